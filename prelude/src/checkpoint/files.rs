@@ -1,0 +1,126 @@
+//! Where the files of a checkpoint come from: a directory on disk (memory-mapped) or the models
+//! built into this library.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use include_dir::{Dir, include_dir};
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+
+static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
+
+/// The prefix of a built-in model or data set.
+pub const BUILTIN_PREFIX: &str = "builtin:";
+
+/// A file's bytes: mapped from disk, or part of the program. Cheap to clone.
+#[derive(Clone)]
+pub(crate) enum Bytes {
+    Mapped(Arc<Mmap>),
+    Static(&'static [u8]),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+}
+
+/// A folder of files that can be read by name.
+#[derive(Clone)]
+pub(crate) enum Files {
+    Disk(PathBuf),
+    Builtin(&'static Dir<'static>, PathBuf),
+}
+
+impl Files {
+    /// The folder that `spec` names: `builtin:NAME`, a directory, or a `.safetensors` file's directory.
+    pub fn find(spec: &str) -> Result<Self> {
+        if let Some(name) = spec.strip_prefix(BUILTIN_PREFIX) {
+            let models: Vec<&str> = builtin_models().collect();
+            let dir = BUILTIN.get_dir(name).filter(|_| models.contains(&name));
+            let dir = dir.ok_or_else(|| Error::unknown("built-in model", name, models))?;
+            return Ok(Files::Builtin(dir, PathBuf::from(spec)));
+        }
+        let path = Path::new(spec);
+        let found = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+        let directory = match (found.is_dir(), path.parent()) {
+            (false, Some(parent)) if path.extension().is_some_and(|e| e == "safetensors") => parent,
+            _ => path,
+        };
+        let directory = std::path::absolute(directory).map_err(|e| Error::io("read", path, e))?;
+        if !directory.is_dir() {
+            return Err(Error::MissingFile { directory, file: "config.json".into() });
+        }
+        Ok(Files::Disk(directory))
+    }
+
+    /// The folder itself, for messages and to open it again.
+    pub fn path(&self) -> &Path {
+        match self {
+            Files::Disk(path) | Files::Builtin(_, path) => path,
+        }
+    }
+
+    /// A file's bytes, or `None` where the folder has no such file.
+    pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
+        match self {
+            Files::Builtin(dir, _) => Ok(dir.get_file(dir.path().join(name)).map(|f| Bytes::Static(f.contents()))),
+            Files::Disk(directory) => match map(&directory.join(name)) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// A file's bytes, or an error that says it is missing.
+    pub fn require(&self, name: &str) -> Result<Bytes> {
+        self.get(name)?.ok_or_else(|| Error::MissingFile { directory: self.path().into(), file: name.into() })
+    }
+}
+
+/// The names after `builtin:` that are models.
+pub(crate) fn builtin_models() -> impl Iterator<Item = &'static str> {
+    BUILTIN
+        .dirs()
+        .filter(|d| d.get_file(d.path().join("config.json")).is_some())
+        .filter_map(|d| d.path().to_str())
+}
+
+/// The names after `builtin:` that are data sets (`NAME` to merge on, `NAME-heldout` to score on).
+pub(crate) fn builtin_data() -> impl Iterator<Item = &'static str> {
+    BUILTIN.get_dir("data").into_iter().flat_map(|d| d.files()).filter_map(|f| f.path().file_stem()?.to_str())
+}
+
+/// The bytes of a built-in data set.
+pub(crate) fn builtin_data_file(name: &str) -> Result<Bytes> {
+    BUILTIN
+        .get_file(format!("data/{name}.jsonl"))
+        .map(|f| Bytes::Static(f.contents()))
+        .ok_or_else(|| Error::unknown("built-in data set", name, builtin_data()))
+}
+
+/// Maps a file of any size into memory.
+pub(crate) fn map(path: &Path) -> Result<Bytes> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
+    if meta.is_dir() {
+        let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+        return Err(Error::Io { action: "read", path: path.into(), source });
+    }
+    if meta.len() == 0 {
+        return Ok(Bytes::Static(&[]));
+    }
+    // SAFETY: the map is read-only. A file that another program truncates meanwhile would end this
+    // process with SIGBUS, as it does every program that maps checkpoints.
+    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("read", path, e))?;
+    Ok(Bytes::Mapped(Arc::new(map)))
+}

@@ -1,0 +1,16 @@
+//! Floor 1: find, open, verify and write Hugging Face checkpoints.
+
+mod archive;
+mod config;
+mod files;
+mod source;
+mod write;
+
+pub use archive::View;
+pub use config::{Architecture, Kind, Rope, Scaling, TensorSpec};
+pub use source::Source;
+
+pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, map};
+pub(crate) use source::{SIDE_FILES, split_name, views};
+pub(crate) use write::{Checkpoint, replace_directory, replace_file, write_file};
+pub use write::Written;

@@ -1,0 +1,236 @@
+//! A source model: its architecture, tensors, tokenizer and side files, all verified at load.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::DType;
+use rayon::prelude::*;
+use tokenizers::Tokenizer;
+
+use super::archive::{Archive, View};
+use super::config::{Architecture, TensorSpec};
+use super::files::{BUILTIN_PREFIX, Bytes, Files};
+use crate::error::{Error, Result};
+
+/// Files that belong to a checkpoint beside its weights and go along when a merge is baked.
+pub(crate) const SIDE_FILES: [&str; 10] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
+/// A loaded source. Cheap to clone; the weights stay memory-mapped in their own dtype.
+#[derive(Clone)]
+pub struct Source(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    spec: String,
+    files: Files,
+    architecture: Architecture,
+    views: BTreeMap<String, View>,
+    unused: Vec<String>,
+    tokenizer: Option<Tokenizer>,
+    chat_template: Option<String>,
+}
+
+impl Source {
+    /// Opens and verifies `[NAME=]SOURCE`, a Hugging Face directory or `builtin:NAME`.
+    ///
+    /// # Errors
+    /// Anything missing, damaged, not finite, or of an unknown family.
+    pub fn open(spec: &str) -> Result<Self> {
+        let (name, place) = split_name(spec);
+        let files = Files::find(place)?;
+        let config = files.require("config.json")?;
+        let architecture = Architecture::parse(&files.path().join("config.json"), &config)?;
+        let archive = Archive::open(&files)?;
+        let specs = architecture.tensors();
+        let views = specs
+            .par_iter()
+            .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape)?)))
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
+        let tokenizer = match files.get("tokenizer.json")? {
+            Some(bytes) => Some(read_tokenizer(&files.path().join("tokenizer.json"), &bytes, architecture.vocabulary)?),
+            None => None,
+        };
+        let chat_template = chat_template(&files)?;
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => default_name(files.path()),
+        };
+        let spec = match &files {
+            Files::Disk(path) => path.display().to_string(),
+            Files::Builtin(..) => place.to_owned(),
+        };
+        Ok(Self(Arc::new(Inner { name, spec, files, architecture, views, unused, tokenizer, chat_template })))
+    }
+
+    /// What the user calls it.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What opens it again: an absolute path or `builtin:NAME`.
+    pub fn spec(&self) -> &str {
+        &self.0.spec
+    }
+
+    /// The built-in model's name, if it is one.
+    pub fn builtin(&self) -> Option<&str> {
+        self.0.spec.strip_prefix(BUILTIN_PREFIX)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.files.path()
+    }
+
+    pub fn architecture(&self) -> &Architecture {
+        &self.0.architecture
+    }
+
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.0.tokenizer.as_ref()
+    }
+
+    pub fn chat_template(&self) -> Option<&str> {
+        self.0.chat_template.as_deref()
+    }
+
+    /// Tensors of the file that no layer uses.
+    pub fn unused(&self) -> &[String] {
+        &self.0.unused
+    }
+
+    /// The number of weights.
+    pub fn parameters(&self) -> usize {
+        self.0.views.values().map(|v| v.shape.iter().product::<usize>()).sum()
+    }
+
+    /// The size of the weights in bytes.
+    pub fn bytes(&self) -> usize {
+        self.0.views.values().map(|v| v.bytes().len()).sum()
+    }
+
+    /// The dtype of the largest part of the weights.
+    pub fn dtype(&self) -> DType {
+        let mut bytes = [(DType::F32, 0), (DType::F16, 0), (DType::BF16, 0)];
+        for view in self.0.views.values() {
+            for (dtype, total) in &mut bytes {
+                *total += if view.dtype == *dtype { view.bytes().len() } else { 0 };
+            }
+        }
+        bytes.into_iter().max_by_key(|(_, total)| *total).map_or(DType::F32, |(dtype, _)| dtype)
+    }
+
+    /// The stored tensor of `spec`.
+    pub(crate) fn view(&self, name: &str) -> Result<&View> {
+        let missing = || Error::MissingTensor { file: self.path().into(), tensor: name.into() };
+        self.0.views.get(name).ok_or_else(missing)
+    }
+
+    /// A side file's bytes, where there is one.
+    pub(crate) fn side_file(&self, name: &str) -> Result<Option<Bytes>> {
+        self.0.files.get(name)
+    }
+
+    /// A fingerprint of the weights' layout and of some of their bytes, to notice another file.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        let mut eat = |bytes: &[u8]| {
+            for b in bytes {
+                hash = (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
+            }
+        };
+        for (name, view) in &self.0.views {
+            eat(name.as_bytes());
+            eat(format!("{:?}{:?}", view.dtype, view.shape).as_bytes());
+            view.bytes().chunks(64).step_by(61).for_each(&mut eat);
+        }
+        format!("{hash:016x}")
+    }
+
+    /// An error that names the first tensor or token in which `other` differs.
+    pub(crate) fn check_mergeable(&self, other: &Source) -> Result<()> {
+        let differs = |difference: String| Error::Differs {
+            first: self.name().into(),
+            second: other.name().into(),
+            difference,
+        };
+        if let Some(difference) = self.architecture().difference(other.architecture()) {
+            return Err(differs(difference));
+        }
+        let (Some(a), Some(b)) = (self.tokenizer(), other.tokenizer()) else { return Ok(()) };
+        let (a, b) = (by_id(a), by_id(b));
+        let ids = a.keys().chain(b.keys()).copied().collect::<std::collections::BTreeSet<u32>>();
+        let token = |map: &BTreeMap<u32, String>, id| map.get(&id).map_or("none".to_owned(), |t| format!("`{t}`"));
+        match ids.into_iter().find(|id| a.get(id) != b.get(id)) {
+            Some(id) => Err(differs(format!("token {id} is {} and {}", token(&a, id), token(&b, id)))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({}={}, {} parameters)", self.name(), self.spec(), self.parameters())
+    }
+}
+
+/// The shapes of `specs`' tensors as the sources have them: one view a source.
+pub(crate) fn views(sources: &[Source], spec: &TensorSpec) -> Result<Vec<View>> {
+    sources.iter().map(|s| s.view(&spec.name).cloned()).collect()
+}
+
+/// `NAME=SOURCE` in two; a name is letters, digits, `-` and `_`, so that a path with `=` stays whole.
+pub(crate) fn split_name(spec: &str) -> (Option<&str>, &str) {
+    let plain = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+    match spec.split_once('=') {
+        Some((name, rest)) if plain(name) => (Some(name), rest),
+        _ => (None, spec),
+    }
+}
+
+fn default_name(path: &Path) -> String {
+    let text = path.display().to_string();
+    let last = text.strip_prefix(BUILTIN_PREFIX).or_else(|| path.file_name()?.to_str());
+    last.filter(|s| !s.is_empty()).unwrap_or("model").to_owned()
+}
+
+fn by_id(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
+    tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect()
+}
+
+fn read_tokenizer(file: &Path, bytes: &[u8], rows: usize) -> Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::from_bytes(bytes)
+        .map_err(|e| Error::Tokenizer { file: file.into(), reason: e.to_string() })?;
+    let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+    if largest as usize >= rows {
+        return Err(Error::TokenizerTooLarge { file: file.into(), id: largest, rows });
+    }
+    // Cutting and padding are this library's to do.
+    tokenizer.with_padding(None);
+    let _ = tokenizer.with_truncation(None);
+    Ok(tokenizer)
+}
+
+/// `chat_template.jinja`, or `chat_template` of tokenizer_config.json.
+fn chat_template(files: &Files) -> Result<Option<String>> {
+    if let Some(bytes) = files.get("chat_template.jinja")? {
+        return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+    }
+    let Some(bytes) = files.get("tokenizer_config.json")? else { return Ok(None) };
+    let json = |e: serde_json::Error| Error::Json { file: files.path().join("tokenizer_config.json"), reason: e.to_string() };
+    let config: serde_json::Value = serde_json::from_slice(&bytes).map_err(json)?;
+    Ok(config["chat_template"].as_str().map(str::to_owned))
+}

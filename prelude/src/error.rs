@@ -1,0 +1,164 @@
+//! The one error of the library: what went wrong, where, and what to do about it.
+//!
+//! `Display` is the message, [`Error::hint`] the remedy. `Debug` prints both, since that is what a
+//! notebook shows for a `?` that failed.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Everything that can go wrong. Messages name the file and the tensor, key or line.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("no such file or directory `{}`", path.display())]
+    NotFound { path: PathBuf },
+    #[error("`{}` has no `{file}`", directory.display())]
+    MissingFile { directory: PathBuf, file: String },
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("`{}` is not a valid safetensors file: {reason}", file.display())]
+    Safetensors { file: PathBuf, reason: String },
+    #[error("`{}` names `{entry}`, which is not a file of its own directory", index.display())]
+    OutsideDirectory { index: PathBuf, entry: String },
+    #[error("`{}` is not valid: {reason}", file.display())]
+    Json { file: PathBuf, reason: String },
+    #[error("`{}` has no usable `{key}`: {reason}", file.display())]
+    Config { file: PathBuf, key: String, reason: String },
+    #[error("`{}` is of the family `{found}`, which cannot be run here", file.display())]
+    UnknownFamily { file: PathBuf, found: String },
+    #[error("`{}` has no tensor `{tensor}`", file.display())]
+    MissingTensor { file: PathBuf, tensor: String },
+    #[error("tensor `{tensor}` of `{}` has shape `{found:?}`, expected `{expected:?}`", file.display())]
+    Shape { file: PathBuf, tensor: String, expected: Vec<usize>, found: Vec<usize> },
+    #[error("tensor `{tensor}` of `{}` has dtype `{found}`", file.display())]
+    DType { file: PathBuf, tensor: String, found: String },
+    #[error("tensor `{tensor}` of `{}` has the value `{value}` at position `{position}`", file.display())]
+    NonFinite { file: PathBuf, tensor: String, position: usize, value: f32 },
+    #[error("`{}` is not a usable tokenizer: {reason}", file.display())]
+    Tokenizer { file: PathBuf, reason: String },
+    #[error("`{}` has the token id `{id}`, but the embedding has only `{rows}` rows", file.display())]
+    TokenizerTooLarge { file: PathBuf, id: u32, rows: usize },
+    #[error("the chat template of `{}` does not render: {reason}", file.display())]
+    ChatTemplate { file: PathBuf, reason: String },
+    #[error("`{first}` and `{second}` cannot be merged: {difference}")]
+    Differs { first: String, second: String, difference: String },
+    #[error("{what}")]
+    Sources { what: String, hint: &'static str },
+    #[error("`{}` has no examples", file.display())]
+    EmptyData { file: PathBuf },
+    #[error("line `{line}` of `{}` is not usable: {reason}", file.display())]
+    BadLine { file: PathBuf, line: usize, reason: String },
+    #[error("line `{line}` of `{}` has the token id `{id}`, outside the vocabulary of `{vocabulary}`", file.display())]
+    TokenOutOfRange { file: PathBuf, line: usize, id: u32, vocabulary: usize },
+    #[error("source `{source_name}` has no data")]
+    NoData { source_name: String },
+    #[error("unknown {kind} `{name}`")]
+    Unknown { kind: &'static str, name: String, nearest: Option<String>, known: String },
+    #[error("`{value}` is not a value for `{key}`")]
+    BadValue { key: String, value: String, expected: String },
+    #[error("no tensor is named or matched by `{pattern}`")]
+    NoMatch { pattern: String },
+    #[error("no gradient reached {} of the trainable coefficients, the first of them `{tensor}`", count)]
+    NoGradient { tensor: String, count: usize },
+    #[error("the {what} is not finite at step `{step}`: `{value}`")]
+    Diverged { what: &'static str, step: usize, value: f64 },
+    #[error("every term of the objective has weight 0")]
+    NothingToTrain,
+    #[error("`{}` exists already", path.display())]
+    Exists { path: PathBuf },
+    #[error("`{}` is not a checkpoint, so it is not replaced", path.display())]
+    NotReplaced { path: PathBuf },
+    #[error("`{}` is not a session that can be opened: {reason}", file.display())]
+    SessionFile { file: PathBuf, reason: String },
+    #[error("device `{device}` is not available: {reason}")]
+    Device { device: String, reason: String },
+    #[error("{0}")]
+    Candle(#[from] candle_core::Error),
+}
+
+/// What every fallible function of the library returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The remedy, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Error::NotFound { .. } => {
+                "give a Hugging Face model directory or file, or a built-in: builtin:base, builtin:japanese, builtin:math, builtin:sql"
+            }
+            Error::MissingFile { .. } => "a model is a directory with config.json and *.safetensors",
+            Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
+            Error::OutsideDirectory { .. } => "an index may name only files beside it; get the checkpoint from a source you trust",
+            Error::UnknownFamily { .. } => "the families that run are llama, mistral and qwen2",
+            Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",
+            Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
+            Error::TokenizerTooLarge { .. } => "use the tokenizer.json that came with these weights",
+            Error::Differs { .. } => "sources must be fine-tunes of one base model: same layers, shapes and tokens",
+            Error::Sources { hint, .. } => hint,
+            Error::EmptyData { .. } => "give at least one line: {\"text\": ...}, {\"input\": ..., \"output\": ...} or {\"input_ids\": [...]}",
+            Error::BadLine { .. } => "a line is a JSON object with text, input and output columns, or input_ids",
+            Error::TokenOutOfRange { .. } => "the data was tokenized for another model",
+            Error::NoData { source_name } => {
+                return Some(format!("give it the data it was tuned on: data {source_name}=FILE.jsonl"));
+            }
+            Error::Unknown { nearest: Some(nearest), .. } => return Some(format!("did you mean `{nearest}`?")),
+            Error::Unknown { known, .. } => return Some(format!("known: {known}")),
+            Error::BadValue { expected, .. } => return Some(format!("expected {expected}")),
+            Error::NoMatch { .. } => "inspect without a name lists all; * and ? match any part of a name",
+            Error::NoGradient { .. } => "an operation on the way to the loss has no backward: use the operations of this crate",
+            Error::Diverged { .. } => "lower the learning rate (set lr=1e-3) or clip gradients (set clip=1)",
+            Error::NothingToTrain => "switch one on: set kl=1",
+            Error::Exists { .. } => "choose another name, or replace it with --force",
+            Error::NotReplaced { .. } => "choose another name",
+            Error::SessionFile { .. } => "open reads what save wrote",
+            Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",
+            Error::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge | std::io::ErrorKind::QuotaExceeded => {
+                    "there is no room: free some space or choose another place; nothing was left behind"
+                }
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    "choose a place you may write to"
+                }
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+
+    /// An I/O error of `action` on `path`; a path that does not exist becomes [`Error::NotFound`].
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            std::io::ErrorKind::NotFound if action != "write" => Error::NotFound { path },
+            _ => Error::Io { action, path, source },
+        }
+    }
+
+    /// `name` is not among `known`; the nearest one becomes the hint.
+    pub fn unknown<'a>(kind: &'static str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let known: Vec<&str> = known.into_iter().collect();
+        let nearest = known
+            .iter()
+            .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), &k.to_lowercase()), *k))
+            .min()
+            .filter(|(distance, k)| *distance <= 2.max(k.len() / 3))
+            .map(|(_, k)| k.to_owned());
+        Error::Unknown { kind, name: name.to_owned(), nearest, known: known.join(", ") }
+    }
+
+    /// `value` does not fit `key`.
+    pub fn bad_value(key: &str, value: &str, expected: impl Into<String>) -> Self {
+        Error::BadValue { key: key.to_owned(), value: value.to_owned(), expected: expected.into() }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        match self.hint() {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Loss, perplexity and exact match of a model on examples.
+//!
+//! An exact match means that greedy decoding gives the reference answer to its last token. It holds
+//! exactly when every token of the answer is the likeliest after the ones before it, so one forward
+//! pass over question and answer tells, without generating.
+
+use candle_core::{D, Device};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Architecture;
+use crate::data::{Batch, Example};
+use crate::error::Result;
+use crate::model::{Decoder, Weights};
+use crate::ops::cross_entropy;
+
+/// What a model scored on one set of examples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Tokens predicted: of answers, or of whole texts where there are none.
+    pub tokens: usize,
+    /// Mean cross entropy of these tokens in nats.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// The share of questions answered exactly, 0 to 1; none where there are no questions.
+    pub exact_match: Option<f64>,
+}
+
+/// Sequences run side by side.
+const BATCH: usize = 32;
+
+/// Scores `weights` on `examples`, each cut at `max_length` tokens.
+///
+/// # Errors
+/// A missing weight, or a device that has no room.
+pub fn score<W: Weights + ?Sized>(
+    architecture: &Architecture,
+    weights: &W,
+    examples: &[Example],
+    max_length: usize,
+    device: &Device,
+) -> Result<Score> {
+    let decoder = Decoder::new(architecture, weights);
+    // Of like length together, so that little is padding.
+    let mut order: Vec<&Example> = examples.iter().collect();
+    order.sort_by_key(|e| e.ids.len());
+    let (mut tokens, mut loss, mut questions, mut exact) = (0, 0.0, 0, 0);
+    for chunk in order.chunks(BATCH) {
+        let cut: Vec<&[u32]> = chunk.iter().map(|e| &e.ids[..e.ids.len().min(max_length)]).collect();
+        let batch = Batch::new(&cut, device)?;
+        let longest = batch.ids.dim(1)?;
+        let (mut rows, mut targets, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, (example, ids)) in chunk.iter().zip(&cut).enumerate() {
+            let first = example.prompt.max(1);
+            let start = targets.len();
+            for at in first..ids.len() {
+                rows.push((i * longest + at - 1) as u32);
+                targets.push(ids[at]);
+            }
+            // A question counts when its whole answer was kept.
+            if example.prompt > 0 && example.prompt < example.ids.len() {
+                let kept = ids.len() == example.ids.len();
+                spans.push((start..targets.len(), kept));
+            }
+        }
+        if targets.is_empty() {
+            continue;
+        }
+        let rows = candle_core::Tensor::new(rows, device)?;
+        let hidden = decoder.hidden(&batch.ids)?.flatten(0, 1)?.index_select(&rows, 0)?;
+        let logits = decoder.logits(&hidden)?;
+        loss += f64::from(cross_entropy(&logits, &targets)?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?);
+        let best = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        tokens += targets.len();
+        questions += spans.len();
+        exact += spans.into_iter().filter(|(span, kept)| *kept && best[span.clone()] == targets[span.clone()]).count();
+    }
+    let loss = loss / tokens.max(1) as f64;
+    let exact_match = (questions > 0).then(|| exact as f64 / questions as f64);
+    Ok(Score { tokens, loss, perplexity: loss.exp(), exact_match })
+}

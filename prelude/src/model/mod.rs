@@ -1,0 +1,7 @@
+//! Floor 3: the decoder, run over any source of weights: one model, a merge, or weights in training.
+
+mod decoder;
+mod weights;
+
+pub use decoder::{Cache, Decoder};
+pub use weights::{SourceWeights, Weights};

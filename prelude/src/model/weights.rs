@@ -1,0 +1,44 @@
+//! Where a decoder's weights come from.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::checkpoint::Source;
+use crate::error::{Error, Result};
+
+/// Weights by name, in the shape the architecture gives them.
+pub trait Weights {
+    /// The weight `name`.
+    ///
+    /// # Errors
+    /// A name that is not there.
+    fn weight(&self, name: &str) -> Result<Tensor>;
+}
+
+impl Weights for BTreeMap<String, Tensor> {
+    fn weight(&self, name: &str) -> Result<Tensor> {
+        self.get(name).cloned().ok_or_else(|| Error::NoMatch { pattern: name.into() })
+    }
+}
+
+/// A source's own weights, copied out of its file one at a time, as they are asked for.
+pub struct SourceWeights<'a> {
+    pub source: &'a Source,
+    pub device: &'a Device,
+    pub dtype: DType,
+}
+
+impl SourceWeights<'_> {
+    /// All of them at once, for many runs of one model.
+    pub fn collect(&self) -> Result<BTreeMap<String, Tensor>> {
+        let specs = self.source.architecture().tensors();
+        specs.into_iter().map(|spec| Ok((spec.name.clone(), self.weight(&spec.name)?))).collect()
+    }
+}
+
+impl Weights for SourceWeights<'_> {
+    fn weight(&self, name: &str) -> Result<Tensor> {
+        Ok(self.source.view(name)?.to_tensor(self.device)?.to_dtype(self.dtype)?)
+    }
+}

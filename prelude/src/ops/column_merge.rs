@@ -1,0 +1,207 @@
+//! The merge: `W[:, j] = sum_i c[i, j] * W_i[:, j]`, and its gradient `dc[i, j] = sum_o dW[o, j] * W_i[o, j]`.
+//!
+//! The sources are frozen, so nothing is spent on their gradients. On the CPU they are read where
+//! they are mapped, in their own dtype, row by row; both directions run at memory speed.
+//! Source: arXiv 2410.08371, section 3.
+
+use candle_core::{DType, Device, Tensor};
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::{Real, for_rows, with_elements};
+use crate::checkpoint::View;
+use crate::error::{Error, Result};
+
+/// One weight of every source, to be merged by columns.
+///
+/// A weight of shape `out x in` has `in` columns; a norm of `in` features is one row of them; a bias
+/// of `out` features is one column of `out` rows.
+pub struct ColumnMerge {
+    operands: Operands,
+    shape: Vec<usize>,
+    columns: usize,
+}
+
+enum Operands {
+    /// Memory-mapped, for the CPU.
+    Mapped(Vec<View>),
+    /// Copied to another device once, in their own dtype.
+    Resident(Vec<Tensor>),
+}
+
+/// Rows that one task sums before partial sums are added up, in order, so that the result does not
+/// depend on the number of threads.
+const BLOCK: usize = 64;
+
+impl ColumnMerge {
+    /// Merges `views` (equal shapes) on `device`. `columns` is the last dimension, or 1 for a bias.
+    pub fn new(views: Vec<View>, columns: usize, device: &Device) -> Result<Self> {
+        let shape = views.first().map(|v| v.shape.clone()).unwrap_or_default();
+        let operands = match device {
+            Device::Cpu => Operands::Mapped(views),
+            _ => Operands::Resident(views.iter().map(|v| v.to_tensor(device)).collect::<Result<_>>()?),
+        };
+        Ok(Self { operands, shape, columns })
+    }
+
+    /// The number of sources.
+    pub fn sources(&self) -> usize {
+        match &self.operands {
+            Operands::Mapped(views) => views.len(),
+            Operands::Resident(tensors) => tensors.len(),
+        }
+    }
+
+    /// The merged weight for `coefficients` (sources x columns, f32 or f64), in their dtype.
+    ///
+    /// # Errors
+    /// Coefficients of another shape or dtype.
+    pub fn forward(&self, coefficients: &Tensor) -> Result<Tensor> {
+        self.check(coefficients)?;
+        match &self.operands {
+            Operands::Resident(tensors) => {
+                let mut sum: Option<Tensor> = None;
+                for (i, tensor) in tensors.iter().enumerate() {
+                    let scaled = self.as_rows(tensor)?.to_dtype(coefficients.dtype())?.broadcast_mul(&coefficients.get(i)?)?;
+                    sum = Some(match sum {
+                        Some(sum) => (sum + scaled)?,
+                        None => scaled,
+                    });
+                }
+                let sum = sum.ok_or_else(|| Error::Sources { what: "nothing to merge".into(), hint: "load a source" })?;
+                Ok(sum.reshape(self.shape.as_slice())?)
+            }
+            Operands::Mapped(views) => Ok(match coefficients.dtype() {
+                DType::F64 => with_elements([coefficients], |[c]: [&[f64]; 1]| self.forward_cpu(views, c))?,
+                _ => with_elements([coefficients], |[c]: [&[f32]; 1]| self.forward_cpu(views, c))?,
+            }),
+        }
+    }
+
+    /// The gradient of the coefficients (sources x columns) for that of the merged weight.
+    ///
+    /// # Errors
+    /// A gradient of another shape or dtype.
+    pub fn backward(&self, gradient: &Tensor) -> Result<Tensor> {
+        match &self.operands {
+            Operands::Resident(tensors) => {
+                let gradient = self.as_rows(gradient)?;
+                let rows = tensors
+                    .iter()
+                    .map(|t| Ok((&gradient * self.as_rows(t)?.to_dtype(gradient.dtype())?)?.sum(0)?))
+                    .collect::<Result<Vec<_>>>()?;
+                Ok(Tensor::stack(&rows, 0)?)
+            }
+            Operands::Mapped(views) => Ok(match gradient.dtype() {
+                DType::F64 => with_elements([gradient], |[g]: [&[f64]; 1]| self.backward_cpu(views, g))?,
+                _ => with_elements([gradient], |[g]: [&[f32]; 1]| self.backward_cpu(views, g))?,
+            }),
+        }
+    }
+
+    fn as_rows(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.reshape(((), self.columns))?)
+    }
+
+    fn check(&self, coefficients: &Tensor) -> candle_core::Result<()> {
+        let expected = [self.sources(), self.columns];
+        if coefficients.dims() != expected {
+            candle_core::bail!("coefficients have shape {:?}, expected {expected:?}", coefficients.dims())
+        }
+        if !matches!(coefficients.dtype(), DType::F32 | DType::F64) {
+            candle_core::bail!("coefficients have dtype {:?}, expected f32 or f64", coefficients.dtype())
+        }
+        Ok(())
+    }
+
+    fn forward_cpu<T: Real>(&self, views: &[View], coefficients: &[T]) -> candle_core::Result<Tensor> {
+        let n = self.columns;
+        let mut merged = vec![T::zero(); self.shape.iter().product()];
+        for_rows(&mut merged, n, |row, out| {
+            let mut buffer = [0f32; TILE];
+            for (view, c) in views.iter().zip(coefficients.chunks(n)) {
+                for start in (0..n).step_by(TILE) {
+                    let end = n.min(start + TILE);
+                    let w = decode(view, row * n + start, &mut buffer[..end - start]);
+                    for ((out, c), w) in out[start..end].iter_mut().zip(&c[start..end]).zip(w) {
+                        *out = *out + *c * T::from_f64(f64::from(*w));
+                    }
+                }
+            }
+        });
+        Tensor::from_vec(merged, self.shape.as_slice(), &Device::Cpu)
+    }
+
+    fn backward_cpu<T: Real>(&self, views: &[View], gradient: &[T]) -> candle_core::Result<Tensor> {
+        let (n, sources) = (self.columns, views.len());
+        let arch = pulp::Arch::new();
+        let partial: Vec<Vec<T>> = gradient
+            .par_chunks(n * BLOCK)
+            .enumerate()
+            .map(|(block, gradient)| {
+                let mut sums = vec![T::zero(); sources * n];
+                arch.dispatch(|| {
+                    let mut buffer = [0f32; TILE];
+                    for (i, gradient) in gradient.chunks(n).enumerate() {
+                        for (view, sums) in views.iter().zip(sums.chunks_mut(n)) {
+                            for start in (0..n).step_by(TILE) {
+                                let end = n.min(start + TILE);
+                                let w = decode(view, (block * BLOCK + i) * n + start, &mut buffer[..end - start]);
+                                for ((sum, g), w) in sums[start..end].iter_mut().zip(&gradient[start..end]).zip(w) {
+                                    *sum = *sum + *g * T::from_f64(f64::from(*w));
+                                }
+                            }
+                        }
+                    }
+                });
+                sums
+            })
+            .collect();
+        let mut total = vec![T::zero(); sources * n];
+        for sums in &partial {
+            total.iter_mut().zip(sums).for_each(|(t, s)| *t = *t + *s);
+        }
+        Tensor::from_vec(total, (sources, n), &Device::Cpu)
+    }
+}
+
+/// Elements decoded at a time, small enough to stay in the nearest cache.
+const TILE: usize = 512;
+
+/// `into.len()` elements of `view` from element `start` on, as f32.
+#[inline(always)]
+fn decode<'a>(view: &'a View, start: usize, into: &'a mut [f32]) -> &'a [f32] {
+    let width = view.dtype.size_in_bytes();
+    let bytes = &view.bytes()[start * width..(start + into.len()) * width];
+    match view.dtype {
+        DType::F32 => {
+            for (x, b) in into.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *x = f32::from_le_bytes(*b);
+            }
+        }
+        DType::BF16 => {
+            for (x, b) in into.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *x = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            }
+        }
+        _ => {
+            let mut bits = [0u16; TILE];
+            let bits = &mut bits[..into.len()];
+            for (x, b) in bits.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *x = u16::from_le_bytes(*b);
+            }
+            bits.reinterpret_cast::<f16>().convert_to_f32_slice(into);
+        }
+    }
+    into
+}
+
+/// `values` as the little-endian bytes of `dtype`.
+pub(crate) fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F16 => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+        DType::BF16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+    }
+}

@@ -1,0 +1,57 @@
+//! Next-token loss: `-log softmax(z)[target]`, a sum over rows; gradient `softmax(z) - onehot(target)`.
+
+use candle_core::{Result, Tensor};
+
+use super::Real;
+use super::row_loss::{RowLoss, log_softmax, log_sum_exp, row_loss};
+
+#[derive(Clone)]
+struct CrossEntropy {
+    targets: Vec<u32>,
+}
+
+impl RowLoss for CrossEntropy {
+    const NAME: &'static str = "cross_entropy";
+
+    #[inline(always)]
+    fn row<T: Real>(&self, index: usize, z: &[T], _: &[T], dz: Option<&mut [T]>) -> T {
+        let (target, total) = (self.targets[index] as usize, log_sum_exp(z, T::one()));
+        if let Some(dz) = dz {
+            for (dz, z) in dz.iter_mut().zip(z) {
+                *dz = (*z - total).exp();
+            }
+            dz[target] = dz[target] - T::one();
+        }
+        total - z[target]
+    }
+
+    fn composed(&self, z: &Tensor) -> Result<Tensor> {
+        let targets = Tensor::from_slice(&self.targets, (self.targets.len(), 1), z.device())?;
+        log_softmax(z, 1.0)?.gather(&targets, 1)?.sum_all()?.neg()
+    }
+}
+
+/// The sum over rows of the cross entropy in nats of `z` (rows x vocabulary) and `targets` (one a row).
+///
+/// # Errors
+/// A target outside the vocabulary, or another number of targets than rows.
+pub fn cross_entropy(z: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let (rows, vocabulary) = z.dims2()?;
+    if rows != targets.len() || targets.iter().any(|t| *t as usize >= vocabulary) {
+        candle_core::bail!("cross_entropy: {} targets do not fit logits of {:?}", targets.len(), z.dims());
+    }
+    row_loss(z, CrossEntropy { targets: targets.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{agrees, differentiates, random};
+
+    #[test]
+    fn agrees_with_its_composition_and_finite_differences() {
+        let (z, targets) = (random(&[3, 5], 1), [4, 0, 2]);
+        agrees(&cross_entropy(&z, &targets).unwrap(), &CrossEntropy { targets: targets.to_vec() }.composed(&z).unwrap());
+        differentiates(&[z], |v| cross_entropy(&v[0], &targets));
+    }
+}

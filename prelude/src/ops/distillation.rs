@@ -1,0 +1,131 @@
+//! How far a student's logits `z` are from a teacher's `t`, a sum over rows; softmax at temperature T.
+//!
+//! * KL: `sum p_t (log p_t - log p_z)`, gradient `(p_z - p_t) / T`
+//! * entropy: `-sum p_z log p_z`, gradient `-p_z (log p_z + H) / T`
+//! * squared error: the mean over the vocabulary of `(z - t)^2`
+
+use candle_core::{D, Result, Tensor, WithDType};
+
+use super::Real;
+use super::row_loss::{RowLoss, log_softmax, log_sum_exp, row_loss};
+
+#[derive(Clone)]
+struct Kl {
+    teacher: Tensor,
+    temperature: f64,
+}
+
+impl RowLoss for Kl {
+    const NAME: &'static str = "kl_divergence";
+
+    fn teacher(&self) -> Option<&Tensor> {
+        Some(&self.teacher)
+    }
+
+    #[inline(always)]
+    fn row<T: Real>(&self, _: usize, z: &[T], t: &[T], dz: Option<&mut [T]>) -> T {
+        let temperature = <T as WithDType>::from_f64(self.temperature);
+        let (student, teacher) = (log_sum_exp(z, temperature), log_sum_exp(t, temperature));
+        let mut loss = T::zero();
+        match dz {
+            None => {
+                for (z, t) in z.iter().zip(t) {
+                    let log_p = *t / temperature - teacher;
+                    loss = loss + log_p.exp() * (log_p - (*z / temperature - student));
+                }
+            }
+            Some(dz) => {
+                for ((dz, z), t) in dz.iter_mut().zip(z).zip(t) {
+                    let (p, q) = ((*t / temperature - teacher).exp(), (*z / temperature - student).exp());
+                    *dz = (q - p) / temperature;
+                }
+            }
+        }
+        loss
+    }
+
+    fn composed(&self, z: &Tensor) -> Result<Tensor> {
+        let (log_p, log_q) = (log_softmax(&self.teacher, self.temperature)?, log_softmax(z, self.temperature)?);
+        (log_p.exp()? * (log_p - log_q)?)?.sum_all()
+    }
+}
+
+#[derive(Clone)]
+struct Entropy {
+    temperature: f64,
+}
+
+impl RowLoss for Entropy {
+    const NAME: &'static str = "entropy";
+
+    #[inline(always)]
+    fn row<T: Real>(&self, _: usize, z: &[T], _: &[T], dz: Option<&mut [T]>) -> T {
+        let temperature = <T as WithDType>::from_f64(self.temperature);
+        let total = log_sum_exp(z, temperature);
+        let log_p = |z: T| z / temperature - total;
+        let entropy = -z.iter().map(|z| log_p(*z).exp() * log_p(*z)).sum::<T>();
+        if let Some(dz) = dz {
+            for (dz, z) in dz.iter_mut().zip(z) {
+                *dz = -log_p(*z).exp() * (log_p(*z) + entropy) / temperature;
+            }
+        }
+        entropy
+    }
+
+    fn composed(&self, z: &Tensor) -> Result<Tensor> {
+        let log_p = log_softmax(z, self.temperature)?;
+        (log_p.exp()? * log_p)?.sum_all()?.neg()
+    }
+}
+
+/// `sum over rows KL(softmax(teacher / T) || softmax(z / T))`, without the factor T^2.
+/// `z` and `teacher` are rows x width of one dtype; the teacher gets no gradient.
+///
+/// # Errors
+/// Shapes or dtypes that differ.
+pub fn kl_divergence(z: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {
+    row_loss(z, Kl { teacher: teacher.detach(), temperature })
+}
+
+/// `sum over rows` of the entropy of `softmax(z / T)` in nats, without the factor T^2.
+///
+/// # Errors
+/// Logits that are not rows x width.
+pub fn entropy(z: &Tensor, temperature: f64) -> Result<Tensor> {
+    row_loss(z, Entropy { temperature })
+}
+
+/// `sum over rows` of the mean over the vocabulary of `(z - teacher)^2`.
+///
+/// # Errors
+/// Shapes or dtypes that differ.
+pub fn squared_error(z: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+    (z - teacher.detach())?.sqr()?.mean(D::Minus1)?.sum_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{agrees, differentiates, random};
+
+    #[test]
+    fn kl_agrees_with_its_composition_and_finite_differences() {
+        let (z, teacher) = (random(&[4, 9], 1), random(&[4, 9], 2));
+        let composed = Kl { teacher: teacher.clone(), temperature: 2.0 }.composed(&z).unwrap();
+        agrees(&kl_divergence(&z, &teacher, 2.0).unwrap(), &composed);
+        differentiates(&[z], |v| kl_divergence(&v[0], &teacher, 2.0));
+    }
+
+    #[test]
+    fn entropy_agrees_with_its_composition_and_finite_differences() {
+        let z = random(&[4, 9], 1);
+        agrees(&entropy(&z, 2.0).unwrap(), &Entropy { temperature: 2.0 }.composed(&z).unwrap());
+        differentiates(&[z], |v| entropy(&v[0], 2.0));
+    }
+
+    #[test]
+    fn squared_error_passes_finite_differences() {
+        let teacher = random(&[4, 9], 2);
+        differentiates(&[random(&[4, 9], 1)], |v| squared_error(&v[0], &teacher));
+    }
+}

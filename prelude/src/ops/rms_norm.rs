@@ -1,0 +1,104 @@
+//! RMS norm: `y = w * x / sqrt(mean(x^2) + eps)` over the last dimension (arXiv 1910.07467).
+//!
+//! With `r = 1 / sqrt(mean(x^2) + eps)` and `g = dy * w`:
+//! `dx = r * g - x * r^3 * mean(g * x)`, `dw = sum over rows of dy * x * r`.
+
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
+
+use super::{Real, elements, for_rows, is_fused, with_elements, with_real};
+
+struct RmsNorm {
+    eps: f64,
+}
+
+fn inverse_rms<T: Real>(x: &[T], eps: f64) -> T {
+    let mean = x.iter().map(|x| *x * *x).sum::<T>() / T::from_f64(x.len() as f64);
+    (mean + T::from_f64(eps)).sqrt().recip()
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        with_real!(x, T => {
+            let (x, w) = (elements::<T>(x, xl)?, elements::<T>(w, wl)?);
+            let n = w.len();
+            let mut y = vec![T::default(); x.len()];
+            for_rows(&mut y, n, |row, y| {
+                let x = &x[row * n..][..n];
+                let r = inverse_rms(x, self.eps);
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = *x * r * *w;
+                }
+            });
+            Ok((candle_core::WithDType::to_cpu_storage_owned(y), xl.shape().clone()))
+        })
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        match x.dtype() {
+            DType::F64 => backward::<f64>(self.eps, x, w, dy),
+            _ => backward::<f32>(self.eps, x, w, dy),
+        }
+    }
+}
+
+fn backward<T: Real>(eps: f64, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    with_elements([x, w, dy], |[xs, ws, dys]: [&[T]; 3]| {
+        let n = ws.len();
+        let mut dx = vec![T::default(); xs.len()];
+        for_rows(&mut dx, n, |row, dx| {
+            let (x, dy) = (&xs[row * n..][..n], &dys[row * n..][..n]);
+            let r = inverse_rms(x, eps);
+            let mean = x.iter().zip(dy).zip(ws).map(|((x, dy), w)| *x * *dy * *w).sum::<T>() / T::from_f64(n as f64);
+            let pull = r * r * r * mean;
+            for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(ws) {
+                *dx = r * *dy * *w - *x * pull;
+            }
+        });
+        let mut dw = vec![T::default(); n];
+        for (x, dy) in xs.chunks(n).zip(dys.chunks(n)) {
+            let r = inverse_rms(x, eps);
+            for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
+                *dw = *dw + *dy * *x * r;
+            }
+        }
+        let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
+        let dw = Tensor::from_vec(dw, w.shape(), w.device())?;
+        Ok((Some(dx), Some(dw)))
+    })
+}
+
+/// Normalises `x` (... x n) and scales it by `w` (n). Half precision is computed in f32.
+///
+/// # Errors
+/// Dimensions or dtypes that do not fit.
+pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
+    if is_fused(x) {
+        return x.contiguous()?.apply_op2(&w.contiguous()?, RmsNorm { eps });
+    }
+    composed(x, w, eps)
+}
+
+fn composed(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    let x = x.to_dtype(wide)?;
+    let scale = ((x.sqr()?.mean_keepdim(D::Minus1)? + eps)?).sqrt()?;
+    x.broadcast_div(&scale)?.to_dtype(dtype)?.broadcast_mul(w)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{agrees, differentiates, random};
+
+    #[test]
+    fn agrees_with_its_composition_and_finite_differences() {
+        let (x, w) = (random(&[3, 5, 8], 1), random(&[8], 2));
+        agrees(&rms_norm(&x, &w, 1e-5).unwrap(), &composed(&x, &w, 1e-5).unwrap());
+        differentiates(&[x, w], |v| rms_norm(&v[0], &v[1], 1e-5));
+    }
+}

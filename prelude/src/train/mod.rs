@@ -1,0 +1,2 @@
+mod optimizer;
+pub use optimizer::{MOFO_ALPHA, Moments, Optimizer};

@@ -1,0 +1,66 @@
+//! AdamW (arXiv 1711.05101) and MoFO-AdamW (arXiv 2407.20999), over plain slices.
+//!
+//! `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
+//! `w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + lr decay w`.
+//! MoFO moves only the fraction alpha of each coefficient vector with the largest |m|.
+
+use serde::{Deserialize, Serialize};
+
+/// Which optimiser.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    #[default]
+    AdamW,
+    /// AdamW that moves the [`MOFO_ALPHA`] of each vector with the largest momentum.
+    Mofo,
+}
+
+const BETA1: f32 = 0.9;
+const BETA2: f32 = 0.999;
+const EPS: f32 = 1e-8;
+
+/// The fraction of each coefficient vector that MoFO moves at a step, as published for DAM.
+pub const MOFO_ALPHA: f64 = 0.3;
+
+/// First and second moments of one tensor.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moments {
+    pub m: Vec<f32>,
+    pub v: Vec<f32>,
+}
+
+impl Moments {
+    /// Moves `w` by step `t` (from 1) along `gradient`. `width` is the length of one coefficient
+    /// vector; the slices hold whole vectors.
+    pub fn step(&mut self, optimizer: Optimizer, w: &mut [f32], gradient: &[f32], width: usize, t: usize, lr: f64, decay: f64) {
+        self.m.resize(w.len(), 0.0);
+        self.v.resize(w.len(), 0.0);
+        for ((m, v), g) in self.m.iter_mut().zip(&mut self.v).zip(gradient) {
+            *m = BETA1 * *m + (1.0 - BETA1) * g;
+            *v = BETA2 * *v + (1.0 - BETA2) * g * g;
+        }
+        let correct = |beta: f32| 1.0 - f64::from(beta).powi(t.min(1 << 30) as i32);
+        let rate = (lr / correct(BETA1)) as f32;
+        let root = correct(BETA2).sqrt() as f32;
+        let keep = (1.0 - lr * decay) as f32;
+        for ((w, m), v) in w.chunks_mut(width).zip(self.m.chunks(width)).zip(self.v.chunks(width)) {
+            let threshold = match optimizer {
+                Optimizer::AdamW => 0.0,
+                Optimizer::Mofo => kth_largest(m, ((m.len() as f64 * MOFO_ALPHA) as usize).max(1)),
+            };
+            for ((w, m), v) in w.iter_mut().zip(m).zip(v) {
+                if m.abs() >= threshold {
+                    *w = *w * keep - rate * m / (v.sqrt() / root + EPS);
+                }
+            }
+        }
+    }
+}
+
+/// The `k`-th largest magnitude of `m`, `k` from 1.
+fn kth_largest(m: &[f32], k: usize) -> f32 {
+    let mut magnitudes: Vec<f32> = m.iter().map(|m| m.abs()).collect();
+    let at = magnitudes.len() - k.min(magnitudes.len());
+    *magnitudes.select_nth_unstable_by(at, f32::total_cmp).1
+}
