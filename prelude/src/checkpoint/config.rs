@@ -53,7 +53,8 @@ pub enum Scaling {
 }
 
 /// What a tensor is, which decides its coefficients: columns of a weight, or one number for a bias.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     Linear,
     Embedding,

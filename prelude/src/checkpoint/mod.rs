@@ -10,7 +10,7 @@ pub use archive::View;
 pub use config::{Architecture, Kind, Rope, Scaling, TensorSpec};
 pub use source::Source;
 
-pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, map};
-pub(crate) use source::{SIDE_FILES, split_name, views};
+pub(crate) use files::{BUILTIN_PREFIX, builtin_data, builtin_data_file, map};
+pub(crate) use source::{SIDE_FILES, views};
 pub(crate) use write::{Checkpoint, replace_directory, replace_file, write_file};
 pub use write::Written;

@@ -72,6 +72,15 @@ pub fn builtin_datasets() -> Vec<&'static str> {
     builtin_data().collect()
 }
 
+/// The ids of a question, put through the template of `source` if it has one.
+pub(crate) fn prompt_ids(source: &Source, question: &str) -> Result<Vec<u32>> {
+    let at = Line { file: source.path(), line: 1, source };
+    match source.chat_template() {
+        Some(_) => at.encode(&chat::render(source, question, "")?.prompt, false),
+        None => at.encode(question, true),
+    }
+}
+
 struct Line<'a> {
     file: &'a Path,
     line: usize,

@@ -3,6 +3,9 @@
 mod batch;
 mod chat;
 mod examples;
+mod sampler;
 
 pub use batch::Batch;
 pub use examples::{Dataset, Example, builtin_datasets};
+pub(crate) use examples::prompt_ids;
+pub(crate) use sampler::next as next_examples;

@@ -4,7 +4,7 @@
 //! they are mapped, in their own dtype, row by row; both directions run at memory speed.
 //! Source: arXiv 2410.08371, section 3.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -53,11 +53,12 @@ impl ColumnMerge {
         }
     }
 
-    /// The merged weight for `coefficients` (sources x columns, f32 or f64), in their dtype.
+    /// The merged weight for `coefficients` (sources x columns, f32 or f64), in their dtype. It is a
+    /// variable, so that a loss has a gradient by it; [`ColumnMerge::backward`] takes that further.
     ///
     /// # Errors
     /// Coefficients of another shape or dtype.
-    pub fn forward(&self, coefficients: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, coefficients: &Tensor) -> Result<Var> {
         self.check(coefficients)?;
         match &self.operands {
             Operands::Resident(tensors) => {
@@ -70,7 +71,7 @@ impl ColumnMerge {
                     });
                 }
                 let sum = sum.ok_or_else(|| Error::Sources { what: "nothing to merge".into(), hint: "load a source" })?;
-                Ok(sum.reshape(self.shape.as_slice())?)
+                Ok(Var::from_tensor(&sum.reshape(self.shape.as_slice())?)?)
             }
             Operands::Mapped(views) => Ok(match coefficients.dtype() {
                 DType::F64 => with_elements([coefficients], |[c]: [&[f64]; 1]| self.forward_cpu(views, c))?,
@@ -115,7 +116,7 @@ impl ColumnMerge {
         Ok(())
     }
 
-    fn forward_cpu<T: Real>(&self, views: &[View], coefficients: &[T]) -> candle_core::Result<Tensor> {
+    fn forward_cpu<T: Real>(&self, views: &[View], coefficients: &[T]) -> candle_core::Result<Var> {
         let n = self.columns;
         let mut merged = vec![T::zero(); self.shape.iter().product()];
         for_rows(&mut merged, n, |row, out| {
@@ -130,7 +131,7 @@ impl ColumnMerge {
                 }
             }
         });
-        Tensor::from_vec(merged, self.shape.as_slice(), &Device::Cpu)
+        Var::from_vec(merged, self.shape.as_slice(), &Device::Cpu)
     }
 
     fn backward_cpu<T: Real>(&self, views: &[View], gradient: &[T]) -> candle_core::Result<Tensor> {

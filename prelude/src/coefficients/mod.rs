@@ -1,0 +1,10 @@
+//! Floor 3: the coefficients of a merge and the weights they make.
+
+mod columns;
+mod merged;
+mod nonlinearity;
+
+pub use columns::{BiasStart, Columns, Init};
+pub(crate) use columns::seed_of;
+pub use merged::{Merge, MergedTensor};
+pub use nonlinearity::Nonlinearity;

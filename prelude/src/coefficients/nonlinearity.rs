@@ -1,0 +1,34 @@
+//! `f`, through which coefficients pass before they scale columns.
+
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// The published choices of `f`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Nonlinearity {
+    /// `f(c) = c`
+    #[default]
+    None,
+    /// `f(c) = tanh(c)`
+    Tanh,
+    /// `f(c) = 1 / (1 + exp(-c))`
+    Sigmoid,
+    /// `f(c) = max(c, 0)`
+    Relu,
+}
+
+impl Nonlinearity {
+    /// `f(c)`, elementwise and differentiable.
+    ///
+    /// # Errors
+    /// None on the CPU.
+    pub fn apply(self, c: &Tensor) -> Result<Tensor> {
+        match self {
+            Nonlinearity::None => Ok(c.clone()),
+            Nonlinearity::Tanh => c.tanh(),
+            Nonlinearity::Sigmoid => (c.neg()?.exp()? + 1.0)?.recip(),
+            Nonlinearity::Relu => c.relu(),
+        }
+    }
+}

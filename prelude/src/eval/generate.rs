@@ -1,0 +1,34 @@
+//! Greedy generation with a key-value cache.
+
+use candle_core::{D, Device, Tensor};
+
+use crate::checkpoint::Architecture;
+use crate::error::Result;
+use crate::model::{Cache, Decoder, Weights};
+
+/// The likeliest tokens after `prompt`, up to `limit` of them or an end token, which is not returned.
+///
+/// # Errors
+/// An empty prompt, or ids outside the vocabulary.
+pub fn generate<W: Weights + ?Sized>(
+    architecture: &Architecture,
+    weights: &W,
+    prompt: &[u32],
+    limit: usize,
+    device: &Device,
+) -> Result<Vec<u32>> {
+    let decoder = Decoder::new(architecture, weights);
+    let (mut cache, mut answer, mut next) = (Cache::default(), Vec::new(), prompt.to_vec());
+    while answer.len() < limit {
+        let ids = Tensor::new(next, device)?.unsqueeze(0)?;
+        let hidden = decoder.hidden_cached(&ids, &mut cache)?;
+        let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?;
+        let token = decoder.logits(&last)?.argmax(D::Minus1)?.flatten_all()?.to_vec1::<u32>()?[0];
+        if architecture.eos.contains(&token) {
+            break;
+        }
+        answer.push(token);
+        next = vec![token];
+    }
+    Ok(answer)
+}

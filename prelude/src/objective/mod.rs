@@ -1,0 +1,65 @@
+//! Floor 4: the terms of the objective. Source of all formulas: arXiv 2410.08371 and its code.
+//!
+//! Data terms compare the merge's logits with a source's own on that source's data; penalties act on
+//! the coefficients of every weight that trains.
+
+mod cosine;
+mod distillation;
+mod norms;
+mod overlap;
+
+pub use cosine::cosine;
+pub use distillation::{Distillation, Reduction, TeacherLogits};
+pub use norms::{l1, l2};
+pub use overlap::{column_angles, overlap};
+
+use candle_core::{Device, Result, Tensor};
+
+/// The rows `a` and `b` of all pairs `a < b` of the sources in `c` (sources x columns).
+fn pairs(c: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+    let sources = c.dim(0)? as u32;
+    let (a, b): (Vec<u32>, Vec<u32>) = (0..sources).flat_map(|a| (a + 1..sources).map(move |b| (a, b))).unzip();
+    if a.is_empty() {
+        return Ok(None);
+    }
+    let rows = |index: Vec<u32>| c.index_select(&Tensor::new(index, &Device::Cpu)?, 0);
+    Ok(Some((rows(a)?, rows(b)?)))
+}
+
+/// `sqrt(sum_j c[i, j]^2)` of every row; its gradient at 0 is 0.
+fn row_norms(c: &Tensor) -> Result<Tensor> {
+    (c.sqr()?.sum(1)? + 1e-24)?.sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{differentiates, random, values};
+
+    #[test]
+    fn penalties_pass_finite_differences() {
+        let c = random(&[3, 6], 1);
+        differentiates(&[c.clone()], |v| cosine(&v[0]));
+        differentiates(&[c.clone()], |v| l1(&v[0]));
+        differentiates(&[c.clone()], |v| l2(&v[0]));
+        differentiates(&[c.clone()], |v| overlap(&v[0], None));
+        let weights = random(&[3, 6], 2).abs().unwrap();
+        differentiates(&[c], |v| overlap(&v[0], Some(&weights)));
+    }
+
+    #[test]
+    fn parallel_vectors_have_no_cosine_gradient() {
+        let c = candle_core::Var::from_tensor(&(random(&[3, 6], 1).ones_like().unwrap() / 3.0).unwrap()).unwrap();
+        let grads = cosine(c.as_tensor()).unwrap().backward().unwrap();
+        assert!(values(grads.get(c.as_tensor()).unwrap()).iter().all(|g| g.abs() < 1e-12));
+    }
+
+    #[test]
+    fn a_zero_vector_has_finite_gradients() {
+        let c = candle_core::Var::from_tensor(&random(&[2, 3], 1).zeros_like().unwrap()).unwrap();
+        for loss in [cosine(c.as_tensor()), l2(c.as_tensor())] {
+            let grads = loss.unwrap().backward().unwrap();
+            assert!(values(grads.get(c.as_tensor()).unwrap()).iter().all(|g| g.is_finite()));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `mean over pairs of sum_j w_j min(|c[a, j]|, |c[b, j]|)`: two sources should not share a column.
+//!
+//! Plain overlap has `w = 1`; weighted overlap `w_j = sin^2(2 theta_j)`, with `theta_j` the angle between
+//! the pair's task vectors (source - base) in column `j`: most where they are at 45 degrees.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::pairs;
+use crate::checkpoint::{TensorSpec, View};
+
+/// The overlap of the rows of `c` (sources x columns), weighted by `weights` (pairs x columns).
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn overlap(c: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+    let Some((a, b)) = pairs(c)? else { return c.zeros_like()?.sum_all() };
+    let shared = a.abs()?.minimum(&b.abs()?)?;
+    let shared = match weights {
+        Some(weights) => (shared * weights)?,
+        None => shared,
+    };
+    shared.sum(1)?.mean_all()
+}
+
+/// `sin^2(2 theta)` of every pair of sources and column of one weight: pairs x columns, f32. A task
+/// vector that is zero in a column has no angle there and weighs 0.
+///
+/// # Errors
+/// Views of another shape than `spec`.
+pub fn column_angles(spec: &TensorSpec, base: &View, sources: &[View]) -> crate::error::Result<Tensor> {
+    let columns = spec.shape.last().copied().unwrap_or(1);
+    let read = |view: &View| -> crate::error::Result<Tensor> {
+        Ok(view.to_tensor(&Device::Cpu)?.to_dtype(DType::F32)?.reshape(((), columns))?)
+    };
+    let base = read(base)?;
+    let tasks = sources.iter().map(|s| Ok((read(s)? - &base)?)).collect::<crate::error::Result<Vec<_>>>()?;
+    let dot = |a: &Tensor, b: &Tensor| -> Result<Vec<f32>> { (a * b)?.sum(0)?.to_vec1() };
+    let norms = tasks.iter().map(|t| dot(t, t)).collect::<Result<Vec<_>>>()?;
+    let mut weights = Vec::new();
+    for a in 0..tasks.len() {
+        for b in a + 1..tasks.len() {
+            for ((dot, x), y) in dot(&tasks[a], &tasks[b])?.into_iter().zip(&norms[a]).zip(&norms[b]) {
+                let squares = f64::from(*x) * f64::from(*y);
+                let cosine2 = if squares > 0.0 { (f64::from(dot).powi(2) / squares).min(1.0) } else { 0.0 };
+                weights.push((4.0 * cosine2 * (1.0 - cosine2)) as f32);
+            }
+        }
+    }
+    Ok(Tensor::from_vec(weights, ((), columns), &Device::Cpu)?)
+}

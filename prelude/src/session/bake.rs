@@ -1,0 +1,124 @@
+//! bake: the merge as an ordinary Hugging Face checkpoint.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use serde_json::{Map, Value};
+
+use super::Session;
+use crate::checkpoint::{Checkpoint, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file};
+use crate::error::{Error, Result};
+use crate::ops::encode;
+
+/// How to bake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bake {
+    /// `f32`, `f16` or `bf16`; none: as the sources have each tensor (f32 where they differ).
+    pub dtype: Option<String>,
+    /// Bytes past which another file is begun.
+    pub shard_bytes: u64,
+    /// Replace a checkpoint that is there.
+    pub force: bool,
+}
+
+impl Default for Bake {
+    fn default() -> Self {
+        Self { dtype: None, shard_bytes: 5_000_000_000, force: false }
+    }
+}
+
+/// The dtype named `name`.
+fn named(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        _ => Err(Error::bad_value("dtype", name, "f32, f16 or bf16")),
+    }
+}
+
+impl Session {
+    pub(super) fn bake(&self, directory: &Path, options: &Bake) -> Result<Written> {
+        let asked = options.dtype.as_deref().map(named).transpose()?;
+        let target = std::path::absolute(directory).map_err(|e| Error::io("write", directory, e))?;
+        if let Some(source) = self.models.sources.iter().find(|s| s.path() == target) {
+            let what = format!("`{}` is the source `{}`", target.display(), source.name());
+            return Err(Error::Sources { what, hint: "bake into another directory" });
+        }
+        let stored = |spec: &TensorSpec| -> Result<DType> {
+            let dtypes = self.sources.iter().map(|s| Ok(s.view(&spec.name)?.dtype)).collect::<Result<Vec<_>>>()?;
+            Ok(if dtypes.iter().all(|d| *d == dtypes[0]) { dtypes[0] } else { DType::F32 })
+        };
+        let tensors = self.merge.tensors.iter().map(|t| Ok((t.spec.clone(), asked.map_or_else(|| stored(&t.spec), Ok)?)));
+        let tensors = tensors.collect::<Result<Vec<_>>>()?;
+        let main = tensors.iter().max_by_key(|(s, _)| s.shape.iter().product::<usize>()).map_or(DType::F32, |(_, d)| *d);
+        let checkpoint = Checkpoint { tensors, shard_bytes: options.shard_bytes };
+        replace_directory(directory, options.force, |new| {
+            checkpoint.write(new, |spec, dtype| {
+                let found = self.merge.tensors.iter().find(|t| t.spec.name == spec.name);
+                let tensor = found.ok_or_else(|| Error::NoMatch { pattern: spec.name.clone() })?;
+                let weight = self.merge.weight(tensor)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+                if let Some(position) = weight.iter().position(|x| !x.is_finite()) {
+                    let file = new.join("model.safetensors");
+                    return Err(Error::NonFinite { file, tensor: spec.name.clone(), position, value: weight[position] });
+                }
+                Ok(encode(&weight, dtype))
+            })?;
+            for name in SIDE_FILES {
+                // Of the first source that has it: all have the same tokens.
+                for source in &self.sources {
+                    let Some(bytes) = source.side_file(name)? else { continue };
+                    let bytes = if name == "config.json" { config(source, &bytes, main)? } else { bytes.to_vec() };
+                    write_file(&new.join(name), &bytes)?;
+                    break;
+                }
+            }
+            write_file(&new.join("README.md"), self.card().as_bytes())
+        })
+    }
+
+    /// The model card: what was merged, how, and how well it does.
+    fn card(&self) -> String {
+        let mut card = String::from("---\nlibrary_name: transformers\ntags:\n- merge\n- dam\n---\n\n# A DAM merge\n\n");
+        let mut line = |text: String| writeln!(card, "{text}").unwrap_or(());
+        line("Merged by Differentiable Adaptive Merging (arXiv 2410.08371): a coefficient per source and weight column,".into());
+        line("learnt by making the merge agree with each source on that source's own data.\n".into());
+        line("## Sources\n".into());
+        for source in &self.sources {
+            let data = self.models.data.get(source.name());
+            let data = data.map_or("no data".into(), |d| format!("{} examples of `{}`", d.examples.len(), d.spec));
+            line(format!("- `{}`: `{}`, {data}", source.name(), source.spec()));
+        }
+        line("\n## Recipe\n\n```json".into());
+        let recipe = serde_json::json!({"columns": self.merge.columns, "settings": self.models.settings, "steps": self.step});
+        line(serde_json::to_string_pretty(&recipe).unwrap_or_default());
+        line("```".into());
+        if let (Some(first), Some(last)) = (self.losses.first(), self.losses.last()) {
+            line(format!("\nLoss at step 1: {first:.5}, at step {}: {last:.5}.", self.losses.len()));
+        }
+        if let Some(scores) = &self.scores {
+            line("\n## Scores\n\n| data | loss | perplexity | exact match |\n| --- | --- | --- | --- |".into());
+            for (name, s) in &scores.0 {
+                let exact = s.exact_match.map_or("-".into(), |x| format!("{:.1}%", 100.0 * x));
+                line(format!("| {name} | {:.4} | {:.3} | {exact} |", s.loss, s.perplexity));
+            }
+        }
+        card
+    }
+}
+
+/// config.json of `source`, naming the dtype that was written.
+fn config(source: &Source, bytes: &[u8], dtype: DType) -> Result<Vec<u8>> {
+    let json = |e: serde_json::Error| Error::Json { file: source.path().join("config.json"), reason: e.to_string() };
+    let mut config: Map<String, Value> = serde_json::from_slice(bytes).map_err(json)?;
+    let name = match dtype {
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        _ => "float32",
+    };
+    let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+    config.insert(key.into(), name.into());
+    config.remove("_name_or_path");
+    serde_json::to_vec_pretty(&config).map_err(json)
+}

@@ -1,0 +1,150 @@
+//! load: the sources of a merge and the data that belongs to each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::checkpoint::{BUILTIN_PREFIX, Source};
+use crate::coefficients::Columns;
+use crate::data::{Dataset, builtin_datasets};
+use crate::error::{Error, Result};
+use crate::show::{SourceReport, Sources};
+use crate::train::Settings;
+
+use super::Dam;
+
+/// The name that marks the base model.
+pub const BASE: &str = "base";
+
+/// Loaded sources that can be merged, their data, and the settings a merge of them starts with.
+#[derive(Clone, Default)]
+pub struct Models {
+    pub(crate) sources: Vec<Source>,
+    pub(crate) data: BTreeMap<String, Dataset>,
+    pub settings: Settings,
+}
+
+/// Loads sources: Hugging Face directories or `builtin:NAME`, each with a name before it if wanted
+/// (`NAME=SOURCE`). `base=` marks the base model. Built-in models bring their data along.
+///
+/// ```
+/// let models = dam_prelude::load(["builtin:japanese", "builtin:math"])?;
+/// assert_eq!(models.report().0[1].name, "math");
+/// # Ok::<(), dam_prelude::Error>(())
+/// ```
+///
+/// # Errors
+/// A source that is missing, damaged, not finite or of an unknown family; sources that differ in
+/// architecture, shapes or tokens; two of one name.
+pub fn load<S: AsRef<str>>(sources: impl IntoIterator<Item = S>) -> Result<Models> {
+    Models::default().and_load(sources)
+}
+
+impl Models {
+    /// These and more sources.
+    ///
+    /// # Errors
+    /// As for [`load`].
+    pub fn and_load<S: AsRef<str>>(&self, sources: impl IntoIterator<Item = S>) -> Result<Self> {
+        let mut models = self.clone();
+        for spec in sources {
+            let source = Source::open(spec.as_ref())?;
+            if models.sources.iter().any(|s| s.name() == source.name()) {
+                let what = format!("there is a source named `{}` already", source.name());
+                return Err(Error::Sources { what, hint: "name it: load NAME=SOURCE" });
+            }
+            if let Some(first) = models.sources.first() {
+                first.check_mergeable(&source)?;
+            }
+            if let Some(name) = source.builtin().filter(|name| builtin_datasets().contains(name)) {
+                let data = Dataset::read(&format!("{BUILTIN_PREFIX}{name}"), &source)?;
+                models.data.insert(source.name().to_owned(), data);
+            }
+            models.sources.push(source);
+        }
+        Ok(models)
+    }
+
+    /// Gives source `name` the data it was tuned on: a path or `builtin:NAME`. Returns the number of
+    /// examples.
+    ///
+    /// # Errors
+    /// An unknown source, or data that cannot be used; the data it had stays.
+    pub fn data(&mut self, name: &str, spec: &str) -> Result<usize> {
+        let dataset = Dataset::read(spec, self.reader(name)?)?;
+        let examples = dataset.examples.len();
+        self.data.insert(name.to_owned(), dataset);
+        Ok(examples)
+    }
+
+    /// The source `name`, or where it has no tokenizer, another's that has.
+    fn reader(&self, name: &str) -> Result<&Source> {
+        let source = self.source(name)?;
+        let has_tokenizer = |s: &&Source| s.tokenizer().is_some();
+        Ok(Some(source).filter(has_tokenizer).or_else(|| self.sources.iter().find(has_tokenizer)).unwrap_or(source))
+    }
+
+    /// The source `name`.
+    ///
+    /// # Errors
+    /// An unknown name, with the nearest.
+    pub fn source(&self, name: &str) -> Result<&Source> {
+        let found = self.sources.iter().find(|s| s.name() == name);
+        found.ok_or_else(|| Error::unknown("source", name, self.sources.iter().map(Source::name)))
+    }
+
+    /// The base model, where one is marked.
+    pub(crate) fn base(&self) -> Option<&Source> {
+        self.sources.iter().find(|s| s.name() == BASE)
+    }
+
+    /// The sources that `columns` merges: all, without the base unless it is asked for.
+    pub(crate) fn merged(&self, columns: &Columns) -> Result<Vec<Source>> {
+        let merged: Vec<Source> = self.sources.iter().filter(|s| columns.with_base || s.name() != BASE).cloned().collect();
+        if merged.len() < 2 {
+            let what = format!("a merge needs two sources, there are {} beside the base", merged.len());
+            return Err(Error::Sources { what, hint: "load more, or merge the base too: wrap base=on" });
+        }
+        Ok(merged)
+    }
+
+    /// The merge of these sources, at its start.
+    ///
+    /// # Errors
+    /// Fewer than two sources, or a device that is not there.
+    pub fn wrap(&self, columns: Columns) -> Result<Dam> {
+        Dam::new(self.clone(), columns)
+    }
+
+    /// The table of sources.
+    pub fn report(&self) -> Sources {
+        let report = |s: &Source| SourceReport {
+            name: s.name().into(),
+            path: s.path().into(),
+            architecture: s.architecture().family.clone(),
+            layers: s.architecture().layers,
+            width: s.architecture().hidden,
+            parameters: s.parameters(),
+            dtype: s.dtype().as_str().into(),
+            bytes: s.bytes(),
+            unused: s.unused().to_vec(),
+        };
+        Sources(self.sources.iter().map(report).collect())
+    }
+
+    /// Shows the table as the result of an evcxr cell.
+    pub fn evcxr_display(&self) {
+        self.report().evcxr_display();
+    }
+}
+
+impl fmt::Display for Models {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.report().fmt(f)
+    }
+}
+
+impl fmt::Debug for Models {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.sources).finish()
+    }
+}

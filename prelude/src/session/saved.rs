@@ -1,0 +1,154 @@
+//! save and open: a session in one safetensors file, from which training goes on as it would have.
+//!
+//! Tensors `c.NAME` (coefficients), `m.NAME` and `v.NAME` (moments), f32; the rest is JSON in the metadata.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use super::{Dam, Models, Session};
+use crate::checkpoint::{Source, Written, map, replace_file};
+use crate::coefficients::Columns;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::show::Scores;
+use crate::train::Settings;
+
+const KEY: &str = "dam";
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    version: u32,
+    sources: Vec<SavedSource>,
+    data: BTreeMap<String, SavedData>,
+    settings: Settings,
+    columns: Columns,
+    step: usize,
+    drawn: usize,
+    losses: Vec<f64>,
+    scores: Option<Scores>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedSource {
+    name: String,
+    spec: String,
+    fingerprint: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedData {
+    spec: String,
+    fingerprint: String,
+}
+
+fn data_fingerprint(data: &Dataset) -> String {
+    let ids = data.examples.iter().flat_map(|e| e.ids.iter().copied().chain([u32::MAX, e.prompt as u32]));
+    let hash = ids.fold(0xcbf2_9ce4_8422_2325u64, |h, id| (h ^ u64::from(id)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+impl Session {
+    pub(super) fn save(&self, file: &Path) -> Result<Written> {
+        let source = |s: &Source| SavedSource { name: s.name().into(), spec: s.spec().into(), fingerprint: s.fingerprint() };
+        let data = |d: &Dataset| SavedData { spec: d.spec.clone(), fingerprint: data_fingerprint(d) };
+        let saved = Saved {
+            version: VERSION,
+            sources: self.models.sources.iter().map(source).collect(),
+            data: self.models.data.iter().map(|(name, d)| (name.clone(), data(d))).collect(),
+            settings: self.models.settings.clone(),
+            columns: self.merge.columns.clone(),
+            step: self.step,
+            drawn: self.drawn,
+            losses: self.losses.clone(),
+            scores: self.scores.clone(),
+        };
+        let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
+        let text = serde_json::to_string(&saved).map_err(|e| invalid(e.to_string()))?;
+        let le = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let mut tensors = Vec::new();
+        for (tensor, moments) in self.merge.tensors.iter().zip(&self.moments) {
+            let name = &tensor.spec.name;
+            let shape = tensor.coefficients.dims().to_vec();
+            tensors.push((format!("c.{name}"), shape, le(&tensor.coefficients.flatten_all()?.to_vec1::<f32>()?)));
+            for (kind, values) in [("m", &moments.m), ("v", &moments.v)] {
+                tensors.push((format!("{kind}.{name}"), vec![values.len()], le(values)));
+            }
+        }
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+            .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
+        let metadata = Some(HashMap::from([(KEY.to_owned(), text)]));
+        let bytes = views.and_then(|views| safetensors::serialize(views, metadata)).map_err(|e| invalid(e.to_string()))?;
+        replace_file(file, &bytes)
+    }
+}
+
+impl Dam {
+    /// Opens what [`Dam::save`] wrote: sources and data are read again and must be the same.
+    ///
+    /// # Errors
+    /// A file that is no session; sources or data that are missing or have changed.
+    pub fn open(file: impl AsRef<Path>) -> Result<Self> {
+        let file = file.as_ref();
+        let bytes = map(file)?;
+        let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| invalid(e.to_string()))?;
+        let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| invalid("it has no session in it".into()))?;
+        let saved: Saved = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+        if saved.version != VERSION {
+            return Err(invalid(format!("it has version {}, this program reads {VERSION}", saved.version)));
+        }
+        let mut models = Models { settings: saved.settings, ..Models::default() };
+        for source in &saved.sources {
+            models = models.and_load([format!("{}={}", source.name, source.spec)])?;
+            if models.source(&source.name)?.fingerprint() != source.fingerprint {
+                return Err(invalid(format!("source `{}` ({}) has changed since", source.name, source.spec)));
+            }
+        }
+        models.data.clear();
+        for (name, data) in &saved.data {
+            models.data(name, &data.spec)?;
+            if models.data.get(name).map(data_fingerprint).as_ref() != Some(&data.fingerprint) {
+                return Err(invalid(format!("data of `{name}` ({}) has changed since", data.spec)));
+            }
+        }
+        let dam = Dam::new(models, saved.columns)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| invalid(e.to_string()))?;
+        let read = |name: String| -> Result<Vec<f32>> {
+            let view = tensors.tensor(&name).map_err(|e| invalid(format!("`{name}`: {e}")))?;
+            let (values, rest) = view.data().as_chunks::<4>();
+            if view.dtype() != Dtype::F32 || !rest.is_empty() {
+                return Err(invalid(format!("`{name}` is not f32")));
+            }
+            let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            if values.iter().any(|x| !x.is_finite()) {
+                return Err(invalid(format!("`{name}` is not finite")));
+            }
+            Ok(values)
+        };
+        {
+            let mut session = dam.session();
+            let session = &mut *session;
+            for (tensor, moments) in session.merge.tensors.iter().zip(&mut session.moments) {
+                let (name, count) = (&tensor.spec.name, tensor.coefficients.elem_count());
+                let c = read(format!("c.{name}"))?;
+                (moments.m, moments.v) = (read(format!("m.{name}"))?, read(format!("v.{name}"))?);
+                let fits = |n: usize| n == 0 || n == count;
+                if c.len() != count || !fits(moments.m.len()) || moments.v.len() != moments.m.len() {
+                    return Err(invalid(format!("`{name}` has another number of coefficients")));
+                }
+                tensor.coefficients.set(&Tensor::from_vec(c, tensor.coefficients.dims(), &Device::Cpu)?)?;
+            }
+            (session.step, session.drawn) = (saved.step, saved.drawn);
+            (session.losses, session.scores) = (saved.losses, saved.scores);
+        }
+        Ok(dam)
+    }
+}

@@ -1,0 +1,332 @@
+//! The replies of the primitives.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Table;
+use crate::checkpoint::Written;
+use crate::eval::Score;
+
+/// Gives reports that draw themselves as a table their `Display` and `evcxr_display`.
+macro_rules! shown_as_table {
+    ($($report:ty),*) => {$(
+        impl fmt::Display for $report {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.table().fmt(f)
+            }
+        }
+
+        impl $report {
+            /// Shows it as the result of an evcxr cell.
+            pub fn evcxr_display(&self) {
+                self.table().evcxr_display();
+            }
+        }
+    )*};
+}
+
+shown_as_table!(Sources, WrapReport, LossReport, StepReport, TrainReport, Inspection, Scores, Scoreboard, Answer, Written);
+
+/// One loaded source.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SourceReport {
+    pub name: String,
+    pub path: PathBuf,
+    pub architecture: String,
+    pub layers: usize,
+    pub width: usize,
+    /// The number of weights.
+    pub parameters: usize,
+    pub dtype: String,
+    pub bytes: usize,
+    /// Tensors of the file that no layer uses.
+    pub unused: Vec<String>,
+}
+
+/// What `load` gives: every source.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sources(pub Vec<SourceReport>);
+
+impl Sources {
+    fn table(&self) -> Table {
+        let header = ["source", "family", "layers", "width", "parameters", "dtype", "size", "from"];
+        let mut table = Table::new("", header);
+        for s in &self.0 {
+            table.rows.push(vec![
+                s.name.clone(),
+                s.architecture.clone(),
+                s.layers.to_string(),
+                s.width.to_string(),
+                count(s.parameters),
+                s.dtype.clone(),
+                bytes(s.bytes as u64),
+                s.path.display().to_string(),
+            ]);
+            if !s.unused.is_empty() {
+                table.notes.push(format!("not used of {}: {}", s.name, s.unused.join(", ")));
+            }
+        }
+        table
+    }
+}
+
+/// What `wrap` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WrapReport {
+    pub sources: Vec<String>,
+    pub tensors: usize,
+    pub coefficients: usize,
+    /// Coefficients that train.
+    pub trainable: usize,
+    /// Weights of one source.
+    pub parameters: usize,
+}
+
+impl WrapReport {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["merge of", "tensors", "coefficients", "trainable", "per weight"]);
+        let share = 100.0 * self.coefficients as f64 / self.parameters.max(1) as f64;
+        table.rows.push(vec![
+            self.sources.join(" + "),
+            self.tensors.to_string(),
+            count(self.coefficients),
+            count(self.trainable),
+            format!("{share:.2}%"),
+        ]);
+        table
+    }
+}
+
+/// What `loss` gives: the objective on the batch that the next step will use.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LossReport {
+    pub total: f64,
+    /// Every term that is on, with its weight: `kl.NAME`, `cosine`, ...
+    pub terms: Vec<(String, f64)>,
+    pub notes: Vec<String>,
+}
+
+impl LossReport {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["term", "loss"]);
+        table.rows = self.terms.iter().map(|(name, loss)| vec![name.clone(), number(*loss)]).collect();
+        table.rows.push(vec!["total".into(), number(self.total)]);
+        table.notes = self.notes.clone();
+        table
+    }
+}
+
+/// What `step` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepReport {
+    /// The number of the step, from 1.
+    pub step: usize,
+    /// The loss before the step.
+    pub total: f64,
+    pub terms: Vec<(String, f64)>,
+    /// The norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// The learning rate used.
+    pub lr: f64,
+}
+
+impl StepReport {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["step", "loss", "gradient norm", "lr"]);
+        table.rows.push(vec![self.step.to_string(), number(self.total), number(self.grad_norm), format!("{:e}", self.lr)]);
+        table
+    }
+}
+
+/// What `train` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainReport {
+    /// Steps made by this call.
+    pub steps: usize,
+    /// The step reached.
+    pub reached: usize,
+    /// The loss before the first and before the last step of this call.
+    pub first: f64,
+    pub last: f64,
+    pub seconds: f64,
+    /// Whether it was stopped before all steps were made.
+    pub stopped: bool,
+    pub losses: Vec<f64>,
+}
+
+impl TrainReport {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["steps", "reached", "first loss", "last loss", "seconds"]);
+        let row = [self.steps.to_string(), self.reached.to_string(), number(self.first), number(self.last)];
+        table.rows.push([row.to_vec(), vec![format!("{:.1}", self.seconds)]].concat());
+        if self.stopped {
+            table.notes.push(format!("stopped after step {}: everything is kept, train goes on from there", self.reached));
+        }
+        table
+    }
+}
+
+/// Statistics of one source's coefficients in one tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SourceStats {
+    pub mean: f64,
+    pub min: f64,
+    pub max: f64,
+    /// Over columns, of the population.
+    pub std: f64,
+}
+
+/// One tensor of an inspection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorStats {
+    pub name: String,
+    pub kind: &'static str,
+    pub trains: bool,
+    pub sources: Vec<(String, SourceStats)>,
+    /// Columns where sources differ most, each with the coefficient of every source.
+    pub columns: Vec<(usize, Vec<f64>)>,
+}
+
+/// What `inspect` gives: the coefficients `c`, before `f`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Inspection {
+    pub tensors: Vec<TensorStats>,
+}
+
+impl Inspection {
+    fn table(&self) -> Table {
+        if let [tensor] = self.tensors.as_slice() {
+            return one_tensor(tensor);
+        }
+        let names = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or(Vec::new());
+        let header = [vec!["tensor".to_owned(), "kind".to_owned()], names, vec!["range".to_owned()]].concat();
+        let mut table = Table::new("coefficients: mean ± spread over columns", header);
+        for tensor in &self.tensors {
+            let mut row = vec![tensor.name.clone(), tensor.kind.to_owned()];
+            row.extend(tensor.sources.iter().map(|(_, s)| format!("{:.4} ± {:.4}", s.mean, s.std)));
+            let low = tensor.sources.iter().map(|(_, s)| s.min).fold(f64::INFINITY, f64::min);
+            let high = tensor.sources.iter().map(|(_, s)| s.max).fold(f64::NEG_INFINITY, f64::max);
+            row.push(format!("{low:.3} to {high:.3}"));
+            table.rows.push(row);
+        }
+        table
+    }
+}
+
+fn one_tensor(tensor: &TensorStats) -> Table {
+    let header = [vec!["source".to_owned()], ["mean", "spread", "least", "most"].map(str::to_owned).to_vec()].concat();
+    let columns: Vec<String> = tensor.columns.iter().map(|(j, _)| format!("column {j}")).collect();
+    let mut table = Table::new(format!("{} ({})", tensor.name, tensor.kind), [header, columns].concat());
+    for (i, (name, s)) in tensor.sources.iter().enumerate() {
+        let mut row = vec![name.clone()];
+        row.extend([s.mean, s.std, s.min, s.max].map(|x| format!("{x:.4}")));
+        row.extend(tensor.columns.iter().map(|(_, c)| format!("{:.4}", c[i])));
+        table.rows.push(row);
+    }
+    table.notes.push("columns are those where sources differ most".into());
+    table
+}
+
+/// What `eval` gives: a score for each data set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scores(pub BTreeMap<String, Score>);
+
+impl Scores {
+    /// The mean exact match over data sets that have questions, 0 to 1.
+    pub fn mean_exact_match(&self) -> Option<f64> {
+        let all: Vec<f64> = self.0.values().filter_map(|s| s.exact_match).collect();
+        (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["data", "tokens", "loss", "perplexity", "exact match"]);
+        for (name, s) in &self.0 {
+            let exact = s.exact_match.map_or("-".into(), percent);
+            table.rows.push(vec![name.clone(), count(s.tokens), number(s.loss), format!("{:.3}", s.perplexity), exact]);
+        }
+        table
+    }
+}
+
+/// Every source, their average and the merge on the same data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scoreboard {
+    pub rows: Vec<(String, Scores)>,
+}
+
+impl Scoreboard {
+    /// The scores of the row named `name`.
+    pub fn row(&self, name: &str) -> Option<&Scores> {
+        self.rows.iter().find(|(row, _)| row == name).map(|(_, scores)| scores)
+    }
+
+    fn table(&self) -> Table {
+        let data: Vec<&String> = self.rows.first().map(|(_, s)| s.0.keys().collect()).unwrap_or_default();
+        let header = ["model".to_owned()].into_iter().chain(data.iter().map(|d| (*d).clone())).chain(["mean".to_owned()]);
+        let mut table = Table::new("held-out exact match (loss)", header);
+        for (name, scores) in &self.rows {
+            let mut row = vec![name.clone()];
+            row.extend(scores.0.values().map(|s| match s.exact_match {
+                Some(exact) => format!("{} ({:.2})", percent(exact), s.loss),
+                None => format!("({:.2})", s.loss),
+            }));
+            let loss = scores.0.values().map(|s| s.loss).sum::<f64>() / scores.0.len().max(1) as f64;
+            let exact = scores.mean_exact_match().map(|x| percent(x) + " ").unwrap_or_default();
+            row.push(format!("{exact}({loss:.2})"));
+            table.rows.push(row);
+        }
+        table
+    }
+}
+
+/// What `generate` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    pub prompt: String,
+    pub text: String,
+}
+
+impl Answer {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["prompt", "answer"]);
+        table.rows.push(vec![self.prompt.clone(), self.text.clone()]);
+        table
+    }
+}
+
+impl Written {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["written", "files", "size"]);
+        table.rows.push(vec![self.path.display().to_string(), self.files.to_string(), bytes(self.bytes)]);
+        table
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", 100.0 * share)
+}
+
+/// Six significant digits, enough to compare and few enough to read.
+fn number(x: f64) -> String {
+    if x != 0.0 && x.abs() < 1e-3 { format!("{x:.3e}") } else { format!("{x:.5}") }
+}
+
+fn count(n: usize) -> String {
+    let digits = n.to_string();
+    let grouped = digits.as_bytes().rchunks(3).rev().map(|c| String::from_utf8_lossy(c).into_owned());
+    grouped.collect::<Vec<_>>().join(",")
+}
+
+fn bytes(n: u64) -> String {
+    let units = ["B", "KB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+}

@@ -1,0 +1,67 @@
+//! A table that knows how to draw itself as text and as HTML.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, presets};
+
+/// Rows under a header, a title above and notes below. All but the first column align right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    pub title: String,
+    pub header: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+    pub notes: Vec<String>,
+}
+
+impl Table {
+    /// A table with a title and a header, and no rows yet.
+    pub fn new<S: Into<String>>(title: impl Into<String>, header: impl IntoIterator<Item = S>) -> Self {
+        Self { title: title.into(), header: header.into_iter().map(Into::into).collect(), ..Default::default() }
+    }
+
+    /// The table as an HTML fragment, all text escaped.
+    pub fn html(&self) -> String {
+        let cells = |tag: &str, row: &[String]| {
+            let cell = |(i, text): (usize, &String)| {
+                let align = if i == 0 { "left" } else { "right" };
+                format!("<{tag} style=\"text-align:{align}\">{}</{tag}>", escape(text))
+            };
+            row.iter().enumerate().map(cell).collect::<String>()
+        };
+        let rows: String = self.rows.iter().map(|row| format!("<tr>{}</tr>", cells("td", row))).collect();
+        let notes: String = self.notes.iter().map(|note| format!("<p>{}</p>", escape(note))).collect();
+        let head = cells("th", &self.header);
+        let caption = escape(&self.title);
+        format!("<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}")
+    }
+
+    /// Shows the table as an evcxr cell's result, HTML with its text twin.
+    pub fn evcxr_display(&self) {
+        println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.html());
+        println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = comfy_table::Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(&self.header);
+        for row in &self.rows {
+            table.add_row(row);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let mut lines: Vec<String> = Vec::new();
+        if !self.title.is_empty() {
+            lines.push(self.title.clone());
+        }
+        lines.extend(table.lines().map(|line| line.trim_end().to_owned()));
+        lines.extend(self.notes.iter().cloned());
+        write!(f, "{}", lines.join("\n"))
+    }
+}

@@ -1,0 +1,236 @@
+//! What can be set between two steps.
+
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+
+use super::Optimizer;
+use crate::error::{Error, Result};
+use crate::objective::Reduction;
+
+/// How the learning rate goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    #[default]
+    Constant,
+    /// Down to 0 at `total_steps`.
+    Linear,
+}
+
+/// Weights of the terms of the objective; 0 switches one off.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Weights {
+    pub kl: f64,
+    pub mse: f64,
+    pub entropy: f64,
+    pub cosine: f64,
+    pub l1: f64,
+    pub l2: f64,
+    pub overlap: f64,
+    pub weighted_overlap: f64,
+}
+
+/// Everything `set` changes. The defaults are those of arXiv 2410.08371.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Learning rate.
+    pub lr: f64,
+    pub optimizer: Optimizer,
+    /// Decoupled, per step and unit of learning rate.
+    pub weight_decay: f64,
+    pub schedule: Schedule,
+    /// Steps over which the learning rate rises from 0.
+    pub warmup: usize,
+    /// Where the linear schedule ends; 0: after one pass over the longest data.
+    pub total_steps: usize,
+    /// The largest gradient norm; 0: any.
+    pub clip: f64,
+    /// Examples a source and step.
+    pub batch_size: usize,
+    pub shuffle: bool,
+    /// Tokens at which an example is cut.
+    pub max_length: usize,
+    pub temperature: f64,
+    pub reduction: Reduction,
+    pub weights: Weights,
+    /// Teacher logits kept per token; 0: the whole vocabulary.
+    pub top_k: usize,
+    pub seed: u64,
+    /// `auto`, `cpu`, `cuda` or `metal`.
+    pub device: String,
+    /// Threads; 0: one a core.
+    pub threads: usize,
+    /// What the merged model computes in: `f32`, or on a GPU `bf16` or `f16`.
+    pub dtype: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            optimizer: Optimizer::AdamW,
+            weight_decay: 0.0,
+            schedule: Schedule::Constant,
+            warmup: 0,
+            total_steps: 0,
+            clip: 1.0,
+            batch_size: 1,
+            shuffle: true,
+            max_length: 2048,
+            temperature: 2.0,
+            reduction: Reduction::Reference,
+            weights: Weights {
+                kl: 1.0,
+                mse: 0.0,
+                entropy: 0.0,
+                cosine: 0.01,
+                l1: 0.0,
+                l2: 0.0,
+                overlap: 0.0,
+                weighted_overlap: 0.0,
+            },
+            top_k: 0,
+            seed: 0,
+            device: "auto".into(),
+            threads: 0,
+            dtype: "f32".into(),
+        }
+    }
+}
+
+/// The keys of `set`, in the order of the documentation.
+pub const KEYS: [&str; 25] = [
+    "lr", "optimizer", "weight_decay", "schedule", "warmup", "total_steps", "clip", "batch_size", "shuffle", "max_length",
+    "temperature", "reduction", "kl", "mse", "entropy", "cosine", "l1", "l2", "overlap", "weighted_overlap", "top_k",
+    "seed", "device", "threads", "dtype",
+];
+
+impl Settings {
+    /// Sets `key` to what `value` says.
+    ///
+    /// # Errors
+    /// An unknown key (with the nearest), or a value outside the key's range; nothing is changed.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        let real = |low: f64, open: bool| {
+            let x: Option<f64> = value.parse().ok().filter(|x: &f64| x.is_finite() && *x >= low && (!open || *x > low));
+            x.ok_or_else(|| Error::bad_value(key, value, format!("a number {} {low}", if open { "above" } else { "from" })))
+        };
+        let whole = |low: usize| {
+            let x: Option<usize> = value.parse().ok().filter(|x| *x >= low && *x <= 1 << 40);
+            x.ok_or_else(|| Error::bad_value(key, value, format!("a whole number from {low}")))
+        };
+        match key {
+            "lr" => self.lr = real(0.0, true)?,
+            "optimizer" => self.optimizer = choose(key, value, &[("adamw", Optimizer::AdamW), ("mofo", Optimizer::Mofo)])?,
+            "weight_decay" => self.weight_decay = real(0.0, false)?,
+            "schedule" => self.schedule = choose(key, value, &[("constant", Schedule::Constant), ("linear", Schedule::Linear)])?,
+            "warmup" => self.warmup = whole(0)?,
+            "total_steps" => self.total_steps = whole(0)?,
+            "clip" => self.clip = real(0.0, false)?,
+            "batch_size" => self.batch_size = whole(1)?,
+            "shuffle" => self.shuffle = choose(key, value, &[("on", true), ("off", false)])?,
+            "max_length" => self.max_length = whole(2)?,
+            "temperature" => self.temperature = real(0.0, true)?,
+            "reduction" => {
+                let choices = [("reference", Reduction::Reference), ("token_mean", Reduction::TokenMean)];
+                self.reduction = choose(key, value, &choices)?;
+            }
+            "kl" => self.weights.kl = real(0.0, false)?,
+            "mse" => self.weights.mse = real(0.0, false)?,
+            "entropy" => self.weights.entropy = real(0.0, false)?,
+            "cosine" => self.weights.cosine = real(0.0, false)?,
+            "l1" => self.weights.l1 = real(0.0, false)?,
+            "l2" => self.weights.l2 = real(0.0, false)?,
+            "overlap" => self.weights.overlap = real(0.0, false)?,
+            "weighted_overlap" => self.weights.weighted_overlap = real(0.0, false)?,
+            "top_k" => self.top_k = whole(0)?,
+            "seed" => self.seed = whole(0)? as u64,
+            "device" => self.device = choose(key, value, &["auto", "cpu", "cuda", "metal"].map(|d| (d, d)))?.into(),
+            "threads" => self.threads = whole(0)?,
+            "dtype" => self.dtype = choose(key, value, &["f32", "bf16", "f16"].map(|d| (d, d)))?.into(),
+            _ => return Err(Error::unknown("key", key, KEYS)),
+        }
+        Ok(())
+    }
+
+    /// The value of `key`, as `set` takes it.
+    pub fn get(&self, key: &str) -> Option<String> {
+        let json = serde_json::to_value(self).ok()?;
+        let value = json.get(key).or_else(|| json["weights"].get(key))?;
+        Some(match value {
+            serde_json::Value::Bool(on) => if *on { "on" } else { "off" }.into(),
+            serde_json::Value::String(text) => text.clone(),
+            number => number.as_f64().map_or_else(|| number.to_string(), |x| x.to_string()),
+        })
+    }
+
+    /// The learning rate of step `step` (from 0) of a run of `total` steps.
+    pub fn lr_at(&self, step: usize, total: usize) -> f64 {
+        if step < self.warmup {
+            return self.lr * (step + 1) as f64 / self.warmup as f64;
+        }
+        match self.schedule {
+            Schedule::Constant => self.lr,
+            Schedule::Linear => {
+                let left = total.saturating_sub(step) as f64 / total.saturating_sub(self.warmup).max(1) as f64;
+                self.lr * left.min(1.0)
+            }
+        }
+    }
+
+    /// The device that `device` names, and the dtype computed in there.
+    ///
+    /// # Errors
+    /// A device that this build or machine does not have, or a dtype it cannot compute in.
+    pub fn place(&self) -> Result<(Device, DType)> {
+        let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
+        let device = match self.device.as_str() {
+            "cpu" => Device::Cpu,
+            "cuda" => Device::new_cuda(0).map_err(|e| missing(first_line(&e)))?,
+            "metal" => Device::new_metal(0).map_err(|e| missing(first_line(&e)))?,
+            _ => Device::new_cuda(0).or_else(|_| Device::new_metal(0)).unwrap_or(Device::Cpu),
+        };
+        let dtype = match self.dtype.as_str() {
+            "bf16" => DType::BF16,
+            "f16" => DType::F16,
+            _ => DType::F32,
+        };
+        if device.is_cpu() && dtype != DType::F32 {
+            return Err(Error::bad_value("dtype", &self.dtype, "f32 on the CPU; bf16 and f16 are for a GPU"));
+        }
+        Ok((device, dtype))
+    }
+}
+
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// The choice named `value`.
+pub fn choose<T: Clone>(key: &str, value: &str, choices: &[(&str, T)]) -> Result<T> {
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    let found = choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| choice.clone());
+    found.ok_or_else(|| Error::bad_value(key, value, names.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_can_be_read_and_set_to_what_it_is() {
+        let mut settings = Settings::default();
+        for key in KEYS {
+            let value = settings.get(key).unwrap();
+            settings.set(key, &value).unwrap();
+        }
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn schedules_warm_up_and_fall() {
+        let settings = Settings { lr: 1.0, warmup: 2, schedule: Schedule::Linear, ..Default::default() };
+        let rates: Vec<f64> = (0..7).map(|step| settings.lr_at(step, 6)).collect();
+        assert_eq!(rates, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]);
+    }
+}

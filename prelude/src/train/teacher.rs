@@ -1,0 +1,136 @@
+//! What each source says of its own data, computed once an example and kept small: final hidden
+//! states in the source's dtype, to which its output layer is applied again at every step, or the
+//! top-k logits of every token.
+
+use std::collections::BTreeMap;
+
+use candle_core::{D, DType, Device, Tensor};
+
+use crate::checkpoint::Source;
+use crate::data::{Batch, Dataset};
+use crate::error::Result;
+use crate::model::{Decoder, SourceWeights};
+use crate::objective::TeacherLogits;
+
+/// Kept teachers' answers. Those made under other settings are dropped.
+#[derive(Default)]
+pub struct Teachers {
+    kept: BTreeMap<(String, usize), Kept>,
+    key: Option<(usize, usize)>,
+}
+
+enum Kept {
+    Hidden(Tensor),
+    TopK { values: Tensor, indices: Tensor },
+}
+
+/// What a teacher is run with.
+pub struct Lesson<'a> {
+    pub source: &'a Source,
+    pub data: &'a Dataset,
+    pub max_length: usize,
+    pub top_k: usize,
+    pub device: &'a Device,
+    pub dtype: DType,
+}
+
+impl Lesson<'_> {
+    fn cut(&self, example: usize) -> &[u32] {
+        let ids = &self.data.examples[example].ids;
+        &ids[..ids.len().min(self.max_length)]
+    }
+
+    /// The batch of `examples`.
+    ///
+    /// # Errors
+    /// A device that has no room.
+    pub fn batch(&self, examples: &[usize]) -> Result<Batch> {
+        let sequences: Vec<&[u32]> = examples.iter().map(|e| self.cut(*e)).collect();
+        Batch::new(&sequences, self.device)
+    }
+
+    fn weights(&self) -> SourceWeights<'_> {
+        SourceWeights { source: self.source, device: self.device, dtype: self.dtype }
+    }
+}
+
+impl Teachers {
+    /// Forgets what was kept for `name`, whose data changed.
+    pub fn forget(&mut self, name: &str) {
+        self.kept.retain(|(kept, _), _| kept != name);
+    }
+
+    /// The bytes kept.
+    pub fn bytes(&self) -> usize {
+        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        self.kept
+            .values()
+            .map(|kept| match kept {
+                Kept::Hidden(hidden) => size(hidden),
+                Kept::TopK { values, indices } => size(values) + size(indices),
+            })
+            .sum()
+    }
+
+    /// The teacher's logits on the unmasked tokens of `examples`; examples not met before are run.
+    ///
+    /// # Errors
+    /// A device that has no room.
+    pub fn logits(&mut self, lesson: &Lesson<'_>, examples: &[usize]) -> Result<TeacherLogits> {
+        let key = (lesson.max_length, lesson.top_k);
+        if self.key != Some(key) {
+            self.kept.clear();
+            self.key = Some(key);
+        }
+        let name = lesson.source.name();
+        let mut new: Vec<usize> = examples.iter().copied().filter(|e| !self.kept.contains_key(&(name.into(), *e))).collect();
+        new.sort_unstable();
+        new.dedup();
+        if !new.is_empty() {
+            for (example, kept) in new.iter().zip(run(lesson, &new)?) {
+                self.kept.insert((name.into(), *example), kept);
+            }
+        }
+        let kept: Vec<&Kept> = examples.iter().filter_map(|e| self.kept.get(&(name.into(), *e))).collect();
+        let joined = |part: fn(&Kept) -> Option<&Tensor>| -> Result<Tensor> {
+            let parts: Vec<&Tensor> = kept.iter().filter_map(|k| part(k)).collect();
+            Ok(Tensor::cat(&parts, 0)?.to_device(lesson.device)?)
+        };
+        if lesson.top_k > 0 {
+            let values = joined(|k| if let Kept::TopK { values, .. } = k { Some(values) } else { None })?;
+            let indices = joined(|k| if let Kept::TopK { indices, .. } = k { Some(indices) } else { None })?;
+            return Ok(TeacherLogits::TopK { values: values.to_dtype(lesson.dtype)?, indices });
+        }
+        let hidden = joined(|k| if let Kept::Hidden(hidden) = k { Some(hidden) } else { None })?;
+        let weights = lesson.weights();
+        let logits = Decoder::new(lesson.source.architecture(), &weights).logits(&hidden.to_dtype(lesson.dtype)?)?;
+        Ok(TeacherLogits::Whole(logits))
+    }
+}
+
+/// Runs the source on `examples`, one entry each.
+fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
+    let weights = lesson.weights();
+    let decoder = Decoder::new(lesson.source.architecture(), &weights);
+    let batch = lesson.batch(examples)?;
+    let hidden = batch.unmasked(&decoder.hidden(&batch.ids)?)?;
+    let mut start = 0;
+    examples
+        .iter()
+        .map(|example| {
+            let length = lesson.cut(*example).len();
+            let rows = hidden.narrow(0, start, length)?;
+            start += length;
+            if lesson.top_k == 0 {
+                let kept = rows.to_dtype(lesson.source.dtype())?.to_device(&Device::Cpu)?;
+                // `copy` lets the batch that the rows were cut from go.
+                return Ok(Kept::Hidden(kept.copy()?));
+            }
+            let logits = decoder.logits(&rows)?;
+            let k = lesson.top_k.min(logits.dim(D::Minus1)?);
+            let (sorted, order) = logits.to_device(&Device::Cpu)?.sort_last_dim(false)?;
+            let first = |t: Tensor| t.narrow(D::Minus1, 0, k)?.copy();
+            Ok(Kept::TopK { values: first(sorted)?.to_dtype(DType::F32)?, indices: first(order)? })
+        })
+        .collect()
+}
