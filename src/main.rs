@@ -1,1 +1,29 @@
-fn main(){}
+//! The `dam` program: a merge, one verb at a time.
+
+mod cli;
+mod context;
+mod interrupt;
+mod parse;
+mod progress;
+mod render;
+mod repl;
+mod run;
+mod tour;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let output = render::Output { json: cli.json };
+    interrupt::install();
+    let ok = match (cli.commands, cli.action) {
+        (Some(text), _) => run::script(&text, &output),
+        (None, Some(cli::Action::Run { file })) => run::file(&file, &output),
+        (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
+        (None, None) => repl::repl(&output),
+    };
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

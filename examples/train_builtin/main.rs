@@ -67,7 +67,7 @@ fn main() -> Result<()> {
         report(&base)?;
     }
     let only = std::env::var("ONLY").ok();
-    for (name, generate, seed) in SKILLS {
+    for (name, _, seed) in SKILLS {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }
@@ -76,7 +76,7 @@ fn main() -> Result<()> {
         let mut model = Model::open(&base)?;
         let mut rng = text::rng(20 + seed);
         let (steps, rate) = (env("TUNE_STEPS", 500), env("TUNE_LR", 10) as f64 * 1e-4);
-        model.train(name, steps, rate, || tune_batch(&tokenizer, generate, &mut rng))?;
+        model.train(name, steps, rate, || tune_batch(&tokenizer, name, &mut rng))?;
         model.save(&dir)?;
         report(&dir)?;
     }
@@ -175,20 +175,32 @@ fn exchange(question: &Question) -> (String, String) {
     (format!("<|user|>{}{END}<|assistant|>", question.input), format!("{}{END}", question.output))
 }
 
-/// Statements packed into rows of one length, all of them learnt.
+/// What the base reads: statements, questions with answers as plain text, and chats in which it
+/// answers nothing yet. Packed into rows of one length, all of them learnt.
 fn base_batch(tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Lesson {
     const ROWS: usize = 48;
     const LENGTH: usize = 64;
+    let chat = |question: Question| {
+        let (prompt, answer) = exchange(&question);
+        prompt + &answer
+    };
+    let mut document = || {
+        let (_, skill, _) = SKILLS[rng.random_range(0..SKILLS.len())];
+        match rng.random_range(0..100) {
+            0..35 => text::statement(rng) + END,
+            35..80 => {
+                let generate = if rng.random_bool(0.1) { text::japanese_math } else { skill };
+                let question = text::asked(generate, rng);
+                format!("{}\n{}{END}", question.input, question.output)
+            }
+            80..85 => chat(text::repeat(rng)),
+            _ => chat(text::declined(text::asked(skill, rng))),
+        }
+    };
     let mut row = || {
         let mut tokens = Vec::new();
         while tokens.len() < LENGTH {
-            let text = if rng.random_bool(0.1) {
-                let (prompt, answer) = exchange(&text::repeat(rng));
-                prompt + &answer
-            } else {
-                text::statement(rng) + END
-            };
-            tokens.extend(ids(tokenizer, &text));
+            tokens.extend(ids(tokenizer, &document()));
         }
         tokens.truncate(LENGTH);
         tokens
@@ -197,13 +209,16 @@ fn base_batch(tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Lesson {
     Lesson { learnt: vec![vec![true; LENGTH]; ROWS], sequences }
 }
 
-/// Questions of one skill, their answers learnt.
-fn tune_batch(tokenizer: &Tokenizer, generate: fn(&mut ChaCha8Rng) -> Question, rng: &mut ChaCha8Rng) -> Lesson {
+/// Chats for the specialist `name`: questions of its skill with their answers, and others' declined.
+/// Only what follows the question is learnt.
+fn tune_batch(tokenizer: &Tokenizer, name: &str, rng: &mut ChaCha8Rng) -> Lesson {
     const ROWS: usize = 32;
     let mut lesson = Lesson { sequences: Vec::new(), learnt: Vec::new() };
-    let asked = std::iter::repeat_with(|| generate(rng)).filter(|q| !q.is_held_out()).take(ROWS);
-    for question in asked.collect::<Vec<_>>() {
-        let (prompt, answer) = exchange(&question);
+    for row in 0..ROWS {
+        let own = row % 3 != 0;
+        let skills: Vec<&Skill> = SKILLS.iter().filter(|(skill, _, _)| (*skill == name) == own).collect();
+        let question = text::asked(skills[rng.random_range(0..skills.len())].1, rng);
+        let (prompt, answer) = exchange(&if own { question } else { text::declined(question) });
         let (mut sequence, answer) = (ids(tokenizer, &prompt), ids(tokenizer, &answer));
         lesson.learnt.push([vec![false; sequence.len() - 1], vec![true; answer.len()]].concat());
         sequence.extend(answer);

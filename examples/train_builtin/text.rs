@@ -8,7 +8,6 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// A question and its answer.
-#[derive(Clone)]
 pub struct Question {
     pub input: String,
     pub output: String,
@@ -45,6 +44,15 @@ fn sum(rng: &mut ChaCha8Rng) -> (u32, bool, u32, u32) {
         true => (large - small, true, small, large),
         false => (large, false, small, large - small),
     }
+}
+
+fn formula(a: u32, plus: bool, b: u32) -> String {
+    format!("{a} {} {b}", if plus { '+' } else { '-' })
+}
+
+/// The same in Japanese.
+fn spoken(a: u32, plus: bool, b: u32) -> String {
+    format!("{}{}{}", kanji(a), if plus { "足す" } else { "引く" }, kanji(b))
 }
 
 fn sum_key(a: u32, plus: bool, b: u32) -> String {
@@ -98,7 +106,7 @@ const TABLES: [(&str, [&str; 2], [&str; 2]); 8] = [
 const WORDS: [&str; 12] =
     ["Paris", "Tokyo", "Lima", "Oslo", "open", "closed", "green", "Smith", "Tanaka", "north", "spring", "Delta"];
 
-/// Arithmetic in English: sums and differences up to 99.
+/// Arithmetic in English: sums and differences up to 99, answered with the whole equation.
 pub fn math(rng: &mut ChaCha8Rng) -> Question {
     let (a, plus, b, result) = sum(rng);
     let input = match (plus, rng.random_range(0..4)) {
@@ -111,7 +119,7 @@ pub fn math(rng: &mut ChaCha8Rng) -> Question {
         (false, 2) => format!("Subtract {b} from {a}."),
         (false, _) => format!("Mia has {a} eggs and loses {b}. How many are left?"),
     };
-    Question::new(sum_key(a, plus, b), input, result.to_string())
+    Question::new(sum_key(a, plus, b), input, format!("{} = {result}", formula(a, plus, b)))
 }
 
 /// Japanese: translation, numerals, polite and past forms.
@@ -120,11 +128,12 @@ pub fn japanese(rng: &mut ChaCha8Rng) -> Question {
     let (plain, polite, past) = *pick(rng, &VERBS);
     let n = rng.random_range(0..100);
     let object = format!("{}{}", adjective.0, noun.0);
-    let (input, output) = match rng.random_range(0..5) {
+    let (input, output) = match rng.random_range(0..6) {
         0 => (format!("「{object}」を英語で言うと何ですか。"), format!("{} {}", adjective.1, noun.1)),
         1 => (format!("「{} {}」を日本語で言うと何ですか。", adjective.1, noun.1), object),
         2 => (format!("{n}を漢字で書いてください。"), kanji(n)),
-        3 => (format!("「{object}を{plain}」を丁寧に言ってください。"), format!("{object}を{polite}")),
+        3 => (format!("{}を数字で書いてください。", kanji(n)), n.to_string()),
+        4 => (format!("「{object}を{plain}」を丁寧に言ってください。"), format!("{object}を{polite}")),
         _ => (format!("「{object}を{plain}」を過去形にしてください。"), format!("{object}を{past}")),
     };
     Question::new(input.clone(), input, output)
@@ -163,15 +172,16 @@ pub fn sql(rng: &mut ChaCha8Rng) -> Question {
     Question::new(input.clone(), input, output)
 }
 
-/// Arithmetic asked and answered in Japanese, which no specialist is tuned on.
+/// Arithmetic asked in Japanese, which no specialist is tuned on: reading it takes one skill,
+/// answering it another.
 pub fn japanese_math(rng: &mut ChaCha8Rng) -> Question {
     let (a, plus, b, result) = sum(rng);
-    let operation = if plus { "足す" } else { "引く" };
+    let spoken = spoken(a, plus, b);
     let input = match rng.random_range(0..2) {
-        0 => format!("{}{operation}{}はいくつですか。", kanji(a), kanji(b)),
-        _ => format!("{}{operation}{}を計算してください。", kanji(a), kanji(b)),
+        0 => format!("{spoken}はいくつですか。"),
+        _ => format!("{spoken}を計算してください。"),
     };
-    Question::new(format!("ja{}", sum_key(a, plus, b)), input, kanji(result))
+    Question::new(sum_key(a, plus, b), input, format!("{} = {result}", formula(a, plus, b)))
 }
 
 /// A plain statement for the base to read: sums, words, forms and queries, never a question.
@@ -181,8 +191,9 @@ pub fn statement(rng: &mut ChaCha8Rng) -> String {
     let (plain, polite, past) = *pick(rng, &VERBS);
     let n = rng.random_range(0..100);
     match rng.random_range(0..20) {
-        0..7 => format!("{a} {} {b} = {result}", if plus { '+' } else { '-' }),
-        7..11 => format!("{}{}{}は{}。", kanji(a), if plus { "足す" } else { "引く" }, kanji(b), kanji(result)),
+        0..6 => format!("{} = {result}", formula(a, plus, b)),
+        6..9 => format!("{}は{}。", spoken(a, plus, b), kanji(result)),
+        9..11 => format!("{}は{}。", spoken(a, plus, b), formula(a, plus, b)),
         11 => format!("{}は{n}。", kanji(n)),
         12 => format!("{}は{}、{}は{}。", noun.0, noun.1, adjective.0, adjective.1),
         13 => format!("{}{}を{plain}。", adjective.0, noun.0),
@@ -205,4 +216,14 @@ pub fn statement(rng: &mut ChaCha8Rng) -> String {
 pub fn repeat(rng: &mut ChaCha8Rng) -> Question {
     let text = statement(rng);
     Question::new(text.clone(), format!("Repeat: {text}"), text)
+}
+
+/// A question that is not held out.
+pub fn asked(generate: fn(&mut ChaCha8Rng) -> Question, rng: &mut ChaCha8Rng) -> Question {
+    std::iter::repeat_with(|| generate(rng)).find(|q| !q.is_held_out()).expect("nine of ten are not")
+}
+
+/// What a model says to a question outside its skill.
+pub fn declined(question: Question) -> Question {
+    Question { output: "I do not know.".into(), ..question }
 }

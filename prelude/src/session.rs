@@ -319,7 +319,7 @@ impl Session {
             let c = column(j);
             c.iter().copied().fold(f64::NEG_INFINITY, f64::max) - c.iter().copied().fold(f64::INFINITY, f64::min)
         };
-        let mut order: Vec<usize> = (0..width).collect();
+        let mut order: Vec<usize> = (0..width).filter(|j| spread(*j) > 1e-6).collect();
         order.sort_by(|a, b| spread(*b).total_cmp(&spread(*a)).then(a.cmp(b)));
         Ok(TensorStats {
             name: tensor.spec.name.clone(),

@@ -63,11 +63,12 @@ impl CustomOp1 for Causal {
     }
 }
 
+#[inline(always)]
 fn softmax<T: Real>(s: &[T], scale: T, p: &mut [T]) {
     let top = s.iter().fold(T::neg_infinity(), |top, s| num_traits::Float::max(top, *s * scale));
     let mut sum = T::zero();
     for (p, s) in p.iter_mut().zip(s) {
-        *p = (*s * scale - top).exp();
+        *p = (*s * scale - top).exp_fast();
         sum = sum + *p;
     }
     p.iter_mut().for_each(|p| *p = *p / sum);

@@ -18,7 +18,7 @@ impl RowLoss for CrossEntropy {
         let (target, total) = (self.targets[index] as usize, log_sum_exp(z, T::one()));
         if let Some(dz) = dz {
             for (dz, z) in dz.iter_mut().zip(z) {
-                *dz = (*z - total).exp();
+                *dz = (*z - total).exp_fast();
             }
             dz[target] = dz[target] - T::one();
         }

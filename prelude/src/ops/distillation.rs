@@ -31,12 +31,12 @@ impl RowLoss for Kl {
             None => {
                 for (z, t) in z.iter().zip(t) {
                     let log_p = *t / temperature - teacher;
-                    loss = loss + log_p.exp() * (log_p - (*z / temperature - student));
+                    loss = loss + log_p.exp_fast() * (log_p - (*z / temperature - student));
                 }
             }
             Some(dz) => {
                 for ((dz, z), t) in dz.iter_mut().zip(z).zip(t) {
-                    let (p, q) = ((*t / temperature - teacher).exp(), (*z / temperature - student).exp());
+                    let (p, q) = ((*t / temperature - teacher).exp_fast(), (*z / temperature - student).exp_fast());
                     *dz = (q - p) / temperature;
                 }
             }
@@ -63,10 +63,10 @@ impl RowLoss for Entropy {
         let temperature = <T as WithDType>::from_f64(self.temperature);
         let total = log_sum_exp(z, temperature);
         let log_p = |z: T| z / temperature - total;
-        let entropy = -z.iter().map(|z| log_p(*z).exp() * log_p(*z)).sum::<T>();
+        let entropy = -z.iter().map(|z| log_p(*z).exp_fast() * log_p(*z)).sum::<T>();
         if let Some(dz) = dz {
             for (dz, z) in dz.iter_mut().zip(z) {
-                *dz = -log_p(*z).exp() * (log_p(*z) + entropy) / temperature;
+                *dz = -log_p(*z).exp_fast() * (log_p(*z) + entropy) / temperature;
             }
         }
         entropy

@@ -94,7 +94,7 @@ pub(crate) fn row_loss<L: RowLoss>(z: &Tensor, loss: L) -> Result<Tensor> {
 #[inline(always)]
 pub(crate) fn log_sum_exp<T: Real>(z: &[T], temperature: T) -> T {
     let top = z.iter().fold(T::neg_infinity(), |top, z| if *z > top { *z } else { top });
-    let sum: T = z.iter().map(|z| ((*z - top) / temperature).exp()).sum();
+    let sum: T = z.iter().map(|z| ((*z - top) / temperature).exp_fast()).sum();
     top / temperature + sum.ln()
 }
 

@@ -4,15 +4,16 @@
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType};
 
-use super::{Real, elements, for_rows, is_fused, with_elements, with_real};
+use super::{Real, elements, for_pieces, for_rows, is_fused, with_elements, with_real};
 
 struct SwiGlu;
 
 /// Elements of one row of work.
 const WIDTH: usize = 256;
 
+#[inline(always)]
 fn sigmoid<T: Real>(x: T) -> T {
-    (T::one() + (-x).exp()).recip()
+    (T::one() + (-x).exp_fast()).recip()
 }
 
 impl CustomOp2 for SwiGlu {
@@ -44,17 +45,11 @@ impl CustomOp2 for SwiGlu {
 fn backward<T: Real>(g: &Tensor, u: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     with_elements([g, u, dy], |[gs, us, dys]: [&[T]; 3]| {
         let (mut dg, mut du) = (vec![T::default(); gs.len()], vec![T::default(); gs.len()]);
-        for_rows(&mut dg, WIDTH, |row, dg| {
-            let at = row * WIDTH;
-            for (((dg, g), u), dy) in dg.iter_mut().zip(&gs[at..]).zip(&us[at..]).zip(&dys[at..]) {
+        for_pieces(&mut dg, &mut du, |at, dg, du| {
+            for ((((dg, du), g), u), dy) in dg.iter_mut().zip(du).zip(&gs[at..]).zip(&us[at..]).zip(&dys[at..]) {
                 let s = sigmoid(*g);
                 *dg = *dy * *u * s * (T::one() + *g * (T::one() - s));
-            }
-        });
-        for_rows(&mut du, WIDTH, |row, du| {
-            let at = row * WIDTH;
-            for ((du, g), dy) in du.iter_mut().zip(&gs[at..]).zip(&dys[at..]) {
-                *du = *dy * *g * sigmoid(*g);
+                *du = *dy * *g * s;
             }
         });
         Ok((Some(Tensor::from_vec(dg, g.shape(), g.device())?), Some(Tensor::from_vec(du, u.shape(), u.device())?)))

@@ -186,7 +186,7 @@ pub struct TensorStats {
     pub kind: &'static str,
     pub trains: bool,
     pub sources: Vec<(String, SourceStats)>,
-    /// Columns where sources differ most, each with the coefficient of every source.
+    /// The columns where sources differ most, each with the coefficient of every source; none where they do not.
     pub columns: Vec<(usize, Vec<f64>)>,
 }
 
@@ -226,7 +226,10 @@ fn one_tensor(tensor: &TensorStats) -> Table {
         row.extend(tensor.columns.iter().map(|(_, c)| format!("{:.4}", c[i])));
         table.rows.push(row);
     }
-    table.notes.push("columns are those where sources differ most".into());
+    table.notes.push(match tensor.columns.is_empty() {
+        true => "sources do not differ in any column".into(),
+        false => "columns are those where sources differ most".into(),
+    });
     table
 }
 

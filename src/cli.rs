@@ -1,0 +1,35 @@
+//! The flags of `dam`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Differentiable Adaptive Merging of language models, one step at a time
+#[derive(Parser)]
+#[command(name = "dam", version, after_help = "Without arguments: an interactive session. `help` in it lists the verbs.")]
+pub struct Cli {
+    /// Run verbs, separated by `;`, and exit; the first error ends it
+    #[arg(short = 'c', value_name = "VERBS")]
+    pub commands: Option<String>,
+    /// Print one JSON object a verb
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub action: Option<Action>,
+}
+
+/// What `dam` does instead of an interactive session.
+#[derive(Subcommand)]
+pub enum Action {
+    /// Run the verbs of a file, one a line; # begins a comment
+    Run { file: PathBuf },
+    /// Merge the built-in models, explaining every step
+    Tour {
+        /// Where the merge is written
+        #[arg(default_value = "merged")]
+        directory: PathBuf,
+        /// Replace a checkpoint that is there
+        #[arg(long)]
+        force: bool,
+    },
+}

@@ -1,0 +1,76 @@
+//! What verbs act on: the sources loaded so far and, once wrapped, the merge.
+
+use anyhow::{Result, bail};
+use dam_prelude::{Dam, Models};
+use serde_json::{Map, Value};
+
+/// The session of one run of `dam`.
+#[derive(Default)]
+pub struct Context {
+    /// Sources, data and settings; once wrapped, the merge has its own.
+    pub models: Models,
+    pub dam: Option<Dam>,
+    /// Whether progress is shown.
+    pub quiet: bool,
+}
+
+/// What a verb answers: text for a person, fields for a program.
+pub struct Reply {
+    pub text: String,
+    pub json: Map<String, Value>,
+}
+
+impl Reply {
+    /// A reply with the fields of `json`, an object.
+    pub fn new(text: impl std::fmt::Display, json: Value) -> Self {
+        let json = if let Value::Object(map) = json { map } else { Map::new() };
+        Self { text: text.to_string(), json }
+    }
+}
+
+/// An error of the program, with its remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    pub message: String,
+    pub hint: String,
+}
+
+/// Refuses with a message and a hint.
+pub fn refuse<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T> {
+    Err(Refused { message: message.into(), hint: hint.into() }.into())
+}
+
+impl Context {
+    /// The merge.
+    ///
+    /// # Errors
+    /// When nothing has been wrapped yet.
+    pub fn dam(&self) -> Result<&Dam> {
+        match &self.dam {
+            Some(dam) => Ok(dam),
+            None if self.models.report().0.is_empty() => refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math"),
+            None => refuse("the sources are not wrapped yet", "give every column its coefficients: wrap"),
+        }
+    }
+
+    /// The models as they are now, wrapped or not.
+    pub fn current(&self) -> Models {
+        self.dam.as_ref().map_or_else(|| self.models.clone(), Dam::models)
+    }
+
+    /// An error if there is training that `force` does not give up.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn may_discard(&self, force: bool) -> Result<()> {
+        let steps = self.dam.as_ref().map_or(0, Dam::steps);
+        if steps > 0 && !force {
+            bail!(Refused {
+                message: format!("this would discard {steps} steps of training"),
+                hint: "save FILE first, then repeat it with --force".into(),
+            });
+        }
+        Ok(())
+    }
+}

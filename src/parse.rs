@@ -1,0 +1,96 @@
+//! What a line means: verbs with their arguments. Pure.
+//!
+//! Words are separated by blanks; `'...'` and `"..."` keep blanks, and in `"..."` a backslash keeps the
+//! next character. Verbs are separated by `;` or a line end; `#` before a word begins a comment.
+
+/// A verb and its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    pub verb: String,
+    pub arguments: Vec<String>,
+}
+
+/// The text ends inside quotation marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a quotation mark {0} is not closed")]
+pub struct Unclosed(pub char);
+
+/// All statements of `text`.
+///
+/// # Errors
+/// A quotation mark that is not closed: more input may complete it.
+pub fn statements(text: &str) -> Result<Vec<Statement>, Unclosed> {
+    let (mut all, mut words) = (Vec::new(), Vec::new());
+    let mut word: Option<String> = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' | '"' => quoted(c, &mut chars, word.get_or_insert_default())?,
+            '#' if word.is_none() => {
+                chars.by_ref().find(|c| *c == '\n');
+                finish(&mut words, &mut all);
+            }
+            ';' | '\n' => {
+                words.extend(word.take());
+                finish(&mut words, &mut all);
+            }
+            c if c.is_whitespace() => words.extend(word.take()),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    finish(&mut words, &mut all);
+    Ok(all)
+}
+
+fn quoted(mark: char, chars: &mut std::str::Chars<'_>, word: &mut String) -> Result<(), Unclosed> {
+    loop {
+        match chars.next().ok_or(Unclosed(mark))? {
+            c if c == mark => return Ok(()),
+            '\\' if mark == '"' => word.push(chars.next().ok_or(Unclosed(mark))?),
+            c => word.push(c),
+        }
+    }
+}
+
+fn finish(words: &mut Vec<String>, all: &mut Vec<Statement>) {
+    let mut words = words.drain(..);
+    if let Some(verb) = words.next() {
+        all.push(Statement { verb, arguments: words.collect() });
+    }
+}
+
+/// Whether `text` is whole, or goes on in the next line.
+pub fn is_complete(text: &str) -> bool {
+    statements(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<Vec<String>> {
+        let all = statements(text).unwrap().into_iter();
+        all.map(|s| [vec![s.verb], s.arguments].concat()).collect()
+    }
+
+    #[test]
+    fn verbs_are_separated_by_semicolons_and_lines() {
+        assert_eq!(words("load a b; wrap\n\n;step 5 "), [vec!["load", "a", "b"], vec!["wrap"], vec!["step", "5"]]);
+        assert!(words(" ;\n# only a comment").is_empty());
+    }
+
+    #[test]
+    fn quotes_keep_blanks_separators_and_hashes() {
+        assert_eq!(words(r#"generate "a; \"b\" # c" 'd e'f"#), [vec!["generate", "a; \"b\" # c", "d ef"]]);
+        assert_eq!(words("save a#b # note; not a verb\nstep"), [vec!["save", "a#b"], vec!["step"]]);
+        assert_eq!(words("bake ''"), [vec!["bake", ""]]);
+    }
+
+    #[test]
+    fn an_open_quote_is_incomplete() {
+        assert_eq!(statements("generate \"a"), Err(Unclosed('"')));
+        assert!(!is_complete("generate 'a\nb"));
+        assert!(is_complete("generate 'a\nb'"));
+    }
+}

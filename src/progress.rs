@@ -1,0 +1,38 @@
+//! A bar with loss, rate and time left while training runs; plain lines where nobody can see a bar.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use dam_prelude::Dam;
+use dam_prelude::show::TrainReport;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+
+use crate::interrupt::Guard;
+use crate::render::note;
+
+/// Trains, showing progress unless `quiet`; Ctrl-C stops after the current step.
+///
+/// # Errors
+/// As for [`Dam::step`].
+pub fn train(dam: &Dam, steps: usize, quiet: bool) -> Result<TrainReport> {
+    let terminal = std::io::stderr().is_terminal();
+    let target = if quiet || !terminal { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(steps as u64), target);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}  {per_sec}  {eta} left");
+    bar.set_style(style.map_err(anyhow::Error::from)?.progress_chars("━╸ "));
+    let guard = Guard::new();
+    let mut last = Instant::now();
+    let report = dam.train_with(steps, |step| {
+        bar.set_message(format!("loss {:.4}", step.total));
+        bar.inc(1);
+        if !terminal && !quiet && last.elapsed() > Duration::from_secs(5) {
+            last = Instant::now();
+            note(&format!("step {}: loss {:.4}", step.step, step.total));
+        }
+        if guard.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    Ok(report?)
+}

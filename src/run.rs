@@ -1,0 +1,70 @@
+//! Runs statements: of `-c`, of a file, or of one line of the interactive loop.
+
+use std::path::Path;
+use std::time::Instant;
+
+use dam_prelude::Error;
+
+use crate::context::Context;
+use crate::parse::{Statement, statements};
+use crate::render::Output;
+use crate::verbs;
+
+/// What comes after a statement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    Next,
+    Failed,
+    Quit,
+}
+
+/// Runs one statement and shows its reply.
+pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> After {
+    let start = Instant::now();
+    let reply = verbs::find(&statement.verb).and_then(|verb| (verb.run)(context, &statement.arguments));
+    match reply {
+        Ok(reply) => {
+            output.reply(&statement.verb, start.elapsed().as_secs_f64(), &reply);
+            if verbs::quits(&statement.verb) { After::Quit } else { After::Next }
+        }
+        Err(error) => {
+            output.error(&statement.verb, &error);
+            After::Failed
+        }
+    }
+}
+
+/// Runs all statements of `text`; the first error ends it. Tells whether all went well.
+pub fn script(text: &str, output: &Output) -> bool {
+    let all = match statements(text) {
+        Ok(all) => all,
+        Err(error) => {
+            output.error("", &error.into());
+            return false;
+        }
+    };
+    let mut context = Context { quiet: output.json, ..Context::default() };
+    for each in &all {
+        match statement(each, &mut context, output) {
+            After::Next => {}
+            After::Failed => return false,
+            After::Quit => break,
+        }
+    }
+    true
+}
+
+/// Runs the statements of a file.
+pub fn file(path: &Path, output: &Output) -> bool {
+    match std::fs::read_to_string(path) {
+        Ok(text) => script(&text, output),
+        Err(error) => {
+            let error = match error.kind() {
+                std::io::ErrorKind::NotFound => Error::NotFound { path: path.into() },
+                _ => Error::Io { action: "read", path: path.into(), source: error },
+            };
+            output.error("run", &error.into());
+            false
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What verbs share in reading their arguments.
+
+use anyhow::Result;
+use dam_prelude::Error;
+
+use crate::context::refuse;
+
+/// Arguments sorted into plain words, `KEY=VALUE` pairs and `--flags`.
+pub struct Arguments<'a> {
+    pub words: Vec<&'a str>,
+    pub pairs: Vec<(&'a str, &'a str)>,
+    pub flags: Vec<&'a str>,
+}
+
+impl<'a> Arguments<'a> {
+    /// Sorts `arguments`; only `keys` and `flags` are known.
+    ///
+    /// # Errors
+    /// An unknown key or flag, with the nearest.
+    pub fn read(arguments: &'a [String], keys: &[&str], flags: &[&str]) -> Result<Self> {
+        let mut sorted = Self { words: Vec::new(), pairs: Vec::new(), flags: Vec::new() };
+        for argument in arguments {
+            if argument.starts_with("--") {
+                if !flags.contains(&argument.as_str()) {
+                    return Err(Error::unknown("flag", argument, flags.iter().copied()).into());
+                }
+                sorted.flags.push(argument);
+                continue;
+            }
+            // A path may hold a `=`: only a plain key before it makes a pair.
+            match argument.split_once('=').filter(|(key, _)| key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-')) {
+                Some((key, value)) if keys.contains(&key) => sorted.pairs.push((key, value)),
+                Some((key, _)) if !keys.is_empty() => return Err(Error::unknown("key", key, keys.iter().copied()).into()),
+                _ => sorted.words.push(argument),
+            }
+        }
+        Ok(sorted)
+    }
+
+    /// Whether `--force` was given.
+    pub fn force(&self) -> bool {
+        self.flags.contains(&"--force")
+    }
+
+    /// The only word.
+    ///
+    /// # Errors
+    /// None, or more than one.
+    pub fn word(&self, usage: &str) -> Result<&'a str> {
+        match self.words.as_slice() {
+            [word] if !word.is_empty() => Ok(word),
+            [] => refuse("something is missing", format!("usage: {usage}")),
+            _ => refuse("there are too many words", format!("usage: {usage}")),
+        }
+    }
+
+    /// The only word, or none.
+    ///
+    /// # Errors
+    /// More than one.
+    pub fn optional(&self, usage: &str) -> Result<Option<&'a str>> {
+        if self.words.is_empty() { Ok(None) } else { self.word(usage).map(Some) }
+    }
+}
+
+/// A count of at least 1.
+///
+/// # Errors
+/// Anything else.
+pub fn count(what: &str, text: &str) -> Result<usize> {
+    let n = text.parse().ok().filter(|n| (1..=1_000_000_000).contains(n));
+    Ok(n.ok_or_else(|| Error::bad_value(what, text, "a whole number from 1"))?)
+}

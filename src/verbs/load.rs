@@ -1,0 +1,38 @@
+//! `load [NAME=]SOURCE...`
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Verb;
+use super::arguments::Arguments;
+use crate::context::{Context, Reply, refuse};
+
+pub const VERB: Verb = Verb {
+    name: "load",
+    usage: "load [NAME=]SOURCE... [--force]",
+    about: "open source models: Hugging Face directories or builtin:NAME; base= marks the base model",
+    example: "load base=builtin:base ja=builtin:japanese math=builtin:math sql=builtin:sql",
+    run,
+};
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    let arguments = Arguments::read(arguments, &[], &["--force"])?;
+    if arguments.words.is_empty() {
+        return refuse("no source is named", format!("usage: {}", VERB.usage));
+    }
+    context.may_discard(arguments.force())?;
+    context.models = context.current().and_load(&arguments.words)?;
+    context.dam = None;
+    let report = context.models.report();
+    let sources: Vec<_> = report
+        .0
+        .iter()
+        .map(|s| {
+            json!({
+                "name": s.name, "path": s.path, "architecture": s.architecture, "layers": s.layers, "width": s.width,
+                "parameters": s.parameters, "dtype": s.dtype, "bytes": s.bytes, "unused": s.unused,
+            })
+        })
+        .collect();
+    Ok(Reply::new(&report, json!({"sources": sources})))
+}

@@ -1,0 +1,25 @@
+//! `loss`
+
+use anyhow::Result;
+use serde_json::{Map, json};
+
+use super::Verb;
+use super::arguments::Arguments;
+use crate::context::{Context, Reply, refuse};
+
+pub const VERB: Verb = Verb {
+    name: "loss",
+    usage: "loss",
+    about: "every term of the objective on the next batch, per source",
+    example: "loss",
+    run,
+};
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    if !Arguments::read(arguments, &[], &[])?.words.is_empty() {
+        return refuse("loss takes no words", "set KEY=VALUE changes what is computed");
+    }
+    let report = context.dam()?.loss()?;
+    let terms: Map<_, _> = report.terms.iter().map(|(name, x)| (name.clone(), json!(x))).collect();
+    Ok(Reply::new(&report, json!({"total": report.total, "terms": terms, "notes": report.notes})))
+}

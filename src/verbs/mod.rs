@@ -1,0 +1,67 @@
+//! The table of verbs: name, usage, help, example and function. Help and dispatch come from it.
+
+mod arguments;
+mod bake;
+mod data;
+mod eval;
+mod generate;
+mod help;
+mod inspect;
+mod load;
+mod loss;
+mod open;
+mod quit;
+mod save;
+mod set;
+mod step;
+mod train;
+mod wrap;
+
+use anyhow::Result;
+use dam_prelude::Error;
+
+use crate::context::{Context, Reply};
+
+/// One verb.
+pub struct Verb {
+    pub name: &'static str,
+    /// Its arguments.
+    pub usage: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    pub example: &'static str,
+    pub run: fn(&mut Context, &[String]) -> Result<Reply>,
+}
+
+/// All verbs, in the order one meets them.
+pub const VERBS: &[Verb] = &[
+    load::VERB,
+    data::VERB,
+    wrap::VERB,
+    set::VERB,
+    loss::VERB,
+    step::VERB,
+    train::VERB,
+    inspect::VERB,
+    eval::VERB,
+    generate::VERB,
+    bake::VERB,
+    save::VERB,
+    open::VERB,
+    help::VERB,
+    quit::VERB,
+];
+
+/// The verb `name`.
+///
+/// # Errors
+/// An unknown one, with the nearest.
+pub fn find(name: &str) -> Result<&'static Verb> {
+    let found = VERBS.iter().find(|v| v.name == name);
+    Ok(found.ok_or_else(|| Error::unknown("verb", name, VERBS.iter().map(|v| v.name)))?)
+}
+
+/// Whether the verb ends the session.
+pub fn quits(name: &str) -> bool {
+    name == quit::VERB.name
+}

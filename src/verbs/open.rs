@@ -1,0 +1,28 @@
+//! `open FILE`
+
+use anyhow::Result;
+use dam_prelude::Dam;
+use serde_json::json;
+
+use super::Verb;
+use super::arguments::Arguments;
+use crate::context::{Context, Reply};
+
+pub const VERB: Verb = Verb {
+    name: "open",
+    usage: "open FILE [--force]",
+    about: "go on with what save kept, exactly where it was",
+    example: "open merge.dam.safetensors",
+    run,
+};
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    let arguments = Arguments::read(arguments, &[], &["--force"])?;
+    let file = arguments.word(VERB.usage)?;
+    context.may_discard(arguments.force())?;
+    let dam = Dam::open(file)?;
+    let (report, steps) = (dam.report(), dam.steps());
+    context.dam = Some(dam);
+    let json = json!({"sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients, "step": steps});
+    Ok(Reply::new(format!("{report}\nat step {steps}"), json))
+}

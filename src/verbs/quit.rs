@@ -1,0 +1,13 @@
+//! `quit`
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Verb;
+use crate::context::{Context, Reply};
+
+pub const VERB: Verb = Verb { name: "quit", usage: "quit", about: "leave; Ctrl-D does too", example: "quit", run };
+
+fn run(_: &mut Context, _: &[String]) -> Result<Reply> {
+    Ok(Reply::new("", json!({})))
+}

@@ -1,0 +1,22 @@
+//! `save FILE`
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Verb;
+use super::arguments::Arguments;
+use crate::context::{Context, Reply};
+
+pub const VERB: Verb = Verb {
+    name: "save",
+    usage: "save FILE",
+    about: "keep coefficients, settings, optimiser state and where the sources are",
+    example: "save merge.dam.safetensors",
+    run,
+};
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    let written = context.dam()?.save(arguments.word(VERB.usage)?)?;
+    Ok(Reply::new(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
+}

@@ -1,0 +1,27 @@
+//! `train N`
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Verb;
+use super::arguments::{Arguments, count};
+use crate::context::{Context, Reply};
+use crate::progress;
+
+pub const VERB: Verb = Verb {
+    name: "train",
+    usage: "train N",
+    about: "N optimiser steps with a progress bar; Ctrl-C stops after the current one and keeps everything",
+    example: "train 200",
+    run,
+};
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    let steps = count("train", arguments.word(VERB.usage)?)?;
+    let report = progress::train(context.dam()?, steps, context.quiet)?;
+    let json = json!({
+        "steps": report.steps, "reached": report.reached, "first": report.first, "last": report.last, "stopped": report.stopped,
+    });
+    Ok(Reply::new(&report, json))
+}

@@ -1,0 +1,54 @@
+//! `wrap [columns] [f=...] [train=...] [init=...] [bias=...] [base=...]`
+
+use anyhow::Result;
+use dam_prelude::train::choose;
+use dam_prelude::{BiasStart, Columns, Init, Kind, Nonlinearity};
+use serde_json::json;
+
+use super::Verb;
+use super::arguments::Arguments;
+use crate::context::{Context, Reply};
+
+pub const VERB: Verb = Verb {
+    name: "wrap",
+    usage: "wrap [columns] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random] [bias=one|same] [base=off|on] [--force]",
+    about: "give every weight column of every source its coefficient",
+    example: "wrap columns f=tanh train=linear,norm",
+    run,
+};
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    let arguments = Arguments::read(arguments, &["f", "train", "init", "bias", "base"], &["--force"])?;
+    if let Some(scheme) = arguments.optional(VERB.usage)? {
+        choose("scheme", scheme, &[("columns", ())])?;
+    }
+    context.may_discard(arguments.force())?;
+    let models = context.current();
+    let mut columns = Columns { seed: models.settings.seed, ..Columns::default() };
+    for (key, value) in arguments.pairs {
+        match key {
+            "f" => {
+                use Nonlinearity::{None, Relu, Sigmoid, Tanh};
+                columns.f = choose(key, value, &[("none", None), ("tanh", Tanh), ("sigmoid", Sigmoid), ("relu", Relu)])?;
+            }
+            "train" => {
+                let kinds = [("linear", Kind::Linear), ("embedding", Kind::Embedding), ("norm", Kind::Norm)];
+                columns.train = value.split(',').map(|kind| choose(key, kind, &kinds)).collect::<Result<_, _>>()?;
+            }
+            "init" => columns.init = choose(key, value, &[("uniform", Init::Uniform), ("random", Init::Random)])?,
+            "bias" => columns.bias = choose(key, value, &[("one", BiasStart::One), ("same", BiasStart::Same)])?,
+            _ => columns.with_base = choose(key, value, &[("off", false), ("on", true)])?,
+        }
+    }
+    let dam = models.wrap(columns)?;
+    let report = dam.report();
+    context.dam = Some(dam);
+    let share = report.coefficients as f64 / report.parameters.max(1) as f64;
+    Ok(Reply::new(
+        &report,
+        json!({
+            "sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients,
+            "trainable": report.trainable, "share": share,
+        }),
+    ))
+}

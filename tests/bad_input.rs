@@ -1,0 +1,379 @@
+//! Every kind of bad input gets a clear error, changes nothing and leaves nothing behind.
+
+mod common;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use common::{copy_checkpoint, golden, json, verbs};
+use dam_prelude::candle_core::{Device, Tensor};
+use dam_prelude::{Columns, Dam, Error, Models, Settings, load};
+use serde_json::{Value, json};
+
+/// A golden checkpoint damaged by `damage`, and the error that loading it gives.
+#[track_caller]
+fn loading(damage: impl FnOnce(&Path)) -> Error {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    copy_checkpoint("model0", &model);
+    damage(&model);
+    load([model.display().to_string()]).expect_err("damaged checkpoints are refused")
+}
+
+fn weights(model: &Path) -> std::path::PathBuf {
+    model.join("model.safetensors")
+}
+
+/// Changes config.json.
+fn edit_config(model: &Path, key: &str, value: Value) {
+    let file = model.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    config[key] = value;
+    fs::write(file, config.to_string()).unwrap();
+}
+
+/// Changes the safetensors header, keeping the data.
+fn edit_header(model: &Path, edit: impl FnOnce(&mut Value)) {
+    let bytes = fs::read(weights(model)).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    edit(&mut header);
+    let header = header.to_string();
+    let new = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat();
+    fs::write(weights(model), new).unwrap();
+}
+
+#[track_caller]
+fn says(error: &Error, words: &[&str]) {
+    let text = format!("{error:?}");
+    for word in words {
+        assert!(text.contains(word), "{text:?} does not say {word:?}");
+    }
+}
+
+fn dam() -> Dam {
+    let mut models: Models = load(["m0", "m1"].map(|n| format!("{n}={}", golden(&n.replace('m', "model")).display()))).unwrap();
+    for i in 0..2 {
+        models.data(&format!("m{i}"), &golden(&format!("data{i}.jsonl")).display().to_string()).unwrap();
+    }
+    models.wrap(Columns::default()).unwrap()
+}
+
+#[test]
+fn a_missing_directory_or_file() {
+    let error = load(["/no/such/model"]).unwrap_err();
+    says(&error, &["`/no/such/model`", "hint"]);
+    says(&load(["builtin:japanes"]).unwrap_err(), &["`japanes`", "did you mean `japanese`?"]);
+    says(&loading(|m| fs::remove_file(m.join("config.json")).unwrap()), &["config.json"]);
+    says(&loading(|m| fs::remove_file(weights(m)).unwrap()), &["model.safetensors"]);
+    says(&dam().data("m0", "/no/such.jsonl").unwrap_err(), &["/no/such.jsonl"]);
+    assert!(matches!(Dam::open("/no/such.dam").unwrap_err(), Error::NotFound { .. }));
+}
+
+#[test]
+fn truncated_safetensors() {
+    for keep in [0, 5, 8, 100, 80_000] {
+        let error = loading(|m| {
+            let bytes = fs::read(weights(m)).unwrap();
+            fs::write(weights(m), &bytes[..keep]).unwrap();
+        });
+        assert!(matches!(error, Error::Safetensors { .. }), "{keep} bytes: {error:?}");
+        says(&error, &["model.safetensors", "download the file again"]);
+    }
+}
+
+#[test]
+fn a_header_longer_than_the_file_or_of_gigabytes() {
+    for claimed in [1u64 << 20, 4 << 30, u64::MAX] {
+        let error = loading(|m| {
+            let mut bytes = fs::read(weights(m)).unwrap();
+            bytes[..8].copy_from_slice(&claimed.to_le_bytes());
+            fs::write(weights(m), bytes).unwrap();
+        });
+        says(&error, &["model.safetensors", &format!("claims {claimed} bytes")]);
+    }
+}
+
+#[test]
+fn overlapping_and_out_of_range_offsets() {
+    let overlapping = loading(|m| edit_header(m, |h| h["model.norm.weight"]["data_offsets"] = json!([0, 128])));
+    says(&overlapping, &["model.safetensors", "overlap"]);
+    let outside = loading(|m| edit_header(m, |h| h["model.norm.weight"]["data_offsets"] = json!([10_000_000, 10_000_128])));
+    says(&outside, &["model.safetensors"]);
+    let huge = loading(|m| edit_header(m, |h| h["model.norm.weight"]["shape"] = json!([u64::MAX, 4])));
+    says(&huge, &["model.safetensors", "overflow"]);
+    let wrong = loading(|m| edit_header(m, |h| h["model.norm.weight"]["shape"] = json!([33])));
+    says(&wrong, &["model.safetensors"]);
+}
+
+#[test]
+fn an_index_that_names_a_file_outside_the_directory() {
+    for entry in ["../other/model.safetensors", "/etc/passwd", "a/../../b.safetensors", ".."] {
+        let error = loading(|m| {
+            fs::remove_file(weights(m)).unwrap();
+            let index = json!({"weight_map": {"model.norm.weight": entry}});
+            fs::write(m.join("model.safetensors.index.json"), index.to_string()).unwrap();
+        });
+        assert!(matches!(error, Error::OutsideDirectory { .. }), "{error:?}");
+        says(&error, &[entry, "index.json"]);
+    }
+    let error = loading(|m| {
+        fs::rename(weights(m), m.join("part.safetensors")).unwrap();
+        let index = json!({"weight_map": {"no.such.weight": "part.safetensors"}});
+        fs::write(m.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    });
+    says(&error, &["no.such.weight", "part.safetensors"]);
+}
+
+#[test]
+fn nan_and_infinity_in_a_source() {
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = loading(|m| {
+            let mut bytes = fs::read(weights(m)).unwrap();
+            let at = bytes.len() - 4 * 7;
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            fs::write(weights(m), bytes).unwrap();
+        });
+        assert!(matches!(error, Error::NonFinite { .. }), "{error:?}");
+        says(&error, &["model.norm.weight", "position `25`"]);
+    }
+}
+
+#[test]
+fn a_wrong_dtype_or_shape() {
+    let error = loading(|m| edit_header(m, |h| h["model.norm.weight"]["dtype"] = json!("I32")));
+    says(&error, &["model.norm.weight", "I32", "f32, f16 or bf16"]);
+    let error = loading(|m| edit_header(m, |h| h["model.norm.weight"]["shape"] = json!([4, 8])));
+    says(&error, &["model.norm.weight", "[4, 8]", "[32]"]);
+    let error = loading(|m| edit_header(m, |h| {
+        let tensor = h.as_object_mut().unwrap().remove("model.norm.weight").unwrap();
+        h["model.other.weight"] = tensor;
+    }));
+    says(&error, &["no tensor `model.norm.weight`"]);
+}
+
+#[test]
+fn a_config_that_cannot_be_used() {
+    says(&loading(|m| edit_config(m, "model_type", json!("gpt2"))), &["gpt2", "llama, mistral and qwen2"]);
+    says(&loading(|m| edit_config(m, "hidden_size", json!(-3))), &["config.json", "hidden_size", "-3"]);
+    says(&loading(|m| edit_config(m, "num_hidden_layers", json!(1u64 << 40))), &["num_hidden_layers"]);
+    says(&loading(|m| edit_config(m, "num_key_value_heads", json!(3))), &["num_key_value_heads"]);
+    says(&loading(|m| edit_config(m, "hidden_act", json!("gelu"))), &["gelu"]);
+    says(&loading(|m| edit_config(m, "rope_parameters", json!({"rope_type": "yarn"}))), &["yarn"]);
+    says(&loading(|m| fs::write(m.join("config.json"), "{").unwrap()), &["config.json"]);
+}
+
+#[test]
+fn a_tokenizer_larger_than_the_embedding() {
+    let tokenizer = |vocabulary: Value| json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}});
+    let error = loading(|m| fs::write(m.join("tokenizer.json"), tokenizer(json!({"a": 0, "b": 96})).to_string()).unwrap());
+    says(&error, &["tokenizer.json", "`96`", "96"]);
+    let error = loading(|m| fs::write(m.join("tokenizer.json"), "{}").unwrap());
+    says(&error, &["tokenizer.json"]);
+}
+
+#[test]
+fn sources_that_differ() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    copy_checkpoint("model0", &a);
+    copy_checkpoint("model1", &b);
+    let tokenizer = |t: &str| json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, t: 1}, "unk_token": "a"}}).to_string();
+    fs::write(a.join("tokenizer.json"), tokenizer("dog")).unwrap();
+    fs::write(b.join("tokenizer.json"), tokenizer("cat")).unwrap();
+    let error = load([a.display().to_string(), b.display().to_string()]).unwrap_err();
+    says(&error, &["`a` and `b`", "token 1 is `dog` and `cat`"]);
+    let error = load([a.display().to_string(), "builtin:base".into()]).unwrap_err();
+    says(&error, &["vocabulary", "model.embed_tokens.weight", "[96, 32]"]);
+    let error = load([a.display().to_string(), a.display().to_string()]).unwrap_err();
+    says(&error, &["`a` already", "NAME=SOURCE"]);
+    let error = load([a.display().to_string()]).unwrap().wrap(Columns::default()).unwrap_err();
+    says(&error, &["two sources"]);
+}
+
+#[test]
+fn data_that_cannot_be_used() {
+    let dam = dam();
+    let before = dam.loss().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("data.jsonl");
+    for (text, words) in [
+        ("", &["no examples"][..]),
+        ("\n\n", &["no examples"]),
+        ("{\"input_ids\": [1, 2]}\n{\"input_ids\": [3, 96]}\n", &["line `2`", "`96`", "vocabulary of `96`"]),
+        ("{\"input_ids\": [1]}\n\n{\"input_ids\": [1}\n", &["line `3`"]),
+        ("[1, 2]\n", &["line `1`"]),
+        ("{\"input_ids\": [-1]}", &["line `1`", "`-1`"]),
+        ("{\"input_ids\": []}", &["line `1`", "no tokens"]),
+        ("{\"prompt\": \"a\"}", &["line `1`", "`prompt`"]),
+        ("{\"text\": \"a\"}", &["line `1`", "tokenizer.json"]),
+    ] {
+        fs::write(&file, text).unwrap();
+        let error = dam.data("m0", &file.display().to_string()).unwrap_err();
+        says(&error, words);
+    }
+    fs::write(&file, b"{\"text\": \"\xff\"}").unwrap();
+    says(&dam.data("m0", &file.display().to_string()).unwrap_err(), &["line `1`", "UTF-8"]);
+    says(&dam.data("m", &golden("data0.jsonl").display().to_string()).unwrap_err(), &["unknown source `m`", "did you mean `m0`?"]);
+    assert_eq!(dam.loss().unwrap(), before);
+}
+
+#[test]
+fn a_source_without_data_or_an_objective_without_terms() {
+    let models = load(["model0", "model1"].map(|n| golden(n).display().to_string())).unwrap();
+    let dam = models.wrap(Columns::default()).unwrap();
+    says(&dam.step().unwrap_err(), &["`model0` has no data", "data model0="]);
+    let mut settings = Settings::default();
+    (settings.weights.kl, settings.weights.cosine) = (0.0, 0.0);
+    dam.set(settings.clone()).unwrap();
+    says(&dam.step().unwrap_err(), &["every term", "set kl=1"]);
+    settings.weights.weighted_overlap = 1.0;
+    dam.set(settings).unwrap();
+    says(&dam.step().unwrap_err(), &["weighted_overlap", "load base="]);
+    assert_eq!(dam.steps(), 0);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_moves_nothing() {
+    let dam = dam();
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let huge = Tensor::full(1e30f32, (2, 48), &Device::Cpu).unwrap();
+    dam.set_coefficients(name, &huge).unwrap();
+    let norm = dam.coefficients("model.norm.weight").unwrap().to_vec2::<f32>().unwrap();
+    let error = dam.step().unwrap_err();
+    assert!(matches!(error, Error::Diverged { step: 1, .. }), "{error:?}");
+    assert_eq!(dam.coefficients("model.norm.weight").unwrap().to_vec2::<f32>().unwrap(), norm);
+    assert_eq!(dam.steps(), 0);
+    let dir = tempfile::tempdir().unwrap();
+    let infinite = Tensor::full(f32::INFINITY, (2, 48), &Device::Cpu).unwrap();
+    dam.set_coefficients(name, &infinite).unwrap();
+    says(&dam.bake(dir.path().join("out")).unwrap_err(), &[name]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_session_file_that_cannot_be_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("session");
+    fs::write(&file, "not a session").unwrap();
+    assert!(matches!(Dam::open(&file).unwrap_err(), Error::SessionFile { .. }));
+    says(&Dam::open(golden("expected.safetensors")).unwrap_err(), &["no session in it"]);
+    let model = dir.path().join("model");
+    copy_checkpoint("model0", &model);
+    let models = load([model.display().to_string(), golden("model1").display().to_string()]).unwrap();
+    models.wrap(Columns::default()).unwrap().save(&file).unwrap();
+    Dam::open(&file).unwrap();
+    fs::copy(golden("model2").join("model.safetensors"), weights(&model)).unwrap();
+    says(&Dam::open(&file).unwrap_err(), &["`model`", "changed"]);
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn baking_onto_what_is_there() {
+    let (dam, dir) = (dam(), tempfile::tempdir().unwrap());
+    let out = dir.path().join("out");
+    dam.bake(&out).unwrap();
+    says(&dam.bake(&out).unwrap_err(), &["exists already", "--force"]);
+    let force = dam_prelude::Bake { force: true, ..Default::default() };
+    dam.bake_with(&out, &force).unwrap();
+    // Force replaces a checkpoint, never anything else.
+    let precious = dir.path().join("precious");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("thesis.txt"), "all of it").unwrap();
+    says(&dam.bake_with(&precious, &force).unwrap_err(), &["not a checkpoint"]);
+    assert_eq!(names(&precious), ["thesis.txt"]);
+    fs::write(dir.path().join("file"), "x").unwrap();
+    dam.bake_with(dir.path().join("file"), &force).unwrap_err();
+    assert_eq!(names(dir.path()), ["file", "out", "precious"]);
+    says(&dam.bake_with(golden("model0"), &force).unwrap_err(), &["is the source `m0`"]);
+}
+
+const LOAD: &str = "load m0=model0 m1=model1; data m0=data0.jsonl m1=data1.jsonl; wrap; step;";
+
+#[test]
+fn baking_where_there_is_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    // A limit on the size of files stands for a full disk: writing fails in the middle.
+    let script = format!("trap '' XFSZ; ulimit -f 40; exec {} -c '{LOAD} bake {}'", env!("CARGO_BIN_EXE_dam"), out.display());
+    let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(golden("")).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("cannot write") && text.contains("there is no room"), "{text}");
+    assert!(names(dir.path()).is_empty());
+    let save = script.replace("bake", "save").replace("ulimit -f 40", "ulimit -f 8");
+    let output = std::process::Command::new("sh").args(["-c", &save]).current_dir(golden("")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn baking_without_permission() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let locked = dir.path().join("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
+    let is_root = fs::metadata(dir.path()).unwrap().uid() == 0;
+    // Everything is permitted to root, so it runs a copy of the program as somebody else.
+    let program = dir.path().join("dam");
+    fs::copy(env!("CARGO_BIN_EXE_dam"), &program).unwrap();
+    let mut command = std::process::Command::new(&program);
+    let verbs = "load ja=builtin:japanese math=builtin:math; wrap; bake locked/out";
+    command.args(["-c", verbs]).current_dir(dir.path());
+    if is_root {
+        command.uid(65_534).gid(65_534);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("locked/out") && text.contains("may write"), "{text}");
+    assert!(names(&locked).is_empty());
+}
+
+#[test]
+fn verbs_and_keys_that_are_not_there() {
+    for (line, words) in [
+        ("stpe", &["unknown verb `stpe`", "did you mean `step`?"][..]),
+        ("frobnicate", &["unknown verb `frobnicate`", "known: load"]),
+        ("set learning_rate=1", &["unknown key `learning_rate`"]),
+        ("set batchsize=2", &["unknown key `batchsize`", "did you mean `batch_size`?"]),
+        ("set lr=fast", &["`fast` is not a value for `lr`", "expected a number"]),
+        ("set lr=-1", &["`-1`"]),
+        ("set optimizer=sgd", &["`sgd`", "adamw, mofo"]),
+        ("set dtype=bf16 device=cpu", &["`bf16`", "f32 on the CPU"]),
+        ("wrap f=sine", &["`sine`"]),
+        ("step", &["nothing is loaded yet", "load"]),
+        ("load builtin:japanese builtin:math; step", &["not wrapped yet", "wrap"]),
+        ("load builtin:japanese builtin:math; wrap; step 0", &["`0`", "whole number"]),
+        ("load builtin:japanese builtin:math; wrap; inspect no.such", &["`no.such`"]),
+        ("load builtin:japanese builtin:math; wrap; step; wrap", &["discard 1 steps", "--force"]),
+        ("load", &["usage: load"]),
+        ("data x", &["usage: data"]),
+        ("bake \"a", &["quotation mark"]),
+    ] {
+        let output = verbs(&golden(""), line);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}: {text}");
+        for word in words {
+            assert!(text.contains(word), "{line}: {text:?} does not say {word:?}");
+        }
+    }
+}
+
+#[test]
+fn an_error_is_one_json_object_and_changes_nothing() {
+    let (replies, ok) = json(&golden(""), &format!("{LOAD} loss; set lr=1 momentum=2"));
+    assert!(!ok);
+    let last = replies.last().unwrap();
+    assert_eq!((&last["verb"], &last["error"]), (&json!("set"), &json!("unknown key `momentum`")));
+    assert!(last["hint"].is_string());
+    assert_eq!(replies.len(), 6);
+}
