@@ -49,7 +49,9 @@ impl Context {
     pub fn dam(&self) -> Result<&Dam> {
         match &self.dam {
             Some(dam) => Ok(dam),
-            None if self.models.report().0.is_empty() => refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math"),
+            None if self.models.report().0.is_empty() => {
+                refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math")
+            }
             None => refuse("the sources are not wrapped yet", "give every column its coefficients: wrap"),
         }
     }

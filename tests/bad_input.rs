@@ -146,10 +146,12 @@ fn a_wrong_dtype_or_shape() {
     says(&error, &["model.norm.weight", "I32", "f32, f16 or bf16"]);
     let error = loading(|m| edit_header(m, |h| h["model.norm.weight"]["shape"] = json!([4, 8])));
     says(&error, &["model.norm.weight", "[4, 8]", "[32]"]);
-    let error = loading(|m| edit_header(m, |h| {
-        let tensor = h.as_object_mut().unwrap().remove("model.norm.weight").unwrap();
-        h["model.other.weight"] = tensor;
-    }));
+    let error = loading(|m| {
+        edit_header(m, |h| {
+            let tensor = h.as_object_mut().unwrap().remove("model.norm.weight").unwrap();
+            h["model.other.weight"] = tensor;
+        })
+    });
     says(&error, &["no tensor `model.norm.weight`"]);
 }
 
@@ -166,7 +168,8 @@ fn a_config_that_cannot_be_used() {
 
 #[test]
 fn a_tokenizer_larger_than_the_embedding() {
-    let tokenizer = |vocabulary: Value| json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}});
+    let tokenizer =
+        |vocabulary: Value| json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}});
     let error = loading(|m| fs::write(m.join("tokenizer.json"), tokenizer(json!({"a": 0, "b": 96})).to_string()).unwrap());
     says(&error, &["tokenizer.json", "`96`", "96"]);
     let error = loading(|m| fs::write(m.join("tokenizer.json"), "{}").unwrap());
@@ -179,7 +182,9 @@ fn sources_that_differ() {
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     copy_checkpoint("model0", &a);
     copy_checkpoint("model1", &b);
-    let tokenizer = |t: &str| json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, t: 1}, "unk_token": "a"}}).to_string();
+    let tokenizer = |t: &str| {
+        json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, t: 1}, "unk_token": "a"}}).to_string()
+    };
     fs::write(a.join("tokenizer.json"), tokenizer("dog")).unwrap();
     fs::write(b.join("tokenizer.json"), tokenizer("cat")).unwrap();
     let error = load([a.display().to_string(), b.display().to_string()]).unwrap_err();
@@ -215,7 +220,10 @@ fn data_that_cannot_be_used() {
     }
     fs::write(&file, b"{\"text\": \"\xff\"}").unwrap();
     says(&dam.data("m0", &file.display().to_string()).unwrap_err(), &["line `1`", "UTF-8"]);
-    says(&dam.data("m", &golden("data0.jsonl").display().to_string()).unwrap_err(), &["unknown source `m`", "did you mean `m0`?"]);
+    says(
+        &dam.data("m", &golden("data0.jsonl").display().to_string()).unwrap_err(),
+        &["unknown source `m`", "did you mean `m0`?"],
+    );
     assert_eq!(dam.loss().unwrap(), before);
 }
 
@@ -269,7 +277,8 @@ fn a_session_file_that_cannot_be_opened() {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }

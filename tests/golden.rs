@@ -31,7 +31,8 @@ fn expected_json() -> serde_json::Value {
 
 /// Three sources and the base, as in the golden run: batches of two, in order, no clipping.
 fn models() -> Models {
-    let mut models = load(["base", "model0", "model1", "model2"].map(|n| format!("{}={}", n.replace("model", "m"), place(n)))).unwrap();
+    let mut models =
+        load(["base", "model0", "model1", "model2"].map(|n| format!("{}={}", n.replace("model", "m"), place(n)))).unwrap();
     for i in 0..3 {
         assert_eq!(models.data(&format!("m{i}"), &place(&format!("data{i}.jsonl"))).unwrap(), 2);
     }
@@ -66,7 +67,8 @@ fn agrees(found: &Tensor, expected: &Tensor, relative: f64, what: &str) {
 fn batch(expected: &Tensors, i: usize) -> Batch {
     let ids: Vec<Vec<u32>> = expected[&format!("input_ids.{i}")].to_dtype(DType::U32).unwrap().to_vec2().unwrap();
     let mask: Vec<Vec<f32>> = expected[&format!("attention_mask.{i}")].to_dtype(DType::F32).unwrap().to_vec2().unwrap();
-    let cut: Vec<Vec<u32>> = ids.iter().zip(&mask).map(|(ids, m)| ids[..m.iter().filter(|x| **x > 0.0).count()].to_vec()).collect();
+    let cut: Vec<Vec<u32>> =
+        ids.iter().zip(&mask).map(|(ids, m)| ids[..m.iter().filter(|x| **x > 0.0).count()].to_vec()).collect();
     Batch::new(&cut.iter().map(Vec::as_slice).collect::<Vec<_>>(), &Device::Cpu).unwrap()
 }
 

@@ -88,14 +88,18 @@ impl Error {
             }
             Error::MissingFile { .. } => "a model is a directory with config.json and *.safetensors",
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
-            Error::OutsideDirectory { .. } => "an index may name only files beside it; get the checkpoint from a source you trust",
+            Error::OutsideDirectory { .. } => {
+                "an index may name only files beside it; get the checkpoint from a source you trust"
+            }
             Error::UnknownFamily { .. } => "the families that run are llama, mistral and qwen2",
             Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
             Error::TokenizerTooLarge { .. } => "use the tokenizer.json that came with these weights",
             Error::Differs { .. } => "sources must be fine-tunes of one base model: same layers, shapes and tokens",
             Error::Sources { hint, .. } => hint,
-            Error::EmptyData { .. } => "give at least one line: {\"text\": ...}, {\"input\": ..., \"output\": ...} or {\"input_ids\": [...]}",
+            Error::EmptyData { .. } => {
+                "give at least one line: {\"text\": ...}, {\"input\": ..., \"output\": ...} or {\"input_ids\": [...]}"
+            }
             Error::BadLine { .. } => "a line is a JSON object with text, input and output columns, or input_ids",
             Error::TokenOutOfRange { .. } => "the data was tokenized for another model",
             Error::NoData { source_name } => {

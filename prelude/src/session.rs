@@ -129,8 +129,14 @@ impl Session {
         if on.weighted_overlap > 0.0 && self.angles.is_empty() {
             self.angles = self.column_angles()?;
         }
-        let penalised: Vec<(usize, &Tensor)> = self.merge.tensors.iter().enumerate().filter(|(_, t)| t.is_penalised())
-            .map(|(i, t)| (i, t.coefficients.as_tensor())).collect();
+        let penalised: Vec<(usize, &Tensor)> = self
+            .merge
+            .tensors
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| t.is_penalised())
+            .map(|(i, t)| (i, t.coefficients.as_tensor()))
+            .collect();
         let penalty = |weight: f64, term: &dyn Fn(usize, &Tensor) -> candle_core::Result<Tensor>| -> Result<Option<Tensor>> {
             if weight == 0.0 || penalised.is_empty() {
                 return Ok(None);
@@ -223,9 +229,8 @@ impl Session {
             what: "weighted_overlap compares task vectors, which need a base model".into(),
             hint: "load base=SOURCE too, or set weighted_overlap=0",
         })?;
-        let angles = |t: &MergedTensor| {
-            objective::column_angles(&t.spec, base.view(&t.spec.name)?, &views(&self.sources, &t.spec)?)
-        };
+        let angles =
+            |t: &MergedTensor| objective::column_angles(&t.spec, base.view(&t.spec.name)?, &views(&self.sources, &t.spec)?);
         self.merge.tensors.iter().map(angles).collect()
     }
 
@@ -262,7 +267,8 @@ impl Session {
         // `a-b-heldout` needs the skills a and b.
         let needs = |name: &&str| name.strip_suffix("-heldout").is_some_and(|n| n.split('-').all(|s| skills.contains(&s)));
         let held_out = builtin_datasets().into_iter().filter(needs);
-        let read = |n: &str| Ok((n.trim_end_matches("-heldout").to_owned(), Dataset::read(&format!("{BUILTIN_PREFIX}{n}"), reader)?));
+        let read =
+            |n: &str| Ok((n.trim_end_matches("-heldout").to_owned(), Dataset::read(&format!("{BUILTIN_PREFIX}{n}"), reader)?));
         let held_out = held_out.map(read).collect::<Result<Vec<_>>>()?;
         if !held_out.is_empty() {
             return Ok(held_out);

@@ -7,13 +7,8 @@ use super::arguments::Arguments;
 use super::{VERBS, Verb, find};
 use crate::context::{Context, Reply};
 
-pub const VERB: Verb = Verb {
-    name: "help",
-    usage: "help [VERB]",
-    about: "all verbs, or one with an example",
-    example: "help train",
-    run,
-};
+pub const VERB: Verb =
+    Verb { name: "help", usage: "help [VERB]", about: "all verbs, or one with an example", example: "help train", run };
 
 fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
@@ -25,9 +20,7 @@ fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {
         [verb] => format!("{}\n  {}\n  example: {}", verb.usage, verb.about, verb.example),
         all => all.iter().map(|v| format!("{:9} {}", v.name, v.about)).collect::<Vec<_>>().join("\n"),
     };
-    let json: Vec<Value> = verbs
-        .iter()
-        .map(|v| json!({"name": v.name, "usage": v.usage, "about": v.about, "example": v.example}))
-        .collect();
+    let json: Vec<Value> =
+        verbs.iter().map(|v| json!({"name": v.name, "usage": v.usage, "about": v.about, "example": v.example})).collect();
     Ok(Reply::new(text, json!({"verbs": json})))
 }

@@ -47,9 +47,16 @@ pub struct Rope {
 pub enum Scaling {
     None,
     /// All frequencies divided by `factor`.
-    Linear { factor: f64 },
+    Linear {
+        factor: f64,
+    },
     /// Llama 3.1's: only long wavelengths are divided.
-    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original: f64,
+    },
 }
 
 /// What a tensor is, which decides its coefficients: columns of a weight, or one number for a bias.

@@ -89,10 +89,7 @@ impl Files {
 
 /// The names after `builtin:` that are models.
 pub(crate) fn builtin_models() -> impl Iterator<Item = &'static str> {
-    BUILTIN
-        .dirs()
-        .filter(|d| d.get_file(d.path().join("config.json")).is_some())
-        .filter_map(|d| d.path().to_str())
+    BUILTIN.dirs().filter(|d| d.get_file(d.path().join("config.json")).is_some()).filter_map(|d| d.path().to_str())
 }
 
 /// The names after `builtin:` that are data sets (`NAME` to merge on, `NAME-heldout` to score on).

@@ -12,5 +12,5 @@ pub use source::Source;
 
 pub(crate) use files::{BUILTIN_PREFIX, builtin_data, builtin_data_file, map};
 pub(crate) use source::{SIDE_FILES, views};
-pub(crate) use write::{Checkpoint, replace_directory, replace_file, write_file};
 pub use write::Written;
+pub(crate) use write::{Checkpoint, replace_directory, replace_file, write_file};

@@ -162,11 +162,7 @@ impl Source {
 
     /// An error that names the first tensor or token in which `other` differs.
     pub(crate) fn check_mergeable(&self, other: &Source) -> Result<()> {
-        let differs = |difference: String| Error::Differs {
-            first: self.name().into(),
-            second: other.name().into(),
-            difference,
-        };
+        let differs = |difference: String| Error::Differs { first: self.name().into(), second: other.name().into(), difference };
         if let Some(difference) = self.architecture().difference(other.architecture()) {
             return Err(differs(difference));
         }
@@ -212,8 +208,8 @@ fn by_id(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
 }
 
 fn read_tokenizer(file: &Path, bytes: &[u8], rows: usize) -> Result<Tokenizer> {
-    let mut tokenizer = Tokenizer::from_bytes(bytes)
-        .map_err(|e| Error::Tokenizer { file: file.into(), reason: e.to_string() })?;
+    let mut tokenizer =
+        Tokenizer::from_bytes(bytes).map_err(|e| Error::Tokenizer { file: file.into(), reason: e.to_string() })?;
     let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
     if largest as usize >= rows {
         return Err(Error::TokenizerTooLarge { file: file.into(), id: largest, rows });

@@ -108,11 +108,8 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     }
     let (parent, prefix) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
-    let new = tempfile::Builder::new()
-        .prefix(&prefix)
-        .permissions(Permissions::from_mode(0o777))
-        .tempdir_in(&parent)
-        .map_err(io)?;
+    let new =
+        tempfile::Builder::new().prefix(&prefix).permissions(Permissions::from_mode(0o777)).tempdir_in(&parent).map_err(io)?;
     fill(new.path())?;
     let mut written = Written { path: path.clone(), files: 0, bytes: 0 };
     for entry in fs::read_dir(new.path()).map_err(io)? {

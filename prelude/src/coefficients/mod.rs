@@ -4,7 +4,7 @@ mod columns;
 mod merged;
 mod nonlinearity;
 
-pub use columns::{BiasStart, Columns, Init};
 pub(crate) use columns::seed_of;
+pub use columns::{BiasStart, Columns, Init};
 pub use merged::{Merge, MergedTensor};
 pub use nonlinearity::Nonlinearity;

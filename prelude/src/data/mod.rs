@@ -6,6 +6,6 @@ mod examples;
 mod sampler;
 
 pub use batch::Batch;
-pub use examples::{Dataset, Example, builtin_datasets};
 pub(crate) use examples::prompt_ids;
+pub use examples::{Dataset, Example, builtin_datasets};
 pub(crate) use sampler::next as next_examples;

@@ -93,7 +93,14 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         self.norm(&x, "model.norm")
     }
 
-    fn attention(&self, x: &Tensor, layer: usize, table: &RotaryTable, start: usize, cache: Option<&mut Cache>) -> Result<Tensor> {
+    fn attention(
+        &self,
+        x: &Tensor,
+        layer: usize,
+        table: &RotaryTable,
+        start: usize,
+        cache: Option<&mut Cache>,
+    ) -> Result<Tensor> {
         let a = self.architecture;
         let (batch, positions, _) = x.dims3()?;
         let (kv, group) = (a.key_value_heads, a.heads / a.key_value_heads);

@@ -45,7 +45,10 @@ pub(crate) fn differentiates(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<
             };
             let h = 1e-5;
             let numeric = (shifted(h) - shifted(-h)) / (2.0 * h);
-            assert!((analytic - numeric).abs() <= 1e-6 * (1.0 + numeric.abs()), "input {which}, element {i}: {analytic} and {numeric}");
+            assert!(
+                (analytic - numeric).abs() <= 1e-6 * (1.0 + numeric.abs()),
+                "input {which}, element {i}: {analytic} and {numeric}"
+            );
         }
     }
 }

@@ -25,7 +25,13 @@ struct Op<L>(L);
 
 impl<L: RowLoss> Op<L> {
     /// Calls `f(row, teacher's row, out)` for every row of `out`, `width` elements each.
-    fn rows<T: Real>(&self, (count, cost): (usize, usize), out: &mut [T], width: usize, f: impl Fn(usize, &[T], &mut [T]) + Sync) -> Result<()> {
+    fn rows<T: Real>(
+        &self,
+        (count, cost): (usize, usize),
+        out: &mut [T],
+        width: usize,
+        f: impl Fn(usize, &[T], &mut [T]) + Sync,
+    ) -> Result<()> {
         let Some(teacher) = self.0.teacher() else {
             for_rows_of(out, width, cost, |row, out| f(row, &[], out));
             return Ok(());

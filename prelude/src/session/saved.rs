@@ -100,7 +100,8 @@ impl Dam {
         let bytes = map(file)?;
         let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| invalid(e.to_string()))?;
-        let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| invalid("it has no session in it".into()))?;
+        let text =
+            metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| invalid("it has no session in it".into()))?;
         let saved: Saved = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
         if saved.version != VERSION {
             return Err(invalid(format!("it has version {}, this program reads {VERSION}", saved.version)));

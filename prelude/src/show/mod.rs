@@ -4,6 +4,7 @@ mod reports;
 mod table;
 
 pub use reports::{
-    Answer, Inspection, LossReport, Scoreboard, Scores, SourceReport, SourceStats, Sources, StepReport, TensorStats, TrainReport, WrapReport,
+    Answer, Inspection, LossReport, Scoreboard, Scores, SourceReport, SourceStats, Sources, StepReport, TensorStats, TrainReport,
+    WrapReport,
 };
 pub use table::Table;

@@ -100,9 +100,31 @@ impl Default for Settings {
 
 /// The keys of `set`, in the order of the documentation.
 pub const KEYS: [&str; 25] = [
-    "lr", "optimizer", "weight_decay", "schedule", "warmup", "total_steps", "clip", "batch_size", "shuffle", "max_length",
-    "temperature", "reduction", "kl", "mse", "entropy", "cosine", "l1", "l2", "overlap", "weighted_overlap", "top_k",
-    "seed", "device", "threads", "dtype",
+    "lr",
+    "optimizer",
+    "weight_decay",
+    "schedule",
+    "warmup",
+    "total_steps",
+    "clip",
+    "batch_size",
+    "shuffle",
+    "max_length",
+    "temperature",
+    "reduction",
+    "kl",
+    "mse",
+    "entropy",
+    "cosine",
+    "l1",
+    "l2",
+    "overlap",
+    "weighted_overlap",
+    "top_k",
+    "seed",
+    "device",
+    "threads",
+    "dtype",
 ];
 
 impl Settings {
