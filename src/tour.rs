@@ -1,26 +1,62 @@
-//! `dam tour`: the main job on the built-in models, told as it happens.
+//! `dam tour`: the main job on the built-in models, told as it happens, in the verbs one would type.
 
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use dam_prelude::show::Scoreboard;
-use dam_prelude::{Columns, Error, load};
-use serde_json::json;
+use dam_prelude::Error;
+use serde_json::Value;
 
-use crate::context::Reply;
-use crate::progress;
+use crate::context::Context;
+use crate::parse::{Statement, statements};
 use crate::render::Output;
+use crate::verbs;
 
-/// Settings of the tour: small models take larger steps than real ones.
-const SETTINGS: [(&str, &str); 5] =
-    [("lr", "1e-2"), ("batch_size", "8"), ("schedule", "linear"), ("total_steps", "150"), ("warmup", "5")];
-const STEPS: usize = 150;
+/// What is said, and the verb that follows. Small models take larger steps than real ones.
+const TOUR: [(&str, &str); 7] = [
+    (
+        "Three small models, tuned from one base: for Japanese, for arithmetic, for SQL. Each is good at its\n\
+         own skill and declines the rest. We want one model that has all three.",
+        "load builtin:japanese builtin:math builtin:sql",
+    ),
+    (
+        "A merged weight is W = c1 W1 + c2 W2 + c3 W3, with a coefficient per source and column. All start at\n\
+         1/3, so the merge starts as the plain average. Only these few numbers will be trained.",
+        "wrap",
+    ),
+    (
+        "How far is the merge from each specialist on that specialist's own questions? That is the KL\n\
+         divergence of their answers. The cosine term pushes sources towards different columns.",
+        "loss",
+    ),
+    (
+        "Each step asks every specialist 8 of its questions and moves the coefficients towards its answers.\n\
+         Nobody needs to know the right answers. Small models take larger steps than real ones, so lr is high.",
+        "set lr=1e-2 batch_size=8 schedule=linear total_steps=150 warmup=5; train 150",
+    ),
+    (
+        "The coefficients have left 1/3, each column its own way: what came from whom, in the second layer.",
+        "inspect layers.1.*_proj.weight",
+    ),
+    (
+        "Questions nobody has seen: the share answered exactly right, and the loss. `japanese-math` is\n\
+         arithmetic asked in Japanese. No specialist was tuned on it: it needs two of them at once.",
+        "eval --all",
+    ),
+    ("The merge becomes an ordinary Hugging Face checkpoint, as large as one source.", "bake"),
+];
 
 /// Tells the tour and writes the merge to `directory`. Tells whether all went well.
 pub fn tour(directory: &Path, force: bool, output: &Output) -> bool {
+    let start = Instant::now();
     match told(directory, force, output) {
-        Ok(()) => true,
+        Ok(moral) => {
+            if !output.json {
+                let seconds = start.elapsed().as_secs_f64();
+                output.say(&format!("\n{moral}\nThat took {seconds:.0} s. Next: type `dam`, then `help`."));
+            }
+            true
+        }
         Err(error) => {
             output.error("tour", &error);
             false
@@ -28,83 +64,47 @@ pub fn tour(directory: &Path, force: bool, output: &Output) -> bool {
     }
 }
 
-fn told(directory: &Path, force: bool, output: &Output) -> Result<()> {
+fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
     if directory.symlink_metadata().is_ok() && !force {
         return Err(Error::Exists { path: directory.into() }.into());
     }
-    let start = Instant::now();
-    let tell = |verb: &str, before: &str, reply: Reply| {
-        if !output.json {
-            output.say(&format!("\n{before}"));
+    let mut context = Context { quiet: output.json, ..Context::default() };
+    let mut sentence = String::new();
+    for (words, line) in TOUR {
+        let mut typed = line.to_owned();
+        let mut all = statements(line)?;
+        if line == "bake" {
+            let mut arguments = vec![directory.display().to_string()];
+            arguments.extend(force.then(|| "--force".into()));
+            typed = format!("bake {}", arguments.join(" "));
+            all = vec![Statement { verb: "bake".into(), arguments }];
         }
-        output.reply(verb, start.elapsed().as_secs_f64(), &reply);
-    };
-
-    let mut models = load(["builtin:japanese", "builtin:math", "builtin:sql"])?;
-    tell(
-        "load",
-        "LOAD. Three small specialists, tuned from one base: Japanese, arithmetic and SQL. Each is good at\n\
-         its own skill and poor at the others'. We want one model that has all three.",
-        Reply::new(&models, json!({"sources": models.report().0})),
-    );
-    for (key, value) in SETTINGS {
-        models.settings.set(key, value)?;
+        if !output.json {
+            output.say(&format!("\n{words}\n\ndam> {typed}"));
+        }
+        for Statement { verb, arguments } in all {
+            let start = Instant::now();
+            let reply = (verbs::find(&verb)?.run)(&mut context, &arguments)?;
+            if output.json || verb != "set" {
+                output.reply(&verb, start.elapsed().as_secs_f64(), &reply);
+            }
+            if verb == "eval" {
+                sentence = moral(&reply.json["rows"]);
+            }
+        }
     }
-    let dam = models.wrap(Columns::default())?;
-    let report = dam.report();
-    tell(
-        "wrap",
-        "WRAP. A merged weight is W = sum_i c_i W_i, with one coefficient per source i and column. All start\n\
-         at 1/3, so the merge starts as the plain average. Only these few numbers are trained:",
-        Reply::new(&report, json!({"tensors": report.tensors, "coefficients": report.coefficients})),
-    );
-    let loss = dam.loss()?;
-    tell(
-        "loss",
-        "LOSS. How far is the merge from each specialist, on that specialist's own questions? (KL divergence;\n\
-         the cosine term pushes the sources towards different columns.)",
-        Reply::new(&loss, json!({"total": loss.total, "terms": loss.terms})),
-    );
-    if !output.json {
-        output.say(&format!("\nSTEP, {STEPS} times. Each step asks the specialists and moves the coefficients their way."));
-    }
-    let trained = progress::train(&dam, STEPS, output.json)?;
-    tell("train", "", Reply::new(&trained, json!({"steps": trained.steps, "first": trained.first, "last": trained.last})));
-    let inspected = dam.inspect("layers.1.*_proj.weight").or_else(|_| dam.inspect("layers.1"))?;
-    tell(
-        "inspect",
-        "INSPECT. The coefficients have left 1/3, each column its own way: what came from whom, in one layer.",
-        Reply::new(&inspected, json!({"tensors": inspected.tensors})),
-    );
-    let written = dam.bake_with(directory, &dam_prelude::Bake { force, ..Default::default() })?;
-    tell(
-        "bake",
-        "BAKE. The merge becomes an ordinary Hugging Face checkpoint, as large as one source.",
-        Reply::new(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})),
-    );
-    let board = dam.scoreboard(&[])?;
-    tell(
-        "eval",
-        "SCORES on questions nobody has seen. `japanese-math` is arithmetic asked in Japanese: no specialist\n\
-         was tuned on it, and it needs two skills at once.",
-        Reply::new(&board, json!({"rows": board.rows})),
-    );
-    if !output.json {
-        output.say(&format!("\n{}", moral(&board)));
-        output.say(&format!(
-            "{:.0} seconds in all. Next: `dam` and then `help`, or `dam -c \"load ...\"` with models of your own.",
-            start.elapsed().as_secs_f64()
-        ));
-    }
-    Ok(())
+    Ok(sentence)
 }
 
 /// What the table says, in a sentence.
-fn moral(board: &Scoreboard) -> String {
-    let mean = |row| 100.0 * board.row(row).and_then(|s| s.mean_exact_match()).unwrap_or_default();
+fn moral(rows: &Value) -> String {
+    let mean = |model: &str| {
+        let row = rows.as_array().into_iter().flatten().find(|row| row["model"] == model);
+        let scores: Vec<&Value> = row.and_then(|r| r["scores"].as_object()).into_iter().flat_map(|s| s.values()).collect();
+        let exact: f64 = scores.iter().filter_map(|s| s["exact_match"].as_f64()).sum();
+        100.0 * exact / scores.len().max(1) as f64
+    };
     let (average, dam) = (mean("average"), mean("DAM"));
-    match dam > average {
-        true => format!("Averaging answers {average:.1}% of all questions exactly, DAM {dam:.1}%, from the same three models."),
-        false => format!("Averaging answers {average:.1}% of all questions exactly, DAM {dam:.1}%: here it did not pay."),
-    }
+    let verdict = if dam > average { "the same three models, better combined" } else { "here it did not pay" };
+    format!("Averaging answers {average:.1}% of all questions exactly, DAM {dam:.1}%: {verdict}.")
 }

@@ -1,5 +1,48 @@
-//! Differentiable Adaptive Merging (arXiv 2410.08371) as six primitives: load, wrap, loss, step,
-//! inspect, bake.
+//! Differentiable Adaptive Merging (DAM, arXiv 2410.08371) as six primitives.
+//!
+//! N fine-tunes of one model become one model, `W[:, j] = sum_i f(c[i, j]) W_i[:, j]`: a learnt
+//! coefficient for every source and weight column. The coefficients are learnt by making the merge
+//! agree with each source on that source's own data; no labels are needed.
+//!
+//! ```
+//! use dam_prelude::*;
+//!
+//! let models = load(["builtin:japanese", "builtin:math"])?; // 1. load: paths or built-in models
+//! let dam = models.wrap(Columns::default())?; //               2. wrap: a coefficient a source and column
+//! let before = dam.loss()?; //                                 3. loss: every term, per source
+//! dam.step()?; //                                              4. step: one optimiser step,
+//! dam.train(3)?; //                                               or many
+//! println!("{}", dam.inspect("layers.0.mlp")?); //             5. inspect: what the coefficients became
+//!
+//! let directory = tempfile::tempdir()?;
+//! let written = dam.bake(directory.path().join("merged"))?; // 6. bake: a Hugging Face checkpoint
+//! assert!(written.path.join("model.safetensors").is_file());
+//! assert!(before.terms.iter().any(|(name, _)| name == "kl.math"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A source is a Hugging Face directory (llama, mistral or qwen2; f32, f16 or bf16; one file or
+//! shards), or one of the models that live in this library: `builtin:base`, `builtin:japanese`,
+//! `builtin:math`, `builtin:sql`. Sources stay memory-mapped. Every type that is returned shows
+//! itself, as text (`Display`) and as the result of an evcxr cell.
+//!
+//! # From the ground up
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`error`] | what can go wrong, with the remedy |
+//! | [`checkpoint`] | find, open, verify and write checkpoints |
+//! | [`ops`] | differentiable operations: fused on the CPU, composed elsewhere |
+//! | [`coefficients`] | where coefficients start, and the weights they make |
+//! | [`model`] | the decoder, over any weights |
+//! | [`data`] | examples, chat templates, batches |
+//! | [`objective`] | the terms of the loss |
+//! | [`train`] | optimisers, schedules, teachers, settings |
+//! | [`eval`] | loss, perplexity, exact match |
+//! | [`show`] | reports and tables |
+//! | [`session`] | [`Dam`], the six primitives |
+//!
+//! A module uses those above it, never one below.
 
 pub mod checkpoint;
 pub mod coefficients;

@@ -6,32 +6,30 @@
 //! the merge. The step itself is `Session::objective` and `Session::step` below.
 
 mod bake;
+mod handle;
+mod inspect;
 mod models;
 mod saved;
+mod score;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use globset::Glob;
 
 pub use bake::Bake;
 pub use models::{BASE, Models, load};
 
-use crate::checkpoint::{BUILTIN_PREFIX, Kind, Source, Written, views};
-use crate::coefficients::{BiasStart, Columns, Merge, MergedTensor};
-use crate::data::{Dataset, builtin_datasets, next_examples, prompt_ids};
+use crate::checkpoint::{Source, Written, views};
+use crate::coefficients::{Columns, Merge, MergedTensor};
+use crate::data::next_examples;
 use crate::error::{Error, Result};
-use crate::eval::{generate, score};
-use crate::model::{Decoder, SourceWeights, Weights};
+use crate::model::Decoder;
 use crate::objective::{self, Distillation};
-use crate::show::{
-    Answer, Inspection, LossReport, Scoreboard, Scores, SourceStats, StepReport, TensorStats, TrainReport, WrapReport,
-};
+use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
 use crate::train::{Lesson, Moments, Settings, Teachers};
 
 /// A merge in the making. A handle: clones share one session.
@@ -65,10 +63,6 @@ type Gradients = Vec<Option<Vec<f32>>>;
 impl Session {
     /// The objective on the next batch, and with `learn` its gradient by the coefficients.
     fn objective(&mut self, learn: bool) -> Result<(Terms, Gradients)> {
-        let settings = self.models.settings.clone();
-        let on = &settings.weights;
-        let mut terms = Terms::new();
-
         // 1. The merge: every weight is the sum of f(c_i) W_i over sources.
         let mut weights = self.merge.weights(self.dtype)?;
         if !learn {
@@ -77,42 +71,15 @@ impl Session {
 
         // 2. Each source teaches on its own data. One source at a time is in memory; the gradient by
         //    the merged weights adds up over sources.
+        let mut terms = Terms::new();
         let mut by_weight: BTreeMap<String, Tensor> = BTreeMap::new();
-        let teaches = on.kl > 0.0 || on.mse > 0.0 || on.entropy > 0.0;
-        for source in self.sources.iter().filter(|_| teaches) {
-            let name = source.name();
-            let Some(data) = self.models.data.get(name) else {
-                if name == BASE {
-                    continue;
-                }
-                return Err(Error::NoData { source_name: name.into() });
-            };
-            let Settings { max_length, top_k, .. } = settings;
-            let lesson = Lesson { source, data, max_length, top_k, device: &self.merge.device, dtype: self.dtype };
-            let shuffle = settings.shuffle.then_some(settings.seed);
-            let examples = next_examples(name, data.examples.len(), self.drawn, settings.batch_size, shuffle);
-            let teacher = self.teachers.logits(&lesson, &examples)?;
-            let batch = lesson.batch(&examples)?;
-            let decoder = Decoder::new(source.architecture(), &weights);
-            let student = decoder.logits(&batch.unmasked(&decoder.hidden(&batch.ids)?)?)?;
-            let compared =
-                Distillation { student: &student, teacher: &teacher, temperature: settings.temperature, size: batch.size };
-            let mut losses = Vec::new();
-            if on.kl > 0.0 {
-                losses.push(("kl", (compared.kl(settings.reduction)? * on.kl)?));
-            }
-            if on.mse > 0.0 {
-                losses.push(("mse", (compared.mse()? * on.mse)?));
-            }
-            if on.entropy > 0.0 {
-                losses.push(("entropy", (compared.entropy()? * on.entropy)?));
-            }
-            let loss = sum(losses.iter().map(|(_, loss)| loss))?;
-            for (term, value) in losses {
-                terms.push((format!("{term}.{name}"), scalar(&value)?));
+        for source in self.teaching()? {
+            let losses = self.distil(&source, &weights)?;
+            for (term, loss) in &losses {
+                terms.push((format!("{term}.{}", source.name()), scalar(loss)?));
             }
             if learn {
-                let mut gradients = loss.backward()?;
+                let mut gradients = sum(losses.iter().map(|(_, loss)| loss))?.backward()?;
                 for (name, weight) in &weights {
                     let Some(new) = gradients.remove(weight) else { continue };
                     let total = match by_weight.remove(name) {
@@ -125,38 +92,10 @@ impl Session {
         }
         drop(weights);
 
-        // 3. Penalties on the coefficients of the weights that train.
-        if on.weighted_overlap > 0.0 && self.angles.is_empty() {
-            self.angles = self.column_angles()?;
-        }
-        let penalised: Vec<(usize, &Tensor)> = self
-            .merge
-            .tensors
-            .iter()
-            .enumerate()
-            .filter(|(_, t)| t.is_penalised())
-            .map(|(i, t)| (i, t.coefficients.as_tensor()))
-            .collect();
-        let penalty = |weight: f64, term: &dyn Fn(usize, &Tensor) -> candle_core::Result<Tensor>| -> Result<Option<Tensor>> {
-            if weight == 0.0 || penalised.is_empty() {
-                return Ok(None);
-            }
-            let each = penalised.iter().map(|(i, c)| term(*i, c)).collect::<candle_core::Result<Vec<_>>>()?;
-            Ok(Some((sum(each.iter())? * weight)?))
-        };
-        let penalties = [
-            ("cosine", penalty(on.cosine, &|_, c| objective::cosine(c))?),
-            ("l1", penalty(on.l1, &|_, c| objective::l1(c))?),
-            ("l2", penalty(on.l2, &|_, c| objective::l2(c))?),
-            ("overlap", penalty(on.overlap, &|_, c| objective::overlap(c, None))?),
-            ("weighted_overlap", penalty(on.weighted_overlap, &|i, c| objective::overlap(c, self.angles.get(i)))?),
-        ];
-        let mut by_coefficient: Vec<Tensor> = Vec::new();
-        for (name, value) in penalties {
-            if let Some(value) = value {
-                terms.push((name.into(), scalar(&value)?));
-                by_coefficient.push(value);
-            }
+        // 3. Penalties on the coefficients themselves.
+        let penalties = self.penalties()?;
+        for (name, value) in &penalties {
+            terms.push(((*name).into(), scalar(value)?));
         }
         if terms.is_empty() {
             return Err(Error::NothingToTrain);
@@ -165,14 +104,15 @@ impl Session {
             return Ok((terms, Vec::new()));
         }
 
-        // 4. The chain rule from merged weights back to coefficients, and the penalties' own gradients.
-        let trained: Vec<&MergedTensor> = self.merge.tensors.iter().filter(|t| t.trains).collect();
-        if teaches {
-            let without: Vec<_> = trained.iter().filter(|t| !by_weight.contains_key(&t.spec.name)).collect();
+        // 4. The chain rule: from the merged weights back to the coefficients, where the penalties are.
+        let trained = || self.merge.tensors.iter().filter(|t| t.trains);
+        let mut by_coefficient: Vec<Tensor> = penalties.into_iter().map(|(_, value)| value).collect();
+        if self.models.settings.weights.compares_logits() {
+            let without: Vec<&MergedTensor> = trained().filter(|t| !by_weight.contains_key(&t.spec.name)).collect();
             if let Some(first) = without.first() {
                 return Err(Error::NoGradient { tensor: first.spec.name.clone(), count: without.len() });
             }
-            for tensor in &trained {
+            for tensor in trained() {
                 by_coefficient.push(self.merge.pull_back(tensor, &by_weight[&tensor.spec.name])?);
             }
         }
@@ -183,6 +123,72 @@ impl Session {
         };
         let gradients = self.merge.tensors.iter().map(gradient).collect::<Result<_>>()?;
         Ok((terms, gradients))
+    }
+
+    /// The sources that teach: those with data. Only the base may have none.
+    fn teaching(&self) -> Result<Vec<Source>> {
+        if !self.models.settings.weights.compares_logits() {
+            return Ok(Vec::new());
+        }
+        let has_data = |s: &&Source| self.models.data.contains_key(s.name());
+        match self.sources.iter().find(|s| !has_data(s) && s.name() != BASE) {
+            Some(without) => Err(Error::NoData { source_name: without.name().into() }),
+            None => Ok(self.sources.iter().filter(has_data).cloned().collect()),
+        }
+    }
+
+    /// How far the merge is from `source` on its next examples: the terms that are on, each a scalar.
+    fn distil(&mut self, source: &Source, weights: &BTreeMap<String, Tensor>) -> Result<Vec<(&'static str, Tensor)>> {
+        let Settings { max_length, top_k, batch_size, temperature, reduction, .. } = self.models.settings;
+        let (name, on) = (source.name(), &self.models.settings.weights);
+        let data = self.models.data.get(name).ok_or_else(|| Error::NoData { source_name: name.into() })?;
+        let shuffle = self.models.settings.shuffle.then_some(self.models.settings.seed);
+        let examples = next_examples(name, data.examples.len(), self.drawn, batch_size, shuffle);
+        let lesson = Lesson { source, data, max_length, top_k, device: &self.merge.device, dtype: self.dtype };
+        let teacher = self.teachers.logits(&lesson, &examples)?;
+        let batch = lesson.batch(&examples)?;
+        let decoder = Decoder::new(source.architecture(), weights);
+        let student = decoder.logits(&batch.unmasked(&decoder.hidden(&batch.ids)?)?)?;
+        let compared = Distillation { student: &student, teacher: &teacher, temperature, size: batch.size };
+        let mut losses = Vec::new();
+        if on.kl > 0.0 {
+            losses.push(("kl", (compared.kl(reduction)? * on.kl)?));
+        }
+        if on.mse > 0.0 {
+            losses.push(("mse", (compared.mse()? * on.mse)?));
+        }
+        if on.entropy > 0.0 {
+            losses.push(("entropy", (compared.entropy()? * on.entropy)?));
+        }
+        Ok(losses)
+    }
+
+    /// The penalties that are on, each summed over the weights that train.
+    fn penalties(&mut self) -> Result<Vec<(&'static str, Tensor)>> {
+        let on = self.models.settings.weights.clone();
+        if on.weighted_overlap > 0.0 && self.angles.is_empty() {
+            self.angles = self.column_angles()?;
+        }
+        let tensors: Vec<(usize, &Tensor)> = (self.merge.tensors.iter().enumerate())
+            .filter(|(_, tensor)| tensor.is_penalised())
+            .map(|(i, tensor)| (i, tensor.coefficients.as_tensor()))
+            .collect();
+        type Term<'a> = &'a dyn Fn(usize, &Tensor) -> candle_core::Result<Tensor>;
+        let terms: [(&'static str, f64, Term<'_>); 5] = [
+            ("cosine", on.cosine, &|_, c| objective::cosine(c)),
+            ("l1", on.l1, &|_, c| objective::l1(c)),
+            ("l2", on.l2, &|_, c| objective::l2(c)),
+            ("overlap", on.overlap, &|_, c| objective::overlap(c, None)),
+            ("weighted_overlap", on.weighted_overlap, &|i, c| objective::overlap(c, self.angles.get(i))),
+        ];
+        let mut penalties = Vec::new();
+        for (name, weight, term) in terms {
+            if weight > 0.0 && !tensors.is_empty() {
+                let each = tensors.iter().map(|(i, c)| term(*i, c)).collect::<candle_core::Result<Vec<_>>>()?;
+                penalties.push((name, (sum(each.iter())? * weight)?));
+            }
+        }
+        Ok(penalties)
     }
 
     /// One optimiser step; on any error nothing has moved.
@@ -246,108 +252,6 @@ impl Session {
         }
         notes
     }
-
-    /// Scores `weights` on every data set of `data`.
-    fn score<W: Weights + ?Sized>(&self, weights: &W, data: &[(String, Dataset)]) -> Result<Scores> {
-        let (architecture, limit) = (self.sources[0].architecture(), self.models.settings.max_length);
-        let one = |(name, d): &(String, Dataset)| {
-            Ok((name.clone(), score(architecture, weights, &d.examples, limit, &self.merge.device)?))
-        };
-        Ok(Scores(data.iter().map(one).collect::<Result<_>>()?))
-    }
-
-    /// The data to score on: the files named, or the held-out sets of built-in sources, or else the
-    /// data that the session merges on.
-    fn scored(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
-        let reader = self.sources.iter().find(|s| s.tokenizer().is_some()).unwrap_or(&self.sources[0]);
-        if !files.is_empty() {
-            return files.iter().map(|f| Ok((f.clone(), Dataset::read(f, reader)?))).collect();
-        }
-        let skills: Vec<&str> = self.sources.iter().filter_map(Source::builtin).collect();
-        // `a-b-heldout` needs the skills a and b.
-        let needs = |name: &&str| name.strip_suffix("-heldout").is_some_and(|n| n.split('-').all(|s| skills.contains(&s)));
-        let held_out = builtin_datasets().into_iter().filter(needs);
-        let read =
-            |n: &str| Ok((n.trim_end_matches("-heldout").to_owned(), Dataset::read(&format!("{BUILTIN_PREFIX}{n}"), reader)?));
-        let held_out = held_out.map(read).collect::<Result<Vec<_>>>()?;
-        if !held_out.is_empty() {
-            return Ok(held_out);
-        }
-        let own: Vec<_> = self.models.data.iter().map(|(name, d)| (name.clone(), d.clone())).collect();
-        if own.is_empty() {
-            return Err(Error::NoData { source_name: self.sources[0].name().into() });
-        }
-        Ok(own)
-    }
-
-    fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
-        let data = self.scored(files)?;
-        let mut rows = Vec::new();
-        for source in &self.models.sources {
-            let weights = SourceWeights { source, device: &self.merge.device, dtype: self.dtype }.collect()?;
-            rows.push((source.name().to_owned(), self.score(&weights, &data)?));
-        }
-        let uniform = Columns { bias: BiasStart::Same, ..Columns::default() };
-        let average = Merge::new(&self.sources, uniform, self.merge.device.clone())?.weights(self.dtype)?;
-        rows.push(("average".into(), self.score(&average, &data)?));
-        rows.push(("DAM".into(), self.score(&self.merge.weights(self.dtype)?, &data)?));
-        Ok(Scoreboard { rows })
-    }
-
-    fn inspect(&self, pattern: &str) -> Result<Inspection> {
-        let glob = Glob::new(pattern).map_err(|_| Error::NoMatch { pattern: pattern.into() })?.compile_matcher();
-        let exact = self.merge.tensors.iter().any(|t| t.spec.name == pattern);
-        let matches = |name: &str| if exact { name == pattern } else { glob.is_match(name) || name.contains(pattern) };
-        let found = self.merge.tensors.iter().filter(|t| matches(&t.spec.name));
-        let tensors = found.map(|t| self.statistics(t)).collect::<Result<Vec<_>>>()?;
-        if tensors.is_empty() {
-            return Err(Error::NoMatch { pattern: pattern.into() });
-        }
-        Ok(Inspection { tensors })
-    }
-
-    fn statistics(&self, tensor: &MergedTensor) -> Result<TensorStats> {
-        const COLUMNS: usize = 5;
-        let rows: Vec<Vec<f64>> = tensor.coefficients.as_tensor().to_dtype(DType::F64)?.to_vec2()?;
-        let stats = |row: &Vec<f64>| {
-            let n = row.len() as f64;
-            let mean = row.iter().sum::<f64>() / n;
-            SourceStats {
-                mean,
-                min: row.iter().copied().fold(f64::INFINITY, f64::min),
-                max: row.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-                std: (row.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / n).sqrt(),
-            }
-        };
-        let width = rows.first().map_or(0, Vec::len);
-        let column = |j: usize| rows.iter().map(|row| row[j]).collect::<Vec<f64>>();
-        let spread = |j: usize| {
-            let c = column(j);
-            c.iter().copied().fold(f64::NEG_INFINITY, f64::max) - c.iter().copied().fold(f64::INFINITY, f64::min)
-        };
-        let mut order: Vec<usize> = (0..width).filter(|j| spread(*j) > 1e-6).collect();
-        order.sort_by(|a, b| spread(*b).total_cmp(&spread(*a)).then(a.cmp(b)));
-        Ok(TensorStats {
-            name: tensor.spec.name.clone(),
-            kind: tensor.spec.kind.name(),
-            trains: tensor.trains,
-            sources: self.sources.iter().map(|s| s.name().to_owned()).zip(rows.iter().map(stats)).collect(),
-            columns: order.into_iter().take(COLUMNS).map(|j| (j, column(j))).collect(),
-        })
-    }
-
-    fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        let reader = self.sources.iter().find(|s| s.tokenizer().is_some());
-        let (reader, tokenizer) = reader.and_then(|s| Some((s, s.tokenizer()?))).ok_or_else(|| Error::Sources {
-            what: "no source has a tokenizer, so no text can be generated".into(),
-            hint: "put tokenizer.json beside the weights",
-        })?;
-        let ids = prompt_ids(reader, prompt)?;
-        let weights = self.merge.weights(self.dtype)?;
-        let answer = generate(reader.architecture(), &weights, &ids, limit, &self.merge.device)?;
-        let bad = |e: tokenizers::Error| Error::Tokenizer { file: reader.path().join("tokenizer.json"), reason: e.to_string() };
-        Ok(Answer { prompt: prompt.into(), text: tokenizer.decode(&answer, true).map_err(bad)? })
-    }
 }
 
 impl Dam {
@@ -388,59 +292,6 @@ impl Dam {
                 pool.map_err(unfit)?.install(|| f(session))
             }
         }
-    }
-
-    /// What was wrapped.
-    pub fn report(&self) -> WrapReport {
-        let session = self.session();
-        let trainable = session.merge.tensors.iter().filter(|t| t.trains);
-        WrapReport {
-            sources: session.sources.iter().map(|s| s.name().to_owned()).collect(),
-            tensors: session.merge.tensors.iter().filter(|t| t.spec.kind != Kind::Bias).count(),
-            coefficients: session.merge.coefficients(),
-            trainable: trainable.map(|t| t.coefficients.elem_count()).sum(),
-            parameters: session.sources[0].parameters(),
-        }
-    }
-
-    /// The settings.
-    pub fn settings(&self) -> Settings {
-        self.session().models.settings.clone()
-    }
-
-    /// Changes settings between two steps; a change of device moves the sources there.
-    ///
-    /// # Errors
-    /// A device that is not there; the settings stay as they were.
-    pub fn set(&self, settings: Settings) -> Result<()> {
-        let mut session = self.session();
-        let (device, dtype) = settings.place()?;
-        if !device.same_device(&session.merge.device) {
-            let merge = Merge::new(&session.sources, session.merge.columns.clone(), device)?;
-            for (new, old) in merge.tensors.iter().zip(&session.merge.tensors) {
-                new.coefficients.set(old.coefficients.as_tensor())?;
-            }
-            session.merge = merge;
-        }
-        session.dtype = dtype;
-        session.models.settings = settings;
-        Ok(())
-    }
-
-    /// The models it merges, with their data and settings as they are now.
-    pub fn models(&self) -> Models {
-        self.session().models.clone()
-    }
-
-    /// Gives source `name` its data: a path or `builtin:NAME`. Returns the number of examples.
-    ///
-    /// # Errors
-    /// As for [`Models::data`].
-    pub fn data(&self, name: &str, spec: &str) -> Result<usize> {
-        let mut session = self.session();
-        let examples = session.models.data(name, spec)?;
-        session.teachers.forget(name);
-        Ok(examples)
     }
 
     /// The objective on the batch that the next step will use, term by term.
@@ -490,16 +341,6 @@ impl Dam {
         Ok(TrainReport { steps: losses.len(), reached: self.steps(), first, last, seconds, stopped, losses })
     }
 
-    /// Steps made so far.
-    pub fn steps(&self) -> usize {
-        self.session().step
-    }
-
-    /// Bytes kept of the teachers' answers.
-    pub fn teacher_bytes(&self) -> usize {
-        self.session().teachers.bytes()
-    }
-
     /// The coefficients of the tensors named or matched by `pattern`: a name, a glob (`*`, `?`), or a
     /// part of a name. `""` is all.
     ///
@@ -507,61 +348,6 @@ impl Dam {
     /// A pattern that matches nothing.
     pub fn inspect(&self, pattern: &str) -> Result<Inspection> {
         self.session().inspect(pattern)
-    }
-
-    /// The coefficients of one tensor: sources x columns, f32.
-    ///
-    /// # Errors
-    /// An unknown tensor.
-    pub fn coefficients(&self, tensor: &str) -> Result<Tensor> {
-        let session = self.session();
-        let found = session.merge.tensors.iter().find(|t| t.spec.name == tensor);
-        Ok(found.ok_or_else(|| Error::NoMatch { pattern: tensor.into() })?.coefficients.as_tensor().detach().copy()?)
-    }
-
-    /// Replaces the coefficients of one tensor by `values` (sources x columns, f32).
-    ///
-    /// # Errors
-    /// An unknown tensor, or another shape.
-    pub fn set_coefficients(&self, tensor: &str, values: &Tensor) -> Result<()> {
-        let session = self.session();
-        let found = session.merge.tensors.iter().find(|t| t.spec.name == tensor);
-        Ok(found.ok_or_else(|| Error::NoMatch { pattern: tensor.into() })?.coefficients.set(values)?)
-    }
-
-    /// Scores the merge on data files; without any, on the held-out data of built-in sources, or else
-    /// on the session's own data.
-    ///
-    /// # Errors
-    /// Data that cannot be used.
-    pub fn eval(&self, files: &[String]) -> Result<Scores> {
-        self.run(|session| {
-            let data = session.scored(files)?;
-            let scores = session.score(&session.merge.weights(session.dtype)?, &data)?;
-            session.scores = Some(scores.clone());
-            Ok(scores)
-        })
-    }
-
-    /// Scores every source, their average and the merge, on the data that [`Dam::eval`] uses.
-    ///
-    /// # Errors
-    /// Data that cannot be used.
-    pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
-        self.run(|session| {
-            let board = session.scoreboard(files)?;
-            session.scores = board.row("DAM").cloned();
-            Ok(board)
-        })
-    }
-
-    /// The merge's likeliest answer to `prompt`, put through the chat template if there is one, of
-    /// at most `limit` tokens.
-    ///
-    /// # Errors
-    /// No tokenizer, or a template that does not render.
-    pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        self.run(|session| session.generate(prompt, limit))
     }
 
     /// Writes the merge as a Hugging Face checkpoint to a new directory.
@@ -579,33 +365,6 @@ impl Dam {
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
         let directory = directory.as_ref();
         self.run(|session| session.bake(directory, options))
-    }
-
-    /// Writes the session to one file: coefficients, settings, optimiser state, and where the sources
-    /// and data are.
-    ///
-    /// # Errors
-    /// A place that has no room or may not be written; what was there stays.
-    pub fn save(&self, file: impl AsRef<Path>) -> Result<Written> {
-        self.session().save(file.as_ref())
-    }
-
-    /// Shows what was wrapped as the result of an evcxr cell.
-    pub fn evcxr_display(&self) {
-        self.report().evcxr_display();
-    }
-}
-
-impl fmt::Display for Dam {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.report().fmt(f)
-    }
-}
-
-impl fmt::Debug for Dam {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let session = self.session();
-        write!(f, "Dam({} sources, step {})", session.sources.len(), session.step)
     }
 }
 

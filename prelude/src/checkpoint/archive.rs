@@ -26,6 +26,13 @@ pub struct View {
 }
 
 impl View {
+    /// A view of bytes in memory.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: Vec<u8>, dtype: DType, shape: &[usize]) -> Self {
+        let range = 0..bytes.len();
+        Self { dtype, shape: shape.to_vec(), file: PathBuf::new(), bytes: Bytes::Static(bytes.leak()), range }
+    }
+
     /// The little-endian bytes, row by row.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[self.range.clone()]

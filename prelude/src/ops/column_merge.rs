@@ -36,13 +36,23 @@ const BLOCK: usize = 64;
 
 impl ColumnMerge {
     /// Merges `views` (equal shapes) on `device`. `columns` is the last dimension, or 1 for a bias.
+    ///
+    /// # Errors
+    /// A device that has no room for them.
     pub fn new(views: Vec<View>, columns: usize, device: &Device) -> Result<Self> {
-        let shape = views.first().map(|v| v.shape.clone()).unwrap_or_default();
-        let operands = match device {
-            Device::Cpu => Operands::Mapped(views),
-            _ => Operands::Resident(views.iter().map(|v| v.to_tensor(device)).collect::<Result<_>>()?),
-        };
-        Ok(Self { operands, shape, columns })
+        match device {
+            Device::Cpu => {
+                let shape = views.first().map(|v| v.shape.clone()).unwrap_or_default();
+                Ok(Self { operands: Operands::Mapped(views), shape, columns })
+            }
+            _ => Ok(Self::resident(views.iter().map(|v| v.to_tensor(device)).collect::<Result<_>>()?, columns)),
+        }
+    }
+
+    /// Merges tensors where they are, in candle's own operations.
+    fn resident(tensors: Vec<Tensor>, columns: usize) -> Self {
+        let shape = tensors.first().map(|t| t.dims().to_vec()).unwrap_or_default();
+        Self { operands: Operands::Resident(tensors), shape, columns }
     }
 
     /// The number of sources.
@@ -85,6 +95,11 @@ impl ColumnMerge {
     /// # Errors
     /// A gradient of another shape or dtype.
     pub fn backward(&self, gradient: &Tensor) -> Result<Tensor> {
+        if gradient.dims() != self.shape {
+            return Err(
+                candle_core::Error::Msg(format!("a gradient of shape {:?}, not {:?}", gradient.dims(), self.shape)).into()
+            );
+        }
         match &self.operands {
             Operands::Resident(tensors) => {
                 let gradient = self.as_rows(gradient)?;
@@ -204,5 +219,74 @@ pub(crate) fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
         DType::F16 => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
         DType::BF16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{agrees, random, values};
+
+    /// Two sources of `shape` in `dtype`, merged by both implementations.
+    fn both(shape: &[usize], columns: usize, dtype: DType) -> [ColumnMerge; 2] {
+        let tensors: Vec<Tensor> = (0..2).map(|i| random(shape, 10 + i).to_dtype(dtype).unwrap()).collect();
+        let view = |t: &Tensor| {
+            let values: Vec<f32> = values(t).into_iter().map(|x| x as f32).collect();
+            View::of(encode(&values, dtype), dtype, shape)
+        };
+        let views = tensors.iter().map(view).collect();
+        [ColumnMerge::new(views, columns, &Device::Cpu).unwrap(), ColumnMerge::resident(tensors, columns)]
+    }
+
+    /// A weight of more columns than a tile and more rows than a block, a norm, a bias.
+    const CASES: [(&[usize], usize); 4] = [(&[150, 700], 700), (&[3, 5], 5), (&[7], 7), (&[6], 1)];
+
+    #[test]
+    fn kernels_agree_with_candle_in_every_dtype() {
+        for (shape, columns) in CASES {
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                let [fused, composed] = both(shape, columns, dtype);
+                let c = random(&[2, columns], 1);
+                agrees(fused.forward(&c).unwrap().as_tensor(), composed.forward(&c).unwrap().as_tensor());
+                let g = random(shape, 2);
+                agrees(&fused.backward(&g).unwrap(), &composed.backward(&g).unwrap());
+                // In f32 to its precision.
+                let narrow = |x: &Tensor| x.to_dtype(DType::F32).unwrap();
+                let difference = (narrow(&fused.backward(&g).unwrap()) - fused.backward(&narrow(&g)).unwrap()).unwrap();
+                assert!(values(&difference).iter().all(|d| d.abs() < 1e-4));
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_pass_finite_differences() {
+        for (shape, columns) in [(&[4, 6][..], 6), (&[5], 5), (&[5], 1)] {
+            for merge in both(shape, columns, DType::F32) {
+                let (c, g) = (random(&[2, columns], 1), random(shape, 2));
+                let loss = |c: &[f64]| -> f64 {
+                    let c = Tensor::from_slice(c, (2, columns), &Device::Cpu).unwrap();
+                    values(&(merge.forward(&c).unwrap().as_tensor() * &g).unwrap()).iter().sum()
+                };
+                let gradient = values(&merge.backward(&g).unwrap());
+                for (i, analytic) in gradient.into_iter().enumerate() {
+                    let at = |h: f64| {
+                        let mut c = values(&c);
+                        c[i] += h;
+                        loss(&c)
+                    };
+                    let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
+                    assert!((analytic - numeric).abs() < 1e-6 * (1.0 + numeric.abs()), "{analytic} and {numeric}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let [fused, _] = both(&[3, 5], 5, DType::F32);
+        assert!(fused.forward(&random(&[2, 4], 1)).is_err());
+        assert!(fused.forward(&random(&[3, 5], 1)).is_err());
+        assert!(fused.forward(&random(&[2, 5], 1).to_dtype(DType::BF16).unwrap()).is_err());
+        assert!(fused.backward(&random(&[3, 4], 1)).is_err());
     }
 }

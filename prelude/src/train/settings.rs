@@ -30,6 +30,13 @@ pub struct Weights {
     pub weighted_overlap: f64,
 }
 
+impl Weights {
+    /// Whether a term compares the merge's logits with a source's, so that sources teach.
+    pub fn compares_logits(&self) -> bool {
+        self.kl > 0.0 || self.mse > 0.0 || self.entropy > 0.0
+    }
+}
+
 /// Everything `set` changes. The defaults are those of arXiv 2410.08371.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {

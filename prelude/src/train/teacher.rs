@@ -129,7 +129,7 @@ fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
             let logits = decoder.logits(&rows)?;
             let k = lesson.top_k.min(logits.dim(D::Minus1)?);
             let (sorted, order) = logits.to_device(&Device::Cpu)?.sort_last_dim(false)?;
-            let first = |t: Tensor| t.narrow(D::Minus1, 0, k)?.copy();
+            let first = |t: Tensor| t.narrow(D::Minus1, 0, k)?.contiguous();
             Ok(Kept::TopK { values: first(sorted)?.to_dtype(DType::F32)?, indices: first(order)? })
         })
         .collect()

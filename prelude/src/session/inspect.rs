@@ -1,0 +1,54 @@
+//! inspect: what the coefficients became.
+
+use candle_core::DType;
+use globset::Glob;
+
+use crate::coefficients::MergedTensor;
+use crate::error::{Error, Result};
+use crate::show::{Inspection, SourceStats, TensorStats};
+
+use super::Session;
+
+impl Session {
+    pub(super) fn inspect(&self, pattern: &str) -> Result<Inspection> {
+        let glob = Glob::new(pattern).map_err(|_| Error::NoMatch { pattern: pattern.into() })?.compile_matcher();
+        let exact = self.merge.tensors.iter().any(|t| t.spec.name == pattern);
+        let matches = |name: &str| if exact { name == pattern } else { glob.is_match(name) || name.contains(pattern) };
+        let found = self.merge.tensors.iter().filter(|t| matches(&t.spec.name));
+        let tensors = found.map(|t| self.statistics(t)).collect::<Result<Vec<_>>>()?;
+        if tensors.is_empty() {
+            return Err(Error::NoMatch { pattern: pattern.into() });
+        }
+        Ok(Inspection { tensors })
+    }
+
+    pub(super) fn statistics(&self, tensor: &MergedTensor) -> Result<TensorStats> {
+        const COLUMNS: usize = 5;
+        let rows: Vec<Vec<f64>> = tensor.coefficients.as_tensor().to_dtype(DType::F64)?.to_vec2()?;
+        let stats = |row: &Vec<f64>| {
+            let n = row.len() as f64;
+            let mean = row.iter().sum::<f64>() / n;
+            SourceStats {
+                mean,
+                min: row.iter().copied().fold(f64::INFINITY, f64::min),
+                max: row.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                std: (row.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / n).sqrt(),
+            }
+        };
+        let width = rows.first().map_or(0, Vec::len);
+        let column = |j: usize| rows.iter().map(|row| row[j]).collect::<Vec<f64>>();
+        let spread = |j: usize| {
+            let c = column(j);
+            c.iter().copied().fold(f64::NEG_INFINITY, f64::max) - c.iter().copied().fold(f64::INFINITY, f64::min)
+        };
+        let mut order: Vec<usize> = (0..width).filter(|j| spread(*j) > 1e-6).collect();
+        order.sort_by(|a, b| spread(*b).total_cmp(&spread(*a)).then(a.cmp(b)));
+        Ok(TensorStats {
+            name: tensor.spec.name.clone(),
+            kind: tensor.spec.kind.name(),
+            trains: tensor.trains,
+            sources: self.sources.iter().map(|s| s.name().to_owned()).zip(rows.iter().map(stats)).collect(),
+            columns: order.into_iter().take(COLUMNS).map(|j| (j, column(j))).collect(),
+        })
+    }
+}

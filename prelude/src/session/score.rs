@@ -1,0 +1,73 @@
+//! How good models are on data: scores of the merge, its sources and their average; and its answers.
+
+use crate::checkpoint::{BUILTIN_PREFIX, Source};
+use crate::coefficients::{BiasStart, Columns, Merge};
+use crate::data::{Dataset, builtin_datasets, prompt_ids};
+use crate::error::{Error, Result};
+use crate::eval::{generate, score};
+use crate::model::{SourceWeights, Weights};
+use crate::show::{Answer, Scoreboard, Scores};
+
+use super::Session;
+
+impl Session {
+    /// Scores `weights` on every data set of `data`.
+    pub(super) fn score<W: Weights + ?Sized>(&self, weights: &W, data: &[(String, Dataset)]) -> Result<Scores> {
+        let (architecture, limit) = (self.sources[0].architecture(), self.models.settings.max_length);
+        let one = |(name, d): &(String, Dataset)| {
+            Ok((name.clone(), score(architecture, weights, &d.examples, limit, &self.merge.device)?))
+        };
+        Ok(Scores(data.iter().map(one).collect::<Result<_>>()?))
+    }
+
+    /// The data to score on: the files named, or the held-out sets of built-in sources, or else the
+    /// data that the session merges on.
+    pub(super) fn scored(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
+        let reader = self.sources.iter().find(|s| s.tokenizer().is_some()).unwrap_or(&self.sources[0]);
+        if !files.is_empty() {
+            return files.iter().map(|f| Ok((f.clone(), Dataset::read(f, reader)?))).collect();
+        }
+        let skills: Vec<&str> = self.sources.iter().filter_map(Source::builtin).collect();
+        // `a-b-heldout` needs the skills a and b.
+        let needs = |name: &&str| name.strip_suffix("-heldout").is_some_and(|n| n.split('-').all(|s| skills.contains(&s)));
+        let held_out = builtin_datasets().into_iter().filter(needs);
+        let read =
+            |n: &str| Ok((n.trim_end_matches("-heldout").to_owned(), Dataset::read(&format!("{BUILTIN_PREFIX}{n}"), reader)?));
+        let held_out = held_out.map(read).collect::<Result<Vec<_>>>()?;
+        if !held_out.is_empty() {
+            return Ok(held_out);
+        }
+        let own: Vec<_> = self.models.data.iter().map(|(name, d)| (name.clone(), d.clone())).collect();
+        if own.is_empty() {
+            return Err(Error::NoData { source_name: self.sources[0].name().into() });
+        }
+        Ok(own)
+    }
+
+    pub(super) fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
+        let data = self.scored(files)?;
+        let mut rows = Vec::new();
+        for source in &self.models.sources {
+            let weights = SourceWeights { source, device: &self.merge.device, dtype: self.dtype }.collect()?;
+            rows.push((source.name().to_owned(), self.score(&weights, &data)?));
+        }
+        let uniform = Columns { bias: BiasStart::Same, ..Columns::default() };
+        let average = Merge::new(&self.sources, uniform, self.merge.device.clone())?.weights(self.dtype)?;
+        rows.push(("average".into(), self.score(&average, &data)?));
+        rows.push(("DAM".into(), self.score(&self.merge.weights(self.dtype)?, &data)?));
+        Ok(Scoreboard { rows })
+    }
+
+    pub(super) fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
+        let reader = self.sources.iter().find(|s| s.tokenizer().is_some());
+        let (reader, tokenizer) = reader.and_then(|s| Some((s, s.tokenizer()?))).ok_or_else(|| Error::Sources {
+            what: "no source has a tokenizer, so no text can be generated".into(),
+            hint: "put tokenizer.json beside the weights",
+        })?;
+        let ids = prompt_ids(reader, prompt)?;
+        let weights = self.merge.weights(self.dtype)?;
+        let answer = generate(reader.architecture(), &weights, &ids, limit, &self.merge.device)?;
+        let bad = |e: tokenizers::Error| Error::Tokenizer { file: reader.path().join("tokenizer.json"), reason: e.to_string() };
+        Ok(Answer { prompt: prompt.into(), text: tokenizer.decode(&answer, true).map_err(bad)? })
+    }
+}

@@ -1,0 +1,58 @@
+"""Makes the checkpoints and logits beside this file with PyTorch and transformers.
+
+    pip install torch transformers safetensors && python make.py
+
+Random weights, seeded; only the numbers are of interest. Written with torch 2.15, transformers 5.23.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+HERE = Path(__file__).parent
+SMALL = dict(
+    vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=128, attn_implementation="eager",
+)
+LLAMA3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=16)
+
+MODELS = {
+    "mistral-window": (MistralForCausalLM, MistralConfig(**SMALL, head_dim=16, sliding_window=5), "float32", "10GB"),
+    "qwen2-bias-tied": (Qwen2ForCausalLM, Qwen2Config(**SMALL, tie_word_embeddings=True), "bfloat16", "10GB"),
+    "llama-sharded": (LlamaForCausalLM, LlamaConfig(**SMALL, tie_word_embeddings=True, rope_parameters=LLAMA3), "float16", "15KB"),
+    "llama-biases": (LlamaForCausalLM, LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True), "float32", "10GB"),
+}
+
+
+def old_spelling(path):
+    """The same config.json as transformers 4 writes it."""
+    config = json.loads(path.read_text())
+    config["torch_dtype"] = config.pop("dtype")
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = rope if rope["rope_type"] != "default" else None
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+logits = {}
+ids = torch.arange(24).reshape(2, 12) * 7 % 64
+logits["input_ids"] = ids
+for seed, (name, (model_class, config, dtype, shard)) in enumerate(MODELS.items()):
+    torch.manual_seed(seed)
+    model = model_class(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.15 + (1.0 if parameter.dim() == 1 and parameter.numel() == 32 else 0.0))
+    model = model.to(getattr(torch, dtype))
+    model.save_pretrained(HERE / name, max_shard_size=shard)
+    if name in ("qwen2-bias-tied", "llama-sharded"):
+        old_spelling(HERE / name / "config.json")
+    # Read again: casting the model in place would round its rotary frequencies too.
+    model = model_class.from_pretrained(HERE / name, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        logits[name] = model.eval()(ids).logits.contiguous()
+save_file(logits, HERE / "expected.safetensors")

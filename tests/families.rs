@@ -1,0 +1,168 @@
+//! Every family and storage that loads runs as in transformers: sliding windows, biases, tied output
+//! layers, shards, half precisions, stretched rotary frequencies, both spellings of config.json.
+//! `tests/data/families/make.py` made the numbers.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::data;
+use dam_prelude::candle_core::{DType, Device, Tensor, safetensors};
+use dam_prelude::checkpoint::Source;
+use dam_prelude::model::{Cache, Decoder, SourceWeights};
+use dam_prelude::{Bake, BiasStart, Columns, load};
+
+const MODELS: [&str; 4] = ["mistral-window", "qwen2-bias-tied", "llama-sharded", "llama-biases"];
+
+fn place(name: &str) -> String {
+    data("families").join(name).display().to_string()
+}
+
+fn values(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[track_caller]
+fn agrees(found: &Tensor, expected: &Tensor, relative: f32) {
+    assert_eq!(found.dims(), expected.dims());
+    let (found, expected) = (values(found), values(expected));
+    let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let worst = found.iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(worst <= relative * scale, "relative difference {:e}", worst / scale);
+}
+
+/// The logits of a source on the ids of the expected file, and the expected ones.
+fn logits(source: &Source, ids: &Tensor) -> Tensor {
+    let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
+    let decoder = Decoder::new(source.architecture(), &weights);
+    decoder.logits(&decoder.hidden(ids).unwrap()).unwrap()
+}
+
+fn expected() -> (Tensor, std::collections::HashMap<String, Tensor>) {
+    let all = safetensors::load(data("families/expected.safetensors"), &Device::Cpu).unwrap();
+    (all["input_ids"].to_dtype(DType::U32).unwrap(), all)
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let (ids, expected) = expected();
+    for name in MODELS {
+        println!("{name}");
+        let source = Source::open(&place(name)).unwrap();
+        agrees(&logits(&source, &ids), &expected[name], 1e-5);
+    }
+}
+
+#[test]
+fn a_cache_changes_nothing() {
+    let (ids, expected) = expected();
+    for name in MODELS {
+        let source = Source::open(&place(name)).unwrap();
+        let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
+        let decoder = Decoder::new(source.architecture(), &weights);
+        let mut cache = Cache::default();
+        let mut parts = Vec::new();
+        for (start, length) in [(0, 7), (7, 1), (8, 1), (9, 3)] {
+            let hidden = decoder.hidden_cached(&ids.narrow(1, start, length).unwrap(), &mut cache).unwrap();
+            parts.push(decoder.logits(&hidden).unwrap());
+        }
+        agrees(&Tensor::cat(&parts, 1).unwrap(), &expected[name], 1e-5);
+    }
+}
+
+#[test]
+fn stored_dtypes_and_shards_are_reported() {
+    let sources = MODELS.map(|name| Source::open(&place(name)).unwrap());
+    let [mistral, qwen2, sharded, biases] = &sources;
+    assert_eq!(sources.iter().map(|s| s.dtype()).collect::<Vec<_>>(), [DType::F32, DType::BF16, DType::F16, DType::F32]);
+    assert_eq!(mistral.architecture().sliding_window, Some(5));
+    assert!(qwen2.architecture().qkv_bias && qwen2.architecture().tied && !qwen2.architecture().output_bias);
+    assert!(sharded.architecture().tied);
+    assert!(biases.architecture().output_bias && biases.architecture().mlp_bias);
+    let table = load([place("qwen2-bias-tied")]).unwrap().to_string();
+    for word in ["qwen2-bias-tied", "qwen2", "bf16", "size"] {
+        assert!(table.contains(word), "{table}");
+    }
+}
+
+/// A source merged with itself at coefficients that sum to 1 is itself, whatever the family.
+#[test]
+fn a_source_merged_with_itself_is_itself() {
+    let (ids, expected) = expected();
+    for name in MODELS {
+        let models = load([format!("a={}", place(name)), format!("b={}", place(name))]).unwrap();
+        let dam = models.wrap(Columns { bias: BiasStart::Same, ..Columns::default() }).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        for (dtype, relative) in [(None, 1e-5), (Some("f32"), 1e-5), (Some("bf16"), 3e-2)] {
+            // Shards of at most 10 kB.
+            let options = Bake { dtype: dtype.map(str::to_owned), shard_bytes: 10_000, force: true };
+            let written = dam.bake_with(dir.path().join("out"), &options).unwrap();
+            assert!(written.files > 4, "{written:?}");
+            let baked = Source::open(&written.path.display().to_string()).unwrap();
+            agrees(&logits(&baked, &ids), &expected[name], relative);
+            let wanted = match dtype {
+                Some("f32") => DType::F32,
+                Some(_) => DType::BF16,
+                None => Source::open(&place(name)).unwrap().dtype(),
+            };
+            assert_eq!(baked.dtype(), wanted);
+        }
+    }
+}
+
+/// The published start: biases add up.
+#[test]
+fn biases_start_at_one_as_published() {
+    let models = load([format!("a={}", place("llama-biases")), format!("b={}", place("llama-biases"))]).unwrap();
+    let dam = models.wrap(Columns::default()).unwrap();
+    let name = "model.layers.0.self_attn.q_proj.bias";
+    assert_eq!(dam.coefficients(name).unwrap().to_vec2::<f32>().unwrap(), [[1.0], [1.0]]);
+    let dir = tempfile::tempdir().unwrap();
+    dam.bake(dir.path().join("out")).unwrap();
+    let read = |dir: &Path| safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap()[name].clone();
+    let (source, merged) = (read(&data("families/llama-biases")), read(&dir.path().join("out")));
+    agrees(&merged, &(source * 2.0).unwrap(), 1e-6);
+}
+
+/// Training reaches every coefficient in every family; the guard would refuse otherwise.
+#[test]
+fn every_family_trains() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("data.jsonl");
+    fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n").unwrap();
+    for name in MODELS {
+        let mut models = load([format!("a={}", place(name)), format!("b={}", place(name))]).unwrap();
+        for source in ["a", "b"] {
+            models.data(source, &file.display().to_string()).unwrap();
+        }
+        (models.settings.batch_size, models.settings.lr) = (2, 1e-2);
+        // Through tanh two halves do not add up to one: there is something to learn.
+        let dam = models.wrap(Columns { f: dam_prelude::Nonlinearity::Tanh, ..Columns::default() }).unwrap();
+        let first = dam.step().unwrap().total;
+        let last = dam.train(20).unwrap().last;
+        assert!(last < first, "{name}: {first} to {last}");
+    }
+}
+
+/// Both spellings of config.json mean the same.
+#[test]
+fn both_spellings_of_config_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for file in ["model.safetensors", "config.json"] {
+        fs::copy(data("families/qwen2-bias-tied").join(file), model.join(file)).unwrap();
+    }
+    let old: serde_json::Value = serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
+    let mut new = old.clone();
+    let object = new.as_object_mut().unwrap();
+    let theta = object.remove("rope_theta").unwrap();
+    object.remove("rope_scaling");
+    object.insert("rope_parameters".into(), serde_json::json!({"rope_type": "default", "rope_theta": theta}));
+    let dtype = object.remove("torch_dtype").unwrap();
+    object.insert("dtype".into(), dtype);
+    let before = Source::open(&model.display().to_string()).unwrap().architecture().clone();
+    fs::write(model.join("config.json"), new.to_string()).unwrap();
+    assert_eq!(Source::open(&model.display().to_string()).unwrap().architecture(), &before);
+}
