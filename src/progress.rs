@@ -1,13 +1,14 @@
 //! A bar with loss, rate and time left while training runs; plain lines where nobody can see a bar.
 
+use std::fmt::Write;
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use dam_prelude::Dam;
 use dam_prelude::show::TrainReport;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::interrupt::Guard;
 use crate::render::note;
@@ -20,8 +21,12 @@ pub fn train(dam: &Dam, steps: usize, quiet: bool) -> Result<TrainReport> {
     let terminal = std::io::stderr().is_terminal();
     let target = if quiet || !terminal { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(steps as u64), target);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}  {per_sec}  {eta} left");
-    bar.set_style(style.map_err(anyhow::Error::from)?.progress_chars("━╸ "));
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}  {rate}  {eta} left")?;
+    let rate = |state: &ProgressState, out: &mut dyn Write| {
+        // Writing into the bar's own text does not fail.
+        let _ = write!(out, "{:.1} steps/s", state.per_sec());
+    };
+    bar.set_style(style.with_key("rate", rate).progress_chars("━╸ "));
     let guard = Guard::new();
     let mut last = Instant::now();
     let report = dam.train_with(steps, |step| {

@@ -12,7 +12,7 @@ use crate::parse::{Statement, statements};
 use crate::render::Output;
 use crate::verbs;
 
-/// What is said, and the verb that follows. Small models take larger steps than real ones.
+/// What is said, and the verbs that follow.
 const TOUR: [(&str, &str); 7] = [
     (
         "Three small models, tuned from one base: for Japanese, for arithmetic, for SQL. Each is good at its\n\
@@ -25,14 +25,14 @@ const TOUR: [(&str, &str); 7] = [
         "wrap",
     ),
     (
-        "How far is the merge from each specialist on that specialist's own questions? That is the KL\n\
-         divergence of their answers. The cosine term pushes sources towards different columns.",
-        "loss",
+        "How far is the merge from each specialist on that specialist's own questions, 8 of each? The KL\n\
+         divergence between their answers says. The cosine term pushes sources towards different columns.",
+        "set batch_size=8; loss",
     ),
     (
-        "Each step asks every specialist 8 of its questions and moves the coefficients towards its answers.\n\
-         Nobody needs to know the right answers. Small models take larger steps than real ones, so lr is high.",
-        "set lr=1e-2 batch_size=8 schedule=linear total_steps=150 warmup=5; train 150",
+        "Each step asks every specialist 8 questions and moves the coefficients towards its answers; nobody\n\
+         has to know which answers are right. Small models take larger steps than real ones, so lr is high.",
+        "set lr=1e-2 schedule=linear total_steps=150 warmup=5; train 150",
     ),
     (
         "The coefficients have left 1/3, each column its own way: what came from whom, in the second layer.",

@@ -228,6 +228,47 @@ fn data_that_cannot_be_used() {
 }
 
 #[test]
+fn a_chat_template_that_does_not_render() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}});
+    let data = dir.path().join("data.jsonl");
+    fs::write(&data, "{\"question\": \"a\", \"answer\": \"a\"}\n").unwrap();
+    for (number, (template, words)) in [
+        ("{{ messages[", &["does not render"][..]),
+        ("{{ raise_exception('only one system message') }}", &["only one system message"]),
+        ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", &["does not render"]),
+        ("{{ messages | length }}", &["does not begin with its prompt"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let model = dir.path().join(format!("model{number}"));
+        copy_checkpoint("model0", &model);
+        fs::write(model.join("tokenizer.json"), vocabulary.to_string()).unwrap();
+        fs::write(model.join("tokenizer_config.json"), json!({"chat_template": template}).to_string()).unwrap();
+        let mut models = load([model.display().to_string()]).unwrap();
+        let error = models.data(&format!("model{number}"), &data.display().to_string()).unwrap_err();
+        assert!(matches!(error, Error::ChatTemplate { .. }), "{error:?}");
+        says(&error, words);
+    }
+}
+
+#[test]
+fn coefficients_of_another_shape_and_devices_that_are_not_there() {
+    let dam = dam();
+    let wide = Tensor::ones((2, 7), dam_prelude::candle_core::DType::F32, &Device::Cpu).unwrap();
+    let error = dam.set_coefficients("model.norm.weight", &wide).unwrap_err();
+    assert!(matches!(error, Error::Candle(_)) && !error.to_string().contains('\n'), "{error:?}");
+    if !cfg!(any(feature = "cuda", feature = "metal")) {
+        let before = dam.settings();
+        let error = dam.set(Settings { device: "cuda".into(), ..before.clone() }).unwrap_err();
+        assert!(matches!(error, Error::Device { .. }), "{error:?}");
+        says(&error, &["`cuda`", "device=cpu"]);
+        assert_eq!(dam.settings(), before);
+    }
+}
+
+#[test]
 fn a_source_without_data_or_an_objective_without_terms() {
     let models = load(["model0", "model1"].map(|n| golden(n).display().to_string())).unwrap();
     let dam = models.wrap(Columns::default()).unwrap();

@@ -11,7 +11,7 @@ use dam_prelude::data::{Batch, Dataset};
 use dam_prelude::eval::score;
 use dam_prelude::model::{Decoder, SourceWeights};
 use dam_prelude::ops::cross_entropy;
-use dam_prelude::train::{Moments, Optimizer};
+use dam_prelude::train::{Moments, Optimizer, Update};
 use rand::Rng;
 
 use crate::text;
@@ -105,7 +105,8 @@ impl Model {
                 let mut w: Vec<f32> = weights[&name].flatten_all()?.to_vec1()?;
                 let (width, shape) = (w.len(), weights[&name].dims());
                 let decay = if shape.len() > 1 { 0.05 } else { 0.0 };
-                moments.entry(name.clone()).or_default().step(Optimizer::AdamW, &mut w, &g, width, step, lr, decay);
+                let update = Update { optimizer: Optimizer::AdamW, step, lr, weight_decay: decay };
+                moments.entry(name.clone()).or_default().update(update, &mut w, &g, width);
                 self.weights[&name].set(&Tensor::from_vec(w, shape, &Device::Cpu)?)?;
             }
             seen += batch.tokens;

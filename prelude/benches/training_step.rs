@@ -5,10 +5,11 @@
 //! cargo bench -p dam-prelude --bench training_step
 //! ```
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use dam_prelude::candle_core::{DType, Device, Var};
+use dam_prelude::candle_core::{DType, Device, Tensor, Var};
 use dam_prelude::checkpoint::Source;
 use dam_prelude::data::{Batch, Dataset};
 use dam_prelude::model::{Decoder, SourceWeights};
@@ -26,7 +27,8 @@ fn training_step(c: &mut Criterion) {
 
     let source = Source::open(SOURCES[0]).unwrap();
     let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
-    let weights = weights.into_iter().map(|(name, w)| (name, Var::from_tensor(&w).unwrap().into_inner())).collect();
+    let variable = |(name, w): (String, Tensor)| (name, Var::from_tensor(&w).unwrap().into_inner());
+    let weights: BTreeMap<String, Tensor> = weights.into_iter().map(variable).collect();
     let batches = SOURCES.map(|name| {
         let data = Dataset::read(name, &source).unwrap();
         let sequences: Vec<&[u32]> = data.examples[..BATCH].iter().map(|e| e.ids.as_slice()).collect();

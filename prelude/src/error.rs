@@ -72,7 +72,7 @@ pub enum Error {
     SessionFile { file: PathBuf, reason: String },
     #[error("device `{device}` is not available: {reason}")]
     Device { device: String, reason: String },
-    #[error("{0}")]
+    #[error("{}", first_line(.0))]
     Candle(#[from] candle_core::Error),
 }
 
@@ -155,6 +155,11 @@ impl Error {
     pub fn bad_value(key: &str, value: &str, expected: impl Into<String>) -> Self {
         Error::BadValue { key: key.to_owned(), value: value.to_owned(), expected: expected.into() }
     }
+}
+
+/// What candle says, without the backtrace it adds where RUST_BACKTRACE is set.
+pub(crate) fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 impl fmt::Debug for Error {

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::model::Decoder;
 use crate::objective::{self, Distillation};
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{Lesson, Moments, Settings, Teachers};
+use crate::train::{Lesson, Moments, Settings, Teachers, Update};
 
 /// A merge in the making. A handle: clones share one session.
 #[derive(Clone)]
@@ -209,11 +209,12 @@ impl Session {
             gradients.iter_mut().flatten().flatten().for_each(|g| *g *= scale);
         }
         let lr = settings.lr_at(self.step, self.total_steps());
+        let update = Update { optimizer: settings.optimizer, step, lr, weight_decay: settings.weight_decay };
         for ((tensor, moments), gradient) in self.merge.tensors.iter().zip(&mut self.moments).zip(&gradients) {
             let Some(gradient) = gradient else { continue };
             let (c, shape) = (&tensor.coefficients, tensor.coefficients.dims());
             let mut values = c.flatten_all()?.to_vec1::<f32>()?;
-            moments.step(settings.optimizer, &mut values, gradient, shape[1], step, lr, settings.weight_decay);
+            moments.update(update, &mut values, gradient, shape[1]);
             c.set(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
         }
         self.step = step;
@@ -376,4 +377,30 @@ fn sum<'a>(mut scalars: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
 
 fn scalar(x: &Tensor) -> Result<f64> {
     Ok(x.to_dtype(DType::F64)?.to_scalar()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The guard against an operation without a backward, or a weight that no operation uses.
+    #[test]
+    fn a_coefficient_without_a_gradient_is_an_error_and_nothing_moves() {
+        let models = load(["builtin:japanese", "builtin:math"]).unwrap();
+        let dam = models.wrap(Columns::default()).unwrap();
+        let name = "model.norm.weight";
+        let before: Vec<Vec<f32>> = dam.coefficients(name).unwrap().to_vec2().unwrap();
+        {
+            let mut session = dam.session();
+            let more = Merge::new(&session.sources, Columns::default(), Device::Cpu).unwrap();
+            let mut unused = more.tensors.into_iter().next_back().unwrap();
+            unused.spec.name = "model.unused.weight".into();
+            session.merge.tensors.push(unused);
+            session.moments.push(Moments::default());
+        }
+        let error = dam.step().unwrap_err();
+        assert!(matches!(&error, Error::NoGradient { tensor, count: 1 } if tensor == "model.unused.weight"), "{error:?}");
+        assert_eq!(dam.coefficients(name).unwrap().to_vec2::<f32>().unwrap(), before);
+        assert_eq!(dam.steps(), 0);
+    }
 }

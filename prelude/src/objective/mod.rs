@@ -38,13 +38,13 @@ mod tests {
 
     #[test]
     fn penalties_pass_finite_differences() {
-        let c = random(&[3, 6], 1);
-        differentiates(&[c.clone()], |v| cosine(&v[0]));
-        differentiates(&[c.clone()], |v| l1(&v[0]));
-        differentiates(&[c.clone()], |v| l2(&v[0]));
-        differentiates(&[c.clone()], |v| overlap(&v[0], None));
+        let c = [random(&[3, 6], 1)];
+        differentiates(&c, |v| cosine(&v[0]));
+        differentiates(&c, |v| l1(&v[0]));
+        differentiates(&c, |v| l2(&v[0]));
+        differentiates(&c, |v| overlap(&v[0], None));
         let weights = random(&[3, 6], 2).abs().unwrap();
-        differentiates(&[c], |v| overlap(&v[0], Some(&weights)));
+        differentiates(&c, |v| overlap(&v[0], Some(&weights)));
     }
 
     #[test]

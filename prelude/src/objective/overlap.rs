@@ -48,3 +48,26 @@ pub fn column_angles(spec: &TensorSpec, base: &View, sources: &[View]) -> crate:
     }
     Ok(Tensor::from_vec(weights, ((), columns), &Device::Cpu)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Kind;
+    use crate::ops::encode;
+
+    /// Task vectors (1, 0) and, column by column: parallel, at 45, 60 and 90 degrees, opposite, none.
+    #[test]
+    fn weights_are_largest_at_45_degrees() {
+        let spec = TensorSpec { name: "w".into(), kind: Kind::Linear, shape: vec![2, 6] };
+        let root3 = 3f32.sqrt();
+        let view = |values: [f32; 12]| View::of(encode(&values, DType::F32), DType::F32, &[2, 6]);
+        let base = view([0.5; 12]);
+        let a = view([1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]);
+        let b = view([2.5, 1.5, 1.5, 0.5, -0.5, 0.5, 0.5, 1.5, 0.5 + root3, 2.5, 0.5, 0.5]);
+        let weights = column_angles(&spec, &base, &[a, b]).unwrap();
+        let weights: Vec<Vec<f32>> = weights.to_vec2().unwrap();
+        for (found, expected) in weights[0].iter().zip([0.0, 1.0, 0.75, 0.0, 0.0, 0.0]) {
+            assert!((found - expected).abs() < 1e-6, "{weights:?}");
+        }
+    }
+}

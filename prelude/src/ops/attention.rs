@@ -69,9 +69,9 @@ fn softmax<T: Real>(s: &[T], scale: T, p: &mut [T]) {
     let mut sum = T::zero();
     for (p, s) in p.iter_mut().zip(s) {
         *p = (*s * scale - top).exp_fast();
-        sum = sum + *p;
+        sum += *p;
     }
-    p.iter_mut().for_each(|p| *p = *p / sum);
+    p.iter_mut().for_each(|p| *p /= sum);
 }
 
 fn backward<T: Real>(scale: f64, p: &Tensor, dp: &Tensor) -> Result<Tensor> {

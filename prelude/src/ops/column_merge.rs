@@ -141,7 +141,7 @@ impl ColumnMerge {
                     let end = n.min(start + TILE);
                     let w = decode(view, row * n + start, &mut buffer[..end - start]);
                     for ((out, c), w) in out[start..end].iter_mut().zip(&c[start..end]).zip(w) {
-                        *out = *out + *c * T::from_f64(f64::from(*w));
+                        *out += *c * T::from_f64(f64::from(*w));
                     }
                 }
             }
@@ -165,7 +165,7 @@ impl ColumnMerge {
                                 let end = n.min(start + TILE);
                                 let w = decode(view, (block * BLOCK + i) * n + start, &mut buffer[..end - start]);
                                 for ((sum, g), w) in sums[start..end].iter_mut().zip(&gradient[start..end]).zip(w) {
-                                    *sum = *sum + *g * T::from_f64(f64::from(*w));
+                                    *sum += *g * T::from_f64(f64::from(*w));
                                 }
                             }
                         }
@@ -176,7 +176,7 @@ impl ColumnMerge {
             .collect();
         let mut total = vec![T::zero(); sources * n];
         for sums in &partial {
-            total.iter_mut().zip(sums).for_each(|(t, s)| *t = *t + *s);
+            total.iter_mut().zip(sums).for_each(|(t, s)| *t += *s);
         }
         Tensor::from_vec(total, (sources, n), &Device::Cpu)
     }

@@ -20,7 +20,7 @@ impl RowLoss for CrossEntropy {
             for (dz, z) in dz.iter_mut().zip(z) {
                 *dz = (*z - total).exp_fast();
             }
-            dz[target] = dz[target] - T::one();
+            dz[target] -= T::one();
         }
         total - z[target]
     }

@@ -31,7 +31,7 @@ impl RowLoss for Kl {
             None => {
                 for (z, t) in z.iter().zip(t) {
                     let log_p = *t / temperature - teacher;
-                    loss = loss + log_p.exp_fast() * (log_p - (*z / temperature - student));
+                    loss += log_p.exp_fast() * (log_p - (*z / temperature - student));
                 }
             }
             Some(dz) => {

@@ -62,7 +62,7 @@ fn backward<T: Real>(eps: f64, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(O
         for (x, dy) in xs.chunks(n).zip(dys.chunks(n)) {
             let r = inverse_rms(x, eps);
             for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
-                *dw = *dw + *dy * *x * r;
+                *dw += *dy * *x * r;
             }
         }
         let dx = Tensor::from_vec(dx, x.shape(), x.device())?;

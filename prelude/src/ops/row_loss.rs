@@ -50,7 +50,7 @@ impl<L: RowLoss> Op<L> {
             let mut dz = vec![T::default(); zs.len()];
             self.rows((count, width), &mut dz, width, |row, teacher, dz| {
                 self.0.row(row, &zs[row * width..][..width], teacher, Some(&mut *dz));
-                dz.iter_mut().for_each(|d| *d = *d * scale);
+                dz.iter_mut().for_each(|d| *d *= scale);
             })?;
             Tensor::from_vec(dz, (count, width), &Device::Cpu)
         })

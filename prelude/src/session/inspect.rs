@@ -13,7 +13,10 @@ impl Session {
     pub(super) fn inspect(&self, pattern: &str) -> Result<Inspection> {
         let glob = Glob::new(pattern).map_err(|_| Error::NoMatch { pattern: pattern.into() })?.compile_matcher();
         let exact = self.merge.tensors.iter().any(|t| t.spec.name == pattern);
-        let matches = |name: &str| if exact { name == pattern } else { glob.is_match(name) || name.contains(pattern) };
+        // A name matches whole, from any of its parts on, or by a piece of it.
+        let starts = |name: &str| std::iter::once(0).chain(name.match_indices('.').map(|(i, _)| i + 1)).collect::<Vec<_>>();
+        let globbed = |name: &str| starts(name).into_iter().any(|i| glob.is_match(&name[i..]));
+        let matches = |name: &str| if exact { name == pattern } else { name.contains(pattern) || globbed(name) };
         let found = self.merge.tensors.iter().filter(|t| matches(&t.spec.name));
         let tensors = found.map(|t| self.statistics(t)).collect::<Result<Vec<_>>>()?;
         if tensors.is_empty() {

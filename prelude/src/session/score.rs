@@ -1,5 +1,8 @@
 //! How good models are on data: scores of the merge, its sources and their average; and its answers.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use crate::checkpoint::{BUILTIN_PREFIX, Source};
 use crate::coefficients::{BiasStart, Columns, Merge};
 use crate::data::{Dataset, builtin_datasets, prompt_ids};
@@ -25,7 +28,10 @@ impl Session {
     pub(super) fn scored(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
         let reader = self.sources.iter().find(|s| s.tokenizer().is_some()).unwrap_or(&self.sources[0]);
         if !files.is_empty() {
-            return files.iter().map(|f| Ok((f.clone(), Dataset::read(f, reader)?))).collect();
+            let stem = |f: &String| Path::new(f).file_stem().map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned());
+            let unique = files.iter().map(stem).collect::<BTreeSet<_>>().len() == files.len();
+            let name = |f: &String| if unique { stem(f) } else { f.clone() };
+            return files.iter().map(|f| Ok((name(f), Dataset::read(f, reader)?))).collect();
         }
         let skills: Vec<&str> = self.sources.iter().filter_map(Source::builtin).collect();
         // `a-b-heldout` needs the skills a and b.

@@ -87,7 +87,7 @@ pub struct WrapReport {
 
 impl WrapReport {
     fn table(&self) -> Table {
-        let mut table = Table::new("", ["merge of", "tensors", "coefficients", "trainable", "per weight"]);
+        let mut table = Table::new("", ["merge of", "tensors", "coefficients", "trainable", "share of weights"]);
         let share = 100.0 * self.coefficients as f64 / self.parameters.max(1) as f64;
         table.rows.push(vec![
             self.sources.join(" + "),
@@ -201,7 +201,7 @@ impl Inspection {
         if let [tensor] = self.tensors.as_slice() {
             return one_tensor(tensor);
         }
-        let names = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or(Vec::new());
+        let names = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
         let header = [vec!["tensor".to_owned(), "kind".to_owned()], names, vec!["range".to_owned()]].concat();
         let mut table = Table::new("coefficients: mean ± spread over columns", header);
         for tensor in &self.tensors {

@@ -4,6 +4,6 @@ mod optimizer;
 mod settings;
 mod teacher;
 
-pub use optimizer::{MOFO_ALPHA, Moments, Optimizer};
+pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
 pub use settings::{KEYS, Schedule, Settings, Weights, choose};
 pub use teacher::{Lesson, Teachers};

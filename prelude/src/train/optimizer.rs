@@ -23,6 +23,17 @@ const EPS: f32 = 1e-8;
 /// The fraction of each coefficient vector that MoFO moves at a step, as published for DAM.
 pub const MOFO_ALPHA: f64 = 0.3;
 
+/// One optimiser step.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    pub optimizer: Optimizer,
+    /// From 1.
+    pub step: usize,
+    pub lr: f64,
+    /// Decoupled, per step and unit of learning rate.
+    pub weight_decay: f64,
+}
+
 /// First and second moments of one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
@@ -31,19 +42,20 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Moves `w` by step `t` (from 1) along `gradient`. `width` is the length of one coefficient
-    /// vector; the slices hold whole vectors.
-    pub fn step(&mut self, optimizer: Optimizer, w: &mut [f32], gradient: &[f32], width: usize, t: usize, lr: f64, decay: f64) {
+    /// Moves `w` along `gradient`. `width` is the length of one coefficient vector; the slices hold
+    /// whole vectors.
+    pub fn update(&mut self, update: Update, w: &mut [f32], gradient: &[f32], width: usize) {
+        let Update { optimizer, step, lr, weight_decay } = update;
         self.m.resize(w.len(), 0.0);
         self.v.resize(w.len(), 0.0);
         for ((m, v), g) in self.m.iter_mut().zip(&mut self.v).zip(gradient) {
             *m = BETA1 * *m + (1.0 - BETA1) * g;
             *v = BETA2 * *v + (1.0 - BETA2) * g * g;
         }
-        let correct = |beta: f32| 1.0 - f64::from(beta).powi(t.min(1 << 30) as i32);
+        let correct = |beta: f32| 1.0 - f64::from(beta).powi(step.min(1 << 30) as i32);
         let rate = (lr / correct(BETA1)) as f32;
         let root = correct(BETA2).sqrt() as f32;
-        let keep = (1.0 - lr * decay) as f32;
+        let keep = (1.0 - lr * weight_decay) as f32;
         for ((w, m), v) in w.chunks_mut(width).zip(self.m.chunks(width)).zip(self.v.chunks(width)) {
             let threshold = match optimizer {
                 Optimizer::AdamW => 0.0,

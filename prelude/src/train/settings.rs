@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::Optimizer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, first_line};
 use crate::objective::Reduction;
 
 /// How the learning rate goes.
@@ -229,10 +229,6 @@ impl Settings {
         }
         Ok((device, dtype))
     }
-}
-
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// The choice named `value`.
