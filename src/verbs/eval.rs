@@ -10,7 +10,7 @@ use crate::context::{Context, Reply};
 pub const VERB: Verb = Verb {
     name: "eval",
     usage: "eval [FILE...] [--all]",
-    about: "score the merge on held-out data: loss, perplexity, exact match; with --all, every source and the average too",
+    about: "score the merge on held-out data; with --all, every source and the average too",
     example: "eval --all",
     run,
 };

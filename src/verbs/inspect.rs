@@ -10,7 +10,7 @@ use crate::context::{Context, Reply};
 pub const VERB: Verb = Verb {
     name: "inspect",
     usage: "inspect [TENSOR or GLOB]",
-    about: "the coefficients: mean, spread and extremes per tensor and source; for one tensor, where sources differ most",
+    about: "coefficients of tensors: mean, spread, extremes, and where sources differ most",
     example: "inspect layers.0.mlp",
     run,
 };
