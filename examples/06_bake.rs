@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     dam.train(20)?;
 
     // The coefficients, the optimiser and where everything came from: training goes on after `open`.
-    let session = std::env::temp_dir().join("first.dam-session");
+    let session = directory.with_extension("session.safetensors");
     println!("{}\n", dam.save(&session)?);
     let dam = Dam::open(&session)?;
     dam.train(5)?;

@@ -13,25 +13,39 @@ use crate::error::{Error, Result};
 pub struct Architecture {
     /// `model_type`: `llama`, `mistral` or `qwen2`.
     pub family: String,
+    /// Rows of the embedding.
     pub vocabulary: usize,
+    /// Features of a hidden state.
     pub hidden: usize,
+    /// Features inside an MLP.
     pub intermediate: usize,
+    /// Decoder layers.
     pub layers: usize,
+    /// Query heads.
     pub heads: usize,
+    /// Key-value heads; each serves `heads / key_value_heads` query heads.
     pub key_value_heads: usize,
+    /// Features of a head.
     pub head_dim: usize,
+    /// What RMS norms add to the mean square.
     pub norm_eps: f64,
+    /// Rotary position embedding.
     pub rope: Rope,
     /// Positions a token sees, itself included; `None`: all before it.
     pub sliding_window: Option<usize>,
     /// The first layer with a sliding window (qwen2's `max_window_layers`).
     pub sliding_from: usize,
+    /// Whether the query, key and value projections have biases.
     pub qkv_bias: bool,
+    /// Whether the attention's output projection has a bias.
     pub output_bias: bool,
+    /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
     /// The output layer is the embedding.
     pub tied: bool,
+    /// The longest sequence it was made for.
     pub max_positions: usize,
+    /// Tokens that end an answer.
     pub eos: Vec<u32>,
 }
 

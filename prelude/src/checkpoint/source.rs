@@ -91,18 +91,22 @@ impl Source {
         self.0.spec.strip_prefix(BUILTIN_PREFIX)
     }
 
+    /// Its directory, or `builtin:NAME`.
     pub fn path(&self) -> &Path {
         self.0.files.path()
     }
 
+    /// What its config.json says.
     pub fn architecture(&self) -> &Architecture {
         &self.0.architecture
     }
 
+    /// Its tokenizer.json, where there is one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.0.tokenizer.as_ref()
     }
 
+    /// Its chat template (Jinja), where there is one.
     pub fn chat_template(&self) -> Option<&str> {
         self.0.chat_template.as_deref()
     }

@@ -15,8 +15,11 @@ use crate::error::{Error, Result};
 /// What a write produced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
+    /// Where it is, absolute.
     pub path: PathBuf,
+    /// How many files.
     pub files: usize,
+    /// Their size together.
     pub bytes: u64,
 }
 

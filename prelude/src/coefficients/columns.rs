@@ -10,10 +10,13 @@ use crate::checkpoint::{Kind, TensorSpec};
 /// How a merge is wrapped: which coefficients there are, where they start, which of them train.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Columns {
+    /// What coefficients go through before they scale columns.
     pub f: Nonlinearity,
     /// The kinds that train; the others keep their start. Biases go with linears.
     pub train: Vec<Kind>,
+    /// Where the coefficients of weights start.
     pub init: Init,
+    /// Where the coefficients of biases start.
     pub bias: BiasStart,
     /// Whether the base model is merged too, as a source of its own.
     pub with_base: bool,

@@ -1,6 +1,7 @@
 //! A merge in the making: every tensor with its sources and its coefficients.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -11,17 +12,24 @@ use crate::ops::ColumnMerge;
 
 /// One tensor of the merge.
 pub struct MergedTensor {
+    /// Its name, kind and shape.
     pub spec: TensorSpec,
     /// `c`, sources x columns, f32, on the CPU.
     pub coefficients: Var,
+    /// Whether the optimiser moves them.
     pub trains: bool,
     operation: ColumnMerge,
+    /// The merged weight, f32, made anew in place whenever all weights are asked for on the CPU.
+    merged: OnceLock<Var>,
 }
 
 /// Every tensor of the merge, in the order of computation.
 pub struct Merge {
+    /// Embedding, layers, last norm, output layer.
     pub tensors: Vec<MergedTensor>,
+    /// How they were wrapped.
     pub columns: Columns,
+    /// Where merged weights are made.
     pub device: Device,
 }
 
@@ -41,6 +49,7 @@ impl Merge {
                     coefficients: Var::from_tensor(&start)?,
                     trains: columns.trains(spec.kind),
                     operation: ColumnMerge::new(views(sources, &spec)?, Columns::width(&spec), &device)?,
+                    merged: OnceLock::new(),
                     spec,
                 })
             })
@@ -53,27 +62,42 @@ impl Merge {
         self.tensors.iter().map(|t| t.coefficients.elem_count()).sum()
     }
 
-    /// Every merged weight in `dtype`. They are variables: a loss has gradients by them.
+    /// Every merged weight in `dtype`, `sum_i f(c_i) W_i`. They are variables: a loss has gradients by
+    /// them. On the CPU they take the place of those that the last call gave.
     ///
     /// # Errors
     /// A device that has no room.
     pub fn weights(&self, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
         let mut weights = BTreeMap::new();
         for tensor in &self.tensors {
-            let weight = self.weight(tensor)?;
+            let weight = match tensor.merged.get() {
+                Some(merged) => {
+                    tensor.operation.forward_into(&self.scale(tensor)?, merged)?;
+                    merged.clone()
+                }
+                None if self.device.is_cpu() => {
+                    let merged = self.weight(tensor)?;
+                    tensor.merged.get_or_init(|| merged).clone()
+                }
+                None => self.weight(tensor)?,
+            };
             let weight = if dtype == weight.dtype() { weight } else { Var::from_tensor(&weight.to_dtype(dtype)?)? };
             weights.insert(tensor.spec.name.clone(), weight.into_inner());
         }
         Ok(weights)
     }
 
-    /// One merged weight, f32: `sum_i f(c_i) W_i`.
+    /// One merged weight, f32.
     ///
     /// # Errors
     /// A device that has no room.
     pub fn weight(&self, tensor: &MergedTensor) -> Result<Var> {
-        let scale = self.columns.f.apply(tensor.coefficients.as_tensor())?.detach();
-        tensor.operation.forward(&scale.to_device(&self.device)?)
+        tensor.operation.forward(&self.scale(tensor)?)
+    }
+
+    /// `f(c)` where the merge is made, apart from any graph.
+    fn scale(&self, tensor: &MergedTensor) -> Result<Tensor> {
+        Ok(self.columns.f.apply(tensor.coefficients.as_tensor())?.detach().to_device(&self.device)?)
     }
 
     /// A scalar whose gradient by the coefficients is that of the loss: `sum(f(c) * dL/df(c))`, where

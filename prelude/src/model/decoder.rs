@@ -28,6 +28,7 @@ impl Cache {
         self.layers.first().and_then(|(k, _)| k.dim(2).ok()).unwrap_or(0)
     }
 
+    /// Whether nothing has been run with it yet.
     pub fn is_empty(&self) -> bool {
         self.layers.is_empty()
     }
@@ -48,6 +49,7 @@ impl Cache {
 }
 
 impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
+    /// Runs `weights`, whose names and shapes must be those of [`Architecture::tensors`].
     pub fn new(architecture: &'a Architecture, weights: &'a W) -> Self {
         Self { architecture, weights }
     }

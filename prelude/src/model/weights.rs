@@ -24,13 +24,19 @@ impl Weights for BTreeMap<String, Tensor> {
 
 /// A source's own weights, copied out of its file one at a time, as they are asked for.
 pub struct SourceWeights<'a> {
+    /// Where they are read from.
     pub source: &'a Source,
+    /// Where they are copied to.
     pub device: &'a Device,
+    /// What they are converted to.
     pub dtype: DType,
 }
 
 impl SourceWeights<'_> {
     /// All of them at once, for many runs of one model.
+    ///
+    /// # Errors
+    /// A device that has no room.
     pub fn collect(&self) -> Result<BTreeMap<String, Tensor>> {
         let specs = self.source.architecture().tensors();
         specs.into_iter().map(|spec| Ok((spec.name.clone(), self.weight(&spec.name)?))).collect()

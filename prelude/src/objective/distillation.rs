@@ -30,19 +30,30 @@ pub enum Reduction {
 pub enum TeacherLogits {
     /// tokens x vocabulary.
     Whole(Tensor),
-    /// Each token's largest: `values` and `indices` are tokens x k.
-    TopK { values: Tensor, indices: Tensor },
+    /// Each token's largest: `values` and `indices` (u32) are tokens x k.
+    TopK {
+        /// The logits.
+        values: Tensor,
+        /// Where in the vocabulary they stand.
+        indices: Tensor,
+    },
 }
 
 /// Compares `student` (tokens x vocabulary) with a teacher on a batch of `size` sequences.
 pub struct Distillation<'a> {
+    /// The merge's logits.
     pub student: &'a Tensor,
+    /// The source's logits on the same tokens.
     pub teacher: &'a TeacherLogits,
+    /// `T`.
     pub temperature: f64,
+    /// `B`, the number of sequences.
     pub size: usize,
 }
 
 impl Distillation<'_> {
+    /// `KL`, a scalar. Over the teacher's top-k entries, both sides are normalised on those alone.
+    ///
     /// # Errors
     /// Logits that do not fit each other.
     pub fn kl(&self, reduction: Reduction) -> Result<Tensor> {
@@ -51,6 +62,8 @@ impl Distillation<'_> {
         ops::kl_divergence(&student, teacher, self.temperature)? * (self.temperature.powi(2) / (batch * self.tokens()?))
     }
 
+    /// `MSE`, a scalar.
+    ///
     /// # Errors
     /// Logits that do not fit each other.
     pub fn mse(&self) -> Result<Tensor> {
@@ -58,7 +71,7 @@ impl Distillation<'_> {
         ops::squared_error(&student, teacher)? / self.tokens()?
     }
 
-    /// Of the merge alone, over the whole vocabulary.
+    /// `entropy` of the merge alone over the whole vocabulary, a scalar.
     ///
     /// # Errors
     /// Logits that are not tokens x vocabulary.

@@ -4,7 +4,7 @@
 //! they are mapped, in their own dtype, row by row; both directions run at memory speed.
 //! Source: arXiv 2410.08371, section 3.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -71,23 +71,43 @@ impl ColumnMerge {
     pub fn forward(&self, coefficients: &Tensor) -> Result<Var> {
         self.check(coefficients)?;
         match &self.operands {
-            Operands::Resident(tensors) => {
-                let mut sum: Option<Tensor> = None;
-                for (i, tensor) in tensors.iter().enumerate() {
-                    let scaled = self.as_rows(tensor)?.to_dtype(coefficients.dtype())?.broadcast_mul(&coefficients.get(i)?)?;
-                    sum = Some(match sum {
-                        Some(sum) => (sum + scaled)?,
-                        None => scaled,
-                    });
-                }
-                let sum = sum.ok_or_else(|| Error::Sources { what: "nothing to merge".into(), hint: "load a source" })?;
-                Ok(Var::from_tensor(&sum.reshape(self.shape.as_slice())?)?)
+            Operands::Resident(tensors) => Ok(Var::from_tensor(&self.composed(tensors, coefficients)?)?),
+            Operands::Mapped(_) => {
+                let merged = Var::zeros(self.shape.as_slice(), coefficients.dtype(), &Device::Cpu)?;
+                self.forward_into(coefficients, &merged)?;
+                Ok(merged)
             }
-            Operands::Mapped(views) => Ok(match coefficients.dtype() {
-                DType::F64 => with_elements([coefficients], |[c]: [&[f64]; 1]| self.forward_cpu(views, c))?,
-                _ => with_elements([coefficients], |[c]: [&[f32]; 1]| self.forward_cpu(views, c))?,
-            }),
         }
+    }
+
+    /// [`ColumnMerge::forward`] into `merged`, what it gave before. On the CPU nothing is allocated:
+    /// fresh memory costs more than the merge, since every page of it must be mapped first.
+    ///
+    /// # Errors
+    /// As for `forward`; a `merged` of another shape or dtype.
+    pub fn forward_into(&self, coefficients: &Tensor, merged: &Var) -> Result<()> {
+        self.check(coefficients)?;
+        if merged.dims() != self.shape || merged.dtype() != coefficients.dtype() {
+            return Err(candle_core::Error::Msg(format!("no weight of shape {:?} to merge into", self.shape)).into());
+        }
+        match &self.operands {
+            Operands::Resident(tensors) => Ok(merged.set(&self.composed(tensors, coefficients)?)?),
+            Operands::Mapped(views) => Ok(merged.inplace_op1(&Overwrite { merge: self, views, coefficients })?),
+        }
+    }
+
+    /// The merge in candle's own operations.
+    fn composed(&self, tensors: &[Tensor], coefficients: &Tensor) -> Result<Tensor> {
+        let mut sum: Option<Tensor> = None;
+        for (i, tensor) in tensors.iter().enumerate() {
+            let scaled = self.as_rows(tensor)?.to_dtype(coefficients.dtype())?.broadcast_mul(&coefficients.get(i)?)?;
+            sum = Some(match sum {
+                Some(sum) => (sum + scaled)?,
+                None => scaled,
+            });
+        }
+        let sum = sum.ok_or_else(|| Error::Sources { what: "nothing to merge".into(), hint: "load a source" })?;
+        Ok(sum.reshape(self.shape.as_slice())?)
     }
 
     /// The gradient of the coefficients (sources x columns) for that of the merged weight.
@@ -131,22 +151,20 @@ impl ColumnMerge {
         Ok(())
     }
 
-    fn forward_cpu<T: Real>(&self, views: &[View], coefficients: &[T]) -> candle_core::Result<Var> {
+    fn forward_cpu<T: Real>(&self, views: &[View], coefficients: &[T], merged: &mut [T]) {
         let n = self.columns;
-        let mut merged = vec![T::zero(); self.shape.iter().product()];
-        for_rows(&mut merged, n, |row, out| {
+        for_rows(merged, n, |row, out| {
             let mut buffer = [0f32; TILE];
-            for (view, c) in views.iter().zip(coefficients.chunks(n)) {
+            for (i, (view, c)) in views.iter().zip(coefficients.chunks(n)).enumerate() {
                 for start in (0..n).step_by(TILE) {
                     let end = n.min(start + TILE);
                     let w = decode(view, row * n + start, &mut buffer[..end - start]);
-                    for ((out, c), w) in out[start..end].iter_mut().zip(&c[start..end]).zip(w) {
-                        *out += *c * T::from_f64(f64::from(*w));
-                    }
+                    let terms = c[start..end].iter().zip(w).map(|(c, w)| *c * T::from_f64(f64::from(*w)));
+                    let out = out[start..end].iter_mut().zip(terms);
+                    if i == 0 { out.for_each(|(out, x)| *out = x) } else { out.for_each(|(out, x)| *out += x) }
                 }
             }
         });
-        Var::from_vec(merged, self.shape.as_slice(), &Device::Cpu)
     }
 
     fn backward_cpu<T: Real>(&self, views: &[View], gradient: &[T]) -> candle_core::Result<Tensor> {
@@ -179,6 +197,35 @@ impl ColumnMerge {
             total.iter_mut().zip(sums).for_each(|(t, s)| *t += *s);
         }
         Tensor::from_vec(total, (sources, n), &Device::Cpu)
+    }
+}
+
+/// Overwrites a merged weight in place.
+struct Overwrite<'a> {
+    merge: &'a ColumnMerge,
+    views: &'a [View],
+    coefficients: &'a Tensor,
+}
+
+impl InplaceOp1 for Overwrite<'_> {
+    fn name(&self) -> &'static str {
+        "column-merge"
+    }
+
+    fn cpu_fwd(&self, merged: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("a merged weight is contiguous") };
+        let Self { merge, views, coefficients } = self;
+        match merged {
+            CpuStorage::F32(out) => with_elements([coefficients], |[c]: [&[f32]; 1]| {
+                merge.forward_cpu(views, c, &mut out[start..end]);
+                Ok(())
+            }),
+            CpuStorage::F64(out) => with_elements([coefficients], |[c]: [&[f64]; 1]| {
+                merge.forward_cpu(views, c, &mut out[start..end]);
+                Ok(())
+            }),
+            _ => candle_core::bail!("a merged weight is f32 or f64"),
+        }
     }
 }
 
@@ -247,7 +294,13 @@ mod tests {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 let [fused, composed] = both(shape, columns, dtype);
                 let c = random(&[2, columns], 1);
-                agrees(fused.forward(&c).unwrap().as_tensor(), composed.forward(&c).unwrap().as_tensor());
+                let merged = composed.forward(&c).unwrap();
+                agrees(fused.forward(&c).unwrap().as_tensor(), merged.as_tensor());
+                for merge in [&fused, &composed] {
+                    let into = merge.forward(&random(&[2, columns], 5)).unwrap();
+                    merge.forward_into(&c, &into).unwrap();
+                    agrees(into.as_tensor(), merged.as_tensor());
+                }
                 let g = random(shape, 2);
                 agrees(&fused.backward(&g).unwrap(), &composed.backward(&g).unwrap());
                 // In f32 to its precision.
@@ -288,5 +341,9 @@ mod tests {
         assert!(fused.forward(&random(&[3, 5], 1)).is_err());
         assert!(fused.forward(&random(&[2, 5], 1).to_dtype(DType::BF16).unwrap()).is_err());
         assert!(fused.backward(&random(&[3, 4], 1)).is_err());
+        let c = random(&[2, 5], 1);
+        for (shape, dtype) in [(&[3, 4], DType::F64), (&[3, 5], DType::F32)] {
+            assert!(fused.forward_into(&c, &Var::zeros(shape, dtype, &Device::Cpu).unwrap()).is_err());
+        }
     }
 }

@@ -26,9 +26,11 @@ pub const MOFO_ALPHA: f64 = 0.3;
 /// One optimiser step.
 #[derive(Clone, Copy, Debug)]
 pub struct Update {
+    /// Which rule.
     pub optimizer: Optimizer,
-    /// From 1.
+    /// The number of the step, from 1.
     pub step: usize,
+    /// Learning rate.
     pub lr: f64,
     /// Decoupled, per step and unit of learning rate.
     pub weight_decay: f64,
@@ -37,7 +39,9 @@ pub struct Update {
 /// First and second moments of one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
+    /// Of the gradient.
     pub m: Vec<f32>,
+    /// Of its square.
     pub v: Vec<f32>,
 }
 

@@ -11,6 +11,7 @@ use crate::objective::Reduction;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
+    /// `lr` throughout.
     #[default]
     Constant,
     /// Down to 0 at `total_steps`.
@@ -20,13 +21,22 @@ pub enum Schedule {
 /// Weights of the terms of the objective; 0 switches one off.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weights {
+    /// KL divergence of the merge from each source on its own data ([`crate::objective::Distillation::kl`]).
     pub kl: f64,
+    /// Mean squared error between their logits ([`crate::objective::Distillation::mse`]).
     pub mse: f64,
+    /// Entropy of the merge ([`crate::objective::Distillation::entropy`]).
     pub entropy: f64,
+    /// Mean cosine similarity of the coefficients of source pairs ([`crate::objective::cosine`]).
     pub cosine: f64,
+    /// L1 norms of the coefficients ([`crate::objective::l1`]).
     pub l1: f64,
+    /// L2 norms of the coefficients ([`crate::objective::l2`]).
     pub l2: f64,
+    /// What pairs of sources share of a column ([`crate::objective::overlap`]).
     pub overlap: f64,
+    /// The same, weighted by the angle of their task vectors ([`crate::objective::column_angles`]);
+    /// needs a base model.
     pub weighted_overlap: f64,
 }
 
@@ -42,9 +52,11 @@ impl Weights {
 pub struct Settings {
     /// Learning rate.
     pub lr: f64,
+    /// What moves the coefficients.
     pub optimizer: Optimizer,
     /// Decoupled, per step and unit of learning rate.
     pub weight_decay: f64,
+    /// How the learning rate goes after the warm-up.
     pub schedule: Schedule,
     /// Steps over which the learning rate rises from 0.
     pub warmup: usize,
@@ -54,14 +66,19 @@ pub struct Settings {
     pub clip: f64,
     /// Examples a source and step.
     pub batch_size: usize,
+    /// Whether examples come in a seeded order, another in every epoch, or as in the file.
     pub shuffle: bool,
     /// Tokens at which an example is cut.
     pub max_length: usize,
+    /// What logits are divided by in the KL and entropy terms.
     pub temperature: f64,
+    /// How the KL term is averaged.
     pub reduction: Reduction,
+    /// The terms of the objective.
     pub weights: Weights,
     /// Teacher logits kept per token; 0: the whole vocabulary.
     pub top_k: usize,
+    /// Seeds the order of examples, and a random start at `wrap`.
     pub seed: u64,
     /// `auto`, `cpu`, `cuda` or `metal`.
     pub device: String,

@@ -26,11 +26,17 @@ enum Kept {
 
 /// What a teacher is run with.
 pub struct Lesson<'a> {
+    /// The teacher.
     pub source: &'a Source,
+    /// Its data.
     pub data: &'a Dataset,
+    /// Tokens at which an example is cut.
     pub max_length: usize,
+    /// Logits kept per token; 0: hidden states instead.
     pub top_k: usize,
+    /// Where it runs; what is kept is in main memory.
     pub device: &'a Device,
+    /// What it runs in.
     pub dtype: DType,
 }
 
