@@ -32,14 +32,13 @@ impl Output {
             return;
         }
         let hint = hint.map(|h| format!("\nhint: {h}")).unwrap_or_default();
-        let mut stderr = std::io::stderr().lock();
-        let _ = writeln!(stderr, "error: {error}{hint}");
+        note(&format!("error: {error}{hint}"));
     }
 
     /// Shows text for a person; nothing if there is none.
     pub fn say(&self, text: &str) {
         if !text.is_empty() {
-            self.line(text);
+            self.line(&printable(text));
         }
     }
 
@@ -52,12 +51,29 @@ impl Output {
     }
 }
 
-/// Prints a line of progress where no bar can be drawn.
+/// Prints a line on standard error.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
+}
+
+/// `text` without control characters: names and answers come from files that nobody vouches for, and
+/// a terminal obeys what it is shown.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
     let library = error.downcast_ref::<dam_prelude::Error>().and_then(dam_prelude::Error::hint);
     library.or_else(|| error.downcast_ref::<Refused>().map(|r| r.hint.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
+        assert_eq!(printable("十二 ─ ±"), "十二 ─ ±");
+    }
 }

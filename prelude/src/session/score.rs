@@ -18,7 +18,13 @@ impl Session {
     pub(super) fn score<W: Weights + ?Sized>(&self, weights: &W, data: &[(String, Dataset)]) -> Result<Scores> {
         let (architecture, limit) = (self.sources[0].architecture(), self.models.settings.max_length);
         let one = |(name, d): &(String, Dataset)| {
-            Ok((name.clone(), score(architecture, weights, &d.examples, limit, &self.merge.device)?))
+            let score = score(architecture, weights, &d.examples, limit, &self.merge.device)?;
+            if score.tokens == 0 {
+                let what =
+                    format!("`{name}` has no token to predict: its examples have one token each, or are cut before their answer");
+                return Err(Error::Sources { what, hint: "give longer examples, or raise max_length: set max_length=2048" });
+            }
+            Ok((name.clone(), score))
         };
         Ok(Scores(data.iter().map(one).collect::<Result<_>>()?))
     }
