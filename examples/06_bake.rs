@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use dam_prelude::{Bake, Columns, Dam, Result, load};
 
 fn main() -> Result<()> {
-    let directory = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "merged".into()));
+    let directory = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "merged-06".into()));
     let mut models = load(["builtin:japanese", "builtin:math", "builtin:sql"])?;
     models.settings.lr = 1e-2;
     models.settings.batch_size = 8;

@@ -67,7 +67,7 @@ fn bars(area: &Area, board: &Scoreboard) -> Result<()> {
     for (group, skill) in SKILLS.iter().enumerate() {
         let left = 62 + 124 * group as i32;
         for (i, (model, scores)) in board.rows.iter().enumerate() {
-            let exact = scores.0.get(*skill).and_then(|s| s.exact_match).with_context(|| format!("{model} has no {skill}"))?;
+            let exact = scores.data.get(*skill).and_then(|s| s.exact_match).with_context(|| format!("{model} has no {skill}"))?;
             let (x, height) = (left + 21 * i as i32, ((f64::from(HEIGHT) * exact) as i32).max(2));
             area.draw(&Rectangle::new([(x, BOTTOM - height), (x + 17, BOTTOM)], COLOURS[i].filled()))?;
         }

@@ -1,8 +1,11 @@
-//! Ctrl-C: stops training after the current step; again, or when nothing trains, ends the program.
+//! Ctrl-C: while a verb runs it asks to stop, which training does after the current step; a second
+//! one, or one while nothing runs, ends the program.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-static TRAINING: AtomicBool = AtomicBool::new(false);
+use crate::render::note;
+
+static RUNNING: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// The exit status of a program ended by Ctrl-C.
@@ -12,30 +15,31 @@ const STATUS: i32 = 130;
 pub fn install() {
     // Without a handler Ctrl-C still ends the program, so a failure here loses only the courtesy.
     let _ = ctrlc::set_handler(|| {
-        if !TRAINING.load(Ordering::SeqCst) || STOP.swap(true, Ordering::SeqCst) {
+        if !RUNNING.load(Ordering::SeqCst) || STOP.swap(true, Ordering::SeqCst) {
             std::process::exit(STATUS);
         }
+        note("finishing what is under way; Ctrl-C again ends the program");
     });
 }
 
-/// While it lives, Ctrl-C asks to stop instead of ending the program.
-pub struct Guard;
+/// Whether the verb that runs was asked to stop.
+pub fn is_stopped() -> bool {
+    STOP.load(Ordering::SeqCst)
+}
 
-impl Guard {
+/// While it lives a verb runs, and Ctrl-C asks it to stop instead of ending the program.
+pub struct Running;
+
+impl Running {
     pub fn new() -> Self {
         STOP.store(false, Ordering::SeqCst);
-        TRAINING.store(true, Ordering::SeqCst);
+        RUNNING.store(true, Ordering::SeqCst);
         Self
-    }
-
-    /// Whether Ctrl-C was pressed.
-    pub fn is_stopped(&self) -> bool {
-        STOP.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Guard {
+impl Drop for Running {
     fn drop(&mut self) {
-        TRAINING.store(false, Ordering::SeqCst);
+        RUNNING.store(false, Ordering::SeqCst);
     }
 }

@@ -13,14 +13,18 @@ mod verbs;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let output = render::Output { json: cli.json };
     interrupt::install();
     let ok = match (cli.commands, cli.action) {
-        (Some(text), _) => run::script(&text, &output),
+        (Some(_), Some(_)) => {
+            let message = "-c runs verbs and needs no command beside it";
+            cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+        }
+        (Some(text), None) => run::script(&text, &output),
         (None, Some(cli::Action::Run { file })) => run::file(&file, &output),
         (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
         (None, None) => repl::repl(&output),

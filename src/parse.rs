@@ -8,6 +8,8 @@
 pub struct Statement {
     pub verb: String,
     pub arguments: Vec<String>,
+    /// Where it begins, from 1.
+    pub line: usize,
 }
 
 /// The text ends inside quotation marks.
@@ -22,24 +24,32 @@ pub struct Unclosed(pub char);
 pub fn statements(text: &str) -> Result<Vec<Statement>, Unclosed> {
     let (mut all, mut words) = (Vec::new(), Vec::new());
     let mut word: Option<String> = None;
+    // Where the statement begins, and on which line that is.
+    let (mut begin, mut line) = (0, 1);
     let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\'' | '"' => quoted(c, &mut chars, word.get_or_insert_default())?,
-            '#' if word.is_none() => {
+    loop {
+        if words.is_empty() && word.is_none() {
+            let here = text.len() - chars.as_str().len();
+            line += text[begin..here].matches('\n').count();
+            begin = here;
+        }
+        match chars.next() {
+            None => break,
+            Some(c @ ('\'' | '"')) => quoted(c, &mut chars, word.get_or_insert_default())?,
+            Some('#') if word.is_none() => {
                 chars.by_ref().find(|c| *c == '\n');
-                finish(&mut words, &mut all);
+                finish(&mut words, line, &mut all);
             }
-            ';' | '\n' => {
+            Some(';' | '\n') => {
                 words.extend(word.take());
-                finish(&mut words, &mut all);
+                finish(&mut words, line, &mut all);
             }
-            c if c.is_whitespace() => words.extend(word.take()),
-            c => word.get_or_insert_default().push(c),
+            Some(c) if c.is_whitespace() => words.extend(word.take()),
+            Some(c) => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);
-    finish(&mut words, &mut all);
+    finish(&mut words, line, &mut all);
     Ok(all)
 }
 
@@ -53,10 +63,10 @@ fn quoted(mark: char, chars: &mut std::str::Chars<'_>, word: &mut String) -> Res
     }
 }
 
-fn finish(words: &mut Vec<String>, all: &mut Vec<Statement>) {
+fn finish(words: &mut Vec<String>, line: usize, all: &mut Vec<Statement>) {
     let mut words = words.drain(..);
     if let Some(verb) = words.next() {
-        all.push(Statement { verb, arguments: words.collect() });
+        all.push(Statement { verb, arguments: words.collect(), line });
     }
 }
 
@@ -85,6 +95,12 @@ mod tests {
         assert_eq!(words(r#"generate "a; \"b\" # c" 'd e'f"#), [vec!["generate", "a; \"b\" # c", "d ef"]]);
         assert_eq!(words("save a#b # note; not a verb\nstep"), [vec!["save", "a#b"], vec!["step"]]);
         assert_eq!(words("bake ''"), [vec!["bake", ""]]);
+    }
+
+    #[test]
+    fn a_statement_knows_its_line() {
+        let lines = |text| statements(text).unwrap().into_iter().map(|s| s.line).collect::<Vec<_>>();
+        assert_eq!(lines("# one\n\nload a; wrap\n  step # note\ngenerate 'a\nb'\nloss"), [3, 3, 4, 5, 7]);
     }
 
     #[test]

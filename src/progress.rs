@@ -10,7 +10,7 @@ use dam_prelude::Dam;
 use dam_prelude::show::TrainReport;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::interrupt::Guard;
+use crate::interrupt;
 use crate::render::note;
 
 /// Trains, showing progress unless `quiet`; Ctrl-C stops after the current step.
@@ -27,7 +27,6 @@ pub fn train(dam: &Dam, steps: usize, quiet: bool) -> Result<TrainReport> {
         let _ = write!(out, "{:.1} steps/s", state.per_sec());
     };
     bar.set_style(style.with_key("rate", rate).progress_chars("━╸ "));
-    let guard = Guard::new();
     let mut last = Instant::now();
     let report = dam.train_with(steps, |step| {
         bar.set_message(format!("loss {:.4}", step.total));
@@ -36,7 +35,7 @@ pub fn train(dam: &Dam, steps: usize, quiet: bool) -> Result<TrainReport> {
             last = Instant::now();
             note(&format!("step {}: loss {:.4}", step.step, step.total));
         }
-        if guard.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if interrupt::is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     Ok(report?)

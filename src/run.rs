@@ -6,8 +6,9 @@ use std::time::Instant;
 use dam_prelude::Error;
 
 use crate::context::Context;
+use crate::interrupt::Running;
 use crate::parse::{Statement, statements};
-use crate::render::Output;
+use crate::render::{Output, note};
 use crate::verbs;
 
 /// What comes after a statement.
@@ -20,6 +21,7 @@ pub enum After {
 
 /// Runs one statement and shows its reply.
 pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> After {
+    let _running = Running::new();
     let start = Instant::now();
     let reply = verbs::find(&statement.verb).and_then(|verb| (verb.run)(context, &statement.arguments));
     match reply {
@@ -36,6 +38,11 @@ pub fn statement(statement: &Statement, context: &mut Context, output: &Output) 
 
 /// Runs all statements of `text`; the first error ends it. Tells whether all went well.
 pub fn script(text: &str, output: &Output) -> bool {
+    placed(text, None, output)
+}
+
+/// [`script`], whose errors say where in `file` they are.
+fn placed(text: &str, file: Option<&Path>, output: &Output) -> bool {
     let all = match statements(text) {
         Ok(all) => all,
         Err(error) => {
@@ -47,7 +54,12 @@ pub fn script(text: &str, output: &Output) -> bool {
     for each in &all {
         match statement(each, &mut context, output) {
             After::Next => {}
-            After::Failed => return false,
+            After::Failed => {
+                if let Some(file) = file.filter(|_| !output.json) {
+                    note(&format!("in line {} of {}: {}", each.line, file.display(), each.verb));
+                }
+                return false;
+            }
             After::Quit => break,
         }
     }
@@ -57,7 +69,7 @@ pub fn script(text: &str, output: &Output) -> bool {
 /// Runs the statements of a file.
 pub fn file(path: &Path, output: &Output) -> bool {
     match std::fs::read_to_string(path) {
-        Ok(text) => script(&text, output),
+        Ok(text) => placed(text.trim_start_matches('\u{feff}'), Some(path), output),
         Err(error) => {
             let error = match error.kind() {
                 std::io::ErrorKind::NotFound => Error::NotFound { path: path.into() },

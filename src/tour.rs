@@ -8,6 +8,7 @@ use dam_prelude::Error;
 use serde_json::Value;
 
 use crate::context::Context;
+use crate::interrupt::Running;
 use crate::parse::{Statement, statements};
 use crate::render::Output;
 use crate::verbs;
@@ -40,7 +41,7 @@ const TOUR: [(&str, &str); 7] = [
     ),
     (
         "Questions nobody has seen: the share answered exactly right, and the loss. `japanese-math` is\n\
-         arithmetic asked in Japanese. No specialist was tuned on it: it needs two of them at once.",
+         arithmetic asked in Japanese, which takes two skills and no specialist was tuned on.",
         "eval --all",
     ),
     ("The merge becomes an ordinary Hugging Face checkpoint, as large as one source.", "bake"),
@@ -77,12 +78,13 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
             let mut arguments = vec![directory.display().to_string()];
             arguments.extend(force.then(|| "--force".into()));
             typed = format!("bake {}", arguments.join(" "));
-            all = vec![Statement { verb: "bake".into(), arguments }];
+            all = vec![Statement { verb: "bake".into(), arguments, line: 1 }];
         }
         if !output.json {
             output.say(&format!("\n{words}\n\ndam> {typed}"));
         }
-        for Statement { verb, arguments } in all {
+        for Statement { verb, arguments, .. } in all {
+            let _running = Running::new();
             let start = Instant::now();
             let reply = (verbs::find(&verb)?.run)(&mut context, &arguments)?;
             if output.json || verb != "set" {

@@ -163,6 +163,20 @@ fn a_config_that_cannot_be_used() {
     says(&loading(|m| edit_config(m, "num_key_value_heads", json!(3))), &["num_key_value_heads"]);
     says(&loading(|m| edit_config(m, "hidden_act", json!("gelu"))), &["gelu"]);
     says(&loading(|m| edit_config(m, "rope_parameters", json!({"rope_type": "yarn"}))), &["yarn"]);
+    for (key, value) in [
+        ("num_hidden_layers", json!(16_777_216)),
+        ("rope_parameters", json!("yarn")),
+        ("rope_parameters", json!({"rope_type": 7})),
+        ("hidden_act", json!(5)),
+        ("partial_rotary_factor", json!(0.5)),
+        ("layer_types", json!(["sliding_attention", "full_attention"])),
+        ("attention_bias", json!("no")),
+        ("rms_norm_eps", json!("small")),
+        ("eos_token_id", json!("end")),
+    ] {
+        let error = loading(|m| edit_config(m, key, value));
+        assert!(matches!(error, Error::Config { .. }), "{key}: {error:?}");
+    }
     says(&loading(|m| fs::write(m.join("config.json"), "{").unwrap()), &["config.json"]);
 }
 
@@ -172,8 +186,13 @@ fn a_tokenizer_larger_than_the_embedding() {
         |vocabulary: Value| json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}});
     let error = loading(|m| fs::write(m.join("tokenizer.json"), tokenizer(json!({"a": 0, "b": 96})).to_string()).unwrap());
     says(&error, &["tokenizer.json", "`96`", "96"]);
-    let error = loading(|m| fs::write(m.join("tokenizer.json"), "{}").unwrap());
-    says(&error, &["tokenizer.json"]);
+    // The second makes the tokenizers crate panic.
+    let panics = json!({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"]}}).to_string();
+    for text in ["{}", &panics] {
+        let error = loading(|m| fs::write(m.join("tokenizer.json"), text).unwrap());
+        assert!(matches!(error, Error::Tokenizer { .. }), "{error:?}");
+        says(&error, &["tokenizer.json"]);
+    }
 }
 
 #[test]
@@ -189,6 +208,10 @@ fn sources_that_differ() {
     fs::write(b.join("tokenizer.json"), tokenizer("cat")).unwrap();
     let error = load([a.display().to_string(), b.display().to_string()]).unwrap_err();
     says(&error, &["`a` and `b`", "token 1 is `dog` and `cat`"]);
+    let none = golden("model2").display().to_string();
+    let error = load([none, a.display().to_string(), b.display().to_string()]).unwrap_err();
+    says(&error, &["`a` and `b`", "token 1 is `dog` and `cat`"]);
+    says(&load([format!("DAM={}", a.display())]).unwrap_err(), &["`DAM`", "NAME=SOURCE"]);
     let error = load([a.display().to_string(), "builtin:base".into()]).unwrap_err();
     says(&error, &["vocabulary", "model.embed_tokens.weight", "[96, 32]"]);
     let error = load([a.display().to_string(), a.display().to_string()]).unwrap_err();
@@ -212,6 +235,7 @@ fn data_that_cannot_be_used() {
         ("{\"input_ids\": [-1]}", &["line `1`", "`-1`"]),
         ("{\"input_ids\": []}", &["line `1`", "no tokens"]),
         ("{\"prompt\": \"a\"}", &["line `1`", "`prompt`"]),
+        ("{\"text\": \"a\", \"answer\": 5}", &["line `1`", "`answer` is not text"]),
         ("{\"text\": \"a\"}", &["line `1`", "tokenizer.json"]),
     ] {
         fs::write(&file, text).unwrap();
@@ -238,6 +262,9 @@ fn a_chat_template_that_does_not_render() {
         ("{{ raise_exception('only one system message') }}", &["only one system message"]),
         ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", &["does not render"]),
         ("{{ messages | length }}", &["does not begin with its prompt"]),
+        // Deep enough to overflow an ordinary stack.
+        (&format!("{{{{ {}nothing.at.all }}}}", "-".repeat(12_000)), &["does not render"]),
+        (&"a".repeat(100_000), &["more than any real one"]),
     ]
     .into_iter()
     .enumerate()
@@ -298,7 +325,77 @@ fn a_loss_that_is_not_finite_moves_nothing() {
     let infinite = Tensor::full(f32::INFINITY, (2, 48), &Device::Cpu).unwrap();
     dam.set_coefficients(name, &infinite).unwrap();
     says(&dam.bake(dir.path().join("out")).unwrap_err(), &[name]);
+    // What f32 holds and f16 does not.
+    dam.set_coefficients(name, &Tensor::full(1e7f32, (2, 48), &Device::Cpu).unwrap()).unwrap();
+    let half = dam_prelude::Bake { dtype: Some("f16".into()), ..Default::default() };
+    let error = dam.bake_with(dir.path().join("new/deep/out"), &half).unwrap_err();
+    assert!(matches!(error, Error::NotBaked { .. }), "{error:?}");
+    says(&error, &[name, "f16", "dtype=bf16"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_step_that_would_ruin_the_coefficients_moves_nothing() {
+    let dam = dam();
+    dam.set(Settings { lr: 1e300, ..Settings::default() }).unwrap();
+    let before = state(&dam);
+    let error = dam.step().unwrap_err();
+    assert!(matches!(error, Error::Diverged { what: "coefficient", .. }), "{error:?}");
+    assert_eq!(state(&dam), before);
+}
+
+#[test]
+fn settings_are_checked_wherever_they_come_from() {
+    let dam = dam();
+    let before = dam.settings();
+    for wrong in [
+        Settings { batch_size: 0, ..Settings::default() },
+        Settings { batch_size: 1 << 40, ..Settings::default() },
+        Settings { threads: 100_000, ..Settings::default() },
+        Settings { temperature: 0.0, ..Settings::default() },
+        Settings { temperature: f64::NAN, ..Settings::default() },
+        Settings { lr: -1.0, ..Settings::default() },
+        Settings { max_length: 0, ..Settings::default() },
+        Settings { device: "tpu".into(), ..Settings::default() },
+        Settings { dtype: "f8".into(), ..Settings::default() },
+    ] {
+        let error = dam.set(wrong.clone()).unwrap_err();
+        assert!(matches!(error, Error::BadValue { .. }), "{error:?}");
+        let mut models = dam.models();
+        models.settings = wrong;
+        models.wrap(Columns::default()).unwrap_err();
+    }
+    assert_eq!(dam.settings(), before);
+    let error = dam.models().wrap(Columns { train: Vec::new(), ..Columns::default() }).unwrap_err();
+    says(&error, &["`train`", "linear, embedding and norm"]);
+}
+
+/// Everything a failing call must leave as it was.
+fn state(dam: &Dam) -> (Vec<Vec<Vec<f32>>>, dam_prelude::show::LossReport, Settings, usize) {
+    let tensors = dam.inspect("").unwrap().tensors;
+    let coefficients = tensors.iter().map(|t| dam.coefficients(&t.name).unwrap().to_vec2().unwrap()).collect();
+    (coefficients, dam.loss().unwrap(), dam.settings(), dam.steps())
+}
+
+#[test]
+fn a_failing_call_leaves_the_session_as_it_was() {
+    let dam = dam();
+    dam.train(2).unwrap();
+    let (dir, before) = (tempfile::tempdir().unwrap(), state(&dam));
+    dam.data("m0", "/no/such.jsonl").unwrap_err();
+    dam.data("m9", &golden("data0.jsonl").display().to_string()).unwrap_err();
+    dam.set(Settings { lr: 0.0, ..dam.settings() }).unwrap_err();
+    dam.inspect("no.such").unwrap_err();
+    dam.set_coefficients("model.norm.weight", &Tensor::zeros(3, dam_prelude::candle_core::DType::F32, &Device::Cpu).unwrap())
+        .unwrap_err();
+    dam.eval(&["/no/such.jsonl".into()]).unwrap_err();
+    dam.scoreboard(&["/no/such.jsonl".into()]).unwrap_err();
+    dam.generate("no tokenizer", 4).unwrap_err();
+    dam.bake(golden("model0")).unwrap_err();
+    dam.save(golden("model0").join("config.json")).unwrap_err();
+    dam.bake_with(dir.path().join("out"), &dam_prelude::Bake { dtype: Some("f8".into()), ..Default::default() }).unwrap_err();
+    dam.models().and_load(["/no/such/model"]).unwrap_err();
+    assert_eq!(state(&dam), before);
 }
 
 #[test]
@@ -308,13 +405,50 @@ fn a_session_file_that_cannot_be_opened() {
     fs::write(&file, "not a session").unwrap();
     assert!(matches!(Dam::open(&file).unwrap_err(), Error::SessionFile { .. }));
     says(&Dam::open(golden("expected.safetensors")).unwrap_err(), &["no session in it"]);
+    // Nor is it replaced by one.
+    let error = dam().save(&file).unwrap_err();
+    says(&error, &["is not only a session"]);
+    assert_eq!(fs::read(&file).unwrap(), b"not a session");
+    fs::remove_file(&file).unwrap();
     let model = dir.path().join("model");
     copy_checkpoint("model0", &model);
     let models = load([model.display().to_string(), golden("model1").display().to_string()]).unwrap();
-    models.wrap(Columns::default()).unwrap().save(&file).unwrap();
+    let dam = models.wrap(Columns::default()).unwrap();
+    dam.save(&file).unwrap();
+    dam.save(&file).unwrap();
+    Dam::open(&file).unwrap();
+    for (from, to) in [
+        ("\\\"step\\\":0", "\\\"step\\\":18446744073709551615"),
+        ("\\\"temperature\\\":2.0", "\\\"temperature\\\":0.0"),
+        ("\\\"version\\\":1", "\\\"version\\\":9"),
+    ] {
+        edit_text(&file, &dir.path().join("edited"), from, to);
+        Dam::open(dir.path().join("edited")).unwrap_err();
+    }
+    // A change of one weight, or of the configuration alone, is noticed.
+    let at = fs::metadata(weights(&model)).unwrap().len() as usize - 4 * 7;
+    let original = fs::read(weights(&model)).unwrap();
+    let mut changed = original.clone();
+    changed[at] ^= 1;
+    fs::write(weights(&model), &changed).unwrap();
+    says(&Dam::open(&file).unwrap_err(), &["`model`", "changed"]);
+    fs::write(weights(&model), &original).unwrap();
+    edit_config(&model, "rms_norm_eps", json!(1e-6));
+    says(&Dam::open(&file).unwrap_err(), &["`model`"]);
+    fs::copy(golden("model0").join("config.json"), model.join("config.json")).unwrap();
     Dam::open(&file).unwrap();
     fs::copy(golden("model2").join("model.safetensors"), weights(&model)).unwrap();
     says(&Dam::open(&file).unwrap_err(), &["`model`", "changed"]);
+}
+
+/// A copy of a safetensors file in whose header `from` became `to`.
+fn edit_text(file: &Path, copy: &Path, from: &str, to: &str) {
+    let bytes = fs::read(file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+    assert!(header.contains(from), "{header:.2000}");
+    let header = header.replacen(from, to, 1);
+    fs::write(copy, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -336,12 +470,20 @@ fn baking_onto_what_is_there() {
     let precious = dir.path().join("precious");
     fs::create_dir(&precious).unwrap();
     fs::write(precious.join("thesis.txt"), "all of it").unwrap();
-    says(&dam.bake_with(&precious, &force).unwrap_err(), &["not a checkpoint"]);
+    says(&dam.bake_with(&precious, &force).unwrap_err(), &["not only a checkpoint"]);
     assert_eq!(names(&precious), ["thesis.txt"]);
     fs::write(dir.path().join("file"), "x").unwrap();
     dam.bake_with(dir.path().join("file"), &force).unwrap_err();
+    // Nor a directory that holds a checkpoint and more.
+    fs::write(out.join("thesis.txt"), "all of it").unwrap();
+    says(&dam.bake_with(&out, &force).unwrap_err(), &["not only a checkpoint"]);
+    fs::rename(out.join("thesis.txt"), precious.join("thesis.txt")).unwrap();
+    fs::create_dir(out.join("checkpoint-100")).unwrap();
+    says(&dam.bake_with(&out, &force).unwrap_err(), &["not only a checkpoint"]);
     assert_eq!(names(dir.path()), ["file", "out", "precious"]);
-    says(&dam.bake_with(golden("model0"), &force).unwrap_err(), &["is the source `m0`"]);
+    for same in [golden("model0"), golden("model1/../model0")] {
+        says(&dam.bake_with(same, &force).unwrap_err(), &["is the source `m0`"]);
+    }
 }
 
 const LOAD: &str = "load m0=model0 m1=model1; data m0=data0.jsonl m1=data1.jsonl; wrap; step;";
@@ -408,6 +550,8 @@ fn verbs_and_keys_that_are_not_there() {
         ("load", &["usage: load"]),
         ("data x", &["usage: data"]),
         ("bake \"a", &["quotation mark"]),
+        ("load builtin:japanese builtin:math; wrap f=tanh f=relu", &["`f` is given twice"]),
+        ("load builtin:japanese builtin:math; wrap; bake ''", &["something is missing", "usage: bake"]),
     ] {
         let output = verbs(&golden(""), line);
         let text = String::from_utf8(output.stderr).unwrap();

@@ -35,7 +35,7 @@ fn every_primitive_has_an_example_that_runs() {
             assert!(text.contains(word), "{name} does not print {word:?}: {text}");
         }
     }
-    assert!(dir.path().join("merged/model.safetensors").is_file());
+    assert!(dir.path().join("merged-06/model.safetensors").is_file());
 }
 
 #[test]
@@ -44,5 +44,5 @@ fn the_script_of_verbs_runs() {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/first_merge.dam");
     let text = prints(common::dam(dir.path()).arg("run").arg(script), dir.path());
     assert!(text.contains("average") && text.contains("DAM") && text.contains("written"), "{text}");
-    assert!(dir.path().join("merged/config.json").is_file());
+    assert!(dir.path().join("first-merge/config.json").is_file());
 }

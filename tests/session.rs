@@ -67,16 +67,31 @@ fn training_goes_on_after_open_exactly() {
     }
 }
 
+/// Across epochs, in batches that meet in another company after `open`, under names of any letters.
 #[test]
-fn an_opened_session_of_built_in_models_goes_on_exactly() {
-    let mut models = load(["builtin:japanese", "builtin:math"]).unwrap();
+fn batches_across_epochs_go_on_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("data.jsonl");
+    let line = |i: usize| {
+        let ids: Vec<usize> = (0..3 + 5 * i % 11).map(|j| (7 * i + 13 * j) % 96).collect();
+        format!("{{\"input_ids\": {ids:?}}}\n")
+    };
+    std::fs::write(&file, (0..7).map(line).collect::<String>()).unwrap();
+    let names = ["Qwen2.5-0.5B", "my model", "k=v"];
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    for (i, name) in names.iter().enumerate() {
+        common::copy_checkpoint(&format!("model{i}"), &dir.path().join(name));
+    }
+    let mut models = load(names.map(place)).unwrap();
+    for name in names {
+        models.data(name, &file.display().to_string()).unwrap();
+    }
     (models.settings.batch_size, models.settings.lr) = (3, 1e-2);
     let dam = models.wrap(Columns::default()).unwrap();
-    dam.train(2).unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    dam.train(3).unwrap();
     dam.save(dir.path().join("session")).unwrap();
     let opened = Dam::open(dir.path().join("session")).unwrap();
-    assert_eq!(opened.train(2).unwrap().losses, dam.train(2).unwrap().losses);
+    assert_eq!(opened.train(7).unwrap().losses, dam.train(7).unwrap().losses);
     assert_eq!(all(&opened), all(&dam));
 }
 
@@ -170,6 +185,19 @@ fn penalties_train_without_data() {
     let report = dam.train(5).unwrap();
     assert!(report.last < report.first);
     assert_eq!(dam.teacher_bytes(), 0);
+}
+
+#[test]
+fn a_schedule_ends_with_the_data_of_what_is_merged_and_says_so() {
+    let mut models = models(Settings { schedule: Schedule::Linear, lr: 1e-2, ..Settings::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("long.jsonl");
+    std::fs::write(&long, "{\"input_ids\": [1, 2]}\n".repeat(50)).unwrap();
+    models.data("base", &long.display().to_string()).unwrap();
+    let dam = models.wrap(Columns::default()).unwrap();
+    let report = dam.train(3).unwrap();
+    assert_eq!(report.lr, 0.0);
+    assert!(report.to_string().contains("the linear schedule has ended"), "{report}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 /// Everything that can go wrong. Messages name the file and the tensor, key or line.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum Error {
     #[error("no such file or directory `{}`", path.display())]
     NotFound { path: PathBuf },
@@ -66,8 +67,10 @@ pub enum Error {
     NothingToTrain,
     #[error("`{}` exists already", path.display())]
     Exists { path: PathBuf },
-    #[error("`{}` is not a checkpoint, so it is not replaced", path.display())]
-    NotReplaced { path: PathBuf },
+    #[error("`{}` is not only {what}, so it is not replaced", path.display())]
+    NotReplaced { path: PathBuf, what: &'static str },
+    #[error("the merged tensor `{tensor}` has the value `{value}` at position `{position}` in {dtype}")]
+    NotBaked { tensor: String, position: usize, value: f32, dtype: &'static str },
     #[error("`{}` is not a session that can be opened: {reason}", file.display())]
     SessionFile { file: PathBuf, reason: String },
     #[error("device `{device}` is not available: {reason}")]
@@ -84,7 +87,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Error::NotFound { .. } => {
-                "give a Hugging Face model directory or file, or a built-in: builtin:base, builtin:japanese, builtin:math, builtin:sql"
+                "check the name and the directory you are in; built in are builtin:base, builtin:japanese, builtin:math and builtin:sql"
             }
             Error::MissingFile { .. } => "a model is a directory with config.json and *.safetensors",
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
@@ -113,7 +116,10 @@ impl Error {
             Error::Diverged { .. } => "lower the learning rate (set lr=1e-3) or clip gradients (set clip=1)",
             Error::NothingToTrain => "switch one on: set kl=1",
             Error::Exists { .. } => "choose another name, or replace it with --force",
-            Error::NotReplaced { .. } => "choose another name",
+            Error::NotReplaced { .. } => "choose another name, or move what is there",
+            Error::NotBaked { .. } => {
+                "f16 ends at 65504: bake with dtype=bf16 or f32; if that fails too, training has diverged: lower lr"
+            }
             Error::SessionFile { .. } => "open reads what save wrote",
             Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",
             Error::Io { source, .. } => match source.kind() {

@@ -44,6 +44,8 @@
 //!
 //! A module uses those above it, never one below.
 
+#![warn(missing_docs)]
+
 pub mod checkpoint;
 pub mod coefficients;
 pub mod data;

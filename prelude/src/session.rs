@@ -23,7 +23,7 @@ use candle_core::{DType, Device, Tensor};
 pub use bake::Bake;
 pub use models::{BASE, Models, load};
 
-use crate::checkpoint::{Source, Written, views};
+use crate::checkpoint::{Kind, Source, Written, views};
 use crate::coefficients::{Columns, Merge, MergedTensor};
 use crate::data::next_examples;
 use crate::error::{Error, Result};
@@ -107,16 +107,21 @@ impl Session {
         // 4. The chain rule: from the merged weights back to the coefficients, where the penalties are.
         let trained = || self.merge.tensors.iter().filter(|t| t.trains);
         let mut by_coefficient: Vec<Tensor> = penalties.into_iter().map(|(_, value)| value).collect();
-        if self.models.settings.weights.compares_logits() {
-            let without: Vec<&MergedTensor> = trained().filter(|t| !by_weight.contains_key(&t.spec.name)).collect();
-            if let Some(first) = without.first() {
-                return Err(Error::NoGradient { tensor: first.spec.name.clone(), count: without.len() });
-            }
-            for tensor in trained() {
-                by_coefficient.push(self.merge.pull_back(tensor, &by_weight[&tensor.spec.name])?);
+        for tensor in trained() {
+            if let Some(gradient) = by_weight.get(&tensor.spec.name) {
+                by_coefficient.push(self.merge.pull_back(tensor, gradient)?);
             }
         }
         let gradients = sum(by_coefficient.iter())?.backward()?;
+        // A penalty's gradient does not make up for one that should have come from the data.
+        let teaches = self.models.settings.weights.compares_logits();
+        let reached = |t: &MergedTensor| {
+            gradients.get(t.coefficients.as_tensor()).is_some() && (!teaches || by_weight.contains_key(&t.spec.name))
+        };
+        let mut without = trained().filter(|t| !reached(t));
+        if let Some(first) = without.next() {
+            return Err(Error::NoGradient { tensor: first.spec.name.clone(), count: 1 + without.count() });
+        }
         let gradient = |tensor: &MergedTensor| -> Result<Option<Vec<f32>>> {
             let found = gradients.get(tensor.coefficients.as_tensor()).filter(|_| tensor.trains);
             Ok(found.map(|g| g.flatten_all()?.to_vec1()).transpose()?)
@@ -210,13 +215,22 @@ impl Session {
         }
         let lr = settings.lr_at(self.step, self.total_steps());
         let update = Update { optimizer: settings.optimizer, step, lr, weight_decay: settings.weight_decay };
-        for ((tensor, moments), gradient) in self.merge.tensors.iter().zip(&mut self.moments).zip(&gradients) {
+        let mut moments = self.moments.clone();
+        let mut moved = Vec::new();
+        for ((tensor, moments), gradient) in self.merge.tensors.iter().zip(&mut moments).zip(&gradients) {
             let Some(gradient) = gradient else { continue };
-            let (c, shape) = (&tensor.coefficients, tensor.coefficients.dims());
-            let mut values = c.flatten_all()?.to_vec1::<f32>()?;
+            let shape = tensor.coefficients.dims();
+            let mut values = tensor.coefficients.flatten_all()?.to_vec1::<f32>()?;
             moments.update(update, &mut values, gradient, shape[1]);
-            c.set(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+            if let Some(value) = values.iter().find(|x| !x.is_finite()) {
+                return Err(Error::Diverged { what: "coefficient", step, value: f64::from(*value) });
+            }
+            moved.push((tensor, Tensor::from_vec(values, shape, &Device::Cpu)?));
         }
+        for (tensor, values) in moved {
+            tensor.coefficients.set(&values)?;
+        }
+        self.moments = moments;
         self.step = step;
         self.drawn += settings.batch_size;
         self.losses.push(total);
@@ -227,7 +241,8 @@ impl Session {
     /// Where the linear schedule ends.
     fn total_steps(&self) -> usize {
         let settings = &self.models.settings;
-        let longest = self.models.data.values().map(|d| d.examples.len()).max().unwrap_or(0);
+        let data = self.sources.iter().filter_map(|s| self.models.data.get(s.name()));
+        let longest = data.map(|d| d.examples.len()).max().unwrap_or(0);
         if settings.total_steps > 0 { settings.total_steps } else { longest.div_ceil(settings.batch_size) }
     }
 
@@ -258,6 +273,10 @@ impl Session {
 impl Dam {
     /// The merge of `models`, at its start.
     pub(crate) fn new(models: Models, columns: Columns) -> Result<Self> {
+        models.settings.check()?;
+        if columns.train.iter().all(|kind| *kind == Kind::Bias) {
+            return Err(Error::bad_value("train", "", "one or more of linear, embedding and norm"));
+        }
         let (device, dtype) = models.settings.place()?;
         let sources = models.merged(&columns)?;
         let merge = Merge::new(&sources, columns, device)?;
@@ -328,10 +347,11 @@ impl Dam {
     /// # Errors
     /// As for [`Dam::step`].
     pub fn train_with(&self, steps: usize, mut after: impl FnMut(&StepReport) -> ControlFlow<()>) -> Result<TrainReport> {
-        let (start, mut losses, mut stopped) = (Instant::now(), Vec::new(), false);
+        let (start, mut losses, mut stopped, mut lr) = (Instant::now(), Vec::new(), false, 0.0);
         for i in 0..steps {
             let report = self.step()?;
             losses.push(report.total);
+            lr = report.lr;
             if after(&report).is_break() {
                 stopped = i + 1 < steps;
                 break;
@@ -339,7 +359,7 @@ impl Dam {
         }
         let (first, last) = (losses.first().copied().unwrap_or(0.0), losses.last().copied().unwrap_or(0.0));
         let seconds = start.elapsed().as_secs_f64();
-        Ok(TrainReport { steps: losses.len(), reached: self.steps(), first, last, seconds, stopped, losses })
+        Ok(TrainReport { steps: losses.len(), reached: self.steps(), first, last, lr, seconds, stopped, losses })
     }
 
     /// The coefficients of the tensors named or matched by `pattern`: a name, a glob (`*`, `?`), or a

@@ -29,6 +29,9 @@ impl<'a> Arguments<'a> {
             }
             // A path may hold a `=`: only a plain key before it makes a pair.
             match argument.split_once('=').filter(|(key, _)| key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-')) {
+                Some((key, _)) if sorted.pairs.iter().any(|(known, _)| *known == key) => {
+                    return refuse(format!("`{key}` is given twice"), "give it once");
+                }
                 Some((key, value)) if keys.contains(&key) => sorted.pairs.push((key, value)),
                 Some((key, _)) if !keys.is_empty() => return Err(Error::unknown("key", key, keys.iter().copied()).into()),
                 _ => sorted.words.push(argument),
@@ -49,7 +52,7 @@ impl<'a> Arguments<'a> {
     pub fn word(&self, usage: &str) -> Result<&'a str> {
         match self.words.as_slice() {
             [word] if !word.is_empty() => Ok(word),
-            [] => refuse("something is missing", format!("usage: {usage}")),
+            [] | [_] => refuse("something is missing", format!("usage: {usage}")),
             _ => refuse("there are too many words", format!("usage: {usage}")),
         }
     }

@@ -23,7 +23,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let mut models = context.current();
     let mut pairs = Vec::new();
     for argument in arguments {
-        let Some((name, file)) = argument.split_once('=') else {
+        // The name of a source may itself hold a `=`.
+        let known = models.report().0.into_iter().map(|s| s.name + "=").find(|name| argument.starts_with(name.as_str()));
+        let split = known.map(|name| argument.split_at(name.len())).map(|(name, file)| (&name[..name.len() - 1], file));
+        let Some((name, file)) = split.or_else(|| argument.split_once('=')) else {
             return refuse(format!("`{argument}` does not say whose data it is"), format!("usage: {}", VERB.usage));
         };
         let examples = models.data(name, file)?;

@@ -10,7 +10,7 @@ use crate::context::{Context, Reply};
 pub const VERB: Verb = Verb {
     name: "eval",
     usage: "eval [FILE...] [--all]",
-    about: "score the merge on held-out data; with --all, every source and the average too",
+    about: "score the merge on files, or on held-out data of built-in models; --all: its sources and their average too",
     example: "eval --all",
     run,
 };
@@ -21,9 +21,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let dam = context.dam()?;
     if arguments.flags.is_empty() {
         let scores = dam.eval(&files)?;
-        return Ok(Reply::new(&scores, json!({"scores": scores})));
+        return Ok(Reply::new(&scores, json!({"scores": scores.data, "held_out": scores.held_out})));
     }
     let board = dam.scoreboard(&files)?;
-    let rows: Vec<Value> = board.rows.iter().map(|(model, scores)| json!({"model": model, "scores": scores})).collect();
-    Ok(Reply::new(&board, json!({"scores": board.row("DAM"), "rows": rows})))
+    let rows: Vec<Value> = board.rows.iter().map(|(model, scores)| json!({"model": model, "scores": scores.data})).collect();
+    let dam = board.row("DAM").cloned().unwrap_or_default();
+    Ok(Reply::new(&board, json!({"scores": dam.data, "held_out": dam.held_out, "rows": rows})))
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Verb;
 use super::arguments::{Arguments, count};
 use crate::context::{Context, Reply};
-use crate::interrupt::Guard;
+use crate::interrupt;
 
 pub const VERB: Verb = Verb {
     name: "step",
@@ -20,13 +20,18 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let steps = arguments.optional(VERB.usage)?.map_or(Ok(1), |n| count("step", n))?;
     let dam = context.dam()?;
-    let guard = Guard::new();
     let mut report = dam.step()?;
+    let last = report.step + steps - 1;
     for _ in 1..steps {
-        if guard.is_stopped() {
+        if interrupt::is_stopped() {
             break;
         }
         report = dam.step()?;
     }
-    Ok(Reply::new(&report, json!({"step": report.step, "total": report.total, "grad_norm": report.grad_norm, "lr": report.lr})))
+    let stopped =
+        if report.step < last { format!("\nstopped after step {}: everything is kept", report.step) } else { String::new() };
+    Ok(Reply::new(
+        format!("{report}{stopped}"),
+        json!({"step": report.step, "total": report.total, "grad_norm": report.grad_norm, "lr": report.lr}),
+    ))
 }

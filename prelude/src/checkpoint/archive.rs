@@ -9,11 +9,11 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use safetensors::{SafeTensorError, SafeTensors};
 
-use super::files::{Bytes, Files};
+use super::files::{Bytes, Files, WEIGHTS};
 use crate::error::{Error, Result};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = WEIGHTS[0];
+const INDEX: &str = WEIGHTS[1];
 
 /// One stored tensor: `shape`, `dtype` (f32, f16 or bf16) and its bytes, which stay where they are.
 #[derive(Clone)]

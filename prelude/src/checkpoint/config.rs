@@ -52,33 +52,47 @@ pub struct Architecture {
 /// Rotary position embedding: `theta` and how frequencies are stretched for long contexts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
+    /// The base of the frequencies.
     pub theta: f64,
+    /// How they are stretched.
     pub scaling: Scaling,
 }
 
 /// How rotary frequencies are stretched.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scaling {
+    /// Not at all.
     None,
     /// All frequencies divided by `factor`.
     Linear {
+        /// How much longer the context is.
         factor: f64,
     },
     /// Llama 3.1's: only long wavelengths are divided.
     Llama3 {
+        /// What long wavelengths are divided by.
         factor: f64,
+        /// Turns over the original context up to which a wavelength is long.
         low: f64,
+        /// Turns from which it is short.
         high: f64,
+        /// The original context, in positions.
         original: f64,
     },
 }
+
+/// Layers of the deepest decoder that is read; the deepest known ones have fewer than 200.
+const MOST_LAYERS: usize = 4096;
 
 /// What a tensor is, which decides its coefficients: columns of a weight, or one number for a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
+    /// A matrix, out x in.
     Linear,
+    /// A row a token.
     Embedding,
+    /// A scale a feature.
     Norm,
     /// Of a linear layer; trains when linear layers do.
     Bias,
@@ -99,8 +113,11 @@ impl Kind {
 /// A tensor that an architecture has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
+    /// As in the checkpoint.
     pub name: String,
+    /// What it is.
     pub kind: Kind,
+    /// As in the checkpoint.
     pub shape: Vec<usize>,
 }
 
@@ -154,11 +171,19 @@ impl Config<'_> {
     /// Both spellings: `rope_theta` and `rope_scaling` (transformers 4), `rope_parameters` (5).
     fn rope(&self) -> Result<Rope> {
         let empty = Map::new();
-        let map = |key| self.value(key).and_then(Value::as_object);
-        let parameters = map("rope_parameters").or_else(|| map("rope_scaling")).unwrap_or(&empty);
+        let map = |key: &str| match self.value(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(other) => Err(self.bad(key, format!("`{other}` is not an object"))),
+        };
+        let parameters = map("rope_parameters")?.or(map("rope_scaling")?).unwrap_or(&empty);
         let theta = self.number(parameters, "rope_theta", self.number(self.map, "rope_theta", 10_000.0)?)?;
-        let kind = parameters.get("rope_type").or_else(|| parameters.get("type")).and_then(Value::as_str);
-        let scaling = match kind.unwrap_or("default") {
+        let kind = match parameters.get("rope_type").or_else(|| parameters.get("type")) {
+            None | Some(Value::Null) => "default",
+            Some(Value::String(kind)) => kind,
+            Some(other) => return Err(self.bad("rope_type", format!("`{other}` is not a name"))),
+        };
+        let scaling = match kind {
             "default" => Scaling::None,
             "linear" => Scaling::Linear { factor: self.number(parameters, "factor", 1.0)? },
             "llama3" => Scaling::Llama3 {
@@ -170,6 +195,28 @@ impl Config<'_> {
             other => return Err(self.bad("rope_type", format!("`{other}` is not default, linear or llama3"))),
         };
         Ok(Rope { theta, scaling })
+    }
+
+    /// A whole number from 0.
+    fn whole(&self, key: &str, default: usize) -> Result<usize> {
+        match self.value(key) {
+            None => Ok(default),
+            Some(v) => {
+                let n = v.as_u64().and_then(|n| usize::try_from(n).ok());
+                n.ok_or_else(|| self.bad(key, format!("`{v}` is not a whole number from 0")))
+            }
+        }
+    }
+
+    /// `layer_types`, where it is there, must say what the other keys say.
+    fn check_layer_types(&self, layers: usize, slides: impl Fn(usize) -> bool) -> Result<()> {
+        let Some(found) = self.value("layer_types") else { return Ok(()) };
+        let kind = |layer| if slides(layer) { "sliding_attention" } else { "full_attention" };
+        let expected: Value = (0..layers).map(kind).collect();
+        match *found == expected {
+            true => Ok(()),
+            false => Err(self.bad("layer_types", format!("`{found}` does not agree with the sliding window"))),
+        }
     }
 
     fn eos(&self) -> Result<Vec<u32>> {
@@ -195,9 +242,11 @@ impl Architecture {
         if !["llama", "mistral", "qwen2"].contains(&family.as_str()) {
             return Err(Error::UnknownFamily { file: file.into(), found: family });
         }
-        let activation = config.value("hidden_act").and_then(Value::as_str).unwrap_or("silu");
-        if activation != "silu" {
-            return Err(config.bad("hidden_act", format!("`{activation}` is not silu")));
+        if let Some(other) = config.value("hidden_act").filter(|v| *v != "silu") {
+            return Err(config.bad("hidden_act", format!("`{other}` is not silu")));
+        }
+        if let Some(other) = config.value("partial_rotary_factor").filter(|v| v.as_f64() != Some(1.0)) {
+            return Err(config.bad("partial_rotary_factor", format!("`{other}` is not 1")));
         }
         let (hidden, heads) = (config.required("hidden_size")?, config.required("num_attention_heads")?);
         let key_value_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
@@ -212,24 +261,35 @@ impl Architecture {
         if head_dim % 2 != 0 {
             return Err(config.bad("head_dim", format!("`{head_dim}` is odd, rotary embedding turns pairs")));
         }
-        let qwen2 = family == "qwen2";
-        let windowed = family == "mistral" || (qwen2 && config.flag("use_sliding_window", false)?);
-        let attention_bias = config.flag("attention_bias", qwen2)?;
+        let layers = config.required("num_hidden_layers")?;
+        if layers > MOST_LAYERS {
+            return Err(config.bad("num_hidden_layers", format!("`{layers}` is more than `{MOST_LAYERS}`")));
+        }
+        // Defaults where a key is missing are those of transformers.
+        let window = |default| if map.contains_key("sliding_window") { config.size("sliding_window") } else { Ok(Some(default)) };
+        let (sliding_window, sliding_from) = match family.as_str() {
+            "mistral" => (window(4096)?, 0),
+            "qwen2" if config.flag("use_sliding_window", false)? => (window(4096)?, config.whole("max_window_layers", 28)?),
+            _ => (None, 0),
+        };
+        config.check_layer_types(layers, |layer| sliding_window.is_some() && layer >= sliding_from)?;
+        let llama = family == "llama";
+        let attention_bias = llama && config.flag("attention_bias", false)?;
         Ok(Self {
             vocabulary: config.required("vocab_size")?,
             hidden,
             intermediate: config.required("intermediate_size")?,
-            layers: config.required("num_hidden_layers")?,
+            layers,
             heads,
             key_value_heads,
             head_dim,
             norm_eps: config.number(&map, "rms_norm_eps", 1e-6)?,
             rope: config.rope()?,
-            sliding_window: if windowed { config.size("sliding_window")? } else { None },
-            sliding_from: if qwen2 { config.value("max_window_layers").and_then(Value::as_u64).unwrap_or(0) as usize } else { 0 },
-            qkv_bias: attention_bias,
-            output_bias: attention_bias && family == "llama",
-            mlp_bias: family == "llama" && config.flag("mlp_bias", false)?,
+            sliding_window,
+            sliding_from,
+            qkv_bias: attention_bias || family == "qwen2",
+            output_bias: attention_bias,
+            mlp_bias: llama && config.flag("mlp_bias", false)?,
             tied: config.flag("tie_word_embeddings", false)?,
             max_positions: config.size("max_position_embeddings")?.unwrap_or(2048),
             eos: config.eos()?,

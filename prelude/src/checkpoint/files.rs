@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
 
+/// The weights of a checkpoint: one file, or the index of many.
+pub(crate) const WEIGHTS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
+
 /// The prefix of a built-in model or data set.
 pub const BUILTIN_PREFIX: &str = "builtin:";
 
@@ -41,7 +44,7 @@ pub(crate) enum Files {
 }
 
 impl Files {
-    /// The folder that `spec` names: `builtin:NAME`, a directory, or a `.safetensors` file's directory.
+    /// The folder that `spec` names: `builtin:NAME`, a directory, or the directory of the weights named.
     pub fn find(spec: &str) -> Result<Self> {
         if let Some(name) = spec.strip_prefix(BUILTIN_PREFIX) {
             let models: Vec<&str> = builtin_models().collect();
@@ -52,7 +55,14 @@ impl Files {
         let path = Path::new(spec);
         let found = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
         let directory = match (found.is_dir(), path.parent()) {
-            (false, Some(parent)) if path.extension().is_some_and(|e| e == "safetensors") => parent,
+            // The weights stand for their directory.
+            (false, Some(parent)) if WEIGHTS.iter().any(|name| path.ends_with(name)) => {
+                if parent.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    parent
+                }
+            }
             _ => path,
         };
         let directory = std::path::absolute(directory).map_err(|e| Error::io("read", path, e))?;

@@ -11,6 +11,6 @@ pub use config::{Architecture, Kind, Rope, Scaling, TensorSpec};
 pub use source::Source;
 
 pub(crate) use files::{BUILTIN_PREFIX, builtin_data, builtin_data_file, map};
-pub(crate) use source::{SIDE_FILES, views};
+pub(crate) use source::{Chat, SIDE_FILES, tokenizing, views};
 pub use write::Written;
 pub(crate) use write::{Checkpoint, replace_directory, replace_file, write_file};

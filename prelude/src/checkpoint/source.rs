@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
 use rayon::prelude::*;
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::archive::{Archive, View};
 use super::config::{Architecture, TensorSpec};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
 use crate::error::{Error, Result};
+
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Files that belong to a checkpoint beside its weights and go along when a merge is baked.
 pub(crate) const SIDE_FILES: [&str; 10] = [
@@ -40,7 +43,8 @@ struct Inner {
     views: BTreeMap<String, View>,
     unused: Vec<String>,
     tokenizer: Option<Tokenizer>,
-    chat_template: Option<String>,
+    chat: Chat,
+    fingerprint: OnceLock<String>,
 }
 
 impl Source {
@@ -50,6 +54,14 @@ impl Source {
     /// Anything missing, damaged, not finite, or of an unknown family.
     pub fn open(spec: &str) -> Result<Self> {
         let (name, place) = split_name(spec);
+        Self::open_as(name, place)
+    }
+
+    /// Opens `place` under a name of any letters; without one, under that of its directory.
+    ///
+    /// # Errors
+    /// As for [`Source::open`].
+    pub(crate) fn open_as(name: Option<&str>, place: &str) -> Result<Self> {
         let files = Files::find(place)?;
         let config = files.require("config.json")?;
         let architecture = Architecture::parse(&files.path().join("config.json"), &config)?;
@@ -64,7 +76,7 @@ impl Source {
             Some(bytes) => Some(read_tokenizer(&files.path().join("tokenizer.json"), &bytes, architecture.vocabulary)?),
             None => None,
         };
-        let chat_template = chat_template(&files)?;
+        let chat = Chat::read(&files)?;
         let name = match name {
             Some(name) => name.to_owned(),
             None => default_name(files.path()),
@@ -73,7 +85,17 @@ impl Source {
             Files::Disk(path) => path.display().to_string(),
             Files::Builtin(..) => place.to_owned(),
         };
-        Ok(Self(Arc::new(Inner { name, spec, files, architecture, views, unused, tokenizer, chat_template })))
+        Ok(Self(Arc::new(Inner {
+            name,
+            spec,
+            files,
+            architecture,
+            views,
+            unused,
+            tokenizer,
+            chat,
+            fingerprint: OnceLock::new(),
+        })))
     }
 
     /// What the user calls it.
@@ -108,7 +130,12 @@ impl Source {
 
     /// Its chat template (Jinja), where there is one.
     pub fn chat_template(&self) -> Option<&str> {
-        self.0.chat_template.as_deref()
+        self.0.chat.template.as_deref()
+    }
+
+    /// The special tokens that chat templates know by name.
+    pub(crate) fn chat(&self) -> &Chat {
+        &self.0.chat
     }
 
     /// Tensors of the file that no layer uses.
@@ -148,20 +175,20 @@ impl Source {
         self.0.files.get(name)
     }
 
-    /// A fingerprint of the weights' layout and of some of their bytes, to notice another file.
-    pub(crate) fn fingerprint(&self) -> String {
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        let mut eat = |bytes: &[u8]| {
-            for b in bytes {
-                hash = (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
-            }
-        };
-        for (name, view) in &self.0.views {
-            eat(name.as_bytes());
-            eat(format!("{:?}{:?}", view.dtype, view.shape).as_bytes());
-            view.bytes().chunks(64).step_by(61).for_each(&mut eat);
+    /// A fingerprint of the configuration and of every weight, to notice that a file has changed.
+    pub(crate) fn fingerprint(&self) -> Result<&str> {
+        if let Some(known) = self.0.fingerprint.get() {
+            return Ok(known);
         }
-        format!("{hash:016x}")
+        let config = hash(&self.0.files.require("config.json")?);
+        let views: Vec<(&String, &View)> = self.0.views.iter().collect();
+        let hashes = views.par_iter().map(|(name, view)| {
+            let layout = hash(format!("{name}{:?}{:?}", view.dtype, view.shape).as_bytes());
+            let blocks: Vec<u64> = view.bytes().par_chunks(1 << 20).map(hash).collect();
+            blocks.into_iter().fold(layout, mix)
+        });
+        let hashes: Vec<u64> = hashes.collect();
+        Ok(self.0.fingerprint.get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
     }
 
     /// An error that names the first tensor or token in which `other` differs.
@@ -211,9 +238,28 @@ fn by_id(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
     tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect()
 }
 
+/// One step of a hash that notices accidents; it is no defence against forgery.
+fn mix(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let start = rest.iter().fold(bytes.len() as u64, |h, b| mix(h, u64::from(*b)));
+    words.iter().fold(start, |h, word| mix(h, u64::from_le_bytes(*word)))
+}
+
+/// Runs the tokenizers crate, which panics on some damaged files, on `file`'s behalf.
+pub(crate) fn tokenizing<T>(file: &Path, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let bad = |reason: String| Error::Tokenizer { file: file.into(), reason };
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(|e| bad(e.to_string())),
+        Err(_) => Err(bad("it contradicts itself".into())),
+    }
+}
+
 fn read_tokenizer(file: &Path, bytes: &[u8], rows: usize) -> Result<Tokenizer> {
-    let mut tokenizer =
-        Tokenizer::from_bytes(bytes).map_err(|e| Error::Tokenizer { file: file.into(), reason: e.to_string() })?;
+    let mut tokenizer = tokenizing(file, || Tokenizer::from_bytes(bytes))?;
     let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
     if largest as usize >= rows {
         return Err(Error::TokenizerTooLarge { file: file.into(), id: largest, rows });
@@ -224,13 +270,41 @@ fn read_tokenizer(file: &Path, bytes: &[u8], rows: usize) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// `chat_template.jinja`, or `chat_template` of tokenizer_config.json.
-fn chat_template(files: &Files) -> Result<Option<String>> {
-    if let Some(bytes) = files.get("chat_template.jinja")? {
-        return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+/// How a model was tuned to be talked to.
+pub(crate) struct Chat {
+    pub template: Option<String>,
+    pub bos_token: String,
+    pub eos_token: String,
+}
+
+impl Chat {
+    /// From `chat_template.jinja`, tokenizer_config.json and special_tokens_map.json.
+    fn read(files: &Files) -> Result<Self> {
+        let json = |name: &str| -> Result<Value> {
+            let invalid = |e: serde_json::Error| Error::Json { file: files.path().join(name), reason: e.to_string() };
+            files.get(name)?.map_or(Ok(Value::Null), |bytes| serde_json::from_slice(&bytes).map_err(invalid))
+        };
+        let (config, map) = (json(TOKENIZER_CONFIG)?, json("special_tokens_map.json")?);
+        // A token is a string, or an object that says more about it.
+        let token = |name: &str| {
+            let text = |v: &Value| v.as_str().or_else(|| v["content"].as_str()).map(str::to_owned);
+            text(&config[name]).or_else(|| text(&map[name])).unwrap_or_default()
+        };
+        let template = match files.get("chat_template.jinja")? {
+            Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            None => match &config["chat_template"] {
+                Value::Null => None,
+                Value::String(template) => Some(template.clone()),
+                // Several by name, of which `default` is for talking.
+                Value::Array(all) => {
+                    all.iter().find(|t| t["name"] == "default").and_then(|t| t["template"].as_str()).map(str::to_owned)
+                }
+                other => {
+                    let reason = format!("chat_template is `{other}`, not a template");
+                    return Err(Error::Json { file: files.path().join(TOKENIZER_CONFIG), reason });
+                }
+            },
+        };
+        Ok(Self { template, bos_token: token("bos_token"), eos_token: token("eos_token") })
     }
-    let Some(bytes) = files.get("tokenizer_config.json")? else { return Ok(None) };
-    let json = |e: serde_json::Error| Error::Json { file: files.path().join("tokenizer_config.json"), reason: e.to_string() };
-    let config: serde_json::Value = serde_json::from_slice(&bytes).map_err(json)?;
-    Ok(config["chat_template"].as_str().map(str::to_owned))
 }

@@ -1,5 +1,6 @@
 //! Writing: a checkpoint streamed tensor by tensor, aside, then renamed into place.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Write};
@@ -10,6 +11,7 @@ use candle_core::DType;
 use serde_json::json;
 
 use super::config::TensorSpec;
+use super::source::SIDE_FILES;
 use crate::error::{Error, Result};
 
 /// What a write produced.
@@ -97,22 +99,24 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
 ///
 /// # Errors
-/// [`Error::Exists`] where `path` exists and `force` is false; with `force`, only a checkpoint (or
-/// an empty directory) is replaced.
+/// [`Error::Exists`] where `path` exists and `force` is false; with `force`, only a directory of
+/// nothing but a checkpoint's files is replaced.
 pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
     let exists = path.symlink_metadata().is_ok();
     if exists && !force {
         return Err(Error::Exists { path });
     }
-    let replaceable = || path.join("config.json").is_file() || fs::read_dir(&path).is_ok_and(|mut d| d.next().is_none());
-    if exists && !replaceable() {
-        return Err(Error::NotReplaced { path });
+    if exists && !is_only_checkpoint(&path) {
+        return Err(Error::NotReplaced { path, what: "a checkpoint" });
     }
     let (parent, prefix) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
-    let new =
-        tempfile::Builder::new().prefix(&prefix).permissions(Permissions::from_mode(0o777)).tempdir_in(&parent).map_err(io)?;
+    let new = tempfile::Builder::new()
+        .prefix(&prefix)
+        .permissions(Permissions::from_mode(0o777))
+        .tempdir_in(parent.path())
+        .map_err(io)?;
     fill(new.path())?;
     let mut written = Written { path: path.clone(), files: 0, bytes: 0 };
     for entry in fs::read_dir(new.path()).map_err(io)? {
@@ -121,7 +125,7 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     }
     let old = match exists {
         true => {
-            let old = tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent).map_err(io)?;
+            let old = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent.path()).map_err(io)?;
             fs::rename(&path, old.path()).map_err(io)?;
             Some(old)
         }
@@ -134,7 +138,8 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
         return Err(io(error));
     }
     let _ = new.keep();
-    let _ = File::open(&parent).and_then(|d| d.sync_all());
+    parent.keep();
+    let _ = File::open(parent.path()).and_then(|d| d.sync_all());
     Ok(written)
 }
 
@@ -144,17 +149,56 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     let (parent, prefix) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
     let mode = Permissions::from_mode(0o666);
-    let mut file = tempfile::Builder::new().prefix(&prefix).permissions(mode).tempfile_in(&parent).map_err(io)?;
+    let mut file = tempfile::Builder::new().prefix(&prefix).permissions(mode).tempfile_in(parent.path()).map_err(io)?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
     file.persist(&path).map_err(|e| io(e.error))?;
+    parent.keep();
     Ok(Written { path, files: 1, bytes: bytes.len() as u64 })
 }
 
-/// The directory of `path`, made where it is missing, and the prefix of temporary names in it.
-fn sibling(path: &Path) -> Result<(PathBuf, String)> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::NotReplaced { path: path.into() });
+/// Whether `path` is a directory of nothing but files that a checkpoint has.
+fn is_only_checkpoint(path: &Path) -> bool {
+    let part =
+        |name: &str| name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
+    let known = |name: &str| part(name) || name == "README.md" || SIDE_FILES.contains(&name);
+    let plain = path.symlink_metadata().is_ok_and(|m| m.is_dir());
+    let fits = |entry: std::io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|e| e.file_type().is_ok_and(|t| t.is_file()) && e.file_name().to_str().is_some_and(known))
     };
-    fs::create_dir_all(parent).map_err(|e| Error::io("write", path, e))?;
-    Ok((parent.into(), format!(".{}.", name.to_string_lossy())))
+    plain && fs::read_dir(path).is_ok_and(|mut entries| entries.all(fits))
+}
+
+/// The directory that something is written in, made where it was missing; what was made goes again
+/// unless it is kept.
+struct Parent {
+    path: PathBuf,
+    made: Cell<Vec<PathBuf>>,
+}
+
+impl Parent {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn keep(&self) {
+        self.made.take();
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        // Innermost first; a directory that is no longer empty stays.
+        self.made.take().iter().for_each(|path| drop(fs::remove_dir(path)));
+    }
+}
+
+/// The directory of `path`, and the prefix of temporary names in it.
+fn sibling(path: &Path) -> Result<(Parent, String)> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::NotReplaced { path: path.into(), what: "a checkpoint or a session" });
+    };
+    let missing = parent.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
+    let parent = Parent { path: parent.into(), made: Cell::new(missing) };
+    fs::create_dir_all(&parent.path).map_err(|e| Error::io("write", path, e))?;
+    Ok((parent, format!(".{}.", name.to_string_lossy())))
 }

@@ -32,3 +32,16 @@ impl Nonlinearity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{differentiates, random};
+
+    #[test]
+    fn every_choice_passes_finite_differences() {
+        for f in [Nonlinearity::None, Nonlinearity::Tanh, Nonlinearity::Sigmoid, Nonlinearity::Relu] {
+            differentiates(&[random(&[3, 5], 1)], |v| f.apply(&v[0]));
+        }
+    }
+}

@@ -7,12 +7,13 @@ use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use super::chat;
-use crate::checkpoint::{BUILTIN_PREFIX, Source, builtin_data, builtin_data_file, map};
+use crate::checkpoint::{BUILTIN_PREFIX, Source, builtin_data, builtin_data_file, map, tokenizing};
 use crate::error::{Error, Result};
 
 /// A token sequence, and where its answer begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
+    /// The tokens.
     pub ids: Vec<u32>,
     /// The length of the question before the answer; 0 where all is text.
     pub prompt: usize,
@@ -23,6 +24,7 @@ pub struct Example {
 pub struct Dataset {
     /// What opens it again: an absolute path or `builtin:NAME`.
     pub spec: String,
+    /// In the order of the file.
     pub examples: Vec<Example>,
 }
 
@@ -48,6 +50,7 @@ impl Dataset {
             return Err(Error::BadLine { file, line: 1, reason: "parquet is not read yet: convert it to JSON lines".into() });
         }
         let mut examples = Vec::new();
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         for (number, line) in bytes.split(|b| *b == b'\n').enumerate() {
             let at = Line { file: &file, line: number + 1, source };
             let text = std::str::from_utf8(line).map_err(|e| at.bad(format!("it is not UTF-8: {e}")))?;
@@ -98,14 +101,21 @@ impl Line<'_> {
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer()?.encode_fast(text, special);
-        Ok(encoding.map_err(|e| self.bad(e.to_string()))?.get_ids().to_vec())
+        let tokenizer = self.tokenizer()?;
+        let file = self.source.path().join("tokenizer.json");
+        let ids = tokenizing(&file, || Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec()))?;
+        // A post-processor may add ids that the vocabulary does not have.
+        ids.iter().try_for_each(|id| self.check(*id))?;
+        Ok(ids)
     }
 
     fn json(&self, text: &str) -> Result<Example> {
         let row: Map<String, Value> = serde_json::from_str(text).map_err(|e| self.bad(e.to_string()))?;
         if let Some(ids) = row.get("input_ids") {
             return self.ids(ids);
+        }
+        if let Some(name) = OUTPUTS.iter().find(|name| row.get(**name).is_some_and(|v| !v.is_string())) {
+            return Err(self.bad(format!("`{name}` is not text")));
         }
         let column = |names: &'static [&str]| names.iter().find_map(|name| Some((*name, row.get(*name)?.as_str()?)));
         match (column(&INPUTS), column(&OUTPUTS)) {
@@ -123,18 +133,23 @@ impl Line<'_> {
     }
 
     fn ids(&self, value: &Value) -> Result<Example> {
-        let vocabulary = self.source.architecture().vocabulary;
         let items = value.as_array().ok_or_else(|| self.bad("input_ids is not a list".into()))?;
         let mut ids = Vec::with_capacity(items.len());
         for item in items {
             let id = item.as_u64().and_then(|id| u32::try_from(id).ok());
             let id = id.ok_or_else(|| self.bad(format!("`{item}` is not a token id")))?;
-            if id as usize >= vocabulary {
-                return Err(Error::TokenOutOfRange { file: self.file.into(), line: self.line, id, vocabulary });
-            }
+            self.check(id)?;
             ids.push(id);
         }
         Ok(Example { ids, prompt: 0 })
+    }
+
+    fn check(&self, id: u32) -> Result<()> {
+        let vocabulary = self.source.architecture().vocabulary;
+        match (id as usize) < vocabulary {
+            true => Ok(()),
+            false => Err(Error::TokenOutOfRange { file: self.file.into(), line: self.line, id, vocabulary }),
+        }
     }
 
     fn text(&self, text: &str) -> Result<Example> {

@@ -60,7 +60,10 @@ pub fn score<W: Weights + ?Sized>(
             // A question counts when its whole answer was kept.
             if example.prompt > 0 && example.prompt < example.ids.len() {
                 let kept = ids.len() == example.ids.len();
-                spans.push((start..targets.len(), kept));
+                // Generation ends at the first end token; what a template writes after it is never met.
+                let answer = &targets[start..];
+                let end = answer.iter().position(|id| architecture.eos.contains(id)).map_or(answer.len(), |at| at + 1);
+                spans.push((start..start + end, kept));
             }
         }
         if targets.is_empty() {

@@ -2,10 +2,12 @@
 //!
 //! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`.
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
 
 use super::weights::Weights;
-use crate::checkpoint::Architecture;
+use crate::checkpoint::{Architecture, Kind, TensorSpec};
 use crate::error::Result;
 use crate::ops::{Causal, RotaryTable, causal_softmax, linear, rms_norm, rotary, swiglu};
 
@@ -75,24 +77,69 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// # Errors
     /// A missing weight.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let name = if self.architecture.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
-        Ok(linear(hidden, &self.weights.weight(name)?)?)
+        Ok(linear(hidden, &self.output()?)?)
+    }
+
+    /// The weight of the output layer: vocabulary x hidden.
+    ///
+    /// # Errors
+    /// A missing weight.
+    pub fn output(&self) -> Result<Tensor> {
+        self.weights.weight(if self.architecture.tied { "model.embed_tokens.weight" } else { "lm_head.weight" })
+    }
+
+    /// [`Decoder::hidden`] of each of `all` (1 x positions, u32) by itself, so that a result does not
+    /// depend on its company. Every weight is asked for once.
+    ///
+    /// # Errors
+    /// As for `hidden`.
+    pub fn hidden_each(&self, all: &[Tensor]) -> Result<Vec<Tensor>> {
+        let a = self.architecture;
+        let specs = a.tensors();
+        let ask = |wanted: &dyn Fn(&TensorSpec) -> bool| -> Result<BTreeMap<String, Tensor>> {
+            let names = specs.iter().filter(|spec| wanted(spec)).map(|spec| spec.name.clone());
+            names.map(|name| Ok((name.clone(), self.weights.weight(&name)?))).collect()
+        };
+        let held = ask(&|spec| spec.kind == Kind::Embedding)?;
+        let embed = Decoder::new(a, &held);
+        let mut states = all.iter().map(|ids| embed.embed(ids)).collect::<Result<Vec<_>>>()?;
+        let tables = all.iter().map(|ids| Ok(RotaryTable::new(&a.rope, a.head_dim, 0, ids.dim(1)?)));
+        let tables = tables.collect::<Result<Vec<_>>>()?;
+        for layer in 0..a.layers {
+            let prefix = format!("model.layers.{layer}.");
+            let held = ask(&|spec| spec.name.starts_with(&prefix))?;
+            let decoder = Decoder::new(a, &held);
+            for (x, table) in states.iter_mut().zip(&tables) {
+                *x = decoder.layer(x, layer, table, 0, None)?;
+            }
+        }
+        let held = ask(&|spec| spec.name == "model.norm.weight")?;
+        let last = Decoder::new(a, &held);
+        states.iter().map(|x| last.norm(x, "model.norm")).collect()
     }
 
     fn run(&self, ids: &Tensor, mut cache: Option<&mut Cache>) -> Result<Tensor> {
         let a = self.architecture;
-        let (batch, positions) = ids.dims2()?;
         let start = cache.as_ref().map_or(0, |c| c.len());
-        let table = RotaryTable::new(&a.rope, a.head_dim, start, positions);
-        let embedding = self.weights.weight("model.embed_tokens.weight")?;
-        let mut x = embedding.index_select(&ids.flatten_all()?, 0)?.reshape((batch, positions, a.hidden))?;
+        let table = RotaryTable::new(&a.rope, a.head_dim, start, ids.dim(1)?);
+        let mut x = self.embed(ids)?;
         for layer in 0..a.layers {
-            let h = self.norm(&x, &format!("model.layers.{layer}.input_layernorm"))?;
-            x = (x + self.attention(&h, layer, &table, start, cache.as_deref_mut())?)?;
-            let h = self.norm(&x, &format!("model.layers.{layer}.post_attention_layernorm"))?;
-            x = (x + self.mlp(&h, layer)?)?;
+            x = self.layer(&x, layer, &table, start, cache.as_deref_mut())?;
         }
         self.norm(&x, "model.norm")
+    }
+
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        let (batch, positions) = ids.dims2()?;
+        let embedding = self.weights.weight("model.embed_tokens.weight")?;
+        Ok(embedding.index_select(&ids.flatten_all()?, 0)?.reshape((batch, positions, self.architecture.hidden))?)
+    }
+
+    fn layer(&self, x: &Tensor, layer: usize, table: &RotaryTable, start: usize, cache: Option<&mut Cache>) -> Result<Tensor> {
+        let h = self.norm(x, &format!("model.layers.{layer}.input_layernorm"))?;
+        let x = (x + self.attention(&h, layer, table, start, cache)?)?;
+        let h = self.norm(&x, &format!("model.layers.{layer}.post_attention_layernorm"))?;
+        Ok((&x + self.mlp(&h, layer)?)?)
     }
 
     fn attention(

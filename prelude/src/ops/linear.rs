@@ -49,3 +49,22 @@ pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let x = x.reshape(((), inner))?.contiguous()?;
     x.apply_op2(&w.contiguous()?, Linear)?.reshape(dims)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{agrees, differentiates, random};
+
+    #[test]
+    fn it_is_the_product_with_the_transpose() {
+        let (x, w) = (random(&[2, 3, 4], 1), random(&[5, 4], 2));
+        let expected = x.reshape((6, 4)).unwrap().matmul(&w.t().unwrap()).unwrap().reshape((2, 3, 5)).unwrap();
+        agrees(&linear(&x, &w).unwrap(), &expected);
+        assert!(linear(&x, &random(&[5, 3], 2)).is_err());
+    }
+
+    #[test]
+    fn both_gradients_pass_finite_differences() {
+        differentiates(&[random(&[2, 3, 4], 1), random(&[5, 4], 2)], |v| linear(&v[0], &v[1]));
+    }
+}

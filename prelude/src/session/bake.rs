@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use candle_core::{DType, Device};
+use half::{bf16, f16};
 use serde_json::{Map, Value};
 
 use super::Session;
@@ -41,9 +42,10 @@ fn named(name: &str) -> Result<DType> {
 impl Session {
     pub(super) fn bake(&self, directory: &Path, options: &Bake) -> Result<Written> {
         let asked = options.dtype.as_deref().map(named).transpose()?;
-        let target = std::path::absolute(directory).map_err(|e| Error::io("write", directory, e))?;
-        if let Some(source) = self.models.sources.iter().find(|s| s.path() == target) {
-            let what = format!("`{}` is the source `{}`", target.display(), source.name());
+        let target = directory.canonicalize().ok();
+        let is_target = |s: &&Source| target.is_some() && s.path().canonicalize().ok() == target;
+        if let Some(source) = self.models.sources.iter().find(is_target) {
+            let what = format!("`{}` is the source `{}`", directory.display(), source.name());
             return Err(Error::Sources { what, hint: "bake into another directory" });
         }
         let stored = |spec: &TensorSpec| -> Result<DType> {
@@ -59,9 +61,14 @@ impl Session {
                 let found = self.merge.tensors.iter().find(|t| t.spec.name == spec.name);
                 let tensor = found.ok_or_else(|| Error::NoMatch { pattern: spec.name.clone() })?;
                 let weight = self.merge.weight(tensor)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
-                if let Some(position) = weight.iter().position(|x| !x.is_finite()) {
-                    let file = new.join("model.safetensors");
-                    return Err(Error::NonFinite { file, tensor: spec.name.clone(), position, value: weight[position] });
+                let too_large = |x: &f32| match dtype {
+                    DType::F16 => !f16::from_f32(*x).is_finite(),
+                    DType::BF16 => !bf16::from_f32(*x).is_finite(),
+                    _ => !x.is_finite(),
+                };
+                if let Some(position) = weight.iter().position(too_large) {
+                    let (tensor, value) = (spec.name.clone(), weight[position]);
+                    return Err(Error::NotBaked { tensor, position, value, dtype: dtype.as_str() });
                 }
                 Ok(encode(&weight, dtype))
             })?;
@@ -98,8 +105,10 @@ impl Session {
             line(format!("\nLoss at step 1: {first:.5}, at step {}: {last:.5}.", self.losses.len()));
         }
         if let Some(scores) = &self.scores {
-            line("\n## Scores\n\n| data | loss | perplexity | exact match |\n| --- | --- | --- | --- |".into());
-            for (name, s) in &scores.0 {
+            let held_out = if scores.held_out { "On held-out data." } else { "On the data that the merge learnt from." };
+            line(format!("\n## Scores\n\n{held_out}"));
+            line("\n| data | loss | perplexity | exact match |\n| --- | --- | --- | --- |".into());
+            for (name, s) in &scores.data {
                 let exact = s.exact_match.map_or("-".into(), |x| format!("{:.1}%", 100.0 * x));
                 line(format!("| {name} | {:.4} | {:.3} | {exact} |", s.loss, s.perplexity));
             }

@@ -37,6 +37,7 @@ impl Dam {
     /// # Errors
     /// A device that is not there; the settings stay as they were.
     pub fn set(&self, settings: Settings) -> Result<()> {
+        settings.check()?;
         let mut session = self.session();
         let (device, dtype) = settings.place()?;
         if !device.same_device(&session.merge.device) {

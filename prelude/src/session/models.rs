@@ -15,11 +15,16 @@ use super::Dam;
 /// The name that marks the base model.
 pub const BASE: &str = "base";
 
+/// The names of the average and of the merge among scores.
+pub(crate) const AVERAGE: &str = "average";
+pub(crate) const MERGED: &str = "DAM";
+
 /// Loaded sources that can be merged, their data, and the settings a merge of them starts with.
 #[derive(Clone, Default)]
 pub struct Models {
     pub(crate) sources: Vec<Source>,
     pub(crate) data: BTreeMap<String, Dataset>,
+    /// What a merge of them starts with.
     pub settings: Settings,
 }
 
@@ -47,21 +52,28 @@ impl Models {
     pub fn and_load<S: AsRef<str>>(&self, sources: impl IntoIterator<Item = S>) -> Result<Self> {
         let mut models = self.clone();
         for spec in sources {
-            let source = Source::open(spec.as_ref())?;
-            if models.sources.iter().any(|s| s.name() == source.name()) {
-                let what = format!("there is a source named `{}` already", source.name());
-                return Err(Error::Sources { what, hint: "name it: load NAME=SOURCE" });
-            }
-            if let Some(first) = models.sources.first() {
-                first.check_mergeable(&source)?;
-            }
-            if let Some(name) = source.builtin().filter(|name| builtin_datasets().contains(name)) {
-                let data = Dataset::read(&format!("{BUILTIN_PREFIX}{name}"), &source)?;
-                models.data.insert(source.name().to_owned(), data);
-            }
-            models.sources.push(source);
+            models.add(Source::open(spec.as_ref())?)?;
         }
         Ok(models)
+    }
+
+    /// Takes one more source, with its data if it is built in.
+    pub(crate) fn add(&mut self, source: Source) -> Result<()> {
+        let name = source.name();
+        let hint = "name it: load NAME=SOURCE";
+        if self.sources.iter().any(|s| s.name() == name) {
+            return Err(Error::Sources { what: format!("there is a source named `{name}` already"), hint });
+        }
+        if [AVERAGE, MERGED].contains(&name) {
+            return Err(Error::Sources { what: format!("`{name}` names a row of every table of scores"), hint });
+        }
+        self.sources.iter().try_for_each(|s| s.check_mergeable(&source))?;
+        if let Some(builtin) = source.builtin().filter(|name| builtin_datasets().contains(name)) {
+            let data = Dataset::read(&format!("{BUILTIN_PREFIX}{builtin}"), &source)?;
+            self.data.insert(name.to_owned(), data);
+        }
+        self.sources.push(source);
+        Ok(())
     }
 
     /// Gives source `name` the data it was tuned on: a path or `builtin:NAME`. Returns the number of

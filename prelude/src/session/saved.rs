@@ -21,6 +21,16 @@ use crate::train::Settings;
 const KEY: &str = "dam";
 const VERSION: u32 = 1;
 
+/// Steps, and examples drawn, that a session has at most.
+const MOST: usize = 1 << 48;
+
+/// Whether these are the bytes of a session.
+fn is_session(bytes: &[u8]) -> bool {
+    let known =
+        |(_, metadata): (usize, safetensors::tensor::Metadata)| metadata.metadata().as_ref().is_some_and(|m| m.contains_key(KEY));
+    SafeTensors::read_metadata(bytes).is_ok_and(known)
+}
+
 #[derive(Serialize, Deserialize)]
 struct Saved {
     version: u32,
@@ -55,11 +65,16 @@ fn data_fingerprint(data: &Dataset) -> String {
 
 impl Session {
     pub(super) fn save(&self, file: &Path) -> Result<Written> {
-        let source = |s: &Source| SavedSource { name: s.name().into(), spec: s.spec().into(), fingerprint: s.fingerprint() };
+        if file.exists() && !map(file).is_ok_and(|bytes| is_session(&bytes)) {
+            return Err(Error::NotReplaced { path: file.into(), what: "a session" });
+        }
+        let source = |s: &Source| -> Result<SavedSource> {
+            Ok(SavedSource { name: s.name().into(), spec: s.spec().into(), fingerprint: s.fingerprint()?.into() })
+        };
         let data = |d: &Dataset| SavedData { spec: d.spec.clone(), fingerprint: data_fingerprint(d) };
         let saved = Saved {
             version: VERSION,
-            sources: self.models.sources.iter().map(source).collect(),
+            sources: self.models.sources.iter().map(source).collect::<Result<_>>()?,
             data: self.models.data.iter().map(|(name, d)| (name.clone(), data(d))).collect(),
             settings: self.models.settings.clone(),
             columns: self.merge.columns.clone(),
@@ -108,10 +123,11 @@ impl Dam {
         }
         let mut models = Models { settings: saved.settings, ..Models::default() };
         for source in &saved.sources {
-            models = models.and_load([format!("{}={}", source.name, source.spec)])?;
-            if models.source(&source.name)?.fingerprint() != source.fingerprint {
+            let opened = Source::open_as(Some(&source.name), &source.spec)?;
+            if opened.fingerprint()? != source.fingerprint {
                 return Err(invalid(format!("source `{}` ({}) has changed since", source.name, source.spec)));
             }
+            models.add(opened)?;
         }
         models.data.clear();
         for (name, data) in &saved.data {
@@ -119,6 +135,10 @@ impl Dam {
             if models.data.get(name).map(data_fingerprint).as_ref() != Some(&data.fingerprint) {
                 return Err(invalid(format!("data of `{name}` ({}) has changed since", data.spec)));
             }
+        }
+        // What no training reaches would overflow what is counted from it.
+        if saved.step > MOST || saved.drawn > MOST {
+            return Err(invalid(format!("it says that it is at step {}", saved.step)));
         }
         let dam = Dam::new(models, saved.columns)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| invalid(e.to_string()))?;

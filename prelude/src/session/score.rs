@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::checkpoint::{BUILTIN_PREFIX, Source};
+use crate::checkpoint::{BUILTIN_PREFIX, Source, tokenizing};
 use crate::coefficients::{BiasStart, Columns, Merge};
 use crate::data::{Dataset, builtin_datasets, prompt_ids};
 use crate::error::{Error, Result};
@@ -12,10 +12,17 @@ use crate::model::{SourceWeights, Weights};
 use crate::show::{Answer, Scoreboard, Scores};
 
 use super::Session;
+use super::models::{AVERAGE, MERGED};
+
+/// Data to score on, each by its name.
+pub(super) struct Scored {
+    sets: Vec<(String, Dataset)>,
+    held_out: bool,
+}
 
 impl Session {
     /// Scores `weights` on every data set of `data`.
-    pub(super) fn score<W: Weights + ?Sized>(&self, weights: &W, data: &[(String, Dataset)]) -> Result<Scores> {
+    pub(super) fn score<W: Weights + ?Sized>(&self, weights: &W, data: &Scored) -> Result<Scores> {
         let (architecture, limit) = (self.sources[0].architecture(), self.models.settings.max_length);
         let one = |(name, d): &(String, Dataset)| {
             let score = score(architecture, weights, &d.examples, limit, &self.merge.device)?;
@@ -26,18 +33,19 @@ impl Session {
             }
             Ok((name.clone(), score))
         };
-        Ok(Scores(data.iter().map(one).collect::<Result<_>>()?))
+        Ok(Scores { data: data.sets.iter().map(one).collect::<Result<_>>()?, held_out: data.held_out })
     }
 
     /// The data to score on: the files named, or the held-out sets of built-in sources, or else the
     /// data that the session merges on.
-    pub(super) fn scored(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
+    pub(super) fn scored(&self, files: &[String]) -> Result<Scored> {
         let reader = self.sources.iter().find(|s| s.tokenizer().is_some()).unwrap_or(&self.sources[0]);
         if !files.is_empty() {
             let stem = |f: &String| Path::new(f).file_stem().map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned());
             let unique = files.iter().map(stem).collect::<BTreeSet<_>>().len() == files.len();
             let name = |f: &String| if unique { stem(f) } else { f.clone() };
-            return files.iter().map(|f| Ok((name(f), Dataset::read(f, reader)?))).collect();
+            let sets = files.iter().map(|f| Ok((name(f), Dataset::read(f, reader)?))).collect::<Result<_>>()?;
+            return Ok(Scored { sets, held_out: true });
         }
         let skills: Vec<&str> = self.sources.iter().filter_map(Source::builtin).collect();
         // `a-b-heldout` needs the skills a and b.
@@ -47,13 +55,13 @@ impl Session {
             |n: &str| Ok((n.trim_end_matches("-heldout").to_owned(), Dataset::read(&format!("{BUILTIN_PREFIX}{n}"), reader)?));
         let held_out = held_out.map(read).collect::<Result<Vec<_>>>()?;
         if !held_out.is_empty() {
-            return Ok(held_out);
+            return Ok(Scored { sets: held_out, held_out: true });
         }
-        let own: Vec<_> = self.models.data.iter().map(|(name, d)| (name.clone(), d.clone())).collect();
-        if own.is_empty() {
+        let sets: Vec<_> = self.models.data.iter().map(|(name, d)| (name.clone(), d.clone())).collect();
+        if sets.is_empty() {
             return Err(Error::NoData { source_name: self.sources[0].name().into() });
         }
-        Ok(own)
+        Ok(Scored { sets, held_out: false })
     }
 
     pub(super) fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
@@ -65,8 +73,8 @@ impl Session {
         }
         let uniform = Columns { bias: BiasStart::Same, ..Columns::default() };
         let average = Merge::new(&self.sources, uniform, self.merge.device.clone())?.weights(self.dtype)?;
-        rows.push(("average".into(), self.score(&average, &data)?));
-        rows.push(("DAM".into(), self.score(&self.merge.weights(self.dtype)?, &data)?));
+        rows.push((AVERAGE.into(), self.score(&average, &data)?));
+        rows.push((MERGED.into(), self.score(&self.merge.weights(self.dtype)?, &data)?));
         Ok(Scoreboard { rows })
     }
 
@@ -79,7 +87,7 @@ impl Session {
         let ids = prompt_ids(reader, prompt)?;
         let weights = self.merge.weights(self.dtype)?;
         let answer = generate(reader.architecture(), &weights, &ids, limit, &self.merge.device)?;
-        let bad = |e: tokenizers::Error| Error::Tokenizer { file: reader.path().join("tokenizer.json"), reason: e.to_string() };
-        Ok(Answer { prompt: prompt.into(), text: tokenizer.decode(&answer, true).map_err(bad)? })
+        let text = tokenizing(&reader.path().join("tokenizer.json"), || tokenizer.decode(&answer, true))?;
+        Ok(Answer { prompt: prompt.into(), text })
     }
 }

@@ -33,14 +33,21 @@ shown_as_table!(Sources, WrapReport, LossReport, StepReport, TrainReport, Inspec
 /// One loaded source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourceReport {
+    /// What the user calls it.
     pub name: String,
+    /// Its directory, or `builtin:NAME`.
     pub path: PathBuf,
+    /// `llama`, `mistral` or `qwen2`.
     pub architecture: String,
+    /// Decoder layers.
     pub layers: usize,
+    /// Features of a hidden state.
     pub width: usize,
     /// The number of weights.
     pub parameters: usize,
+    /// Of most of its weights.
     pub dtype: String,
+    /// The size of its weights.
     pub bytes: usize,
     /// Tensors of the file that no layer uses.
     pub unused: Vec<String>,
@@ -76,8 +83,11 @@ impl Sources {
 /// What `wrap` gives.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WrapReport {
+    /// What is merged, in the order of the coefficients.
     pub sources: Vec<String>,
+    /// Weights that have coefficients; biases are not counted.
     pub tensors: usize,
+    /// All coefficients, those of biases too.
     pub coefficients: usize,
     /// Coefficients that train.
     pub trainable: usize,
@@ -103,9 +113,11 @@ impl WrapReport {
 /// What `loss` gives: the objective on the batch that the next step will use.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LossReport {
+    /// The sum of all terms.
     pub total: f64,
     /// Every term that is on, with its weight: `kl.NAME`, `cosine`, ...
     pub terms: Vec<(String, f64)>,
+    /// What a reader should know of these numbers.
     pub notes: Vec<String>,
 }
 
@@ -126,6 +138,7 @@ pub struct StepReport {
     pub step: usize,
     /// The loss before the step.
     pub total: f64,
+    /// Its terms, as in [`LossReport`].
     pub terms: Vec<(String, f64)>,
     /// The norm of the gradient before clipping.
     pub grad_norm: f64,
@@ -150,10 +163,15 @@ pub struct TrainReport {
     pub reached: usize,
     /// The loss before the first and before the last step of this call.
     pub first: f64,
+    /// See `first`.
     pub last: f64,
+    /// The learning rate of the last step.
+    pub lr: f64,
+    /// How long it took.
     pub seconds: f64,
     /// Whether it was stopped before all steps were made.
     pub stopped: bool,
+    /// The loss before every step.
     pub losses: Vec<f64>,
 }
 
@@ -162,6 +180,11 @@ impl TrainReport {
         let mut table = Table::new("", ["steps", "reached", "first loss", "last loss", "seconds"]);
         let row = [self.steps.to_string(), self.reached.to_string(), number(self.first), number(self.last)];
         table.rows.push([row.to_vec(), vec![format!("{:.1}", self.seconds)]].concat());
+        if self.steps > 0 && self.lr == 0.0 {
+            table
+                .notes
+                .push("the linear schedule has ended: the learning rate is 0 (set total_steps=, or schedule=constant)".into());
+        }
         if self.stopped {
             table.notes.push(format!("stopped after step {}: everything is kept, train goes on from there", self.reached));
         }
@@ -172,8 +195,11 @@ impl TrainReport {
 /// Statistics of one source's coefficients in one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SourceStats {
+    /// Over columns.
     pub mean: f64,
+    /// The least of them.
     pub min: f64,
+    /// The most.
     pub max: f64,
     /// Over columns, of the population.
     pub std: f64,
@@ -182,9 +208,13 @@ pub struct SourceStats {
 /// One tensor of an inspection.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TensorStats {
+    /// As in the checkpoint.
     pub name: String,
+    /// `linear`, `embedding`, `norm` or `bias`.
     pub kind: &'static str,
+    /// Whether the optimiser moves it.
     pub trains: bool,
+    /// Each source by name.
     pub sources: Vec<(String, SourceStats)>,
     /// The columns where sources differ most, each with the coefficient of every source; none where they do not.
     pub columns: Vec<(usize, Vec<f64>)>,
@@ -193,6 +223,7 @@ pub struct TensorStats {
 /// What `inspect` gives: the coefficients `c`, before `f`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
+    /// In the order of computation.
     pub tensors: Vec<TensorStats>,
 }
 
@@ -235,21 +266,31 @@ fn one_tensor(tensor: &TensorStats) -> Table {
 
 /// What `eval` gives: a score for each data set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Scores(pub BTreeMap<String, Score>);
+pub struct Scores {
+    /// By the name of the data.
+    pub data: BTreeMap<String, Score>,
+    /// Whether this is data the merge does not learn from.
+    pub held_out: bool,
+}
 
 impl Scores {
+    fn warning(&self) -> Option<String> {
+        (!self.held_out).then(|| "this is the data that the merge learns from: name held-out files to be sure".into())
+    }
+
     /// The mean exact match over data sets that have questions, 0 to 1.
     pub fn mean_exact_match(&self) -> Option<f64> {
-        let all: Vec<f64> = self.0.values().filter_map(|s| s.exact_match).collect();
+        let all: Vec<f64> = self.data.values().filter_map(|s| s.exact_match).collect();
         (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
     }
 
     fn table(&self) -> Table {
         let mut table = Table::new("", ["data", "tokens", "loss", "perplexity", "exact match"]);
-        for (name, s) in &self.0 {
+        for (name, s) in &self.data {
             let exact = s.exact_match.map_or("-".into(), percent);
             table.rows.push(vec![name.clone(), count(s.tokens), number(s.loss), format!("{:.3}", s.perplexity), exact]);
         }
+        table.notes.extend(self.warning());
         table
     }
 }
@@ -257,6 +298,7 @@ impl Scores {
 /// Every source, their average and the merge on the same data.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scoreboard {
+    /// By the name of the source, `average` or `DAM`.
     pub rows: Vec<(String, Scores)>,
 }
 
@@ -267,16 +309,17 @@ impl Scoreboard {
     }
 
     fn table(&self) -> Table {
-        let data: Vec<&String> = self.rows.first().map(|(_, s)| s.0.keys().collect()).unwrap_or_default();
+        let data: Vec<&String> = self.rows.first().map(|(_, s)| s.data.keys().collect()).unwrap_or_default();
         let header = ["model".to_owned()].into_iter().chain(data.iter().map(|d| (*d).clone())).chain(["mean".to_owned()]);
-        let mut table = Table::new("held-out exact match (loss)", header);
+        let mut table = Table::new("exact match (loss)", header);
+        table.notes.extend(self.rows.first().and_then(|(_, scores)| scores.warning()));
         for (name, scores) in &self.rows {
             let mut row = vec![name.clone()];
-            row.extend(scores.0.values().map(|s| match s.exact_match {
+            row.extend(scores.data.values().map(|s| match s.exact_match {
                 Some(exact) => format!("{} ({:.2})", percent(exact), s.loss),
                 None => format!("({:.2})", s.loss),
             }));
-            let loss = scores.0.values().map(|s| s.loss).sum::<f64>() / scores.0.len().max(1) as f64;
+            let loss = scores.data.values().map(|s| s.loss).sum::<f64>() / scores.data.len().max(1) as f64;
             let exact = scores.mean_exact_match().map(|x| percent(x) + " ").unwrap_or_default();
             row.push(format!("{exact}({loss:.2})"));
             table.rows.push(row);
@@ -288,7 +331,9 @@ impl Scoreboard {
 /// What `generate` gives.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answer {
+    /// What was asked.
     pub prompt: String,
+    /// What the merge says, without special tokens.
     pub text: String,
 }
 

@@ -10,9 +10,13 @@ const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().f
 /// Rows under a header, a title above and notes below. All but the first column align right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
+    /// A line above; none if empty.
     pub title: String,
+    /// The names of the columns.
     pub header: Vec<String>,
+    /// Cells, as many a row as the header has.
     pub rows: Vec<Vec<String>>,
+    /// Lines below.
     pub notes: Vec<String>,
 }
 

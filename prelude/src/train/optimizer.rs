@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimizer {
+    /// All coefficients move.
     #[default]
     AdamW,
     /// AdamW that moves the [`MOFO_ALPHA`] of each vector with the largest momentum.

@@ -161,10 +161,11 @@ impl Settings {
             let x: Option<f64> = value.parse().ok().filter(|x: &f64| x.is_finite() && *x >= low && (!open || *x > low));
             x.ok_or_else(|| Error::bad_value(key, value, format!("a number {} {low}", if open { "above" } else { "from" })))
         };
-        let whole = |low: usize| {
-            let x: Option<usize> = value.parse().ok().filter(|x| *x >= low && *x <= 1 << 40);
-            x.ok_or_else(|| Error::bad_value(key, value, format!("a whole number from {low}")))
+        let within = |low: usize, high: usize| {
+            let x: Option<usize> = value.parse().ok().filter(|x| (low..=high).contains(x));
+            x.ok_or_else(|| Error::bad_value(key, value, format!("a whole number from {low} to {high}")))
         };
+        let whole = |low: usize| within(low, 1 << 40);
         match key {
             "lr" => self.lr = real(0.0, true)?,
             "optimizer" => self.optimizer = choose(key, value, &[("adamw", Optimizer::AdamW), ("mofo", Optimizer::Mofo)])?,
@@ -173,7 +174,7 @@ impl Settings {
             "warmup" => self.warmup = whole(0)?,
             "total_steps" => self.total_steps = whole(0)?,
             "clip" => self.clip = real(0.0, false)?,
-            "batch_size" => self.batch_size = whole(1)?,
+            "batch_size" => self.batch_size = within(1, 1 << 16)?,
             "shuffle" => self.shuffle = choose(key, value, &[("on", true), ("off", false)])?,
             "max_length" => self.max_length = whole(2)?,
             "temperature" => self.temperature = real(0.0, true)?,
@@ -190,9 +191,9 @@ impl Settings {
             "overlap" => self.weights.overlap = real(0.0, false)?,
             "weighted_overlap" => self.weights.weighted_overlap = real(0.0, false)?,
             "top_k" => self.top_k = whole(0)?,
-            "seed" => self.seed = whole(0)? as u64,
+            "seed" => self.seed = value.parse().map_err(|_| Error::bad_value(key, value, "a whole number from 0"))?,
             "device" => self.device = choose(key, value, &["auto", "cpu", "cuda", "metal"].map(|d| (d, d)))?.into(),
-            "threads" => self.threads = whole(0)?,
+            "threads" => self.threads = within(0, 1024)?,
             "dtype" => self.dtype = choose(key, value, &["f32", "bf16", "f16"].map(|d| (d, d)))?.into(),
             _ => return Err(Error::unknown("key", key, KEYS)),
         }
@@ -206,8 +207,18 @@ impl Settings {
         Some(match value {
             serde_json::Value::Bool(on) => if *on { "on" } else { "off" }.into(),
             serde_json::Value::String(text) => text.clone(),
+            whole if whole.is_u64() => whole.to_string(),
             number => number.as_f64().map_or_else(|| number.to_string(), |x| x.to_string()),
         })
+    }
+
+    /// An error for the first key whose value [`Settings::set`] would not take.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check(&self) -> Result<()> {
+        let mut copy = self.clone();
+        KEYS.iter().try_for_each(|key| copy.set(key, &self.get(key).unwrap_or_default()))
     }
 
     /// The learning rate of step `step` (from 0) of a run of `total` steps.

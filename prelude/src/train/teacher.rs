@@ -11,6 +11,7 @@ use crate::data::{Batch, Dataset};
 use crate::error::Result;
 use crate::model::{Decoder, SourceWeights};
 use crate::objective::TeacherLogits;
+use crate::ops::linear;
 
 /// Kept teachers' answers. Those made under other settings are dropped.
 #[derive(Default)]
@@ -114,29 +115,25 @@ impl Teachers {
     }
 }
 
-/// Runs the source on `examples`, one entry each.
+/// Runs the source on each of `examples` by itself: what is kept must not depend on which examples came
+/// together, or a session opened again would go on differently in the last digits.
 fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
     let weights = lesson.weights();
     let decoder = Decoder::new(lesson.source.architecture(), &weights);
-    let batch = lesson.batch(examples)?;
-    let hidden = batch.unmasked(&decoder.hidden(&batch.ids)?)?;
-    let mut start = 0;
-    examples
-        .iter()
-        .map(|example| {
-            let length = lesson.cut(*example).len();
-            let rows = hidden.narrow(0, start, length)?;
-            start += length;
-            if lesson.top_k == 0 {
-                let kept = rows.to_dtype(lesson.source.dtype())?.to_device(&Device::Cpu)?;
-                // `copy` lets the batch that the rows were cut from go.
-                return Ok(Kept::Hidden(kept.copy()?));
-            }
-            let logits = decoder.logits(&rows)?;
-            let k = lesson.top_k.min(logits.dim(D::Minus1)?);
-            let (sorted, order) = logits.to_device(&Device::Cpu)?.sort_last_dim(false)?;
-            let first = |t: Tensor| t.narrow(D::Minus1, 0, k)?.contiguous();
-            Ok(Kept::TopK { values: first(sorted)?.to_dtype(DType::F32)?, indices: first(order)? })
-        })
-        .collect()
+    let ids = |example: &usize| Ok(Tensor::new(lesson.cut(*example), lesson.device)?.unsqueeze(0)?);
+    let hidden = decoder.hidden_each(&examples.iter().map(ids).collect::<Result<Vec<_>>>()?)?;
+    let hidden = hidden.into_iter().map(|h| Ok(h.squeeze(0)?)).collect::<Result<Vec<Tensor>>>()?;
+    if lesson.top_k == 0 {
+        let keep = |rows: Tensor| Ok(Kept::Hidden(rows.to_dtype(lesson.source.dtype())?.to_device(&Device::Cpu)?));
+        return hidden.into_iter().map(keep).collect();
+    }
+    let output = decoder.output()?;
+    let keep = |rows: Tensor| {
+        let logits = linear(&rows, &output)?;
+        let k = lesson.top_k.min(logits.dim(D::Minus1)?);
+        let (sorted, order) = logits.to_device(&Device::Cpu)?.sort_last_dim(false)?;
+        let first = |t: Tensor| t.narrow(D::Minus1, 0, k)?.contiguous();
+        Ok(Kept::TopK { values: first(sorted)?.to_dtype(DType::F32)?, indices: first(order)? })
+    };
+    hidden.into_iter().map(keep).collect()
 }
