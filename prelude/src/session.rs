@@ -344,6 +344,17 @@ impl Dam {
 
     /// [`Dam::train`], with a look after every step: `Break` stops there and keeps everything.
     ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use dam_prelude::{Columns, load};
+    ///
+    /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
+    /// let enough = |loss| if loss < 0.1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    /// let report = dam.train_with(3, |step| enough(step.total))?;
+    /// assert_eq!((report.steps, report.stopped), (3, false));
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`Dam::step`].
     pub fn train_with(&self, steps: usize, mut after: impl FnMut(&StepReport) -> ControlFlow<()>) -> Result<TrainReport> {

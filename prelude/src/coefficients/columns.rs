@@ -8,6 +8,17 @@ use super::Nonlinearity;
 use crate::checkpoint::{Kind, TensorSpec};
 
 /// How a merge is wrapped: which coefficients there are, where they start, which of them train.
+///
+/// ```
+/// use dam_prelude::{Columns, Kind, Nonlinearity, load};
+///
+/// let models = load(["builtin:japanese", "builtin:math"])?;
+/// let columns = Columns { f: Nonlinearity::Tanh, train: vec![Kind::Norm], ..Columns::default() };
+/// let report = models.wrap(columns)?.report();
+/// // Nine norms of 128 features, a coefficient each and source.
+/// assert_eq!(report.trainable, 9 * 128 * 2);
+/// # Ok::<(), dam_prelude::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Columns {
     /// What coefficients go through before they scale columns.

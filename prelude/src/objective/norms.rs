@@ -6,6 +6,15 @@ use super::row_norms;
 
 /// The sum of the 1-norms of the rows of `c` (sources x columns).
 ///
+/// ```
+/// # use dam_prelude::candle_core::{Device, Result, Tensor};
+/// # fn main() -> Result<()> {
+/// let c = Tensor::new(&[[1f32, -2.0], [0.0, 3.0]], &Device::Cpu)?;
+/// assert_eq!(dam_prelude::objective::l1(&c)?.to_scalar::<f32>()?, 6.0);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// A tensor that is not sources x columns.
 pub fn l1(c: &Tensor) -> Result<Tensor> {
@@ -13,6 +22,15 @@ pub fn l1(c: &Tensor) -> Result<Tensor> {
 }
 
 /// The sum of the 2-norms (not squared) of the rows of `c` (sources x columns).
+///
+/// ```
+/// # use dam_prelude::candle_core::{Device, Result, Tensor};
+/// # fn main() -> Result<()> {
+/// let c = Tensor::new(&[[3f32, 4.0], [0.0, 2.0]], &Device::Cpu)?;
+/// assert_eq!(dam_prelude::objective::l2(&c)?.to_scalar::<f32>()?, 7.0);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// A tensor that is not sources x columns.

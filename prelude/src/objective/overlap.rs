@@ -10,6 +10,15 @@ use crate::checkpoint::{TensorSpec, View};
 
 /// The overlap of the rows of `c` (sources x columns), weighted by `weights` (pairs x columns).
 ///
+/// ```
+/// # use dam_prelude::candle_core::{Device, Result, Tensor};
+/// # fn main() -> Result<()> {
+/// let c = Tensor::new(&[[1f32, 0.5], [-0.25, 2.0]], &Device::Cpu)?;
+/// assert_eq!(dam_prelude::objective::overlap(&c, None)?.to_scalar::<f32>()?, 0.75);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Shapes that do not fit.
 pub fn overlap(c: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {

@@ -33,6 +33,16 @@ impl RowLoss for CrossEntropy {
 
 /// The sum over rows of the cross entropy in nats of `z` (rows x vocabulary) and `targets` (one a row).
 ///
+/// ```
+/// # use dam_prelude::candle_core::{Device, Result, Tensor};
+/// # fn main() -> Result<()> {
+/// let z = Tensor::new(&[[0f32, 3f32.ln()]], &Device::Cpu)?;
+/// let loss: f32 = dam_prelude::ops::cross_entropy(&z, &[0])?.to_scalar()?;
+/// assert!((loss - 4f32.ln()).abs() < 1e-6);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// A target outside the vocabulary, or another number of targets than rows.
 pub fn cross_entropy(z: &Tensor, targets: &[u32]) -> Result<Tensor> {

@@ -81,6 +81,17 @@ impl RowLoss for Entropy {
 /// `sum over rows KL(softmax(teacher / T) || softmax(z / T))`, without the factor T^2.
 /// `z` and `teacher` are rows x width of one dtype; the teacher gets no gradient.
 ///
+/// ```
+/// # use dam_prelude::candle_core::{Device, Result, Tensor};
+/// # fn main() -> Result<()> {
+/// let merge = Tensor::new(&[[0f32, 0.0]], &Device::Cpu)?;
+/// let teacher = Tensor::new(&[[3f32.ln(), 0.0]], &Device::Cpu)?;
+/// let kl: f32 = dam_prelude::ops::kl_divergence(&merge, &teacher, 1.0)?.to_scalar()?;
+/// assert!((kl - 0.13081).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Shapes or dtypes that differ.
 pub fn kl_divergence(z: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {
@@ -88,6 +99,16 @@ pub fn kl_divergence(z: &Tensor, teacher: &Tensor, temperature: f64) -> Result<T
 }
 
 /// `sum over rows` of the entropy of `softmax(z / T)` in nats, without the factor T^2.
+///
+/// ```
+/// # use dam_prelude::candle_core::{Device, Result, Tensor};
+/// # fn main() -> Result<()> {
+/// let z = Tensor::new(&[[0f32, 0.0]], &Device::Cpu)?;
+/// let entropy: f32 = dam_prelude::ops::entropy(&z, 2.0)?.to_scalar()?;
+/// assert!((entropy - 2f32.ln()).abs() < 1e-6);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// Logits that are not rows x width.

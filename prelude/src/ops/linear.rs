@@ -37,6 +37,16 @@ impl CustomOp2 for Linear {
 
 /// `x` (... x in) times the transpose of `w` (out x in): ... x out.
 ///
+/// ```
+/// # use dam_prelude::candle_core::{Device, Result, Tensor};
+/// # fn main() -> Result<()> {
+/// let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
+/// let w = Tensor::new(&[[3f32, 4.0], [5.0, 6.0]], &Device::Cpu)?;
+/// assert_eq!(dam_prelude::ops::linear(&x, &w)?.to_vec2::<f32>()?, [[11.0, 17.0]]);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Dimensions or dtypes that do not fit.
 pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {

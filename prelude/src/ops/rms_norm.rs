@@ -73,6 +73,17 @@ fn backward<T: Real>(eps: f64, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(O
 
 /// Normalises `x` (... x n) and scales it by `w` (n). Half precision is computed in f32.
 ///
+/// ```
+/// # use dam_prelude::candle_core::{Device, Result, Tensor};
+/// # fn main() -> Result<()> {
+/// let x = Tensor::new(&[[3f32, 4.0]], &Device::Cpu)?;
+/// let w = Tensor::new(&[1f32, 2.0], &Device::Cpu)?;
+/// let y: Vec<Vec<f32>> = dam_prelude::ops::rms_norm(&x, &w, 0.0)?.to_vec2()?;
+/// assert!((y[0][0] - 0.84853).abs() < 1e-5 && (y[0][1] - 2.26274).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Dimensions or dtypes that do not fit.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {

@@ -58,6 +58,17 @@ fn backward<T: Real>(g: &Tensor, u: &Tensor, dy: &Tensor) -> Result<(Option<Tens
 
 /// `silu(gate) * up`, elementwise over equal shapes.
 ///
+/// ```
+/// # use dam_prelude::candle_core::{Device, Result, Tensor};
+/// # fn main() -> Result<()> {
+/// let gate = Tensor::new(&[0f64, 1.0], &Device::Cpu)?;
+/// let up = Tensor::new(&[5f64, 2.0], &Device::Cpu)?;
+/// let y: Vec<f64> = dam_prelude::ops::swiglu(&gate, &up)?.to_vec1()?;
+/// assert!(y[0] == 0.0 && (y[1] - 1.46212).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Shapes that differ.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {

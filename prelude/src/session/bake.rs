@@ -13,6 +13,17 @@ use crate::error::{Error, Result};
 use crate::ops::encode;
 
 /// How to bake.
+///
+/// ```
+/// use dam_prelude::{Bake, Columns, load};
+///
+/// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
+/// let directory = tempfile::tempdir()?;
+/// let options = Bake { dtype: Some("f32".into()), shard_bytes: 1_000_000, ..Bake::default() };
+/// let written = dam.bake_with(directory.path().join("merged"), &options)?;
+/// assert!(written.path.join("model.safetensors.index.json").is_file());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bake {
     /// `f32`, `f16` or `bf16`; none: as the sources have each tensor (f32 where they differ).

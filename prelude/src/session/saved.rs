@@ -108,6 +108,18 @@ impl Session {
 impl Dam {
     /// Opens what [`Dam::save`] wrote: sources and data are read again and must be the same.
     ///
+    /// ```
+    /// use dam_prelude::{Columns, Dam, load};
+    ///
+    /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
+    /// dam.train(2)?;
+    /// let directory = tempfile::tempdir()?;
+    /// dam.save(directory.path().join("session"))?;
+    /// let opened = Dam::open(directory.path().join("session"))?;
+    /// assert_eq!(opened.step()?.total, dam.step()?.total);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// A file that is no session; sources or data that are missing or have changed.
     pub fn open(file: impl AsRef<Path>) -> Result<Self> {
