@@ -54,7 +54,9 @@ pub fn tour(directory: &Path, force: bool, output: &Output) -> bool {
         Ok(moral) => {
             if !output.json {
                 let seconds = start.elapsed().as_secs_f64();
-                output.say(&format!("\n{moral}\nThat took {seconds:.0} s. Next: type `dam`, then `help`."));
+                output.say(&format!(
+                    "\n{moral}\nThat took {seconds:.0} s. Next: run it without `tour` for a prompt, where `help` lists the verbs."
+                ));
             }
             true
         }
