@@ -63,17 +63,19 @@ type Gradients = Vec<Option<Vec<f32>>>;
 impl Session {
     /// The objective on the next batch, and with `learn` its gradient by the coefficients.
     fn objective(&mut self, learn: bool) -> Result<(Terms, Gradients)> {
-        // 1. The merge: every weight is the sum of f(c_i) W_i over sources.
-        let mut weights = self.merge.weights(self.dtype)?;
-        if !learn {
-            weights.values_mut().for_each(|w| *w = w.detach());
+        // 1. The merge: every weight is the sum of f(c_i) W_i over sources. Only where coefficients are to
+        //    move does it need a gradient.
+        let sources = self.teaching()?;
+        let mut weights = if sources.is_empty() { BTreeMap::new() } else { self.merge.weights(self.dtype)? };
+        for tensor in self.merge.tensors.iter().filter(|t| !learn || !t.trains) {
+            weights.entry(tensor.spec.name.clone()).and_modify(|w| *w = w.detach());
         }
 
         // 2. Each source teaches on its own data. One source at a time is in memory; the gradient by
         //    the merged weights adds up over sources.
         let mut terms = Terms::new();
         let mut by_weight: BTreeMap<String, Tensor> = BTreeMap::new();
-        for source in self.teaching()? {
+        for source in sources {
             let losses = self.distil(&source, &weights)?;
             for (term, loss) in &losses {
                 terms.push((format!("{term}.{}", source.name()), scalar(loss)?));
