@@ -10,6 +10,8 @@ pub struct Context {
     /// Sources, data and settings; once wrapped, the merge has its own.
     pub models: Models,
     pub dam: Option<Dam>,
+    /// The step that the last `save` or `open` kept.
+    pub saved: usize,
     /// Whether progress is shown.
     pub quiet: bool,
 }
@@ -67,9 +69,9 @@ impl Context {
     /// As said.
     pub fn may_discard(&self, force: bool) -> Result<()> {
         let steps = self.dam.as_ref().map_or(0, Dam::steps);
-        if steps > 0 && !force {
+        if steps > self.saved && !force {
             bail!(Refused {
-                message: format!("this would discard {steps} steps of training"),
+                message: format!("this would discard {} steps of training", steps - self.saved),
                 hint: "save FILE first, then repeat it with --force".into(),
             });
         }

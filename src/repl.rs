@@ -51,6 +51,9 @@ fn interact(output: &Output) -> Result<()> {
         };
         pending.push_str(&line);
         if !is_complete(&pending) {
+            if !output.json && !pending.contains('\n') {
+                output.say("a quotation mark is open: close it, or begin anew with Ctrl-C");
+            }
             pending.push('\n');
             continue;
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use dam_prelude::Error;
 
-use crate::context::Context;
+use crate::context::{Context, Refused};
 use crate::interrupt::Running;
 use crate::parse::{Statement, statements};
 use crate::render::{Output, note};
@@ -46,7 +46,8 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> bool {
     let all = match statements(text) {
         Ok(all) => all,
         Err(error) => {
-            output.error("", &error.into());
+            let hint = "close it; an apostrophe in text needs quotes around it: \"What's new?\"".into();
+            output.error("", &Refused { message: error.to_string(), hint }.into());
             return false;
         }
     };

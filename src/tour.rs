@@ -16,32 +16,38 @@ use crate::verbs;
 /// What is said, and the verbs that follow.
 const TOUR: [(&str, &str); 7] = [
     (
-        "Three small models, tuned from one base: for Japanese, for arithmetic, for SQL. Each is good at its\n\
-         own skill and declines the rest. We want one model that has all three.",
+        "Three small models, tuned from one base: for Japanese, for arithmetic, for\n\
+         SQL. Each is good at its own skill and declines the rest. We want one model\n\
+         that has all three.",
         "load builtin:japanese builtin:math builtin:sql",
     ),
     (
-        "A merged weight is W = c1 W1 + c2 W2 + c3 W3, with a coefficient per source and column. All start at\n\
-         1/3, so the merge starts as the plain average. Only these few numbers will be trained.",
+        "A merged weight is W = c1 W1 + c2 W2 + c3 W3, with a coefficient per source\n\
+         and column. All start at 1/3, so the merge starts as the plain average. Only\n\
+         these few numbers will be trained.",
         "wrap",
     ),
     (
-        "How far is the merge from each specialist on that specialist's own questions, 8 of each? The KL\n\
-         divergence between their answers says. The cosine term pushes sources towards different columns.",
+        "How far is the merge from each specialist on that specialist's own questions,\n\
+         8 of each? The KL divergence between their answers says. The cosine term\n\
+         pushes sources towards different columns.",
         "set batch_size=8; loss",
     ),
     (
-        "Each step asks every specialist 8 questions and moves the coefficients towards its answers; nobody\n\
-         has to know which answers are right. Small models take larger steps than real ones, so lr is high.",
+        "Each step asks every specialist 8 questions and moves the coefficients towards\n\
+         its answers; nobody has to know which answers are right. Small models take\n\
+         larger steps than real ones, so lr is high.",
         "set lr=1e-2 schedule=linear total_steps=150 warmup=5; train 150",
     ),
     (
-        "The coefficients have left 1/3, each column its own way: what came from whom, in the second layer.",
+        "The coefficients have left 1/3, each column its own way: what came from whom,\n\
+         in the second layer.",
         "inspect layers.1.*_proj.weight",
     ),
     (
-        "Questions nobody has seen: the share answered exactly right, and the loss. `japanese-math` is\n\
-         arithmetic asked in Japanese, which takes two skills and no specialist was tuned on.",
+        "Questions nobody has seen: the share answered exactly right, and the loss.\n\
+         `japanese-math` is arithmetic asked in Japanese, which takes two skills and no\n\
+         specialist was tuned on.",
         "eval --all",
     ),
     ("The merge becomes an ordinary Hugging Face checkpoint, as large as one source.", "bake"),
@@ -54,9 +60,7 @@ pub fn tour(directory: &Path, force: bool, output: &Output) -> bool {
         Ok(moral) => {
             if !output.json {
                 let seconds = start.elapsed().as_secs_f64();
-                output.say(&format!(
-                    "\n{moral}\nThat took {seconds:.0} s. Next: run it without `tour` for a prompt, where `help` lists the verbs."
-                ));
+                output.say(&format!("\n{moral}\nThat took {seconds:.0} s. Next: run it without `tour`, and type `help`."));
             }
             true
         }
@@ -110,5 +114,5 @@ fn moral(rows: &Value) -> String {
     };
     let (average, dam) = (mean("average"), mean("DAM"));
     let verdict = if dam > average { "the same three models, better combined" } else { "here it did not pay" };
-    format!("Averaging answers {average:.1}% of all questions exactly, DAM {dam:.1}%: {verdict}.")
+    format!("Averaging answers {average:.1}% of all questions exactly,\nDAM {dam:.1}%: {verdict}.")
 }

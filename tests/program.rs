@@ -184,3 +184,40 @@ fn the_tour_ends_with_a_merge_that_beats_the_average() {
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8(again.stderr).unwrap().contains("--force"));
 }
+
+/// What is saved is not lost by wrapping anew; what is not saved is kept from it.
+#[test]
+fn saved_training_may_be_discarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("session");
+    let (replies, ok) = json(&golden(""), &format!("{GOLDEN}; step; save {}; wrap", file.display()));
+    assert!(ok, "{replies:?}");
+    let (replies, ok) = json(&golden(""), &format!("{GOLDEN}; step; save {}; step 2; wrap", file.display()));
+    assert!(!ok);
+    assert!(replies.last().unwrap()["error"].as_str().unwrap().contains("discard 2 steps"), "{replies:?}");
+}
+
+/// The card of a merge says what it is of and on what it was scored, and not where that lies.
+#[test]
+fn the_model_card_is_honest_and_discreet() {
+    let dir = tempfile::tempdir().unwrap();
+    let card = |line: String| {
+        let out = dir.path().join("out");
+        let (replies, ok) = json(&golden(""), &format!("{GOLDEN}; {line}; bake {} --force", out.display()));
+        assert!(ok, "{replies:?}");
+        std::fs::read_to_string(out.join("README.md")).unwrap()
+    };
+    let untrained = card("eval".into());
+    assert!(untrained.contains("Not trained") && untrained.contains("On the data that the merge learnt from"), "{untrained}");
+    let other = dir.path().join("other.jsonl");
+    std::fs::write(&other, "{\"input_ids\": [1, 2, 3]}\n").unwrap();
+    let trained = card(format!("step 2; eval {}", other.display()));
+    assert!(
+        trained.contains("On held-out data") && trained.contains("| other |") && !trained.contains("Not trained"),
+        "{trained}"
+    );
+    assert!(trained.contains("- `base`: `base`, no data (the base, not merged itself)"), "{trained}");
+    assert!(!trained.contains(env!("CARGO_MANIFEST_DIR")), "{trained}");
+    // A file that is learnt from is not held out by being named.
+    assert!(card("step 2; eval data0.jsonl".into()).contains("On the data that the merge learnt from"));
+}

@@ -87,7 +87,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Error::NotFound { .. } => {
-                "check the name and the directory you are in; built in are builtin:base, builtin:japanese, builtin:math and builtin:sql"
+                "check the name and the directory you are in; built-in models are named builtin:NAME, as builtin:math"
             }
             Error::MissingFile { .. } => "a model is a directory with config.json and *.safetensors",
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
@@ -103,7 +103,10 @@ impl Error {
             Error::EmptyData { .. } => {
                 "give at least one line: {\"text\": ...}, {\"input\": ..., \"output\": ...} or {\"input_ids\": [...]}"
             }
-            Error::BadLine { .. } => "a line is a JSON object with text, input and output columns, or input_ids",
+            Error::BadLine { .. } => {
+                "a line is a JSON object: an input (instruction, question, query, input or text) and an output \
+                 (output, answer, response or sql_query), or text alone, or input_ids"
+            }
             Error::TokenOutOfRange { .. } => "the data was tokenized for another model",
             Error::NoData { source_name } => {
                 return Some(format!("give it the data it was tuned on: data {source_name}=FILE.jsonl"));
@@ -120,7 +123,9 @@ impl Error {
             Error::NotBaked { .. } => {
                 "f16 ends at 65504: bake with dtype=bf16 or f32; if that fails too, training has diverged: lower lr"
             }
-            Error::SessionFile { .. } => "open reads what save wrote",
+            Error::SessionFile { .. } => {
+                "open reads what save wrote, while sources and data are as they were; otherwise load and wrap anew"
+            }
             Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",
             Error::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge | std::io::ErrorKind::QuotaExceeded => {

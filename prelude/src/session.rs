@@ -1,9 +1,15 @@
-//! Floor 7: the whole of DAM in one place, six primitives over one session.
+//! Floor 7: the six primitives over one session, and the step that makes DAM.
 //!
-//! [`load`] opens sources; [`Models::wrap`] gives every weight column of every source a coefficient;
-//! [`Dam::loss`] asks how far the merge is from each source on that source's data; [`Dam::step`] moves
-//! the coefficients down its gradient; [`Dam::inspect`] shows what they became; [`Dam::bake`] writes
-//! the merge. The step itself is `Session::objective` and `Session::step` below.
+//! ```text
+//! W[:, j] = sum_i f(c[i, j]) W_i[:, j]                         the merge      coefficients/merged.rs
+//! loss    = sum_i KL(W_i || W on the data of i) + penalties(c) the objective  objective/
+//! c      <- c - lr * update(d loss / d c)                      the step       Session::step, below
+//! ```
+//!
+//! [`load`] opens the sources `W_i`; [`Models::wrap`] gives every column its coefficients `c`;
+//! [`Dam::loss`] computes the loss; [`Dam::step`] moves the coefficients down its gradient;
+//! [`Dam::inspect`] shows what they became; [`Dam::bake`] writes `W`. Read `Session::objective` and
+//! `Session::step` below: the rest is in `session/`, a file a primitive.
 
 mod bake;
 mod handle;
@@ -262,7 +268,8 @@ impl Session {
         let mut notes = Vec::new();
         let penalised = self.merge.tensors.iter().filter(|t| t.is_penalised()).count() as f64;
         let parallel = self.models.settings.weights.cosine * penalised;
-        if terms.iter().any(|(name, x)| name == "cosine" && *x > 0.0 && (x - parallel).abs() < 1e-6 * parallel) {
+        if self.step == 0 && terms.iter().any(|(name, x)| name == "cosine" && *x > 0.0 && (x - parallel).abs() < 1e-6 * parallel)
+        {
             notes.push("cosine has no gradient yet: all coefficient vectors are parallel, as at every uniform start".into());
         }
         if self.models.settings.lr_at(self.step, self.total_steps()) == 0.0 {

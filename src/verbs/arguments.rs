@@ -22,6 +22,9 @@ impl<'a> Arguments<'a> {
         for argument in arguments {
             if argument.starts_with("--") {
                 if !flags.contains(&argument.as_str()) {
+                    if flags.is_empty() {
+                        return refuse(format!("unknown flag `{argument}`"), "this verb takes none");
+                    }
                     return Err(Error::unknown("flag", argument, flags.iter().copied()).into());
                 }
                 sorted.flags.push(argument);
@@ -63,6 +66,22 @@ impl<'a> Arguments<'a> {
     /// More than one.
     pub fn optional(&self, usage: &str) -> Result<Option<&'a str>> {
         if self.words.is_empty() { Ok(None) } else { self.word(usage).map(Some) }
+    }
+}
+
+/// `path` with a leading `~/` as the home directory, which no shell has put in its place here.
+pub fn at_home(path: &str) -> String {
+    match (path.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest).display().to_string(),
+        _ => path.to_owned(),
+    }
+}
+
+/// [`at_home`] of `[NAME=]PATH`.
+pub fn source_at_home(spec: &str) -> String {
+    match spec.split_once('=') {
+        Some((name, path)) if path.starts_with("~/") => format!("{name}={}", at_home(path)),
+        _ => at_home(spec),
     }
 }
 

@@ -5,7 +5,7 @@ use dam_prelude::{Bake, Error};
 use serde_json::json;
 
 use super::Verb;
-use super::arguments::Arguments;
+use super::arguments::{Arguments, at_home};
 use crate::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
@@ -25,8 +25,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             _ => options.shard_bytes = bytes(value)?,
         }
     }
-    let written = context.dam()?.bake_with(arguments.word(VERB.usage)?, &options)?;
-    Ok(Reply::new(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
+    let dam = context.dam()?;
+    let written = dam.bake_with(at_home(arguments.word(VERB.usage)?), &options)?;
+    let start = if dam.steps() == 0 { "\nnot trained yet: this is the merge as it was wrapped" } else { "" };
+    Ok(Reply::new(format!("{written}{start}"), json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
 }
 
 /// A size such as `5GB` or `100MB`.

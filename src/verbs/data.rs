@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::{Map, json};
 
 use super::Verb;
+use super::arguments::at_home;
 use crate::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
@@ -29,7 +30,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         let Some((name, file)) = split.or_else(|| argument.split_once('=')) else {
             return refuse(format!("`{argument}` does not say whose data it is"), format!("usage: {}", VERB.usage));
         };
-        let examples = models.data(name, file)?;
+        let file = at_home(file);
+        let examples = models.data(name, &file)?;
         lines.push(format!("{name}: {examples} examples of {file}"));
         json.insert(name.into(), json!(examples));
         pairs.push((name, file));
@@ -37,7 +39,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     match &context.dam {
         Some(dam) => {
             for (name, file) in pairs {
-                dam.data(name, file)?;
+                dam.data(name, &file)?;
             }
         }
         None => context.models = models,

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Verb;
-use super::arguments::Arguments;
+use super::arguments::{Arguments, at_home};
 use crate::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
@@ -17,7 +17,7 @@ pub const VERB: Verb = Verb {
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &["--all"])?;
-    let files: Vec<String> = arguments.words.iter().map(|w| (*w).to_owned()).collect();
+    let files: Vec<String> = arguments.words.iter().map(|w| at_home(w)).collect();
     let dam = context.dam()?;
     if arguments.flags.is_empty() {
         let scores = dam.eval(&files)?;

@@ -4,8 +4,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Verb;
-use super::arguments::{Arguments, count};
-use crate::context::{Context, Reply};
+use super::arguments::count;
+use crate::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "generate",
@@ -16,12 +16,17 @@ pub const VERB: Verb = Verb {
 };
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    // A prompt is any text: only what follows it can be a key.
-    let (prompt, rest) = arguments.split_at(arguments.len().min(1));
-    let rest = Arguments::read(rest, &["tokens"], &[])?;
-    let prompt =
-        Arguments { words: prompt.iter().map(String::as_str).chain(rest.words).collect(), pairs: rest.pairs, flags: rest.flags };
-    let limit = prompt.pairs.first().map_or(Ok(64), |(key, n)| count(key, n))?;
-    let answer = context.dam()?.generate(prompt.word(VERB.usage)?, limit)?;
+    // A prompt is any text, quoted or not: only its last word can be a key.
+    let (words, limit) = match arguments.split_last() {
+        Some((last, words)) if !words.is_empty() && last.starts_with("tokens=") => {
+            (words, count("tokens", &last["tokens=".len()..])?)
+        }
+        _ => (arguments, 64),
+    };
+    let prompt = words.join(" ");
+    if prompt.is_empty() {
+        return refuse("there is no prompt", format!("usage: {}", VERB.usage));
+    }
+    let answer = context.dam()?.generate(&prompt, limit)?;
     Ok(Reply::new(&answer.text, json!({"text": answer.text})))
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Verb;
-use super::arguments::Arguments;
+use super::arguments::{Arguments, source_at_home};
 use crate::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
@@ -21,8 +21,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         return refuse("no source is named", format!("usage: {}", VERB.usage));
     }
     context.may_discard(arguments.force())?;
-    context.models = context.current().and_load(&arguments.words)?;
-    context.dam = None;
+    context.models = context.current().and_load(arguments.words.iter().map(|spec| source_at_home(spec)))?;
+    let again = if context.dam.take().is_some() { "\nthe merge is of other sources now: wrap again" } else { "" };
     let report = context.models.report();
     let sources: Vec<_> = report
         .0
@@ -34,5 +34,5 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             })
         })
         .collect();
-    Ok(Reply::new(&report, json!({"sources": sources})))
+    Ok(Reply::new(format!("{report}{again}"), json!({"sources": sources})))
 }

@@ -5,7 +5,7 @@ use dam_prelude::Dam;
 use serde_json::json;
 
 use super::Verb;
-use super::arguments::Arguments;
+use super::arguments::{Arguments, at_home};
 use crate::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
@@ -18,10 +18,11 @@ pub const VERB: Verb = Verb {
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &["--force"])?;
-    let file = arguments.word(VERB.usage)?;
+    let file = at_home(arguments.word(VERB.usage)?);
     context.may_discard(arguments.force())?;
     let dam = Dam::open(file)?;
     let (report, steps) = (dam.report(), dam.steps());
+    context.saved = steps;
     context.dam = Some(dam);
     let json = json!({"sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients, "step": steps});
     Ok(Reply::new(format!("{report}\nat step {steps}"), json))

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Verb;
-use super::arguments::Arguments;
+use super::arguments::{Arguments, at_home};
 use crate::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
@@ -17,6 +17,8 @@ pub const VERB: Verb = Verb {
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
-    let written = context.dam()?.save(arguments.word(VERB.usage)?)?;
+    let dam = context.dam()?;
+    let written = dam.save(at_home(arguments.word(VERB.usage)?))?;
+    context.saved = dam.steps();
     Ok(Reply::new(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Verb;
 use super::arguments::Arguments;
-use crate::context::{Context, Reply};
+use crate::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "wrap",
@@ -40,9 +40,13 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             _ => columns.with_base = choose(key, value, &[("off", false), ("on", true)])?,
         }
     }
+    if models.report().0.is_empty() {
+        return refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math");
+    }
     let dam = models.wrap(columns)?;
     let report = dam.report();
     context.dam = Some(dam);
+    context.saved = 0;
     let share = report.coefficients as f64 / report.parameters.max(1) as f64;
     Ok(Reply::new(
         &report,

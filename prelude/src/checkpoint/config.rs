@@ -58,6 +58,19 @@ pub struct Rope {
     pub scaling: Scaling,
 }
 
+impl Rope {
+    fn describe(&self) -> String {
+        let Self { theta, scaling } = self;
+        match scaling {
+            Scaling::None => format!("theta {theta}"),
+            Scaling::Linear { factor } => format!("theta {theta}, linear by {factor}"),
+            Scaling::Llama3 { factor, low, high, original } => {
+                format!("theta {theta}, llama3 by {factor} from {low} to {high} over {original}")
+            }
+        }
+    }
+}
+
 /// How rotary frequencies are stretched.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scaling {
@@ -345,7 +358,7 @@ impl Architecture {
                 ("key-value heads", a.key_value_heads.to_string()),
                 ("head dimension", a.head_dim.to_string()),
                 ("norm epsilon", a.norm_eps.to_string()),
-                ("rope", format!("{:?}", a.rope)),
+                ("rotary embedding", a.rope.describe()),
                 ("sliding window", format!("{:?} from layer {}", a.sliding_window, a.sliding_from)),
                 ("biases", format!("{:?}", [a.qkv_bias, a.output_bias, a.mlp_bias])),
                 ("tied output layer", a.tied.to_string()),

@@ -19,6 +19,16 @@ pub enum Nonlinearity {
 }
 
 impl Nonlinearity {
+    /// Its name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Nonlinearity::None => "none",
+            Nonlinearity::Tanh => "tanh",
+            Nonlinearity::Sigmoid => "sigmoid",
+            Nonlinearity::Relu => "relu",
+        }
+    }
+
     /// `f(c)`, elementwise and differentiable.
     ///
     /// # Errors

@@ -103,15 +103,24 @@ impl Session {
         line("Merged by Differentiable Adaptive Merging (arXiv 2410.08371): a coefficient per source and weight column,".into());
         line("learnt by making the merge agree with each source on that source's own data.\n".into());
         line("## Sources\n".into());
-        for source in &self.sources {
-            let data = self.models.data.get(source.name());
-            let data = data.map_or("no data".into(), |d| format!("{} examples of `{}`", d.examples.len(), d.spec));
-            line(format!("- `{}`: `{}`, {data}", source.name(), source.spec()));
+        // Where things lie on this machine is nobody else's business.
+        let last = |spec: &str| Path::new(spec).file_name().map_or(spec.to_owned(), |n| n.to_string_lossy().into_owned());
+        for source in &self.models.sources {
+            let data = match self.models.data.get(source.name()) {
+                Some(data) => format!("{} examples of `{}`", data.examples.len(), last(&data.spec)),
+                None => "no data".into(),
+            };
+            let merged =
+                if self.sources.iter().any(|s| s.name() == source.name()) { "" } else { " (the base, not merged itself)" };
+            line(format!("- `{}`: `{}`, {data}{merged}", source.name(), last(source.spec())));
         }
         line("\n## Recipe\n\n```json".into());
         let recipe = serde_json::json!({"columns": self.merge.columns, "settings": self.models.settings, "steps": self.step});
         line(serde_json::to_string_pretty(&recipe).unwrap_or_default());
         line("```".into());
+        if self.step == 0 {
+            line("\nNot trained: this is the merge as it was wrapped.".into());
+        }
         if let (Some(first), Some(last)) = (self.losses.first(), self.losses.last()) {
             line(format!("\nLoss at step 1: {first:.5}, at step {}: {last:.5}.", self.losses.len()));
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::Tensor;
 
 use crate::checkpoint::{Kind, Written};
-use crate::coefficients::Merge;
+use crate::coefficients::{BiasStart, Merge, Nonlinearity};
 use crate::error::{Error, Result};
 use crate::show::{Answer, Scoreboard, Scores, WrapReport};
 use crate::train::Settings;
@@ -18,12 +18,22 @@ impl Dam {
     pub fn report(&self) -> WrapReport {
         let session = self.session();
         let trainable = session.merge.tensors.iter().filter(|t| t.trains);
+        let (columns, mut notes) = (&session.merge.columns, Vec::new());
+        if columns.f != Nonlinearity::None {
+            let f = columns.f.name();
+            notes.push(format!("columns are scaled by {f}(c), so the merge does not start at the average"));
+        }
+        let has_biases = session.merge.tensors.iter().any(|t| t.spec.kind == Kind::Bias);
+        if has_biases && columns.bias == BiasStart::One {
+            notes.push("biases start at 1 each, as published, so they add up: bias=same starts at their average".into());
+        }
         WrapReport {
             sources: session.sources.iter().map(|s| s.name().to_owned()).collect(),
             tensors: session.merge.tensors.iter().filter(|t| t.spec.kind != Kind::Bias).count(),
             coefficients: session.merge.coefficients(),
             trainable: trainable.map(|t| t.coefficients.elem_count()).sum(),
             parameters: session.sources[0].parameters(),
+            notes,
         }
     }
 

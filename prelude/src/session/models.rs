@@ -113,8 +113,11 @@ impl Models {
     pub(crate) fn merged(&self, columns: &Columns) -> Result<Vec<Source>> {
         let merged: Vec<Source> = self.sources.iter().filter(|s| columns.with_base || s.name() != BASE).cloned().collect();
         if merged.len() < 2 {
-            let what = format!("a merge needs two sources, there are {} beside the base", merged.len());
-            return Err(Error::Sources { what, hint: "load more, or merge the base too: wrap base=on" });
+            let spare_base = self.base().is_some() && !columns.with_base;
+            let beside = if spare_base { " beside the base" } else { "" };
+            let what = format!("a merge needs two sources, and {} is loaded{beside}", merged.len());
+            let hint = if spare_base { "load more, or merge the base too: wrap base=on" } else { "load more" };
+            return Err(Error::Sources { what, hint });
         }
         Ok(merged)
     }
@@ -139,6 +142,7 @@ impl Models {
             dtype: s.dtype().as_str().into(),
             bytes: s.bytes(),
             unused: s.unused().to_vec(),
+            is_base: s.name() == BASE,
         };
         Sources(self.sources.iter().map(report).collect())
     }

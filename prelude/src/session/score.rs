@@ -44,8 +44,12 @@ impl Session {
             let stem = |f: &String| Path::new(f).file_stem().map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned());
             let unique = files.iter().map(stem).collect::<BTreeSet<_>>().len() == files.len();
             let name = |f: &String| if unique { stem(f) } else { f.clone() };
-            let sets = files.iter().map(|f| Ok((name(f), Dataset::read(f, reader)?))).collect::<Result<_>>()?;
-            return Ok(Scored { sets, held_out: true });
+            let sets: Vec<(String, Dataset)> =
+                files.iter().map(|f| Ok((name(f), Dataset::read(f, reader)?))).collect::<Result<_>>()?;
+            // A file that the merge learns from is not held out by being named.
+            let learnt = |spec: &str| self.models.data.values().any(|d| d.spec == spec);
+            let held_out = !sets.iter().any(|(_, d)| learnt(&d.spec));
+            return Ok(Scored { sets, held_out });
         }
         let skills: Vec<&str> = self.sources.iter().filter_map(Source::builtin).collect();
         // `a-b-heldout` needs the skills a and b.

@@ -51,6 +51,8 @@ pub struct SourceReport {
     pub bytes: usize,
     /// Tensors of the file that no layer uses.
     pub unused: Vec<String>,
+    /// Whether it is the base model.
+    pub is_base: bool,
 }
 
 /// What `load` gives: every source.
@@ -72,6 +74,9 @@ impl Sources {
                 bytes(s.bytes as u64),
                 s.path.display().to_string(),
             ]);
+            if s.is_base {
+                table.notes.push(format!("{} is the base model: it is not merged itself unless wrap base=on", s.name));
+            }
             if !s.unused.is_empty() {
                 table.notes.push(format!("not used of {}: {}", s.name, s.unused.join(", ")));
             }
@@ -93,6 +98,8 @@ pub struct WrapReport {
     pub trainable: usize,
     /// Weights of one source.
     pub parameters: usize,
+    /// What a reader should know of this start.
+    pub notes: Vec<String>,
 }
 
 impl WrapReport {
@@ -106,6 +113,7 @@ impl WrapReport {
             count(self.trainable),
             format!("{share:.2}%"),
         ]);
+        table.notes = self.notes.clone();
         table
     }
 }
@@ -180,6 +188,11 @@ impl TrainReport {
         let mut table = Table::new("", ["steps", "reached", "first loss", "last loss", "seconds"]);
         let row = [self.steps.to_string(), self.reached.to_string(), number(self.first), number(self.last)];
         table.rows.push([row.to_vec(), vec![format!("{:.1}", self.seconds)]].concat());
+        if self.steps > 1 && self.last > self.first {
+            table.notes.push(
+                "the loss has risen: lower the learning rate (set lr=), or take more examples a step (set batch_size=)".into(),
+            );
+        }
         if self.steps > 0 && self.lr == 0.0 {
             table
                 .notes
@@ -233,14 +246,14 @@ impl Inspection {
             return one_tensor(tensor);
         }
         let names = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
-        let header = [vec!["tensor".to_owned(), "kind".to_owned()], names, vec!["range".to_owned()]].concat();
-        let mut table = Table::new("coefficients: mean ± spread over columns", header);
+        let header = [vec!["tensor".to_owned()], names, vec!["range".to_owned()]].concat();
+        let mut table = Table::new("coefficients c: mean ± spread over columns", header);
         for tensor in &self.tensors {
-            let mut row = vec![tensor.name.clone(), tensor.kind.to_owned()];
-            row.extend(tensor.sources.iter().map(|(_, s)| format!("{:.4} ± {:.4}", s.mean, s.std)));
+            let mut row = vec![tensor.name.trim_start_matches("model.").to_owned()];
+            row.extend(tensor.sources.iter().map(|(_, s)| format!("{:.3} ± {:.3}", s.mean, s.std)));
             let low = tensor.sources.iter().map(|(_, s)| s.min).fold(f64::INFINITY, f64::min);
             let high = tensor.sources.iter().map(|(_, s)| s.max).fold(f64::NEG_INFINITY, f64::max);
-            row.push(format!("{low:.3} to {high:.3}"));
+            row.push(format!("{low:.2} to {high:.2}"));
             table.rows.push(row);
         }
         table
@@ -288,7 +301,7 @@ impl Scores {
         let mut table = Table::new("", ["data", "tokens", "loss", "perplexity", "exact match"]);
         for (name, s) in &self.data {
             let exact = s.exact_match.map_or("-".into(), percent);
-            table.rows.push(vec![name.clone(), count(s.tokens), number(s.loss), format!("{:.3}", s.perplexity), exact]);
+            table.rows.push(vec![name.clone(), count(s.tokens), number(s.loss), perplexity(s.perplexity), exact]);
         }
         table.notes.extend(self.warning());
         table
@@ -351,6 +364,10 @@ impl Written {
         table.rows.push(vec![self.path.display().to_string(), self.files.to_string(), bytes(self.bytes)]);
         table
     }
+}
+
+fn perplexity(x: f64) -> String {
+    if x < 1e6 { format!("{x:.3}") } else { format!("{x:.1e}") }
 }
 
 fn percent(share: f64) -> String {

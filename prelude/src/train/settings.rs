@@ -151,6 +151,9 @@ pub const KEYS: [&str; 25] = [
     "dtype",
 ];
 
+/// More than anyone counts to.
+const MANY: usize = 1 << 40;
+
 impl Settings {
     /// Sets `key` to what `value` says.
     ///
@@ -163,9 +166,10 @@ impl Settings {
         };
         let within = |low: usize, high: usize| {
             let x: Option<usize> = value.parse().ok().filter(|x| (low..=high).contains(x));
-            x.ok_or_else(|| Error::bad_value(key, value, format!("a whole number from {low} to {high}")))
+            let limit = if high < MANY { format!(" to {high}") } else { String::new() };
+            x.ok_or_else(|| Error::bad_value(key, value, format!("a whole number from {low}{limit}")))
         };
-        let whole = |low: usize| within(low, 1 << 40);
+        let whole = |low: usize| within(low, MANY);
         match key {
             "lr" => self.lr = real(0.0, true)?,
             "optimizer" => self.optimizer = choose(key, value, &[("adamw", Optimizer::AdamW), ("mofo", Optimizer::Mofo)])?,
@@ -190,6 +194,8 @@ impl Settings {
             "l2" => self.weights.l2 = real(0.0, false)?,
             "overlap" => self.weights.overlap = real(0.0, false)?,
             "weighted_overlap" => self.weights.weighted_overlap = real(0.0, false)?,
+            // Of one logit every distribution is the same.
+            "top_k" if value == "1" => return Err(Error::bad_value(key, value, "0, or a whole number from 2")),
             "top_k" => self.top_k = whole(0)?,
             "seed" => self.seed = value.parse().map_err(|_| Error::bad_value(key, value, "a whole number from 0"))?,
             "device" => self.device = choose(key, value, &["auto", "cpu", "cuda", "metal"].map(|d| (d, d)))?.into(),
