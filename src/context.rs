@@ -49,12 +49,21 @@ impl Context {
     /// # Errors
     /// When nothing has been wrapped yet.
     pub fn dam(&self) -> Result<&Dam> {
+        self.loaded()?;
         match &self.dam {
             Some(dam) => Ok(dam),
-            None if self.models.report().0.is_empty() => {
-                refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math")
-            }
             None => refuse("the sources are not wrapped yet", "give every column its coefficients: wrap"),
+        }
+    }
+
+    /// An error where no source is loaded.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn loaded(&self) -> Result<()> {
+        match self.dam.is_some() || self.models.names().next().is_some() {
+            true => Ok(()),
+            false => refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math"),
         }
     }
 

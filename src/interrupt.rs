@@ -1,6 +1,7 @@
 //! Ctrl-C: while a verb runs it asks to stop, which training does after the current step; a second
 //! one, or one while nothing runs, ends the program.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::render::note;
@@ -22,9 +23,9 @@ pub fn install() {
     });
 }
 
-/// Whether the verb that runs was asked to stop.
-pub fn is_stopped() -> bool {
-    STOP.load(Ordering::SeqCst)
+/// Whether the verb that runs goes on, or was asked to stop.
+pub fn flow() -> ControlFlow<()> {
+    if STOP.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// While it lives a verb runs, and Ctrl-C asks it to stop instead of ending the program.

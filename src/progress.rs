@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::io::IsTerminal;
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -35,7 +34,7 @@ pub fn train(dam: &Dam, steps: usize, quiet: bool) -> Result<TrainReport> {
             last = Instant::now();
             note(&format!("step {}: loss {:.4}", step.step, step.total));
         }
-        if interrupt::is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupt::flow()
     });
     bar.finish_and_clear();
     Ok(report?)

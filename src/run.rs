@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Instant;
 
+use anyhow::Result;
 use dam_prelude::Error;
 
-use crate::context::{Context, Refused};
+use crate::context::{Context, Refused, Reply};
 use crate::interrupt::Running;
 use crate::parse::{Statement, statements};
 use crate::render::{Output, note};
@@ -19,14 +20,22 @@ pub enum After {
     Quit,
 }
 
-/// Runs one statement and shows its reply.
-pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> After {
+/// Runs one statement: its reply and how many seconds it took.
+///
+/// # Errors
+/// An unknown verb, or what the verb says.
+pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64)> {
     let _running = Running::new();
     let start = Instant::now();
-    let reply = verbs::find(&statement.verb).and_then(|verb| (verb.run)(context, &statement.arguments));
-    match reply {
-        Ok(reply) => {
-            output.reply(&statement.verb, start.elapsed().as_secs_f64(), &reply);
+    let reply = (verbs::find(&statement.verb)?.run)(context, &statement.arguments)?;
+    Ok((reply, start.elapsed().as_secs_f64()))
+}
+
+/// Runs one statement and shows its reply.
+pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> After {
+    match reply(statement, context) {
+        Ok((reply, seconds)) => {
+            output.reply(&statement.verb, seconds, &reply);
             if verbs::quits(&statement.verb) { After::Quit } else { After::Next }
         }
         Err(error) => {

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use dam_prelude::Error;
+use dam_prelude::show::{AVERAGE, MERGED};
 use serde_json::Value;
 
 use crate::context::Context;
-use crate::interrupt::Running;
 use crate::parse::{Statement, statements};
 use crate::render::Output;
-use crate::verbs;
+use crate::run;
 
 /// What is said, and the verbs that follow.
 const TOUR: [(&str, &str); 7] = [
@@ -89,14 +89,12 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
         if !output.json {
             output.say(&format!("\n{words}\n\ndam> {typed}"));
         }
-        for Statement { verb, arguments, .. } in all {
-            let _running = Running::new();
-            let start = Instant::now();
-            let reply = (verbs::find(&verb)?.run)(&mut context, &arguments)?;
-            if output.json || verb != "set" {
-                output.reply(&verb, start.elapsed().as_secs_f64(), &reply);
+        for statement in all {
+            let (reply, seconds) = run::reply(&statement, &mut context)?;
+            if output.json || statement.verb != "set" {
+                output.reply(&statement.verb, seconds, &reply);
             }
-            if verb == "eval" {
+            if statement.verb == "eval" {
                 sentence = moral(&reply.json["rows"]);
             }
         }
@@ -112,7 +110,7 @@ fn moral(rows: &Value) -> String {
         let exact: f64 = scores.iter().filter_map(|s| s["exact_match"].as_f64()).sum();
         100.0 * exact / scores.len().max(1) as f64
     };
-    let (average, dam) = (mean("average"), mean("DAM"));
+    let (average, dam) = (mean(AVERAGE), mean(MERGED));
     let verdict = if dam > average { "the same three models, better combined" } else { "here it did not pay" };
     format!("Averaging answers {average:.1}% of all questions exactly,\nDAM {dam:.1}%: {verdict}.")
 }

@@ -74,7 +74,9 @@ impl Session {
         let sources = self.teaching()?;
         let mut weights = if sources.is_empty() { BTreeMap::new() } else { self.merge.weights(self.dtype)? };
         for tensor in self.merge.tensors.iter().filter(|t| !learn || !t.trains) {
-            weights.entry(tensor.spec.name.clone()).and_modify(|w| *w = w.detach());
+            if let Some(weight) = weights.get_mut(&tensor.spec.name) {
+                *weight = weight.detach();
+            }
         }
 
         // 2. Each source teaches on its own data. One source at a time is in memory; the gradient by

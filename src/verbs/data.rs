@@ -19,30 +19,26 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     if arguments.is_empty() {
         return refuse("no data is named", format!("usage: {}", VERB.usage));
     }
-    let (mut json, mut lines) = (Map::new(), Vec::new());
-    // All files are read before any is taken.
     let mut models = context.current();
     let mut pairs = Vec::new();
     for argument in arguments {
         // The name of a source may itself hold a `=`.
-        let known = models.report().0.into_iter().map(|s| s.name + "=").find(|name| argument.starts_with(name.as_str()));
-        let split = known.map(|name| argument.split_at(name.len())).map(|(name, file)| (&name[..name.len() - 1], file));
-        let Some((name, file)) = split.or_else(|| argument.split_once('=')) else {
+        let known = models.names().find_map(|name| Some((name.to_owned(), argument.strip_prefix(name)?.strip_prefix('=')?)));
+        let Some((name, file)) = known.or_else(|| argument.split_once('=').map(|(name, file)| (name.to_owned(), file))) else {
             return refuse(format!("`{argument}` does not say whose data it is"), format!("usage: {}", VERB.usage));
         };
-        let file = at_home(file);
-        let examples = models.data(name, &file)?;
-        lines.push(format!("{name}: {examples} examples of {file}"));
-        json.insert(name.into(), json!(examples));
-        pairs.push((name, file));
+        pairs.push((name, at_home(file)));
     }
-    match &context.dam {
-        Some(dam) => {
-            for (name, file) in pairs {
-                dam.data(name, &file)?;
-            }
+    // All files are read before any is taken.
+    let examples = match &context.dam {
+        Some(dam) => dam.data_of(&pairs.iter().map(|(name, file)| (name.as_str(), file.as_str())).collect::<Vec<_>>())?,
+        None => {
+            let examples = pairs.iter().map(|(name, file)| models.data(name, file)).collect::<Result<_, _>>()?;
+            context.models = models;
+            examples
         }
-        None => context.models = models,
-    }
-    Ok(Reply::new(lines.join("\n"), json!({"data": json})))
+    };
+    let lines = pairs.iter().zip(&examples).map(|((name, file), n)| format!("{name}: {n} examples of {file}"));
+    let json: Map<_, _> = pairs.iter().zip(&examples).map(|((name, _), n)| (name.clone(), json!(n))).collect();
+    Ok(Reply::new(lines.collect::<Vec<_>>().join("\n"), json!({"data": json})))
 }

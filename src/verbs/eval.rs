@@ -1,6 +1,7 @@
 //! `eval [FILE]`
 
 use anyhow::Result;
+use dam_prelude::show::MERGED;
 use serde_json::{Value, json};
 
 use super::Verb;
@@ -25,6 +26,6 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     }
     let board = dam.scoreboard(&files)?;
     let rows: Vec<Value> = board.rows.iter().map(|(model, scores)| json!({"model": model, "scores": scores.data})).collect();
-    let dam = board.row("DAM").cloned().unwrap_or_default();
+    let dam = board.row(MERGED).cloned().unwrap_or_default();
     Ok(Reply::new(&board, json!({"scores": dam.data, "held_out": dam.held_out, "rows": rows})))
 }

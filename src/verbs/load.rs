@@ -24,15 +24,5 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     context.models = context.current().and_load(arguments.words.iter().map(|spec| source_at_home(spec)))?;
     let again = if context.dam.take().is_some() { "\nthe merge is of other sources now: wrap again" } else { "" };
     let report = context.models.report();
-    let sources: Vec<_> = report
-        .0
-        .iter()
-        .map(|s| {
-            json!({
-                "name": s.name, "path": s.path, "architecture": s.architecture, "layers": s.layers, "width": s.width,
-                "parameters": s.parameters, "dtype": s.dtype, "bytes": s.bytes, "unused": s.unused,
-            })
-        })
-        .collect();
-    Ok(Reply::new(format!("{report}{again}"), json!({"sources": sources})))
+    Ok(Reply::new(format!("{report}{again}"), json!({"sources": report.0})))
 }

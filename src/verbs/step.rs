@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, count};
-use crate::context::{Context, Reply};
+use crate::context::{Context, Reply, refuse};
 use crate::interrupt;
 
 pub const VERB: Verb = Verb {
@@ -19,19 +19,13 @@ pub const VERB: Verb = Verb {
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let steps = arguments.optional(VERB.usage)?.map_or(Ok(1), |n| count("step", n))?;
-    let dam = context.dam()?;
-    let mut report = dam.step()?;
-    let last = report.step + steps - 1;
-    for _ in 1..steps {
-        if interrupt::is_stopped() {
-            break;
-        }
-        report = dam.step()?;
-    }
-    let stopped =
-        if report.step < last { format!("\nstopped after step {}: everything is kept", report.step) } else { String::new() };
-    Ok(Reply::new(
-        format!("{report}{stopped}"),
-        json!({"step": report.step, "total": report.total, "grad_norm": report.grad_norm, "lr": report.lr}),
-    ))
+    let mut last = None;
+    let train = context.dam()?.train_with(steps, |step| {
+        last = Some(step.clone());
+        interrupt::flow()
+    })?;
+    let Some(step) = last else { return refuse("no step was made", format!("usage: {}", VERB.usage)) };
+    let stopped = if train.stopped { format!("\nstopped after step {}: everything is kept", step.step) } else { String::new() };
+    let json = json!({"step": step.step, "total": step.total, "grad_norm": step.grad_norm, "lr": step.lr});
+    Ok(Reply::new(format!("{step}{stopped}"), json))
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Verb;
 use super::arguments::Arguments;
-use crate::context::{Context, Reply, refuse};
+use crate::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
     name: "wrap",
@@ -27,12 +27,9 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let mut columns = Columns { seed: models.settings.seed, ..Columns::default() };
     for (key, value) in arguments.pairs {
         match key {
-            "f" => {
-                use Nonlinearity::{None, Relu, Sigmoid, Tanh};
-                columns.f = choose(key, value, &[("none", None), ("tanh", Tanh), ("sigmoid", Sigmoid), ("relu", Relu)])?;
-            }
+            "f" => columns.f = choose(key, value, &Nonlinearity::ALL.map(|f| (f.name(), f)))?,
             "train" => {
-                let kinds = [("linear", Kind::Linear), ("embedding", Kind::Embedding), ("norm", Kind::Norm)];
+                let kinds = [Kind::Linear, Kind::Embedding, Kind::Norm].map(|kind| (kind.name(), kind));
                 columns.train = value.split(',').map(|kind| choose(key, kind, &kinds)).collect::<Result<_, _>>()?;
             }
             "init" => columns.init = choose(key, value, &[("uniform", Init::Uniform), ("random", Init::Random)])?,
@@ -40,9 +37,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             _ => columns.with_base = choose(key, value, &[("off", false), ("on", true)])?,
         }
     }
-    if models.report().0.is_empty() {
-        return refuse("nothing is loaded yet", "load ja=builtin:japanese math=builtin:math");
-    }
+    context.loaded()?;
     let dam = models.wrap(columns)?;
     let report = dam.report();
     context.dam = Some(dam);

@@ -12,7 +12,7 @@ pub use config::{Architecture, Kind, Rope, Scaling, TensorSpec};
 pub use source::Source;
 
 pub(crate) use files::{BUILTIN_PREFIX, builtin_data, builtin_data_file, map};
-pub(crate) use source::{SIDE_FILES, views};
+pub(crate) use source::{SIDE_FILES, mix, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub use write::Written;
 pub(crate) use write::{Checkpoint, replace_directory, replace_file, write_file};

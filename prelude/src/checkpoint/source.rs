@@ -237,7 +237,7 @@ fn by_id(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
 }
 
 /// One step of a hash that notices accidents; it is no defence against forgery.
-fn mix(hash: u64, word: u64) -> u64 {
+pub(crate) fn mix(hash: u64, word: u64) -> u64 {
     (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 

@@ -1,6 +1,5 @@
 //! Writing: a checkpoint streamed tensor by tensor, aside, then renamed into place.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Write};
@@ -115,7 +114,7 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     let new = tempfile::Builder::new()
         .prefix(&prefix)
         .permissions(Permissions::from_mode(0o777))
-        .tempdir_in(parent.path())
+        .tempdir_in(&parent.path)
         .map_err(io)?;
     fill(new.path())?;
     let mut written = Written { path: path.clone(), files: 0, bytes: 0 };
@@ -125,7 +124,7 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     }
     let old = match exists {
         true => {
-            let old = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent.path()).map_err(io)?;
+            let old = tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent.path).map_err(io)?;
             fs::rename(&path, old.path()).map_err(io)?;
             Some(old)
         }
@@ -138,8 +137,8 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
         return Err(io(error));
     }
     let _ = new.keep();
+    let _ = File::open(&parent.path).and_then(|d| d.sync_all());
     parent.keep();
-    let _ = File::open(parent.path()).and_then(|d| d.sync_all());
     Ok(written)
 }
 
@@ -149,7 +148,7 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     let (parent, prefix) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
     let mode = Permissions::from_mode(0o666);
-    let mut file = tempfile::Builder::new().prefix(&prefix).permissions(mode).tempfile_in(parent.path()).map_err(io)?;
+    let mut file = tempfile::Builder::new().prefix(&prefix).permissions(mode).tempfile_in(&parent.path).map_err(io)?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
     file.persist(&path).map_err(|e| io(e.error))?;
     parent.keep();
@@ -172,23 +171,19 @@ fn is_only_checkpoint(path: &Path) -> bool {
 /// unless it is kept.
 struct Parent {
     path: PathBuf,
-    made: Cell<Vec<PathBuf>>,
+    made: Vec<PathBuf>,
 }
 
 impl Parent {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn keep(&self) {
-        self.made.take();
+    fn keep(mut self) {
+        self.made.clear();
     }
 }
 
 impl Drop for Parent {
     fn drop(&mut self) {
         // Innermost first; a directory that is no longer empty stays.
-        self.made.take().iter().for_each(|path| drop(fs::remove_dir(path)));
+        self.made.iter().for_each(|path| drop(fs::remove_dir(path)));
     }
 }
 
@@ -198,7 +193,7 @@ fn sibling(path: &Path) -> Result<(Parent, String)> {
         return Err(Error::NotReplaced { path: path.into(), what: "a checkpoint or a session" });
     };
     let missing = parent.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
-    let parent = Parent { path: parent.into(), made: Cell::new(missing) };
+    let parent = Parent { path: parent.into(), made: missing };
     fs::create_dir_all(&parent.path).map_err(|e| Error::io("write", path, e))?;
     Ok((parent, format!(".{}.", name.to_string_lossy())))
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::Columns;
 use crate::checkpoint::{Kind, Source, TensorSpec, views};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::ColumnMerge;
 
 /// One tensor of the merge.
@@ -55,6 +55,14 @@ impl Merge {
             })
             .collect::<Result<_>>()?;
         Ok(Self { tensors, columns, device })
+    }
+
+    /// The tensor `name`.
+    ///
+    /// # Errors
+    /// A name that is not there.
+    pub fn tensor(&self, name: &str) -> Result<&MergedTensor> {
+        self.tensors.iter().find(|t| t.spec.name == name).ok_or_else(|| Error::NoMatch { pattern: name.into() })
     }
 
     /// The number of coefficients.

@@ -19,6 +19,9 @@ pub enum Nonlinearity {
 }
 
 impl Nonlinearity {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::None, Self::Tanh, Self::Sigmoid, Self::Relu];
+
     /// Its name in settings.
     pub fn name(self) -> &'static str {
         match self {
@@ -50,7 +53,7 @@ mod tests {
 
     #[test]
     fn every_choice_passes_finite_differences() {
-        for f in [Nonlinearity::None, Nonlinearity::Tanh, Nonlinearity::Sigmoid, Nonlinearity::Relu] {
+        for f in Nonlinearity::ALL {
             differentiates(&[random(&[3, 5], 1)], |v| f.apply(&v[0]));
         }
     }

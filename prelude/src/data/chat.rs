@@ -51,10 +51,11 @@ fn exchange(template: &str, chat: &Chat, question: &str, answer: &str) -> std::r
     env.add_function("raise_exception", |text: String| -> std::result::Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
     });
+    let template = env.template_from_str(template).map_err(|e| e.to_string())?;
     let Chat { bos_token, eos_token, .. } = chat;
     let render = |messages, add_generation_prompt: bool| {
         let known = context! { messages, add_generation_prompt, bos_token, eos_token };
-        env.render_str(template, known).map_err(|e| e.to_string())
+        template.render(known).map_err(|e| e.to_string())
     };
     let user = context! { role => "user", content => question };
     let assistant = context! { role => "assistant", content => answer };

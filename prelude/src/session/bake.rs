@@ -69,9 +69,12 @@ impl Session {
         let checkpoint = Checkpoint { tensors, shard_bytes: options.shard_bytes };
         replace_directory(directory, options.force, |new| {
             checkpoint.write(new, |spec, dtype| {
-                let found = self.merge.tensors.iter().find(|t| t.spec.name == spec.name);
-                let tensor = found.ok_or_else(|| Error::NoMatch { pattern: spec.name.clone() })?;
-                let weight = self.merge.weight(tensor)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+                let weight = self
+                    .merge
+                    .weight(self.merge.tensor(&spec.name)?)?
+                    .to_device(&Device::Cpu)?
+                    .flatten_all()?
+                    .to_vec1::<f32>()?;
                 let too_large = |x: &f32| match dtype {
                     DType::F16 => !f16::from_f32(*x).is_finite(),
                     DType::BF16 => !bf16::from_f32(*x).is_finite(),

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 
 use crate::checkpoint::{Kind, Written};
 use crate::coefficients::{BiasStart, Merge, Nonlinearity};
-use crate::error::{Error, Result};
-use crate::show::{Answer, Scoreboard, Scores, WrapReport};
+use crate::error::Result;
+use crate::show::{Answer, MERGED, Scoreboard, Scores, WrapReport};
 use crate::train::Settings;
 
 use super::{Dam, Models};
@@ -72,9 +72,19 @@ impl Dam {
     /// # Errors
     /// As for [`Models::data`].
     pub fn data(&self, name: &str, spec: &str) -> Result<usize> {
+        Ok(self.data_of(&[(name, spec)])?.into_iter().sum())
+    }
+
+    /// [`Dam::data`] for several sources, all or none.
+    ///
+    /// # Errors
+    /// As for [`Models::data`].
+    pub fn data_of(&self, pairs: &[(&str, &str)]) -> Result<Vec<usize>> {
         let mut session = self.session();
-        let examples = session.models.data(name, spec)?;
-        session.teachers.forget(name);
+        let mut models = session.models.clone();
+        let examples = pairs.iter().map(|(name, spec)| models.data(name, spec)).collect::<Result<_>>()?;
+        session.models = models;
+        pairs.iter().for_each(|(name, _)| session.teachers.forget(name));
         Ok(examples)
     }
 
@@ -93,9 +103,7 @@ impl Dam {
     /// # Errors
     /// An unknown tensor.
     pub fn coefficients(&self, tensor: &str) -> Result<Tensor> {
-        let session = self.session();
-        let found = session.merge.tensors.iter().find(|t| t.spec.name == tensor);
-        Ok(found.ok_or_else(|| Error::NoMatch { pattern: tensor.into() })?.coefficients.as_tensor().detach().copy()?)
+        Ok(self.session().merge.tensor(tensor)?.coefficients.as_tensor().detach().copy()?)
     }
 
     /// Replaces the coefficients of one tensor by `values` (sources x columns, f32).
@@ -103,9 +111,7 @@ impl Dam {
     /// # Errors
     /// An unknown tensor, or another shape.
     pub fn set_coefficients(&self, tensor: &str, values: &Tensor) -> Result<()> {
-        let session = self.session();
-        let found = session.merge.tensors.iter().find(|t| t.spec.name == tensor);
-        Ok(found.ok_or_else(|| Error::NoMatch { pattern: tensor.into() })?.coefficients.set(values)?)
+        Ok(self.session().merge.tensor(tensor)?.coefficients.set(values)?)
     }
 
     /// Scores the merge on data files; without any, on the held-out data of built-in sources, or else
@@ -129,7 +135,7 @@ impl Dam {
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
         self.run(|session| {
             let board = session.scoreboard(files)?;
-            session.scores = board.row("DAM").cloned();
+            session.scores = board.row(MERGED).cloned();
             Ok(board)
         })
     }

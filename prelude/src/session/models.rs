@@ -7,17 +7,13 @@ use crate::checkpoint::{BUILTIN_PREFIX, Source};
 use crate::coefficients::Columns;
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
-use crate::show::{SourceReport, Sources};
+use crate::show::{AVERAGE, MERGED, SourceReport, Sources};
 use crate::train::Settings;
 
 use super::Dam;
 
 /// The name that marks the base model.
 pub const BASE: &str = "base";
-
-/// The names of the average and of the merge among scores.
-pub(crate) const AVERAGE: &str = "average";
-pub(crate) const MERGED: &str = "DAM";
 
 /// Loaded sources that can be merged, their data, and the settings a merge of them starts with.
 #[derive(Clone, Default)]
@@ -88,6 +84,11 @@ impl Models {
         Ok(examples)
     }
 
+    /// The names of all sources, in the order of loading.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.sources.iter().map(Source::name)
+    }
+
     /// The source `name`, or where it has no tokenizer, another's that has.
     fn reader(&self, name: &str) -> Result<&Source> {
         let source = self.source(name)?;
@@ -101,7 +102,7 @@ impl Models {
     /// An unknown name, with the nearest.
     pub fn source(&self, name: &str) -> Result<&Source> {
         let found = self.sources.iter().find(|s| s.name() == name);
-        found.ok_or_else(|| Error::unknown("source", name, self.sources.iter().map(Source::name)))
+        found.ok_or_else(|| Error::unknown("source", name, self.names()))
     }
 
     /// The base model, where one is marked.

@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::{Dam, Models, Session};
-use crate::checkpoint::{Source, Written, map, replace_file};
+use crate::checkpoint::{Source, Written, map, mix, replace_file};
 use crate::coefficients::Columns;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -24,11 +24,11 @@ const VERSION: u32 = 1;
 /// Steps, and examples drawn, that a session has at most.
 const MOST: usize = 1 << 48;
 
-/// Whether these are the bytes of a session.
-fn is_session(bytes: &[u8]) -> bool {
-    let known =
-        |(_, metadata): (usize, safetensors::tensor::Metadata)| metadata.metadata().as_ref().is_some_and(|m| m.contains_key(KEY));
-    SafeTensors::read_metadata(bytes).is_ok_and(known)
+/// The JSON of a session in the bytes of its file, or why there is none.
+fn session_text(bytes: &[u8]) -> std::result::Result<String, String> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+    let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY).cloned());
+    text.ok_or_else(|| "it has no session in it".into())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,13 +59,12 @@ struct SavedData {
 
 fn data_fingerprint(data: &Dataset) -> String {
     let ids = data.examples.iter().flat_map(|e| e.ids.iter().copied().chain([u32::MAX, e.prompt as u32]));
-    let hash = ids.fold(0xcbf2_9ce4_8422_2325u64, |h, id| (h ^ u64::from(id)).wrapping_mul(0x0100_0000_01b3));
-    format!("{hash:016x}")
+    format!("{:016x}", ids.fold(0, |hash, id| mix(hash, u64::from(id))))
 }
 
 impl Session {
     pub(super) fn save(&self, file: &Path) -> Result<Written> {
-        if file.exists() && !map(file).is_ok_and(|bytes| is_session(&bytes)) {
+        if file.exists() && !map(file).is_ok_and(|bytes| session_text(&bytes).is_ok()) {
             return Err(Error::NotReplaced { path: file.into(), what: "a session" });
         }
         let source = |s: &Source| -> Result<SavedSource> {
@@ -126,10 +125,7 @@ impl Dam {
         let file = file.as_ref();
         let bytes = map(file)?;
         let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| invalid(e.to_string()))?;
-        let text =
-            metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| invalid("it has no session in it".into()))?;
-        let saved: Saved = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+        let saved: Saved = serde_json::from_str(&session_text(&bytes).map_err(invalid)?).map_err(|e| invalid(e.to_string()))?;
         if saved.version != VERSION {
             return Err(invalid(format!("it has version {}, this program reads {VERSION}", saved.version)));
         }

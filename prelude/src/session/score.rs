@@ -9,10 +9,9 @@ use crate::data::{Dataset, builtin_datasets, prompt_ids};
 use crate::error::{Error, Result};
 use crate::eval::{generate, score};
 use crate::model::{SourceWeights, Weights};
-use crate::show::{Answer, Scoreboard, Scores};
+use crate::show::{AVERAGE, Answer, MERGED, Scoreboard, Scores};
 
 use super::Session;
-use super::models::{AVERAGE, MERGED};
 
 /// Data to score on, each by its name.
 pub(super) struct Scored {
@@ -39,33 +38,34 @@ impl Session {
     /// The data to score on: the files named, or the held-out sets of built-in sources, or else the
     /// data that the session merges on.
     pub(super) fn scored(&self, files: &[String]) -> Result<Scored> {
+        let mut sets = self.named(files)?;
+        if sets.is_empty() {
+            sets = self.models.data.iter().map(|(name, d)| (name.clone(), d.clone())).collect();
+        }
+        if sets.is_empty() {
+            return Err(Error::NoData { source_name: self.sources[0].name().into() });
+        }
+        // What the merge learns from is not held out, whoever names it.
+        let learnt = |spec: &str| self.models.data.values().any(|d| d.spec == spec);
+        let held_out = !sets.iter().any(|(_, d)| learnt(&d.spec));
+        Ok(Scored { sets, held_out })
+    }
+
+    /// The files named; without any, the held-out sets of built-in sources.
+    fn named(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
         let reader = self.sources.iter().find(|s| s.tokenizer().is_some()).unwrap_or(&self.sources[0]);
         if !files.is_empty() {
             let stem = |f: &String| Path::new(f).file_stem().map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned());
             let unique = files.iter().map(stem).collect::<BTreeSet<_>>().len() == files.len();
             let name = |f: &String| if unique { stem(f) } else { f.clone() };
-            let sets: Vec<(String, Dataset)> =
-                files.iter().map(|f| Ok((name(f), Dataset::read(f, reader)?))).collect::<Result<_>>()?;
-            // A file that the merge learns from is not held out by being named.
-            let learnt = |spec: &str| self.models.data.values().any(|d| d.spec == spec);
-            let held_out = !sets.iter().any(|(_, d)| learnt(&d.spec));
-            return Ok(Scored { sets, held_out });
+            return files.iter().map(|f| Ok((name(f), Dataset::read(f, reader)?))).collect();
         }
         let skills: Vec<&str> = self.sources.iter().filter_map(Source::builtin).collect();
         // `a-b-heldout` needs the skills a and b.
         let needs = |name: &&str| name.strip_suffix("-heldout").is_some_and(|n| n.split('-').all(|s| skills.contains(&s)));
-        let held_out = builtin_datasets().into_iter().filter(needs);
         let read =
             |n: &str| Ok((n.trim_end_matches("-heldout").to_owned(), Dataset::read(&format!("{BUILTIN_PREFIX}{n}"), reader)?));
-        let held_out = held_out.map(read).collect::<Result<Vec<_>>>()?;
-        if !held_out.is_empty() {
-            return Ok(Scored { sets: held_out, held_out: true });
-        }
-        let sets: Vec<_> = self.models.data.iter().map(|(name, d)| (name.clone(), d.clone())).collect();
-        if sets.is_empty() {
-            return Err(Error::NoData { source_name: self.sources[0].name().into() });
-        }
-        Ok(Scored { sets, held_out: false })
+        builtin_datasets().into_iter().filter(needs).map(read).collect()
     }
 
     pub(super) fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {

@@ -308,10 +308,16 @@ impl Scores {
     }
 }
 
+/// The row of the sources' average in a [`Scoreboard`].
+pub const AVERAGE: &str = "average";
+
+/// The row of the merge.
+pub const MERGED: &str = "DAM";
+
 /// Every source, their average and the merge on the same data.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scoreboard {
-    /// By the name of the source, `average` or `DAM`.
+    /// By the name of the source, [`AVERAGE`] or [`MERGED`].
     pub rows: Vec<(String, Scores)>,
 }
 
