@@ -69,17 +69,19 @@ fn batch(expected: &Tensors, i: usize) -> Batch {
     let mask: Vec<Vec<f32>> = expected[&format!("attention_mask.{i}")].to_dtype(DType::F32).unwrap().to_vec2().unwrap();
     let cut: Vec<Vec<u32>> =
         ids.iter().zip(&mask).map(|(ids, m)| ids[..m.iter().filter(|x| **x > 0.0).count()].to_vec()).collect();
-    Batch::new(&cut.iter().map(Vec::as_slice).collect::<Vec<_>>(), &Device::Cpu).unwrap()
+    Batch::new(cut.iter().map(Vec::as_slice), &Device::Cpu).unwrap()
 }
 
+/// The tokens of `batch` among those of a padded one: batch x positions x vocabulary.
 fn unmasked(batch: &Batch, logits: &Tensor) -> Tensor {
-    batch.unmasked(logits).unwrap()
+    let rows = batch.lengths.iter().enumerate().map(|(i, n)| logits.get(i).unwrap().narrow(0, 0, *n).unwrap());
+    Tensor::cat(&rows.collect::<Vec<_>>(), 0).unwrap()
 }
 
 fn merge_logits(merge: &Merge, source: &Source, batch: &Batch) -> Tensor {
     let weights = merge.weights(DType::F32).unwrap();
     let decoder = Decoder::new(source.architecture(), &weights);
-    unmasked(batch, &decoder.logits(&decoder.hidden(&batch.ids).unwrap()).unwrap())
+    decoder.logits(&decoder.hidden(batch).unwrap()).unwrap()
 }
 
 fn sources(names: &[&str]) -> Vec<Source> {
@@ -114,7 +116,7 @@ fn every_source_gives_its_logits() {
         let batch = batch(&expected, i);
         let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
         let decoder = Decoder::new(source.architecture(), &weights);
-        let logits = unmasked(&batch, &decoder.logits(&decoder.hidden(&batch.ids).unwrap()).unwrap());
+        let logits = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
         agrees(&logits, &unmasked(&batch, &expected[&format!("teacher_logits.{i}")]), 1e-5, "teacher");
     }
 }
@@ -161,7 +163,7 @@ fn every_part_of_the_loss_agrees() {
         let batch = batch(&expected, i);
         let student = merge_logits(&merge, source, &batch);
         let teacher = TeacherLogits::Whole(unmasked(&batch, &expected[&format!("teacher_logits.{i}")]));
-        let compared = Distillation { student: &student, teacher: &teacher, temperature: 2.0, size: 2 };
+        let compared = Distillation { student: &student, teacher: &teacher, temperature: 2.0, size: 2, tokens: batch.tokens() };
         let value = |x: Tensor| values(&x)[0];
         close(value(compared.kl(Reduction::Reference).unwrap()), &parts[format!("kl.{i}")], 1e-5);
         close(value(compared.kl(Reduction::TokenMean).unwrap()) / 2.0, &parts[format!("kl.{i}")], 1e-5);
@@ -215,15 +217,16 @@ fn every_gradient_agrees() {
     for (i, source) in sources.iter().enumerate() {
         let batch = batch(&expected, i);
         let decoder = Decoder::new(source.architecture(), &weights);
-        let student = unmasked(&batch, &decoder.logits(&decoder.hidden(&batch.ids).unwrap()).unwrap());
+        let student = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
         let teacher = TeacherLogits::Whole(unmasked(&batch, &expected[&format!("teacher_logits.{i}")]));
-        let compared = Distillation { student: &student, teacher: &teacher, temperature: 2.0, size: 2 };
+        let compared = Distillation { student: &student, teacher: &teacher, temperature: 2.0, size: 2, tokens: batch.tokens() };
         loss = (loss + compared.kl(Reduction::Reference).unwrap()).unwrap();
     }
     let by_weight = loss.backward().unwrap();
     for tensor in &merge.tensors {
         let name = &tensor.spec.name;
-        let pulled = merge.pull_back(tensor, by_weight.get(&weights[name]).unwrap()).unwrap();
+        let by_scale = merge.by_scale(tensor, by_weight.get(&weights[name]).unwrap()).unwrap();
+        let pulled = merge.pull_back(tensor, &by_scale).unwrap();
         let cosine = (objective::cosine(tensor.coefficients.as_tensor()).unwrap() * 0.01).unwrap();
         let gradients = (pulled + cosine).unwrap().backward().unwrap();
         agrees(gradients.get(tensor.coefficients.as_tensor()).unwrap(), &expected[&format!("grad.{name}")], 1e-4, name);
@@ -261,7 +264,7 @@ fn five_adamw_steps_and_their_baked_merge_agree() {
     let batch = batch(&expected, 0);
     let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
     let decoder = Decoder::new(source.architecture(), &weights);
-    let logits = unmasked(&batch, &decoder.logits(&decoder.hidden(&batch.ids).unwrap()).unwrap());
+    let logits = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
     agrees(&logits, &unmasked(&batch, &expected["baked_logits.0"]), 1e-4, "baked logits");
 }
 

@@ -75,17 +75,17 @@ impl Model {
                 self.weights.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
             let decoder = Decoder::new(&self.architecture, &weights);
             let inputs: Vec<&[u32]> = lesson.sequences.iter().map(|s| &s[..s.len() - 1]).collect();
-            let batch = Batch::new(&inputs, &Device::Cpu)?;
-            let longest = batch.ids.dim(1)? as u32;
-            let (mut rows, mut targets) = (Vec::new(), Vec::new());
-            for (i, (sequence, learnt)) in lesson.sequences.iter().zip(&lesson.learnt).enumerate() {
+            let batch = Batch::new(inputs, &Device::Cpu)?;
+            let (mut rows, mut targets, mut first) = (Vec::new(), Vec::new(), 0);
+            for (sequence, learnt) in lesson.sequences.iter().zip(&lesson.learnt) {
                 for at in (0..sequence.len() - 1).filter(|at| learnt[*at]) {
-                    rows.push(i as u32 * longest + at as u32);
+                    rows.push((first + at) as u32);
                     targets.push(sequence[at + 1]);
                 }
+                first += sequence.len() - 1;
             }
             let rows = Tensor::new(rows, &Device::Cpu)?;
-            let hidden = decoder.hidden(&batch.ids)?.flatten(0, 1)?.index_select(&rows, 0)?;
+            let hidden = decoder.hidden(&batch)?.index_select(&rows, 0)?;
             let loss = (cross_entropy(&decoder.logits(&hidden)?, &targets)? / targets.len() as f64)?;
             let mut gradients = loss.backward()?;
             let progress = step as f64 / steps as f64;
@@ -109,7 +109,7 @@ impl Model {
                 moments.entry(name.clone()).or_default().update(update, &mut w, &g, width);
                 self.weights[&name].set(&Tensor::from_vec(w, shape, &Device::Cpu)?)?;
             }
-            seen += batch.tokens;
+            seen += batch.tokens();
             sum += f64::from(loss.to_scalar::<f32>()?);
             if step % 50 == 0 {
                 let rate = seen as f64 / start.elapsed().as_secs_f64();

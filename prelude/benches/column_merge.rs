@@ -76,7 +76,9 @@ fn column_merge(c: &mut Criterion) {
     let bytes: usize = merge.tensors.iter().map(|t| SOURCES * t.spec.shape.iter().product::<usize>() * 2).sum();
     let mut group = c.benchmark_group("forward");
     group.throughput(Throughput::Bytes(bytes as u64));
-    group.bench_function("fused", |b| b.iter(|| black_box(merge.weights(DType::F32).unwrap())));
+    let layers = merge.architecture.layers;
+    let fused = || (0..layers).map(Some).chain([None]).for_each(|layer| drop(merge.part(layer, DType::F32, true).unwrap()));
+    group.bench_function("fused", |b| b.iter(fused));
     group.bench_function("candle", |b| {
         b.iter(|| all.iter().map(|(c, weights, _)| composed(c, weights).unwrap()).collect::<Vec<_>>());
     });
@@ -86,9 +88,10 @@ fn column_merge(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(2 * bytes as u64));
     group.bench_function("fused", |b| {
         b.iter(|| {
-            black_box(merge.weights(DType::F32).unwrap());
+            fused();
             for (tensor, (_, _, gradient)) in merge.tensors.iter().zip(&all) {
-                black_box(merge.pull_back(tensor, gradient).unwrap().backward().unwrap());
+                let by_scale = merge.by_scale(tensor, gradient).unwrap();
+                black_box(merge.pull_back(tensor, &by_scale).unwrap().backward().unwrap());
             }
         });
     });

@@ -32,13 +32,13 @@ fn training_step(c: &mut Criterion) {
     let batches = SOURCES.map(|name| {
         let data = Dataset::read(name, &source).unwrap();
         let sequences: Vec<&[u32]> = data.examples[..BATCH].iter().map(|e| e.ids.as_slice()).collect();
-        Batch::new(&sequences, &Device::Cpu).unwrap()
+        Batch::new(sequences, &Device::Cpu).unwrap()
     });
     let plain = || {
         let decoder = Decoder::new(source.architecture(), &weights);
         for batch in &batches {
-            let hidden = batch.unmasked(&decoder.hidden(&batch.ids).unwrap()).unwrap();
-            let targets = vec![0; batch.tokens];
+            let hidden = decoder.hidden(batch).unwrap();
+            let targets = vec![0; batch.tokens()];
             let loss = cross_entropy(&decoder.logits(&hidden).unwrap(), &targets).unwrap();
             black_box(loss.backward().unwrap());
         }

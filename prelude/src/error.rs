@@ -65,6 +65,8 @@ pub enum Error {
     Diverged { what: &'static str, step: usize, value: f64 },
     #[error("every term of the objective has weight 0")]
     NothingToTrain,
+    #[error("{what} needs {} of memory for `{tokens}` tokens a step, and {} are free", gigabytes(*needed), gigabytes(*available))]
+    TooLarge { what: String, needed: u64, available: u64, tokens: usize, fits: Option<usize> },
     #[error("`{}` exists already", path.display())]
     Exists { path: PathBuf },
     #[error("`{}` is not only {what}, so it is not replaced", path.display())]
@@ -117,6 +119,12 @@ impl Error {
             Error::NoMatch { .. } => "inspect without a name lists all; * and ? match any part of a name",
             Error::NoGradient { .. } => "an operation on the way to the loss has no backward: use the operations of this crate",
             Error::Diverged { .. } => "lower the learning rate (set lr=1e-3) or clip gradients (set clip=1)",
+            Error::TooLarge { fits: Some(fits), .. } => {
+                return Some(format!(
+                    "it would fit with {fits} tokens a step: set max_length and batch_size lower, and recompute=on or auto"
+                ));
+            }
+            Error::TooLarge { fits: None, .. } => "merge fewer or smaller sources, or use a machine with more memory",
             Error::NothingToTrain => "switch one on: set kl=1",
             Error::Exists { .. } => "choose another name, or replace it with --force",
             Error::NotReplaced { .. } => "choose another name, or move what is there",
@@ -166,6 +174,11 @@ impl Error {
     pub fn bad_value(key: &str, value: &str, expected: impl Into<String>) -> Self {
         Error::BadValue { key: key.to_owned(), value: value.to_owned(), expected: expected.into() }
     }
+}
+
+/// `bytes` as gigabytes, for messages.
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
 /// What candle says, without the backtrace it adds where RUST_BACKTRACE is set.

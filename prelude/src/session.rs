@@ -18,7 +18,6 @@ mod models;
 mod saved;
 mod score;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,12 +30,12 @@ pub use models::{BASE, Models, load};
 
 use crate::checkpoint::{Kind, Source, Written, views};
 use crate::coefficients::{Columns, Merge, MergedTensor};
-use crate::data::next_examples;
+use crate::data::{Batch, next_examples};
 use crate::error::{Error, Result};
-use crate::model::Decoder;
+use crate::model::runs;
 use crate::objective::{self, Distillation};
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{Lesson, Moments, Settings, Teachers, Update};
+use crate::train::{ByScale, Forecast, How, Lesson, Moments, Pass, Settings, Teachers, Update, available_bytes};
 
 /// A merge in the making. A handle: clones share one session.
 #[derive(Clone)]
@@ -69,43 +68,14 @@ type Gradients = Vec<Option<Vec<f32>>>;
 impl Session {
     /// The objective on the next batch, and with `learn` its gradient by the coefficients.
     fn objective(&mut self, learn: bool) -> Result<(Terms, Gradients)> {
-        // 1. The merge: every weight is the sum of f(c_i) W_i over sources. Only where coefficients are to
-        //    move does it need a gradient.
-        let sources = self.teaching()?;
-        let mut weights = if sources.is_empty() { BTreeMap::new() } else { self.merge.weights(self.dtype)? };
-        for tensor in self.merge.tensors.iter().filter(|t| !learn || !t.trains) {
-            if let Some(weight) = weights.get_mut(&tensor.spec.name) {
-                *weight = weight.detach();
-            }
-        }
+        // 1. Each source teaches on its own data: how far the merge is from it, and the gradient of that by
+        //    the scales f(c) of its columns.
+        let (mut terms, by_scale) = self.distil(learn)?;
 
-        // 2. Each source teaches on its own data. One source at a time is in memory; the gradient by
-        //    the merged weights adds up over sources.
-        let mut terms = Terms::new();
-        let mut by_weight: BTreeMap<String, Tensor> = BTreeMap::new();
-        for source in sources {
-            let losses = self.distil(&source, &weights)?;
-            for (term, loss) in &losses {
-                terms.push((format!("{term}.{}", source.name()), scalar(loss)?));
-            }
-            if learn {
-                let mut gradients = sum(losses.iter().map(|(_, loss)| loss))?.backward()?;
-                for (name, weight) in &weights {
-                    let Some(new) = gradients.remove(weight) else { continue };
-                    let total = match by_weight.remove(name) {
-                        Some(old) => (old + new)?,
-                        None => new,
-                    };
-                    by_weight.insert(name.clone(), total);
-                }
-            }
-        }
-        drop(weights);
-
-        // 3. Penalties on the coefficients themselves.
+        // 2. Penalties on the coefficients themselves.
         let penalties = self.penalties()?;
         for (name, value) in &penalties {
-            terms.push(((*name).into(), scalar(value)?));
+            terms.push(((*name).into(), value.to_dtype(DType::F64)?.to_scalar()?));
         }
         if terms.is_empty() {
             return Err(Error::NothingToTrain);
@@ -114,11 +84,11 @@ impl Session {
             return Ok((terms, Vec::new()));
         }
 
-        // 4. The chain rule: from the merged weights back to the coefficients, where the penalties are.
+        // 3. The chain rule: from the scales back to the coefficients, where the penalties are.
         let trained = || self.merge.tensors.iter().filter(|t| t.trains);
         let mut by_coefficient: Vec<Tensor> = penalties.into_iter().map(|(_, value)| value).collect();
         for tensor in trained() {
-            if let Some(gradient) = by_weight.get(&tensor.spec.name) {
+            if let Some(gradient) = by_scale.get(&tensor.spec.name) {
                 by_coefficient.push(self.merge.pull_back(tensor, gradient)?);
             }
         }
@@ -126,7 +96,7 @@ impl Session {
         // A penalty's gradient does not make up for one that should have come from the data.
         let teaches = self.models.settings.weights.compares_logits();
         let reached = |t: &MergedTensor| {
-            gradients.get(t.coefficients.as_tensor()).is_some() && (!teaches || by_weight.contains_key(&t.spec.name))
+            gradients.get(t.coefficients.as_tensor()).is_some() && (!teaches || by_scale.contains_key(&t.spec.name))
         };
         let mut without = trained().filter(|t| !reached(t));
         if let Some(first) = without.next() {
@@ -152,30 +122,55 @@ impl Session {
         }
     }
 
-    /// How far the merge is from `source` on its next examples: the terms that are on, each a scalar.
-    fn distil(&mut self, source: &Source, weights: &BTreeMap<String, Tensor>) -> Result<Vec<(&'static str, Tensor)>> {
-        let Settings { max_length, top_k, batch_size, temperature, reduction, .. } = self.models.settings;
-        let (name, on) = (source.name(), &self.models.settings.weights);
-        let data = self.models.data.get(name).ok_or_else(|| Error::NoData { source_name: name.into() })?;
-        let shuffle = self.models.settings.shuffle.then_some(self.models.settings.seed);
-        let examples = next_examples(name, data.examples.len(), self.drawn, batch_size, shuffle);
-        let lesson = Lesson { source, data, max_length, top_k, device: &self.merge.device, dtype: self.dtype };
-        let teacher = self.teachers.logits(&lesson, &examples)?;
-        let batch = lesson.batch(&examples)?;
-        let decoder = Decoder::new(source.architecture(), weights);
-        let student = decoder.logits(&batch.unmasked(&decoder.hidden(&batch.ids)?)?)?;
-        let compared = Distillation { student: &student, teacher: &teacher, temperature, size: batch.size };
-        let mut losses = Vec::new();
-        if on.kl > 0.0 {
-            losses.push(("kl", (compared.kl(reduction)? * on.kl)?));
+    /// How far the merge is from every source on that source's next examples, and with `learn` the
+    /// gradient of the sum.
+    fn distil(&mut self, learn: bool) -> Result<(Terms, ByScale)> {
+        let sources = self.teaching()?;
+        let Session { models, merge, teachers, dtype, drawn, .. } = self;
+        let settings = &models.settings;
+        let lesson = |source| -> Result<(Lesson<'_>, Vec<usize>)> {
+            let name = Source::name(source);
+            let data = models.data.get(name).ok_or_else(|| Error::NoData { source_name: name.into() })?;
+            let shuffle = settings.shuffle.then_some(settings.seed);
+            let examples = next_examples(name, data.examples.len(), *drawn, settings.batch_size, shuffle);
+            let Settings { max_length, top_k, .. } = *settings;
+            Ok((Lesson { source, data, max_length, top_k, device: &merge.device, dtype: *dtype }, examples))
+        };
+        let lessons = sources.iter().map(lesson).collect::<Result<Vec<_>>>()?;
+        if lessons.is_empty() {
+            return Ok((Terms::new(), ByScale::new()));
         }
-        if on.mse > 0.0 {
-            losses.push(("mse", (compared.mse()? * on.mse)?));
+        // The teachers answer first: one layer of one of them is in memory at a time.
+        let most = Forecast::teachers(available_bytes());
+        let answers = lessons.iter().map(|(lesson, examples)| teachers.answers(lesson, examples, most));
+        let answers = answers.collect::<Result<Vec<_>>>()?;
+
+        // All sources' examples go through the merge together.
+        let sequences = lessons.iter().flat_map(|(lesson, examples)| examples.iter().map(|e| lesson.tokens(*e)));
+        let batch = Batch::new(sequences, &merge.device)?;
+        let recompute = settings.recompute.decide(&merge.architecture, batch.tokens());
+        let mut pass = Pass::new(merge, &batch, How { dtype: *dtype, learn, recompute })?;
+        let (mut terms, mut start) = (Terms::new(), 0);
+        for ((lesson, examples), answers) in lessons.iter().zip(&answers) {
+            let tokens = examples.iter().map(|e| lesson.tokens(*e).len()).sum();
+            let output = teachers.output(lesson)?;
+            let mut total: Terms = Vec::new();
+            for rows in runs(tokens, merge.architecture.vocabulary) {
+                let parts = pass.compare(start + rows.start..start + rows.end, |student| {
+                    let teacher = answers.logits(rows, output.as_ref())?;
+                    let (temperature, size) = (settings.temperature, examples.len());
+                    compared(settings, &Distillation { student, teacher: &teacher, temperature, size, tokens })
+                })?;
+                total.resize_with(parts.len(), Default::default);
+                for ((name, sum), (term, part)) in total.iter_mut().zip(parts) {
+                    *name = format!("{term}.{}", lesson.source.name());
+                    *sum += part;
+                }
+            }
+            terms.extend(total);
+            start += tokens;
         }
-        if on.entropy > 0.0 {
-            losses.push(("entropy", (compared.entropy()? * on.entropy)?));
-        }
-        Ok(losses)
+        Ok((terms, if learn { pass.backward()? } else { ByScale::new() }))
     }
 
     /// The penalties that are on, each summed over the weights that train.
@@ -417,8 +412,19 @@ fn sum<'a>(mut scalars: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
     Ok(scalars.try_fold(first, |total, x| total + x)?)
 }
 
-fn scalar(x: &Tensor) -> Result<f64> {
-    Ok(x.to_dtype(DType::F64)?.to_scalar()?)
+/// The terms that are on, of some tokens of one source, each a scalar.
+fn compared(settings: &Settings, compared: &Distillation<'_>) -> Result<Vec<(&'static str, Tensor)>> {
+    let (on, mut terms) = (&settings.weights, Vec::new());
+    if on.kl > 0.0 {
+        terms.push(("kl", (compared.kl(settings.reduction)? * on.kl)?));
+    }
+    if on.mse > 0.0 {
+        terms.push(("mse", (compared.mse()? * on.mse)?));
+    }
+    if on.entropy > 0.0 {
+        terms.push(("entropy", (compared.entropy()? * on.entropy)?));
+    }
+    Ok(terms)
 }
 
 #[cfg(test)]

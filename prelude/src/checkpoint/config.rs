@@ -134,6 +134,21 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
 }
 
+impl TensorSpec {
+    /// The name of the embedding.
+    pub const EMBEDDING: &str = "model.embed_tokens.weight";
+
+    /// The layer that it belongs to; none: the embedding, the last norm or the output layer.
+    pub fn layer(&self) -> Option<usize> {
+        self.name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+    }
+
+    /// Its name with `*` for the number of its layer: what it does there.
+    pub fn role(&self) -> String {
+        self.layer().map_or_else(|| self.name.clone(), |layer| self.name.replacen(&format!(".{layer}."), ".*.", 1))
+    }
+}
+
 /// One value of config.json, checked.
 struct Config<'a> {
     file: &'a Path,
@@ -310,11 +325,16 @@ impl Architecture {
         })
     }
 
+    /// The name of the output layer's weight: the embedding where they are tied.
+    pub fn output(&self) -> &'static str {
+        if self.tied { TensorSpec::EMBEDDING } else { "lm_head.weight" }
+    }
+
     /// Every tensor of a model of this architecture, in the order of computation.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let mut specs = Vec::new();
         let mut add = |name: String, kind, shape: &[usize]| specs.push(TensorSpec { name, kind, shape: shape.to_vec() });
-        add("model.embed_tokens.weight".into(), Kind::Embedding, &[self.vocabulary, self.hidden]);
+        add(TensorSpec::EMBEDDING.into(), Kind::Embedding, &[self.vocabulary, self.hidden]);
         let (queries, keys) = (self.heads * self.head_dim, self.key_value_heads * self.head_dim);
         for layer in 0..self.layers {
             let prefix = format!("model.layers.{layer}");

@@ -6,5 +6,5 @@ mod nonlinearity;
 
 pub(crate) use columns::seed_of;
 pub use columns::{BiasStart, Columns, Init};
-pub use merged::{Merge, MergedTensor};
+pub use merged::{Merge, MergedPart, MergedTensor, MergedWeights};
 pub use nonlinearity::Nonlinearity;

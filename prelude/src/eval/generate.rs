@@ -20,9 +20,8 @@ pub fn generate<W: Weights + ?Sized>(
     let decoder = Decoder::new(architecture, weights);
     let (mut cache, mut answer, mut next) = (Cache::default(), Vec::new(), prompt.to_vec());
     while answer.len() < limit {
-        let ids = Tensor::new(next, device)?.unsqueeze(0)?;
-        let hidden = decoder.hidden_cached(&ids, &mut cache)?;
-        let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?;
+        let hidden = decoder.hidden_cached(&Tensor::new(next, device)?, &mut cache)?;
+        let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
         let token = decoder.logits(&last)?.argmax(D::Minus1)?.flatten_all()?.to_vec1::<u32>()?[0];
         if architecture.eos.contains(&token) {
             break;

@@ -4,13 +4,13 @@
 //! exactly when every token of the answer is the likeliest after the ones before it, so one forward
 //! pass over question and answer tells, without generating.
 
-use candle_core::{D, Device};
+use candle_core::{D, DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Architecture;
 use crate::data::{Batch, Example};
 use crate::error::Result;
-use crate::model::{Decoder, Weights};
+use crate::model::{Decoder, Weights, runs};
 use crate::ops::cross_entropy;
 
 /// What a model scored on one set of examples.
@@ -26,8 +26,8 @@ pub struct Score {
     pub exact_match: Option<f64>,
 }
 
-/// Sequences run side by side.
-const BATCH: usize = 32;
+/// Tokens run side by side.
+const TOKENS: usize = 4096;
 
 /// Scores `weights` on `examples`, each cut at `max_length` tokens.
 ///
@@ -41,22 +41,23 @@ pub fn score<W: Weights + ?Sized>(
     device: &Device,
 ) -> Result<Score> {
     let decoder = Decoder::new(architecture, weights);
-    // Of like length together, so that little is padding.
-    let mut order: Vec<&Example> = examples.iter().collect();
-    order.sort_by_key(|e| e.ids.len());
     let (mut tokens, mut loss, mut questions, mut exact) = (0, 0.0, 0, 0);
-    for chunk in order.chunks(BATCH) {
+    let mut rest = examples;
+    while !rest.is_empty() {
+        let (chunk, more) = rest.split_at(pack(rest, max_length));
+        rest = more;
         let cut: Vec<&[u32]> = chunk.iter().map(|e| &e.ids[..e.ids.len().min(max_length)]).collect();
-        let batch = Batch::new(&cut, device)?;
-        let longest = batch.ids.dim(1)?;
+        let batch = Batch::new(cut.iter().copied(), device)?;
+        let mut begin = 0;
         let (mut rows, mut targets, mut spans) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, (example, ids)) in chunk.iter().zip(&cut).enumerate() {
+        for (example, ids) in chunk.iter().zip(&cut) {
             let first = example.prompt.max(1);
             let start = targets.len();
             for at in first..ids.len() {
-                rows.push((i * longest + at - 1) as u32);
+                rows.push((begin + at - 1) as u32);
                 targets.push(ids[at]);
             }
+            begin += ids.len();
             // A question counts when its whole answer was kept.
             if example.prompt > 0 && example.prompt < example.ids.len() {
                 let kept = ids.len() == example.ids.len();
@@ -69,11 +70,14 @@ pub fn score<W: Weights + ?Sized>(
         if targets.is_empty() {
             continue;
         }
-        let rows = candle_core::Tensor::new(rows, device)?;
-        let hidden = decoder.hidden(&batch.ids)?.flatten(0, 1)?.index_select(&rows, 0)?;
-        let logits = decoder.logits(&hidden)?;
-        loss += f64::from(cross_entropy(&logits, &targets)?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?);
-        let best = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        let rows = Tensor::new(rows, device)?;
+        let hidden = decoder.hidden(&batch)?.index_select(&rows, 0)?;
+        let mut best = Vec::new();
+        for run in runs(targets.len(), architecture.vocabulary) {
+            let logits = decoder.logits(&hidden.narrow(0, run.start, run.len())?)?;
+            loss += f64::from(cross_entropy(&logits, &targets[run])?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+            best.extend(logits.argmax(D::Minus1)?.to_vec1::<u32>()?);
+        }
         tokens += targets.len();
         questions += spans.len();
         exact += spans.into_iter().filter(|(span, kept)| *kept && best[span.clone()] == targets[span.clone()]).count();
@@ -81,4 +85,14 @@ pub fn score<W: Weights + ?Sized>(
     let loss = loss / tokens.max(1) as f64;
     let exact_match = (questions > 0).then(|| exact as f64 / questions as f64);
     Ok(Score { tokens, loss, perplexity: loss.exp(), exact_match })
+}
+
+/// How many of `examples` are run side by side: one, or as many as have [`TOKENS`] tokens.
+fn pack(examples: &[Example], max_length: usize) -> usize {
+    let mut tokens = 0;
+    let fits = |e: &&Example| {
+        tokens += e.ids.len().min(max_length);
+        tokens <= TOKENS
+    };
+    examples.iter().take_while(fits).count().max(1)
 }

@@ -1,7 +1,9 @@
 //! Floor 3: the decoder, run over any source of weights: one model, a merge, or weights in training.
 
 mod decoder;
+mod runs;
 mod weights;
 
-pub use decoder::{Cache, Decoder};
+pub use decoder::{Cache, Decoder, Places};
+pub use runs::runs;
 pub use weights::{SourceWeights, Weights};

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::checkpoint::Source;
 use crate::error::{Error, Result};
+use crate::ops::{Gradient, decode_rows};
 
 /// Weights by name, in the shape the architecture gives them.
 pub trait Weights {
@@ -14,6 +15,20 @@ pub trait Weights {
     /// # Errors
     /// A name that is not there.
     fn weight(&self, name: &str) -> Result<Tensor>;
+
+    /// The rows `ids` (u32) of the weight `name`: ids x columns.
+    ///
+    /// # Errors
+    /// As for `weight`, or ids beyond its rows.
+    fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
+        Ok(self.weight(name)?.index_select(ids, 0)?)
+    }
+
+    /// Where the gradient of the linear weight `name` is to add up; none: the weight is an operand like
+    /// any other.
+    fn gradient(&self, _name: &str) -> Option<&Gradient> {
+        None
+    }
 }
 
 impl Weights for BTreeMap<String, Tensor> {
@@ -46,5 +61,11 @@ impl SourceWeights<'_> {
 impl Weights for SourceWeights<'_> {
     fn weight(&self, name: &str) -> Result<Tensor> {
         Ok(self.source.view(name)?.to_tensor(self.device)?.to_dtype(self.dtype)?)
+    }
+
+    fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
+        let view = self.source.view(name)?;
+        let columns = view.shape.last().copied().unwrap_or(1);
+        Ok(decode_rows(view, columns, &ids.to_device(&Device::Cpu)?)?.to_device(self.device)?.to_dtype(self.dtype)?)
     }
 }

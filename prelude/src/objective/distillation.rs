@@ -39,7 +39,8 @@ pub enum TeacherLogits {
     },
 }
 
-/// Compares `student` (tokens x vocabulary) with a teacher on a batch of `size` sequences.
+/// Compares `student` (rows x vocabulary) with a teacher on some of the tokens of a batch; over the whole
+/// batch, the terms of its parts add up.
 pub struct Distillation<'a> {
     /// The merge's logits.
     pub student: &'a Tensor,
@@ -47,8 +48,10 @@ pub struct Distillation<'a> {
     pub teacher: &'a TeacherLogits,
     /// `T`.
     pub temperature: f64,
-    /// `B`, the number of sequences.
+    /// `B`, the number of sequences of the batch.
     pub size: usize,
+    /// `n`, the number of its tokens.
+    pub tokens: usize,
 }
 
 impl Distillation<'_> {
@@ -59,7 +62,7 @@ impl Distillation<'_> {
     pub fn kl(&self, reduction: Reduction) -> Result<Tensor> {
         let (student, teacher) = self.compared()?;
         let batch = if reduction == Reduction::Reference { self.size as f64 } else { 1.0 };
-        ops::kl_divergence(&student, teacher, self.temperature)? * (self.temperature.powi(2) / (batch * self.tokens()?))
+        ops::kl_divergence(&student, teacher, self.temperature)? * (self.temperature.powi(2) / (batch * self.tokens as f64))
     }
 
     /// `MSE`, a scalar.
@@ -68,7 +71,7 @@ impl Distillation<'_> {
     /// Logits that do not fit each other.
     pub fn mse(&self) -> Result<Tensor> {
         let (student, teacher) = self.compared()?;
-        ops::squared_error(&student, teacher)? / self.tokens()?
+        ops::squared_error(&student, teacher)? / self.tokens as f64
     }
 
     /// `entropy` of the merge alone over the whole vocabulary, a scalar.
@@ -76,11 +79,7 @@ impl Distillation<'_> {
     /// # Errors
     /// Logits that are not tokens x vocabulary.
     pub fn entropy(&self) -> Result<Tensor> {
-        ops::entropy(self.student, self.temperature)? * (self.temperature.powi(2) / self.tokens()?)
-    }
-
-    fn tokens(&self) -> Result<f64> {
-        Ok(self.student.dim(0)? as f64)
+        ops::entropy(self.student, self.temperature)? * (self.temperature.powi(2) / self.tokens as f64)
     }
 
     /// Both sides on the entries that are compared.

@@ -71,7 +71,10 @@ impl ColumnMerge {
     pub fn forward(&self, coefficients: &Tensor) -> Result<Var> {
         self.check(coefficients)?;
         match &self.operands {
-            Operands::Resident(tensors) => Ok(Var::from_tensor(&self.composed(tensors, coefficients)?)?),
+            Operands::Resident(tensors) => {
+                let merged = self.composed(tensors, coefficients)?.reshape(self.shape.as_slice())?;
+                Ok(Var::from_tensor(&merged)?)
+            }
             Operands::Mapped(_) => {
                 let merged = Var::zeros(self.shape.as_slice(), coefficients.dtype(), &Device::Cpu)?;
                 self.forward_into(coefficients, &merged)?;
@@ -84,19 +87,51 @@ impl ColumnMerge {
     /// fresh memory costs more than the merge, since every page of it must be mapped first.
     ///
     /// # Errors
-    /// As for `forward`; a `merged` of another shape or dtype.
+    /// As for `forward`; a `merged` of another shape, or on the CPU of another dtype.
     pub fn forward_into(&self, coefficients: &Tensor, merged: &Var) -> Result<()> {
         self.check(coefficients)?;
-        if merged.dims() != self.shape || merged.dtype() != coefficients.dtype() {
+        let resident = matches!(self.operands, Operands::Resident(_));
+        if merged.dims() != self.shape || (merged.dtype() != coefficients.dtype() && !resident) {
             return Err(candle_core::Error::Msg(format!("no weight of shape {:?} to merge into", self.shape)).into());
         }
         match &self.operands {
-            Operands::Resident(tensors) => Ok(merged.set(&self.composed(tensors, coefficients)?)?),
+            Operands::Resident(tensors) => {
+                let new = self.composed(tensors, coefficients)?.reshape(self.shape.as_slice())?;
+                Ok(merged.set(&new.to_dtype(merged.dtype())?)?)
+            }
             Operands::Mapped(views) => Ok(merged.inplace_op1(&Overwrite { merge: self, views, coefficients })?),
         }
     }
 
-    /// The merge in candle's own operations.
+    /// The merge of the rows `ids` (u32) alone: ids x columns, in the coefficients' dtype.
+    ///
+    /// # Errors
+    /// As for `forward`; a row that is not there.
+    pub fn forward_rows(&self, coefficients: &Tensor, ids: &Tensor) -> Result<Tensor> {
+        self.check(coefficients)?;
+        match &self.operands {
+            Operands::Resident(tensors) => self.composed(&self.selected(tensors, ids)?, coefficients),
+            Operands::Mapped(views) => {
+                let ids = self.checked(ids)?;
+                let row = |row: usize| ids[row] as usize;
+                let shape = (ids.len(), self.columns);
+                Ok(match coefficients.dtype() {
+                    DType::F64 => with_elements([coefficients], |[c]: [&[f64]; 1]| {
+                        let mut rows = vec![0f64; ids.len() * self.columns];
+                        self.forward_cpu(views, c, &mut rows, row);
+                        Tensor::from_vec(rows, shape, &Device::Cpu)
+                    })?,
+                    _ => with_elements([coefficients], |[c]: [&[f32]; 1]| {
+                        let mut rows = vec![0f32; ids.len() * self.columns];
+                        self.forward_cpu(views, c, &mut rows, row);
+                        Tensor::from_vec(rows, shape, &Device::Cpu)
+                    })?,
+                })
+            }
+        }
+    }
+
+    /// The merge in candle's own operations, as rows.
     fn composed(&self, tensors: &[Tensor], coefficients: &Tensor) -> Result<Tensor> {
         let mut sum: Option<Tensor> = None;
         for (i, tensor) in tensors.iter().enumerate() {
@@ -106,8 +141,20 @@ impl ColumnMerge {
                 None => scaled,
             });
         }
-        let sum = sum.ok_or_else(|| Error::Sources { what: "nothing to merge".into(), hint: "load a source" })?;
-        Ok(sum.reshape(self.shape.as_slice())?)
+        sum.ok_or_else(|| Error::Sources { what: "nothing to merge".into(), hint: "load a source" })
+    }
+
+    fn selected(&self, tensors: &[Tensor], ids: &Tensor) -> Result<Vec<Tensor>> {
+        tensors.iter().map(|t| Ok(self.as_rows(t)?.index_select(ids, 0)?)).collect()
+    }
+
+    /// `ids`, each of them a row.
+    fn checked(&self, ids: &Tensor) -> candle_core::Result<Vec<u32>> {
+        let (ids, rows) = (ids.to_vec1::<u32>()?, self.shape.iter().product::<usize>() / self.columns.max(1));
+        match ids.iter().find(|id| **id as usize >= rows) {
+            Some(id) => candle_core::bail!("row {id} of a weight of {rows}"),
+            None => Ok(ids),
+        }
     }
 
     /// The gradient of the coefficients (sources x columns) for that of the merged weight.
@@ -120,19 +167,41 @@ impl ColumnMerge {
                 candle_core::Error::Msg(format!("a gradient of shape {:?}, not {:?}", gradient.dims(), self.shape)).into()
             );
         }
+        self.backward_of(gradient, None)
+    }
+
+    /// [`ColumnMerge::backward`] of [`ColumnMerge::forward_rows`], for the gradient of those rows.
+    ///
+    /// # Errors
+    /// As for `backward`; a row that is not there.
+    pub fn backward_rows(&self, gradient: &Tensor, ids: &Tensor) -> Result<Tensor> {
+        if gradient.dims() != [ids.dim(0)?, self.columns] {
+            return Err(
+                candle_core::Error::Msg(format!("a gradient of shape {:?} of {:?} rows", gradient.dims(), ids.dims())).into()
+            );
+        }
+        self.backward_of(gradient, Some(ids))
+    }
+
+    fn backward_of(&self, gradient: &Tensor, ids: Option<&Tensor>) -> Result<Tensor> {
         match &self.operands {
             Operands::Resident(tensors) => {
                 let gradient = self.as_rows(gradient)?;
+                let tensors = ids.map_or_else(|| Ok(tensors.clone()), |ids| self.selected(tensors, ids))?;
                 let rows = tensors
                     .iter()
                     .map(|t| Ok((&gradient * self.as_rows(t)?.to_dtype(gradient.dtype())?)?.sum(0)?))
                     .collect::<Result<Vec<_>>>()?;
                 Ok(Tensor::stack(&rows, 0)?)
             }
-            Operands::Mapped(views) => Ok(match gradient.dtype() {
-                DType::F64 => with_elements([gradient], |[g]: [&[f64]; 1]| self.backward_cpu(views, g))?,
-                _ => with_elements([gradient], |[g]: [&[f32]; 1]| self.backward_cpu(views, g))?,
-            }),
+            Operands::Mapped(views) => {
+                let ids = ids.map(|ids| self.checked(ids)).transpose()?;
+                let row = |row: usize| ids.as_ref().map_or(row, |ids| ids[row] as usize);
+                Ok(match gradient.dtype() {
+                    DType::F64 => with_elements([gradient], |[g]: [&[f64]; 1]| self.backward_cpu(views, g, row))?,
+                    _ => with_elements([gradient], |[g]: [&[f32]; 1]| self.backward_cpu(views, g, row))?,
+                })
+            }
         }
     }
 
@@ -151,10 +220,18 @@ impl ColumnMerge {
         Ok(())
     }
 
-    fn forward_cpu<T: Real>(&self, views: &[View], coefficients: &[T], merged: &mut [T]) {
+    /// Merges row `source_row(i)` of every view into row i of `merged`.
+    fn forward_cpu<T: Real>(
+        &self,
+        views: &[View],
+        coefficients: &[T],
+        merged: &mut [T],
+        source_row: impl Fn(usize) -> usize + Sync,
+    ) {
         let n = self.columns;
         for_rows(merged, n, |row, out| {
             let mut buffer = [0f32; TILE];
+            let row = source_row(row);
             for (i, (view, c)) in views.iter().zip(coefficients.chunks(n)).enumerate() {
                 for start in (0..n).step_by(TILE) {
                     let end = n.min(start + TILE);
@@ -167,7 +244,12 @@ impl ColumnMerge {
         });
     }
 
-    fn backward_cpu<T: Real>(&self, views: &[View], gradient: &[T]) -> candle_core::Result<Tensor> {
+    fn backward_cpu<T: Real>(
+        &self,
+        views: &[View],
+        gradient: &[T],
+        source_row: impl Fn(usize) -> usize + Sync,
+    ) -> candle_core::Result<Tensor> {
         let (n, sources) = (self.columns, views.len());
         let arch = pulp::Arch::new();
         let partial: Vec<Vec<T>> = gradient
@@ -178,10 +260,11 @@ impl ColumnMerge {
                 arch.dispatch(|| {
                     let mut buffer = [0f32; TILE];
                     for (i, gradient) in gradient.chunks(n).enumerate() {
+                        let row = source_row(block * BLOCK + i);
                         for (view, sums) in views.iter().zip(sums.chunks_mut(n)) {
                             for start in (0..n).step_by(TILE) {
                                 let end = n.min(start + TILE);
-                                let w = decode(view, (block * BLOCK + i) * n + start, &mut buffer[..end - start]);
+                                let w = decode(view, row * n + start, &mut buffer[..end - start]);
                                 for ((sum, g), w) in sums[start..end].iter_mut().zip(&gradient[start..end]).zip(w) {
                                     *sum += *g * T::from_f64(f64::from(*w));
                                 }
@@ -217,11 +300,11 @@ impl InplaceOp1 for Overwrite<'_> {
         let Self { merge, views, coefficients } = self;
         match merged {
             CpuStorage::F32(out) => with_elements([coefficients], |[c]: [&[f32]; 1]| {
-                merge.forward_cpu(views, c, &mut out[start..end]);
+                merge.forward_cpu(views, c, &mut out[start..end], |row| row);
                 Ok(())
             }),
             CpuStorage::F64(out) => with_elements([coefficients], |[c]: [&[f64]; 1]| {
-                merge.forward_cpu(views, c, &mut out[start..end]);
+                merge.forward_cpu(views, c, &mut out[start..end], |row| row);
                 Ok(())
             }),
             _ => candle_core::bail!("a merged weight is f32 or f64"),
@@ -258,6 +341,15 @@ fn decode<'a>(view: &'a View, start: usize, into: &'a mut [f32]) -> &'a [f32] {
         }
     }
     into
+}
+
+/// The rows `ids` of `view`, `columns` elements each, as f32: ids x columns.
+///
+/// # Errors
+/// A row that is not there.
+pub(crate) fn decode_rows(view: &View, columns: usize, ids: &Tensor) -> Result<Tensor> {
+    let merge = ColumnMerge::new(vec![view.clone()], columns, &Device::Cpu)?;
+    merge.forward_rows(&Tensor::ones((1, columns), DType::F32, &Device::Cpu)?, ids)
 }
 
 /// `values` as the little-endian bytes of `dtype`.
@@ -301,6 +393,21 @@ mod tests {
                     merge.forward_into(&c, &into).unwrap();
                     agrees(into.as_tensor(), merged.as_tensor());
                 }
+                let rows = shape.iter().product::<usize>() / columns;
+                let ids = Tensor::new(&[rows as u32 - 1, 0, rows as u32 - 1], &Device::Cpu).unwrap();
+                let selected = merged.as_tensor().reshape((rows, columns)).unwrap().index_select(&ids, 0).unwrap();
+                let g = random(&[3, columns], 3);
+                for merge in [&fused, &composed] {
+                    agrees(&merge.forward_rows(&c, &ids).unwrap(), &selected);
+                    agrees(&merge.backward_rows(&g, &ids).unwrap(), &fused.backward_rows(&g, &ids).unwrap());
+                }
+                // A row's gradient counts as often as it was asked for.
+                let mut whole = vec![0f64; rows * columns];
+                for (id, g) in [rows - 1, 0, rows - 1].into_iter().zip(values(&g).chunks(columns)) {
+                    whole[id * columns..].iter_mut().zip(g).for_each(|(w, g)| *w += g);
+                }
+                let whole = Tensor::from_vec(whole, shape, &Device::Cpu).unwrap();
+                agrees(&fused.backward_rows(&g, &ids).unwrap(), &fused.backward(&whole).unwrap());
                 let g = random(shape, 2);
                 agrees(&fused.backward(&g).unwrap(), &composed.backward(&g).unwrap());
                 // In f32 to its precision.
@@ -341,6 +448,10 @@ mod tests {
         assert!(fused.forward(&random(&[3, 5], 1)).is_err());
         assert!(fused.forward(&random(&[2, 5], 1).to_dtype(DType::BF16).unwrap()).is_err());
         assert!(fused.backward(&random(&[3, 4], 1)).is_err());
+        let beyond = Tensor::new(&[3u32], &Device::Cpu).unwrap();
+        assert!(fused.forward_rows(&random(&[2, 5], 1), &beyond).is_err());
+        assert!(fused.backward_rows(&random(&[1, 5], 1), &beyond).is_err());
+        assert!(fused.backward_rows(&random(&[2, 5], 1), &beyond).is_err());
         let c = random(&[2, 5], 1);
         for (shape, dtype) in [(&[3, 4], DType::F64), (&[3, 5], DType::F32)] {
             assert!(fused.forward_into(&c, &Var::zeros(shape, dtype, &Device::Cpu).unwrap()).is_err());

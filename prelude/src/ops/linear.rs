@@ -1,9 +1,18 @@
 //! `y = x W^T`, whose backward makes both gradients contiguous: `dx = dy W`, `dW = dy^T x`.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor};
 
+use super::Gradient;
+
+/// A product whose weight is an operand like any other.
 struct Linear;
+
+/// A product with a weight of its own, whose gradient adds up elsewhere.
+struct LinearInto {
+    weight: Tensor,
+    gradient: Gradient,
+}
 
 fn forward<S: BackendStorage>(x: &S, xl: &Layout, w: &S, wl: &Layout) -> Result<(S, Shape)> {
     let ((rows, inner), (out, _)) = (xl.shape().dims2()?, wl.shape().dims2()?);
@@ -35,6 +44,40 @@ impl CustomOp2 for Linear {
     }
 }
 
+/// Calls `forward` with the storage of the op's weight, which must be where `x` is.
+macro_rules! with_weight {
+    ($op:expr, $kind:ident, $x:expr, $xl:expr) => {{
+        let (storage, layout) = $op.weight.storage_and_layout();
+        match &*storage {
+            candle_core::Storage::$kind(w) => forward($x, $xl, w, layout),
+            _ => candle_core::bail!("linear: the weight is on another device"),
+        }
+    }};
+}
+
+impl CustomOp1 for LinearInto {
+    fn name(&self) -> &'static str {
+        "linear-into"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
+        with_weight!(self, Cpu, x, xl)
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, xl: &Layout) -> Result<(CudaStorage, Shape)> {
+        with_weight!(self, Cuda, x, xl)
+    }
+
+    fn metal_fwd(&self, x: &MetalStorage, xl: &Layout) -> Result<(MetalStorage, Shape)> {
+        with_weight!(self, Metal, x, xl)
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        self.gradient.add_product(dy, x)?;
+        Ok(Some(dy.matmul(&self.weight)?))
+    }
+}
+
 /// `x` (... x in) times the transpose of `w` (out x in): ... x out.
 ///
 /// ```
@@ -50,14 +93,29 @@ impl CustomOp2 for Linear {
 /// # Errors
 /// Dimensions or dtypes that do not fit.
 pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (x, dims) = rows(x, w)?;
+    x.apply_op2(&w.contiguous()?, Linear)?.reshape(dims)
+}
+
+/// [`linear`], with the weight's gradient added to `gradient` in the backward pass instead of being a
+/// tensor of its own. `x` must be tracked; what `w` holds may change until then and back.
+///
+/// # Errors
+/// As for `linear`.
+pub fn linear_into(x: &Tensor, w: &Tensor, gradient: &Gradient) -> Result<Tensor> {
+    let (x, dims) = rows(x, w)?;
+    x.apply_op1(LinearInto { weight: w.contiguous()?.detach(), gradient: gradient.clone() })?.reshape(dims)
+}
+
+/// `x` as rows, and the shape of its product with `w`.
+fn rows(x: &Tensor, w: &Tensor) -> Result<(Tensor, Vec<usize>)> {
     let mut dims = x.dims().to_vec();
     let (out, inner) = w.dims2()?;
     match dims.last_mut() {
         Some(last) if *last == inner => *last = out,
         _ => candle_core::bail!("linear: {:?} does not fit a weight of {:?}", x.dims(), w.dims()),
     }
-    let x = x.reshape(((), inner))?.contiguous()?;
-    x.apply_op2(&w.contiguous()?, Linear)?.reshape(dims)
+    Ok((x.reshape(((), inner))?.contiguous()?, dims))
 }
 
 #[cfg(test)]
@@ -76,5 +134,22 @@ mod tests {
     #[test]
     fn both_gradients_pass_finite_differences() {
         differentiates(&[random(&[2, 3, 4], 1), random(&[5, 4], 2)], |v| linear(&v[0], &v[1]));
+    }
+
+    #[test]
+    fn a_gradient_adds_up_where_it_is_kept() {
+        let (x, w, gradient) = (random(&[6, 4], 1), random(&[5, 4], 2), Gradient::default());
+        for times in [1.0, 2.0] {
+            let x = candle_core::Var::from_tensor(&x).unwrap();
+            let grads = linear_into(x.as_tensor(), &w, &gradient).unwrap().sum_all().unwrap().backward().unwrap();
+            let ones = Tensor::ones((6, 5), candle_core::DType::F64, &candle_core::Device::Cpu).unwrap();
+            agrees(grads.get(x.as_tensor()).unwrap(), &ones.matmul(&w).unwrap());
+            let expected = (ones.t().unwrap().matmul(x.as_tensor()).unwrap() * times).unwrap();
+            agrees(&gradient.total().unwrap(), &expected);
+        }
+        gradient.clear();
+        assert!(gradient.total().is_none());
+        gradient.add_product(&random(&[6, 5], 3), &x).unwrap();
+        agrees(&gradient.total().unwrap(), &random(&[6, 5], 3).t().unwrap().matmul(&x).unwrap());
     }
 }

@@ -7,7 +7,10 @@ mod attention;
 mod column_merge;
 mod cross_entropy;
 mod distillation;
+mod gradient;
 mod linear;
+mod packed_attention;
+mod product;
 mod rms_norm;
 mod rotary;
 mod row_loss;
@@ -15,10 +18,12 @@ mod swiglu;
 
 pub use attention::{Causal, causal_softmax};
 pub use column_merge::ColumnMerge;
-pub(crate) use column_merge::encode;
+pub(crate) use column_merge::{decode_rows, encode};
 pub use cross_entropy::cross_entropy;
 pub use distillation::{entropy, kl_divergence, squared_error};
-pub use linear::linear;
+pub use gradient::Gradient;
+pub use linear::{linear, linear_into};
+pub use packed_attention::Attention;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryTable, rotary};
 pub use swiglu::swiglu;
@@ -29,6 +34,9 @@ use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType}
 pub(crate) trait Real: WithDType + num_traits::Float + std::iter::Sum + Default {
     /// `exp(self)`, in a form that compilers turn into vector instructions.
     fn exp_fast(self) -> Self;
+
+    /// The elements of a storage of this dtype.
+    fn slice_mut(storage: &mut CpuStorage) -> Result<&mut [Self]>;
 }
 
 impl Real for f32 {
@@ -52,12 +60,26 @@ impl Real for f32 {
         let power = f32::from_bits(shifted.to_bits().wrapping_sub(SHIFT.to_bits()).wrapping_add(127) << 23);
         (p * r * r + r + 1.0) * power
     }
+
+    fn slice_mut(storage: &mut CpuStorage) -> Result<&mut [Self]> {
+        match storage {
+            CpuStorage::F32(values) => Ok(values),
+            other => candle_core::bail!("f32 expected, not {:?}", candle_core::backend::BackendStorage::dtype(other)),
+        }
+    }
 }
 
 impl Real for f64 {
     #[inline(always)]
     fn exp_fast(self) -> Self {
         self.exp()
+    }
+
+    fn slice_mut(storage: &mut CpuStorage) -> Result<&mut [Self]> {
+        match storage {
+            CpuStorage::F64(values) => Ok(values),
+            other => candle_core::bail!("f64 expected, not {:?}", candle_core::backend::BackendStorage::dtype(other)),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape
 use super::{Real, elements, for_rows, is_fused, with_real};
 use crate::checkpoint::{Rope, Scaling};
 
-/// Cosines and sines for a run of positions: each positions x head_dim/2, f64, computed once.
+/// Cosines and sines of tokens' positions: each tokens x head_dim/2, f64, computed once.
 #[derive(Clone)]
 pub struct RotaryTable {
     cos: Vec<f64>,
@@ -19,12 +19,12 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// Angles of positions `start..start + length`.
-    pub fn new(rope: &Rope, head_dim: usize, start: usize, length: usize) -> Self {
+    /// Angles of `positions`, one a token.
+    pub fn new(rope: &Rope, head_dim: usize, positions: impl IntoIterator<Item = usize>) -> Self {
         let half = head_dim / 2;
-        let angle = |position: usize, k: usize| position as f64 * frequency(rope, k, head_dim);
-        let angles = (start..start + length).flat_map(|p| (0..half).map(move |k| (p, k)));
-        let (sin, cos) = angles.map(|(p, k)| angle(p, k).sin_cos()).unzip();
+        let frequencies: Vec<f64> = (0..half).map(|k| frequency(rope, k, head_dim)).collect();
+        let angles = positions.into_iter().flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+        let (sin, cos) = angles.map(f64::sin_cos).unzip();
         Self { cos, sin, half }
     }
 
@@ -75,14 +75,14 @@ impl CustomOp1 for Rotary {
 }
 
 fn rotate<T: Real>(x: &[T], table: &RotaryTable, heads: usize, direction: f64) -> Vec<T> {
-    let (half, positions) = (table.half, table.cos.len() / table.half);
+    let half = table.half;
     let cos: Vec<T> = table.cos.iter().map(|c| <T as WithDType>::from_f64(*c)).collect();
     let sin: Vec<T> = table.sin.iter().map(|s| <T as WithDType>::from_f64(s * direction)).collect();
     let mut y = vec![T::default(); x.len()];
     for_rows(&mut y, 2 * half, |row, y| {
         let (first, second) = x[row * 2 * half..][..2 * half].split_at(half);
         let (out_first, out_second) = y.split_at_mut(half);
-        let at = row / heads % positions * half;
+        let at = row / heads * half;
         let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
         for k in 0..half {
             out_first[k] = first[k] * cos[k] - second[k] * sin[k];
@@ -92,13 +92,13 @@ fn rotate<T: Real>(x: &[T], table: &RotaryTable, heads: usize, direction: f64) -
     y
 }
 
-/// Turns `x` (batch x positions x heads x head_dim) by the angles of `table`.
+/// Turns `x` (tokens x heads x head_dim) by the angles of `table`.
 ///
 /// # Errors
 /// Dimensions that do not fit the table.
 pub fn rotary(x: &Tensor, table: &RotaryTable) -> Result<Tensor> {
-    let (_, positions, heads, dim) = x.dims4()?;
-    if dim != 2 * table.half || positions * table.half != table.cos.len() {
+    let (tokens, heads, dim) = x.dims3()?;
+    if dim != 2 * table.half || tokens * table.half != table.cos.len() {
         candle_core::bail!("rotary: {:?} does not fit the table", x.dims());
     }
     if is_fused(x) {
@@ -122,8 +122,8 @@ mod tests {
 
     #[test]
     fn agrees_with_its_composition_and_finite_differences() {
-        let table = RotaryTable::new(&Rope { theta: 1e4, scaling: Scaling::None }, 6, 2, 5);
-        let x = random(&[2, 5, 3, 6], 1);
+        let table = RotaryTable::new(&Rope { theta: 1e4, scaling: Scaling::None }, 6, [2, 3, 0, 1, 7]);
+        let x = random(&[5, 3, 6], 1);
         agrees(&rotary(&x, &table).unwrap(), &composed(&x, &table).unwrap());
         differentiates(&[x], |v| rotary(&v[0], &table));
     }

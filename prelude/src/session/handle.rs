@@ -122,7 +122,7 @@ impl Dam {
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
         self.run(|session| {
             let data = session.scored(files)?;
-            let scores = session.score(&session.merge.weights(session.dtype)?, &data)?;
+            let scores = session.score(&session.merge.as_weights(session.dtype), &data)?;
             session.scores = Some(scores.clone());
             Ok(scores)
         })

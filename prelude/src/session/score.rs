@@ -72,13 +72,13 @@ impl Session {
         let data = self.scored(files)?;
         let mut rows = Vec::new();
         for source in &self.models.sources {
-            let weights = SourceWeights { source, device: &self.merge.device, dtype: self.dtype }.collect()?;
+            let weights = SourceWeights { source, device: &self.merge.device, dtype: self.dtype };
             rows.push((source.name().to_owned(), self.score(&weights, &data)?));
         }
         let uniform = Columns { bias: BiasStart::Same, ..Columns::default() };
-        let average = Merge::new(&self.sources, uniform, self.merge.device.clone())?.weights(self.dtype)?;
-        rows.push((AVERAGE.into(), self.score(&average, &data)?));
-        rows.push((MERGED.into(), self.score(&self.merge.weights(self.dtype)?, &data)?));
+        let average = Merge::new(&self.sources, uniform, self.merge.device.clone())?;
+        rows.push((AVERAGE.into(), self.score(&average.as_weights(self.dtype), &data)?));
+        rows.push((MERGED.into(), self.score(&self.merge.as_weights(self.dtype), &data)?));
         Ok(Scoreboard { rows })
     }
 

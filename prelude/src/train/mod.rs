@@ -1,9 +1,13 @@
-//! Floor 5: optimisers, schedules, teachers and the settings they share.
+//! Floor 5: optimisers, schedules, teachers, the pass up and down the merge, and what they will take.
 
+mod forecast;
 mod optimizer;
+mod pass;
 mod settings;
 mod teacher;
 
+pub use forecast::{Forecast, Load, Recompute, available_bytes};
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
+pub use pass::{ByScale, How, Pass};
 pub use settings::{KEYS, Schedule, Settings, Weights, choose};
-pub use teacher::{Lesson, Teachers};
+pub use teacher::{Answers, Lesson, Teachers};

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use super::Optimizer;
+use super::{Optimizer, Recompute};
 use crate::error::{Error, Result, first_line};
 use crate::objective::Reduction;
 
@@ -80,6 +80,9 @@ pub struct Settings {
     pub top_k: usize,
     /// Seeds the order of examples, and a random start at `wrap`.
     pub seed: u64,
+    /// Whether layers are computed again on the way down, to save memory.
+    #[serde(default)]
+    pub recompute: Recompute,
     /// `auto`, `cpu`, `cuda` or `metal`.
     pub device: String,
     /// Threads; 0: one a core.
@@ -115,6 +118,7 @@ impl Default for Settings {
             },
             top_k: 0,
             seed: 0,
+            recompute: Recompute::Auto,
             device: "auto".into(),
             threads: 0,
             dtype: "f32".into(),
@@ -123,7 +127,7 @@ impl Default for Settings {
 }
 
 /// The keys of `set`, in the order of the documentation.
-pub const KEYS: [&str; 25] = [
+pub const KEYS: [&str; 26] = [
     "lr",
     "optimizer",
     "weight_decay",
@@ -146,6 +150,7 @@ pub const KEYS: [&str; 25] = [
     "weighted_overlap",
     "top_k",
     "seed",
+    "recompute",
     "device",
     "threads",
     "dtype",
@@ -198,6 +203,10 @@ impl Settings {
             "top_k" if value == "1" => return Err(Error::bad_value(key, value, "0, or a whole number from 2")),
             "top_k" => self.top_k = whole(0)?,
             "seed" => self.seed = value.parse().map_err(|_| Error::bad_value(key, value, "a whole number from 0"))?,
+            "recompute" => {
+                let choices = [("auto", Recompute::Auto), ("on", Recompute::On), ("off", Recompute::Off)];
+                self.recompute = choose(key, value, &choices)?;
+            }
             "device" => self.device = choose(key, value, &["auto", "cpu", "cuda", "metal"].map(|d| (d, d)))?.into(),
             "threads" => self.threads = within(0, 1024)?,
             "dtype" => self.dtype = choose(key, value, &["f32", "bf16", "f16"].map(|d| (d, d)))?.into(),

@@ -3,26 +3,36 @@
 //! top-k logits of every token.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor, Var};
 
 use crate::checkpoint::Source;
 use crate::data::{Batch, Dataset};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Decoder, SourceWeights};
 use crate::objective::TeacherLogits;
-use crate::ops::linear;
+use crate::ops::{ColumnMerge, linear};
 
 /// Kept teachers' answers. Those made under other settings are dropped.
 #[derive(Default)]
 pub struct Teachers {
     kept: BTreeMap<(String, usize), Kept>,
     key: Option<(usize, usize)>,
+    /// Memory for a teacher's output layer, in which they take turns.
+    output: Option<Var>,
 }
 
+#[derive(Clone)]
 enum Kept {
     Hidden(Tensor),
     TopK { values: Tensor, indices: Tensor },
+}
+
+/// A teacher's answers on the tokens of some examples.
+pub struct Answers {
+    /// tokens x hidden, or tokens x k; where the lesson runs.
+    kept: Kept,
 }
 
 /// What a teacher is run with.
@@ -42,18 +52,10 @@ pub struct Lesson<'a> {
 }
 
 impl Lesson<'_> {
-    fn cut(&self, example: usize) -> &[u32] {
+    /// The tokens of an example, cut.
+    pub fn tokens(&self, example: usize) -> &[u32] {
         let ids = &self.data.examples[example].ids;
         &ids[..ids.len().min(self.max_length)]
-    }
-
-    /// The batch of `examples`.
-    ///
-    /// # Errors
-    /// A device that has no room.
-    pub fn batch(&self, examples: &[usize]) -> Result<Batch> {
-        let sequences: Vec<&[u32]> = examples.iter().map(|e| self.cut(*e)).collect();
-        Batch::new(&sequences, self.device)
     }
 
     fn weights(&self) -> SourceWeights<'_> {
@@ -69,21 +71,15 @@ impl Teachers {
 
     /// The bytes kept.
     pub fn bytes(&self) -> usize {
-        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
-        self.kept
-            .values()
-            .map(|kept| match kept {
-                Kept::Hidden(hidden) => size(hidden),
-                Kept::TopK { values, indices } => size(values) + size(indices),
-            })
-            .sum()
+        self.kept.values().map(Kept::bytes).sum()
     }
 
-    /// The teacher's logits on the unmasked tokens of `examples`; examples not met before are run.
+    /// The teacher's answers on `examples`; those not met before are run, and kept while all that is
+    /// kept has at most `most_bytes`.
     ///
     /// # Errors
     /// A device that has no room.
-    pub fn logits(&mut self, lesson: &Lesson<'_>, examples: &[usize]) -> Result<TeacherLogits> {
+    pub fn answers(&mut self, lesson: &Lesson<'_>, examples: &[usize], most_bytes: usize) -> Result<Answers> {
         let key = (lesson.max_length, lesson.top_k);
         if self.key != Some(key) {
             self.kept.clear();
@@ -93,25 +89,88 @@ impl Teachers {
         let mut new: Vec<usize> = examples.iter().copied().filter(|e| !self.kept.contains_key(&(name.into(), *e))).collect();
         new.sort_unstable();
         new.dedup();
+        let mut passing = BTreeMap::new();
         if !new.is_empty() {
+            let mut room = most_bytes.saturating_sub(self.bytes());
             for (example, kept) in new.iter().zip(run(lesson, &new)?) {
-                self.kept.insert((name.into(), *example), kept);
+                let bytes = kept.bytes();
+                if bytes <= room {
+                    room -= bytes;
+                    self.kept.insert((name.into(), *example), kept);
+                } else {
+                    passing.insert(*example, kept);
+                }
             }
         }
-        let kept: Vec<&Kept> = examples.iter().filter_map(|e| self.kept.get(&(name.into(), *e))).collect();
+        let kept: Vec<&Kept> =
+            examples.iter().filter_map(|e| passing.get(e).or_else(|| self.kept.get(&(name.into(), *e)))).collect();
         let joined = |part: fn(&Kept) -> Option<&Tensor>| -> Result<Tensor> {
             let parts: Vec<&Tensor> = kept.iter().filter_map(|k| part(k)).collect();
             Ok(Tensor::cat(&parts, 0)?.to_device(lesson.device)?)
         };
+        let kept = if lesson.top_k > 0 {
+            Kept::TopK {
+                values: joined(|k| if let Kept::TopK { values, .. } = k { Some(values) } else { None })?
+                    .to_dtype(lesson.dtype)?,
+                indices: joined(|k| if let Kept::TopK { indices, .. } = k { Some(indices) } else { None })?,
+            }
+        } else {
+            Kept::Hidden(joined(|k| if let Kept::Hidden(hidden) = k { Some(hidden) } else { None })?.to_dtype(lesson.dtype)?)
+        };
+        Ok(Answers { kept })
+    }
+
+    /// The weight of the lesson's output layer, in memory that the next teacher's takes over; none where
+    /// answers are logits already.
+    ///
+    /// # Errors
+    /// A device that has no room.
+    pub fn output(&mut self, lesson: &Lesson<'_>) -> Result<Option<Tensor>> {
         if lesson.top_k > 0 {
-            let values = joined(|k| if let Kept::TopK { values, .. } = k { Some(values) } else { None })?;
-            let indices = joined(|k| if let Kept::TopK { indices, .. } = k { Some(indices) } else { None })?;
-            return Ok(TeacherLogits::TopK { values: values.to_dtype(lesson.dtype)?, indices });
+            return Ok(None);
         }
-        let hidden = joined(|k| if let Kept::Hidden(hidden) = k { Some(hidden) } else { None })?;
-        let weights = lesson.weights();
-        let logits = Decoder::new(lesson.source.architecture(), &weights).logits(&hidden.to_dtype(lesson.dtype)?)?;
-        Ok(TeacherLogits::Whole(logits))
+        let view = lesson.source.view(lesson.source.architecture().output())?.clone();
+        let (shape, columns) = (view.shape.clone(), view.shape.last().copied().unwrap_or(1));
+        let alone = ColumnMerge::new(vec![view], columns, lesson.device)?;
+        let ones = Tensor::ones((1, columns), DType::F32, lesson.device)?;
+        let fits = |v: &Var| v.dims() == shape && v.dtype() == lesson.dtype && v.device().same_device(lesson.device);
+        let weight = match self.output.take().filter(fits) {
+            Some(weight) => {
+                alone.forward_into(&ones, &weight)?;
+                weight
+            }
+            None => {
+                let weight = alone.forward(&ones)?;
+                if weight.dtype() == lesson.dtype { weight } else { Var::from_tensor(&weight.to_dtype(lesson.dtype)?)? }
+            }
+        };
+        self.output = Some(weight.clone());
+        Ok(Some(weight.as_tensor().detach()))
+    }
+}
+
+impl Answers {
+    /// The teacher's logits on the tokens `rows`, through the weight that [`Teachers::output`] gave.
+    ///
+    /// # Errors
+    /// Rows beyond the last.
+    pub fn logits(&self, rows: Range<usize>, output: Option<&Tensor>) -> Result<TeacherLogits> {
+        let run = |t: &Tensor| t.narrow(0, rows.start, rows.len())?.contiguous();
+        Ok(match (&self.kept, output) {
+            (Kept::Hidden(hidden), Some(output)) => TeacherLogits::Whole(linear(&run(hidden)?, output)?),
+            (Kept::TopK { values, indices }, _) => TeacherLogits::TopK { values: run(values)?, indices: run(indices)? },
+            (Kept::Hidden(_), None) => return Err(Error::NoMatch { pattern: "lm_head.weight".into() }),
+        })
+    }
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        match self {
+            Kept::Hidden(hidden) => size(hidden),
+            Kept::TopK { values, indices } => size(values) + size(indices),
+        }
     }
 }
 
@@ -120,16 +179,14 @@ impl Teachers {
 fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
     let weights = lesson.weights();
     let decoder = Decoder::new(lesson.source.architecture(), &weights);
-    let ids = |example: &usize| Ok(Tensor::new(lesson.cut(*example), lesson.device)?.unsqueeze(0)?);
-    let hidden = decoder.hidden_each(&examples.iter().map(ids).collect::<Result<Vec<_>>>()?)?;
-    let hidden = hidden.into_iter().map(|h| Ok(h.squeeze(0)?)).collect::<Result<Vec<Tensor>>>()?;
+    let batch = |example: &usize| Batch::new([lesson.tokens(*example)], lesson.device);
+    let hidden = decoder.hidden_each(&examples.iter().map(batch).collect::<Result<Vec<_>>>()?)?;
     if lesson.top_k == 0 {
         let keep = |rows: Tensor| Ok(Kept::Hidden(rows.to_dtype(lesson.source.dtype())?.to_device(&Device::Cpu)?));
         return hidden.into_iter().map(keep).collect();
     }
-    let output = decoder.output()?;
     let keep = |rows: Tensor| {
-        let logits = linear(&rows, &output)?;
+        let logits = decoder.logits(&rows)?;
         let k = lesson.top_k.min(logits.dim(D::Minus1)?);
         let (sorted, order) = logits.to_device(&Device::Cpu)?.sort_last_dim(false)?;
         let first = |t: Tensor| t.narrow(D::Minus1, 0, k)?.contiguous();

@@ -1,0 +1,174 @@
+//! One pass of the merge over a batch: up through the layers, compared at the top, and down again.
+//!
+//! A layer's merged weights, and their gradients, are in memory only while that layer runs; they are
+//! merged again on the way down, which costs little beside the layer itself. What a layer computed inside is
+//! kept for its way down, or with `recompute` computed again from its input: then memory grows by one
+//! hidden state a layer and token.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use candle_core::{DType, Tensor, Var};
+
+use crate::coefficients::{Merge, MergedPart, MergedTensor};
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::model::{Decoder, Places, Weights};
+
+/// How a pass is made.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// What the merged model computes in.
+    pub dtype: DType,
+    /// Whether there will be a way down.
+    pub learn: bool,
+    /// Whether layers are computed again on it.
+    pub recompute: bool,
+}
+
+/// The gradient of the loss by `f(c)` of every trained tensor that it reached: sources x columns, f32.
+pub type ByScale = BTreeMap<String, Tensor>;
+
+/// A batch at the top of the merge.
+pub struct Pass<'a> {
+    merge: &'a Merge,
+    how: How,
+    ids: Tensor,
+    places: Places,
+    embedded: Tensor,
+    layers: Vec<Layer>,
+    top: MergedPart<'a>,
+    /// What the last layer gave: tokens x hidden.
+    states: Tensor,
+    /// Its gradient, run by run.
+    downward: Vec<Tensor>,
+    by_scale: ByScale,
+}
+
+struct Layer {
+    input: Tensor,
+    output: Option<Tensor>,
+}
+
+/// The embedding's rows, taken already.
+struct Embedded<'a>(&'a Tensor);
+
+impl Weights for Embedded<'_> {
+    fn weight(&self, name: &str) -> Result<Tensor> {
+        Err(Error::NoMatch { pattern: name.into() })
+    }
+
+    fn rows(&self, _: &str, _: &Tensor) -> Result<Tensor> {
+        Ok(self.0.clone())
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// Runs all layers of `merge` on `batch`.
+    ///
+    /// # Errors
+    /// Ids outside the vocabulary, or a device that has no room.
+    pub fn new(merge: &'a Merge, batch: &Batch, how: How) -> Result<Self> {
+        let (ids, places) = (batch.ids.clone(), Places::new(&merge.architecture, &batch.lengths, 0));
+        let embedded = merge.rows(merge.embedding()?, &ids)?.to_dtype(how.dtype)?;
+        let embedded = tracked(&embedded, how.learn)?;
+        let mut x = Decoder::new(&merge.architecture, &Embedded(&embedded)).embed(&ids)?;
+        let mut layers = Vec::new();
+        for layer in 0..merge.architecture.layers {
+            let graph = how.learn && !how.recompute;
+            let weights = merge.part(Some(layer), how.dtype, graph)?;
+            let input = tracked(&x, graph)?;
+            let output = Decoder::new(&merge.architecture, &weights).layer(layer, &input, &places)?;
+            x = output.detach();
+            if how.learn {
+                layers.push(Layer { input, output: graph.then_some(output) });
+            }
+        }
+        let top = merge.part(None, how.dtype, how.learn)?;
+        Ok(Self { merge, how, ids, places, embedded, layers, top, states: x, downward: Vec::new(), by_scale: ByScale::new() })
+    }
+
+    /// Calls `loss` with the logits of the next run of tokens, `rows` (in order, each run once), and gives
+    /// back its terms, each a scalar. Their sum goes down with the others.
+    ///
+    /// # Errors
+    /// What `loss` returns, or a device that has no room.
+    pub fn compare<N>(
+        &mut self,
+        rows: Range<usize>,
+        loss: impl FnOnce(&Tensor) -> Result<Vec<(N, Tensor)>>,
+    ) -> Result<Vec<(N, f64)>> {
+        let x = tracked(&self.states.narrow(0, rows.start, rows.len())?, self.how.learn)?;
+        let decoder = Decoder::new(&self.merge.architecture, &self.top);
+        let terms = loss(&decoder.logits(&decoder.last_norm(&x)?)?)?;
+        if self.how.learn && !terms.is_empty() {
+            let (_, first) = &terms[0];
+            let sum = terms[1..].iter().try_fold(first.clone(), |sum, (_, term)| sum + term)?;
+            let mut gradients = sum.backward()?;
+            self.downward.push(gradients.remove(&x).map_or_else(|| x.zeros_like(), Ok)?);
+            for (tensor, gradient) in self.top.gradients(gradients) {
+                self.add(tensor, &gradient)?;
+            }
+        }
+        let value = |(name, term): (N, Tensor)| Ok((name, term.to_dtype(DType::F64)?.to_scalar()?));
+        terms.into_iter().map(value).collect()
+    }
+
+    /// Goes down through all layers, once every token has been compared.
+    ///
+    /// # Errors
+    /// A device that has no room.
+    pub fn backward(mut self) -> Result<ByScale> {
+        if self.downward.is_empty() {
+            return Ok(self.by_scale);
+        }
+        for (tensor, gradient) in self.top.sums() {
+            self.add(tensor, &gradient)?;
+        }
+        let mut down = Tensor::cat(&std::mem::take(&mut self.downward), 0)?;
+        while let Some(Layer { input, output }) = self.layers.pop() {
+            let layer = self.layers.len();
+            let weights = self.merge.part(Some(layer), self.how.dtype, true)?;
+            let input = tracked(&input, true)?;
+            let output = match output {
+                Some(output) => output,
+                None => Decoder::new(&self.merge.architecture, &weights).layer(layer, &input, &self.places)?,
+            };
+            let mut gradients = (output * down)?.sum_all()?.backward()?;
+            down = gradients.remove(&input).map_or_else(|| input.zeros_like(), Ok)?;
+            for (tensor, gradient) in weights.gradients(gradients).into_iter().chain(weights.sums()) {
+                self.add(tensor, &gradient)?;
+            }
+        }
+        let embedding = self.merge.embedding()?;
+        if embedding.trains {
+            let x = Decoder::new(&self.merge.architecture, &Embedded(&self.embedded)).embed(&self.ids)?;
+            let gradients = (x * down)?.sum_all()?.backward()?;
+            if let Some(gradient) = gradients.get(&self.embedded) {
+                let by_scale = self.merge.by_scale_of_rows(embedding, gradient, &self.ids)?;
+                self.add_by_scale(embedding, by_scale)?;
+            }
+        }
+        Ok(self.by_scale)
+    }
+
+    /// Takes the gradient by a merged weight on to its coefficients.
+    fn add(&mut self, tensor: &MergedTensor, gradient: &Tensor) -> Result<()> {
+        let by_scale = self.merge.by_scale(tensor, gradient)?;
+        self.add_by_scale(tensor, by_scale)
+    }
+
+    fn add_by_scale(&mut self, tensor: &MergedTensor, new: Tensor) -> Result<()> {
+        let total = match self.by_scale.remove(&tensor.spec.name) {
+            Some(old) => (old + new)?,
+            None => new,
+        };
+        self.by_scale.insert(tensor.spec.name.clone(), total);
+        Ok(())
+    }
+}
+
+/// `x` apart from any graph; with `learn`, at the root of a new one.
+fn tracked(x: &Tensor, learn: bool) -> Result<Tensor> {
+    Ok(if learn && !x.is_variable() { Var::from_tensor(&x.detach())?.into_inner() } else { x.clone() })
+}
