@@ -16,6 +16,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
+    // candle's own threads wait in a busy loop between operations, on the cores that products run on.
+    if std::env::var_os("CANDLE_BARRIER_POOL_SPIN_LIMIT").is_none() {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0") };
+    }
     let cli = cli::Cli::parse();
     let output = render::Output { json: cli.json };
     interrupt::install();

@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::model::runs;
 use crate::objective::{self, Distillation};
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{ByScale, Forecast, How, Lesson, Moments, Pass, Settings, Teachers, Update, available_bytes};
+use crate::train::{ByScale, Forecast, How, Lesson, Moments, Pass, Settings, Teachers, Update, available_bytes, keep_memory};
 
 /// A merge in the making. A handle: clones share one session.
 #[derive(Clone)]
@@ -280,6 +280,7 @@ impl Dam {
     /// The merge of `models`, at its start.
     pub(crate) fn new(models: Models, columns: Columns) -> Result<Self> {
         models.settings.check()?;
+        keep_memory();
         if columns.train.iter().all(|kind| *kind == Kind::Bias) {
             return Err(Error::bad_value("train", "", "one or more of linear, embedding and norm"));
         }

@@ -6,8 +6,8 @@
 
 use candle_core::{D, Result, Tensor, WithDType};
 
-use super::Real;
 use super::row_loss::{RowLoss, log_softmax, log_sum_exp, row_loss};
+use super::{Real, sum_of};
 
 #[derive(Clone)]
 struct Kl {
@@ -26,22 +26,18 @@ impl RowLoss for Kl {
     fn row<T: Real>(&self, _: usize, z: &[T], t: &[T], dz: Option<&mut [T]>) -> T {
         let temperature = <T as WithDType>::from_f64(self.temperature);
         let (student, teacher) = (log_sum_exp(z, temperature), log_sum_exp(t, temperature));
-        let mut loss = T::zero();
-        match dz {
-            None => {
-                for (z, t) in z.iter().zip(t) {
-                    let log_p = *t / temperature - teacher;
-                    loss += log_p.exp_fast() * (log_p - (*z / temperature - student));
-                }
-            }
-            Some(dz) => {
-                for ((dz, z), t) in dz.iter_mut().zip(z).zip(t) {
-                    let (p, q) = ((*t / temperature - teacher).exp_fast(), (*z / temperature - student).exp_fast());
-                    *dz = (q - p) / temperature;
-                }
-            }
+        let scale = temperature.recip();
+        let Some(dz) = dz else {
+            return sum_of([z, t], |[z, t]| {
+                let log_p = t * scale - teacher;
+                log_p.exp_fast() * (log_p - (z * scale - student))
+            });
+        };
+        for ((dz, z), t) in dz.iter_mut().zip(z).zip(t) {
+            let (p, q) = ((*t * scale - teacher).exp_fast(), (*z * scale - student).exp_fast());
+            *dz = (q - p) * scale;
         }
-        loss
+        T::zero()
     }
 
     fn composed(&self, z: &Tensor) -> Result<Tensor> {
@@ -63,7 +59,7 @@ impl RowLoss for Entropy {
         let temperature = <T as WithDType>::from_f64(self.temperature);
         let total = log_sum_exp(z, temperature);
         let log_p = |z: T| z / temperature - total;
-        let entropy = -z.iter().map(|z| log_p(*z).exp_fast() * log_p(*z)).sum::<T>();
+        let entropy = -sum_of([z], |[z]| log_p(z).exp_fast() * log_p(z));
         if let Some(dz) = dz {
             for (dz, z) in dz.iter_mut().zip(z) {
                 *dz = -log_p(*z).exp_fast() * (log_p(*z) + entropy) / temperature;

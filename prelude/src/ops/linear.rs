@@ -1,9 +1,11 @@
 //! `y = x W^T`, whose backward makes both gradients contiguous: `dx = dy W`, `dW = dy^T x`.
 
+use candle_core::WithDType;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, MetalStorage, Result, Shape, Tensor};
 
-use super::Gradient;
+use super::product::{Matrix, new_product};
+use super::{Gradient, Real, elements, is_fused, with_elements, with_real};
 
 /// A product whose weight is an operand like any other.
 struct Linear;
@@ -12,6 +14,35 @@ struct Linear;
 struct LinearInto {
     weight: Tensor,
     gradient: Gradient,
+}
+
+/// [`forward`] on the CPU, where candle would fill the result with zeros first.
+fn cpu_forward(x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    if !matches!(x.dtype(), DType::F32 | DType::F64) {
+        return forward(x, xl, w, wl);
+    }
+    let ((rows, inner), (out, _)) = (xl.shape().dims2()?, wl.shape().dims2()?);
+    with_real!(x, T => {
+        let x = Matrix::new(elements::<T>(x, xl)?, rows, inner, inner);
+        let w = Matrix::new(elements::<T>(w, wl)?, out, inner, inner);
+        Ok((T::to_cpu_storage_owned(new_product(x, w.t())), Shape::from((rows, out))))
+    })
+}
+
+/// `dy W`.
+fn backward(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+    fn fused<T: Real>(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+        let ((rows, out), (_, inner)) = (dy.dims2()?, w.dims2()?);
+        let dx = with_elements([dy, w], |[dy, w]: [&[T]; 2]| {
+            Ok(new_product(Matrix::new(dy, rows, out, out), Matrix::new(w, out, inner, inner)))
+        })?;
+        Tensor::from_vec(dx, (rows, inner), dy.device())
+    }
+    match (is_fused(dy), dy.dtype()) {
+        (true, DType::F64) => fused::<f64>(dy, w),
+        (true, _) => fused::<f32>(dy, w),
+        (false, _) => dy.matmul(w),
+    }
 }
 
 fn forward<S: BackendStorage>(x: &S, xl: &Layout, w: &S, wl: &Layout) -> Result<(S, Shape)> {
@@ -26,7 +57,7 @@ impl CustomOp2 for Linear {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
-        forward(x, xl, w, wl)
+        cpu_forward(x, xl, w, wl)
     }
 
     fn cuda_fwd(&self, x: &CudaStorage, xl: &Layout, w: &CudaStorage, wl: &Layout) -> Result<(CudaStorage, Shape)> {
@@ -38,7 +69,7 @@ impl CustomOp2 for Linear {
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dx = if x.track_op() { Some(dy.matmul(w)?) } else { None };
+        let dx = if x.track_op() { Some(backward(dy, w)?) } else { None };
         let dw = if w.track_op() { Some(dy.t()?.matmul(x)?) } else { None };
         Ok((dx, dw))
     }
@@ -46,10 +77,10 @@ impl CustomOp2 for Linear {
 
 /// Calls `forward` with the storage of the op's weight, which must be where `x` is.
 macro_rules! with_weight {
-    ($op:expr, $kind:ident, $x:expr, $xl:expr) => {{
+    ($op:expr, $kind:ident, $forward:ident, $x:expr, $xl:expr) => {{
         let (storage, layout) = $op.weight.storage_and_layout();
         match &*storage {
-            candle_core::Storage::$kind(w) => forward($x, $xl, w, layout),
+            candle_core::Storage::$kind(w) => $forward($x, $xl, w, layout),
             _ => candle_core::bail!("linear: the weight is on another device"),
         }
     }};
@@ -61,20 +92,20 @@ impl CustomOp1 for LinearInto {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
-        with_weight!(self, Cpu, x, xl)
+        with_weight!(self, Cpu, cpu_forward, x, xl)
     }
 
     fn cuda_fwd(&self, x: &CudaStorage, xl: &Layout) -> Result<(CudaStorage, Shape)> {
-        with_weight!(self, Cuda, x, xl)
+        with_weight!(self, Cuda, forward, x, xl)
     }
 
     fn metal_fwd(&self, x: &MetalStorage, xl: &Layout) -> Result<(MetalStorage, Shape)> {
-        with_weight!(self, Metal, x, xl)
+        with_weight!(self, Metal, forward, x, xl)
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         self.gradient.add_product(dy, x)?;
-        Ok(Some(dy.matmul(&self.weight)?))
+        Ok(Some(backward(dy, &self.weight)?))
     }
 }
 

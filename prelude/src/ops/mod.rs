@@ -14,6 +14,7 @@ mod product;
 mod rms_norm;
 mod rotary;
 mod row_loss;
+mod send_down;
 mod swiglu;
 
 pub use attention::{Causal, causal_softmax};
@@ -26,6 +27,7 @@ pub use linear::{linear, linear_into};
 pub use packed_attention::Attention;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryTable, rotary};
+pub use send_down::send_down;
 pub use swiglu::swiglu;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType};
@@ -81,6 +83,46 @@ impl Real for f64 {
             other => candle_core::bail!("f64 expected, not {:?}", candle_core::backend::BackendStorage::dtype(other)),
         }
     }
+}
+
+/// Sums and maxima run in this many lanes, so that they become vector instructions: a plain sum must add
+/// one after another.
+const LANES: usize = 32;
+
+/// Folds `f` of every N-tuple of elements of slices of one length, lane by lane.
+#[inline(always)]
+fn fold<T: Real, const N: usize>(slices: [&[T]; N], start: T, f: impl Fn([T; N]) -> T, join: impl Fn(T, T) -> T) -> T {
+    let mut lanes = [start; LANES];
+    let chunks = slices.map(|s| s.as_chunks::<LANES>());
+    for i in 0..chunks[0].0.len() {
+        let rows = chunks.map(|(whole, _)| &whole[i]);
+        for (lane, total) in lanes.iter_mut().enumerate() {
+            *total = join(*total, f(rows.map(|row| row[lane])));
+        }
+    }
+    for (i, total) in lanes.iter_mut().enumerate().take(chunks[0].1.len()) {
+        *total = join(*total, f(chunks.map(|(_, rest)| rest[i])));
+    }
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            lanes[i] = join(lanes[i], lanes[i + width]);
+        }
+    }
+    lanes[0]
+}
+
+/// The sum of `f` of every N-tuple of elements.
+#[inline(always)]
+pub(crate) fn sum_of<T: Real, const N: usize>(slices: [&[T]; N], f: impl Fn([T; N]) -> T) -> T {
+    fold(slices, T::zero(), f, |a, b| a + b)
+}
+
+/// The largest element; minus infinity of none.
+#[inline(always)]
+pub(crate) fn max_of<T: Real>(slice: &[T]) -> T {
+    fold([slice], T::neg_infinity(), |[x]| x, |a, b| if b > a { b } else { a })
 }
 
 /// Whether the fused CPU kernels apply to `x`.
@@ -169,6 +211,16 @@ pub(crate) mod check;
 #[cfg(test)]
 mod tests {
     use super::Real;
+
+    #[test]
+    fn sums_and_maxima_take_every_element_once() {
+        for n in [0, 1, 31, 32, 33, 100] {
+            let (x, y): (Vec<f64>, Vec<f64>) = (0..n).map(|i| (f64::from(i), f64::from(2 * i + 1))).unzip();
+            assert_eq!(super::sum_of([&x, &y], |[x, y]| x * y), x.iter().zip(&y).map(|(x, y)| x * y).sum());
+            let turned: Vec<f64> = y.iter().map(|y| -y).collect();
+            assert_eq!(super::max_of(&turned), if n == 0 { f64::NEG_INFINITY } else { -1.0 });
+        }
+    }
 
     #[test]
     fn exp_is_within_two_units_of_the_last_place() {

@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor
 use rayon::prelude::*;
 
 use super::product::{Into, Matrix, product};
-use super::{Causal, Real, causal_softmax, elements, is_fused, with_elements, with_real};
+use super::{Causal, Real, causal_softmax, elements, is_fused, max_of, sum_of, with_elements, with_real};
 
 /// How heads attend.
 #[derive(Clone, Debug)]
@@ -133,13 +133,10 @@ impl Op {
             p[..own.start].fill(T::zero());
             p[own.end..].fill(T::zero());
             let own = &mut p[own];
-            let top = own.iter().fold(T::neg_infinity(), |top, s| if *s > top { *s } else { top });
-            let mut sum = T::zero();
-            for p in own.iter_mut() {
-                *p = (*p - top).exp_fast();
-                sum += *p;
-            }
-            own.iter_mut().for_each(|p| *p /= sum);
+            let top = max_of(own);
+            own.iter_mut().for_each(|p| *p = (*p - top).exp_fast());
+            let scale = sum_of([own], |[p]| p).recip();
+            own.iter_mut().for_each(|p| *p *= scale);
         }
     }
 
@@ -197,7 +194,7 @@ impl Op {
                 scratch.dp.resize(block.rows * n, T::zero());
                 product(up, values.t(), T::one(), (&mut scratch.dp, n), Into::Replace, false);
                 for (p, dp) in scratch.p.chunks(n).zip(scratch.dp.chunks_mut(n)) {
-                    let mean = p.iter().zip(dp.iter()).map(|(p, dp)| *p * *dp).sum::<T>();
+                    let mean = sum_of([p, dp], |[p, dp]| p * dp);
                     dp.iter_mut().zip(p).for_each(|(dp, p)| *dp = *p * (*dp - mean));
                 }
                 if self.attention.soft_cap.is_some() {

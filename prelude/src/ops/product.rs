@@ -51,24 +51,48 @@ pub(crate) fn product<T: Real>(
     into: Into,
     parallel: bool,
 ) {
+    let (m, n) = (a.rows, b.columns);
+    assert!(stride >= n && (m == 0 || (m - 1) * stride + n <= out.len()), "a matrix beyond its slice");
+    // SAFETY: all elements of the result lie within `out`, which is borrowed mutably.
+    unsafe { run(a, b, scale, (out.as_mut_ptr(), stride), into, parallel) }
+}
+
+/// `a b` in memory of its own, row by row, on all threads of the current pool.
+pub(crate) fn new_product<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
+    let (m, n) = (a.rows, b.columns);
+    if a.columns == 0 {
+        return vec![T::zero(); m * n];
+    }
+    let mut out = Vec::with_capacity(m * n);
+    // SAFETY: the vector has room for all m x n elements, and the product writes every one of them without
+    // reading what was there.
+    unsafe {
+        run(a, b, T::one(), (out.as_mut_ptr(), n), Into::Replace, true);
+        out.set_len(m * n);
+    }
+    out
+}
+
+/// # Safety
+/// `out` must be writable for all elements of the result, and with `Into::Add` hold them.
+#[inline(always)]
+unsafe fn run<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T, (out, stride): (*mut T, usize), into: Into, parallel: bool) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     if m == 0 || n == 0 {
         return;
     }
-    let extent = (m - 1) * stride + n;
-    assert!(b.rows == k && stride >= n, "a product of matrices that do not fit");
-    assert!(extent <= out.len() && a.extent() <= a.data.len() && b.extent() <= b.data.len(), "a matrix beyond its slice");
+    assert!(b.rows == k, "a product of matrices that do not fit");
+    assert!(a.extent() <= a.data.len() && b.extent() <= b.data.len(), "a matrix beyond its slice");
     let parallelism = if parallel { Parallelism::Rayon(0) } else { Parallelism::None };
     let step = |x: usize| x as isize;
     let alpha = if into == Into::Add { T::one() } else { T::zero() };
-    // SAFETY: every element that is read or written lies within its slice, as asserted above; `out` is
-    // borrowed mutably, so nothing else refers to it.
+    // SAFETY: every element that is read lies within its slice, as asserted above; `out` is the caller's.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             step(stride),
             into == Into::Add,

@@ -5,14 +5,15 @@
 
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 
-use super::{Real, elements, for_rows, is_fused, with_elements, with_real};
+use super::{Real, elements, for_rows, is_fused, sum_of, with_elements, with_real};
 
 struct RmsNorm {
     eps: f64,
 }
 
+#[inline(always)]
 fn inverse_rms<T: Real>(x: &[T], eps: f64) -> T {
-    let mean = x.iter().map(|x| *x * *x).sum::<T>() / T::from_f64(x.len() as f64);
+    let mean = sum_of([x], |[x]| x * x) / T::from_f64(x.len() as f64);
     (mean + T::from_f64(eps)).sqrt().recip()
 }
 
@@ -52,7 +53,7 @@ fn backward<T: Real>(eps: f64, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(O
         for_rows(&mut dx, n, |row, dx| {
             let (x, dy) = (&xs[row * n..][..n], &dys[row * n..][..n]);
             let r = inverse_rms(x, eps);
-            let mean = x.iter().zip(dy).zip(ws).map(|((x, dy), w)| *x * *dy * *w).sum::<T>() / T::from_f64(n as f64);
+            let mean = sum_of([x, dy, ws], |[x, dy, w]| x * dy * w) / T::from_f64(n as f64);
             let pull = r * r * r * mean;
             for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(ws) {
                 *dx = r * *dy * *w - *x * pull;

@@ -3,7 +3,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 
-use super::{Real, elements, for_rows_of, is_fused, with_elements, with_real};
+use super::{Real, elements, for_rows_of, is_fused, max_of, sum_of, with_elements, with_real};
 
 /// A loss of one row of logits.
 pub(crate) trait RowLoss: Clone + Send + Sync + 'static {
@@ -99,9 +99,8 @@ pub(crate) fn row_loss<L: RowLoss>(z: &Tensor, loss: L) -> Result<Tensor> {
 /// `log(sum(exp(z / temperature)))` of one row, without overflow.
 #[inline(always)]
 pub(crate) fn log_sum_exp<T: Real>(z: &[T], temperature: T) -> T {
-    let top = z.iter().fold(T::neg_infinity(), |top, z| if *z > top { *z } else { top });
-    let sum: T = z.iter().map(|z| ((*z - top) / temperature).exp_fast()).sum();
-    top / temperature + sum.ln()
+    let (top, scale) = (max_of(z), temperature.recip());
+    top * scale + sum_of([z], |[z]| ((z - top) * scale).exp_fast()).ln()
 }
 
 /// `z / temperature - log_sum_exp(z / temperature)` over the last dimension, differentiable.

@@ -6,7 +6,7 @@ mod pass;
 mod settings;
 mod teacher;
 
-pub use forecast::{Forecast, Load, Recompute, available_bytes};
+pub use forecast::{Forecast, Load, Recompute, available_bytes, keep_memory};
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
 pub use pass::{ByScale, How, Pass};
 pub use settings::{KEYS, Schedule, Settings, Weights, choose};

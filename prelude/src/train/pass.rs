@@ -14,6 +14,7 @@ use crate::coefficients::{Merge, MergedPart, MergedTensor};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::{Decoder, Places, Weights};
+use crate::ops::send_down;
 
 /// How a pass is made.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +135,7 @@ impl<'a> Pass<'a> {
                 Some(output) => output,
                 None => Decoder::new(&self.merge.architecture, &weights).layer(layer, &input, &self.places)?,
             };
-            let mut gradients = (output * down)?.sum_all()?.backward()?;
+            let mut gradients = send_down(&output, &down)?.backward()?;
             down = gradients.remove(&input).map_or_else(|| input.zeros_like(), Ok)?;
             for (tensor, gradient) in weights.gradients(gradients).into_iter().chain(weights.sums()) {
                 self.add(tensor, &gradient)?;
@@ -143,7 +144,7 @@ impl<'a> Pass<'a> {
         let embedding = self.merge.embedding()?;
         if embedding.trains {
             let x = Decoder::new(&self.merge.architecture, &Embedded(&self.embedded)).embed(&self.ids)?;
-            let gradients = (x * down)?.sum_all()?.backward()?;
+            let gradients = send_down(&x, &down)?.backward()?;
             if let Some(gradient) = gradients.get(&self.embedded) {
                 let by_scale = self.merge.by_scale_of_rows(embedding, gradient, &self.ids)?;
                 self.add_by_scale(embedding, by_scale)?;

@@ -1,0 +1,70 @@
+//! The start of a way down from the middle: a gradient that is known already.
+
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Storage, Tensor};
+
+/// A zero whose gradient by its operand is given.
+struct SendDown {
+    gradient: Tensor,
+    /// The zero, where the operand is.
+    zero: Tensor,
+}
+
+/// The storage of the op's zero, copied.
+macro_rules! zero {
+    ($op:expr, $kind:ident) => {{
+        let (storage, layout) = $op.zero.storage_and_layout();
+        match &*storage {
+            Storage::$kind(zero) => Ok((candle_core::backend::BackendStorage::try_clone(zero, layout)?, Shape::from(()))),
+            _ => candle_core::bail!("send_down: the zero is on another device"),
+        }
+    }};
+}
+
+impl CustomOp1 for SendDown {
+    fn name(&self) -> &'static str {
+        "send-down"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        zero!(self, Cpu)
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        zero!(self, Cuda)
+    }
+
+    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
+        zero!(self, Metal)
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.gradient.clone()))
+    }
+}
+
+/// A scalar whose backward pass begins with `gradient` at `y` (equal shapes).
+///
+/// # Errors
+/// Shapes or dtypes that differ.
+pub fn send_down(y: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    if y.dims() != gradient.dims() || y.dtype() != gradient.dtype() {
+        candle_core::bail!("send_down: {:?} does not fit {:?}", gradient.dims(), y.dims());
+    }
+    let zero = Tensor::zeros((), y.dtype(), y.device())?;
+    y.apply_op1(SendDown { gradient: gradient.detach(), zero })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{agrees, random};
+
+    #[test]
+    fn the_gradient_goes_down_as_it_was_given() {
+        let (x, gradient) = (candle_core::Var::from_tensor(&random(&[2, 3], 1)).unwrap(), random(&[2, 3], 2));
+        let y = (x.as_tensor() * 2.0).unwrap();
+        let grads = send_down(&y, &gradient).unwrap().backward().unwrap();
+        agrees(grads.get(x.as_tensor()).unwrap(), &(&gradient * 2.0).unwrap());
+        assert!(send_down(&y, &random(&[3, 2], 2)).is_err());
+    }
+}
