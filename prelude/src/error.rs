@@ -19,6 +19,8 @@ pub enum Error {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` is not a valid safetensors file: {reason}", file.display())]
     Safetensors { file: PathBuf, reason: String },
+    #[error("`{}` is not a usable GGUF file: {reason}", file.display())]
+    Gguf { file: PathBuf, reason: String },
     #[error("`{}` names `{entry}`, which is not a file of its own directory", index.display())]
     OutsideDirectory { index: PathBuf, entry: String },
     #[error("`{}` is not valid: {reason}", file.display())]
@@ -93,6 +95,7 @@ impl Error {
             }
             Error::MissingFile { .. } => "a model is a directory with config.json and *.safetensors",
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
+            Error::Gguf { .. } => "download the file again, or convert the model with a newer llama.cpp",
             Error::OutsideDirectory { .. } => {
                 "an index may name only files beside it; get the checkpoint from a source you trust"
             }

@@ -79,10 +79,12 @@ pub fn at_home(path: &str) -> String {
 
 /// [`at_home`] of `[NAME=]PATH`.
 pub fn source_at_home(spec: &str) -> String {
-    match spec.split_once('=') {
-        Some((name, path)) if path.starts_with("~/") => format!("{name}={}", at_home(path)),
-        _ => at_home(spec),
-    }
+    let (name, places) = match spec.split_once('=') {
+        Some((name, path)) if path.starts_with("~/") => (format!("{name}="), path),
+        _ => (String::new(), spec),
+    };
+    let places: Vec<String> = places.split('+').map(at_home).collect();
+    name + &places.join("+")
 }
 
 /// A count of at least 1.

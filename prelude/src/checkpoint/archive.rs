@@ -2,71 +2,17 @@
 //! read in place. Format: <https://huggingface.co/docs/safetensors>.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
+use candle_core::DType;
 use safetensors::{SafeTensorError, SafeTensors};
 
 use super::files::{Bytes, Files, WEIGHTS};
+use super::view::{Stored, View};
 use crate::error::{Error, Result};
 
 const SINGLE: &str = WEIGHTS[0];
 const INDEX: &str = WEIGHTS[1];
-
-/// One stored tensor: `shape`, `dtype` (f32, f16 or bf16) and its bytes, which stay where they are.
-#[derive(Clone)]
-pub struct View {
-    pub(crate) dtype: DType,
-    pub(crate) shape: Vec<usize>,
-    file: PathBuf,
-    bytes: Bytes,
-    range: Range<usize>,
-}
-
-impl View {
-    /// A view of bytes in memory.
-    #[cfg(test)]
-    pub(crate) fn of(bytes: Vec<u8>, dtype: DType, shape: &[usize]) -> Self {
-        let range = 0..bytes.len();
-        Self { dtype, shape: shape.to_vec(), file: PathBuf::new(), bytes: Bytes::Static(bytes.leak()), range }
-    }
-
-    /// The little-endian bytes, row by row.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[self.range.clone()]
-    }
-
-    /// A copy on `device` in the stored dtype.
-    pub(crate) fn to_tensor(&self, device: &Device) -> Result<Tensor> {
-        Ok(Tensor::from_raw_buffer(self.bytes(), self.dtype, &self.shape, device)?)
-    }
-
-    /// An error for the first NaN or infinity.
-    fn check_finite(&self, tensor: &str) -> Result<()> {
-        const BLOCK: usize = 1 << 20;
-        let width = self.dtype.size_in_bytes();
-        let bad = self.bytes().par_chunks(BLOCK).enumerate().find_map_first(|(block, bytes)| {
-            let at = match self.dtype {
-                DType::F32 => position(bytes, |b: [u8; 4]| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
-                DType::F16 => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
-                _ => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
-            };
-            at.map(|at| block * BLOCK / width + at)
-        });
-        let Some(position) = bad else { return Ok(()) };
-        let value = self.to_tensor(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.get(position)?.to_scalar()?;
-        Err(Error::NonFinite { file: self.file.clone(), tensor: tensor.into(), position, value })
-    }
-}
-
-/// Where the first element with `test` is. Tests a block without a branch, then looks closer.
-fn position<const W: usize>(bytes: &[u8], test: impl Fn([u8; W]) -> bool) -> Option<usize> {
-    let (elements, _) = bytes.as_chunks::<W>();
-    let any = elements.iter().fold(false, |found, e| found | test(*e));
-    if any { elements.iter().position(|e| test(*e)) } else { None }
-}
 
 /// All tensors of a checkpoint by name.
 #[derive(Clone)]
@@ -77,8 +23,11 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Opens `model.safetensors`, or the files its index names.
+    /// Opens `model.safetensors`, the files its index names, or a GGUF file.
     pub fn open(files: &Files) -> Result<Self> {
+        if let Files::Gguf(gguf) = files {
+            return Ok(Self { tensors: gguf.tensors()?, file: gguf.path.clone() });
+        }
         if let Some(bytes) = files.get(SINGLE)? {
             let file = files.path().join(SINGLE);
             return Ok(Self { tensors: read(&file, bytes)?, file });
@@ -116,7 +65,7 @@ impl Archive {
         let view = view.ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })?;
         if view.shape != shape {
             return Err(Error::Shape {
-                file: view.file.clone(),
+                file: view.file().into(),
                 tensor: name.into(),
                 expected: shape.to_vec(),
                 found: view.shape.clone(),
@@ -134,7 +83,7 @@ struct Index {
 
 /// Every tensor of one file. The safetensors crate checks the header's length, and that offsets
 /// lie within the file without overlap or gap.
-fn read(file: &Path, bytes: Bytes) -> Result<BTreeMap<String, View>> {
+pub(super) fn read(file: &Path, bytes: Bytes) -> Result<BTreeMap<String, View>> {
     let invalid = |reason: String| Error::Safetensors { file: file.into(), reason };
     let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| invalid(explain(&e, &bytes)))?;
     let start = 8 + header;
@@ -156,7 +105,8 @@ fn read(file: &Path, bytes: Bytes) -> Result<BTreeMap<String, View>> {
         if range.end > bytes.len() {
             return Err(invalid(format!("tensor `{name}` ends at byte {}, the file at {}", range.end, bytes.len())));
         }
-        let view = View { dtype, shape: info.shape.clone(), file: file.into(), bytes: bytes.clone(), range };
+        let (shape, bytes, stored) = (info.shape.clone(), bytes.clone(), Stored::Plain);
+        let view = View { dtype, shape, file: file.into(), bytes, range, stored, deltas: Vec::new() };
         tensors.insert(name, view);
     }
     Ok(tensors)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use include_dir::{Dir, include_dir};
 use memmap2::Mmap;
 
+use super::gguf::Gguf;
 use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
@@ -23,6 +24,7 @@ pub const BUILTIN_PREFIX: &str = "builtin:";
 pub(crate) enum Bytes {
     Mapped(Arc<Mmap>),
     Static(&'static [u8]),
+    Owned(Arc<Vec<u8>>),
 }
 
 impl Deref for Bytes {
@@ -32,6 +34,7 @@ impl Deref for Bytes {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
         }
     }
 }
@@ -41,10 +44,12 @@ impl Deref for Bytes {
 pub(crate) enum Files {
     Disk(PathBuf),
     Builtin(&'static Dir<'static>, PathBuf),
+    Gguf(Arc<Gguf>),
 }
 
 impl Files {
-    /// The folder that `spec` names: `builtin:NAME`, a directory, or the directory of the weights named.
+    /// The folder that `spec` names: `builtin:NAME`, a directory, the directory of the weights named, or a GGUF
+    /// file, which holds what a folder would.
     pub fn find(spec: &str) -> Result<Self> {
         if let Some(name) = spec.strip_prefix(BUILTIN_PREFIX) {
             let models: Vec<&str> = builtin_models().collect();
@@ -54,6 +59,10 @@ impl Files {
         }
         let path = Path::new(spec);
         let found = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+        if found.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            let path = std::path::absolute(path).map_err(|e| Error::io("read", path, e))?;
+            return Ok(Files::Gguf(Arc::new(Gguf::open(path)?)));
+        }
         let directory = match (found.is_dir(), path.parent()) {
             // The weights stand for their directory.
             (false, Some(parent)) if WEIGHTS.iter().any(|name| path.ends_with(name)) => {
@@ -76,6 +85,7 @@ impl Files {
     pub fn path(&self) -> &Path {
         match self {
             Files::Disk(path) | Files::Builtin(_, path) => path,
+            Files::Gguf(gguf) => &gguf.path,
         }
     }
 
@@ -83,6 +93,7 @@ impl Files {
     pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
         match self {
             Files::Builtin(dir, _) => Ok(dir.get_file(dir.path().join(name)).map(|f| Bytes::Static(f.contents()))),
+            Files::Gguf(gguf) => Ok(gguf.side_files.get(name).map(|text| Bytes::Owned(text.clone()))),
             Files::Disk(directory) => match map(&directory.join(name)) {
                 Ok(bytes) => Ok(Some(bytes)),
                 Err(Error::NotFound { .. }) => Ok(None),

@@ -3,16 +3,21 @@
 mod archive;
 mod config;
 mod files;
+mod gguf;
+mod gguf_tokenizer;
+mod lora;
 mod source;
 mod tokenizer;
+mod view;
 mod write;
 
-pub use archive::View;
 pub use config::{Architecture, Kind, Rope, Scaling, TensorSpec};
 pub use source::Source;
+pub use view::View;
 
 pub(crate) use files::{BUILTIN_PREFIX, builtin_data, builtin_data_file, map};
 pub(crate) use source::{SIDE_FILES, mix, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
+pub(crate) use view::TILE;
 pub use write::Written;
 pub(crate) use write::{Checkpoint, replace_directory, replace_file, write_file};

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
 use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
-use super::archive::{Archive, View};
+use super::archive::Archive;
 use super::config::{Architecture, TensorSpec};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
+use super::lora::Adapter;
 use super::tokenizer::{Chat, read_tokenizer};
+use super::view::View;
 use crate::error::{Error, Result};
 
 /// Files that belong to a checkpoint beside its weights and go along when a merge is baked.
@@ -60,10 +62,14 @@ impl Source {
     /// # Errors
     /// As for [`Source::open`].
     pub(crate) fn open_as(name: Option<&str>, place: &str) -> Result<Self> {
+        let (place, adapters) = split_adapters(place);
         let files = Files::find(place)?;
         let config = files.require("config.json")?;
         let architecture = Architecture::parse(&files.path().join("config.json"), &config)?;
-        let archive = Archive::open(&files)?;
+        let mut archive = Archive::open(&files)?;
+        let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
+        let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
+        adapters.into_iter().try_for_each(|adapter| adapter.apply(&mut archive.tensors))?;
         let specs = architecture.tensors();
         let views = specs
             .par_iter()
@@ -77,12 +83,13 @@ impl Source {
         let chat = Chat::read(&files)?;
         let name = match name {
             Some(name) => name.to_owned(),
-            None => default_name(files.path()),
+            None => default_name(paths.last().map_or(files.path(), PathBuf::as_path)),
         };
         let spec = match &files {
-            Files::Disk(path) => path.display().to_string(),
+            Files::Disk(_) | Files::Gguf(_) => files.path().display().to_string(),
             Files::Builtin(..) => place.to_owned(),
         };
+        let spec = paths.iter().fold(spec, |spec, path| format!("{spec}+{}", path.display()));
         Ok(Self(Arc::new(Inner {
             name,
             spec,
@@ -151,15 +158,26 @@ impl Source {
         self.0.views.values().map(|v| v.bytes().len()).sum()
     }
 
-    /// The dtype of the largest part of the weights.
+    /// The dtype of the largest part of the weights; that of blocks is f32, to which they are decoded.
     pub fn dtype(&self) -> DType {
-        let mut bytes = [(DType::F32, 0), (DType::F16, 0), (DType::BF16, 0)];
+        let mut bytes: [(DType, usize); 3] = [(DType::F32, 0), (DType::F16, 0), (DType::BF16, 0)];
         for view in self.0.views.values() {
             for (dtype, total) in &mut bytes {
-                *total += if view.dtype == *dtype { view.bytes().len() } else { 0 };
+                *total += if view.dtype == *dtype { view.shape.iter().product() } else { 0 };
             }
         }
         bytes.into_iter().max_by_key(|(_, total)| *total).map_or(DType::F32, |(dtype, _)| dtype)
+    }
+
+    /// How the largest part of the weights is stored, for a table: `bf16`, `Q4_1 + LoRA`.
+    pub fn format(&self) -> String {
+        let mut bytes: BTreeMap<String, usize> = BTreeMap::new();
+        for view in self.0.views.values() {
+            *bytes.entry(view.format()).or_default() += view.bytes().len();
+        }
+        let main = bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or_else(String::new, |(format, _)| format);
+        let adapted = self.0.views.values().any(|view| !view.deltas().is_empty());
+        if adapted { format!("{main} + LoRA") } else { main }
     }
 
     /// The stored tensor of `spec`.
@@ -183,7 +201,8 @@ impl Source {
         let hashes = views.par_iter().map(|(name, view)| {
             let layout = hash(format!("{name}{:?}{:?}", view.dtype, view.shape).as_bytes());
             let blocks: Vec<u64> = view.bytes().par_chunks(1 << 20).map(hash).collect();
-            blocks.into_iter().fold(layout, mix)
+            let added = view.deltas().iter().flat_map(|delta| delta.parts()).map(u64::from);
+            blocks.into_iter().chain(added).fold(layout, mix)
         });
         let hashes: Vec<u64> = hashes.collect();
         Ok(self.0.fingerprint.get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
@@ -215,6 +234,17 @@ impl fmt::Debug for Source {
 /// The shapes of `specs`' tensors as the sources have them: one view a source.
 pub(crate) fn views(sources: &[Source], spec: &TensorSpec) -> Result<Vec<View>> {
     sources.iter().map(|s| s.view(&spec.name).cloned()).collect()
+}
+
+/// `SOURCE+ADAPTER...` apart; a path that has a `+` in its name stays whole.
+fn split_adapters(spec: &str) -> (&str, Vec<&str>) {
+    let (mut source, mut adapters) = (spec, Vec::new());
+    while !Path::new(source).exists() {
+        let Some((rest, adapter)) = source.rsplit_once('+') else { break };
+        adapters.insert(0, adapter);
+        source = rest;
+    }
+    (source, adapters)
 }
 
 /// `NAME=SOURCE` in two; a name is letters, digits, `-` and `_`, so that a path with `=` stays whole.

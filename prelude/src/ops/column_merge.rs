@@ -5,12 +5,11 @@
 //! Source: arXiv 2410.08371, section 3.
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{Real, for_rows, with_elements};
-use crate::checkpoint::View;
+use crate::checkpoint::{TILE, View};
 use crate::error::{Error, Result};
 
 /// One weight of every source, to be merged by columns.
@@ -235,7 +234,7 @@ impl ColumnMerge {
             for (i, (view, c)) in views.iter().zip(coefficients.chunks(n)).enumerate() {
                 for start in (0..n).step_by(TILE) {
                     let end = n.min(start + TILE);
-                    let w = decode(view, row * n + start, &mut buffer[..end - start]);
+                    let w = view.decode(row * n + start, &mut buffer[..end - start]);
                     let terms = c[start..end].iter().zip(w).map(|(c, w)| *c * T::from_f64(f64::from(*w)));
                     let out = out[start..end].iter_mut().zip(terms);
                     if i == 0 { out.for_each(|(out, x)| *out = x) } else { out.for_each(|(out, x)| *out += x) }
@@ -264,7 +263,7 @@ impl ColumnMerge {
                         for (view, sums) in views.iter().zip(sums.chunks_mut(n)) {
                             for start in (0..n).step_by(TILE) {
                                 let end = n.min(start + TILE);
-                                let w = decode(view, row * n + start, &mut buffer[..end - start]);
+                                let w = view.decode(row * n + start, &mut buffer[..end - start]);
                                 for ((sum, g), w) in sums[start..end].iter_mut().zip(&gradient[start..end]).zip(w) {
                                     *sum += *g * T::from_f64(f64::from(*w));
                                 }
@@ -310,37 +309,6 @@ impl InplaceOp1 for Overwrite<'_> {
             _ => candle_core::bail!("a merged weight is f32 or f64"),
         }
     }
-}
-
-/// Elements decoded at a time, small enough to stay in the nearest cache.
-const TILE: usize = 512;
-
-/// `into.len()` elements of `view` from element `start` on, as f32.
-#[inline(always)]
-fn decode<'a>(view: &'a View, start: usize, into: &'a mut [f32]) -> &'a [f32] {
-    let width = view.dtype.size_in_bytes();
-    let bytes = &view.bytes()[start * width..(start + into.len()) * width];
-    match view.dtype {
-        DType::F32 => {
-            for (x, b) in into.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *x = f32::from_le_bytes(*b);
-            }
-        }
-        DType::BF16 => {
-            for (x, b) in into.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *x = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-            }
-        }
-        _ => {
-            let mut bits = [0u16; TILE];
-            let bits = &mut bits[..into.len()];
-            for (x, b) in bits.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *x = u16::from_le_bytes(*b);
-            }
-            bits.reinterpret_cast::<f16>().convert_to_f32_slice(into);
-        }
-    }
-    into
 }
 
 /// The rows `ids` of `view`, `columns` elements each, as f32: ids x columns.

@@ -216,7 +216,7 @@ mod tests {
     fn sums_and_maxima_take_every_element_once() {
         for n in [0, 1, 31, 32, 33, 100] {
             let (x, y): (Vec<f64>, Vec<f64>) = (0..n).map(|i| (f64::from(i), f64::from(2 * i + 1))).unzip();
-            assert_eq!(super::sum_of([&x, &y], |[x, y]| x * y), x.iter().zip(&y).map(|(x, y)| x * y).sum());
+            assert_eq!(super::sum_of([&x, &y], |[x, y]| x * y), x.iter().zip(&y).map(|(x, y)| x * y).sum::<f64>());
             let turned: Vec<f64> = y.iter().map(|y| -y).collect();
             assert_eq!(super::max_of(&turned), if n == 0 { f64::NEG_INFINITY } else { -1.0 });
         }

@@ -140,7 +140,7 @@ impl Models {
             layers: s.architecture().layers,
             width: s.architecture().hidden,
             parameters: s.parameters(),
-            dtype: s.dtype().as_str().into(),
+            dtype: s.format(),
             bytes: s.bytes(),
             unused: s.unused().to_vec(),
             is_base: s.name() == BASE,

@@ -1,0 +1,321 @@
+//! GGUF files: tensors, names, config and tokenizer in one file, as a Hugging Face checkpoint would have
+//! them. Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::DType;
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use serde_json::{Map, json};
+
+use super::files::{Bytes, map};
+use super::gguf_tokenizer::tokenizer_files;
+use super::view::{Stored, View};
+use crate::error::{Error, Result};
+
+/// An open file.
+pub(crate) struct Gguf {
+    pub path: PathBuf,
+    /// config.json and the tokenizer's files, made from the metadata.
+    pub side_files: BTreeMap<&'static str, Arc<Vec<u8>>>,
+    /// What could not be taken over.
+    pub note: Option<String>,
+    content: Content,
+    bytes: Bytes,
+    architecture: String,
+}
+
+/// Architectures by llama.cpp's name and Hugging Face's.
+const ARCHITECTURES: [(&str, &str); 8] = [
+    ("llama", "llama"),
+    ("qwen2", "qwen2"),
+    ("qwen3", "qwen3"),
+    ("gemma", "gemma"),
+    ("gemma2", "gemma2"),
+    ("gemma3", "gemma3_text"),
+    ("phi3", "phi3"),
+    ("smollm3", "smollm3"),
+];
+
+/// Parts of tensors' names, llama.cpp's and Hugging Face's.
+const NAMES: [(&str, &str); 17] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_qkv", "self_attn.qkv_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    // Of gemma2 and gemma3, which have four norms a layer.
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+    ("output", "lm_head"),
+];
+
+/// A file's metadata, read key by key.
+pub(super) struct Metadata<'a> {
+    content: &'a Content,
+    architecture: &'a str,
+}
+
+impl<'a> Metadata<'a> {
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        self.content.metadata.get(key)
+    }
+
+    /// A key of the architecture's own.
+    fn own(&self, key: &str) -> Option<&'a Value> {
+        self.get(&format!("{}.{key}", self.architecture))
+    }
+
+    pub fn whole(value: &Value) -> Option<u64> {
+        match value {
+            Value::I8(x) => u64::try_from(*x).ok(),
+            Value::I16(x) => u64::try_from(*x).ok(),
+            Value::I32(x) => u64::try_from(*x).ok(),
+            Value::I64(x) => u64::try_from(*x).ok(),
+            other => other.to_u64().ok(),
+        }
+    }
+
+    fn number(value: &Value) -> Option<f64> {
+        match value {
+            Value::F32(x) => Some(f64::from(*x)),
+            Value::F64(x) => Some(*x),
+            other => Self::whole(other).map(|x| x as f64),
+        }
+    }
+
+    pub fn text(&self, key: &str) -> Option<&'a str> {
+        self.get(key)?.to_string().ok().map(String::as_str)
+    }
+
+    pub fn id(&self, key: &str) -> Option<u64> {
+        self.get(key).and_then(Self::whole)
+    }
+}
+
+impl Gguf {
+    /// Opens and checks a file.
+    pub fn open(path: PathBuf) -> Result<Self> {
+        let bytes = map(&path)?;
+        let bad = |reason: String| Error::Gguf { file: path.clone(), reason };
+        if !bytes.starts_with(b"GGUF") {
+            return Err(bad("it does not begin with GGUF".into()));
+        }
+        // candle's reader checks every count and length against the file's; it may still panic on some.
+        let read = || Content::read(&mut Cursor::new(&*bytes)).map_err(|e| crate::error::first_line(&e));
+        let content = std::panic::catch_unwind(read).unwrap_or_else(|_| Err("it contradicts itself".into())).map_err(bad)?;
+        let architecture = match content.metadata.get("general.architecture").map(Value::to_string) {
+            Some(Ok(name)) => name.clone(),
+            _ => return Err(bad("it does not say general.architecture".into())),
+        };
+        let mut gguf = Self { path: path.clone(), side_files: BTreeMap::new(), note: None, content, bytes, architecture };
+        let config = gguf.config()?;
+        let metadata = Metadata { content: &gguf.content, architecture: &gguf.architecture };
+        let mut side_files = BTreeMap::from([("config.json", config)]);
+        match tokenizer_files(&metadata, &path)? {
+            Ok(files) => side_files.extend(files),
+            Err(reason) => gguf.note = Some(format!("no tokenizer: {reason}")),
+        }
+        let pretty =
+            |value| serde_json::to_vec_pretty(&value).map_err(|e| Error::Gguf { file: path.clone(), reason: e.to_string() });
+        gguf.side_files = side_files.into_iter().map(|(name, v)| Ok((name, Arc::new(pretty(v)?)))).collect::<Result<_>>()?;
+        Ok(gguf)
+    }
+
+    fn metadata(&self) -> Metadata<'_> {
+        Metadata { content: &self.content, architecture: &self.architecture }
+    }
+
+    /// config.json as transformers would have it.
+    fn config(&self) -> Result<serde_json::Value> {
+        let (file, m) = (self.path.clone(), self.metadata());
+        let family = ARCHITECTURES.iter().find(|(name, _)| *name == self.architecture).map(|(_, family)| *family);
+        let family = family.ok_or_else(|| Error::UnknownFamily { file: file.clone(), found: self.architecture.clone() })?;
+        let missing =
+            |key: &str| Error::Gguf { file: file.clone(), reason: format!("it does not say {}.{key}", self.architecture) };
+        let whole = |key: &str| m.own(key).and_then(Metadata::whole).ok_or_else(|| missing(key));
+        let (hidden, heads) = (whole("embedding_length")?, whole("attention.head_count")?);
+        let vocabulary = self.content.tensor_infos.get("token_embd.weight").and_then(|t| t.shape.dims().first().copied());
+        let mut config = Map::new();
+        let mut set = |key: &str, value: serde_json::Value| drop(config.insert(key.into(), value));
+        let class = match family {
+            "gemma3_text" => "Gemma3ForCausalLM".to_owned(),
+            "smollm3" => "SmolLM3ForCausalLM".to_owned(),
+            other => format!("{}{}ForCausalLM", other[..1].to_uppercase(), &other[1..]),
+        };
+        set("architectures", json!([class]));
+        set("model_type", family.into());
+        set("hidden_size", hidden.into());
+        set("intermediate_size", whole("feed_forward_length")?.into());
+        set("num_hidden_layers", whole("block_count")?.into());
+        set("num_attention_heads", heads.into());
+        set("num_key_value_heads", m.own("attention.head_count_kv").and_then(Metadata::whole).unwrap_or(heads).into());
+        set("head_dim", m.own("attention.key_length").and_then(Metadata::whole).unwrap_or(hidden / heads.max(1)).into());
+        set("max_position_embeddings", whole("context_length")?.into());
+        set("vocab_size", vocabulary.ok_or_else(|| missing("vocab_size"))?.into());
+        set("tie_word_embeddings", (!self.content.tensor_infos.contains_key("output.weight")).into());
+        let number = |key: &str| m.own(key).and_then(Metadata::number);
+        set(
+            "rms_norm_eps",
+            number("attention.layer_norm_rms_epsilon").ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?.into(),
+        );
+        set("rope_theta", number("rope.freq_base").unwrap_or(10_000.0).into());
+        match (m.get(&format!("{}.rope.scaling.type", self.architecture)).map(|v| v.to_string().cloned()), self.rope_factors()?) {
+            (Some(Ok(kind)), _) if kind == "linear" => {
+                set("rope_scaling", json!({"rope_type": "linear", "factor": number("rope.scaling.factor").unwrap_or(1.0)}));
+            }
+            (Some(Ok(kind)), _) if kind != "none" => {
+                return Err(Error::Gguf { file, reason: format!("its rope.scaling.type is `{kind}`, not none or linear") });
+            }
+            (_, Some(factor)) => {
+                let scaling = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192});
+                set("rope_scaling", scaling);
+            }
+            _ => {}
+        }
+        let window = m.own("attention.sliding_window").and_then(Metadata::whole);
+        match family {
+            "gemma" | "gemma2" | "gemma3_text" => set("hidden_activation", "gelu_pytorch_tanh".into()),
+            _ => set("hidden_act", "silu".into()),
+        }
+        if let Some(window) = window {
+            set("sliding_window", window.into());
+        }
+        if family == "gemma2" {
+            set("attn_logit_softcapping", number("attn_logit_softcapping").unwrap_or(50.0).into());
+            set("final_logit_softcapping", number("final_logit_softcapping").unwrap_or(30.0).into());
+            set(
+                "query_pre_attn_scalar",
+                m.own("attention.key_length").and_then(Metadata::whole).unwrap_or(hidden / heads.max(1)).into(),
+            );
+        }
+        for (key, name) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
+            if let Some(id) = m.id(&format!("tokenizer.ggml.{name}_token_id")) {
+                set(key, id.into());
+            }
+        }
+        set("dtype", "float32".into());
+        Ok(config.into())
+    }
+
+    /// The factor of Llama 3.1's long contexts, which llama.cpp stores as a tensor of one factor a
+    /// frequency; the largest of them is that of the longest wavelengths.
+    fn rope_factors(&self) -> Result<Option<f64>> {
+        let Some(info) = self.content.tensor_infos.get("rope_freqs.weight") else { return Ok(None) };
+        let view = self.view("rope_freqs.weight", info)?;
+        let values = view.to_tensor(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let largest = values.into_iter().fold(1f32, f32::max);
+        Ok((largest > 1.0).then_some(f64::from(largest)))
+    }
+
+    /// A stored tensor where it is.
+    fn view(&self, name: &str, info: &TensorInfo) -> Result<View> {
+        let bad = |reason: String| Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` {reason}") };
+        let shape = info.shape.dims().to_vec();
+        let (per, size, columns) =
+            (info.ggml_dtype.block_size(), info.ggml_dtype.type_size(), shape.last().copied().unwrap_or(0));
+        let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).filter(|n| *n > 0 && columns % per == 0);
+        let elements = elements.ok_or_else(|| bad(format!("has the shape {shape:?} in blocks of {per}")))?;
+        let start = self.content.tensor_data_offset.checked_add(info.offset).and_then(|s| usize::try_from(s).ok());
+        let end = start.and_then(|s| s.checked_add((elements / per).checked_mul(size)?));
+        let (Some(start), Some(end)) = (start, end.filter(|end| *end <= self.bytes.len())) else {
+            return Err(bad(format!("ends beyond the file's {} bytes", self.bytes.len())));
+        };
+        let (dtype, stored) = match info.ggml_dtype {
+            GgmlDType::F32 => (DType::F32, Stored::Plain),
+            GgmlDType::F16 => (DType::F16, Stored::Plain),
+            GgmlDType::BF16 => (DType::BF16, Stored::Plain),
+            kind => (DType::F32, Stored::Blocks(kind)),
+        };
+        let (file, bytes) = (self.path.clone(), self.bytes.clone());
+        Ok(View { dtype, shape, file, bytes, range: start..end, stored, deltas: Vec::new() })
+    }
+
+    /// Every tensor by the name and in the order of rows that Hugging Face has.
+    pub fn tensors(&self) -> Result<BTreeMap<String, View>> {
+        let mut tensors = BTreeMap::new();
+        let gemma = self.architecture.starts_with("gemma");
+        for (name, info) in &self.content.tensor_infos {
+            let mut view = self.view(name, info)?;
+            let Some(new) = self.rename(name) else { continue };
+            // Heads of queries and keys; halves of a head are interleaved for llama.cpp's rotation.
+            let rotated = [("attn_q.", "attention.head_count"), ("attn_k.", "attention.head_count_kv")];
+            let turned = rotated
+                .iter()
+                .find(|(part, _)| name.contains(part))
+                .filter(|_| ["llama", "smollm3"].contains(&self.architecture.as_str()));
+            if let Some((_, key)) = turned {
+                let heads = self.metadata().own(key).and_then(Metadata::whole).unwrap_or(1).max(1) as usize;
+                let (rows, kind) = (view.shape[0], info.ggml_dtype);
+                if !rows.is_multiple_of(2 * heads) {
+                    let reason = format!("tensor `{name}` has {rows} rows for {heads} heads");
+                    return Err(Error::Gguf { file: self.path.clone(), reason });
+                }
+                view.stored = Stored::Interleaved(kind, rows / heads);
+            }
+            if view.shape.len() == 1 {
+                view = self.small(name, &new, view, gemma)?;
+            }
+            tensors.insert(new, view);
+        }
+        Ok(tensors)
+    }
+
+    /// A norm or a bias, copied: llama.cpp adds 1 to gemma's norms, and turns biases like their weights.
+    fn small(&self, name: &str, new: &str, view: View, gemma: bool) -> Result<View> {
+        let (dtype, shape) = (view.dtype, view.shape.clone());
+        let turned = match view.stored {
+            Stored::Interleaved(_, head) => Some(head),
+            _ => None,
+        };
+        let added = gemma && new.contains("norm");
+        if turned.is_none() && !added {
+            return Ok(view);
+        }
+        if !matches!(view.stored, Stored::Plain | Stored::Interleaved(GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16, _)) {
+            return Err(Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` is stored in blocks") });
+        }
+        let plain = View { stored: Stored::Plain, ..view };
+        let values = plain.to_tensor(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let stored =
+            |row: usize| turned.map_or(row, |head| row - row % head + row % head % (head / 2) * 2 + row % head / (head / 2));
+        let one = if added { 1.0 } else { 0.0 };
+        let values = (0..values.len()).flat_map(|row| (values[stored(row)] - one).to_le_bytes()).collect();
+        let _ = dtype;
+        Ok(View::owned(self.path.clone(), values, DType::F32, &shape))
+    }
+
+    /// Hugging Face's name; none for what its checkpoints do not store.
+    fn rename(&self, name: &str) -> Option<String> {
+        if name.starts_with("rope_f") {
+            return None;
+        }
+        let find = |part: &str| NAMES.iter().find(|(from, _)| *from == part).map(|(_, to)| *to);
+        if let Some(rest) = name.strip_prefix("blk.") {
+            let (layer, rest) = rest.split_once('.')?;
+            let (part, kind) = rest.rsplit_once('.')?;
+            let to = match (self.architecture.as_str(), part) {
+                ("gemma2" | "gemma3", "ffn_norm") => "pre_feedforward_layernorm",
+                // Gate and up in one.
+                ("phi3", "ffn_up") => "mlp.gate_up_proj",
+                _ => find(part).unwrap_or(part),
+            };
+            return Some(format!("model.layers.{layer}.{to}.{kind}"));
+        }
+        let (part, kind) = name.rsplit_once('.')?;
+        Some(format!("{}.{kind}", find(part).unwrap_or(part)))
+    }
+}

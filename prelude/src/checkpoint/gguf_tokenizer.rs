@@ -1,0 +1,163 @@
+//! The tokenizer of a GGUF file as tokenizer.json and tokenizer_config.json.
+//!
+//! Two kinds: `gpt2`, byte-level BPE with its merges, whose rule for splitting text has a name; `llama`,
+//! sentencepiece with scores, from which merges follow.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::Value;
+use serde_json::{Value as Json, json};
+
+use super::gguf::Metadata;
+use crate::error::{Error, Result};
+
+/// Tokens that are not ordinary text, in `tokenizer.ggml.token_type`: unknown, control, user-defined.
+const SPECIAL: [u64; 3] = [2, 3, 4];
+
+/// The rule of Llama 3 for splitting text before BPE; that of Qwen2 splits every digit.
+fn split_rule(digits: &str) -> String {
+    format!(
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{{L}}\\p{{N}}]?\\p{{L}}+|\\p{{N}}{digits}| ?[^\\s\\p{{L}}\\p{{N}}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+    )
+}
+
+/// The files; or why the tokenizer cannot be taken over, which leaves a model without one.
+pub(super) fn tokenizer_files(
+    metadata: &Metadata<'_>,
+    file: &Path,
+) -> Result<std::result::Result<BTreeMap<&'static str, Json>, String>> {
+    let bad = |key: &str| Error::Gguf { file: file.into(), reason: format!("its {key} is damaged") };
+    let Some(kind) = metadata.text("tokenizer.ggml.model") else { return Ok(Err("the file has none".into())) };
+    let list = |key: &str| metadata.get(key).and_then(|v| v.to_vec().ok());
+    let texts = |key: &str| -> Option<Vec<&str>> { list(key)?.iter().map(|v| v.to_string().ok().map(String::as_str)).collect() };
+    let tokens = texts("tokenizer.ggml.tokens").ok_or_else(|| bad("tokenizer.ggml.tokens"))?;
+    let types: Vec<u64> = match list("tokenizer.ggml.token_type") {
+        Some(types) => types.iter().map(|v| Metadata::whole(v).unwrap_or(1)).collect(),
+        None => Vec::new(),
+    };
+    let vocab: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
+    let token = |key: &str| {
+        let id = metadata.id(&format!("tokenizer.ggml.{key}_token_id"))?;
+        Some((usize::try_from(id).ok()?, *tokens.get(usize::try_from(id).ok()?)?))
+    };
+    let flag = |key: &str| match metadata.get(&format!("tokenizer.ggml.{key}")) {
+        Some(Value::Bool(on)) => Some(*on),
+        _ => None,
+    };
+    let (bos, eos, unknown, padding) = (token("bos"), token("eos"), token("unknown"), token("padding"));
+    let named: Vec<usize> = [bos, eos, unknown, padding].into_iter().flatten().map(|(id, _)| id).collect();
+    let is_special = |id: usize| named.contains(&id) || types.get(id).is_some_and(|t| SPECIAL.contains(t));
+    let added = |id: usize| {
+        json!({"id": id, "content": tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": named.contains(&id) || types.get(id) != Some(&4)})
+    };
+    let added: Vec<Json> = (0..tokens.len()).filter(|id| is_special(*id)).map(added).collect();
+    let bytes = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+    let split = |rule: String| {
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": false}, bytes(false)]})
+    };
+    let (normalizer, pre_tokenizer, decoder, merges, ignore_merges, fallback);
+    match kind {
+        "gpt2" => {
+            let found = texts("tokenizer.ggml.merges").ok_or_else(|| bad("tokenizer.ggml.merges"))?;
+            let pairs: Option<Vec<(&str, &str)>> = found.into_iter().map(|m| m.split_once(' ')).collect();
+            merges = pairs.ok_or_else(|| bad("tokenizer.ggml.merges"))?;
+            let rule = metadata.text("tokenizer.ggml.pre").unwrap_or("gpt-2");
+            let mut first = Json::Null;
+            pre_tokenizer = match rule {
+                "gpt-2" | "default" => bytes(true),
+                "smollm" => {
+                    json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, bytes(true)]})
+                }
+                "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" => split(split_rule("{1,3}")),
+                "qwen2" => {
+                    first = json!({"type": "NFC"});
+                    split(split_rule(""))
+                }
+                other => return Ok(Err(format!("its rule `{other}` for splitting text is not known"))),
+            };
+            normalizer = first;
+            decoder = bytes(true);
+            ignore_merges = matches!(rule, "llama-bpe" | "llama3" | "llama-v3");
+            fallback = false;
+        }
+        "llama" => {
+            let scores = list("tokenizer.ggml.scores").ok_or_else(|| bad("tokenizer.ggml.scores"))?;
+            let scores: Option<Vec<f32>> = scores.iter().map(|v| v.to_f32().ok()).collect();
+            let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| bad("tokenizer.ggml.scores"))?;
+            merges = merges_of(&tokens, &scores, &vocab);
+            let prefix = flag("add_space_prefix").unwrap_or(true);
+            let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+            normalizer = match prefix {
+                true => json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u{2581}"}, replace]}),
+                false => replace,
+            };
+            pre_tokenizer = Json::Null;
+            let mut steps = vec![
+                json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
+                json!({"type": "ByteFallback"}),
+                json!({"type": "Fuse"}),
+            ];
+            if prefix {
+                steps.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+            }
+            decoder = json!({"type": "Sequence", "decoders": steps});
+            (ignore_merges, fallback) = (false, true);
+        }
+        other => return Ok(Err(format!("the kind `{other}` cannot be taken over"))),
+    }
+    // Sentencepiece models begin a text with their first token unless the file says otherwise.
+    let begins = bos.filter(|_| flag("add_bos_token").unwrap_or(kind == "llama"));
+    let ends = eos.filter(|_| flag("add_eos_token").unwrap_or(false));
+    let special = |(_, token): (usize, &str)| json!({"SpecialToken": {"id": token, "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let single: Vec<Json> = begins.map(special).into_iter().chain([text]).chain(ends.map(special)).collect();
+    let entry = |(id, token): (usize, &str)| (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}));
+    let entries: BTreeMap<String, Json> = [begins, ends].into_iter().flatten().map(entry).collect();
+    let post = match entries.is_empty() {
+        true => Json::Null,
+        false => json!({"type": "TemplateProcessing", "single": single,
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": entries}),
+    };
+    let unk = unknown.filter(|_| fallback).map(|(_, token)| token);
+    let model = json!({"type": "BPE", "dropout": null, "unk_token": unk, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": fallback, "byte_fallback": fallback, "ignore_merges": ignore_merges,
+        "vocab": vocab.iter().map(|(t, id)| ((*t).to_owned(), json!(id))).collect::<serde_json::Map<_, _>>(),
+        "merges": merges});
+    let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": post, "decoder": decoder, "model": model});
+    let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false});
+    for (key, token) in [("bos_token", bos), ("eos_token", eos), ("unk_token", unknown), ("pad_token", padding)] {
+        if let Some((_, token)) = token {
+            config[key] = token.into();
+        }
+    }
+    if let Some(template) = metadata.text("tokenizer.chat_template") {
+        config["chat_template"] = template.into();
+    }
+    Ok(Ok(BTreeMap::from([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])))
+}
+
+/// The merges of a sentencepiece vocabulary: every way to put a token together from two others, best score
+/// first, as transformers derives them.
+fn merges_of<'a>(tokens: &[&'a str], scores: &[f32], vocab: &HashMap<&str, usize>) -> Vec<(&'a str, &'a str)> {
+    let mut merges = Vec::new();
+    for (token, score) in tokens.iter().zip(scores) {
+        let mut ways = Vec::new();
+        for (at, _) in token.char_indices().skip(1) {
+            let (left, right) = token.split_at(at);
+            if let (Some(l), Some(r)) = (vocab.get(left), vocab.get(right)) {
+                ways.push((*l, *r, left, right));
+            }
+        }
+        ways.sort_unstable();
+        merges.extend(ways.into_iter().map(|(_, _, left, right)| (*score, left, right)));
+    }
+    let chars = |s: &str| s.chars().count();
+    merges.sort_by(|(a, al, ar), (b, bl, br)| {
+        b.total_cmp(a).then_with(|| chars(bl).cmp(&chars(al))).then_with(|| chars(br).cmp(&chars(ar)))
+    });
+    merges.into_iter().map(|(_, left, right)| (left, right)).collect()
+}

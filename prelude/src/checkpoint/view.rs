@@ -1,0 +1,247 @@
+//! A stored tensor that stays where it is: plain floats, or blocks of a GGUF file, with adapters on top,
+//! decoded to f32 a piece of a row at a time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::k_quants::{
+    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockQ8_1, BlockQ8K,
+    GgmlType,
+};
+use candle_core::{DType, Device, Tensor};
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use rayon::prelude::*;
+
+use super::files::Bytes;
+use super::lora::LowRank;
+use crate::error::{Error, Result};
+
+/// Elements decoded at a time, small enough to stay in the nearest cache: whole blocks of every format.
+pub(crate) const TILE: usize = 512;
+
+/// One stored tensor.
+#[derive(Clone)]
+pub struct View {
+    /// The plain dtype nearest to how it is stored: f32, f16 or bf16; f32 for blocks.
+    pub(crate) dtype: DType,
+    /// Rows first.
+    pub(crate) shape: Vec<usize>,
+    pub(super) file: PathBuf,
+    pub(super) bytes: Bytes,
+    pub(super) range: std::ops::Range<usize>,
+    pub(super) stored: Stored,
+    /// What adapters add.
+    pub(super) deltas: Vec<Arc<LowRank>>,
+}
+
+/// How the bytes are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// Little-endian elements of the view's dtype, row by row.
+    Plain,
+    /// Blocks of a GGUF file, row by row.
+    Blocks(GgmlDType),
+    /// The same, where every head of this many rows has its halves interleaved, as llama.cpp stores the
+    /// query and key projections of llama models: rows 0, d/2, 1, d/2 + 1, ...
+    Interleaved(GgmlDType, usize),
+}
+
+/// Bytes of the largest tile, in words that are aligned for every block.
+const SCRATCH: usize = TILE * 4 / 8 + 64;
+
+impl View {
+    /// A view of bytes in memory.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: Vec<u8>, dtype: DType, shape: &[usize]) -> Self {
+        Self::owned(PathBuf::new(), bytes, dtype, shape)
+    }
+
+    /// A view of bytes that were read already.
+    pub(super) fn owned(file: PathBuf, bytes: Vec<u8>, dtype: DType, shape: &[usize]) -> Self {
+        let (range, bytes) = (0..bytes.len(), Bytes::Owned(Arc::new(bytes)));
+        Self { dtype, shape: shape.to_vec(), file, bytes, range, stored: Stored::Plain, deltas: Vec::new() }
+    }
+
+    /// The bytes as they are stored, without what adapters add.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.range.clone()]
+    }
+
+    /// The file it is in.
+    pub(super) fn file(&self) -> &std::path::Path {
+        &self.file
+    }
+
+    /// What adapters add, for a fingerprint.
+    pub(super) fn deltas(&self) -> &[Arc<LowRank>] {
+        &self.deltas
+    }
+
+    /// How it is stored, for a table: `bf16`, `Q4_1`.
+    pub(super) fn format(&self) -> String {
+        match self.stored {
+            Stored::Plain => self.dtype.as_str().to_owned(),
+            Stored::Blocks(kind) | Stored::Interleaved(kind, _) => format!("{kind:?}"),
+        }
+    }
+
+    /// Whether its bytes are elements of its dtype and nothing is added.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.stored == Stored::Plain && self.deltas.is_empty()
+    }
+
+    /// Elements of a row.
+    pub(crate) fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// A copy on `device`: in the stored dtype, or in f32 where it is decoded.
+    pub(crate) fn to_tensor(&self, device: &Device) -> Result<Tensor> {
+        if self.is_plain() {
+            return Ok(Tensor::from_raw_buffer(self.bytes(), self.dtype, &self.shape, device)?);
+        }
+        let mut values = vec![0f32; self.shape.iter().product()];
+        self.decode_all(&mut values);
+        Ok(Tensor::from_vec(values, self.shape.as_slice(), &Device::Cpu)?.to_device(device)?)
+    }
+
+    fn decode_all(&self, values: &mut [f32]) {
+        let (columns, arch) = (self.columns().max(1), pulp::Arch::new());
+        values.par_chunks_mut(columns).enumerate().for_each(|(row, values)| {
+            arch.dispatch(|| {
+                for (i, tile) in values.chunks_mut(TILE).enumerate() {
+                    self.decode(row * columns + i * TILE, tile);
+                }
+            });
+        });
+    }
+
+    /// Elements from `start` on, of one row, as f32: at most [`TILE`], and whole blocks.
+    #[inline(always)]
+    pub(crate) fn decode<'a>(&self, start: usize, into: &'a mut [f32]) -> &'a [f32] {
+        match self.stored {
+            Stored::Plain => self.plain(start, into),
+            Stored::Blocks(kind) => self.blocks(kind, start, into),
+            Stored::Interleaved(kind, head) => {
+                let (row, column) = (start / self.columns(), start % self.columns());
+                let (first, within) = (row - row % head, row % head);
+                let stored = first + within % (head / 2) * 2 + within / (head / 2);
+                self.blocks(kind, stored * self.columns() + column, into);
+            }
+        }
+        for delta in &self.deltas {
+            delta.add(start / self.columns(), start % self.columns(), into);
+        }
+        into
+    }
+
+    #[inline(always)]
+    fn plain(&self, start: usize, into: &mut [f32]) {
+        let width = self.dtype.size_in_bytes();
+        let bytes = &self.bytes()[start * width..(start + into.len()) * width];
+        match self.dtype {
+            DType::F32 => {
+                for (x, b) in into.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *x = f32::from_le_bytes(*b);
+                }
+            }
+            DType::BF16 => {
+                for (x, b) in into.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *x = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }
+            _ => {
+                let mut bits = [0u16; TILE];
+                let bits = &mut bits[..into.len()];
+                for (x, b) in bits.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *x = u16::from_le_bytes(*b);
+                }
+                bits.reinterpret_cast::<f16>().convert_to_f32_slice(into);
+            }
+        }
+    }
+
+    fn blocks(&self, kind: GgmlDType, start: usize, into: &mut [f32]) {
+        let (size, per) = (kind.type_size(), kind.block_size());
+        let bytes = &self.bytes()[start / per * size..(start + into.len()) / per * size];
+        match kind {
+            GgmlDType::Q4_0 => decode_blocks::<BlockQ4_0>(bytes, into),
+            GgmlDType::Q4_1 => decode_blocks::<BlockQ4_1>(bytes, into),
+            GgmlDType::Q5_0 => decode_blocks::<BlockQ5_0>(bytes, into),
+            GgmlDType::Q5_1 => decode_blocks::<BlockQ5_1>(bytes, into),
+            GgmlDType::Q8_0 => decode_blocks::<BlockQ8_0>(bytes, into),
+            GgmlDType::Q8_1 => decode_blocks::<BlockQ8_1>(bytes, into),
+            GgmlDType::Q2K => decode_blocks::<BlockQ2K>(bytes, into),
+            GgmlDType::Q3K => decode_blocks::<BlockQ3K>(bytes, into),
+            GgmlDType::Q4K => decode_blocks::<BlockQ4K>(bytes, into),
+            GgmlDType::Q5K => decode_blocks::<BlockQ5K>(bytes, into),
+            GgmlDType::Q6K => decode_blocks::<BlockQ6K>(bytes, into),
+            GgmlDType::Q8K => decode_blocks::<BlockQ8K>(bytes, into),
+            GgmlDType::F32 => decode_blocks::<f32>(bytes, into),
+            GgmlDType::F16 => decode_blocks::<f16>(bytes, into),
+            GgmlDType::BF16 => decode_blocks::<half::bf16>(bytes, into),
+        }
+    }
+
+    /// An error for the first NaN or infinity.
+    pub(super) fn check_finite(&self, tensor: &str) -> Result<()> {
+        let bad = if self.is_plain() { self.first_bad_bits() } else { self.first_bad_value() };
+        let Some(position) = bad else { return Ok(()) };
+        let value = self.to_tensor(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.get(position)?.to_scalar()?;
+        Err(Error::NonFinite { file: self.file.clone(), tensor: tensor.into(), position, value })
+    }
+
+    fn first_bad_bits(&self) -> Option<usize> {
+        const BLOCK: usize = 1 << 20;
+        let width = self.dtype.size_in_bytes();
+        self.bytes().par_chunks(BLOCK).enumerate().find_map_first(|(block, bytes)| {
+            let at = match self.dtype {
+                DType::F32 => position(bytes, |b: [u8; 4]| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
+                DType::F16 => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+                _ => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
+            };
+            at.map(|at| block * BLOCK / width + at)
+        })
+    }
+
+    fn first_bad_value(&self) -> Option<usize> {
+        let columns = self.columns().max(1);
+        let rows = self.shape.iter().product::<usize>() / columns;
+        let arch = pulp::Arch::new();
+        (0..rows).into_par_iter().find_map_first(|row| {
+            let mut buffer = [0f32; TILE];
+            arch.dispatch(|| {
+                (0..columns).step_by(TILE).find_map(|column| {
+                    let tile = self.decode(row * columns + column, &mut buffer[..TILE.min(columns - column)]);
+                    // Finite numbers times zero add up to zero.
+                    let finite = tile.iter().fold(0f32, |sum, x| sum + x * 0.0) == 0.0;
+                    let at = if finite { None } else { tile.iter().position(|x| !x.is_finite()) };
+                    at.map(|at| row * columns + column + at)
+                })
+            })
+        })
+    }
+}
+
+/// Decodes `bytes`, whole blocks, which need not be aligned.
+fn decode_blocks<B: GgmlType>(bytes: &[u8], into: &mut [f32]) {
+    let mut words = [0u64; SCRATCH];
+    let count = bytes.len() / size_of::<B>();
+    assert!(bytes.len() <= size_of_val(&words) && align_of::<B>() <= align_of::<u64>() && count * B::BLCK_SIZE == into.len());
+    // SAFETY: the words have room for all bytes and are aligned for `B`, whose fields are floats and
+    // integers, of which every bit pattern is a value. A tile is written whole before it is read.
+    let blocks = unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_mut_ptr().cast::<u8>(), bytes.len());
+        std::slice::from_raw_parts(words.as_ptr().cast::<B>(), count)
+    };
+    B::to_float(blocks, into);
+}
+
+/// Where the first element with `test` is. Tests a block without a branch, then looks closer.
+fn position<const W: usize>(bytes: &[u8], test: impl Fn([u8; W]) -> bool) -> Option<usize> {
+    let (elements, _) = bytes.as_chunks::<W>();
+    let any = elements.iter().fold(false, |found, e| found | test(*e));
+    if any { elements.iter().position(|e| test(*e)) } else { None }
+}
