@@ -32,9 +32,19 @@ impl LowRank {
     /// Adds elements of row `row` from column `column` on to `into`.
     #[inline(always)]
     pub fn add(&self, row: usize, column: usize, into: &mut [f32]) {
-        for (r, b) in self.b[row * self.rank..][..self.rank].iter().enumerate() {
-            let a = &self.a[r * self.columns + column..][..into.len()];
-            into.iter_mut().zip(a).for_each(|(x, a)| *x += b * a);
+        let b = &self.b[row * self.rank..][..self.rank];
+        let n = into.len();
+        let a = |r: usize| &self.a[r * self.columns + column..][..n];
+        // Four at a time, so that what is added to is read and written a quarter as often.
+        let (fours, rest) = b.as_chunks::<4>();
+        for (i, b) in fours.iter().enumerate() {
+            let a = [a(4 * i), a(4 * i + 1), a(4 * i + 2), a(4 * i + 3)];
+            for (j, x) in into.iter_mut().enumerate() {
+                *x += b[0] * a[0][j] + b[1] * a[1][j] + b[2] * a[2][j] + b[3] * a[3][j];
+            }
+        }
+        for (i, b) in rest.iter().enumerate() {
+            into.iter_mut().zip(a(4 * fours.len() + i)).for_each(|(x, a)| *x += b * a);
         }
     }
 
