@@ -2,7 +2,9 @@
 
 mod archive;
 mod config;
+mod encode;
 mod files;
+mod other;
 mod source;
 mod tokenizer;
 mod write;
@@ -11,8 +13,10 @@ pub use archive::View;
 pub use config::{Architecture, Kind, Rope, Scaling, TensorSpec};
 pub use source::Source;
 
+#[cfg(test)]
+pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, builtin_data, builtin_data_file, map};
 pub(crate) use source::{SIDE_FILES, mix, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub use write::Written;
-pub(crate) use write::{Checkpoint, replace_directory, replace_file, write_file};
+pub(crate) use write::{Checkpoint, Content, Entry, Values, replace_directory, replace_file, write_file};

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::Columns;
-use crate::checkpoint::{Kind, Source, TensorSpec, views};
+use crate::checkpoint::{Kind, Source, TensorSpec, Values, views};
 use crate::error::{Error, Result};
 use crate::ops::ColumnMerge;
 
@@ -39,7 +39,7 @@ impl Merge {
     /// # Errors
     /// A device without room for the sources.
     pub fn new(sources: &[Source], columns: Columns, device: Device) -> Result<Self> {
-        let specs = sources.first().map(|s| s.architecture().tensors()).unwrap_or_default();
+        let specs = sources.first().map(|s| s.tensors().to_vec()).unwrap_or_default();
         let tensors = specs
             .into_iter()
             .map(|spec| {
@@ -93,6 +93,11 @@ impl Merge {
             weights.insert(tensor.spec.name.clone(), weight.into_inner());
         }
         Ok(weights)
+    }
+
+    /// One merged weight in pieces, as [`ColumnMerge::values`] gives them.
+    pub(crate) fn values<'a>(&self, tensor: &'a MergedTensor) -> Result<Values<'a>> {
+        tensor.operation.values(&self.scale(tensor)?)
     }
 
     /// One merged weight, f32.

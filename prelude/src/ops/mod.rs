@@ -15,7 +15,7 @@ mod swiglu;
 
 pub use attention::{Causal, causal_softmax};
 pub use column_merge::ColumnMerge;
-pub(crate) use column_merge::encode;
+pub(crate) use column_merge::{TILE, decode};
 pub use cross_entropy::cross_entropy;
 pub use distillation::{entropy, kl_divergence, squared_error};
 pub use linear::linear;

@@ -110,7 +110,7 @@ impl Teachers {
         }
         let hidden = joined(|k| if let Kept::Hidden(hidden) = k { Some(hidden) } else { None })?;
         let weights = lesson.weights();
-        let logits = Decoder::new(lesson.source.architecture(), &weights).logits(&hidden.to_dtype(lesson.dtype)?)?;
+        let logits = Decoder::new(lesson.source.architecture()?, &weights).logits(&hidden.to_dtype(lesson.dtype)?)?;
         Ok(TeacherLogits::Whole(logits))
     }
 }
@@ -119,7 +119,7 @@ impl Teachers {
 /// together, or a session opened again would go on differently in the last digits.
 fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
     let weights = lesson.weights();
-    let decoder = Decoder::new(lesson.source.architecture(), &weights);
+    let decoder = Decoder::new(lesson.source.architecture()?, &weights);
     let ids = |example: &usize| Ok(Tensor::new(lesson.cut(*example), lesson.device)?.unsqueeze(0)?);
     let hidden = decoder.hidden_each(&examples.iter().map(ids).collect::<Result<Vec<_>>>()?)?;
     let hidden = hidden.into_iter().map(|h| Ok(h.squeeze(0)?)).collect::<Result<Vec<Tensor>>>()?;
