@@ -157,7 +157,16 @@ fn a_wrong_dtype_or_shape() {
 
 #[test]
 fn a_config_that_cannot_be_used() {
-    says(&loading(|m| edit_config(m, "model_type", json!("gpt2"))), &["gpt2", "llama, mistral and qwen2"]);
+    // Another family merges, but cannot be run.
+    let dir = tempfile::tempdir().unwrap();
+    let models = ["model0", "model1"].map(|name| {
+        let model = dir.path().join(name);
+        copy_checkpoint(name, &model);
+        edit_config(&model, "model_type", json!("gpt2"));
+        model.display().to_string()
+    });
+    let error = load(models).unwrap().wrap(Columns::default()).unwrap_err();
+    says(&error, &["gpt2", "llama, mistral"]);
     says(&loading(|m| edit_config(m, "hidden_size", json!(-3))), &["config.json", "hidden_size", "-3"]);
     says(&loading(|m| edit_config(m, "num_hidden_layers", json!(1u64 << 40))), &["num_hidden_layers"]);
     says(&loading(|m| edit_config(m, "num_key_value_heads", json!(3))), &["num_key_value_heads"]);

@@ -91,18 +91,18 @@ fn an_exact_match_is_what_generation_writes() {
     for name in ["builtin:math-heldout", "builtin:japanese-math-heldout"] {
         let mut examples = Dataset::read(name, &source).unwrap().examples;
         examples.truncate(30);
-        let end = source.architecture().eos[0];
+        let end = source.architecture().unwrap().eos[0];
         let right = examples.iter().filter(|e| {
-            let answer = generate(source.architecture(), &weights, &e.ids[..e.prompt], 64, &Device::Cpu).unwrap();
+            let answer = generate(source.architecture().unwrap(), &weights, &e.ids[..e.prompt], 64, &Device::Cpu).unwrap();
             [answer, vec![end]].concat() == e.ids[e.prompt..]
         });
         let right = right.count() as f64 / 30.0;
-        let scored = |examples: &[_]| score(source.architecture(), &weights, examples, 256, &Device::Cpu).unwrap();
+        let scored = |examples: &[_]| score(source.architecture().unwrap(), &weights, examples, 256, &Device::Cpu).unwrap();
         assert_eq!(scored(&examples).exact_match, Some(right), "{name}");
         examples.iter_mut().for_each(|e| e.ids.extend([7, 8]));
         assert_eq!(scored(&examples).exact_match, Some(right), "{name}");
         // Cut answers are not exact.
-        let cut = score(source.architecture(), &weights, &examples, 4, &Device::Cpu).unwrap();
+        let cut = score(source.architecture().unwrap(), &weights, &examples, 4, &Device::Cpu).unwrap();
         assert_eq!(cut.exact_match.unwrap_or(0.0), 0.0);
     }
 }

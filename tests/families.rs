@@ -36,7 +36,7 @@ fn agrees(found: &Tensor, expected: &Tensor, relative: f32) {
 /// The logits of a source on the ids of the expected file, and the expected ones.
 fn logits(source: &Source, ids: &Tensor) -> Tensor {
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
-    let decoder = Decoder::new(source.architecture(), &weights);
+    let decoder = Decoder::new(source.architecture().unwrap(), &weights);
     let (sequences, length) = ids.dims2().unwrap();
     let rows = ids.to_vec2::<u32>().unwrap();
     let batch = Batch::new(rows.iter().map(Vec::as_slice), &Device::Cpu).unwrap();
@@ -64,7 +64,7 @@ fn a_cache_changes_nothing() {
     for name in MODELS {
         let source = Source::open(&place(name)).unwrap();
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
-        let decoder = Decoder::new(source.architecture(), &weights);
+        let decoder = Decoder::new(source.architecture().unwrap(), &weights);
         for (row, sequence) in ids.to_vec2::<u32>().unwrap().iter().enumerate() {
             let mut cache = Cache::default();
             let expected = expected[name].get(row).unwrap();
@@ -87,10 +87,14 @@ fn stored_dtypes_and_shards_are_reported() {
     let sources = MODELS.map(|name| Source::open(&place(name)).unwrap());
     let [mistral, qwen2, sharded, biases] = &sources;
     assert_eq!(sources.iter().map(|s| s.dtype()).collect::<Vec<_>>(), [DType::F32, DType::BF16, DType::F16, DType::F32]);
-    assert_eq!(mistral.architecture().sliding_window, Some(5));
-    assert!(qwen2.architecture().qkv_bias && qwen2.architecture().tied && !qwen2.architecture().output_bias);
-    assert!(sharded.architecture().tied);
-    assert!(biases.architecture().output_bias && biases.architecture().mlp_bias);
+    assert_eq!(mistral.architecture().unwrap().sliding_window, Some(5));
+    assert!(
+        qwen2.architecture().unwrap().qkv_bias
+            && qwen2.architecture().unwrap().tied
+            && !qwen2.architecture().unwrap().output_bias
+    );
+    assert!(sharded.architecture().unwrap().tied);
+    assert!(biases.architecture().unwrap().output_bias && biases.architecture().unwrap().mlp_bias);
     let table = load([place("qwen2-bias-tied")]).unwrap().to_string();
     for word in ["qwen2-bias-tied", "qwen2", "bf16", "size"] {
         assert!(table.contains(word), "{table}");
@@ -173,7 +177,7 @@ fn both_spellings_of_config_are_read() {
     object.insert("rope_parameters".into(), serde_json::json!({"rope_type": "default", "rope_theta": theta}));
     let dtype = object.remove("torch_dtype").unwrap();
     object.insert("dtype".into(), dtype);
-    let before = Source::open(&model.display().to_string()).unwrap().architecture().clone();
+    let before = Source::open(&model.display().to_string()).unwrap().architecture().unwrap().clone();
     fs::write(model.join("config.json"), new.to_string()).unwrap();
-    assert_eq!(Source::open(&model.display().to_string()).unwrap().architecture(), &before);
+    assert_eq!(Source::open(&model.display().to_string()).unwrap().architecture().unwrap(), &before);
 }

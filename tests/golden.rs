@@ -80,7 +80,7 @@ fn unmasked(batch: &Batch, logits: &Tensor) -> Tensor {
 
 fn merge_logits(merge: &Merge, source: &Source, batch: &Batch) -> Tensor {
     let weights = merge.weights(DType::F32).unwrap();
-    let decoder = Decoder::new(source.architecture(), &weights);
+    let decoder = Decoder::new(source.architecture().unwrap(), &weights);
     decoder.logits(&decoder.hidden(batch).unwrap()).unwrap()
 }
 
@@ -115,7 +115,7 @@ fn every_source_gives_its_logits() {
     for (i, source) in sources(&["model0", "model1", "model2"]).iter().enumerate() {
         let batch = batch(&expected, i);
         let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
-        let decoder = Decoder::new(source.architecture(), &weights);
+        let decoder = Decoder::new(source.architecture().unwrap(), &weights);
         let logits = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
         agrees(&logits, &unmasked(&batch, &expected[&format!("teacher_logits.{i}")]), 1e-5, "teacher");
     }
@@ -216,7 +216,7 @@ fn every_gradient_agrees() {
     let mut loss = Tensor::new(0f32, &Device::Cpu).unwrap();
     for (i, source) in sources.iter().enumerate() {
         let batch = batch(&expected, i);
-        let decoder = Decoder::new(source.architecture(), &weights);
+        let decoder = Decoder::new(source.architecture().unwrap(), &weights);
         let student = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
         let teacher = TeacherLogits::Whole(unmasked(&batch, &expected[&format!("teacher_logits.{i}")]));
         let compared = Distillation { student: &student, teacher: &teacher, temperature: 2.0, size: 2, tokens: batch.tokens() };
@@ -263,7 +263,7 @@ fn five_adamw_steps_and_their_baked_merge_agree() {
     assert_eq!(tensors.len(), 21);
     let batch = batch(&expected, 0);
     let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
-    let decoder = Decoder::new(source.architecture(), &weights);
+    let decoder = Decoder::new(source.architecture().unwrap(), &weights);
     let logits = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
     agrees(&logits, &unmasked(&batch, &expected["baked_logits.0"]), 1e-4, "baked logits");
 }

@@ -55,7 +55,7 @@ impl Model {
         let source = Source::open(&dir.display().to_string())?;
         let tensors = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect()?;
         let weights = tensors.into_iter().map(|(name, t)| Ok((name, Var::from_tensor(&t)?))).collect::<Result<_>>()?;
-        Ok(Self { architecture: source.architecture().clone(), weights })
+        Ok(Self { architecture: source.architecture()?.clone(), weights })
     }
 
     /// Writes the weights in bf16.
@@ -129,7 +129,7 @@ pub fn report(dir: &Path) -> Result<()> {
     for data in ["japanese", "math", "sql", "japanese-math"] {
         let file = parent.join(format!("data/{data}-heldout.jsonl"));
         let dataset = Dataset::read(&file.display().to_string(), &source)?;
-        let s = score(source.architecture(), &weights, &dataset.examples, 256, &Device::Cpu)?;
+        let s = score(source.architecture()?, &weights, &dataset.examples, 256, &Device::Cpu)?;
         let exact = s.exact_match.unwrap_or(0.0) * 100.0;
         println!("{} on {data}: loss {:.3}, exact match {exact:.1}%", source.name(), s.loss);
     }

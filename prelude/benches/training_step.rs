@@ -35,7 +35,7 @@ fn training_step(c: &mut Criterion) {
         Batch::new(sequences, &Device::Cpu).unwrap()
     });
     let plain = || {
-        let decoder = Decoder::new(source.architecture(), &weights);
+        let decoder = Decoder::new(source.architecture().unwrap(), &weights);
         for batch in &batches {
             let hidden = decoder.hidden(batch).unwrap();
             let targets = vec![0; batch.tokens()];

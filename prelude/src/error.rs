@@ -99,7 +99,9 @@ impl Error {
             Error::OutsideDirectory { .. } => {
                 "an index may name only files beside it; get the checkpoint from a source you trust"
             }
-            Error::UnknownFamily { .. } => "the families that run are llama, mistral and qwen2",
+            Error::UnknownFamily { .. } => {
+                "the families that run are llama, mistral and qwen2; others can be merged without running: merge linear DIR"
+            }
             Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
             Error::TokenizerTooLarge { .. } => "use the tokenizer.json that came with these weights",

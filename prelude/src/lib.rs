@@ -37,6 +37,7 @@
 //! | [`model`] | the decoder, over any weights |
 //! | [`data`] | examples, chat templates, batches |
 //! | [`objective`] | the terms of the loss |
+//! | [`methods`] | the ways to merge that train nothing |
 //! | [`train`] | optimisers, schedules, teachers, settings |
 //! | [`eval`] | loss, perplexity, exact match |
 //! | [`show`] | reports and tables |
@@ -51,6 +52,7 @@ pub mod coefficients;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod methods;
 pub mod model;
 pub mod objective;
 pub mod ops;

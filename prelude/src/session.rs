@@ -14,7 +14,9 @@
 mod bake;
 mod handle;
 mod inspect;
+mod merge;
 mod models;
+mod output;
 mod saved;
 mod score;
 
@@ -285,7 +287,8 @@ impl Dam {
             return Err(Error::bad_value("train", "", "one or more of linear, embedding and norm"));
         }
         let (device, dtype) = models.settings.place()?;
-        let sources = models.merged(&columns)?;
+        let sources = models.merged(columns.with_base)?;
+        sources.iter().try_for_each(|s| s.architecture().map(drop))?;
         let merge = Merge::new(&sources, columns, device)?;
         let moments = merge.tensors.iter().map(|_| Moments::default()).collect();
         Ok(Self(Arc::new(Mutex::new(Session {
@@ -311,14 +314,7 @@ impl Dam {
     fn run<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
         let mut session = self.session();
         let session: &mut Session = &mut session;
-        match session.models.settings.threads {
-            0 => f(session),
-            threads => {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-                let unfit = |e: rayon::ThreadPoolBuildError| Error::bad_value("threads", &threads.to_string(), e.to_string());
-                pool.map_err(unfit)?.install(|| f(session))
-            }
-        }
+        on_threads(session.models.settings.threads, || f(session))
     }
 
     /// The objective on the batch that the next step will use, term by term.
@@ -405,6 +401,16 @@ impl Dam {
         let directory = directory.as_ref();
         self.run(|session| session.bake(directory, options))
     }
+}
+
+/// Runs `f` on `threads` threads; 0: all.
+fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    if threads == 0 {
+        return f();
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let unfit = |e: rayon::ThreadPoolBuildError| Error::bad_value("threads", &threads.to_string(), e.to_string());
+    pool.map_err(unfit)?.install(f)
 }
 
 /// The sum of scalars.

@@ -95,3 +95,16 @@ pub fn count(what: &str, text: &str) -> Result<usize> {
     let n = text.parse().ok().filter(|n| (1..=1_000_000_000).contains(n));
     Ok(n.ok_or_else(|| Error::bad_value(what, text, "a whole number from 1"))?)
 }
+
+/// A size such as `5GB` or `100MB`.
+///
+/// # Errors
+/// Anything else.
+pub fn bytes(key: &str, text: &str) -> Result<u64> {
+    let units = [("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1)];
+    let size = units.iter().find_map(|(unit, factor)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*factor).filter(|n| *n > 0)
+    });
+    Ok(size.ok_or_else(|| Error::bad_value(key, text, "a size such as 5GB or 500MB"))?)
+}

@@ -1,11 +1,11 @@
 //! `bake DIR`
 
 use anyhow::Result;
-use dam_prelude::{Bake, Error};
+use dam_prelude::Bake;
 use serde_json::json;
 
 use super::Verb;
-use super::arguments::{Arguments, at_home};
+use super::arguments::{Arguments, at_home, bytes};
 use crate::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
@@ -22,21 +22,11 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     for (key, value) in &arguments.pairs {
         match *key {
             "dtype" => options.dtype = Some((*value).to_owned()),
-            _ => options.shard_bytes = bytes(value)?,
+            _ => options.shard_bytes = bytes("shard", value)?,
         }
     }
     let dam = context.dam()?;
     let written = dam.bake_with(at_home(arguments.word(VERB.usage)?), &options)?;
     let start = if dam.steps() == 0 { "\nnot trained yet: this is the merge as it was wrapped" } else { "" };
     Ok(Reply::new(format!("{written}{start}"), json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
-}
-
-/// A size such as `5GB` or `100MB`.
-fn bytes(text: &str) -> Result<u64> {
-    let units = [("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1)];
-    let size = units.iter().find_map(|(unit, factor)| {
-        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-        number.checked_mul(*factor).filter(|n| *n > 0)
-    });
-    Ok(size.ok_or_else(|| Error::bad_value("shard", text, "a size such as 5GB or 500MB"))?)
 }

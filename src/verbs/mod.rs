@@ -9,6 +9,7 @@ mod help;
 mod inspect;
 mod load;
 mod loss;
+mod merge;
 mod open;
 mod quit;
 mod save;
@@ -45,6 +46,7 @@ pub const VERBS: &[Verb] = &[
     inspect::VERB,
     eval::VERB,
     generate::VERB,
+    merge::VERB,
     bake::VERB,
     save::VERB,
     open::VERB,

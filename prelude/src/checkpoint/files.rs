@@ -1,12 +1,12 @@
 //! Where the files of a checkpoint come from: a directory on disk (memory-mapped) or the models
 //! built into this library.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use include_dir::{Dir, include_dir};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use super::gguf::Gguf;
 use crate::error::{Error, Result};
@@ -25,6 +25,19 @@ pub(crate) enum Bytes {
     Mapped(Arc<Mmap>),
     Static(&'static [u8]),
     Owned(Arc<Vec<u8>>),
+}
+
+impl Bytes {
+    /// Gives the memory behind `range` back to the system; what is read there again comes from the file.
+    pub fn release(&self, range: Range<usize>) {
+        if let Bytes::Mapped(map) = self
+            && !range.is_empty()
+        {
+            // SAFETY: the map is read-only and of a file, so that no content is lost. It is a kindness
+            // to the system: that it fails changes nothing.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+    }
 }
 
 impl Deref for Bytes {

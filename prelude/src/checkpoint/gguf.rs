@@ -106,8 +106,22 @@ impl<'a> Metadata<'a> {
 }
 
 impl Gguf {
-    /// Opens and checks a file.
+    /// Opens and checks a file, and makes the files that a checkpoint has beside its weights.
     pub fn open(path: PathBuf) -> Result<Self> {
+        let mut gguf = Self::read(path)?;
+        let mut side_files = BTreeMap::from([("config.json", gguf.config()?)]);
+        match tokenizer_files(&gguf.metadata(), &gguf.path)? {
+            Ok(files) => side_files.extend(files),
+            Err(reason) => gguf.note = Some(format!("no tokenizer: {reason}")),
+        }
+        let bad = |e: serde_json::Error| Error::Gguf { file: gguf.path.clone(), reason: e.to_string() };
+        let pretty = |value| serde_json::to_vec_pretty(&value).map_err(bad);
+        gguf.side_files = side_files.into_iter().map(|(name, v)| Ok((name, Arc::new(pretty(v)?)))).collect::<Result<_>>()?;
+        Ok(gguf)
+    }
+
+    /// Reads a file's metadata.
+    fn read(path: PathBuf) -> Result<Self> {
         let bytes = map(&path)?;
         let bad = |reason: String| Error::Gguf { file: path.clone(), reason };
         if !bytes.starts_with(b"GGUF") {
@@ -120,18 +134,7 @@ impl Gguf {
             Some(Ok(name)) => name.clone(),
             _ => return Err(bad("it does not say general.architecture".into())),
         };
-        let mut gguf = Self { path: path.clone(), side_files: BTreeMap::new(), note: None, content, bytes, architecture };
-        let config = gguf.config()?;
-        let metadata = Metadata { content: &gguf.content, architecture: &gguf.architecture };
-        let mut side_files = BTreeMap::from([("config.json", config)]);
-        match tokenizer_files(&metadata, &path)? {
-            Ok(files) => side_files.extend(files),
-            Err(reason) => gguf.note = Some(format!("no tokenizer: {reason}")),
-        }
-        let pretty =
-            |value| serde_json::to_vec_pretty(&value).map_err(|e| Error::Gguf { file: path.clone(), reason: e.to_string() });
-        gguf.side_files = side_files.into_iter().map(|(name, v)| Ok((name, Arc::new(pretty(v)?)))).collect::<Result<_>>()?;
-        Ok(gguf)
+        Ok(Self { path, side_files: BTreeMap::new(), note: None, content, bytes, architecture })
     }
 
     fn metadata(&self) -> Metadata<'_> {
@@ -276,7 +279,7 @@ impl Gguf {
 
     /// A norm or a bias, copied: llama.cpp adds 1 to gemma's norms, and turns biases like their weights.
     fn small(&self, name: &str, new: &str, view: View, gemma: bool) -> Result<View> {
-        let (dtype, shape) = (view.dtype, view.shape.clone());
+        let shape = view.shape.clone();
         let turned = match view.stored {
             Stored::Interleaved(_, head) => Some(head),
             _ => None,
@@ -294,7 +297,6 @@ impl Gguf {
             |row: usize| turned.map_or(row, |head| row - row % head + row % head % (head / 2) * 2 + row % head / (head / 2));
         let one = if added { 1.0 } else { 0.0 };
         let values = (0..values.len()).flat_map(|row| (values[stored(row)] - one).to_le_bytes()).collect();
-        let _ = dtype;
         Ok(View::owned(self.path.clone(), values, DType::F32, &shape))
     }
 
@@ -317,5 +319,34 @@ impl Gguf {
         }
         let (part, kind) = name.rsplit_once('.')?;
         Some(format!("{}.{kind}", find(part).unwrap_or(part)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, safetensors};
+
+    use super::*;
+
+    /// `tests/data/gguf/make.py` made the file and the numbers.
+    #[test]
+    fn every_block_format_is_decoded_as_by_its_reference() {
+        let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/gguf");
+        let gguf = Gguf::read(data.join("formats.gguf")).unwrap();
+        let expected = safetensors::load(data.join("expected.safetensors"), &Device::Cpu).unwrap();
+        assert_eq!(gguf.content.tensor_infos.len(), 13);
+        for (name, info) in &gguf.content.tensor_infos {
+            let view = gguf.view(name, info).unwrap();
+            let found: Vec<f32> =
+                view.to_tensor(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let expected: Vec<f32> = expected[name].flatten_all().unwrap().to_vec1().unwrap();
+            for (a, b) in found.iter().zip(&expected) {
+                assert!((a - b).abs() <= 1e-6 * b.abs().max(1.0), "{name}: {a} and {b}");
+            }
+            // Pieces that begin and end anywhere.
+            let mut piece = vec![0.0; 901];
+            view.read(333, &mut piece);
+            assert_eq!(piece, found[333..1234], "{name}");
+        }
     }
 }

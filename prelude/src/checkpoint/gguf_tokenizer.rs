@@ -89,12 +89,10 @@ pub(super) fn tokenizer_files(
             let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| bad("tokenizer.ggml.scores"))?;
             merges = merges_of(&tokens, &scores, &vocab);
             let prefix = flag("add_space_prefix").unwrap_or(true);
-            let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
-            normalizer = match prefix {
-                true => json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u{2581}"}, replace]}),
-                false => replace,
-            };
-            pre_tokenizer = Json::Null;
+            // As transformers has it: no second space before a text that begins with one.
+            let scheme = if prefix { "first" } else { "never" };
+            normalizer = Json::Null;
+            pre_tokenizer = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": false});
             let mut steps = vec![
                 json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
                 json!({"type": "ByteFallback"}),

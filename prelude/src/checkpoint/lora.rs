@@ -119,7 +119,7 @@ impl Adapter {
             return Err(bad("rank_pattern", format!("`{key}` is a regular expression, only names of modules are read")));
         }
         let weights = path.join(WEIGHTS);
-        let tensors = read(&weights, open(WEIGHTS)?)?;
+        let tensors = read(&weights, open(WEIGHTS)?)?.tensors;
         let mut adapter = Self { path: path.clone(), deltas: BTreeMap::new(), replaced: BTreeMap::new() };
         let mut used = BTreeSet::new();
         for (key, a) in &tensors {
@@ -158,7 +158,7 @@ impl Adapter {
             if key.contains("lora_") || !(name.ends_with(".weight") || name.ends_with(".bias")) {
                 return Err(bad("peft_type", format!("tensor `{key}` is of no known part of LoRA")));
             }
-            adapter.replaced.insert(name.replace(".modules_to_save.default", ""), view.clone());
+            adapter.replaced.insert(name.replace(".modules_to_save.default", "").replace(".base_layer.", "."), view.clone());
         }
         match adapter.deltas.is_empty() && adapter.replaced.is_empty() {
             true => Err(Error::MissingTensor { file: weights, tensor: "*.lora_A.weight".into() }),
@@ -169,6 +169,7 @@ impl Adapter {
     /// Puts the adapter on top of `tensors`.
     pub fn apply(self, tensors: &mut BTreeMap<String, View>) -> Result<()> {
         let file = self.path.join(WEIGHTS);
+        tensors.extend(self.replaced);
         for (name, delta) in self.deltas {
             let missing = || Error::MissingTensor {
                 file: file.clone(),
@@ -180,9 +181,6 @@ impl Adapter {
                 return Err(Error::Shape { file, tensor: name, expected: view.shape.clone(), found });
             }
             view.deltas.push(Arc::new(delta));
-        }
-        for (name, view) in self.replaced {
-            tensors.insert(name, view);
         }
         Ok(())
     }

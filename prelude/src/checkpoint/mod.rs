@@ -2,10 +2,12 @@
 
 mod archive;
 mod config;
+mod encode;
 mod files;
 mod gguf;
 mod gguf_tokenizer;
 mod lora;
+mod other;
 mod source;
 mod tokenizer;
 mod view;
@@ -15,9 +17,11 @@ pub use config::{Architecture, Kind, Rope, Scaling, TensorSpec};
 pub use source::Source;
 pub use view::View;
 
+#[cfg(test)]
+pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, builtin_data, builtin_data_file, map};
 pub(crate) use source::{SIDE_FILES, mix, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub(crate) use view::TILE;
 pub use write::Written;
-pub(crate) use write::{Checkpoint, replace_directory, replace_file, write_file};
+pub(crate) use write::{Checkpoint, Content, Entry, Values, replace_directory, replace_file, write_file};

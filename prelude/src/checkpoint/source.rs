@@ -1,6 +1,6 @@
 //! A source model: its architecture, tensors, tokenizer and side files, all verified at load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -9,10 +9,11 @@ use candle_core::DType;
 use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
-use super::archive::Archive;
+use super::archive::{Archive, Buffer};
 use super::config::{Architecture, TensorSpec};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
 use super::lora::Adapter;
+use super::other;
 use super::tokenizer::{Chat, read_tokenizer};
 use super::view::View;
 use crate::error::{Error, Result};
@@ -39,8 +40,12 @@ struct Inner {
     name: String,
     spec: String,
     files: Files,
-    architecture: Architecture,
+    /// None where the family cannot be run here.
+    architecture: Option<Architecture>,
+    family: String,
+    tensors: Vec<TensorSpec>,
     views: BTreeMap<String, View>,
+    buffers: BTreeMap<String, Buffer>,
     unused: Vec<String>,
     tokenizer: Option<Tokenizer>,
     chat: Chat,
@@ -51,7 +56,7 @@ impl Source {
     /// Opens and verifies `[NAME=]SOURCE`, a Hugging Face directory or `builtin:NAME`.
     ///
     /// # Errors
-    /// Anything missing, damaged, not finite, or of an unknown family.
+    /// Anything missing, damaged or not finite.
     pub fn open(spec: &str) -> Result<Self> {
         let (name, place) = split_name(spec);
         Self::open_as(name, place)
@@ -65,19 +70,31 @@ impl Source {
         let (place, adapters) = split_adapters(place);
         let files = Files::find(place)?;
         let config = files.require("config.json")?;
-        let architecture = Architecture::parse(&files.path().join("config.json"), &config)?;
+        let config_file = files.path().join("config.json");
+        let (architecture, family) = match Architecture::parse(&config_file, &config) {
+            Ok(architecture) => (Some(architecture.clone()), architecture.family),
+            Err(Error::UnknownFamily { found, .. }) => (None, found),
+            Err(error) => return Err(error),
+        };
         let mut archive = Archive::open(&files)?;
         let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
         let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
         adapters.into_iter().try_for_each(|adapter| adapter.apply(&mut archive.tensors))?;
-        let specs = architecture.tensors();
-        let views = specs
+        // Without a forward pass to serve, all that is stored is to be merged.
+        let (tensors, buffers) = match &architecture {
+            Some(architecture) => (architecture.tensors(), BTreeMap::new()),
+            None => (other::tensors(&archive, &config_file, &config)?, archive.buffers.clone()),
+        };
+        let views = tensors
             .par_iter()
             .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape)?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
         let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
         let tokenizer = match files.get("tokenizer.json")? {
-            Some(bytes) => Some(read_tokenizer(&files.path().join("tokenizer.json"), &bytes, architecture.vocabulary)?),
+            Some(bytes) => {
+                let rows = architecture.as_ref().map_or(usize::MAX, |a| a.vocabulary);
+                Some(read_tokenizer(&files.path().join("tokenizer.json"), &bytes, rows)?)
+            }
             None => None,
         };
         let chat = Chat::read(&files)?;
@@ -95,7 +112,10 @@ impl Source {
             spec,
             files,
             architecture,
+            family,
+            tensors,
             views,
+            buffers,
             unused,
             tokenizer,
             chat,
@@ -124,8 +144,28 @@ impl Source {
     }
 
     /// What its config.json says.
-    pub fn architecture(&self) -> &Architecture {
-        &self.0.architecture
+    ///
+    /// # Errors
+    /// A family that cannot be run here: its tensors can be merged, by methods that need no forward pass.
+    pub fn architecture(&self) -> Result<&Architecture> {
+        let unknown = || Error::UnknownFamily { file: self.path().join("config.json"), found: self.0.family.clone() };
+        self.0.architecture.as_ref().ok_or_else(unknown)
+    }
+
+    /// Its `model_type`, which is known even where it cannot be run.
+    pub fn family(&self) -> &str {
+        &self.0.family
+    }
+
+    /// The tensors that a merge of it has: those of its architecture in the order of computation, or
+    /// where its family cannot be run, all that are stored, by name.
+    pub fn tensors(&self) -> &[TensorSpec] {
+        &self.0.tensors
+    }
+
+    /// What is stored of whole numbers and truth values; only of families that cannot be run.
+    pub(crate) fn buffers(&self) -> &BTreeMap<String, Buffer> {
+        &self.0.buffers
     }
 
     /// Its tokenizer.json, where there is one.
@@ -208,15 +248,39 @@ impl Source {
         Ok(self.0.fingerprint.get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
     }
 
+    /// The first difference in family, names and shapes.
+    fn difference(&self, other: &Source) -> Option<String> {
+        let (a, b) = (self, other);
+        if a.family() != b.family() {
+            return Some(format!("family is `{}` and `{}`", a.family(), b.family()));
+        }
+        let shapes = |s: &Self| -> BTreeMap<String, Vec<usize>> {
+            s.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
+        };
+        let (left, right) = (shapes(a), shapes(b));
+        let names: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+        let only = |name: &str, s: &Self| format!("only `{}` has tensor `{name}`", s.name());
+        names.into_iter().find_map(|name| match (left.get(name), right.get(name)) {
+            (Some(x), Some(y)) if x == y => None,
+            (Some(x), Some(y)) => Some(format!("tensor `{name}` has shape {x:?} and {y:?}")),
+            (Some(_), None) => Some(only(name, a)),
+            _ => Some(only(name, b)),
+        })
+    }
+
     /// An error that names the first tensor or token in which `other` differs.
     pub(crate) fn check_mergeable(&self, other: &Source) -> Result<()> {
         let differs = |difference: String| Error::Differs { first: self.name().into(), second: other.name().into(), difference };
-        if let Some(difference) = self.architecture().difference(other.architecture()) {
+        let difference = match (&self.0.architecture, &other.0.architecture) {
+            (Some(a), Some(b)) => a.difference(b),
+            _ => self.difference(other),
+        };
+        if let Some(difference) = difference {
             return Err(differs(difference));
         }
         let (Some(a), Some(b)) = (self.tokenizer(), other.tokenizer()) else { return Ok(()) };
         let (a, b) = (by_id(a), by_id(b));
-        let ids = a.keys().chain(b.keys()).copied().collect::<std::collections::BTreeSet<u32>>();
+        let ids = a.keys().chain(b.keys()).copied().collect::<BTreeSet<u32>>();
         let token = |map: &BTreeMap<u32, String>, id| map.get(&id).map_or("none".to_owned(), |t| format!("`{t}`"));
         match ids.into_iter().find(|id| a.get(id) != b.get(id)) {
             Some(id) => Err(differs(format!("token {id} is {} and {}", token(&a, id), token(&b, id)))),

@@ -48,6 +48,9 @@ pub(super) enum Stored {
     Interleaved(GgmlDType, usize),
 }
 
+/// Elements of the largest blocks.
+const MOST: usize = 256;
+
 /// Bytes of the largest tile, in words that are aligned for every block.
 const SCRATCH: usize = TILE * 4 / 8 + 64;
 
@@ -137,6 +140,33 @@ impl View {
         into
     }
 
+    /// Elements from `start` on as f32, which may begin and end anywhere in a row.
+    #[inline(always)]
+    pub(crate) fn read(&self, start: usize, into: &mut [f32]) {
+        if self.is_plain() {
+            for (i, tile) in into.chunks_mut(TILE).enumerate() {
+                self.plain(start + i * TILE, tile);
+            }
+            return;
+        }
+        let (columns, mut buffer, mut done) = (self.columns(), [0f32; TILE], 0);
+        while done < into.len() {
+            let column = (start + done) % columns;
+            // Whole blocks around what is wanted.
+            let first = column - column % MOST;
+            let tile = self.decode(start + done - column + first, &mut buffer[..TILE.min(columns - first)]);
+            let wanted = &tile[column - first..];
+            let length = wanted.len().min(into.len() - done);
+            into[done..done + length].copy_from_slice(&wanted[..length]);
+            done += length;
+        }
+    }
+
+    /// Gives the memory that it was read into back to the system, until it is read again.
+    pub(crate) fn release(&self) {
+        self.bytes.release(self.range.clone());
+    }
+
     #[inline(always)]
     fn plain(&self, start: usize, into: &mut [f32]) {
         let width = self.dtype.size_in_bytes();
@@ -188,6 +218,8 @@ impl View {
     /// An error for the first NaN or infinity.
     pub(super) fn check_finite(&self, tensor: &str) -> Result<()> {
         let bad = if self.is_plain() { self.first_bad_bits() } else { self.first_bad_value() };
+        // Whole sources would fill memory that nothing needs yet.
+        self.release();
         let Some(position) = bad else { return Ok(()) };
         let value = self.to_tensor(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.get(position)?.to_scalar()?;
         Err(Error::NonFinite { file: self.file.clone(), tensor: tensor.into(), position, value })

@@ -1,15 +1,19 @@
-//! Writing: a checkpoint streamed tensor by tensor, aside, then renamed into place.
+//! Writing: a checkpoint streamed block by block, aside, then renamed into place.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::DType;
+use rayon::prelude::*;
+use safetensors::Dtype;
 use serde_json::json;
 
 use super::config::TensorSpec;
+use super::encode::encode;
 use super::source::SIDE_FILES;
 use crate::error::{Error, Result};
 
@@ -24,64 +28,174 @@ pub struct Written {
     pub bytes: u64,
 }
 
+/// One tensor to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub dtype: Dtype,
+}
+
+impl Entry {
+    /// A tensor of `spec` to be encoded as `dtype`, f32, f16 or bf16.
+    pub fn new(spec: &TensorSpec, dtype: DType) -> Self {
+        let dtype = match dtype {
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            _ => Dtype::F32,
+        };
+        Self { name: spec.name.clone(), shape: spec.shape.clone(), dtype }
+    }
+
+    /// What its values are encoded as.
+    fn encoding(&self) -> DType {
+        match self.dtype {
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            _ => DType::F32,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64 * self.dtype.bitsize() as u64 / 8
+    }
+}
+
+/// Fills a slice with the values from an element on; on any thread, in any order.
+pub(crate) type Values<'a> = Box<dyn Fn(usize, &mut [f32]) + Send + Sync + 'a>;
+
+/// What a tensor is made of.
+pub(crate) enum Content<'a> {
+    /// Values to be encoded.
+    Values(Values<'a>),
+    /// The bytes themselves, copied.
+    Bytes(&'a [u8]),
+}
+
 /// Tensors to be written as safetensors files of at most `shard_bytes` each.
 pub(crate) struct Checkpoint {
-    pub tensors: Vec<(TensorSpec, DType)>,
+    pub tensors: Vec<Entry>,
     pub shard_bytes: u64,
 }
 
+/// Bytes written at a time, by each thread from memory of its own that is used again: fresh memory
+/// costs more than what is done with it.
+const BLOCK: usize = 1 << 18;
+
+/// Values that are made at a time, which stay in a cache until they are encoded.
+const VALUES: usize = 1 << 13;
+
 impl Checkpoint {
-    /// Writes `model.safetensors`, or shards with their index, into `directory`. `bytes` gives each
-    /// tensor's little-endian bytes; one tensor is held at a time.
-    pub fn write(mut self, directory: &Path, mut bytes: impl FnMut(&TensorSpec, DType) -> Result<Vec<u8>>) -> Result<()> {
-        self.tensors.sort_by(|(a, x), (b, y)| (y.size_in_bytes(), &a.name).cmp(&(x.size_in_bytes(), &b.name)));
-        let size = |(spec, dtype): &(TensorSpec, DType)| (spec.shape.iter().product::<usize>() * dtype.size_in_bytes()) as u64;
-        let mut shards: Vec<Vec<&(TensorSpec, DType)>> = vec![Vec::new()];
+    /// Writes `model.safetensors`, or shards with their index, into `directory`. `content` gives what
+    /// each tensor is made of; all threads work, block by block, and no whole tensor is held.
+    ///
+    /// # Errors
+    /// A value that its dtype cannot hold, or a file that cannot be written.
+    pub fn write<'a>(mut self, directory: &Path, content: impl Fn(&Entry) -> Result<Content<'a>> + Sync) -> Result<()> {
+        self.tensors.sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
+        let mut shards: Vec<Vec<&Entry>> = vec![Vec::new()];
         let mut filled = 0;
         for tensor in &self.tensors {
-            if filled > 0 && filled + size(tensor) > self.shard_bytes {
+            if filled > 0 && filled + tensor.bytes() > self.shard_bytes {
                 shards.push(Vec::new());
                 filled = 0;
             }
-            filled += size(tensor);
+            filled += tensor.bytes();
             shards.last_mut().into_iter().for_each(|shard| shard.push(tensor));
         }
         let count = shards.len();
         let mut weight_map = BTreeMap::new();
+        let buffers = Buffers::default();
         for (number, shard) in shards.iter().enumerate() {
             let name = match count {
                 1 => "model.safetensors".to_owned(),
                 _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
             };
-            let (mut header, mut offset) = (serde_json::Map::new(), 0);
-            header.insert("__metadata__".into(), json!({"format": "pt"}));
-            for tensor in shard {
-                let (spec, dtype) = tensor;
-                let end = offset + size(tensor);
-                let kind = dtype.as_str().to_uppercase();
-                header.insert(spec.name.clone(), json!({"dtype": kind, "shape": spec.shape, "data_offsets": [offset, end]}));
-                weight_map.insert(spec.name.clone(), name.clone());
-                offset = end;
-            }
-            let path = directory.join(&name);
-            let io = |e| Error::io("write", &path, e);
-            let mut file = BufWriter::new(File::create(&path).map_err(io)?);
-            let mut text = serde_json::Value::Object(header).to_string();
-            text.push_str(&" ".repeat((8 - text.len() % 8) % 8));
-            file.write_all(&(text.len() as u64).to_le_bytes()).map_err(io)?;
-            file.write_all(text.as_bytes()).map_err(io)?;
-            for (spec, dtype) in shard {
-                file.write_all(&bytes(spec, *dtype)?).map_err(io)?;
-            }
-            let file = file.into_inner().map_err(|e| io(e.into_error()))?;
-            file.sync_all().map_err(io)?;
+            weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
+            write_shard(&directory.join(&name), shard, &buffers, &content)?;
         }
         if count > 1 {
-            let total: u64 = self.tensors.iter().map(size).sum();
+            let total: u64 = self.tensors.iter().map(Entry::bytes).sum();
             let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
             write_file(&directory.join("model.safetensors.index.json"), index.to_string().as_bytes())?;
         }
         Ok(())
+    }
+}
+
+/// Writes one safetensors file: its header, then every tensor at its place, and syncs it.
+fn write_shard<'a>(
+    path: &Path,
+    shard: &[&Entry],
+    buffers: &Buffers,
+    content: &(impl Fn(&Entry) -> Result<Content<'a>> + Sync),
+) -> Result<()> {
+    let (mut header, mut placed, mut offset) = (serde_json::Map::new(), Vec::new(), 0);
+    header.insert("__metadata__".into(), json!({"format": "pt"}));
+    for tensor in shard {
+        let end = offset + tensor.bytes();
+        let entry = json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end]});
+        header.insert(tensor.name.clone(), entry);
+        placed.push((*tensor, offset));
+        offset = end;
+    }
+    let mut text = serde_json::Value::Object(header).to_string();
+    text.push_str(&" ".repeat((8 - text.len() % 8) % 8));
+    let start = 8 + text.len() as u64;
+    let io = |e| Error::io("write", path, e);
+    let mut file = File::create(path).map_err(io)?;
+    file.write_all(&(text.len() as u64).to_le_bytes()).map_err(io)?;
+    file.write_all(text.as_bytes()).map_err(io)?;
+    // Many tensors at once, so that no thread waits where one ends.
+    placed.par_iter().try_for_each(|(tensor, offset)| {
+        let content = content(tensor)?;
+        let put = |at: usize, bytes: &[u8]| file.write_all_at(bytes, start + offset + at as u64).map_err(io);
+        match content {
+            Content::Bytes(bytes) => put(0, bytes),
+            Content::Values(values) => {
+                let blocks = (0..tensor.bytes() as usize).into_par_iter().step_by(BLOCK);
+                blocks.try_for_each(|at| {
+                    buffers.lend(|buffer, tile| {
+                        let bytes = &mut buffer[..BLOCK.min(tensor.bytes() as usize - at)];
+                        fill(tensor, &values, at, bytes, tile)?;
+                        put(at, bytes)
+                    })
+                })
+            }
+        }
+    })?;
+    file.sync_all().map_err(io)
+}
+
+/// Fills `bytes` with what `tensor` has from byte `at` on.
+fn fill(tensor: &Entry, values: &Values<'_>, at: usize, bytes: &mut [u8], tile: &mut [f32]) -> Result<()> {
+    let dtype = tensor.encoding();
+    let width = dtype.size_in_bytes();
+    let mut start = at / width;
+    for bytes in bytes.chunks_mut(VALUES * width) {
+        let tile = &mut tile[..bytes.len() / width];
+        values(start, tile);
+        if let Some(bad) = encode(tile, dtype, bytes) {
+            let (tensor, dtype) = (tensor.name.clone(), dtype.as_str());
+            return Err(Error::NotBaked { tensor, position: start + bad, value: tile[bad], dtype });
+        }
+        start += tile.len();
+    }
+    Ok(())
+}
+
+/// Memory for blocks of bytes and the values in them: as many as threads have asked for at once.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<(Vec<u8>, Vec<f32>)>>);
+
+impl Buffers {
+    fn lend<T>(&self, f: impl FnOnce(&mut [u8], &mut [f32]) -> T) -> T {
+        let free = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = free().pop();
+        let (mut bytes, mut values) = taken.unwrap_or_else(|| (vec![0; BLOCK], vec![0.0; VALUES]));
+        let result = f(&mut bytes, &mut values);
+        free().push((bytes, values));
+        result
     }
 }
 

@@ -7,7 +7,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::Columns;
-use crate::checkpoint::{Architecture, Kind, Source, TensorSpec, views};
+use crate::checkpoint::{Architecture, Kind, Source, TensorSpec, Values, views};
 use crate::error::{Error, Result};
 use crate::model::Weights;
 use crate::ops::{ColumnMerge, Gradient};
@@ -52,7 +52,7 @@ impl Merge {
         let Some(first) = sources.first() else {
             return Err(Error::Sources { what: "nothing to merge".into(), hint: "load a source" });
         };
-        let architecture = first.architecture().clone();
+        let architecture = first.architecture()?.clone();
         let tensors = (architecture.tensors().into_iter())
             .map(|spec| {
                 let start = columns.start(&spec, sources.len());
@@ -106,6 +106,11 @@ impl Merge {
     /// The merged weights in `dtype`, for a decoder that asks for them one at a time.
     pub fn as_weights(&self, dtype: DType) -> MergedWeights<'_> {
         MergedWeights { merge: self, dtype }
+    }
+
+    /// One merged weight in pieces, as [`ColumnMerge::values`] gives them.
+    pub(crate) fn values<'a>(&self, tensor: &'a MergedTensor) -> Result<Values<'a>> {
+        tensor.operation.values(&self.scale(tensor)?)
     }
 
     /// One merged weight, f32.

@@ -145,7 +145,7 @@ impl Line<'_> {
     }
 
     fn check(&self, id: u32) -> Result<()> {
-        let vocabulary = self.source.architecture().vocabulary;
+        let vocabulary = self.source.architecture()?.vocabulary;
         match (id as usize) < vocabulary {
             true => Ok(()),
             false => Err(Error::TokenOutOfRange { file: self.file.into(), line: self.line, id, vocabulary }),

@@ -53,8 +53,7 @@ impl SourceWeights<'_> {
     /// # Errors
     /// A device that has no room.
     pub fn collect(&self) -> Result<BTreeMap<String, Tensor>> {
-        let specs = self.source.architecture().tensors();
-        specs.into_iter().map(|spec| Ok((spec.name.clone(), self.weight(&spec.name)?))).collect()
+        self.source.tensors().iter().map(|spec| Ok((spec.name.clone(), self.weight(&spec.name)?))).collect()
     }
 }
 

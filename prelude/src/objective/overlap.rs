@@ -62,14 +62,14 @@ pub fn column_angles(spec: &TensorSpec, base: &View, sources: &[View]) -> crate:
 mod tests {
     use super::*;
     use crate::checkpoint::Kind;
-    use crate::ops::encode;
+    use crate::checkpoint::encoded;
 
     /// Task vectors (1, 0) and, column by column: parallel, at 45, 60 and 90 degrees, opposite, none.
     #[test]
     fn weights_are_largest_at_45_degrees() {
         let spec = TensorSpec { name: "w".into(), kind: Kind::Linear, shape: vec![2, 6] };
         let root3 = 3f32.sqrt();
-        let view = |values: [f32; 12]| View::of(encode(&values, DType::F32), DType::F32, &[2, 6]);
+        let view = |values: [f32; 12]| View::of(encoded(&values, DType::F32), DType::F32, &[2, 6]);
         let base = view([0.5; 12]);
         let a = view([1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]);
         let b = view([2.5, 1.5, 1.5, 0.5, -0.5, 0.5, 0.5, 1.5, 0.5 + root3, 2.5, 0.5, 0.5]);

@@ -5,11 +5,10 @@
 //! Source: arXiv 2410.08371, section 3.
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
-use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{Real, for_rows, with_elements};
-use crate::checkpoint::{TILE, View};
+use crate::checkpoint::{TILE, Values, View};
 use crate::error::{Error, Result};
 
 /// One weight of every source, to be merged by columns.
@@ -127,6 +126,43 @@ impl ColumnMerge {
                     })?,
                 })
             }
+        }
+    }
+
+    /// The merged weight for `coefficients` (sources x columns, f32), in pieces: what is given fills a slice
+    /// with the elements from one on, on any thread, so that a merge can be written without being held.
+    ///
+    /// # Errors
+    /// As for `forward`.
+    pub(crate) fn values(&self, coefficients: &Tensor) -> Result<Values<'_>> {
+        self.check(coefficients)?;
+        match &self.operands {
+            Operands::Resident(tensors) => {
+                let merged: Vec<f32> = self.composed(tensors, coefficients)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
+                Ok(Box::new(move |start, out| out.copy_from_slice(&merged[start..start + out.len()])))
+            }
+            Operands::Mapped(views) => {
+                let coefficients: Vec<f32> = coefficients.flatten_all()?.to_vec1()?;
+                Ok(Box::new(move |start, out| pulp::Arch::new().dispatch(|| self.piece(views, &coefficients, start, out))))
+            }
+        }
+    }
+
+    /// Elements from `start` on, which need not begin or end with a row.
+    #[inline(always)]
+    fn piece(&self, views: &[View], coefficients: &[f32], start: usize, out: &mut [f32]) {
+        let (n, mut buffer, mut done) = (self.columns, [0f32; TILE], 0);
+        while done < out.len() {
+            let column = (start + done) % n;
+            let length = TILE.min(n - column).min(out.len() - done);
+            let out = &mut out[done..done + length];
+            for (i, (view, c)) in views.iter().zip(coefficients.chunks(n)).enumerate() {
+                let w = &mut buffer[..length];
+                view.read(start + done, w);
+                let terms = out.iter_mut().zip(c[column..column + length].iter().zip(w.iter()).map(|(c, w)| c * w));
+                if i == 0 { terms.for_each(|(out, x)| *out = x) } else { terms.for_each(|(out, x)| *out += x) }
+            }
+            done += length;
         }
     }
 
@@ -320,18 +356,10 @@ pub(crate) fn decode_rows(view: &View, columns: usize, ids: &Tensor) -> Result<T
     merge.forward_rows(&Tensor::ones((1, columns), DType::F32, &Device::Cpu)?, ids)
 }
 
-/// `values` as the little-endian bytes of `dtype`.
-pub(crate) fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
-    match dtype {
-        DType::F16 => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
-        DType::BF16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::encoded;
     use crate::ops::check::{agrees, random, values};
 
     /// Two sources of `shape` in `dtype`, merged by both implementations.
@@ -339,7 +367,7 @@ mod tests {
         let tensors: Vec<Tensor> = (0..2).map(|i| random(shape, 10 + i).to_dtype(dtype).unwrap()).collect();
         let view = |t: &Tensor| {
             let values: Vec<f32> = values(t).into_iter().map(|x| x as f32).collect();
-            View::of(encode(&values, dtype), dtype, shape)
+            View::of(encoded(&values, dtype), dtype, shape)
         };
         let views = tensors.iter().map(view).collect();
         [ColumnMerge::new(views, columns, &Device::Cpu).unwrap(), ColumnMerge::resident(tensors, columns)]
@@ -360,6 +388,15 @@ mod tests {
                     let into = merge.forward(&random(&[2, columns], 5)).unwrap();
                     merge.forward_into(&c, &into).unwrap();
                     agrees(into.as_tensor(), merged.as_tensor());
+                }
+                // In pieces that begin and end within rows, as in one.
+                let narrow = c.to_dtype(DType::F32).unwrap();
+                for merge in [&fused, &composed] {
+                    let whole: Vec<f32> = merge.forward(&narrow).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                    let mut pieces = vec![0.0; whole.len()];
+                    let piece = merge.values(&narrow).unwrap();
+                    pieces.chunks_mut(997).enumerate().for_each(|(i, out)| piece(i * 997, out));
+                    assert_eq!(pieces, whole);
                 }
                 let rows = shape.iter().product::<usize>() / columns;
                 let ids = Tensor::new(&[rows as u32 - 1, 0, rows as u32 - 1], &Device::Cpu).unwrap();

@@ -19,7 +19,7 @@ mod swiglu;
 
 pub use attention::{Causal, causal_softmax};
 pub use column_merge::ColumnMerge;
-pub(crate) use column_merge::{decode_rows, encode};
+pub(crate) use column_merge::decode_rows;
 pub use cross_entropy::cross_entropy;
 pub use distillation::{entropy, kl_divergence, squared_error};
 pub use gradient::Gradient;

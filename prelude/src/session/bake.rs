@@ -3,14 +3,10 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use candle_core::{DType, Device};
-use half::{bf16, f16};
-use serde_json::{Map, Value};
-
 use super::Session;
-use crate::checkpoint::{Checkpoint, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file};
-use crate::error::{Error, Result};
-use crate::ops::encode;
+use super::output::{Output, last};
+use crate::checkpoint::{Content, Written};
+use crate::error::Result;
 
 /// How to bake.
 ///
@@ -40,63 +36,11 @@ impl Default for Bake {
     }
 }
 
-/// The dtype named `name`.
-fn named(name: &str) -> Result<DType> {
-    match name {
-        "f32" => Ok(DType::F32),
-        "f16" => Ok(DType::F16),
-        "bf16" => Ok(DType::BF16),
-        _ => Err(Error::bad_value("dtype", name, "f32, f16 or bf16")),
-    }
-}
-
 impl Session {
     pub(super) fn bake(&self, directory: &Path, options: &Bake) -> Result<Written> {
-        let asked = options.dtype.as_deref().map(named).transpose()?;
-        let target = directory.canonicalize().ok();
-        let is_target = |s: &&Source| target.is_some() && s.path().canonicalize().ok() == target;
-        if let Some(source) = self.models.sources.iter().find(is_target) {
-            let what = format!("`{}` is the source `{}`", directory.display(), source.name());
-            return Err(Error::Sources { what, hint: "bake into another directory" });
-        }
-        let stored = |spec: &TensorSpec| -> Result<DType> {
-            let dtypes = self.sources.iter().map(|s| Ok(s.view(&spec.name)?.dtype)).collect::<Result<Vec<_>>>()?;
-            Ok(if dtypes.iter().all(|d| *d == dtypes[0]) { dtypes[0] } else { DType::F32 })
-        };
-        let tensors = self.merge.tensors.iter().map(|t| Ok((t.spec.clone(), asked.map_or_else(|| stored(&t.spec), Ok)?)));
-        let tensors = tensors.collect::<Result<Vec<_>>>()?;
-        let main = tensors.iter().max_by_key(|(s, _)| s.shape.iter().product::<usize>()).map_or(DType::F32, |(_, d)| *d);
-        let checkpoint = Checkpoint { tensors, shard_bytes: options.shard_bytes };
-        replace_directory(directory, options.force, |new| {
-            checkpoint.write(new, |spec, dtype| {
-                let weight = self
-                    .merge
-                    .weight(self.merge.tensor(&spec.name)?)?
-                    .to_device(&Device::Cpu)?
-                    .flatten_all()?
-                    .to_vec1::<f32>()?;
-                let too_large = |x: &f32| match dtype {
-                    DType::F16 => !f16::from_f32(*x).is_finite(),
-                    DType::BF16 => !bf16::from_f32(*x).is_finite(),
-                    _ => !x.is_finite(),
-                };
-                if let Some(position) = weight.iter().position(too_large) {
-                    let (tensor, value) = (spec.name.clone(), weight[position]);
-                    return Err(Error::NotBaked { tensor, position, value, dtype: dtype.as_str() });
-                }
-                Ok(encode(&weight, dtype))
-            })?;
-            for name in SIDE_FILES {
-                // Of the first source that has it: all have the same tokens.
-                for source in &self.sources {
-                    let Some(bytes) = source.side_file(name)? else { continue };
-                    let bytes = if name == "config.json" { config(source, &bytes, main)? } else { bytes.to_vec() };
-                    write_file(&new.join(name), &bytes)?;
-                    break;
-                }
-            }
-            write_file(&new.join("README.md"), self.card().as_bytes())
-        })
+        let output = Output { options, loaded: &self.models.sources, merged: &self.sources, card: self.card() };
+        let entries = output.entries(self.merge.tensors.iter().map(|t| &t.spec))?;
+        output.write(directory, entries, |entry| Ok(Content::Values(self.merge.values(self.merge.tensor(&entry.name)?)?)))
     }
 
     /// The model card: what was merged, how, and how well it does.
@@ -106,8 +50,6 @@ impl Session {
         line("Merged by Differentiable Adaptive Merging (arXiv 2410.08371): a coefficient per source and weight column,".into());
         line("learnt by making the merge agree with each source on that source's own data.\n".into());
         line("## Sources\n".into());
-        // Where things lie on this machine is nobody else's business.
-        let last = |spec: &str| Path::new(spec).file_name().map_or(spec.to_owned(), |n| n.to_string_lossy().into_owned());
         for source in &self.models.sources {
             let data = match self.models.data.get(source.name()) {
                 Some(data) => format!("{} examples of `{}`", data.examples.len(), last(&data.spec)),
@@ -138,19 +80,4 @@ impl Session {
         }
         card
     }
-}
-
-/// config.json of `source`, naming the dtype that was written.
-fn config(source: &Source, bytes: &[u8], dtype: DType) -> Result<Vec<u8>> {
-    let json = |e: serde_json::Error| Error::Json { file: source.path().join("config.json"), reason: e.to_string() };
-    let mut config: Map<String, Value> = serde_json::from_slice(bytes).map_err(json)?;
-    let name = match dtype {
-        DType::F16 => "float16",
-        DType::BF16 => "bfloat16",
-        _ => "float32",
-    };
-    let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-    config.insert(key.into(), name.into());
-    config.remove("_name_or_path");
-    serde_json::to_vec_pretty(&config).map_err(json)
 }

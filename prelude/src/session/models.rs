@@ -34,8 +34,8 @@ pub struct Models {
 /// ```
 ///
 /// # Errors
-/// A source that is missing, damaged, not finite or of an unknown family; sources that differ in
-/// architecture, shapes or tokens; two of one name.
+/// A source that is missing, damaged or not finite; sources that differ in architecture, shapes or
+/// tokens; two of one name.
 pub fn load<S: AsRef<str>>(sources: impl IntoIterator<Item = S>) -> Result<Models> {
     Models::default().and_load(sources)
 }
@@ -110,14 +110,14 @@ impl Models {
         self.sources.iter().find(|s| s.name() == BASE)
     }
 
-    /// The sources that `columns` merges: all, without the base unless it is asked for.
-    pub(crate) fn merged(&self, columns: &Columns) -> Result<Vec<Source>> {
-        let merged: Vec<Source> = self.sources.iter().filter(|s| columns.with_base || s.name() != BASE).cloned().collect();
+    /// The sources that are merged: all, without the base unless it is asked for.
+    pub(crate) fn merged(&self, with_base: bool) -> Result<Vec<Source>> {
+        let merged: Vec<Source> = self.sources.iter().filter(|s| with_base || s.name() != BASE).cloned().collect();
         if merged.len() < 2 {
-            let spare_base = self.base().is_some() && !columns.with_base;
+            let spare_base = self.base().is_some() && !with_base;
             let beside = if spare_base { " beside the base" } else { "" };
             let what = format!("a merge needs two sources, and {} is loaded{beside}", merged.len());
-            let hint = if spare_base { "load more, or merge the base too: wrap base=on" } else { "load more" };
+            let hint = if spare_base { "load more, or merge the base too: base=on" } else { "load more" };
             return Err(Error::Sources { what, hint });
         }
         Ok(merged)
@@ -136,13 +136,14 @@ impl Models {
         let report = |s: &Source| SourceReport {
             name: s.name().into(),
             path: s.path().into(),
-            architecture: s.architecture().family.clone(),
-            layers: s.architecture().layers,
-            width: s.architecture().hidden,
+            architecture: s.family().into(),
+            layers: s.architecture().ok().map(|a| a.layers),
+            width: s.architecture().ok().map(|a| a.hidden),
             parameters: s.parameters(),
             dtype: s.format(),
             bytes: s.bytes(),
             unused: s.unused().to_vec(),
+            copied: s.buffers().keys().cloned().collect(),
             is_base: s.name() == BASE,
         };
         Sources(self.sources.iter().map(report).collect())

@@ -22,7 +22,7 @@ pub(super) struct Scored {
 impl Session {
     /// Scores `weights` on every data set of `data`.
     pub(super) fn score<W: Weights + ?Sized>(&self, weights: &W, data: &Scored) -> Result<Scores> {
-        let (architecture, limit) = (self.sources[0].architecture(), self.models.settings.max_length);
+        let (architecture, limit) = (self.sources[0].architecture()?, self.models.settings.max_length);
         let one = |(name, d): &(String, Dataset)| {
             let score = score(architecture, weights, &d.examples, limit, &self.merge.device)?;
             if score.tokens == 0 {
@@ -90,7 +90,7 @@ impl Session {
         })?;
         let ids = prompt_ids(reader, prompt)?;
         let weights = self.merge.weights(self.dtype)?;
-        let answer = generate(reader.architecture(), &weights, &ids, limit, &self.merge.device)?;
+        let answer = generate(reader.architecture()?, &weights, &ids, limit, &self.merge.device)?;
         let text = tokenizing(&reader.path().join("tokenizer.json"), || tokenizer.decode(&answer, true))?;
         Ok(Answer { prompt: prompt.into(), text })
     }

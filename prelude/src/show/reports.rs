@@ -28,7 +28,19 @@ macro_rules! shown_as_table {
     )*};
 }
 
-shown_as_table!(Sources, WrapReport, LossReport, StepReport, TrainReport, Inspection, Scores, Scoreboard, Answer, Written);
+shown_as_table!(
+    Sources,
+    WrapReport,
+    LossReport,
+    StepReport,
+    TrainReport,
+    Inspection,
+    Scores,
+    Scoreboard,
+    Answer,
+    MergeReport,
+    Written
+);
 
 /// One loaded source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,12 +49,12 @@ pub struct SourceReport {
     pub name: String,
     /// Its directory, or `builtin:NAME`.
     pub path: PathBuf,
-    /// `llama`, `mistral` or `qwen2`.
+    /// Its family, as config.json names it.
     pub architecture: String,
-    /// Decoder layers.
-    pub layers: usize,
+    /// Decoder layers; none where the family cannot be run here, so that only static methods merge it.
+    pub layers: Option<usize>,
     /// Features of a hidden state.
-    pub width: usize,
+    pub width: Option<usize>,
     /// The number of weights.
     pub parameters: usize,
     /// Of most of its weights.
@@ -51,6 +63,8 @@ pub struct SourceReport {
     pub bytes: usize,
     /// Tensors of the file that no layer uses.
     pub unused: Vec<String>,
+    /// Tensors of whole numbers or truth values, which no method merges: those of the first source are taken.
+    pub copied: Vec<String>,
     /// Whether it is the base model.
     pub is_base: bool,
 }
@@ -67,8 +81,8 @@ impl Sources {
             table.rows.push(vec![
                 s.name.clone(),
                 s.architecture.clone(),
-                s.layers.to_string(),
-                s.width.to_string(),
+                s.layers.map_or("-".into(), |n| n.to_string()),
+                s.width.map_or("-".into(), |n| n.to_string()),
                 count(s.parameters),
                 s.dtype.clone(),
                 bytes(s.bytes as u64),
@@ -76,6 +90,14 @@ impl Sources {
             ]);
             if s.is_base {
                 table.notes.push(format!("{} is the base model: it is not merged itself unless wrap base=on", s.name));
+            }
+            if s.layers.is_none() {
+                let note = "cannot be run here: static methods only (merge linear)";
+                table.notes.push(format!("{}: the family {} {note}", s.name, s.architecture));
+            }
+            if !s.copied.is_empty() {
+                let copied = s.copied.join(", ");
+                table.notes.push(format!("{}: not merged but copied from the first source: {copied}", s.name));
             }
             if !s.unused.is_empty() {
                 table.notes.push(format!("not used of {}: {}", s.name, s.unused.join(", ")));
@@ -360,6 +382,30 @@ impl Answer {
     fn table(&self) -> Table {
         let mut table = Table::new("", ["prompt", "answer"]);
         table.rows.push(vec![self.prompt.clone(), self.text.clone()]);
+        table
+    }
+}
+
+/// What `merge` gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergeReport {
+    /// The method's name.
+    pub method: String,
+    /// What was merged, in the order of the weights.
+    pub sources: Vec<String>,
+    /// Where it is.
+    pub written: Written,
+    /// Tensors of whole numbers or truth values, copied from the first source.
+    pub copied: Vec<String>,
+}
+
+impl MergeReport {
+    fn table(&self) -> Table {
+        let mut table = self.written.table();
+        table.notes.push(format!("{} merge of {}", self.method, self.sources.join(" + ")));
+        if let (Some(first), false) = (self.sources.first(), self.copied.is_empty()) {
+            table.notes.push(format!("copied from {first}, as whole numbers do not merge: {}", self.copied.join(", ")));
+        }
         table
     }
 }

@@ -129,7 +129,7 @@ impl Teachers {
         if lesson.top_k > 0 {
             return Ok(None);
         }
-        let view = lesson.source.view(lesson.source.architecture().output())?.clone();
+        let view = lesson.source.view(lesson.source.architecture()?.output())?.clone();
         let (shape, columns) = (view.shape.clone(), view.shape.last().copied().unwrap_or(1));
         let alone = ColumnMerge::new(vec![view], columns, lesson.device)?;
         let ones = Tensor::ones((1, columns), DType::F32, lesson.device)?;
@@ -178,7 +178,7 @@ impl Kept {
 /// together, or a session opened again would go on differently in the last digits.
 fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
     let weights = lesson.weights();
-    let decoder = Decoder::new(lesson.source.architecture(), &weights);
+    let decoder = Decoder::new(lesson.source.architecture()?, &weights);
     let batch = |example: &usize| Batch::new([lesson.tokens(*example)], lesson.device);
     let hidden = decoder.hidden_each(&examples.iter().map(batch).collect::<Result<Vec<_>>>()?)?;
     if lesson.top_k == 0 {

@@ -1,0 +1,112 @@
+//! Encoding: f32 values as the bytes of a stored dtype, checked on the way.
+
+use candle_core::DType;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use pulp::Arch;
+
+/// Values converted at a time, small enough to stay in the nearest cache.
+const TILE: usize = 512;
+
+/// Writes `values` as the little-endian bytes of `dtype` (f32, f16 or bf16, rounded to even) into
+/// `bytes`, which has room for exactly them. Returns where the first value is that `dtype` cannot hold:
+/// NaN, infinity, or one too large.
+pub(crate) fn encode(values: &[f32], dtype: DType, bytes: &mut [u8]) -> Option<usize> {
+    let width = dtype.size_in_bytes();
+    let tiles = values.chunks(TILE).zip(bytes.chunks_mut(TILE * width)).enumerate();
+    for (tile, (values, bytes)) in tiles {
+        let fits = match dtype {
+            DType::BF16 => Arch::new().dispatch(|| encode_bf16(values, bytes)),
+            DType::F16 => encode_f16(values, bytes),
+            _ => Arch::new().dispatch(|| encode_f32(values, bytes)),
+        };
+        if !fits {
+            return values.iter().position(|x| !fits_in(*x, dtype)).map(|at| tile * TILE + at);
+        }
+    }
+    None
+}
+
+/// Whether `dtype` can hold `x`.
+fn fits_in(x: f32, dtype: DType) -> bool {
+    match dtype {
+        DType::F16 => f16::from_f32(x).is_finite(),
+        DType::BF16 => bf16::from_f32(x).is_finite(),
+        _ => x.is_finite(),
+    }
+}
+
+#[inline(always)]
+fn encode_f32(values: &[f32], bytes: &mut [u8]) -> bool {
+    let mut bad = false;
+    for (x, b) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {
+        bad |= !x.is_finite();
+        *b = x.to_le_bytes();
+    }
+    !bad
+}
+
+/// Rounds to the nearest, ties to even, by an addition that carries into the bits that are kept.
+#[inline(always)]
+fn encode_bf16(values: &[f32], bytes: &mut [u8]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    let mut bad = false;
+    for (x, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        bad |= bits & EXPONENT == EXPONENT || rounded & EXPONENT == EXPONENT;
+        *b = ((rounded >> 16) as u16).to_le_bytes();
+    }
+    !bad
+}
+
+fn encode_f16(values: &[f32], bytes: &mut [u8]) -> bool {
+    let mut half = [f16::ZERO; TILE];
+    let half = &mut half[..values.len()];
+    half.convert_from_f32_slice(values);
+    let mut bad = false;
+    for (x, b) in half.iter().zip(bytes.as_chunks_mut::<2>().0) {
+        bad |= x.to_bits() & 0x7c00 == 0x7c00;
+        *b = x.to_le_bytes();
+    }
+    !bad
+}
+
+/// [`encode`] into new memory, for tests.
+#[cfg(test)]
+pub(crate) fn encoded(values: &[f32], dtype: DType) -> Vec<u8> {
+    let mut bytes = vec![0; values.len() * dtype.size_in_bytes()];
+    assert_eq!(encode(values, dtype, &mut bytes), None);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The half crate rounds to even too: the two agree on every bf16 pattern, its neighbours and ties.
+    #[test]
+    fn rounding_is_to_even() {
+        let patterns =
+            (0..=u16::MAX).flat_map(|high| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| u32::from(high) << 16 | low));
+        let values: Vec<f32> = patterns.map(f32::from_bits).filter(|x| bf16::from_f32(*x).is_finite()).collect();
+        let expected: Vec<u8> = values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
+        assert_eq!(encoded(&values, DType::BF16), expected);
+        let values: Vec<f32> = values.into_iter().filter(|x| f16::from_f32(*x).is_finite()).collect();
+        let expected: Vec<u8> = values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+        assert_eq!(encoded(&values, DType::F16), expected);
+    }
+
+    #[test]
+    fn what_a_dtype_cannot_hold_is_found() {
+        let cases = [(DType::F32, f32::INFINITY), (DType::F16, 65520.0), (DType::BF16, f32::MAX), (DType::BF16, f32::NAN)];
+        for (dtype, bad) in cases {
+            let mut values = vec![1.0; 3 * TILE];
+            for at in [0, TILE - 1, 2 * TILE + 5] {
+                values.fill(1.0);
+                values[at] = bad;
+                assert_eq!(encode(&values, dtype, &mut vec![0; values.len() * dtype.size_in_bytes()]), Some(at), "{dtype:?}");
+            }
+        }
+    }
+}

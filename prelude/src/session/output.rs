@@ -1,0 +1,96 @@
+//! What every merge leaves behind: a checkpoint with the side files of its sources and a model card.
+
+use std::path::Path;
+
+use candle_core::DType;
+use safetensors::Dtype;
+use serde_json::{Map, Value};
+
+use super::Bake;
+use crate::checkpoint::{Checkpoint, Content, Entry, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file};
+use crate::error::{Error, Result};
+
+/// A checkpoint to be written.
+pub(super) struct Output<'a> {
+    pub options: &'a Bake,
+    /// All that is loaded, none of which is written over.
+    pub loaded: &'a [Source],
+    /// What is merged; the first that has a side file gives it.
+    pub merged: &'a [Source],
+    pub card: String,
+}
+
+impl Output<'_> {
+    /// `specs` as they are stored: in the dtype asked for, or else that of the sources, f32 where they differ.
+    pub fn entries<'s>(&self, specs: impl IntoIterator<Item = &'s TensorSpec>) -> Result<Vec<Entry>> {
+        let asked = self.options.dtype.as_deref().map(named).transpose()?;
+        let stored = |spec: &TensorSpec| -> Result<DType> {
+            let dtypes = self.merged.iter().map(|s| Ok(s.view(&spec.name)?.dtype)).collect::<Result<Vec<_>>>()?;
+            Ok(if dtypes.iter().all(|d| *d == dtypes[0]) { dtypes[0] } else { DType::F32 })
+        };
+        specs.into_iter().map(|spec| Ok(Entry::new(spec, asked.map_or_else(|| stored(spec), Ok)?))).collect()
+    }
+
+    /// Writes `tensors`, made of `content`, to the new directory `directory`.
+    ///
+    /// # Errors
+    /// A place that is a source's, is taken, has no room or may not be written; nothing is left behind.
+    pub fn write<'a>(
+        &self,
+        directory: &Path,
+        tensors: Vec<Entry>,
+        content: impl Fn(&Entry) -> Result<Content<'a>> + Sync,
+    ) -> Result<Written> {
+        let target = directory.canonicalize().ok();
+        let is_target = |s: &&Source| target.is_some() && s.path().canonicalize().ok() == target;
+        if let Some(source) = self.loaded.iter().find(is_target) {
+            let what = format!("`{}` is the source `{}`", directory.display(), source.name());
+            return Err(Error::Sources { what, hint: "write into another directory" });
+        }
+        let main = tensors.iter().max_by_key(|t| t.shape.iter().product::<usize>()).map_or(Dtype::F32, |t| t.dtype);
+        let checkpoint = Checkpoint { tensors, shard_bytes: self.options.shard_bytes };
+        replace_directory(directory, self.options.force, |new| {
+            checkpoint.write(new, content)?;
+            for name in SIDE_FILES {
+                // Of the first source that has it: all have the same tokens.
+                for source in self.merged {
+                    let Some(bytes) = source.side_file(name)? else { continue };
+                    let bytes = if name == "config.json" { config(source, &bytes, main)? } else { bytes.to_vec() };
+                    write_file(&new.join(name), &bytes)?;
+                    break;
+                }
+            }
+            write_file(&new.join("README.md"), self.card.as_bytes())
+        })
+    }
+}
+
+/// The dtype named `name`.
+fn named(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        _ => Err(Error::bad_value("dtype", name, "f32, f16 or bf16")),
+    }
+}
+
+/// The last part of a place: where things lie on this machine is nobody else's business.
+pub(super) fn last(place: &str) -> String {
+    Path::new(place).file_name().map_or(place.to_owned(), |n| n.to_string_lossy().into_owned())
+}
+
+/// config.json of `source`, naming the dtype that was written.
+fn config(source: &Source, bytes: &[u8], dtype: Dtype) -> Result<Vec<u8>> {
+    let json = |e: serde_json::Error| Error::Json { file: source.path().join("config.json"), reason: e.to_string() };
+    let mut config: Map<String, Value> = serde_json::from_slice(bytes).map_err(json)?;
+    let name = match dtype {
+        Dtype::F16 => "float16",
+        Dtype::BF16 => "bfloat16",
+        _ => "float32",
+    };
+    let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+    config.insert(key.into(), name.into());
+    config.remove("_name_or_path");
+    serde_json::to_vec_pretty(&config).map_err(json)
+}
