@@ -37,7 +37,9 @@ use crate::error::{Error, Result};
 use crate::model::runs;
 use crate::objective::{self, Distillation};
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{ByScale, Forecast, How, Lesson, Moments, Pass, Settings, Teachers, Update, available_bytes, keep_memory};
+use crate::train::{
+    ByScale, Forecast, How, Lesson, Moments, Pass, Recompute, Settings, Teachers, Update, available_bytes, keep_memory,
+};
 
 /// A merge in the making. A handle: clones share one session.
 #[derive(Clone)]
@@ -54,11 +56,23 @@ struct Session {
     moments: Vec<Moments>,
     /// Weights of the weighted overlap, computed when it is first on.
     angles: Vec<Tensor>,
+    /// What it was said to take when it was wrapped.
+    forecast: Forecast,
+    /// What was decided for steps of so many tokens.
+    plan: Option<Plan>,
     step: usize,
     /// Examples drawn from each source's data.
     drawn: usize,
     losses: Vec<f64>,
     scores: Option<Scores>,
+}
+
+/// Whether steps of up to `tokens` compute layers again, as `asked`.
+#[derive(Clone, Copy)]
+struct Plan {
+    tokens: usize,
+    asked: Recompute,
+    on: bool,
 }
 
 /// The terms of the objective by name, each with its weight.
@@ -128,7 +142,7 @@ impl Session {
     /// gradient of the sum.
     fn distil(&mut self, learn: bool) -> Result<(Terms, ByScale)> {
         let sources = self.teaching()?;
-        let Session { models, merge, teachers, dtype, drawn, .. } = self;
+        let Session { models, merge, teachers, dtype, drawn, plan: planned, .. } = self;
         let settings = &models.settings;
         let lesson = |source| -> Result<(Lesson<'_>, Vec<usize>)> {
             let name = Source::name(source);
@@ -150,7 +164,20 @@ impl Session {
         // All sources' examples go through the merge together.
         let sequences = lessons.iter().flat_map(|(lesson, examples)| examples.iter().map(|e| lesson.tokens(*e)));
         let batch = Batch::new(sequences, &merge.device)?;
-        let recompute = settings.recompute.decide(&merge.architecture, batch.tokens());
+        let known = planned.filter(|plan| plan.tokens >= batch.tokens() && plan.asked == settings.recompute);
+        let plan = match known {
+            Some(plan) => plan,
+            None => {
+                let (asked, tokens) = (settings.recompute, batch.tokens());
+                let on = match merge.device.is_cpu() {
+                    true => asked.decide(&merge.architecture, tokens, available_bytes())?,
+                    false => asked == Recompute::On,
+                };
+                Plan { tokens, asked, on }
+            }
+        };
+        *planned = Some(plan);
+        let recompute = plan.on;
         let mut pass = Pass::new(merge, &batch, How { dtype: *dtype, learn, recompute })?;
         let (mut terms, mut start) = (Terms::new(), 0);
         for ((lesson, examples), answers) in lessons.iter().zip(&answers) {
@@ -289,6 +316,7 @@ impl Dam {
         let (device, dtype) = models.settings.place()?;
         let sources = models.merged(columns.with_base)?;
         sources.iter().try_for_each(|s| s.architecture().map(drop))?;
+        let forecast = Forecast::new(&models.load_of(&sources)?, &models.settings, &device)?;
         let merge = Merge::new(&sources, columns, device)?;
         let moments = merge.tensors.iter().map(|_| Moments::default()).collect();
         Ok(Self(Arc::new(Mutex::new(Session {
@@ -299,6 +327,8 @@ impl Dam {
             teachers: Teachers::default(),
             moments,
             angles: Vec::new(),
+            forecast,
+            plan: None,
             step: 0,
             drawn: 0,
             losses: Vec::new(),

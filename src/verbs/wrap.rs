@@ -47,7 +47,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         &report,
         json!({
             "sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients,
-            "trainable": report.trainable, "share": share,
+            "trainable": report.trainable, "share": share, "forecast": report.forecast,
         }),
     ))
 }

@@ -33,6 +33,7 @@ impl Dam {
             coefficients: session.merge.coefficients(),
             trainable: trainable.map(|t| t.coefficients.elem_count()).sum(),
             parameters: session.sources[0].parameters(),
+            forecast: session.forecast.clone(),
             notes,
         }
     }

@@ -8,7 +8,7 @@ use crate::coefficients::Columns;
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
 use crate::show::{AVERAGE, MERGED, SourceReport, Sources};
-use crate::train::Settings;
+use crate::train::{Load, Settings};
 
 use super::Dam;
 
@@ -121,6 +121,37 @@ impl Models {
             return Err(Error::Sources { what, hint });
         }
         Ok(merged)
+    }
+
+    /// The work of one step that merges `sources`.
+    pub(super) fn load_of(&self, sources: &[Source]) -> Result<Load> {
+        // Before there is data, examples are taken to be of this many tokens.
+        const ASSUMED: usize = 512;
+        let Settings { max_length, batch_size, .. } = self.settings;
+        let architecture = sources[0].architecture()?.clone();
+        let (mut usual, mut most, mut all, mut has_data) = (0, 0, 0, true);
+        for source in sources {
+            let lengths = self.data.get(source.name()).map(|d| d.examples.iter().map(|e| e.ids.len().min(max_length)));
+            let Some(lengths) = lengths else {
+                has_data &= source.name() == BASE;
+                let tokens = if source.name() == BASE { 0 } else { ASSUMED.min(max_length) * batch_size };
+                (usual, most) = (usual + tokens, most + tokens);
+                continue;
+            };
+            let (count, sum) = (lengths.len(), lengths.clone().sum::<usize>());
+            usual += sum * batch_size / count.max(1);
+            most += lengths.max().unwrap_or(0) * batch_size;
+            all += sum;
+        }
+        Ok(Load {
+            sources: sources.len(),
+            source_bytes: sources.iter().map(|s| s.bytes() as u64).sum(),
+            tokens: (usual, most),
+            has_data,
+            all_tokens: all,
+            baked_bytes: (sources[0].parameters() * sources[0].dtype().size_in_bytes()) as u64,
+            architecture,
+        })
     }
 
     /// The merge of these sources, at its start.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Table;
 use crate::checkpoint::Written;
 use crate::eval::Score;
+use crate::train::Forecast;
 
 /// Gives reports that draw themselves as a table their `Display` and `evcxr_display`.
 macro_rules! shown_as_table {
@@ -120,6 +121,8 @@ pub struct WrapReport {
     pub trainable: usize,
     /// Weights of one source.
     pub parameters: usize,
+    /// What training it will take.
+    pub forecast: Forecast,
     /// What a reader should know of this start.
     pub notes: Vec<String>,
 }
@@ -135,9 +138,32 @@ impl WrapReport {
             count(self.trainable),
             format!("{share:.2}%"),
         ]);
-        table.notes = self.notes.clone();
+        table.notes = forecast(&self.forecast);
+        table.notes.extend(self.notes.iter().cloned());
         table
     }
+}
+
+/// What training will take, in words.
+fn forecast(f: &Forecast) -> Vec<String> {
+    let assumed = if f.has_data { "" } else { ", assumed until there is data" };
+    let pace = match f.minutes {
+        Some(minutes) if minutes < 1.0 => format!("about {:.0} s a hundred steps", (60.0 * minutes).max(1.0)),
+        Some(minutes) => format!("about {minutes:.0} min a hundred steps"),
+        None => "on a GPU".into(),
+    };
+    let again = if f.recompute { "; layers are computed again on the way down to save memory" } else { "" };
+    vec![
+        format!("training: {pace} ({} tokens a step{assumed}){again}", count(f.tokens)),
+        format!(
+            "memory: {} to work in, up to {} for teachers' answers, sources of {} mapped; {} are free",
+            bytes(f.working_bytes),
+            bytes(f.teacher_bytes),
+            bytes(f.mapped_bytes),
+            bytes(f.available_bytes),
+        ),
+        format!("disk: {} when it is baked", bytes(f.disk_bytes)),
+    ]
 }
 
 /// What `loss` gives: the objective on the batch that the next step will use.

@@ -38,6 +38,8 @@ pub struct Load {
     pub source_bytes: u64,
     /// Tokens of all sources in one step: usually, and at most.
     pub tokens: (usize, usize),
+    /// Whether these are of data that is there.
+    pub has_data: bool,
     /// Tokens of all examples, which teachers' answers are kept for.
     pub all_tokens: usize,
     /// Bytes of a merged weight when it is baked.
@@ -59,8 +61,10 @@ pub struct Forecast {
     pub minutes: Option<f64>,
     /// Memory that is free now.
     pub available_bytes: u64,
-    /// Tokens of all sources that a step was assumed to have.
+    /// Tokens that a step of all sources usually has, of their data or assumed before there is any.
     pub tokens: usize,
+    /// Whether all sources have data.
+    pub has_data: bool,
     /// Whether layers will be computed again on the way down.
     pub recompute: bool,
 }
@@ -85,13 +89,23 @@ pub fn available_bytes() -> u64 {
 }
 
 impl Recompute {
-    /// Whether to recompute for a step of `tokens`.
-    pub fn decide(self, architecture: &Architecture, tokens: usize) -> bool {
-        match self {
+    /// Whether to recompute in steps of `tokens`, while `available` bytes are free.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for what does not fit.
+    pub fn decide(self, architecture: &Architecture, tokens: usize, available: u64) -> Result<bool> {
+        let on = match self {
             Recompute::On => true,
             Recompute::Off => false,
-            Recompute::Auto => working(architecture, tokens, false) > available_bytes() / 4 * 3,
+            Recompute::Auto => working(architecture, tokens, false) > available / 4 * 3,
+        };
+        let needed = working(architecture, tokens, on);
+        if needed <= available {
+            return Ok(on);
         }
+        let fits = |tokens: &usize| working(architecture, *tokens, true) <= available;
+        let fits = (1..=tokens).rev().step_by((tokens / 64).max(1)).find(fits);
+        Err(Error::TooLarge { what: "training".into(), needed, available, tokens, fits })
     }
 }
 
@@ -161,13 +175,11 @@ impl Forecast {
     pub fn new(load: &Load, settings: &Settings, device: &Device) -> Result<Self> {
         let (a, (usual, most)) = (&load.architecture, load.tokens);
         let available = available_bytes();
-        let recompute = settings.recompute.decide(a, most);
+        let recompute = match device.is_cpu() {
+            true => settings.recompute.decide(a, most, available)?,
+            false => settings.recompute == Recompute::On,
+        };
         let working_bytes = if device.is_cpu() { working(a, most, recompute) } else { 0 };
-        if working_bytes > available {
-            let least = |tokens| working(a, tokens, true) <= available;
-            let fits = (1..=most).rev().step_by((most / 64).max(1)).find(|tokens| least(*tokens));
-            return Err(Error::TooLarge { what: "training".into(), needed: working_bytes, available, tokens: most, fits });
-        }
         let length = usual / load.sources.max(1) / settings.batch_size.max(1);
         let minutes = match device.is_cpu() {
             true => Some(operations(a, usual, length, recompute) / speed()? * 100.0 / 60.0),
@@ -182,6 +194,7 @@ impl Forecast {
             minutes,
             available_bytes: available,
             tokens: usual,
+            has_data: load.has_data,
             recompute,
         })
     }
