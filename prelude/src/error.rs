@@ -100,7 +100,7 @@ impl Error {
                 "an index may name only files beside it; get the checkpoint from a source you trust"
             }
             Error::UnknownFamily { .. } => {
-                "the families that run are llama, mistral and qwen2; others can be merged without running: merge linear DIR"
+                "the families that run are llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi3 and smollm3; others can be merged without running: merge linear DIR"
             }
             Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",

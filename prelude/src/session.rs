@@ -186,7 +186,7 @@ impl Session {
             let mut total: Terms = Vec::new();
             for rows in runs(tokens, merge.architecture.vocabulary) {
                 let parts = pass.compare(start + rows.start..start + rows.end, |student| {
-                    let teacher = answers.logits(rows, output.as_ref())?;
+                    let teacher = answers.logits(lesson, rows, output.as_ref())?;
                     let (temperature, size) = (settings.temperature, examples.len());
                     compared(settings, &Distillation { student, teacher: &teacher, temperature, size, tokens })
                 })?;

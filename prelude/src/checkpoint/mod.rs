@@ -2,18 +2,21 @@
 
 mod archive;
 mod config;
+mod config_read;
 mod encode;
 mod files;
 mod gguf;
 mod gguf_tokenizer;
 mod lora;
 mod other;
+mod rope;
 mod source;
 mod tokenizer;
 mod view;
 mod write;
 
-pub use config::{Architecture, Kind, Rope, Scaling, TensorSpec};
+pub use config::{Activation, Architecture, Attends, Kind, TensorSpec};
+pub use rope::{Rope, Scaling};
 pub use source::Source;
 pub use view::View;
 

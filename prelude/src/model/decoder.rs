@@ -1,6 +1,7 @@
 //! A pre-norm decoder of the llama kind, every operation of it differentiable.
 //!
-//! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`.
+//! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`. What
+//! families add (norms of queries, keys and results, caps, scales) is asked of the architecture.
 //! Sequences stand one after another: `x` is tokens x hidden, and only attention and positions know where
 //! one ends.
 
@@ -9,10 +10,10 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::weights::Weights;
-use crate::checkpoint::{Architecture, TensorSpec};
+use crate::checkpoint::{Architecture, Attends, TensorSpec};
 use crate::data::Batch;
 use crate::error::Result;
-use crate::ops::{Attention, RotaryTable, linear, linear_into, rms_norm, rotary, swiglu};
+use crate::ops::{Attention, RotaryTable, gated, linear, linear_into, rms_norm, rotary};
 
 /// A decoder of `architecture` over `weights`.
 pub struct Decoder<'a, W: Weights + ?Sized> {
@@ -25,15 +26,15 @@ pub struct Places {
     lengths: Vec<usize>,
     /// The position of every sequence's first token.
     start: usize,
-    table: RotaryTable,
+    /// One a rotary embedding of the architecture.
+    tables: Vec<RotaryTable>,
 }
 
 impl Places {
     /// Sequences of `lengths` tokens, each from position `start` on.
     pub fn new(architecture: &Architecture, lengths: &[usize], start: usize) -> Self {
-        let positions = lengths.iter().flat_map(|n| start..start + n);
-        let table = RotaryTable::new(&architecture.rope, architecture.head_dim, positions);
-        Self { lengths: lengths.to_vec(), start, table }
+        let tables = architecture.ropes.iter().map(|rope| RotaryTable::new(rope, lengths, start)).collect();
+        Self { lengths: lengths.to_vec(), start, tables }
     }
 }
 
@@ -128,7 +129,9 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// # Errors
     /// A missing weight, or ids outside the vocabulary.
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        self.weights.rows(TensorSpec::EMBEDDING, ids)
+        let rows = self.weights.rows(TensorSpec::EMBEDDING, ids)?;
+        let scale = self.architecture.embedding_scale;
+        Ok(if scale == 1.0 { rows } else { (rows * scale)? })
     }
 
     /// Layer `layer` on `x` (tokens x hidden).
@@ -152,53 +155,93 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// # Errors
     /// A missing weight.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.linear(hidden, self.architecture.output(), None)
+        capped(self.architecture, self.linear(hidden, self.architecture.output(), None)?)
     }
 
     fn layer_cached(&self, layer: usize, x: &Tensor, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
-        let h = self.norm(x, &format!("model.layers.{layer}.input_layernorm"))?;
-        let x = (x + self.attention(&h, layer, places, cache)?)?;
-        let h = self.norm(&x, &format!("model.layers.{layer}.post_attention_layernorm"))?;
-        Ok((&x + self.mlp(&h, layer)?)?)
+        let name = |norm: &str| format!("model.layers.{layer}.{norm}_layernorm");
+        let post = self.architecture.post_norms;
+        let mut y = self.attention(&self.norm(x, &name("input"))?, layer, places, cache)?;
+        if post {
+            y = self.norm(&y, &name("post_attention"))?;
+        }
+        let x = (x + y)?;
+        let before = if post { "pre_feedforward" } else { "post_attention" };
+        let mut y = self.mlp(&self.norm(&x, &name(before))?, layer)?;
+        if post {
+            y = self.norm(&y, &name("post_feedforward"))?;
+        }
+        Ok((&x + y)?)
     }
 
     fn attention(&self, x: &Tensor, layer: usize, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
-        let a = self.architecture;
-        let tokens = x.dim(0)?;
-        let name = |part: &str| format!("model.layers.{layer}.self_attn.{part}_proj");
-        let bias = |part: &str| a.qkv_bias.then(|| format!("{}.bias", name(part)));
-        let project = |part: &str| self.linear(x, &format!("{}.weight", name(part)), bias(part).as_deref());
-        let turned = |part: &str, heads: usize| -> Result<Tensor> {
-            let heads = project(part)?.reshape((tokens, heads, a.head_dim))?;
-            Ok(rotary(&heads, &places.table)?.flatten_from(1)?)
-        };
-        let (q, mut k, mut v) = (turned("q", a.heads)?, turned("k", a.key_value_heads)?, project("v")?);
+        let (a, attends) = (self.architecture, self.architecture.attends[layer]);
+        let prefix = format!("model.layers.{layer}.self_attn");
+        let (mut q, mut k, mut v) = self.queries_keys_values(x, &prefix)?;
+        q = self.placed(&q, a.heads, &format!("{prefix}.q_norm"), attends, places)?;
+        k = self.placed(&k, a.key_value_heads, &format!("{prefix}.k_norm"), attends, places)?;
         if let Some(cache) = cache {
             (k, v) = cache.extend(layer, k, v)?;
         }
         let attention = Attention {
             heads: a.heads,
             key_value_heads: a.key_value_heads,
-            scale: (a.head_dim as f64).sqrt().recip(),
-            window: a.sliding_window.filter(|_| layer >= a.sliding_from),
-            soft_cap: None,
+            scale: a.attention_scale,
+            window: attends.window,
+            soft_cap: a.attention_cap,
         };
         let y = attention.run(&q, &k, &v, &places.lengths, places.start)?;
-        let bias = a.output_bias.then(|| format!("{}.bias", name("o")));
-        self.linear(&y, &format!("{}.weight", name("o")), bias.as_deref())
+        self.linear_named(&y, &format!("{prefix}.o_proj"), a.output_bias)
+    }
+
+    fn queries_keys_values(&self, x: &Tensor, prefix: &str) -> Result<(Tensor, Tensor, Tensor)> {
+        let a = self.architecture;
+        let project = |part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.qkv_bias);
+        if !a.fused {
+            return Ok((project("q")?, project("k")?, project("v")?));
+        }
+        let (all, queries, keys) = (project("qkv")?, a.heads * a.head_dim, a.key_value_heads * a.head_dim);
+        let part = |start, width| all.narrow(1, start, width)?.contiguous();
+        Ok((part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?))
+    }
+
+    /// Queries or keys (tokens x (heads * head_dim)), normed and turned as their layer has it.
+    fn placed(&self, x: &Tensor, heads: usize, norm: &str, attends: Attends, places: &Places) -> Result<Tensor> {
+        let mut x = x.reshape((x.dim(0)?, heads, self.architecture.head_dim))?;
+        if self.architecture.qk_norm {
+            x = self.norm(&x, norm)?;
+        }
+        if let Some(table) = attends.rope.and_then(|rope| places.tables.get(rope)) {
+            x = rotary(&x, table)?;
+        }
+        Ok(x.flatten_from(1)?)
     }
 
     fn mlp(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
-        let project = |x: &Tensor, part: &str| {
-            let name = format!("model.layers.{layer}.mlp.{part}_proj");
-            let bias = self.architecture.mlp_bias.then(|| format!("{name}.bias"));
-            self.linear(x, &format!("{name}.weight"), bias.as_deref())
+        let (a, prefix) = (self.architecture, format!("model.layers.{layer}.mlp"));
+        let project = |x: &Tensor, part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.mlp_bias);
+        let (gate, up) = match a.fused {
+            false => (project(x, "gate")?, project(x, "up")?),
+            true => {
+                let both = project(x, "gate_up")?;
+                let part = |i: usize| both.narrow(1, i * a.intermediate, a.intermediate)?.contiguous();
+                (part(0)?, part(1)?)
+            }
         };
-        project(&swiglu(&project(x, "gate")?, &project(x, "up")?)?, "down")
+        project(&gated(&gate, &up, a.activation)?, "down")
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        Ok(rms_norm(x, &self.weights.weight(&format!("{name}.weight"))?, self.architecture.norm_eps)?)
+        let (mut weight, offset) = (self.weights.weight(&format!("{name}.weight"))?, self.architecture.norm_offset);
+        if offset != 0.0 {
+            weight = (weight + offset)?;
+        }
+        Ok(rms_norm(x, &weight, self.architecture.norm_eps)?)
+    }
+
+    fn linear_named(&self, x: &Tensor, name: &str, bias: bool) -> Result<Tensor> {
+        let bias = bias.then(|| format!("{name}.bias"));
+        self.linear(x, &format!("{name}.weight"), bias.as_deref())
     }
 
     fn linear(&self, x: &Tensor, weight: &str, bias: Option<&str>) -> Result<Tensor> {
@@ -210,4 +253,13 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         let Some(bias) = bias else { return Ok(y) };
         Ok(y.broadcast_add(&self.weights.weight(bias)?)?)
     }
+}
+
+/// What the output layer's product becomes: `c tanh(z / c)` where the architecture caps logits.
+///
+/// # Errors
+/// A device that has no room.
+pub fn capped(architecture: &Architecture, logits: Tensor) -> Result<Tensor> {
+    let Some(cap) = architecture.logit_cap else { return Ok(logits) };
+    Ok(((logits / cap)?.tanh()? * cap)?)
 }

@@ -4,6 +4,6 @@ mod decoder;
 mod runs;
 mod weights;
 
-pub use decoder::{Cache, Decoder, Places};
+pub use decoder::{Cache, Decoder, Places, capped};
 pub use runs::runs;
 pub use weights::{SourceWeights, Weights};

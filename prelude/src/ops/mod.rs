@@ -7,6 +7,7 @@ mod attention;
 mod column_merge;
 mod cross_entropy;
 mod distillation;
+mod gated;
 mod gradient;
 mod linear;
 mod packed_attention;
@@ -15,20 +16,19 @@ mod rms_norm;
 mod rotary;
 mod row_loss;
 mod send_down;
-mod swiglu;
 
 pub use attention::{Causal, causal_softmax};
 pub use column_merge::ColumnMerge;
 pub(crate) use column_merge::decode_rows;
 pub use cross_entropy::cross_entropy;
 pub use distillation::{entropy, kl_divergence, squared_error};
+pub use gated::gated;
 pub use gradient::Gradient;
 pub use linear::{linear, linear_into};
 pub use packed_attention::Attention;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryTable, rotary};
 pub use send_down::send_down;
-pub use swiglu::swiglu;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType};
 

@@ -3,12 +3,10 @@
 //!
 //! A rotation's backward is the rotation by the opposite angle.
 
-use std::f64::consts::PI;
-
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 
 use super::{Real, elements, for_rows, is_fused, with_real};
-use crate::checkpoint::{Rope, Scaling};
+use crate::checkpoint::Rope;
 
 /// Cosines and sines of tokens' positions: each tokens x head_dim/2, f64, computed once.
 #[derive(Clone)]
@@ -19,12 +17,21 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// Angles of `positions`, one a token.
-    pub fn new(rope: &Rope, head_dim: usize, positions: impl IntoIterator<Item = usize>) -> Self {
-        let half = head_dim / 2;
-        let frequencies: Vec<f64> = (0..half).map(|k| frequency(rope, k, head_dim)).collect();
-        let angles = positions.into_iter().flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
-        let (sin, cos) = angles.map(f64::sin_cos).unzip();
+    /// Angles of sequences of `lengths` tokens, one after another, each from position `start` on.
+    pub fn new(rope: &Rope, lengths: &[usize], start: usize) -> Self {
+        let (half, factor) = (rope.dims / 2, rope.attention_factor());
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for length in lengths {
+            let end = start + length;
+            let frequencies: Vec<f64> = (0..half).map(|k| rope.frequency(k, end)).collect();
+            for position in start..end {
+                let angles = frequencies.iter().map(|f| (position as f64 * f).sin_cos());
+                angles.for_each(|(s, c)| {
+                    sin.push(s * factor);
+                    cos.push(c * factor);
+                });
+            }
+        }
         Self { cos, sin, half }
     }
 
@@ -32,20 +39,6 @@ impl RotaryTable {
         let shape = (self.cos.len() / self.half, 1, self.half);
         let tensor = |x: &[f64]| Tensor::from_slice(x, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
         Ok((tensor(&self.cos)?, tensor(&self.sin)?))
-    }
-}
-
-/// `theta^(-2k/d)`, stretched as the checkpoint says.
-fn frequency(rope: &Rope, k: usize, head_dim: usize) -> f64 {
-    let plain = rope.theta.powf(-2.0 * k as f64 / head_dim as f64);
-    match rope.scaling {
-        Scaling::None => plain,
-        Scaling::Linear { factor } => plain / factor,
-        Scaling::Llama3 { factor, low, high, original } => {
-            let turns = original * plain / (2.0 * PI);
-            let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-            plain * (smooth + (1.0 - smooth) / factor)
-        }
     }
 }
 
@@ -92,14 +85,19 @@ fn rotate<T: Real>(x: &[T], table: &RotaryTable, heads: usize, direction: f64) -
     y
 }
 
-/// Turns `x` (tokens x heads x head_dim) by the angles of `table`.
+/// Turns `x` (tokens x heads x head_dim) by the angles of `table`: the first features of every head, as many
+/// as the table is for.
 ///
 /// # Errors
 /// Dimensions that do not fit the table.
 pub fn rotary(x: &Tensor, table: &RotaryTable) -> Result<Tensor> {
     let (tokens, heads, dim) = x.dims3()?;
-    if dim != 2 * table.half || tokens * table.half != table.cos.len() {
+    if dim < 2 * table.half || tokens * table.half != table.cos.len() {
         candle_core::bail!("rotary: {:?} does not fit the table", x.dims());
+    }
+    if dim > 2 * table.half {
+        let turned = rotary(&x.narrow(D::Minus1, 0, 2 * table.half)?.contiguous()?, table)?;
+        return Tensor::cat(&[turned, x.narrow(D::Minus1, 2 * table.half, dim - 2 * table.half)?], D::Minus1);
     }
     if is_fused(x) {
         return x.contiguous()?.apply_op1(Rotary { table: table.clone(), heads, direction: 1.0 });
@@ -118,24 +116,19 @@ fn composed(x: &Tensor, table: &RotaryTable) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Scaling;
     use crate::ops::check::{agrees, differentiates, random};
 
     #[test]
     fn agrees_with_its_composition_and_finite_differences() {
-        let table = RotaryTable::new(&Rope { theta: 1e4, scaling: Scaling::None }, 6, [2, 3, 0, 1, 7]);
+        let table = RotaryTable::new(&Rope { theta: 1e4, dims: 6, scaling: Scaling::None }, &[2, 3], 4);
         let x = random(&[5, 3, 6], 1);
         agrees(&rotary(&x, &table).unwrap(), &composed(&x, &table).unwrap());
         differentiates(&[x], |v| rotary(&v[0], &table));
-    }
-
-    #[test]
-    fn llama3_stretches_long_wavelengths_only() {
-        let scaling = Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 };
-        let rope = Rope { theta: 500_000.0, scaling };
-        // Wavelengths below 2048 positions stay, those above 8192 are divided by 8.
-        let plain = |k: f64| 500_000f64.powf(-2.0 * k / 128.0);
-        assert_eq!(frequency(&rope, 0, 128), 1.0);
-        assert!((frequency(&rope, 20, 128) - plain(20.0)).abs() < 1e-15);
-        assert!((frequency(&rope, 63, 128) - plain(63.0) / 8.0).abs() < 1e-15);
+        // Features beyond the table's stay.
+        let wide = random(&[5, 3, 8], 2);
+        let turned = rotary(&wide, &table).unwrap();
+        agrees(&turned.narrow(2, 6, 2).unwrap(), &wide.narrow(2, 6, 2).unwrap());
+        differentiates(&[wide], |v| rotary(&v[0], &table));
     }
 }

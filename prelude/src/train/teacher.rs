@@ -10,7 +10,7 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use crate::checkpoint::Source;
 use crate::data::{Batch, Dataset};
 use crate::error::{Error, Result};
-use crate::model::{Decoder, SourceWeights};
+use crate::model::{Decoder, SourceWeights, capped};
 use crate::objective::TeacherLogits;
 use crate::ops::{ColumnMerge, linear};
 
@@ -154,10 +154,12 @@ impl Answers {
     ///
     /// # Errors
     /// Rows beyond the last.
-    pub fn logits(&self, rows: Range<usize>, output: Option<&Tensor>) -> Result<TeacherLogits> {
+    pub fn logits(&self, lesson: &Lesson<'_>, rows: Range<usize>, output: Option<&Tensor>) -> Result<TeacherLogits> {
         let run = |t: &Tensor| t.narrow(0, rows.start, rows.len())?.contiguous();
         Ok(match (&self.kept, output) {
-            (Kept::Hidden(hidden), Some(output)) => TeacherLogits::Whole(linear(&run(hidden)?, output)?),
+            (Kept::Hidden(hidden), Some(output)) => {
+                TeacherLogits::Whole(capped(lesson.source.architecture()?, linear(&run(hidden)?, output)?)?)
+            }
             (Kept::TopK { values, indices }, _) => TeacherLogits::TopK { values: run(values)?, indices: run(indices)? },
             (Kept::Hidden(_), None) => return Err(Error::NoMatch { pattern: "lm_head.weight".into() }),
         })

@@ -10,13 +10,22 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig,
+    MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+    SmolLM3Config, SmolLM3ForCausalLM,
+)
 
 HERE = Path(__file__).parent
 SMALL = dict(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=128, attn_implementation="eager",
 )
+LOCAL_GLOBAL = dict(full_attention=dict(rope_type="linear", factor=4.0, rope_theta=1e6),
+                    sliding_attention=dict(rope_type="default", rope_theta=1e4))
+# The sequences are longer than the original context, so the long factors count.
+LONG = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0, 1.5], long_factor=[1.25, 3.0],
+            original_max_position_embeddings=8, partial_rotary_factor=0.5)
 LLAMA3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=16)
 
@@ -25,6 +34,17 @@ MODELS = {
     "qwen2-bias-tied": (Qwen2ForCausalLM, Qwen2Config(**SMALL, tie_word_embeddings=True), "bfloat16", "10GB"),
     "llama-sharded": (LlamaForCausalLM, LlamaConfig(**SMALL, tie_word_embeddings=True, rope_parameters=LLAMA3), "float16", "15KB"),
     "llama-biases": (LlamaForCausalLM, LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True), "float32", "10GB"),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SMALL, head_dim=16), "float32", "10GB"),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config(**SMALL, head_dim=16, sliding_window=5, query_pre_attn_scalar=24,
+                                               attn_logit_softcapping=5.0, final_logit_softcapping=4.0), "float32", "10GB"),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**SMALL, head_dim=16, sliding_window=5, query_pre_attn_scalar=24,
+                                                   layer_types=["sliding_attention", "full_attention"],
+                                                   rope_parameters=LOCAL_GLOBAL), "float32", "10GB"),
+    "phi3": (Phi3ForCausalLM, Phi3Config(**SMALL, sliding_window=7, pad_token_id=0), "float32", "10GB"),
+    "phi3-long": (Phi3ForCausalLM, Phi3Config(**SMALL, original_max_position_embeddings=8, rope_parameters=LONG,
+                                              pad_token_id=0), "float32", "10GB"),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**{**SMALL, "num_hidden_layers": 4}, no_rope_layer_interval=2,
+                                                  pad_token_id=0), "float32", "10GB"),
 }
 
 
