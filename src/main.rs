@@ -24,6 +24,9 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let output = render::Output { json: cli.json };
     interrupt::install();
+    if !cli.json {
+        progress::watch_downloads();
+    }
     let ok = match (cli.commands, cli.action) {
         (Some(_), Some(_)) => {
             let message = "-c runs verbs and needs no command beside it";

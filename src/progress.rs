@@ -12,6 +12,29 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use crate::interrupt;
 use crate::render::note;
 
+/// Shows a bar for every file that is downloaded, where somebody can see it.
+pub fn watch_downloads() {
+    if !std::io::stderr().is_terminal() {
+        return;
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {msg}  {bytes_per_sec}  {eta} left") {
+        bar.set_style(style.progress_chars("━╸ "));
+    }
+    dam_prelude::checkpoint::watch_downloads(move |download| {
+        if bar.message() != download.file {
+            bar.reset();
+            bar.set_length(download.total);
+            bar.set_message(download.file.clone());
+        }
+        bar.set_position(download.done);
+        if download.done == download.total {
+            bar.set_message("");
+            bar.finish_and_clear();
+        }
+    });
+}
+
 /// Trains, showing progress unless `quiet`; Ctrl-C stops after the current step.
 ///
 /// # Errors

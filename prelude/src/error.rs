@@ -45,6 +45,14 @@ pub enum Error {
     ChatTemplate { file: PathBuf, reason: String },
     #[error("`{first}` and `{second}` cannot be merged: {difference}")]
     Differs { first: String, second: String, difference: String },
+    #[error("the hub has no {what} in `{repo}`")]
+    HubMissing { repo: String, what: String },
+    #[error("`{repo}` is gated: its authors want their licence accepted first")]
+    HubGated { repo: String },
+    #[error("cannot reach `{endpoint}`: {reason}")]
+    HubUnreachable { endpoint: String, reason: String },
+    #[error("cannot get `{repo}` from the hub: {reason}")]
+    Hub { repo: String, reason: String, hint: &'static str },
     #[error("{what}")]
     Sources { what: String, hint: &'static str },
     #[error("`{}` has no examples", file.display())]
@@ -106,6 +114,14 @@ impl Error {
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
             Error::TokenizerTooLarge { .. } => "use the tokenizer.json that came with these weights",
             Error::Differs { .. } => "sources must be fine-tunes of one base model: same layers, shapes and tokens",
+            Error::HubMissing { .. } => {
+                "check the name: a local path begins with ./ or /, a private repository needs HF_TOKEN, a revision is org/name@revision"
+            }
+            Error::HubGated { .. } => "accept the licence on the model's page, then set HF_TOKEN to a token of that account",
+            Error::HubUnreachable { .. } => {
+                "check the network, HF_ENDPOINT and proxies; what is in the cache loads without; a local path begins with ./ or /"
+            }
+            Error::Hub { hint, .. } => hint,
             Error::Sources { hint, .. } => hint,
             Error::EmptyData { .. } => {
                 "give at least one line: {\"text\": ...}, {\"input\": ..., \"output\": ...} or {\"input_ids\": [...]}"

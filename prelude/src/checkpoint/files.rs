@@ -9,6 +9,7 @@ use include_dir::{Dir, include_dir};
 use memmap2::{Mmap, UncheckedAdvice};
 
 use super::gguf::Gguf;
+use super::hub::{Hub, Place, Wanted};
 use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
@@ -58,11 +59,13 @@ pub(crate) enum Files {
     Disk(PathBuf),
     Builtin(&'static Dir<'static>, PathBuf),
     Gguf(Arc<Gguf>),
+    /// A snapshot in the hub's cache, and what opens it again.
+    Hub(PathBuf, String),
 }
 
 impl Files {
-    /// The folder that `spec` names: `builtin:NAME`, a directory, the directory of the weights named, or a GGUF
-    /// file, which holds what a folder would.
+    /// The folder that `spec` names: `builtin:NAME`, a directory, the directory of the weights named, a GGUF file,
+    /// which holds what a folder would, or a name on the hub.
     pub fn find(spec: &str) -> Result<Self> {
         if let Some(name) = spec.strip_prefix(BUILTIN_PREFIX) {
             let models: Vec<&str> = builtin_models().collect();
@@ -71,7 +74,13 @@ impl Files {
             return Ok(Files::Builtin(dir, PathBuf::from(spec)));
         }
         let path = Path::new(spec);
-        let found = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+        let found = match std::fs::metadata(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => match Place::parse(spec, false) {
+                Some(place) => return Self::from_hub(&place),
+                None => return Err(Error::io("read", path, e)),
+            },
+            found => found.map_err(|e| Error::io("read", path, e))?,
+        };
         if found.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
             let path = std::path::absolute(path).map_err(|e| Error::io("read", path, e))?;
             return Ok(Files::Gguf(Arc::new(Gguf::open(path)?)));
@@ -94,10 +103,25 @@ impl Files {
         Ok(Files::Disk(directory))
     }
 
+    fn from_hub(place: &Place) -> Result<Self> {
+        let snapshot = Hub::from_env()?.snapshot(place, Wanted::Model)?;
+        match &place.file {
+            None => Ok(Files::Hub(snapshot.directory, place.pinned(&snapshot.commit))),
+            Some(file) if file.to_lowercase().ends_with(".gguf") => {
+                Ok(Files::Gguf(Arc::new(Gguf::open(snapshot.directory.join(file))?)))
+            }
+            Some(file) => {
+                let reason = format!("`{file}` is no model");
+                let hint = "name the repository alone, or a .gguf file of it";
+                Err(Error::Hub { repo: place.repo.clone(), reason, hint })
+            }
+        }
+    }
+
     /// The folder itself, for messages and to open it again.
     pub fn path(&self) -> &Path {
         match self {
-            Files::Disk(path) | Files::Builtin(_, path) => path,
+            Files::Disk(path) | Files::Builtin(_, path) | Files::Hub(path, _) => path,
             Files::Gguf(gguf) => &gguf.path,
         }
     }
@@ -107,7 +131,7 @@ impl Files {
         match self {
             Files::Builtin(dir, _) => Ok(dir.get_file(dir.path().join(name)).map(|f| Bytes::Static(f.contents()))),
             Files::Gguf(gguf) => Ok(gguf.side_files.get(name).map(|text| Bytes::Owned(text.clone()))),
-            Files::Disk(directory) => match map(&directory.join(name)) {
+            Files::Disk(directory) | Files::Hub(directory, _) => match map(&directory.join(name)) {
                 Ok(bytes) => Ok(Some(bytes)),
                 Err(Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error),

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::archive::read;
 use super::files::map;
+use super::hub::{Hub, Place, Wanted};
 use super::view::View;
 use crate::error::{Error, Result};
 
@@ -91,9 +92,14 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    /// Opens the directory of a PEFT adapter.
+    /// Opens the directory of a PEFT adapter, or one on the hub.
     pub fn open(directory: &Path) -> Result<Self> {
-        let path = std::path::absolute(directory).map_err(|e| Error::io("read", directory, e))?;
+        let mut path = std::path::absolute(directory).map_err(|e| Error::io("read", directory, e))?;
+        if !path.exists()
+            && let Some(place) = directory.to_str().and_then(|spec| Place::parse(spec, false))
+        {
+            path = Hub::from_env()?.snapshot(&place, Wanted::Adapter)?.directory;
+        }
         let missing = |file: &str| Error::MissingFile { directory: path.clone(), file: file.into() };
         let open = |name: &str| match map(&path.join(name)) {
             Err(Error::NotFound { .. }) if path.is_dir() => Err(missing(name)),

@@ -3,10 +3,12 @@
 mod archive;
 mod config;
 mod config_read;
+mod download;
 mod encode;
 mod files;
 mod gguf;
 mod gguf_tokenizer;
+mod hub;
 mod lora;
 mod other;
 mod rope;
@@ -16,6 +18,7 @@ mod view;
 mod write;
 
 pub use config::{Activation, Architecture, Attends, Kind, TensorSpec};
+pub use download::{Download, watch_downloads};
 pub use rope::{Rope, Scaling};
 pub use source::Source;
 pub use view::View;
@@ -23,6 +26,7 @@ pub use view::View;
 #[cfg(test)]
 pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, builtin_data, builtin_data_file, map};
+pub(crate) use hub::{Hub, Place, Wanted};
 pub(crate) use source::{SIDE_FILES, mix, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub(crate) use view::TILE;

@@ -100,11 +100,15 @@ impl Source {
         let chat = Chat::read(&files)?;
         let name = match name {
             Some(name) => name.to_owned(),
-            None => default_name(paths.last().map_or(files.path(), PathBuf::as_path)),
+            None => match &files {
+                Files::Hub(_, pinned) if paths.is_empty() => pinned.split(['/', '@']).nth(1).unwrap_or("model").to_owned(),
+                _ => default_name(paths.last().map_or(files.path(), PathBuf::as_path)),
+            },
         };
         let spec = match &files {
             Files::Disk(_) | Files::Gguf(_) => files.path().display().to_string(),
             Files::Builtin(..) => place.to_owned(),
+            Files::Hub(_, pinned) => pinned.clone(),
         };
         let spec = paths.iter().fold(spec, |spec, path| format!("{spec}+{}", path.display()));
         Ok(Self(Arc::new(Inner {

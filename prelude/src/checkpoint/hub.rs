@@ -1,0 +1,285 @@
+//! Models and data sets of the Hugging Face hub, in the cache that Python's `huggingface_hub` uses too:
+//! `blobs/ETAG` holds a file once, `snapshots/COMMIT/NAME` points to it, `refs/REVISION` names a commit.
+//!
+//! `HF_HOME` or `HF_HUB_CACHE` say where the cache is, `HF_ENDPOINT` where the hub is, `HF_TOKEN` who asks,
+//! `HF_HUB_OFFLINE=1` that nobody is to be asked.
+
+use std::path::{Component, Path, PathBuf};
+
+use hf_hub::{Cache, Repo, RepoType};
+use serde::Deserialize;
+
+use super::download::{Client, Server};
+use super::files::WEIGHTS;
+use super::source::SIDE_FILES;
+use crate::error::{Error, Result};
+
+/// A place on the hub: `org/name`, `org/name@revision`, and a file within.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub repo: String,
+    pub revision: String,
+    /// A file of it, where one is named.
+    pub file: Option<String>,
+    pub is_dataset: bool,
+}
+
+/// What a snapshot is fetched for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Model,
+    Adapter,
+    /// The training split, or the file that is named.
+    Data,
+}
+
+/// Files that are there: a commit and its folder in the cache.
+pub(crate) struct Snapshot {
+    pub commit: String,
+    pub directory: PathBuf,
+    /// What was asked for, in order, of those that are there.
+    pub files: Vec<String>,
+}
+
+impl Place {
+    /// Reads `org/name[@revision][/path/of/file]`; none where it is not of that form.
+    pub fn parse(spec: &str, is_dataset: bool) -> Option<Self> {
+        let plain = |s: &str| {
+            let fits = s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+            !s.is_empty() && fits && !s.starts_with('.') && !s.contains("..")
+        };
+        let (org, rest) = spec.split_once('/')?;
+        let (name, file) = rest.split_once('/').map_or((rest, None), |(name, file)| (name, Some(file.to_owned())));
+        let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
+        let fits = plain(org) && plain(name) && plain(revision) && file.as_deref().is_none_or(is_inside);
+        fits.then(|| Self { repo: format!("{org}/{name}"), revision: revision.into(), file, is_dataset })
+    }
+
+    fn repo(&self) -> Repo {
+        let kind = if self.is_dataset { RepoType::Dataset } else { RepoType::Model };
+        Repo::with_revision(self.repo.clone(), kind, self.revision.clone())
+    }
+
+    /// What opens the same files again.
+    pub fn pinned(&self, commit: &str) -> String {
+        let file = self.file.as_deref().map_or_else(String::new, |file| format!("/{file}"));
+        format!("{}@{commit}{file}", self.repo)
+    }
+}
+
+/// Whether a name stays inside its folder.
+fn is_inside(name: &str) -> bool {
+    let normal = |c: Component<'_>| matches!(c, Component::Normal(_));
+    !name.is_empty() && !name.contains(['\\', '\0', ':']) && Path::new(name).components().all(normal)
+}
+
+/// The cache and who is asked.
+pub(crate) struct Hub {
+    cache: Cache,
+    offline: bool,
+    client: Client,
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    sha: String,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+}
+
+impl Hub {
+    /// As the environment says.
+    pub fn from_env() -> Result<Self> {
+        let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let home = set("HF_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(PathBuf::from(set("XDG_CACHE_HOME")?).join("huggingface")));
+        let home = home.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache/huggingface"))).ok_or_else(|| Error::Hub {
+            repo: "the hub".into(),
+            reason: "there is no folder for its cache".into(),
+            hint: "set HF_HOME",
+        })?;
+        let cache = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
+        let kept = || std::fs::read_to_string(home.join("token")).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+        let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
+        let offline = set("HF_HUB_OFFLINE").is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));
+        let token = set("HF_TOKEN").or_else(kept);
+        Ok(Self { cache: Cache::new(cache), offline, client: Client::new(endpoint.trim_end_matches('/').into(), token) })
+    }
+
+    fn folder(&self, place: &Place) -> PathBuf {
+        self.cache.path().join(place.repo().folder_name())
+    }
+
+    /// The files that `wanted` needs, from the cache or downloaded into it.
+    ///
+    /// # Errors
+    /// What is gated, missing, not reachable and not in the cache either, or not what the hub said it was.
+    pub fn snapshot(&self, place: &Place, wanted: Wanted) -> Result<Snapshot> {
+        let is_commit = place.revision.len() == 40 && place.revision.chars().all(|c| c.is_ascii_hexdigit());
+        if self.offline || is_commit {
+            let known = if is_commit { Some(place.revision.clone()) } else { self.known_commit(place) };
+            if let Some(snapshot) = known.and_then(|commit| self.cached(place, wanted, commit)) {
+                return Ok(snapshot);
+            }
+            if self.offline {
+                return Err(Error::Hub {
+                    repo: place.repo.clone(),
+                    reason: "it is not whole in the cache, and HF_HUB_OFFLINE is set".into(),
+                    hint: "unset HF_HUB_OFFLINE once, to download it",
+                });
+            }
+        }
+        let listing = match self.listing(place) {
+            Err(error @ Error::HubUnreachable { .. }) => {
+                let cached = self.known_commit(place).and_then(|commit| self.cached(place, wanted, commit));
+                return cached.ok_or(error);
+            }
+            listing => listing?,
+        };
+        let commit = listing.sha.clone();
+        if commit.is_empty() || !commit.chars().all(|c| c.is_ascii_alphanumeric()) {
+            return Err(self.odd(place, format!("it names the commit `{commit}`")));
+        }
+        let names: Vec<String> = listing.siblings.into_iter().map(|s| s.rfilename).collect();
+        if let Some(name) = names.iter().find(|name| !is_inside(name)) {
+            return Err(self.odd(place, format!("it lists `{name}`, which is not a file of its own folder")));
+        }
+        let repo = if place.is_dataset { format!("datasets/{}", place.repo) } else { place.repo.clone() };
+        let server = Server { client: &self.client, folder: self.folder(place), repo, commit: &commit };
+        let mut files = self.choose(place, wanted, &names)?;
+        let mut done = 0;
+        while let Some(name) = files.get(done).cloned() {
+            let path = server.fetch(&name)?;
+            if name == WEIGHTS[1] {
+                files.extend(shards(&path)?);
+            }
+            done += 1;
+        }
+        let write = || {
+            let path = self.folder(place).join("refs").join(&place.revision);
+            std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            std::fs::write(path, &commit)
+        };
+        write().map_err(|e| Error::io("write", self.folder(place), e))?;
+        let directory = self.folder(place).join("snapshots").join(&commit);
+        Ok(Snapshot { commit, directory, files })
+    }
+
+    fn odd(&self, place: &Place, reason: String) -> Error {
+        Error::Hub { repo: place.repo.clone(), reason, hint: "the server does not speak the hub's protocol: check HF_ENDPOINT" }
+    }
+
+    fn listing(&self, place: &Place) -> Result<Listing> {
+        let kind = if place.is_dataset { "datasets" } else { "models" };
+        let text = self.client.text(&format!("/api/{kind}/{}/revision/{}", place.repo, place.revision), &place.repo)?;
+        serde_json::from_str(&text).map_err(|e| self.odd(place, format!("its answer is not what was asked for: {e}")))
+    }
+
+    /// The commit that the cache has for a revision.
+    fn known_commit(&self, place: &Place) -> Option<String> {
+        let text = std::fs::read_to_string(self.folder(place).join("refs").join(&place.revision)).ok()?;
+        Some(text.trim().to_owned()).filter(|c| !c.is_empty() && c.chars().all(|c| c.is_ascii_alphanumeric()))
+    }
+
+    /// A snapshot in the cache, if it has all that is needed.
+    fn cached(&self, place: &Place, wanted: Wanted, commit: String) -> Option<Snapshot> {
+        let directory = self.folder(place).join("snapshots").join(&commit);
+        let mut names = Vec::new();
+        list(&directory, "", &mut names);
+        names.sort();
+        let mut files = self.choose(place, wanted, &names).ok()?;
+        if files.iter().any(|name| name == WEIGHTS[1]) {
+            files.extend(shards(&directory.join(WEIGHTS[1])).ok()?);
+        }
+        let whole = files.iter().all(|name| directory.join(name).is_file());
+        whole.then_some(Snapshot { commit, directory, files })
+    }
+
+    /// The files that are needed, of those there are.
+    fn choose(&self, place: &Place, wanted: Wanted, names: &[String]) -> Result<Vec<String>> {
+        let has = |name: &str| names.iter().any(|n| n == name);
+        let missing = |what: &str| Error::HubMissing { repo: place.repo.clone(), what: what.into() };
+        if let Some(file) = &place.file {
+            return if has(file) { Ok(vec![file.clone()]) } else { Err(missing(&format!("file `{file}`"))) };
+        }
+        if wanted == Wanted::Adapter {
+            let files = ["adapter_config.json", "adapter_model.safetensors"];
+            return match files.into_iter().find(|file| !has(file)) {
+                Some(file) => Err(missing(&format!("file `{file}`"))),
+                None => Ok(files.map(str::to_owned).into()),
+            };
+        }
+        if wanted == Wanted::Data {
+            let reads = |n: &&String| [".parquet", ".jsonl", ".json", ".txt"].iter().any(|end| n.ends_with(end));
+            let own = |n: &&String| !n.starts_with('.') && !n.ends_with("dataset_infos.json");
+            let mut files: Vec<String> = names.iter().filter(reads).filter(own).cloned().collect();
+            if files.iter().any(|n| n.contains("train")) {
+                files.retain(|n| n.contains("train"));
+            }
+            files.sort();
+            return if files.is_empty() { Err(missing("parquet or JSON lines file of a training split")) } else { Ok(files) };
+        }
+        if !has("config.json") {
+            let gguf = names.iter().find(|n| n.ends_with(".gguf"));
+            let named =
+                gguf.map_or_else(|| "file `config.json`".into(), |n| format!("file `config.json`; name one: {}/{n}", place.repo));
+            return Err(missing(&named));
+        }
+        let mut files: Vec<String> = SIDE_FILES.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect();
+        match WEIGHTS.iter().find(|name| has(name)) {
+            Some(weights) => files.push((*weights).to_owned()),
+            None => return Err(missing("safetensors weights (a repository of .bin files only cannot be read)")),
+        }
+        Ok(files)
+    }
+}
+
+/// The shards that an index names.
+fn shards(index: &Path) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let bytes = std::fs::read(index).map_err(|e| Error::io("read", index, e))?;
+    let index_of: Index =
+        serde_json::from_slice(&bytes).map_err(|e| Error::Json { file: index.into(), reason: e.to_string() })?;
+    let mut names: Vec<String> = index_of.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    match names.iter().find(|name| !is_inside(name) || name.contains('/')) {
+        Some(entry) => Err(Error::OutsideDirectory { index: index.into(), entry: entry.clone() }),
+        None => Ok(names),
+    }
+}
+
+/// Files below `directory`, by their names from there; not deeper than data sets nest.
+fn list(directory: &Path, prefix: &str, names: &mut Vec<String>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        match entry.path().is_dir() {
+            true if prefix.matches('/').count() < 6 => list(&entry.path(), &format!("{name}/"), names),
+            true => {}
+            false => names.push(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_told_from_paths() {
+        let place = |spec: &str| Place::parse(spec, false).map(|p| (p.repo, p.revision, p.file));
+        assert_eq!(place("org/name"), Some(("org/name".into(), "main".into(), None)));
+        assert_eq!(place("o/n@v1/a/b.gguf"), Some(("o/n".into(), "v1".into(), Some("a/b.gguf".into()))));
+        for spec in ["name", "./a", "../a/b", "/a/b", "a/..", "a/b/../c", "a b/c", "a/b@../x", "a//b"] {
+            assert_eq!(place(spec), None, "{spec}");
+        }
+    }
+}

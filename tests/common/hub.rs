@@ -1,0 +1,167 @@
+//! A small server that speaks the hub's protocol on loopback, with the faults that a test asks for.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// What is wrong with a file, or with everything.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    None,
+    /// Every answer breaks off after so many bytes of its content.
+    Drops(usize),
+    /// Less or more content than announced.
+    Short,
+    Long,
+    /// Does not know ranges.
+    NoRanges,
+    /// Redirects to itself.
+    Circle,
+    /// A status with an error code, for the whole repository.
+    Status(u16, &'static str),
+    /// 429 so many times.
+    Busy(usize),
+    /// The listing is no JSON, or names a file outside.
+    Garbage,
+    Outside,
+    BadEtag,
+}
+
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+struct State {
+    files: BTreeMap<String, Vec<u8>>,
+    fault: Fault,
+    token: Option<String>,
+    log: Vec<String>,
+    cdn: String,
+}
+
+/// A running server; and one on another port that has the content of large files.
+#[derive(Clone)]
+pub struct Server {
+    pub endpoint: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Server {
+    pub fn start(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let (hub, cdn) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let endpoint = format!("http://{}", hub.local_addr().unwrap());
+        let cdn_address = format!("http://{}", cdn.local_addr().unwrap());
+        let state = State { files, fault: Fault::None, token: None, log: Vec::new(), cdn: cdn_address };
+        let server = Self { endpoint, state: Arc::new(Mutex::new(state)) };
+        for (listener, is_cdn) in [(hub, false), (cdn, true)] {
+            let server = server.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let server = server.clone();
+                    std::thread::spawn(move || server.answer(stream, is_cdn));
+                }
+            });
+        }
+        server
+    }
+
+    pub fn fault(&self, fault: Fault) {
+        self.state.lock().unwrap().fault = fault;
+    }
+
+    pub fn require(&self, token: &str) {
+        self.state.lock().unwrap().token = Some(token.into());
+    }
+
+    /// The requests so far, `METHOD-LESS PATH [token] [range]`, and forgets them.
+    pub fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unwrap().log)
+    }
+
+    fn answer(&self, mut stream: TcpStream, is_cdn: bool) {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut first = String::new();
+        if reader.read_line(&mut first).is_err() || first.is_empty() {
+            return;
+        }
+        let path = first.split(' ').nth(1).unwrap_or("/").to_owned();
+        let (mut token, mut start) = (None, None);
+        let mut line = String::new();
+        while reader.read_line(&mut line).is_ok() && line.trim() != "" {
+            let lower = line.to_lowercase();
+            if lower.starts_with("authorization:") {
+                token = line.split_whitespace().last().map(str::to_owned);
+            }
+            if let Some(range) = lower.trim().strip_prefix("range: bytes=") {
+                start = range.split('-').next().and_then(|s| s.parse::<usize>().ok());
+            }
+            line.clear();
+        }
+        let mut state = self.state.lock().unwrap();
+        let side = if is_cdn { "cdn " } else { "" };
+        state.log.push(format!(
+            "{side}{path}{}{}",
+            token.as_deref().map_or("", |_| " token"),
+            start.map_or(String::new(), |s| format!(" from {s}"))
+        ));
+        let mut send = |status: &str, headers: &str, body: &[u8], announced: usize| {
+            let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {announced}\r\n{headers}\r\n");
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).and_then(|()| stream.flush());
+        };
+        match state.fault.clone() {
+            Fault::Status(status, code) => return send(&format!("{status} No"), &format!("x-error-code: {code}\r\n"), b"", 0),
+            Fault::Busy(times) if times > 0 => {
+                state.fault = Fault::Busy(times - 1);
+                return send("429 Too Many Requests", "retry-after: 0\r\n", b"", 0);
+            }
+            _ => {}
+        }
+        if !is_cdn && state.token.is_some() && state.token != token {
+            return send("401 Unauthorized", "x-error-code: GatedRepo\r\n", b"", 0);
+        }
+        if path.starts_with("/api/") {
+            let names = state.files.keys().map(|name| serde_json::json!({"rfilename": name})).collect::<Vec<_>>();
+            let mut body = serde_json::json!({"sha": COMMIT, "siblings": names}).to_string();
+            match state.fault {
+                Fault::Garbage => body = "<html>".into(),
+                Fault::Outside => {
+                    body = serde_json::json!({"sha": COMMIT, "siblings": [{"rfilename": "../../evil"}]}).to_string()
+                }
+                _ => {}
+            }
+            if !path.ends_with("/revision/main") && !path.ends_with("/revision/v1") && !path.ends_with(COMMIT) {
+                return send("404 Not Found", "x-error-code: RevisionNotFound\r\n", b"", 0);
+            }
+            return send("200 OK", "", body.as_bytes(), body.len());
+        }
+        let Some((_, name)) = path.split_once(&format!("/resolve/{COMMIT}/")).or_else(|| path.split_once("/cdn/")) else {
+            return send("404 Not Found", "x-error-code: RepoNotFound\r\n", b"", 0);
+        };
+        let Some(content) = state.files.get(name).cloned() else {
+            return send("404 Not Found", "x-error-code: EntryNotFound\r\n", b"", 0);
+        };
+        let mut etag = format!("{:040x}", content.iter().fold(7u64, |h, b| h.wrapping_mul(31) ^ u64::from(*b)));
+        if state.fault == Fault::BadEtag {
+            etag = "../../../evil".into();
+        }
+        // Weights are elsewhere, as on the hub.
+        if !is_cdn && name.ends_with(".safetensors") {
+            let headers = format!("x-repo-commit: {COMMIT}\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {}\r\n", content.len());
+            let target = match state.fault {
+                Fault::Circle => path.clone(),
+                _ => format!("{}/cdn/{name}", state.cdn),
+            };
+            return send("302 Found", &format!("{headers}location: {target}\r\n"), b"", 0);
+        }
+        let from = start.filter(|_| state.fault != Fault::NoRanges).unwrap_or(0).min(content.len());
+        let part = &content[from..];
+        let range = format!("content-range: bytes {from}-{}/{}\r\n", content.len().saturating_sub(1), content.len());
+        let (status, range) = if from > 0 { ("206 Partial Content", range.as_str()) } else { ("200 OK", "") };
+        let headers = format!("x-repo-commit: {COMMIT}\r\netag: W/\"{etag}\"\r\n{range}");
+        match state.fault {
+            Fault::Drops(after) if is_cdn => send(status, &headers, &part[..after.min(part.len())], part.len()),
+            Fault::Short if is_cdn => send(status, &headers, &part[..part.len() / 2], part.len() / 2),
+            Fault::Long if is_cdn => send(status, &headers, &[part, b"more"].concat(), part.len() + 4),
+            _ => send(status, &headers, part, part.len()),
+        }
+    }
+}

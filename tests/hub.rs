@@ -1,0 +1,201 @@
+//! Sources from the hub, against a server of our own on loopback with the faults of real ones.
+
+mod common;
+#[path = "common/hub.rs"]
+mod server;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use common::{dam, data, golden};
+use server::{COMMIT, Fault, Server};
+
+/// A repository with a golden model, and files that nobody needs.
+fn repository() -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(golden("model0")).unwrap() {
+        let path = entry.unwrap().path();
+        files.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap());
+    }
+    for unused in ["pytorch_model.bin", "onnx/model.onnx", "README.md", "original/consolidated.safetensors"] {
+        files.insert(unused.into(), vec![0; 100]);
+    }
+    files
+}
+
+/// `dam -c VERBS` with a cache at `home`, asking `endpoint`.
+fn run(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> (Output, String) {
+    let mut command = dam(home);
+    for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "http_proxy", "https_proxy", "ALL_PROXY"] {
+        command.env_remove(name);
+    }
+    command.env("HF_HOME", home).env("HF_ENDPOINT", endpoint).envs(more.iter().copied());
+    let output = command.args(["-c", verbs]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output, text)
+}
+
+#[track_caller]
+fn works(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> String {
+    let (output, text) = run(home, endpoint, verbs, more);
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+#[track_caller]
+fn refuses(home: &Path, endpoint: &str, verbs: &str, words: &[&str]) {
+    let (output, text) = run(home, endpoint, verbs, &[]);
+    assert!(!output.status.success(), "{text}");
+    assert!(words.iter().all(|word| text.contains(word)) && text.contains("hint:"), "{text}");
+    // Nothing in the cache under its name that is not whole.
+    let mut stack = vec![home.join("hub")];
+    while let Some(folder) = stack.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                stack.push(path);
+            } else if folder.ends_with("blobs") && path.extension().is_none() {
+                let content = fs::read(&path).unwrap();
+                assert!(repository().values().any(|whole| *whole == content), "{path:?}");
+            }
+        }
+    }
+    assert!(!home.join("evil").exists() && !home.parent().unwrap().join("evil").exists());
+}
+
+#[test]
+fn a_model_is_downloaded_once_with_what_it_needs_and_nothing_else() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    let home = home.path();
+    let text = works(home, &server.endpoint, "load org/name", &[]);
+    assert!(text.contains("name") && text.contains("llama"), "{text}");
+    let log = server.log();
+    assert!(
+        !log.iter().any(|l| l.contains(".bin") || l.contains("onnx") || l.contains("README") || l.contains("original")),
+        "{log:?}"
+    );
+    // The layout is Python's.
+    let folder = home.join("hub/models--org--name");
+    assert_eq!(fs::read_to_string(folder.join("refs/main")).unwrap(), COMMIT);
+    let pointer = folder.join("snapshots").join(COMMIT).join("model.safetensors");
+    let target = fs::read_link(&pointer).unwrap();
+    assert!(target.starts_with("../../blobs"), "{target:?}");
+    assert_eq!(fs::read(&pointer).unwrap(), fs::read(golden("model0/model.safetensors")).unwrap());
+    assert!(!folder.join("snapshots").join(COMMIT).join("README.md").exists());
+    // Again: only the listing is asked for. A commit is not asked for at all.
+    works(home, &server.endpoint, "load org/name", &[]);
+    assert_eq!(server.log(), ["/api/models/org/name/revision/main"]);
+    works(home, &server.endpoint, &format!("load org/name@{COMMIT}"), &[]);
+    assert!(server.log().is_empty());
+    // Offline, and with a server that is not there.
+    works(home, &server.endpoint, "load org/name", &[("HF_HUB_OFFLINE", "1")]);
+    works(home, "http://127.0.0.1:1", "load org/name", &[]);
+    assert!(server.log().is_empty());
+    // A revision, and adapters beside it.
+    fs::create_dir(home.join("local")).unwrap();
+    works(home, &server.endpoint, "load org/name@v1", &[]);
+    assert_eq!(fs::read_to_string(folder.join("refs/v1")).unwrap(), COMMIT);
+}
+
+#[test]
+fn a_session_of_hub_sources_opens_again() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    let data = golden("data0.jsonl");
+    let verbs = format!("load a=org/name b=org/other; data a={0} b={0}; wrap; step; save s.dam", data.display());
+    works(home.path(), &server.endpoint, &verbs, &[]);
+    works(home.path(), "http://127.0.0.1:1", "open s.dam; step", &[]);
+}
+
+#[test]
+fn shards_gguf_files_and_adapters_come_too() {
+    let (mut files, home) = (BTreeMap::new(), tempfile::tempdir().unwrap());
+    for entry in fs::read_dir(data("families/llama-sharded")).unwrap() {
+        let path = entry.unwrap().path();
+        files.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap());
+    }
+    files.insert("q/llama.gguf".into(), fs::read(data("gguf/llama.gguf")).unwrap());
+    let server = Server::start(files);
+    works(home.path(), &server.endpoint, "load org/sharded", &[]);
+    let text = works(home.path(), &server.endpoint, "load org/sharded/q/llama.gguf", &[]);
+    assert!(text.contains("Q8_0"), "{text}");
+    let adapter = ["adapter_config.json", "adapter_model.safetensors"];
+    let files = adapter.map(|name| (name.to_owned(), fs::read(data("lora/plain").join(name)).unwrap()));
+    let server = Server::start(files.into());
+    let text = works(home.path(), &server.endpoint, &format!("load {}+org/adapter", golden("model0").display()), &[]);
+    assert!(text.contains("LoRA"), "{text}");
+}
+
+#[test]
+fn the_token_goes_to_the_hub_and_nowhere_else() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    server.require("secret");
+    refuses(home.path(), &server.endpoint, "load org/name", &["gated", "licence", "HF_TOKEN"]);
+    server.log();
+    works(home.path(), &server.endpoint, "load org/name", &[("HF_TOKEN", "secret")]);
+    let log = server.log();
+    assert!(log.iter().filter(|l| l.starts_with("cdn")).count() > 0, "{log:?}");
+    assert!(log.iter().all(|l| l.starts_with("cdn") != l.contains(" token")), "{log:?}");
+    // The token that Python's login keeps.
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("token"), "secret\n").unwrap();
+    works(other.path(), &server.endpoint, "load org/name", &[]);
+}
+
+#[test]
+fn dropped_downloads_go_on_where_they_broke_off() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    let size = fs::metadata(golden("model0/model.safetensors")).unwrap().len() as usize;
+    server.fault(Fault::Drops(size / 3 + 1));
+    works(home.path(), &server.endpoint, "load org/name", &[]);
+    let log = server.log();
+    assert!(log.iter().any(|l| l.contains(&format!("from {}", size / 3 + 1))), "{log:?}");
+    // A server that does not know ranges begins anew.
+    let home = tempfile::tempdir().unwrap();
+    let blobs = home.path().join("hub/models--org--name/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    server.fault(Fault::Drops(0));
+    refuses(home.path(), &server.endpoint, "load org/name", &["model.safetensors", "0 of", "load again"]);
+    server.fault(Fault::NoRanges);
+    works(home.path(), &server.endpoint, "load org/name", &[]);
+}
+
+#[test]
+fn faults_are_told_apart_and_leave_no_broken_file() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    let (home, endpoint) = (home.path(), server.endpoint.as_str());
+    for (fault, words) in [
+        (Fault::Status(404, "RepoNotFound"), &["repository"][..]),
+        (Fault::Status(401, ""), &["repository", "private"]),
+        (Fault::Status(403, "GatedRepo"), &["gated"]),
+        (Fault::Status(500, ""), &["500"]),
+        (Fault::Status(418, ""), &["418"]),
+        (Fault::Garbage, &["not what was asked for"]),
+        (Fault::Outside, &["../../evil"]),
+        (Fault::BadEtag, &["etag"]),
+        (Fault::Circle, &["circles"]),
+        (Fault::Short, &["model.safetensors", "bytes came"]),
+        (Fault::Long, &["more came"]),
+    ] {
+        println!("{fault:?}");
+        server.fault(fault);
+        refuses(home, endpoint, "load org/name", words);
+    }
+    server.fault(Fault::None);
+    refuses(home, endpoint, "load org/name@v9", &["revision"]);
+    refuses(home, "http://127.0.0.1:1", "load org/absent", &["cannot reach", "127.0.0.1"]);
+    refuses(home, endpoint, "load org/name/none.gguf", &["none.gguf"]);
+    server.fault(Fault::Busy(2));
+    works(home, endpoint, "load org/name", &[]);
+}
+
+#[test]
+fn weights_that_cannot_be_read_are_named() {
+    let home = tempfile::tempdir().unwrap();
+    let only = |names: &[&str]| Server::start(names.iter().map(|n| ((*n).to_owned(), b"{}".to_vec())).collect());
+    let server = only(&["config.json", "pytorch_model.bin"]);
+    refuses(home.path(), &server.endpoint, "load org/bin", &[".bin"]);
+    let server = only(&["a.Q4_K.gguf"]);
+    refuses(home.path(), &server.endpoint, "load org/gguf", &["org/gguf/a.Q4_K.gguf"]);
+}
