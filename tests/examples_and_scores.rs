@@ -42,6 +42,58 @@ const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %} {{ m['content'] |
                         {% if add_generation_prompt %} b{% endif %}";
 
 #[test]
+fn conversations_pairs_and_lists_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = talking(dir.path(), &json!(TEMPLATE));
+    // The prompt is all before the last answer; what a user says after it is not learnt.
+    let messages = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"},
+        {"role": "user", "content": "a a"}, {"role": "assistant", "content": "b c"}, {"role": "user", "content": "c"}]}"#;
+    let expected = [(vec![1, 3, 2, 5, 2, 3, 3, 2, 4, 5, 2], 9)];
+    assert_eq!(read(&source, dir.path(), &messages.replace('\n', "")), expected);
+    let shared =
+        messages.replace('\n', "").replace("messages", "conversations").replace("role", "from").replace("content", "value");
+    assert_eq!(read(&source, dir.path(), &shared.replace("user", "human").replace("assistant", "gpt")), expected);
+    // A prompt and its completion are as they are, without a template.
+    assert_eq!(read(&source, dir.path(), r#"{"prompt": "a b", "completion": "c </s>"}"#), [(vec![3, 4, 5, 2], 2)]);
+    // A JSON list is rows too.
+    assert_eq!(read(&source, dir.path(), "[{\"text\": \"a\"},\n {\"text\": \"b c\"}]"), [(vec![3], 0), (vec![4, 5], 0)]);
+    for (line, word) in [
+        (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no answer"),
+        (r#"{"messages": [{"role": "user"}]}"#, "role and content"),
+        (r#"{"messages": "a"}"#, "not a list"),
+    ] {
+        let file = dir.path().join("bad.jsonl");
+        fs::write(&file, line).unwrap();
+        let error = format!("{:?}", Dataset::read(&file.display().to_string(), &source).unwrap_err());
+        assert!(error.contains(word) && error.contains("bad.jsonl") && error.contains("line `1`"), "{error}");
+    }
+}
+
+/// `tests/data/rows.py` made the file: nested messages, a dictionary, three compressions.
+#[test]
+fn parquet_is_read_and_damaged_parquet_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = talking(dir.path(), &Value::Null);
+    let whole = common::data("rows.parquet");
+    let data = Dataset::read(&whole.display().to_string(), &source).unwrap();
+    // `2 + 2?` and `4` are unknown words.
+    assert_eq!(data.examples.iter().map(|e| (e.ids.len(), e.prompt)).collect::<Vec<_>>(), [(4, 3), (4, 3)]);
+    let bytes = fs::read(whole).unwrap();
+    let damaged = dir.path().join("damaged.parquet");
+    for length in [4, 40, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&damaged, &bytes[..length]).unwrap();
+        let error = format!("{:?}", Dataset::read(&damaged.display().to_string(), &source).unwrap_err());
+        assert!(error.contains("damaged.parquet"), "{error}");
+    }
+    for at in (4..bytes.len()).step_by(11) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        fs::write(&damaged, flipped).unwrap();
+        let _ = Dataset::read(&damaged.display().to_string(), &source);
+    }
+}
+
+#[test]
 fn questions_go_through_the_chat_template() {
     let dir = tempfile::tempdir().unwrap();
     // The template's prompt ends with `b`, so an answer must begin with it.

@@ -191,6 +191,23 @@ fn faults_are_told_apart_and_leave_no_broken_file() {
 }
 
 #[test]
+fn data_sets_come_from_the_hub_too() {
+    let home = tempfile::tempdir().unwrap();
+    let line = |id: u32| format!("{{\"input_ids\": [{id}, 2, 3]}}\n").into_bytes();
+    let files = [("data/train-1.jsonl", 5), ("data/train-0.jsonl", 4), ("data/test-0.jsonl", 9), ("README.md", 1)];
+    let server = Server::start(files.map(|(name, id)| (name.to_owned(), line(id))).into());
+    let load = format!("load a={}", golden("model0").display());
+    let text = works(home.path(), &server.endpoint, &format!("{load}; data a=hub:org/set"), &[]);
+    assert!(text.contains("2 examples"), "{text}");
+    let text = works(home.path(), &server.endpoint, &format!("{load}; data a=hub:org/set@main/data/test-0.jsonl"), &[]);
+    assert!(text.contains("1 examples"), "{text}");
+    assert!(server.log().iter().any(|l| l.contains("/datasets/org/set/resolve/")));
+    works(home.path(), "http://127.0.0.1:1", &format!("{load}; data a=hub:org/set"), &[]);
+    let (output, text) = run(home.path(), &server.endpoint, &format!("{load}; data a=hub:../x"), &[]);
+    assert!(!output.status.success() && text.contains("hub:org/name"), "{text}");
+}
+
+#[test]
 fn weights_that_cannot_be_read_are_named() {
     let home = tempfile::tempdir().unwrap();
     let only = |names: &[&str]| Server::start(names.iter().map(|n| ((*n).to_owned(), b"{}".to_vec())).collect());

@@ -127,8 +127,8 @@ impl Error {
                 "give at least one line: {\"text\": ...}, {\"input\": ..., \"output\": ...} or {\"input_ids\": [...]}"
             }
             Error::BadLine { .. } => {
-                "a line is a JSON object: an input (instruction, question, query, input or text) and an output \
-                 (output, answer, response or sql_query), or text alone, or input_ids"
+                "a row has an input (instruction, question, query, input or text) and an output (output, answer, \
+                 response or sql_query), or messages, or prompt and completion, or text alone, or input_ids"
             }
             Error::TokenOutOfRange { .. } => "the data was tokenized for another model",
             Error::NoData { source_name } => {

@@ -10,7 +10,7 @@ use crate::context::{Context, Reply, refuse};
 pub const VERB: Verb = Verb {
     name: "data",
     usage: "data NAME=FILE...",
-    about: "give each source the data it was tuned on: JSON lines or text",
+    about: "give each source the data it was tuned on: JSON lines, parquet or text, local or hub:org/name",
     example: "data ja=japanese.jsonl math=builtin:math",
     run,
 };

@@ -10,7 +10,7 @@ use crate::context::{Context, Reply, refuse};
 pub const VERB: Verb = Verb {
     name: "load",
     usage: "load [NAME=]SOURCE... [--force]",
-    about: "open source models: Hugging Face directories or builtin:NAME; base= marks the base model",
+    about: "open models: directories, org/name on the hub, FILE.gguf, builtin:NAME, each +ADAPTER; base= marks the base",
     example: "load base=builtin:base ja=builtin:japanese math=builtin:math sql=builtin:sql",
     run,
 };

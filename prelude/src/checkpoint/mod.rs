@@ -25,7 +25,7 @@ pub use view::View;
 
 #[cfg(test)]
 pub(crate) use encode::encoded;
-pub(crate) use files::{BUILTIN_PREFIX, builtin_data, builtin_data_file, map};
+pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, map};
 pub(crate) use hub::{Hub, Place, Wanted};
 pub(crate) use source::{SIDE_FILES, mix, views};
 pub(crate) use tokenizer::{Chat, tokenizing};

@@ -37,6 +37,8 @@ pub(crate) struct Chat {
     pub template: Option<String>,
     pub bos_token: String,
     pub eos_token: String,
+    pub pad_token: String,
+    pub unk_token: String,
 }
 
 impl Chat {
@@ -67,6 +69,12 @@ impl Chat {
                 }
             },
         };
-        Ok(Self { template, bos_token: token("bos_token"), eos_token: token("eos_token") })
+        Ok(Self {
+            template,
+            bos_token: token("bos_token"),
+            eos_token: token("eos_token"),
+            pad_token: token("pad_token"),
+            unk_token: token("unk_token"),
+        })
     }
 }

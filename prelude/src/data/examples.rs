@@ -1,13 +1,14 @@
-//! Examples from files: JSON lines (`text`, an input and an output column, or `input_ids`) or plain
-//! text, one example a line.
+//! Examples from rows: `text`; an input and an output column, or `messages`, which go through the chat
+//! template; `prompt` and `completion`; or `input_ids`.
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::chat;
-use crate::checkpoint::{BUILTIN_PREFIX, Source, builtin_data, builtin_data_file, map, tokenizing};
+use super::chat::{self, Exchange, Message};
+use super::rows::{RawRow, read_rows};
+use crate::checkpoint::{BUILTIN_PREFIX, Bytes, Hub, Place, Source, Wanted, builtin_data, builtin_data_file, map, tokenizing};
 use crate::error::{Error, Result};
 
 /// A token sequence, and where its answer begins.
@@ -28,46 +29,77 @@ pub struct Dataset {
     pub examples: Vec<Example>,
 }
 
+/// The prefix of a data set on the hub.
+const HUB_PREFIX: &str = "hub:";
+
+const TALKS: [&str; 2] = ["messages", "conversations"];
 const INPUTS: [&str; 5] = ["instruction", "question", "query", "input", "text"];
 const OUTPUTS: [&str; 4] = ["output", "answer", "response", "sql_query"];
 
 impl Dataset {
-    /// Reads `spec`, a path or `builtin:NAME`, for `source`. Any bad line refuses the whole file.
+    /// Reads `spec`, a path, `builtin:NAME` or `hub:org/name[@revision][/file]`, for `source`. Any bad line
+    /// refuses it all.
     ///
     /// # Errors
     /// A missing, empty or unreadable file; a line that is no example, with its number; a token
     /// outside the vocabulary.
     pub fn read(spec: &str, source: &Source) -> Result<Self> {
-        let (spec, file, bytes) = match spec.strip_prefix(BUILTIN_PREFIX) {
-            Some(name) => (spec.to_owned(), PathBuf::from(spec), builtin_data_file(name)?),
-            None => {
-                let file = std::path::absolute(spec).map_err(|e| Error::io("read", spec, e))?;
-                (file.display().to_string(), file.clone(), map(&file)?)
-            }
-        };
-        let json = file.extension().is_none_or(|e| e != "txt");
-        if json && bytes.starts_with(b"PAR1") {
-            return Err(Error::BadLine { file, line: 1, reason: "parquet is not read yet: convert it to JSON lines".into() });
+        let (spec, files) = find(spec)?;
+        let mut rows = Vec::new();
+        for (file, bytes) in &files {
+            read_rows(file, bytes, |line, row| {
+                rows.push((Line { file, line, source }, row));
+                Ok(())
+            })?;
         }
-        let mut examples = Vec::new();
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-        for (number, line) in bytes.split(|b| *b == b'\n').enumerate() {
-            let at = Line { file: &file, line: number + 1, source };
-            let text = std::str::from_utf8(line).map_err(|e| at.bad(format!("it is not UTF-8: {e}")))?;
-            if text.trim().is_empty() {
-                continue;
-            }
-            let example = if json { at.json(text)? } else { at.text(text.trim_end_matches('\r'))? };
+        let rows = rows.into_iter().map(|(at, row)| Ok((at.row(row)?, at)));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        // All conversations in one go: what renders a template takes longer to make than to run.
+        let talks: Vec<&[Message]> = rows.iter().filter_map(|(row, _)| row.talk()).collect();
+        let mut exchanges = chat::render(source, &talks)?.into_iter();
+        let mut examples = Vec::with_capacity(rows.len());
+        for (row, at) in &rows {
+            let example = match row {
+                Row::Ids(ids) => Example { ids: ids.clone(), prompt: 0 },
+                Row::Text(text) => Example { ids: at.encode(text, true)?, prompt: 0 },
+                Row::Pair(prompt, completion) => at.pair(prompt, completion, true)?,
+                Row::Talk(_) => match exchanges.next() {
+                    Some(Exchange { prompt, whole }) => at.pair(&prompt, &whole[prompt.len()..], false)?,
+                    None => return Err(at.bad("its template gave nothing".into())),
+                },
+            };
             if example.ids.is_empty() {
                 return Err(at.bad("it has no tokens".into()));
             }
             examples.push(example);
         }
-        if examples.is_empty() {
-            return Err(Error::EmptyData { file });
+        match examples.is_empty() {
+            true => Err(Error::EmptyData { file: files.into_iter().next().map(|(file, _)| file).unwrap_or_default() }),
+            false => Ok(Self { spec, examples }),
         }
-        Ok(Self { spec, examples })
     }
+}
+
+/// What opens the data again, and its files.
+fn find(spec: &str) -> Result<(String, Vec<(PathBuf, Bytes)>)> {
+    if let Some(name) = spec.strip_prefix(BUILTIN_PREFIX) {
+        return Ok((spec.to_owned(), vec![(PathBuf::from(spec), builtin_data_file(name)?)]));
+    }
+    if let Some(place) = spec.strip_prefix(HUB_PREFIX) {
+        let bad = || Error::bad_value("data", spec, "hub:org/name, hub:org/name@revision or hub:org/name/path/of/file");
+        let place = Place::parse(place, true).ok_or_else(bad)?;
+        let snapshot = Hub::from_env()?.snapshot(&place, Wanted::Data)?;
+        let open = |name: &String| {
+            let path = snapshot.directory.join(name);
+            let bytes = map(&path)?;
+            Ok((path, bytes))
+        };
+        let files = snapshot.files.iter().map(open).collect::<Result<_>>()?;
+        return Ok((format!("{HUB_PREFIX}{}", place.pinned(&snapshot.commit)), files));
+    }
+    let file = std::path::absolute(spec).map_err(|e| Error::io("read", spec, e))?;
+    let bytes = map(&file)?;
+    Ok((file.display().to_string(), vec![(file, bytes)]))
 }
 
 /// The built-in data sets: `NAME` to merge on and `NAME-heldout` to score on.
@@ -78,9 +110,27 @@ pub fn builtin_datasets() -> Vec<&'static str> {
 /// The ids of a question, put through the template of `source` if it has one.
 pub(crate) fn prompt_ids(source: &Source, question: &str) -> Result<Vec<u32>> {
     let at = Line { file: source.path(), line: 1, source };
-    match source.chat_template() {
-        Some(_) => at.encode(&chat::render(source, question, "")?.prompt, false),
-        None => at.encode(question, true),
+    if source.chat_template().is_none() {
+        return at.encode(question, true);
+    }
+    let talk = [Message::new("user", question), Message::new("assistant", "")];
+    let exchange = chat::render(source, &[&talk])?.pop().ok_or_else(|| at.bad("its template gave nothing".into()))?;
+    at.encode(&exchange.prompt, false)
+}
+
+/// What a row is.
+enum Row {
+    Ids(Vec<u32>),
+    Text(String),
+    /// A prompt and what follows it, as they are.
+    Pair(String, String),
+    /// Goes through the chat template.
+    Talk(Vec<Message>),
+}
+
+impl Row {
+    fn talk(&self) -> Option<&[Message]> {
+        if let Row::Talk(talk) = self { Some(talk) } else { None }
     }
 }
 
@@ -109,22 +159,35 @@ impl Line<'_> {
         Ok(ids)
     }
 
-    fn json(&self, text: &str) -> Result<Example> {
-        let row: Map<String, Value> = serde_json::from_str(text).map_err(|e| self.bad(e.to_string()))?;
+    /// What a row says.
+    fn row(&self, row: RawRow) -> Result<Row> {
+        let row = match row {
+            RawRow::Text(text) => return Ok(Row::Text(text)),
+            RawRow::Object(row) => row,
+        };
         if let Some(ids) = row.get("input_ids") {
-            return self.ids(ids);
+            return Ok(Row::Ids(self.ids(ids)?));
+        }
+        for key in TALKS {
+            if let Some(list) = row.get(key) {
+                return Ok(Row::Talk(self.talk(key, list)?));
+            }
         }
         if let Some(name) = OUTPUTS.iter().find(|name| row.get(**name).is_some_and(|v| !v.is_string())) {
             return Err(self.bad(format!("`{name}` is not text")));
         }
-        let column = |names: &'static [&str]| names.iter().find_map(|name| Some((*name, row.get(*name)?.as_str()?)));
+        let text = |name: &str| row.get(name).and_then(Value::as_str);
+        if let (Some(prompt), Some(completion)) = (text("prompt"), text("completion")) {
+            return Ok(Row::Pair(prompt.into(), completion.into()));
+        }
+        let column = |names: &'static [&str]| names.iter().find_map(|name| Some((*name, text(name)?)));
         match (column(&INPUTS), column(&OUTPUTS)) {
             (Some((name, question)), Some((_, answer))) => {
-                let more = row.get("input").and_then(Value::as_str).filter(|m| name == "instruction" && !m.is_empty());
+                let more = text("input").filter(|m| name == "instruction" && !m.is_empty());
                 let question = more.map_or(question.to_owned(), |more| format!("{question}\n{more}"));
-                self.exchange(&question, answer)
+                Ok(Row::Talk(vec![Message::new("user", &question), Message::new("assistant", answer)]))
             }
-            (Some(("text", text)), None) => self.text(text),
+            (Some(("text", text)), None) => Ok(Row::Text(text.into())),
             _ => {
                 let keys: Vec<&str> = row.keys().map(String::as_str).collect();
                 Err(self.bad(format!("no known columns among `{}`", keys.join(", "))))
@@ -132,16 +195,38 @@ impl Line<'_> {
         }
     }
 
-    fn ids(&self, value: &Value) -> Result<Example> {
+    /// A conversation: `[{role, content}, ...]`, or `[{from, value}, ...]`.
+    fn talk(&self, key: &str, list: &Value) -> Result<Vec<Message>> {
+        let list = list.as_array().ok_or_else(|| self.bad(format!("`{key}` is not a list")))?;
+        let message = |m: &Value| {
+            let text = |names: [&str; 2]| names.into_iter().find_map(|name| m[name].as_str());
+            let role = match text(["role", "from"])? {
+                "human" => "user",
+                "gpt" => "assistant",
+                role => role,
+            };
+            Some(Message::new(role, text(["content", "value"])?))
+        };
+        let all: Option<Vec<Message>> = list.iter().map(message).collect();
+        let mut all = all.ok_or_else(|| self.bad(format!("`{key}` has a message without role and content")))?;
+        match all.iter().rposition(|m| m.role == "assistant") {
+            Some(last) if last > 0 => {
+                all.truncate(last + 1);
+                Ok(all)
+            }
+            _ => Err(self.bad(format!("`{key}` has no answer of an assistant after a question"))),
+        }
+    }
+
+    fn ids(&self, value: &Value) -> Result<Vec<u32>> {
         let items = value.as_array().ok_or_else(|| self.bad("input_ids is not a list".into()))?;
-        let mut ids = Vec::with_capacity(items.len());
-        for item in items {
+        let one = |item: &Value| {
             let id = item.as_u64().and_then(|id| u32::try_from(id).ok());
             let id = id.ok_or_else(|| self.bad(format!("`{item}` is not a token id")))?;
             self.check(id)?;
-            ids.push(id);
-        }
-        Ok(Example { ids, prompt: 0 })
+            Ok(id)
+        };
+        items.iter().map(one).collect()
     }
 
     fn check(&self, id: u32) -> Result<()> {
@@ -152,16 +237,11 @@ impl Line<'_> {
         }
     }
 
-    fn text(&self, text: &str) -> Result<Example> {
-        Ok(Example { ids: self.encode(text, true)?, prompt: 0 })
-    }
-
-    fn exchange(&self, question: &str, answer: &str) -> Result<Example> {
-        let exchange = chat::render(self.source, question, answer)?;
-        // Encoded apart, as generation sees them: no token spans the question's end.
-        let mut ids = self.encode(&exchange.prompt, false)?;
+    /// A prompt and what follows it, encoded apart, as generation sees them: no token spans the prompt's end.
+    fn pair(&self, prompt: &str, rest: &str, special: bool) -> Result<Example> {
+        let mut ids = self.encode(prompt, special)?;
         let prompt = ids.len();
-        ids.extend(self.encode(&exchange.whole[exchange.prompt.len()..], false)?);
+        ids.extend(self.encode(rest, false)?);
         Ok(Example { ids, prompt })
     }
 }

@@ -3,6 +3,7 @@
 mod batch;
 mod chat;
 mod examples;
+mod rows;
 mod sampler;
 
 pub use batch::Batch;

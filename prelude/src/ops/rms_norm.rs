@@ -5,7 +5,12 @@
 
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 
+use rayon::prelude::*;
+
 use super::{Real, elements, for_rows, is_fused, sum_of, with_elements, with_real};
+
+/// Rows whose part of the weight's gradient is summed at a time.
+const BLOCK: usize = 64;
 
 struct RmsNorm {
     eps: f64,
@@ -59,13 +64,25 @@ fn backward<T: Real>(eps: f64, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(O
                 *dx = r * *dy * *w - *x * pull;
             }
         });
+        // Blocks of rows add up by themselves and then in order, whatever the number of threads.
+        let blocks = xs.par_chunks(n * BLOCK).zip(dys.par_chunks(n * BLOCK));
+        let arch = pulp::Arch::new();
+        let sums: Vec<Vec<T>> = blocks
+            .map(|(xs, dys)| {
+                let mut dw = vec![T::default(); n];
+                arch.dispatch(|| {
+                    for (x, dy) in xs.chunks(n).zip(dys.chunks(n)) {
+                        let r = inverse_rms(x, eps);
+                        for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
+                            *dw += *dy * *x * r;
+                        }
+                    }
+                });
+                dw
+            })
+            .collect();
         let mut dw = vec![T::default(); n];
-        for (x, dy) in xs.chunks(n).zip(dys.chunks(n)) {
-            let r = inverse_rms(x, eps);
-            for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
-                *dw += *dy * *x * r;
-            }
-        }
+        sums.iter().for_each(|sums| dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += *sum));
         let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
         let dw = Tensor::from_vec(dw, w.shape(), w.device())?;
         Ok((Some(dx), Some(dw)))

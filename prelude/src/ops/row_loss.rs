@@ -1,5 +1,8 @@
 //! Losses that are a sum over rows of a function of one row of logits: what KL, entropy and cross
-//! entropy share. The gradient is computed from the logits again, so that nothing but them is kept.
+//! entropy share. Where a gradient will be wanted it is made with the loss, from one look at a row.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 
@@ -14,14 +17,19 @@ pub(crate) trait RowLoss: Clone + Send + Sync + 'static {
         None
     }
 
-    /// The loss of row `index`; with `dz`, its gradient too.
+    /// The loss of row `index`; with `dz`, its gradient goes there.
     fn row<T: Real>(&self, index: usize, z: &[T], teacher: &[T], dz: Option<&mut [T]>) -> T;
 
     /// The same in candle's operations, summed over rows.
     fn composed(&self, z: &Tensor) -> Result<Tensor>;
 }
 
-struct Op<L>(L);
+struct Op<L> {
+    loss: L,
+    /// The gradient that the forward pass made, until the backward pass takes it.
+    gradient: Mutex<Option<Tensor>>,
+    wanted: bool,
+}
 
 impl<L: RowLoss> Op<L> {
     /// Calls `f(row, teacher's row, out)` for every row of `out`, `width` elements each.
@@ -32,7 +40,7 @@ impl<L: RowLoss> Op<L> {
         width: usize,
         f: impl Fn(usize, &[T], &mut [T]) + Sync,
     ) -> Result<()> {
-        let Some(teacher) = self.0.teacher() else {
+        let Some(teacher) = self.loss.teacher() else {
             for_rows_of(out, width, cost, |row, out| f(row, &[], out));
             return Ok(());
         };
@@ -43,17 +51,28 @@ impl<L: RowLoss> Op<L> {
         })
     }
 
-    fn gradient<T: Real>(&self, z: &Tensor, upstream: f64) -> Result<Tensor> {
-        let (count, width) = z.dims2()?;
-        let scale = <T as WithDType>::from_f64(upstream);
-        with_elements([z], |[zs]: [&[T]; 1]| {
-            let mut dz = vec![T::default(); zs.len()];
-            self.rows((count, width), &mut dz, width, |row, teacher, dz| {
-                self.0.row(row, &zs[row * width..][..width], teacher, Some(&mut *dz));
-                dz.iter_mut().for_each(|d| *d *= scale);
+    /// The loss of every row, and with it the gradient of `z` where that is wanted.
+    fn forward<T: Real>(&self, z: &[T], (count, width): (usize, usize)) -> Result<Vec<T>> {
+        let mut losses = vec![T::default(); count];
+        if !self.wanted {
+            self.rows((count, width), &mut losses, 1, |row, teacher, loss| {
+                loss[0] = self.loss.row(row, &z[row * width..][..width], teacher, None);
             })?;
-            Tensor::from_vec(dz, (count, width), &Device::Cpu)
-        })
+            return Ok(losses);
+        }
+        // A row of the gradient, and its loss behind it.
+        let mut dz = vec![T::default(); z.len()];
+        let sums: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
+        self.rows((count, width), &mut dz, width, |row, teacher, dz| {
+            let loss = self.loss.row(row, &z[row * width..][..width], teacher, Some(dz));
+            sums[row].store(WithDType::to_f64(loss).to_bits(), Ordering::Relaxed);
+        })?;
+        for (loss, sum) in losses.iter_mut().zip(&sums) {
+            *loss = <T as WithDType>::from_f64(f64::from_bits(sum.load(Ordering::Relaxed)));
+        }
+        let gradient = Tensor::from_vec(dz, (count, width), &Device::Cpu)?;
+        *self.gradient.lock().unwrap_or_else(PoisonError::into_inner) = Some(gradient);
+        Ok(losses)
     }
 }
 
@@ -66,22 +85,20 @@ impl<L: RowLoss> CustomOp1 for Op<L> {
         let (count, width) = zl.shape().dims2()?;
         with_real!(z, T => {
             let z = elements::<T>(z, zl)?;
-            let mut losses = vec![T::default(); count];
-            self.rows((count, width), &mut losses, 1, |row, teacher, loss| {
-                loss[0] = self.0.row(row, &z[row * width..][..width], teacher, None);
-            })?;
+            let losses = self.forward(z, (count, width))?;
             // Summed in f64: thousands of rows would lose digits in f32.
             let sum: f64 = losses.iter().map(|loss| WithDType::to_f64(*loss)).sum();
             Ok((T::to_cpu_storage_owned(vec![<T as WithDType>::from_f64(sum)]), Shape::from(())))
         })
     }
 
-    fn bwd(&self, z: &Tensor, _: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+    fn bwd(&self, _: &Tensor, _: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
         let upstream = upstream.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        Ok(Some(match z.dtype() {
-            DType::F64 => self.gradient::<f64>(z, upstream)?,
-            _ => self.gradient::<f32>(z, upstream)?,
-        }))
+        let made = self.gradient.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match made {
+            Some(gradient) => Ok(Some((gradient * upstream)?)),
+            None => candle_core::bail!("{}: its backward pass has been made", L::NAME),
+        }
     }
 }
 
@@ -93,7 +110,11 @@ pub(crate) fn row_loss<L: RowLoss>(z: &Tensor, loss: L) -> Result<Tensor> {
     {
         candle_core::bail!("{}: {:?} {:?} does not fit {:?} {:?}", L::NAME, teacher.dims(), teacher.dtype(), z.dims(), z.dtype());
     }
-    if is_fused(z) { z.contiguous()?.apply_op1(Op(loss)) } else { loss.composed(z) }
+    if is_fused(z) {
+        z.contiguous()?.apply_op1(Op { loss, gradient: Mutex::default(), wanted: z.track_op() })
+    } else {
+        loss.composed(z)
+    }
 }
 
 /// `log(sum(exp(z / temperature)))` of one row, without overflow.
