@@ -21,9 +21,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A source is a Hugging Face directory (llama, mistral or qwen2; f32, f16 or bf16; one file or
-//! shards), or one of the models that live in this library: `builtin:base`, `builtin:japanese`,
-//! `builtin:math`, `builtin:sql`. Sources stay memory-mapped. Every type that is returned shows
+//! A source is a Hugging Face directory (f32, f16 or bf16; one file or shards), a name on the hub
+//! (`org/name@revision`), a GGUF file, or one of the models that live in this library (`builtin:base`,
+//! `builtin:japanese`, `builtin:math`, `builtin:sql`), each with LoRA adapters behind a `+`. Families that
+//! run: llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi3, smollm3. Sources stay memory-mapped. Every type that is returned shows
 //! itself, as text (`Display`) and as the result of an evcxr cell.
 //!
 //! # From the ground up

@@ -13,7 +13,7 @@ use super::weights::Weights;
 use crate::checkpoint::{Architecture, Attends, TensorSpec};
 use crate::data::Batch;
 use crate::error::Result;
-use crate::ops::{Attention, RotaryTable, gated, linear, linear_into, rms_norm, rotary};
+use crate::ops::{Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary};
 
 /// A decoder of `architecture` over `weights`.
 pub struct Decoder<'a, W: Weights + ?Sized> {
@@ -219,6 +219,18 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
 
     fn mlp(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
         let (a, prefix) = (self.architecture, format!("model.layers.{layer}.mlp"));
+        if is_fused(x) && x.track_op() && !a.fused && !a.mlp_bias {
+            let names = ["gate", "up", "down"].map(|part| format!("{prefix}.{part}_proj.weight"));
+            let weight = |name: &String| -> Result<_> {
+                let (weight, gradient) = (self.weights.weight(name)?, self.weights.gradient(name));
+                // A gradient that adds up elsewhere is not the graph's.
+                Ok((if gradient.is_some() { weight.detach() } else { weight }, gradient))
+            };
+            let [gate, up, down] = [weight(&names[0])?, weight(&names[1])?, weight(&names[2])?];
+            if ![&gate, &up, &down].iter().any(|(w, _)| w.track_op()) {
+                return Ok(mlp(x, [(&gate.0, gate.1), (&up.0, up.1), (&down.0, down.1)], a.activation)?);
+            }
+        }
         let project = |x: &Tensor, part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.mlp_bias);
         let (gate, up) = match a.fused {
             false => (project(x, "gate")?, project(x, "up")?),

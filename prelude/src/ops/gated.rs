@@ -14,7 +14,7 @@ struct Gated(Activation);
 impl Activation {
     /// `f(g)` and `f'(g)`.
     #[inline(always)]
-    fn value_and_slope<T: Real>(self, g: T) -> (T, T) {
+    pub(super) fn value_and_slope<T: Real>(self, g: T) -> (T, T) {
         match self {
             Activation::Silu => {
                 let s = sigmoid(g);
