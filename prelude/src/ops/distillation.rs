@@ -27,18 +27,16 @@ impl RowLoss for Kl {
         let temperature = <T as WithDType>::from_f64(self.temperature);
         let (student, teacher) = (log_sum_exp(z, temperature), log_sum_exp(t, temperature));
         let scale = temperature.recip();
-        let Some(dz) = dz else {
-            return sum_of([z, t], |[z, t]| {
-                let log_p = t * scale - teacher;
-                log_p.exp_fast() * (log_p - (z * scale - student))
-            });
-        };
-        for ((dz, z), t) in dz.iter_mut().zip(z).zip(t) {
-            let (p, q) = ((*t * scale - teacher).exp_fast(), (*z * scale - student).exp_fast());
-            *dz = (q - p) * scale;
+        if let Some(dz) = dz {
+            for ((dz, z), t) in dz.iter_mut().zip(z).zip(t) {
+                let (p, q) = ((*t * scale - teacher).exp_fast(), (*z * scale - student).exp_fast());
+                *dz = (q - p) * scale;
+            }
         }
-        // sum p (log p - log q), where log p - log q is linear in the logits and sum p is 1.
-        sum_of([z, t], |[z, t]| (t * scale - teacher).exp_fast() * ((t - z) * scale)) + student - teacher
+        sum_of([z, t], |[z, t]| {
+            let log_p = t * scale - teacher;
+            log_p.exp_fast() * (log_p - (z * scale - student))
+        })
     }
 
     fn composed(&self, z: &Tensor) -> Result<Tensor> {
