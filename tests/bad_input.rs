@@ -171,10 +171,10 @@ fn a_config_that_cannot_be_used() {
     says(&loading(|m| edit_config(m, "num_hidden_layers", json!(1u64 << 40))), &["num_hidden_layers"]);
     says(&loading(|m| edit_config(m, "num_key_value_heads", json!(3))), &["num_key_value_heads"]);
     says(&loading(|m| edit_config(m, "hidden_act", json!("gelu"))), &["gelu"]);
-    says(&loading(|m| edit_config(m, "rope_parameters", json!({"rope_type": "yarn"}))), &["yarn"]);
+    says(&loading(|m| edit_config(m, "rope_parameters", json!({"rope_type": "dynamic"}))), &["dynamic"]);
     for (key, value) in [
         ("num_hidden_layers", json!(16_777_216)),
-        ("rope_parameters", json!("yarn")),
+        ("rope_parameters", json!("linear")),
         ("rope_parameters", json!({"rope_type": 7})),
         ("hidden_act", json!(5)),
         ("partial_rotary_factor", json!(0.5)),

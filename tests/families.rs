@@ -14,7 +14,7 @@ use dam_prelude::data::Batch;
 use dam_prelude::model::{Cache, Decoder, SourceWeights};
 use dam_prelude::{Bake, BiasStart, Columns, load};
 
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 13] = [
     "mistral-window",
     "qwen2-bias-tied",
     "llama-sharded",
@@ -25,6 +25,9 @@ const MODELS: [&str; 10] = [
     "phi3",
     "phi3-long",
     "smollm3",
+    "gemma",
+    "qwen3-yarn",
+    "smollm3-window",
 ];
 
 fn place(name: &str) -> String {

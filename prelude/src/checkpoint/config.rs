@@ -1,7 +1,12 @@
 //! What config.json says of a decoder, in one spelling, and the tensors that follow from it. What sets
 //! families apart is data here: only the reader of config.json knows them by name.
 
-use super::rope::Rope;
+mod attention;
+mod read;
+mod rope;
+mod values;
+
+pub use rope::{Rope, Scaling};
 
 /// The shape of a decoder. Two sources can be merged when theirs are equal.
 #[derive(Clone, Debug, PartialEq)]
@@ -204,7 +209,12 @@ impl Architecture {
         }
         let one = |(a, count): (Attends, usize)| {
             let window = a.window.map_or_else(|| "all positions".to_owned(), |w| format!("{w} positions"));
-            format!("{count} layers see {window}{}", if a.rope.is_none() { " without rotary embedding" } else { "" })
+            let rope = match a.rope {
+                None => " without rotary embedding".to_owned(),
+                Some(0) => String::new(),
+                Some(other) => format!(" with rotary embedding {}", other + 1),
+            };
+            format!("{count} layers see {window}{rope}")
         };
         runs.into_iter().map(one).collect::<Vec<_>>().join(", ")
     }

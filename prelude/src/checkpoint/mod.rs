@@ -2,7 +2,6 @@
 
 mod archive;
 mod config;
-mod config_read;
 mod download;
 mod encode;
 mod files;
@@ -11,15 +10,13 @@ mod gguf_tokenizer;
 mod hub;
 mod lora;
 mod other;
-mod rope;
 mod source;
 mod tokenizer;
 mod view;
 mod write;
 
-pub use config::{Activation, Architecture, Attends, Kind, TensorSpec};
+pub use config::{Activation, Architecture, Attends, Kind, Rope, Scaling, TensorSpec};
 pub use download::{Download, watch_downloads};
-pub use rope::{Rope, Scaling};
 pub use source::Source;
 pub use view::View;
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import (
-    Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig,
-    MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
-    SmolLM3Config, SmolLM3ForCausalLM,
+    Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM, LlamaConfig,
+    LlamaForCausalLM, MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+    Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM,
 )
 
 HERE = Path(__file__).parent
@@ -28,6 +28,8 @@ LONG = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0, 1.5], long_
             original_max_position_embeddings=8, partial_rotary_factor=0.5)
 LLAMA3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=16)
+# Pairs up to 1 stay, those from 6 of 8 on are divided.
+YARN = dict(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=64, beta_fast=4.0, beta_slow=0.5)
 
 MODELS = {
     "mistral-window": (MistralForCausalLM, MistralConfig(**SMALL, head_dim=16, sliding_window=5), "float32", "10GB"),
@@ -39,12 +41,21 @@ MODELS = {
                                                attn_logit_softcapping=5.0, final_logit_softcapping=4.0), "float32", "10GB"),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**SMALL, head_dim=16, sliding_window=5, query_pre_attn_scalar=24,
                                                    layer_types=["sliding_attention", "full_attention"],
+                                                   final_logit_softcapping=4.0,
                                                    rope_parameters=LOCAL_GLOBAL), "float32", "10GB"),
     "phi3": (Phi3ForCausalLM, Phi3Config(**SMALL, sliding_window=7, pad_token_id=0), "float32", "10GB"),
     "phi3-long": (Phi3ForCausalLM, Phi3Config(**SMALL, original_max_position_embeddings=8, rope_parameters=LONG,
                                               pad_token_id=0), "float32", "10GB"),
     "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**{**SMALL, "num_hidden_layers": 4}, no_rope_layer_interval=2,
                                                   pad_token_id=0), "float32", "10GB"),
+    "gemma": (GemmaForCausalLM, GemmaConfig(**SMALL, head_dim=16), "float32", "10GB"),
+    # Only the second layer has a window.
+    "qwen3-yarn": (Qwen3ForCausalLM, Qwen3Config(**SMALL, head_dim=16, rope_parameters=YARN, attention_bias=True,
+                                                 use_sliding_window=True, sliding_window=5, max_window_layers=1),
+                   "float32", "10GB"),
+    # Layers without positions have a window.
+    "smollm3-window": (SmolLM3ForCausalLM, SmolLM3Config(**SMALL, no_rope_layers=[1, 0], use_sliding_window=True,
+                                                         sliding_window=5, pad_token_id=0), "float32", "10GB"),
 }
 
 

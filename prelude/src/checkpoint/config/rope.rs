@@ -22,9 +22,11 @@ impl Rope {
             Scaling::Llama3 { factor, low, high, original } => {
                 format!("theta {theta}, llama3 by {factor} from {low} to {high} over {original}")
             }
+            Scaling::Yarn { factor, low, high, attention } => {
+                format!("theta {theta}, yarn by {factor} from pair {low} to {high}, {attention}")
+            }
             Scaling::Long { short, long, original, attention } => {
-                let sum = |factors: &[f64]| factors.iter().sum::<f64>();
-                format!("theta {theta} over {dims}, longrope {} and {} over {original}, {attention}", sum(short), sum(long))
+                format!("theta {theta} over {dims}, longrope {short:?} and {long:?} over {original}, {attention}")
             }
         }
     }
@@ -41,6 +43,10 @@ impl Rope {
                 let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
                 plain * (smooth + (1.0 - smooth) / factor)
             }
+            Scaling::Yarn { factor, low, high, .. } => {
+                let divided = ((k as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                plain * (1.0 - divided + divided / factor)
+            }
             Scaling::Long { short, long, original, .. } => {
                 let factors = if length > *original { long } else { short };
                 plain / factors.get(k).copied().unwrap_or(1.0)
@@ -51,7 +57,7 @@ impl Rope {
     /// What cosines and sines are multiplied by.
     pub(crate) fn attention_factor(&self) -> f64 {
         match &self.scaling {
-            Scaling::Long { attention, .. } => *attention,
+            Scaling::Yarn { attention, .. } | Scaling::Long { attention, .. } => *attention,
             _ => 1.0,
         }
     }
@@ -77,6 +83,17 @@ pub enum Scaling {
         high: f64,
         /// The original context, in positions.
         original: f64,
+    },
+    /// Pairs up to `low` stay, those from `high` on are divided, those between in part (arXiv 2309.00071).
+    Yarn {
+        /// What slow pairs are divided by.
+        factor: f64,
+        /// The last pair that stays.
+        low: f64,
+        /// The first pair that is divided in full.
+        high: f64,
+        /// What cosines and sines are multiplied by.
+        attention: f64,
     },
     /// Phi-3's longrope: a factor for every frequency, others in long sequences (arXiv 2402.13753).
     Long {

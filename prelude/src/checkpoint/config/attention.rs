@@ -1,0 +1,238 @@
+//! What config.json says of positions: which layers see a window, which have rotary embeddings, and
+//! how these are stretched.
+
+use serde_json::{Map, Value};
+
+use super::values::Config;
+use super::{Attends, Rope, Scaling};
+use crate::error::Result;
+
+type Object = Map<String, Value>;
+
+impl Config<'_> {
+    /// The rotary embeddings, and how every layer attends.
+    pub(super) fn attention(&self, family: &str, layers: usize, head_dim: usize) -> Result<(Vec<Rope>, Vec<Attends>)> {
+        if self.flag("use_bidirectional_attention", false)? {
+            return Err(self.bad("use_bidirectional_attention", "tokens see only what is before them here"));
+        }
+        if !self.flag("is_causal", true)? {
+            return Err(self.bad("is_causal", "tokens see only what is before them here"));
+        }
+        let turns = self.turns(family, layers)?;
+        let (window, slides) = self.windows(family, &turns)?;
+        let ropes = self.ropes(family, head_dim)?;
+        let local = ropes.len() - 1;
+        let attends = slides.iter().zip(turns).map(|(slides, turns)| Attends {
+            window: window.filter(|_| *slides),
+            rope: turns.then_some(if *slides { local } else { 0 }),
+        });
+        let attends = attends.collect();
+        Ok((ropes, attends))
+    }
+
+    /// The window, and which layers have it. `turns`: which have rotary embeddings.
+    fn windows(&self, family: &str, turns: &[bool]) -> Result<(Option<usize>, Vec<bool>)> {
+        let default = if matches!(family, "phi3" | "smollm3") { None } else { Some(4096) };
+        let window = if self.map.contains_key("sliding_window") { self.size("sliding_window")? } else { default };
+        let window = match family {
+            "mistral" | "phi3" | "gemma2" | "gemma3_text" => window,
+            "qwen2" | "qwen3" | "smollm3" => window.filter(|_| self.value("use_sliding_window") == Some(&Value::Bool(true))),
+            _ => None,
+        };
+        self.flag("use_sliding_window", false)?;
+        let pattern = self.size("sliding_window_pattern")?;
+        if family == "gemma2" && pattern.is_some_and(|p| p != 2) {
+            return Err(self.bad("sliding_window_pattern", "every second layer of gemma2 has a window"));
+        }
+        let (pattern, from) = (pattern.unwrap_or(if family == "gemma2" { 2 } else { 6 }), self.whole("max_window_layers", 28)?);
+        let known = |(layer, turns): (usize, &bool)| match family {
+            "qwen2" | "qwen3" => window.is_some() && layer >= from,
+            "smollm3" => window.is_some() && !turns,
+            "gemma2" | "gemma3_text" => (layer + 1) % pattern != 0,
+            _ => window.is_some(),
+        };
+        let known: Vec<bool> = turns.iter().enumerate().map(known).collect();
+        // Where a model has one kind of layer, `layer_types` cannot make it two.
+        let free = window.is_some() && !matches!(family, "mistral" | "phi3");
+        match self.layer_types(turns.len())? {
+            Some(types) if free || types == known => Ok((window, types)),
+            Some(_) => Err(self.bad("layer_types", "it does not agree with the sliding window")),
+            None => Ok((window, known)),
+        }
+    }
+
+    /// Whether each layer slides, where that is said.
+    fn layer_types(&self, layers: usize) -> Result<Option<Vec<bool>>> {
+        let Some(found) = self.value("layer_types") else { return Ok(None) };
+        let one = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => Some(true),
+            Some("full_attention") => Some(false),
+            _ => None,
+        };
+        let types: Option<Vec<bool>> = found.as_array().and_then(|types| types.iter().map(one).collect());
+        let types = types.filter(|types| types.len() == layers);
+        let reason = || format!("`{found}` is not {layers} of full_attention and sliding_attention");
+        types.map(Some).ok_or_else(|| self.bad("layer_types", reason()))
+    }
+
+    /// Which layers have rotary embeddings: all but smollm3's every fourth.
+    fn turns(&self, family: &str, layers: usize) -> Result<Vec<bool>> {
+        if family != "smollm3" {
+            return Ok(vec![true; layers]);
+        }
+        let interval = self.size("no_rope_layer_interval")?.unwrap_or(4);
+        let Some(list) = self.value("no_rope_layers") else {
+            return Ok((0..layers).map(|layer| (layer + 1) % interval != 0).collect());
+        };
+        let turns: Option<Vec<bool>> = list.as_array().and_then(|l| l.iter().map(|v| v.as_u64().map(|x| x != 0)).collect());
+        let turns = turns.filter(|t| t.len() >= layers).map(|t| t[..layers].to_vec());
+        turns.ok_or_else(|| self.bad("no_rope_layers", format!("`{list}` is not {layers} numbers")))
+    }
+
+    /// The rotary embedding of all layers; in gemma3_text that of full layers, then that of sliding ones.
+    /// transformers 4 spells it `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`.
+    fn ropes(&self, family: &str, head_dim: usize) -> Result<Vec<Rope>> {
+        let empty = Object::new();
+        let (new, old) = (self.object("rope_parameters")?, self.object("rope_scaling")?);
+        let theta = match family {
+            "gemma3_text" => 1_000_000.0,
+            "smollm3" => 2_000_000.0,
+            _ => 10_000.0,
+        };
+        let theta = self.number("rope_theta", theta)?;
+        let Some(new) = new else {
+            let mut ropes = vec![self.rope(family, old.unwrap_or(&empty), theta, head_dim)?];
+            if family == "gemma3_text" {
+                ropes.push(self.rope(family, &empty, self.number("rope_local_base_freq", 10_000.0)?, head_dim)?);
+            }
+            return Ok(ropes);
+        };
+        let part = |kind: &str| match new.get(kind) {
+            None | Some(Value::Null) => Ok(&empty),
+            Some(Value::Object(part)) => Ok(part),
+            Some(other) => Err(self.bad(kind, format!("`{other}` is not an object"))),
+        };
+        let parts = match family {
+            "gemma3_text" => {
+                let known = ["full_attention", "sliding_attention"];
+                if let Some(key) = new.keys().find(|key| !known.contains(&key.as_str())) {
+                    return Err(self.bad("rope_parameters", format!("`{key}` is not full_attention or sliding_attention")));
+                }
+                let local = self.number("rope_local_base_freq", 10_000.0)?;
+                vec![(part("full_attention")?, theta), (part("sliding_attention")?, local)]
+            }
+            _ => vec![(new, theta)],
+        };
+        let full = parts.first().map_or(&empty, |(full, _)| full);
+        let name = |key: &str| if key == "type" { "rope_type".to_owned() } else { key.to_owned() };
+        let differs = |(key, value): (&String, &Value)| full.get(key).or_else(|| full.get(&name(key))) != Some(value);
+        if let Some((key, _)) = old.into_iter().flatten().find(|entry| differs(*entry)) {
+            return Err(self.bad("rope_scaling", format!("`rope_parameters` has another `{key}`")));
+        }
+        parts.into_iter().map(|(part, theta)| self.rope(family, part, theta, head_dim)).collect()
+    }
+
+    /// The rotary embedding that `parameters` tell; `theta` where they do not say it.
+    fn rope(&self, family: &str, parameters: &Object, theta: f64, head_dim: usize) -> Result<Rope> {
+        if let Some((key, _)) = parameters.iter().find(|(_, value)| value.is_object()) {
+            return Err(self.bad("rope_parameters", format!("no {family} has a part for `{key}`")));
+        }
+        let theta = self.number_in(parameters, "rope_theta")?.unwrap_or(theta);
+        let partial = self.number("partial_rotary_factor", 1.0)?;
+        let partial = self.number_in(parameters, "partial_rotary_factor")?.unwrap_or(partial);
+        if partial > 1.0 || (partial < 1.0 && family != "phi3") {
+            return Err(self.bad("partial_rotary_factor", format!("`{partial}` is not 1")));
+        }
+        let dims = (head_dim as f64 * partial) as usize;
+        if !dims.is_multiple_of(2) || dims == 0 {
+            return Err(self.bad("head_dim", format!("`{dims}` is odd, rotary embedding turns pairs")));
+        }
+        let name = match parameters.get("rope_type").or_else(|| parameters.get("type")) {
+            None | Some(Value::Null) => "default",
+            Some(Value::String(name)) => name,
+            Some(other) => return Err(self.bad("rope_type", format!("`{other}` is not a name"))),
+        };
+        let scaling = match (family, name) {
+            (_, "default") => Scaling::None,
+            // Names that phi3's longrope had before.
+            ("phi3", "longrope" | "su" | "yarn") => self.longrope(family, parameters, dims)?,
+            ("phi3", other) => return Err(self.bad("rope_type", format!("`{other}` is not default or longrope"))),
+            (_, "linear") => Scaling::Linear { factor: self.required_in(parameters, "factor")? },
+            (_, "llama3") => self.llama3(family, parameters)?,
+            (_, "yarn") => self.yarn(family, parameters, theta, dims)?,
+            (_, "longrope") => self.longrope(family, parameters, dims)?,
+            (_, other) => {
+                return Err(self.bad("rope_type", format!("`{other}` is not default, linear, llama3, yarn or longrope")));
+            }
+        };
+        Ok(Rope { theta, dims, scaling })
+    }
+
+    /// The context before it was stretched: beside the rotary embedding, or in it.
+    fn original(&self, family: &str, parameters: &Object) -> Result<usize> {
+        const KEY: &str = "original_max_position_embeddings";
+        let own = self.size_in(parameters, KEY)?;
+        match (self.size(KEY)?.or((family == "phi3").then_some(4096)), own) {
+            (Some(beside), Some(own)) if beside != own => {
+                Err(self.bad(KEY, format!("it is `{beside}`, and `{own}` in the rotary embedding")))
+            }
+            (Some(original), _) | (None, Some(original)) => Ok(original),
+            (None, None) => self.max_positions(family),
+        }
+    }
+
+    fn llama3(&self, family: &str, parameters: &Object) -> Result<Scaling> {
+        let (low, high) = (self.required_in(parameters, "low_freq_factor")?, self.required_in(parameters, "high_freq_factor")?);
+        if high <= low {
+            return Err(self.bad("high_freq_factor", format!("`{high}` is not above low_freq_factor, `{low}`")));
+        }
+        let original = self.original(family, parameters)? as f64;
+        Ok(Scaling::Llama3 { factor: self.required_in(parameters, "factor")?, low, high, original })
+    }
+
+    /// arXiv 2309.00071: pairs that turn more than `beta_fast` times over the original context stay, those
+    /// that turn less than `beta_slow` times are divided.
+    fn yarn(&self, family: &str, parameters: &Object, theta: f64, dims: usize) -> Result<Scaling> {
+        let (original, factor) = (self.original(family, parameters)? as f64, self.required_in(parameters, "factor")?);
+        if theta <= 1.0 {
+            return Err(self.bad("rope_theta", format!("`{theta}` is not above 1")));
+        }
+        let pair = |key: &str, default: f64| -> Result<f64> {
+            let turns = self.number_in(parameters, key)?.unwrap_or(default);
+            Ok(dims as f64 * (original / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln()))
+        };
+        let (mut low, mut high) = (pair("beta_fast", 32.0)?, pair("beta_slow", 1.0)?);
+        if self.flag_in(parameters, "truncate", true)? {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(dims as f64 - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        let warmth = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+        let own = self.number_in(parameters, "attention_factor")?;
+        let attention = match (own, self.number_in(parameters, "mscale")?, self.number_in(parameters, "mscale_all_dim")?) {
+            (Some(own), ..) => own,
+            (None, Some(one), Some(all)) => warmth(one) / warmth(all),
+            _ => warmth(1.0),
+        };
+        Ok(Scaling::Yarn { factor, low, high, attention })
+    }
+
+    fn longrope(&self, family: &str, parameters: &Object, dims: usize) -> Result<Scaling> {
+        let factors = |key: &str| {
+            let list = parameters.get(key).and_then(Value::as_array);
+            let list: Option<Vec<f64>> = list.and_then(|l| l.iter().map(|v| v.as_f64().filter(|x| *x > 0.0)).collect());
+            list.filter(|l| l.len() == dims / 2).ok_or_else(|| self.bad(key, format!("it is not {} positive numbers", dims / 2)))
+        };
+        let original = self.original(family, parameters)?;
+        if original < 2 {
+            return Err(self.bad("original_max_position_embeddings", format!("`{original}` is not a context")));
+        }
+        let ratio = self.max_positions(family)? as f64 / original as f64;
+        let factor = self.number_in(parameters, "factor")?.unwrap_or(ratio);
+        let known = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
+        let attention = self.number_in(parameters, "attention_factor")?.unwrap_or(known);
+        Ok(Scaling::Long { short: factors("short_factor")?, long: factors("long_factor")?, original, attention })
+    }
+}

@@ -1,0 +1,153 @@
+//! config.json as transformers 4 and 5 write it: read alike, refused by its key where a family cannot do
+//! what it says, and compared in everything that changes logits.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::data;
+use dam_prelude::Error;
+use dam_prelude::checkpoint::{Architecture, Scaling};
+use serde_json::{Value, json};
+
+fn read(file: &Path) -> Value {
+    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+}
+
+fn parse(config: &Value) -> Result<Architecture, Error> {
+    Architecture::parse(Path::new("config.json"), config.to_string().as_bytes())
+}
+
+/// The configuration of `model`, with `value` at `path`; gpt2 stands for families that cannot be run.
+fn edited(model: &str, path: &str, value: Value) -> Value {
+    let mut config = match model {
+        "gpt2" => json!({"model_type": "gpt2"}),
+        _ => read(&data("families").join(model).join("config.json")),
+    };
+    *path.split('/').fold(&mut config, |at, key| &mut at[key]) = value;
+    config
+}
+
+/// `tests/data/families/make_old.py` had transformers 4 write the same configurations.
+#[test]
+fn transformers_4_and_5_mean_the_same() {
+    let old = fs::read_dir(data("families/old")).unwrap().map(|entry| entry.unwrap().path());
+    let mut count = 0;
+    for old in old {
+        let new = data("families").join(old.file_stem().unwrap()).join("config.json");
+        assert_eq!(parse(&read(&old)).unwrap(), parse(&read(&new)).unwrap(), "{}", old.display());
+        count += 1;
+    }
+    assert!(count > 9, "{count}");
+}
+
+#[test]
+fn what_a_family_cannot_do_is_refused_by_its_key() {
+    let refused = [
+        ("llama-biases", "is_causal", json!(false), "is_causal"),
+        ("llama-biases", "quantization_config", json!({"quant_method": "gptq"}), "quantization_config"),
+        ("gpt2", "quantization_config", json!({"quant_method": "gptq"}), "quantization_config"),
+        ("llama-biases", "attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
+        ("llama-biases", "final_logit_softcapping", json!(30.0), "final_logit_softcapping"),
+        ("llama-biases", "layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
+        ("llama-biases", "partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
+        ("llama-biases", "rope_parameters/partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
+        ("llama-biases", "rope_parameters/rope_type", json!("dynamic"), "rope_type"),
+        ("llama-biases", "rope_parameters/rope_type", json!("linear"), "factor"),
+        ("llama-biases", "rope_parameters", json!({"full_attention": {"rope_type": "default"}}), "rope_parameters"),
+        ("llama-biases", "rope_scaling", json!({"type": "linear", "factor": 2.0}), "rope_scaling"),
+        ("llama-biases", "rope_parameters", json!({"rope_type": "llama3", "factor": 8.0}), "low_freq_factor"),
+        (
+            "llama-biases",
+            "rope_parameters",
+            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}),
+            "high_freq_factor",
+        ),
+        ("llama-biases", "rope_parameters", json!({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}), "rope_theta"),
+        ("llama-biases", "rope_parameters", json!({"rope_type": "longrope", "long_factor": [1.0]}), "short_factor"),
+        ("mistral-window", "attention_bias", json!(true), "attention_bias"),
+        ("mistral-window", "mlp_bias", json!(true), "mlp_bias"),
+        ("mistral-window", "layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
+        ("qwen3", "layer_types", json!(["full_attention", "chunked_attention"]), "layer_types"),
+        ("qwen3", "use_sliding_window", json!("yes"), "use_sliding_window"),
+        ("gemma", "hidden_act", json!("silu"), "hidden_act"),
+        ("gemma", "hidden_activation", json!("gelu"), "hidden_activation"),
+        ("gemma", "final_logit_softcapping", json!(30.0), "final_logit_softcapping"),
+        ("gemma2", "use_bidirectional_attention", json!(true), "use_bidirectional_attention"),
+        ("gemma2", "sliding_window_pattern", json!(3), "sliding_window_pattern"),
+        ("gemma2", "attn_logit_softcapping", json!(-1.0), "attn_logit_softcapping"),
+        ("gemma3", "attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
+        ("gemma3", "rope_parameters", json!({"rope_type": "linear", "factor": 8.0}), "rope_parameters"),
+        ("gemma3", "rope_parameters/full_attention", json!("linear"), "full_attention"),
+        ("gemma3", "rope_scaling", json!({"rope_type": "linear", "factor": 8.0}), "rope_scaling"),
+        ("phi3", "rope_parameters/rope_type", json!("linear"), "rope_type"),
+        ("phi3", "rope_parameters/partial_rotary_factor", json!(0.4), "head_dim"),
+        ("phi3", "rope_parameters/partial_rotary_factor", json!(1.5), "partial_rotary_factor"),
+        ("phi3-long", "original_max_position_embeddings", json!(16), "original_max_position_embeddings"),
+        ("phi3-long", "rope_parameters/long_factor", json!([1.0]), "long_factor"),
+        ("phi3-long", "rope_parameters/short_factor", json!([1.0, 0.0]), "short_factor"),
+        ("smollm3", "no_rope_layers", json!([1, 0]), "no_rope_layers"),
+    ];
+    for (model, path, value, expected) in refused {
+        match parse(&edited(model, path, value.clone())) {
+            Err(Error::Config { key, .. }) => assert_eq!(key, expected, "{model}, {path}: {value}"),
+            other => panic!("{model}, {path}: {value}: {other:?}"),
+        }
+    }
+    // One position is no context whose stretching has a meaning.
+    let mut config = edited("phi3-long", "original_max_position_embeddings", json!(1));
+    config["rope_parameters"]["original_max_position_embeddings"] = json!(1);
+    assert!(matches!(parse(&config), Err(Error::Config { key, .. }) if key == "original_max_position_embeddings"));
+}
+
+#[test]
+fn whatever_changes_logits_is_a_difference() {
+    let changes = [
+        ("llama-biases", "rms_norm_eps", json!(1e-3), "norm epsilon"),
+        ("llama-biases", "hidden_act", json!("gelu_pytorch_tanh"), "activation"),
+        ("llama-biases", "tie_word_embeddings", json!(true), "tied output layer"),
+        ("llama-biases", "mlp_bias", json!(false), "biases"),
+        ("llama-biases", "head_dim", json!(16), "head dimension"),
+        ("llama-biases", "rope_parameters/rope_theta", json!(5e5), "rotary embedding"),
+        ("llama-sharded", "rope_scaling/factor", json!(4.0), "rotary embedding"),
+        ("qwen3-yarn", "rope_parameters/beta_fast", json!(1.0), "rotary embedding"),
+        ("qwen3-yarn", "rope_parameters/attention_factor", json!(2.0), "rotary embedding"),
+        ("qwen3-yarn", "layer_types", json!(["sliding_attention", "sliding_attention"]), "attention"),
+        ("mistral-window", "sliding_window", json!(6), "attention"),
+        ("gemma2", "query_pre_attn_scalar", json!(16), "scales"),
+        ("gemma2", "attn_logit_softcapping", json!(null), "scales"),
+        ("gemma2", "final_logit_softcapping", json!(null), "scales"),
+        ("gemma3", "final_logit_softcapping", json!(5.0), "scales"),
+        ("gemma3", "rope_parameters/sliding_attention/rope_theta", json!(1e3), "rotary embedding"),
+        ("gemma3", "layer_types", json!(["full_attention", "full_attention"]), "attention"),
+        ("phi3", "rope_parameters/partial_rotary_factor", json!(0.5), "rotary embedding"),
+        // The sum is the same.
+        ("phi3-long", "rope_parameters/long_factor", json!([3.0, 1.25]), "rotary embedding"),
+        ("phi3-long", "max_position_embeddings", json!(256), "rotary embedding"),
+        ("smollm3", "no_rope_layers", json!([0, 1, 1, 0]), "attention"),
+    ];
+    for (model, path, value, word) in changes {
+        let before = parse(&read(&data("families").join(model).join("config.json"))).unwrap();
+        let after = parse(&edited(model, path, value.clone())).unwrap();
+        let difference = before.difference(&after).unwrap_or_else(|| panic!("{model}, {path}: {value}"));
+        assert!(difference.starts_with(word), "{model}, {path}: {difference}");
+        assert_eq!(before.difference(&before.clone()), None);
+    }
+}
+
+/// Names that phi3's longrope had before it was called so, and lists longer than the model.
+#[test]
+fn older_names_are_read() {
+    let expected = parse(&edited("phi3-long", "rope_parameters/rope_type", json!("longrope"))).unwrap();
+    assert!(matches!(expected.ropes[0].scaling, Scaling::Long { original: 8, .. }));
+    for name in ["su", "yarn"] {
+        assert_eq!(parse(&edited("phi3-long", "rope_parameters/rope_type", json!(name))).unwrap(), expected);
+    }
+    let smollm = |list: Value| parse(&edited("smollm3", "no_rope_layers", list)).unwrap();
+    assert_eq!(smollm(json!([1, 0, 1, 0, 1])), smollm(json!([1, 0, 1, 0])));
+    assert_eq!(
+        parse(&edited("gemma", "hidden_act", json!("gelu"))).unwrap(),
+        parse(&edited("gemma", "hidden_act", json!(null))).unwrap()
+    );
+}
