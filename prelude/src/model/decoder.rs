@@ -13,7 +13,7 @@ use super::weights::Weights;
 use crate::checkpoint::{Architecture, Attends, TensorSpec};
 use crate::data::Batch;
 use crate::error::Result;
-use crate::ops::{Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary};
+use crate::ops::{Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary, soft_cap};
 
 /// A decoder of `architecture` over `weights`.
 pub struct Decoder<'a, W: Weights + ?Sized> {
@@ -273,5 +273,5 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
 /// A device that has no room.
 pub fn capped(architecture: &Architecture, logits: Tensor) -> Result<Tensor> {
     let Some(cap) = architecture.logit_cap else { return Ok(logits) };
-    Ok(((logits / cap)?.tanh()? * cap)?)
+    Ok(soft_cap(&logits, cap)?)
 }

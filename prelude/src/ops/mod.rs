@@ -17,6 +17,7 @@ mod rms_norm;
 mod rotary;
 mod row_loss;
 mod send_down;
+mod soft_cap;
 
 pub use attention::{Causal, causal_softmax};
 pub use column_merge::ColumnMerge;
@@ -31,6 +32,7 @@ pub use packed_attention::Attention;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryTable, rotary};
 pub use send_down::send_down;
+pub use soft_cap::soft_cap;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType};
 
@@ -38,6 +40,13 @@ use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType}
 pub(crate) trait Real: WithDType + num_traits::Float + std::iter::Sum + Default {
     /// `exp(self)`, in a form that compilers turn into vector instructions.
     fn exp_fast(self) -> Self;
+
+    /// `tanh(self) = 1 - 2 / (exp(2 self) + 1)`, likewise.
+    #[inline(always)]
+    fn tanh_fast(self) -> Self {
+        let one = Self::one();
+        one - (one + one) / ((self + self).exp_fast() + one)
+    }
 
     /// The elements of a storage of this dtype.
     fn slice_mut(storage: &mut CpuStorage) -> Result<&mut [Self]>;

@@ -120,8 +120,7 @@ impl Op {
             let cap = real::<T>(cap);
             scratch.slope.resize(block.rows * n, T::zero());
             for (s, slope) in scratch.p.iter_mut().zip(&mut scratch.slope) {
-                // tanh(x) = 1 - 2 / (exp(2 x) + 1)
-                let tanh = T::one() - real::<T>(2.0) / ((*s / cap * real(2.0)).exp_fast() + T::one());
+                let tanh = (*s / cap).tanh_fast();
                 *s = cap * tanh;
                 *slope = T::one() - tanh * tanh;
             }
