@@ -157,8 +157,7 @@ impl Session {
             return Ok((Terms::new(), ByScale::new()));
         }
         // The teachers answer first: one layer of one of them is in memory at a time.
-        let most = Forecast::teachers(available_bytes());
-        let answers = lessons.iter().map(|(lesson, examples)| teachers.answers(lesson, examples, most));
+        let answers = lessons.iter().map(|(lesson, examples)| teachers.answers(lesson, examples));
         let answers = answers.collect::<Result<Vec<_>>>()?;
 
         // All sources' examples go through the merge together.
@@ -169,10 +168,7 @@ impl Session {
             Some(plan) => plan,
             None => {
                 let (asked, tokens) = (settings.recompute, batch.tokens());
-                let on = match merge.device.is_cpu() {
-                    true => asked.decide(&merge.architecture, tokens, available_bytes())?,
-                    false => asked == Recompute::On,
-                };
+                let on = asked.decide(&merge.architecture, tokens, &merge.device, available_bytes())?;
                 Plan { tokens, asked, on }
             }
         };

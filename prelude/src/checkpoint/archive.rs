@@ -84,7 +84,7 @@ impl Archive {
         let view = view.ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })?;
         if view.shape != shape {
             return Err(Error::Shape {
-                file: view.file().into(),
+                file: view.file.clone(),
                 tensor: name.into(),
                 expected: shape.to_vec(),
                 found: view.shape.clone(),

@@ -60,13 +60,14 @@ pub(super) struct Server<'a> {
     pub commit: &'a str,
 }
 
-/// A file as the hub announces it.
+/// A file as the hub announces it, and the answer that brings it.
 struct Announced {
     etag: String,
     size: u64,
     /// Where its content is; whether that is a server that may know the token.
     url: String,
     trusted: bool,
+    answer: Response<Body>,
 }
 
 impl Client {
@@ -176,14 +177,15 @@ impl Server<'_> {
         fs::create_dir_all(&blobs).map_err(io)?;
         if !blob.is_file() {
             // Two programs at once: the second waits, and finds the file.
-            let lock = File::create(blobs.join(format!("{}.lock", announced.etag))).map_err(io)?;
+            let own = blobs.join(format!("{}.lock", announced.etag));
+            let lock = File::create(&own).map_err(io)?;
             lock.lock().map_err(io)?;
             if !blob.is_file() {
                 let part = blobs.join(format!("{}.incomplete", announced.etag));
-                self.download(name, &announced, &part)?;
+                self.download(name, announced, &part)?;
                 fs::rename(&part, &blob).map_err(io)?;
             }
-            let _ = fs::remove_file(blobs.join(format!("{}.lock", announced.etag)));
+            let _ = fs::remove_file(own);
         }
         self.point(&pointer, &blob, name).map_err(|e| Error::io("write", &pointer, e))?;
         Ok(pointer)
@@ -195,14 +197,11 @@ impl Server<'_> {
         fs::create_dir_all(parent)?;
         let up = "../".repeat(2 + name.matches('/').count());
         let target = format!("{up}blobs/{}", blob.file_name().unwrap_or_default().to_string_lossy());
-        match std::os::unix::fs::symlink(target, pointer) {
+        match std::os::unix::fs::symlink(&target, pointer) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists && pointer.is_file() => Ok(()),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 fs::remove_file(pointer)?;
-                std::os::unix::fs::symlink(
-                    format!("{up}blobs/{}", blob.file_name().unwrap_or_default().to_string_lossy()),
-                    pointer,
-                )
+                std::os::unix::fs::symlink(&target, pointer)
             }
             other => other,
         }
@@ -239,16 +238,16 @@ impl Server<'_> {
                 return Err(odd("its etag is no name of a file"));
             }
             let size = size.or_else(|| text(&response, "content-length")).and_then(|s| s.parse().ok());
-            return Ok(Announced { etag, size: size.ok_or_else(|| odd("it says no size"))?, url, trusted });
+            return Ok(Announced { etag, size: size.ok_or_else(|| odd("it says no size"))?, url, trusted, answer: response });
         }
         Err(odd("it redirects in circles"))
     }
 
     /// Fetches the content into `part`, going on where an earlier try broke off.
-    fn download(&self, name: &str, announced: &Announced, part: &Path) -> Result<()> {
+    fn download(&self, name: &str, announced: Announced, part: &Path) -> Result<()> {
         let io = |e| Error::io("write", part, e);
         let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(part).map_err(io)?;
-        let (mut fruitless, mut last) = (0, None);
+        let (mut fruitless, mut last, mut answer) = (0, None, Some(announced.answer));
         loop {
             let mut have = file.metadata().map_err(io)?.len();
             if have > announced.size {
@@ -268,7 +267,10 @@ impl Server<'_> {
                 });
             }
             let range = (have > 0).then_some(have);
-            let mut response = self.client.get(&announced.url, range, announced.trusted, &self.repo)?;
+            let mut response = match answer.take().filter(|_| range.is_none()) {
+                Some(answer) => answer,
+                None => self.client.get(&announced.url, range, announced.trusted, &self.repo)?,
+            };
             // A server that does not know ranges begins anew.
             let resumed = text(&response, "content-range").is_some_and(|r| r.starts_with(&format!("bytes {have}-")));
             if range.is_some() && !(response.status() == StatusCode::PARTIAL_CONTENT && resumed) {
@@ -284,7 +286,7 @@ impl Server<'_> {
                 let reason = format!("of `{name}`, more came than the {} bytes that were announced", announced.size);
                 return Err(self.client.odd(&self.repo, reason));
             }
-            fruitless = if have > before { fruitless.saturating_sub(1) + 1 } else { fruitless + 1 };
+            fruitless = if have > before { fruitless.max(1) } else { fruitless + 1 };
             if have < announced.size {
                 std::thread::sleep(Duration::from_millis(50 << fruitless));
             }

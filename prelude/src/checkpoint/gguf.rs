@@ -13,7 +13,7 @@ use serde_json::{Map, json};
 
 use super::files::{Bytes, map};
 use super::gguf_tokenizer::tokenizer_files;
-use super::view::{Stored, View};
+use super::view::{Stored, View, interleaved};
 use crate::error::{Error, Result};
 
 /// An open file.
@@ -151,6 +151,7 @@ impl Gguf {
         let whole = |key: &str| m.own(key).and_then(Metadata::whole).ok_or_else(|| missing(key));
         let (hidden, heads) = (whole("embedding_length")?, whole("attention.head_count")?);
         let vocabulary = self.content.tensor_infos.get("token_embd.weight").and_then(|t| t.shape.dims().first().copied());
+        let head_dim = m.own("attention.key_length").and_then(Metadata::whole).unwrap_or(hidden / heads.max(1));
         let mut config = Map::new();
         let mut set = |key: &str, value: serde_json::Value| drop(config.insert(key.into(), value));
         let class = match family {
@@ -165,7 +166,7 @@ impl Gguf {
         set("num_hidden_layers", whole("block_count")?.into());
         set("num_attention_heads", heads.into());
         set("num_key_value_heads", m.own("attention.head_count_kv").and_then(Metadata::whole).unwrap_or(heads).into());
-        set("head_dim", m.own("attention.key_length").and_then(Metadata::whole).unwrap_or(hidden / heads.max(1)).into());
+        set("head_dim", head_dim.into());
         set("max_position_embeddings", whole("context_length")?.into());
         set("vocab_size", vocabulary.ok_or_else(|| missing("vocab_size"))?.into());
         set("tie_word_embeddings", (!self.content.tensor_infos.contains_key("output.weight")).into());
@@ -175,7 +176,7 @@ impl Gguf {
             number("attention.layer_norm_rms_epsilon").ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?.into(),
         );
         set("rope_theta", number("rope.freq_base").unwrap_or(10_000.0).into());
-        match (m.get(&format!("{}.rope.scaling.type", self.architecture)).map(|v| v.to_string().cloned()), self.rope_factors()?) {
+        match (m.own("rope.scaling.type").map(|v| v.to_string().cloned()), self.rope_factors()?) {
             (Some(Ok(kind)), _) if kind == "linear" => {
                 set("rope_scaling", json!({"rope_type": "linear", "factor": number("rope.scaling.factor").unwrap_or(1.0)}));
             }
@@ -200,10 +201,7 @@ impl Gguf {
         if family == "gemma2" {
             set("attn_logit_softcapping", number("attn_logit_softcapping").unwrap_or(50.0).into());
             set("final_logit_softcapping", number("final_logit_softcapping").unwrap_or(30.0).into());
-            set(
-                "query_pre_attn_scalar",
-                m.own("attention.key_length").and_then(Metadata::whole).unwrap_or(hidden / heads.max(1)).into(),
-            );
+            set("query_pre_attn_scalar", head_dim.into());
         }
         for (key, name) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
             if let Some(id) = m.id(&format!("tokenizer.ggml.{name}_token_id")) {
@@ -293,8 +291,7 @@ impl Gguf {
         }
         let plain = View { stored: Stored::Plain, ..view };
         let values = plain.to_tensor(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        let stored =
-            |row: usize| turned.map_or(row, |head| row - row % head + row % head % (head / 2) * 2 + row % head / (head / 2));
+        let stored = |row: usize| turned.map_or(row, |head| interleaved(row, head));
         let one = if added { 1.0 } else { 0.0 };
         let values = (0..values.len()).flat_map(|row| (values[stored(row)] - one).to_le_bytes()).collect();
         Ok(View::owned(self.path.clone(), values, DType::F32, &shape))

@@ -220,7 +220,7 @@ impl Source {
             *bytes.entry(view.format()).or_default() += view.bytes().len();
         }
         let main = bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or_else(String::new, |(format, _)| format);
-        let adapted = self.0.views.values().any(|view| !view.deltas().is_empty());
+        let adapted = self.0.views.values().any(|view| !view.deltas.is_empty());
         if adapted { format!("{main} + LoRA") } else { main }
     }
 
@@ -245,7 +245,7 @@ impl Source {
         let hashes = views.par_iter().map(|(name, view)| {
             let layout = hash(format!("{name}{:?}{:?}", view.dtype, view.shape).as_bytes());
             let blocks: Vec<u64> = view.bytes().par_chunks(1 << 20).map(hash).collect();
-            let added = view.deltas().iter().flat_map(|delta| delta.parts()).map(u64::from);
+            let added = view.deltas.iter().flat_map(|delta| delta.parts()).map(u64::from);
             blocks.into_iter().chain(added).fold(layout, mix)
         });
         let hashes: Vec<u64> = hashes.collect();

@@ -48,6 +48,13 @@ pub(super) enum Stored {
     Interleaved(GgmlDType, usize),
 }
 
+/// Where a row is whose head of `head` rows is interleaved.
+#[inline(always)]
+pub(super) fn interleaved(row: usize, head: usize) -> usize {
+    let within = row % head;
+    row - within + within % (head / 2) * 2 + within / (head / 2)
+}
+
 /// Elements of the largest blocks.
 const MOST: usize = 256;
 
@@ -70,16 +77,6 @@ impl View {
     /// The bytes as they are stored, without what adapters add.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[self.range.clone()]
-    }
-
-    /// The file it is in.
-    pub(super) fn file(&self) -> &std::path::Path {
-        &self.file
-    }
-
-    /// What adapters add, for a fingerprint.
-    pub(super) fn deltas(&self) -> &[Arc<LowRank>] {
-        &self.deltas
     }
 
     /// How it is stored, for a table: `bf16`, `Q4_1`.
@@ -129,9 +126,7 @@ impl View {
             Stored::Blocks(kind) => self.blocks(kind, start, into),
             Stored::Interleaved(kind, head) => {
                 let (row, column) = (start / self.columns(), start % self.columns());
-                let (first, within) = (row - row % head, row % head);
-                let stored = first + within % (head / 2) * 2 + within / (head / 2);
-                self.blocks(kind, stored * self.columns() + column, into);
+                self.blocks(kind, interleaved(row, head) * self.columns() + column, into);
             }
         }
         for delta in &self.deltas {

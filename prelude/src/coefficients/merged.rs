@@ -96,8 +96,7 @@ impl Merge {
     /// A device that has no room.
     pub fn weights(&self, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
         let weight = |tensor: &MergedTensor| {
-            let weight = self.weight(tensor)?;
-            let weight = if dtype == weight.dtype() { weight } else { Var::from_tensor(&weight.to_dtype(dtype)?)? };
+            let weight = tensor.operation.forward_in(&self.scale(tensor)?, dtype, None)?;
             Ok((tensor.spec.name.clone(), weight.into_inner()))
         };
         self.tensors.iter().map(weight).collect()
@@ -142,21 +141,11 @@ impl Merge {
         let mut kept = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let mut weights = BTreeMap::new();
         for tensor in self.tensors.iter().filter(|t| belongs(&t.spec)) {
-            let scale = self.scale(tensor)?;
-            let slot = match kept.get(&tensor.spec.role()).filter(|slot| slot.weight.dtype() == dtype) {
-                Some(slot) => {
-                    tensor.operation.forward_into(&scale, &slot.weight)?;
-                    slot.clone()
-                }
-                None => {
-                    let weight = tensor.operation.forward(&scale)?;
-                    let weight = if dtype == weight.dtype() { weight } else { Var::from_tensor(&weight.to_dtype(dtype)?)? };
-                    let slot = Slot { weight, gradient: Gradient::default() };
-                    kept.insert(tensor.spec.role(), slot.clone());
-                    slot
-                }
-            };
+            let before = kept.remove(&tensor.spec.role());
+            let weight = tensor.operation.forward_in(&self.scale(tensor)?, dtype, before.as_ref().map(|slot| &slot.weight))?;
+            let slot = Slot { weight, gradient: before.map(|slot| slot.gradient).unwrap_or_default() };
             slot.gradient.clear();
+            kept.insert(tensor.spec.role(), slot.clone());
             weights.insert(tensor.spec.name.clone(), (tensor, slot));
         }
         Ok(MergedPart { weights, learn })
@@ -218,8 +207,7 @@ pub struct MergedPart<'a> {
 }
 
 impl<'a> MergedPart<'a> {
-    /// The gradients by those of its weights that train, out of the pass's `gradients` or from where they
-    /// added up.
+    /// The gradients by those of its weights that train, out of the pass's `gradients`.
     pub fn gradients(&self, mut gradients: GradStore) -> Vec<(&'a MergedTensor, Tensor)> {
         let trained = self.weights.values().filter(|(tensor, _)| tensor.trains);
         let found = trained.filter_map(|(tensor, slot)| Some((*tensor, gradients.remove(slot.weight.as_tensor())?)));

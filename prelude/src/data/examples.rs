@@ -47,13 +47,11 @@ impl Dataset {
         let (spec, files) = find(spec)?;
         let mut rows = Vec::new();
         for (file, bytes) in &files {
-            read_rows(file, bytes, |line, row| {
-                rows.push((Line { file, line, source }, row));
-                Ok(())
-            })?;
+            for (line, row) in read_rows(file, bytes)? {
+                let at = Line { file, line, source };
+                rows.push((at.row(row)?, at));
+            }
         }
-        let rows = rows.into_iter().map(|(at, row)| Ok((at.row(row)?, at)));
-        let rows = rows.collect::<Result<Vec<_>>>()?;
         // All conversations in one go: what renders a template takes longer to make than to run.
         let talks: Vec<&[Message]> = rows.iter().filter_map(|(row, _)| row.talk()).collect();
         let mut exchanges = chat::render(source, &talks)?.into_iter();

@@ -64,7 +64,6 @@ impl Weights for SourceWeights<'_> {
 
     fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
         let view = self.source.view(name)?;
-        let columns = view.shape.last().copied().unwrap_or(1);
-        Ok(decode_rows(view, columns, &ids.to_device(&Device::Cpu)?)?.to_device(self.device)?.to_dtype(self.dtype)?)
+        Ok(decode_rows(view, &ids.to_device(&Device::Cpu)?)?.to_device(self.device)?.to_dtype(self.dtype)?)
     }
 }

@@ -101,6 +101,21 @@ impl ColumnMerge {
         }
     }
 
+    /// [`ColumnMerge::forward`] in `dtype`: in `kept`, where that is a weight of this shape, dtype and place,
+    /// or else in memory of its own.
+    ///
+    /// # Errors
+    /// As for `forward`.
+    pub fn forward_in(&self, coefficients: &Tensor, dtype: DType, kept: Option<&Var>) -> Result<Var> {
+        let fits = |v: &&Var| v.dims() == self.shape && v.dtype() == dtype && v.device().same_device(coefficients.device());
+        if let Some(kept) = kept.filter(fits) {
+            self.forward_into(coefficients, kept)?;
+            return Ok(kept.clone());
+        }
+        let merged = self.forward(coefficients)?;
+        Ok(if dtype == merged.dtype() { merged } else { Var::from_tensor(&merged.to_dtype(dtype)?)? })
+    }
+
     /// The merge of the rows `ids` (u32) alone: ids x columns, in the coefficients' dtype.
     ///
     /// # Errors
@@ -111,22 +126,20 @@ impl ColumnMerge {
             Operands::Resident(tensors) => self.composed(&self.selected(tensors, ids)?, coefficients),
             Operands::Mapped(views) => {
                 let ids = self.checked(ids)?;
-                let row = |row: usize| ids[row] as usize;
-                let shape = (ids.len(), self.columns);
                 Ok(match coefficients.dtype() {
-                    DType::F64 => with_elements([coefficients], |[c]: [&[f64]; 1]| {
-                        let mut rows = vec![0f64; ids.len() * self.columns];
-                        self.forward_cpu(views, c, &mut rows, row);
-                        Tensor::from_vec(rows, shape, &Device::Cpu)
-                    })?,
-                    _ => with_elements([coefficients], |[c]: [&[f32]; 1]| {
-                        let mut rows = vec![0f32; ids.len() * self.columns];
-                        self.forward_cpu(views, c, &mut rows, row);
-                        Tensor::from_vec(rows, shape, &Device::Cpu)
-                    })?,
+                    DType::F64 => self.rows_cpu::<f64>(views, coefficients, &ids)?,
+                    _ => self.rows_cpu::<f32>(views, coefficients, &ids)?,
                 })
             }
         }
+    }
+
+    fn rows_cpu<T: Real>(&self, views: &[View], coefficients: &Tensor, ids: &[u32]) -> candle_core::Result<Tensor> {
+        with_elements([coefficients], |[c]: [&[T]; 1]| {
+            let mut rows = vec![T::zero(); ids.len() * self.columns];
+            self.forward_cpu(views, c, &mut rows, |row| ids[row] as usize);
+            Tensor::from_vec(rows, (ids.len(), self.columns), &Device::Cpu)
+        })
     }
 
     /// The merged weight for `coefficients` (sources x columns, f32), in pieces: what is given fills a slice
@@ -347,11 +360,12 @@ impl InplaceOp1 for Overwrite<'_> {
     }
 }
 
-/// The rows `ids` of `view`, `columns` elements each, as f32: ids x columns.
+/// The rows `ids` of `view` as f32: ids x columns.
 ///
 /// # Errors
 /// A row that is not there.
-pub(crate) fn decode_rows(view: &View, columns: usize, ids: &Tensor) -> Result<Tensor> {
+pub(crate) fn decode_rows(view: &View, ids: &Tensor) -> Result<Tensor> {
+    let columns = view.columns();
     let merge = ColumnMerge::new(vec![view.clone()], columns, &Device::Cpu)?;
     merge.forward_rows(&Tensor::ones((1, columns), DType::F32, &Device::Cpu)?, ids)
 }

@@ -38,6 +38,17 @@ fn sigmoid<T: Real>(x: T) -> T {
     (T::one() + (-x).exp_fast()).recip()
 }
 
+/// `f(g) * u` of every element.
+pub(super) fn gate<T: Real>(f: Activation, g: &[T], u: &[T]) -> Vec<T> {
+    let mut y = vec![T::default(); g.len()];
+    for_rows(&mut y, WIDTH, |row, y| {
+        for ((y, g), u) in y.iter_mut().zip(&g[row * WIDTH..]).zip(&u[row * WIDTH..]) {
+            *y = f.value_and_slope(*g).0 * *u;
+        }
+    });
+    y
+}
+
 impl CustomOp2 for Gated {
     fn name(&self) -> &'static str {
         "gated"
@@ -46,13 +57,7 @@ impl CustomOp2 for Gated {
     fn cpu_fwd(&self, g: &CpuStorage, gl: &Layout, u: &CpuStorage, ul: &Layout) -> Result<(CpuStorage, Shape)> {
         with_real!(g, T => {
             let (g, u) = (elements::<T>(g, gl)?, elements::<T>(u, ul)?);
-            let mut y = vec![T::default(); g.len()];
-            for_rows(&mut y, WIDTH, |row, y| {
-                for ((y, g), u) in y.iter_mut().zip(&g[row * WIDTH..]).zip(&u[row * WIDTH..]) {
-                    *y = self.0.value_and_slope(*g).0 * *u;
-                }
-            });
-            Ok((T::to_cpu_storage_owned(y), gl.shape().clone()))
+            Ok((T::to_cpu_storage_owned(gate(self.0, g, u)), gl.shape().clone()))
         })
     }
 

@@ -10,8 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
+use super::gated::gate;
 use super::product::{Into, Matrix, new_product, product};
-use super::{Gradient, PARALLEL, Real, elements, for_rows, is_fused, with_elements, with_real};
+use super::{Gradient, PARALLEL, Real, elements, is_fused, with_elements, with_real};
 use crate::checkpoint::Activation;
 
 /// A weight (out x in) that is not tracked, and where its gradient adds up.
@@ -25,25 +26,17 @@ struct Mlp {
     inner: Mutex<Option<[Tensor; 2]>>,
 }
 
-/// Elements of one row of work.
-const WIDTH: usize = 256;
-
 impl Mlp {
     fn forward<T: Real>(&self, x: &[T], (rows, hidden): (usize, usize)) -> Result<Vec<T>> {
-        let [gate, up, down] = self.weights.each_ref().map(|(w, _)| w);
-        let inner = gate.dim(0)?;
-        with_elements([gate, up, down], |[wg, wu, wd]: [&[T]; 3]| {
+        let weights = self.weights.each_ref().map(|(w, _)| w);
+        let inner = weights[0].dim(0)?;
+        with_elements(weights, |[wg, wu, wd]: [&[T]; 3]| {
             let x = Matrix::new(x, rows, hidden, hidden);
             let g = new_product(x, Matrix::new(wg, inner, hidden, hidden).t());
             let u = new_product(x, Matrix::new(wu, inner, hidden, hidden).t());
-            let mut a = vec![T::default(); g.len()];
-            for_rows(&mut a, WIDTH, |row, a| {
-                for ((a, g), u) in a.iter_mut().zip(&g[row * WIDTH..]).zip(&u[row * WIDTH..]) {
-                    *a = self.f.value_and_slope(*g).0 * *u;
-                }
-            });
+            let a = gate(self.f, &g, &u);
             let y = new_product(Matrix::new(&a, rows, inner, inner), Matrix::new(wd, hidden, inner, inner).t());
-            let tensor = |values| Tensor::from_vec(values, (rows, inner), gate.device());
+            let tensor = |values| Tensor::from_vec(values, (rows, inner), weights[0].device());
             *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = Some([tensor(g)?, tensor(u)?]);
             Ok(y)
         })

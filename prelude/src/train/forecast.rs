@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
-use crate::checkpoint::{Architecture, Kind};
+use crate::checkpoint::{Architecture, Kind, TensorSpec};
 use crate::error::{Error, Result};
 use crate::model::runs;
 
@@ -89,11 +89,14 @@ pub fn available_bytes() -> u64 {
 }
 
 impl Recompute {
-    /// Whether to recompute in steps of `tokens`, while `available` bytes are free.
+    /// Whether to recompute in steps of `tokens` on `device`, while `available` bytes of main memory are free.
     ///
     /// # Errors
     /// [`Error::TooLarge`] for what does not fit.
-    pub fn decide(self, architecture: &Architecture, tokens: usize, available: u64) -> Result<bool> {
+    pub fn decide(self, architecture: &Architecture, tokens: usize, device: &Device, available: u64) -> Result<bool> {
+        if !device.is_cpu() {
+            return Ok(self == Recompute::On);
+        }
         let on = match self {
             Recompute::On => true,
             Recompute::Off => false,
@@ -111,10 +114,9 @@ impl Recompute {
 
 /// Bytes of the merged weights and gradients that are in memory at once.
 fn weights(a: &Architecture) -> u64 {
-    let floats = |spec: &crate::checkpoint::TensorSpec| spec.shape.iter().product::<usize>() as u64 * 4;
+    let floats = |spec: &TensorSpec| spec.shape.iter().product::<usize>() as u64 * 4;
     let specs = a.tensors();
-    let of =
-        |wanted: &dyn Fn(&crate::checkpoint::TensorSpec) -> bool| specs.iter().filter(|s| wanted(s)).map(floats).sum::<u64>();
+    let of = |wanted: &dyn Fn(&TensorSpec) -> bool| specs.iter().filter(|s| wanted(s)).map(floats).sum::<u64>();
     let layer = (0..a.layers).map(|layer| of(&|s| s.layer() == Some(layer))).max().unwrap_or(0);
     let output = of(&|s| s.name == a.output());
     // The layer and its gradients; the output layer, its gradient, and a teacher's.
@@ -141,7 +143,7 @@ fn working(a: &Architecture, tokens: usize, recompute: bool) -> u64 {
 
 /// Floating point operations of a step: the teachers, and the merge up and down.
 fn operations(a: &Architecture, tokens: usize, length: usize, recompute: bool) -> f64 {
-    let counted = |s: &&crate::checkpoint::TensorSpec| s.kind == Kind::Linear || s.name == a.output();
+    let counted = |s: &&TensorSpec| s.kind == Kind::Linear || s.name == a.output();
     let weights: usize = a.tensors().iter().filter(counted).map(|s| s.shape.iter().product::<usize>()).sum();
     let attention = a.layers * a.heads * a.head_dim * length;
     let passes = if recompute { 5.0 } else { 4.0 };
@@ -175,10 +177,7 @@ impl Forecast {
     pub fn new(load: &Load, settings: &Settings, device: &Device) -> Result<Self> {
         let (a, (usual, most)) = (&load.architecture, load.tokens);
         let available = available_bytes();
-        let recompute = match device.is_cpu() {
-            true => settings.recompute.decide(a, most, available)?,
-            false => settings.recompute == Recompute::On,
-        };
+        let recompute = settings.recompute.decide(a, most, device, available)?;
         let working_bytes = if device.is_cpu() { working(a, most, recompute) } else { 0 };
         let length = usual / load.sources.max(1) / settings.batch_size.max(1);
         let minutes = match device.is_cpu() {

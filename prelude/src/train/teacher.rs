@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 
+use super::forecast::{Forecast, available_bytes};
 use crate::checkpoint::Source;
 use crate::data::{Batch, Dataset};
 use crate::error::{Error, Result};
@@ -74,12 +75,11 @@ impl Teachers {
         self.kept.values().map(Kept::bytes).sum()
     }
 
-    /// The teacher's answers on `examples`; those not met before are run, and kept while all that is
-    /// kept has at most `most_bytes`.
+    /// The teacher's answers on `examples`; those not met before are run, and kept while there is room.
     ///
     /// # Errors
     /// A device that has no room.
-    pub fn answers(&mut self, lesson: &Lesson<'_>, examples: &[usize], most_bytes: usize) -> Result<Answers> {
+    pub fn answers(&mut self, lesson: &Lesson<'_>, examples: &[usize]) -> Result<Answers> {
         let key = (lesson.max_length, lesson.top_k);
         if self.key != Some(key) {
             self.kept.clear();
@@ -91,7 +91,7 @@ impl Teachers {
         new.dedup();
         let mut passing = BTreeMap::new();
         if !new.is_empty() {
-            let mut room = most_bytes.saturating_sub(self.bytes());
+            let mut room = Forecast::teachers(available_bytes()).saturating_sub(self.bytes());
             for (example, kept) in new.iter().zip(run(lesson, &new)?) {
                 let bytes = kept.bytes();
                 if bytes <= room {
@@ -130,20 +130,10 @@ impl Teachers {
             return Ok(None);
         }
         let view = lesson.source.view(lesson.source.architecture()?.output())?.clone();
-        let (shape, columns) = (view.shape.clone(), view.shape.last().copied().unwrap_or(1));
-        let alone = ColumnMerge::new(vec![view], columns, lesson.device)?;
+        let columns = view.columns();
         let ones = Tensor::ones((1, columns), DType::F32, lesson.device)?;
-        let fits = |v: &Var| v.dims() == shape && v.dtype() == lesson.dtype && v.device().same_device(lesson.device);
-        let weight = match self.output.take().filter(fits) {
-            Some(weight) => {
-                alone.forward_into(&ones, &weight)?;
-                weight
-            }
-            None => {
-                let weight = alone.forward(&ones)?;
-                if weight.dtype() == lesson.dtype { weight } else { Var::from_tensor(&weight.to_dtype(lesson.dtype)?)? }
-            }
-        };
+        let alone = ColumnMerge::new(vec![view], columns, lesson.device)?;
+        let weight = alone.forward_in(&ones, lesson.dtype, self.output.as_ref())?;
         self.output = Some(weight.clone());
         Ok(Some(weight.as_tensor().detach()))
     }
