@@ -184,6 +184,7 @@ impl Session {
                 let parts = pass.compare(start + rows.start..start + rows.end, |student| {
                     let teacher = answers.logits(lesson, rows, output.as_ref())?;
                     let (temperature, size) = (settings.temperature, examples.len());
+                    let student = &lesson.shared(student.clone())?;
                     compared(settings, &Distillation { student, teacher: &teacher, temperature, size, tokens })
                 })?;
                 total.resize_with(parts.len(), Default::default);

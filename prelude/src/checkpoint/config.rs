@@ -8,7 +8,7 @@ mod values;
 
 pub use rope::{Rope, Scaling};
 
-/// The shape of a decoder. Two sources can be merged when theirs are equal.
+/// The shape of a decoder. Two sources can be merged when theirs are equal but for the vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
     /// `model_type`: `llama`, `qwen3`, ...
@@ -219,12 +219,12 @@ impl Architecture {
         runs.into_iter().map(one).collect::<Vec<_>>().join(", ")
     }
 
-    /// The first field in which two architectures differ, as `name: this and that`.
+    /// The first field in which two architectures differ, as `name: this and that`. Vocabularies may.
     pub fn difference(&self, other: &Self) -> Option<String> {
+        let other = &Self { vocabulary: self.vocabulary, ..other.clone() };
         let fields = |a: &Self| {
             [
                 ("family", a.family.clone()),
-                ("vocabulary", a.vocabulary.to_string()),
                 ("hidden size", a.hidden.to_string()),
                 ("intermediate size", a.intermediate.to_string()),
                 ("layers", a.layers.to_string()),

@@ -278,15 +278,15 @@ impl Gguf {
     /// A norm or a bias, copied: llama.cpp adds 1 to gemma's norms, and turns biases like their weights.
     fn small(&self, name: &str, new: &str, view: View, gemma: bool) -> Result<View> {
         let shape = view.shape.clone();
-        let turned = match view.stored {
-            Stored::Interleaved(_, head) => Some(head),
+        let turned = match &view.stored {
+            Stored::Interleaved(_, head) => Some(*head),
             _ => None,
         };
         let added = gemma && new.contains("norm");
         if turned.is_none() && !added {
             return Ok(view);
         }
-        if !matches!(view.stored, Stored::Plain | Stored::Interleaved(GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16, _)) {
+        if !matches!(&view.stored, Stored::Plain | Stored::Interleaved(GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16, _)) {
             return Err(Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` is stored in blocks") });
         }
         let plain = View { stored: Stored::Plain, ..view };

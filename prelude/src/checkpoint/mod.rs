@@ -13,18 +13,20 @@ mod other;
 mod source;
 mod tokenizer;
 mod view;
+mod vocabulary;
 mod write;
 
 pub use config::{Activation, Architecture, Attends, Kind, Rope, Scaling, TensorSpec};
 pub use download::{Download, watch_downloads};
 pub use source::Source;
 pub use view::View;
+pub use vocabulary::Lack;
 
 #[cfg(test)]
 pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, map};
 pub(crate) use hub::{Hub, Place, Wanted};
-pub(crate) use source::{SIDE_FILES, mix, views};
+pub(crate) use source::{SIDE_FILES, in_one_numbering, mix, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub(crate) use view::TILE;
 pub use write::Written;

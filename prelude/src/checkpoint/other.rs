@@ -10,7 +10,8 @@ use super::archive::Archive;
 use super::config::{Kind, TensorSpec};
 use crate::error::{Error, Result};
 
-const OUTPUT: &str = "lm_head.weight";
+/// The output layer, where it is not the embedding.
+pub(super) const OUTPUT: &str = "lm_head.weight";
 
 /// The tensors of `archive` to merge, by name. `config` is its config.json.
 ///

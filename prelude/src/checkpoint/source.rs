@@ -10,12 +10,13 @@ use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
 use super::archive::{Archive, Buffer};
-use super::config::{Architecture, TensorSpec};
+use super::config::{Architecture, Kind, TensorSpec};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
 use super::lora::Adapter;
-use super::other;
+use super::other::{self, OUTPUT};
 use super::tokenizer::{Chat, read_tokenizer};
 use super::view::View;
+use super::vocabulary::{Numbering, Seen, align, config_of};
 use crate::error::{Error, Result};
 
 /// Files that belong to a checkpoint beside its weights and go along when a merge is baked.
@@ -47,9 +48,13 @@ struct Inner {
     views: BTreeMap<String, View>,
     buffers: BTreeMap<String, Buffer>,
     unused: Vec<String>,
-    tokenizer: Option<Tokenizer>,
-    chat: Chat,
+    tokenizer: Option<Arc<Tokenizer>>,
+    chat: Arc<Chat>,
     fingerprint: OnceLock<String>,
+    /// Where its vocabulary is seen in another numbering: the source as it is, and the numbering.
+    seen: Option<(Source, Arc<Numbering>)>,
+    /// Files that are other than its own for that.
+    replaced: BTreeMap<&'static str, Arc<Vec<u8>>>,
 }
 
 impl Source {
@@ -93,11 +98,11 @@ impl Source {
         let tokenizer = match files.get("tokenizer.json")? {
             Some(bytes) => {
                 let rows = architecture.as_ref().map_or(usize::MAX, |a| a.vocabulary);
-                Some(read_tokenizer(&files.path().join("tokenizer.json"), &bytes, rows)?)
+                Some(Arc::new(read_tokenizer(&files.path().join("tokenizer.json"), &bytes, rows)?))
             }
             None => None,
         };
-        let chat = Chat::read(&files)?;
+        let chat = Arc::new(Chat::read(&files)?);
         let name = match name {
             Some(name) => name.to_owned(),
             None => match &files {
@@ -124,7 +129,84 @@ impl Source {
             tokenizer,
             chat,
             fingerprint: OnceLock::new(),
+            seen: None,
+            replaced: BTreeMap::new(),
         })))
+    }
+
+    /// The source as it is on disk, in its own numbering of tokens.
+    pub(crate) fn as_it_is(&self) -> &Self {
+        self.0.seen.as_ref().map_or(self, |(source, _)| source)
+    }
+
+    /// How its tokens are numbered, where not as on disk.
+    pub(crate) fn numbering(&self) -> Option<&Numbering> {
+        self.0.seen.as_ref().map(|(_, numbering)| &**numbering)
+    }
+
+    /// This source, seen in another numbering of tokens.
+    ///
+    /// # Errors
+    /// A config.json that cannot be written anew.
+    pub(super) fn seen_as(&self, seen: Seen) -> Result<Self> {
+        let Seen { numbering, rows, views: gathered, extended } = seen;
+        let inner = &self.0;
+        let here = |id: &u32| numbering.of_own.get(*id as usize).copied().unwrap_or(*id);
+        let architecture = inner.architecture.clone().map(|a| {
+            let eos = a.eos.iter().map(here).collect();
+            Architecture { vocabulary: rows, eos, ..a }
+        });
+        let mut tensors = inner.tensors.clone();
+        for spec in tensors.iter_mut().filter(|spec| gathered.contains_key(&spec.name)) {
+            spec.shape[0] = rows;
+        }
+        let mut views = inner.views.clone();
+        views.extend(gathered);
+        let config = inner.files.require("config.json")?;
+        let json = |e: serde_json::Error| Error::Json { file: self.path().join("config.json"), reason: e.to_string() };
+        let mut replaced = BTreeMap::from([("config.json", Arc::new(config_of(&config, rows).map_err(json)?))]);
+        let (tokenizer, file) = extended.map_or_else(|| (inner.tokenizer.clone(), None), |(t, file)| (Some(t), Some(file)));
+        replaced.extend(file.map(|file| ("tokenizer.json", Arc::new(file))));
+        Ok(Self(Arc::new(Inner {
+            name: inner.name.clone(),
+            spec: inner.spec.clone(),
+            files: inner.files.clone(),
+            architecture,
+            family: inner.family.clone(),
+            tensors,
+            views,
+            buffers: inner.buffers.clone(),
+            unused: inner.unused.clone(),
+            tokenizer,
+            chat: inner.chat.clone(),
+            fingerprint: OnceLock::new(),
+            seen: Some((self.clone(), Arc::new(numbering))),
+            replaced,
+        })))
+    }
+
+    /// The row here of the token `id` of its own tokenizer; none where it has no such row.
+    pub(crate) fn row_of(&self, id: u32) -> Option<u32> {
+        match self.numbering().filter(|numbering| !numbering.is_reference) {
+            Some(numbering) => numbering.of_own.get(id as usize).copied(),
+            None => Some(id).filter(|id| (*id as usize) < self.vocabulary_rows()),
+        }
+    }
+
+    /// Rows of its vocabulary's tensors.
+    pub(crate) fn vocabulary_rows(&self) -> usize {
+        match &self.0.architecture {
+            Some(architecture) => architecture.vocabulary,
+            None => self.0.tensors.iter().filter(|t| t.kind == Kind::Embedding).map(|t| t.shape[0]).max().unwrap_or(0),
+        }
+    }
+
+    /// The tensors that have a row a token: the embedding and, where it is not the same, the output layer.
+    pub(crate) fn vocabulary_tensors(&self) -> Vec<String> {
+        let rows = self.vocabulary_rows();
+        let has_rows = |t: &&TensorSpec| t.shape.len() == 2 && t.shape[0] == rows;
+        let is_vocabulary = |t: &&TensorSpec| t.kind == Kind::Embedding || t.name == OUTPUT;
+        self.0.tensors.iter().filter(has_rows).filter(is_vocabulary).map(|t| t.name.clone()).collect()
     }
 
     /// What the user calls it.
@@ -174,7 +256,7 @@ impl Source {
 
     /// Its tokenizer.json, where there is one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.0.tokenizer.as_ref()
+        self.0.tokenizer.as_deref()
     }
 
     /// Its chat template (Jinja), where there is one.
@@ -197,9 +279,9 @@ impl Source {
         self.0.views.values().map(|v| v.shape.iter().product::<usize>()).sum()
     }
 
-    /// The size of the weights in bytes.
+    /// The size of the weights in bytes, as they are stored.
     pub fn bytes(&self) -> usize {
-        self.0.views.values().map(|v| v.bytes().len()).sum()
+        self.as_it_is().0.views.values().map(|v| v.bytes().len()).sum()
     }
 
     /// The dtype of the largest part of the weights; that of blocks is f32, to which they are decoded.
@@ -232,11 +314,17 @@ impl Source {
 
     /// A side file's bytes, where there is one.
     pub(crate) fn side_file(&self, name: &str) -> Result<Option<Bytes>> {
-        self.0.files.get(name)
+        match self.0.replaced.get(name) {
+            Some(bytes) => Ok(Some(Bytes::Owned(bytes.clone()))),
+            None => self.0.files.get(name),
+        }
     }
 
     /// A fingerprint of the configuration and of every weight, to notice that a file has changed.
     pub(crate) fn fingerprint(&self) -> Result<&str> {
+        if let Some((source, _)) = &self.0.seen {
+            return source.fingerprint();
+        }
         if let Some(known) = self.0.fingerprint.get() {
             return Ok(known);
         }
@@ -252,14 +340,16 @@ impl Source {
         Ok(self.0.fingerprint.get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
     }
 
-    /// The first difference in family, names and shapes.
+    /// The first difference in family, names and shapes; rows of the vocabulary may differ.
     fn difference(&self, other: &Source) -> Option<String> {
         let (a, b) = (self, other);
         if a.family() != b.family() {
             return Some(format!("family is `{}` and `{}`", a.family(), b.family()));
         }
         let shapes = |s: &Self| -> BTreeMap<String, Vec<usize>> {
-            s.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
+            let free = s.vocabulary_tensors();
+            let shape = |t: &TensorSpec| if free.contains(&t.name) { t.shape[1..].to_vec() } else { t.shape.clone() };
+            s.tensors().iter().map(|t| (t.name.clone(), shape(t))).collect()
         };
         let (left, right) = (shapes(a), shapes(b));
         let names: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
@@ -272,24 +362,28 @@ impl Source {
         })
     }
 
-    /// An error that names the first tensor or token in which `other` differs.
+    /// An error that names the first thing but the vocabulary in which `other` differs.
     pub(crate) fn check_mergeable(&self, other: &Source) -> Result<()> {
-        let differs = |difference: String| Error::Differs { first: self.name().into(), second: other.name().into(), difference };
         let difference = match (&self.0.architecture, &other.0.architecture) {
             (Some(a), Some(b)) => a.difference(b),
             _ => self.difference(other),
         };
-        if let Some(difference) = difference {
-            return Err(differs(difference));
-        }
-        let (Some(a), Some(b)) = (self.tokenizer(), other.tokenizer()) else { return Ok(()) };
-        let (a, b) = (by_id(a), by_id(b));
-        let ids = a.keys().chain(b.keys()).copied().collect::<BTreeSet<u32>>();
-        let token = |map: &BTreeMap<u32, String>, id| map.get(&id).map_or("none".to_owned(), |t| format!("`{t}`"));
-        match ids.into_iter().find(|id| a.get(id) != b.get(id)) {
-            Some(id) => Err(differs(format!("token {id} is {} and {}", token(&a, id), token(&b, id)))),
+        match difference {
+            Some(difference) => Err(Error::Differs { first: self.name().into(), second: other.name().into(), difference }),
             None => Ok(()),
         }
+    }
+}
+
+/// `sources`, their tokens in one numbering where their vocabularies differ.
+///
+/// # Errors
+/// Tokenizers of which none could split text into the tokens of all.
+pub(crate) fn in_one_numbering(sources: &[Source]) -> Result<Vec<Source>> {
+    let sources: Vec<Source> = sources.iter().map(|s| s.as_it_is().clone()).collect();
+    match align(&sources)? {
+        Some(seen) => sources.iter().zip(seen).map(|(source, seen)| source.seen_as(seen)).collect(),
+        None => Ok(sources),
     }
 }
 
@@ -328,10 +422,6 @@ fn default_name(path: &Path) -> String {
     let text = path.display().to_string();
     let last = text.strip_prefix(BUILTIN_PREFIX).or_else(|| path.file_name()?.to_str());
     last.filter(|s| !s.is_empty()).unwrap_or("model").to_owned()
-}
-
-fn by_id(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
-    tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect()
 }
 
 /// One step of a hash that notices accidents; it is no defence against forgery.

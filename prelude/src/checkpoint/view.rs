@@ -37,7 +37,7 @@ pub struct View {
 }
 
 /// How the bytes are to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Stored {
     /// Little-endian elements of the view's dtype, row by row.
     Plain,
@@ -46,6 +46,15 @@ pub(super) enum Stored {
     /// The same, where every head of this many rows has its halves interleaved, as llama.cpp stores the
     /// query and key projections of llama models: rows 0, d/2, 1, d/2 + 1, ...
     Interleaved(GgmlDType, usize),
+    /// Rows of other views.
+    Gathered(Arc<Gathered>),
+}
+
+/// Rows of views of one width.
+pub(super) struct Gathered {
+    views: Vec<View>,
+    /// The view and its row, for every row.
+    from: Arc<Vec<(usize, u32)>>,
 }
 
 /// Where a row is whose head of `head` rows is interleaved.
@@ -74,22 +83,29 @@ impl View {
         Self { dtype, shape: shape.to_vec(), file, bytes, range, stored: Stored::Plain, deltas: Vec::new() }
     }
 
-    /// The bytes as they are stored, without what adapters add.
+    /// The view whose row r is row `from[r].1` of `views[from[r].0]`; the view `own` gives it its dtype.
+    pub(super) fn gathered(views: Vec<View>, own: usize, from: Arc<Vec<(usize, u32)>>) -> Self {
+        let (dtype, columns, file) = (views[own].dtype, views[own].columns(), views[own].file.clone());
+        let (shape, stored) = (vec![from.len(), columns], Stored::Gathered(Arc::new(Gathered { views, from })));
+        Self { dtype, shape, file, bytes: Bytes::Static(&[]), range: 0..0, stored, deltas: Vec::new() }
+    }
+
+    /// The bytes as they are stored, without what adapters add; none where rows are gathered.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[self.range.clone()]
     }
 
     /// How it is stored, for a table: `bf16`, `Q4_1`.
     pub(super) fn format(&self) -> String {
-        match self.stored {
-            Stored::Plain => self.dtype.as_str().to_owned(),
+        match &self.stored {
             Stored::Blocks(kind) | Stored::Interleaved(kind, _) => format!("{kind:?}"),
+            Stored::Plain | Stored::Gathered(_) => self.dtype.as_str().to_owned(),
         }
     }
 
     /// Whether its bytes are elements of its dtype and nothing is added.
     pub(crate) fn is_plain(&self) -> bool {
-        self.stored == Stored::Plain && self.deltas.is_empty()
+        matches!(self.stored, Stored::Plain) && self.deltas.is_empty()
     }
 
     /// Elements of a row.
@@ -121,13 +137,14 @@ impl View {
     /// Elements from `start` on, of one row, as f32: at most [`TILE`], and whole blocks.
     #[inline(always)]
     pub(crate) fn decode<'a>(&self, start: usize, into: &'a mut [f32]) -> &'a [f32] {
-        match self.stored {
+        match &self.stored {
             Stored::Plain => self.plain(start, into),
-            Stored::Blocks(kind) => self.blocks(kind, start, into),
+            Stored::Blocks(kind) => self.blocks(*kind, start, into),
             Stored::Interleaved(kind, head) => {
                 let (row, column) = (start / self.columns(), start % self.columns());
-                self.blocks(kind, interleaved(row, head) * self.columns() + column, into);
+                self.blocks(*kind, interleaved(row, *head) * self.columns() + column, into);
             }
+            Stored::Gathered(rows) => rows.decode(start / self.columns(), start % self.columns(), into),
         }
         for delta in &self.deltas {
             delta.add(start / self.columns(), start % self.columns(), into);
@@ -159,7 +176,10 @@ impl View {
 
     /// Gives the memory that it was read into back to the system, until it is read again.
     pub(crate) fn release(&self) {
-        self.bytes.release(self.range.clone());
+        match &self.stored {
+            Stored::Gathered(rows) => rows.views.iter().for_each(View::release),
+            _ => self.bytes.release(self.range.clone()),
+        }
     }
 
     #[inline(always)]
@@ -249,6 +269,17 @@ impl View {
                 })
             })
         })
+    }
+}
+
+impl Gathered {
+    /// Elements of row `row` from `column` on, as [`View::decode`] gives them.
+    fn decode(&self, row: usize, column: usize, into: &mut [f32]) {
+        let (view, row) = self.from[row];
+        let view = &self.views[view];
+        pulp::Arch::new().dispatch(|| {
+            view.decode(row as usize * view.columns() + column, into);
+        });
     }
 }
 

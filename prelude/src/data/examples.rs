@@ -153,8 +153,7 @@ impl Line<'_> {
         let file = self.source.path().join("tokenizer.json");
         let ids = tokenizing(&file, || Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec()))?;
         // A post-processor may add ids that the vocabulary does not have.
-        ids.iter().try_for_each(|id| self.check(*id))?;
-        Ok(ids)
+        ids.into_iter().map(|id| self.here(id)).collect()
     }
 
     /// What a row says.
@@ -220,19 +219,16 @@ impl Line<'_> {
         let items = value.as_array().ok_or_else(|| self.bad("input_ids is not a list".into()))?;
         let one = |item: &Value| {
             let id = item.as_u64().and_then(|id| u32::try_from(id).ok());
-            let id = id.ok_or_else(|| self.bad(format!("`{item}` is not a token id")))?;
-            self.check(id)?;
-            Ok(id)
+            self.here(id.ok_or_else(|| self.bad(format!("`{item}` is not a token id")))?)
         };
         items.iter().map(one).collect()
     }
 
-    fn check(&self, id: u32) -> Result<()> {
-        let vocabulary = self.source.architecture()?.vocabulary;
-        match (id as usize) < vocabulary {
-            true => Ok(()),
-            false => Err(Error::TokenOutOfRange { file: self.file.into(), line: self.line, id, vocabulary }),
-        }
+    /// The token `id` of the source's own numbering in that of all sources.
+    fn here(&self, id: u32) -> Result<u32> {
+        let vocabulary = self.source.as_it_is().architecture()?.vocabulary;
+        let out = || Error::TokenOutOfRange { file: self.file.into(), line: self.line, id, vocabulary };
+        self.source.row_of(id).ok_or_else(out)
     }
 
     /// A prompt and what follows it, encoded apart, as generation sees them: no token spans the prompt's end.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::checkpoint::{BUILTIN_PREFIX, Source};
+use crate::checkpoint::{BUILTIN_PREFIX, Source, in_one_numbering};
 use crate::coefficients::Columns;
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
@@ -34,8 +34,8 @@ pub struct Models {
 /// ```
 ///
 /// # Errors
-/// A source that is missing, damaged or not finite; sources that differ in architecture, shapes or
-/// tokens; two of one name.
+/// A source that is missing, damaged or not finite; sources that differ in architecture or shapes, or split
+/// text into other tokens; two of one name.
 pub fn load<S: AsRef<str>>(sources: impl IntoIterator<Item = S>) -> Result<Models> {
     Models::default().and_load(sources)
 }
@@ -64,11 +64,21 @@ impl Models {
             return Err(Error::Sources { what: format!("`{name}` names a row of every table of scores"), hint });
         }
         self.sources.iter().try_for_each(|s| s.check_mergeable(&source))?;
-        if let Some(builtin) = source.builtin().filter(|name| builtin_datasets().contains(name)) {
-            let data = Dataset::read(&format!("{BUILTIN_PREFIX}{builtin}"), &source)?;
-            self.data.insert(name.to_owned(), data);
+        let (name, builtin) =
+            (name.to_owned(), source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned));
+        let mut models = self.clone();
+        models.sources.push(source);
+        models.sources = in_one_numbering(&models.sources)?;
+        // Tokens that are numbered anew are read anew.
+        for (old, new) in self.sources.iter().zip(models.sources.clone()) {
+            if let Some(data) = self.data.get(old.name()).filter(|_| old.numbering() != new.numbering()) {
+                models.data(new.name(), &data.spec)?;
+            }
         }
-        self.sources.push(source);
+        if let Some(builtin) = builtin {
+            models.data(&name, &format!("{BUILTIN_PREFIX}{builtin}"))?;
+        }
+        *self = models;
         Ok(())
     }
 
@@ -89,11 +99,17 @@ impl Models {
         self.sources.iter().map(Source::name)
     }
 
-    /// The source `name`, or where it has no tokenizer, another's that has.
+    /// The source `name`, or where it has no tokenizer, one that has.
     fn reader(&self, name: &str) -> Result<&Source> {
         let source = self.source(name)?;
-        let has_tokenizer = |s: &&Source| s.tokenizer().is_some();
-        Ok(Some(source).filter(has_tokenizer).or_else(|| self.sources.iter().find(has_tokenizer)).unwrap_or(source))
+        Ok(Some(source).filter(|s| s.tokenizer().is_some()).or_else(|| self.speaker()).unwrap_or(source))
+    }
+
+    /// The source whose tokenizer and template a merge has: the first that is merged, or where vocabularies
+    /// differ the one that has the tokens of all.
+    pub(crate) fn speaker(&self) -> Option<&Source> {
+        let speaks = |s: &&Source| s.tokenizer().is_some() && s.numbering().is_none_or(|n| n.is_reference);
+        self.sources.iter().filter(|s| s.name() != BASE).find(speaks).or_else(|| self.sources.iter().find(speaks))
     }
 
     /// The source `name`.
@@ -170,12 +186,14 @@ impl Models {
             architecture: s.family().into(),
             layers: s.architecture().ok().map(|a| a.layers),
             width: s.architecture().ok().map(|a| a.hidden),
-            parameters: s.parameters(),
-            dtype: s.format(),
+            parameters: s.as_it_is().parameters(),
+            dtype: s.as_it_is().format(),
             bytes: s.bytes(),
             unused: s.unused().to_vec(),
             copied: s.buffers().keys().cloned().collect(),
             is_base: s.name() == BASE,
+            vocabulary: s.vocabulary_rows(),
+            lack: s.numbering().map(|n| n.lack.clone()).unwrap_or_default(),
         };
         Sources(self.sources.iter().map(report).collect())
     }

@@ -51,9 +51,10 @@ impl Output<'_> {
         let checkpoint = Checkpoint { tensors, shard_bytes: self.options.shard_bytes };
         replace_directory(directory, self.options.force, |new| {
             checkpoint.write(new, content)?;
+            // The first that has a file gives it; where vocabularies differ, first the one that has all tokens.
+            let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
             for name in SIDE_FILES {
-                // Of the first source that has it: all have the same tokens.
-                for source in self.merged {
+                for source in reference.into_iter().chain(self.merged) {
                     let Some(bytes) = source.side_file(name)? else { continue };
                     let bytes = if name == "config.json" { config(source, &bytes, main)? } else { bytes.to_vec() };
                     write_file(&new.join(name), &bytes)?;

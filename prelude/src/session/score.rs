@@ -53,7 +53,7 @@ impl Session {
 
     /// The files named; without any, the held-out sets of built-in sources.
     fn named(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
-        let reader = self.sources.iter().find(|s| s.tokenizer().is_some()).unwrap_or(&self.sources[0]);
+        let reader = self.models.speaker().unwrap_or(&self.sources[0]);
         if !files.is_empty() {
             let stem = |f: &String| Path::new(f).file_stem().map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned());
             let unique = files.iter().map(stem).collect::<BTreeSet<_>>().len() == files.len();
@@ -83,11 +83,11 @@ impl Session {
     }
 
     pub(super) fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        let reader = self.sources.iter().find(|s| s.tokenizer().is_some());
-        let (reader, tokenizer) = reader.and_then(|s| Some((s, s.tokenizer()?))).ok_or_else(|| Error::Sources {
-            what: "no source has a tokenizer, so no text can be generated".into(),
-            hint: "put tokenizer.json beside the weights",
-        })?;
+        let (reader, tokenizer) =
+            self.models.speaker().and_then(|s| Some((s, s.tokenizer()?))).ok_or_else(|| Error::Sources {
+                what: "no source has a tokenizer, so no text can be generated".into(),
+                hint: "put tokenizer.json beside the weights",
+            })?;
         let ids = prompt_ids(reader, prompt)?;
         let weights = self.merge.weights(self.dtype)?;
         let answer = generate(reader.architecture()?, &weights, &ids, limit, &self.merge.device)?;

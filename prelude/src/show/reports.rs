@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Table;
-use crate::checkpoint::Written;
+use crate::checkpoint::{Lack, Written};
 use crate::eval::Score;
 use crate::train::Forecast;
 
@@ -68,6 +68,10 @@ pub struct SourceReport {
     pub copied: Vec<String>,
     /// Whether it is the base model.
     pub is_base: bool,
+    /// Rows of the vocabulary that all sources are seen with.
+    pub vocabulary: usize,
+    /// What of it this source lacks and is given by others.
+    pub lack: Lack,
 }
 
 /// What `load` gives: every source.
@@ -100,12 +104,26 @@ impl Sources {
                 let copied = s.copied.join(", ");
                 table.notes.push(format!("{}: not merged but copied from the first source: {copied}", s.name));
             }
+            if s.lack != Lack::default() {
+                table.notes.push(lacks(s));
+            }
             if !s.unused.is_empty() {
                 table.notes.push(format!("not used of {}: {}", s.name, s.unused.join(", ")));
             }
         }
         table
     }
+}
+
+/// What a source lacks of the vocabulary, in words.
+fn lacks(source: &SourceReport) -> String {
+    let Lack { tokens, padding, examples, from } = &source.lack;
+    let more = if *tokens > examples.len() { ", ..." } else { "" };
+    let plural = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{} {what}s", count(n)) };
+    let tokens = (*tokens > 0).then(|| format!("{} ({}{more})", plural(*tokens, "token"), examples.join(" ")));
+    let padding = (*padding > 0).then(|| format!("{} of padding", plural(*padding, "row")));
+    let what = [tokens, padding].into_iter().flatten().collect::<Vec<_>>().join(" and ");
+    format!("{} lacks {what}, which come from {}; the other tokens are matched by their text", source.name, from.join(" and "))
 }
 
 /// What `wrap` gives.

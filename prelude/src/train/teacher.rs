@@ -59,6 +59,23 @@ impl Lesson<'_> {
         &ids[..ids.len().min(self.max_length)]
     }
 
+    /// `logits` (tokens x vocabulary) without those of tokens that the teacher lacks: where it has no opinion,
+    /// nothing is compared. Both sides are given the same logit there, which is as good as none.
+    ///
+    /// # Errors
+    /// A device that has no room.
+    pub fn shared(&self, logits: Tensor) -> Result<Tensor> {
+        const NONE: f32 = -1e4;
+        let Some(numbering) = self.source.numbering().filter(|n| !n.lacking.is_empty()) else { return Ok(logits) };
+        let mut lacks = vec![0u8; logits.dim(D::Minus1)?];
+        for id in &numbering.lacking {
+            lacks[*id as usize] = 1;
+        }
+        let lacks = Tensor::new(lacks, logits.device())?.broadcast_as(logits.shape())?;
+        let none = Tensor::new(NONE, logits.device())?.to_dtype(logits.dtype())?.broadcast_as(logits.shape())?;
+        Ok(lacks.where_cond(&none, &logits)?)
+    }
+
     fn weights(&self) -> SourceWeights<'_> {
         SourceWeights { source: self.source, device: self.device, dtype: self.dtype }
     }
@@ -148,7 +165,8 @@ impl Answers {
         let run = |t: &Tensor| t.narrow(0, rows.start, rows.len())?.contiguous();
         Ok(match (&self.kept, output) {
             (Kept::Hidden(hidden), Some(output)) => {
-                TeacherLogits::Whole(capped(lesson.source.architecture()?, linear(&run(hidden)?, output)?)?)
+                let logits = capped(lesson.source.architecture()?, linear(&run(hidden)?, output)?)?;
+                TeacherLogits::Whole(lesson.shared(logits)?)
             }
             (Kept::TopK { values, indices }, _) => TeacherLogits::TopK { values: run(values)?, indices: run(indices)? },
             (Kept::Hidden(_), None) => return Err(Error::NoMatch { pattern: "lm_head.weight".into() }),
@@ -178,7 +196,7 @@ fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
         return hidden.into_iter().map(keep).collect();
     }
     let keep = |rows: Tensor| {
-        let logits = decoder.logits(&rows)?;
+        let logits = lesson.shared(decoder.logits(&rows)?)?;
         let k = lesson.top_k.min(logits.dim(D::Minus1)?);
         let (sorted, order) = logits.to_device(&Device::Cpu)?.sort_last_dim(false)?;
         let first = |t: Tensor| t.narrow(D::Minus1, 0, k)?.contiguous();

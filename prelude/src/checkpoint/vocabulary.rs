@@ -1,0 +1,243 @@
+//! One numbering for the tokens of sources whose vocabularies were extended or padded apart.
+//!
+//! Tokens are matched by their text, not by their row. One source, the reference, gives the numbering: it
+//! lacks the fewest tokens of the others, and what it lacks is appended to its tokenizer. Every source is
+//! then seen through a map of rows; where it lacks a token it is given the row of the first source that
+//! has it, so that whatever merges rows gives that token as that source has it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::source::Source;
+use super::tokenizer::{read_tokenizer, tokenizing};
+use super::view::View;
+use crate::error::{Error, Result};
+
+/// How one source's rows stand in the numbering of all.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Numbering {
+    /// The row here of every row of its own.
+    pub of_own: Vec<u32>,
+    /// Rows here that it lacks, in order.
+    pub lacking: Vec<u32>,
+    /// What is to be said of them.
+    pub lack: Lack,
+    /// Whether the numbering, and with it the tokenizer of a merge, is its own.
+    pub is_reference: bool,
+}
+
+/// What a source lacks of the vocabulary of a merge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Lack {
+    /// Tokens.
+    pub tokens: usize,
+    /// Rows that no token is known of: padding.
+    pub padding: usize,
+    /// Some of the tokens.
+    pub examples: Vec<String>,
+    /// The sources that give the rows.
+    pub from: Vec<String>,
+}
+
+/// A source as it is seen in the numbering of all.
+pub(crate) struct Seen {
+    pub numbering: Numbering,
+    /// Rows of the numbering.
+    pub rows: usize,
+    /// Its vocabulary's tensors, in the numbering.
+    pub views: BTreeMap<String, View>,
+    /// The tokenizer with what was appended, and its file; only of a reference that lacked something.
+    pub extended: Option<(Arc<Tokenizer>, Vec<u8>)>,
+}
+
+/// A row of the numbering: where each source has it.
+struct Row {
+    token: Option<String>,
+    of: Vec<Option<u32>>,
+}
+
+/// Tokens by text, with their ids; none without a tokenizer.
+type Tokens = Option<HashMap<String, u32>>;
+
+/// How each of `sources`, as they are on disk, is seen where their vocabularies differ; none where they are
+/// the same.
+///
+/// # Errors
+/// Tokenizers of which none could split text into the tokens of all.
+pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Seen>>> {
+    let Some(first) = sources.first() else { return Ok(None) };
+    let file = |s: &Source| s.side_file("tokenizer.json").map(|bytes| bytes.map(|b| b.to_vec()));
+    let one = file(first)?;
+    let mut same = true;
+    for other in &sources[1..] {
+        same &= other.vocabulary_rows() == first.vocabulary_rows() && file(other)? == one;
+    }
+    if same {
+        return Ok(None);
+    }
+    let tokens: Vec<Tokens> = sources.iter().map(|s| Some(s.tokenizer()?.get_vocab(true))).collect();
+    let known: Vec<&HashMap<String, u32>> = tokens.iter().flatten().collect();
+    if known.windows(2).all(|w| w[0] == w[1]) && sources.iter().all(|s| s.vocabulary_rows() == first.vocabulary_rows()) {
+        return Ok(None);
+    }
+    let (reference, appended) = reference(sources, &tokens)?;
+    let extended = extend(&sources[reference], &appended)?;
+    let numbering = match &extended {
+        Some((tokenizer, _)) => Some(tokenizer.get_vocab(true)),
+        None => tokens[reference].clone(),
+    };
+    let rows = rows(sources, &tokens, reference, numbering.as_ref());
+    sources
+        .iter()
+        .enumerate()
+        .map(|(i, _)| see(sources, &rows, i, i == reference, extended.as_ref()))
+        .collect::<Result<_>>()
+        .map(Some)
+}
+
+/// The source that lacks the fewest tokens of the others, and those tokens.
+fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedToken>)> {
+    let added: Vec<_> = sources.iter().map(|s| s.tokenizer().map(|t| t.get_added_tokens_decoder()).unwrap_or_default()).collect();
+    let mut best: Option<(usize, Vec<AddedToken>)> = None;
+    let mut obstacle = None;
+    for (i, own) in tokens.iter().enumerate() {
+        let Some(own) = own else { continue };
+        // By the source that has it and its id there.
+        let mut missing: BTreeMap<&String, (usize, u32)> = BTreeMap::new();
+        for (k, other) in tokens.iter().enumerate() {
+            for (token, id) in other.iter().flatten().filter(|(token, _)| !own.contains_key(*token)) {
+                missing.entry(token).or_insert((k, *id));
+            }
+        }
+        // Added tokens are found in text before it is split; any other would change how it is split.
+        if let Some((token, (k, _))) = missing.iter().find(|(_, (k, id))| !added[*k].contains_key(id)) {
+            obstacle.get_or_insert((i, *k, (*token).clone()));
+            continue;
+        }
+        if best.as_ref().is_none_or(|(_, fewest)| missing.len() < fewest.len()) {
+            let in_order: BTreeSet<(usize, u32)> = missing.into_values().collect();
+            best = Some((i, in_order.iter().filter_map(|(k, id)| added[*k].get(id).cloned()).collect()));
+        }
+    }
+    match (best, obstacle) {
+        (Some(best), _) => Ok(best),
+        (None, Some((i, k, token))) => {
+            let difference = format!(
+                "`{}` does not split text into tokens like `{token}`, and no source has the tokens of all",
+                sources[i].name()
+            );
+            Err(Error::Differs { first: sources[i].name().into(), second: sources[k].name().into(), difference })
+        }
+        // Without any tokenizer, rows are all that is known: the source with the most of them has the others'.
+        (None, None) => {
+            let most = sources.iter().map(Source::vocabulary_rows).max();
+            Ok((sources.iter().position(|s| Some(s.vocabulary_rows()) == most).unwrap_or(0), Vec::new()))
+        }
+    }
+}
+
+/// The tokenizer of `source` with `appended` after its last token, and its file.
+fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<Tokenizer>, Vec<u8>)>> {
+    let Some(bytes) = source.side_file("tokenizer.json")?.filter(|_| !appended.is_empty()) else { return Ok(None) };
+    let path = source.path().join("tokenizer.json");
+    let text = tokenizing(&path, || {
+        let mut tokenizer = Tokenizer::from_bytes(&bytes)?;
+        tokenizer.add_tokens(appended.iter().cloned())?;
+        tokenizer.to_string(true)
+    })?;
+    let tokenizer = read_tokenizer(&path, text.as_bytes(), usize::MAX)?;
+    let vocabulary = tokenizer.get_vocab(true);
+    if vocabulary.values().collect::<BTreeSet<_>>().len() < vocabulary.len() {
+        return Err(Error::Tokenizer { file: path, reason: "its ids have gaps, so that no token can be appended".into() });
+    }
+    Ok(Some((Arc::new(tokenizer), text.into_bytes())))
+}
+
+/// Every row of the numbering. `numbering` is the reference's tokenizer, appended tokens and all.
+fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Option<&HashMap<String, u32>>) -> Vec<Row> {
+    let named: BTreeMap<u32, &String> = numbering.into_iter().flatten().map(|(token, id)| (*id, token)).collect();
+    let taken: Vec<BTreeSet<u32>> = tokens.iter().map(|own| own.iter().flatten().map(|(_, id)| *id).collect()).collect();
+    let count = |s: &Source| s.vocabulary_rows() as u32;
+    let most = sources.iter().map(count).max().unwrap_or(0).max(named.keys().last().map_or(0, |id| id + 1));
+    let mut rows = Vec::new();
+    for id in 0..most {
+        let token = named.get(&id).copied();
+        let of = |(i, source): (usize, &Source)| {
+            let by_row = Some(id).filter(|id| *id < count(source));
+            match (token, &tokens[i]) {
+                (Some(token), Some(own)) => own.get(token).copied(),
+                // Without a tokenizer its rows are taken for the reference's, as far as those go.
+                (Some(token), None) => by_row.filter(|_| tokens[reference].as_ref().is_some_and(|own| own.contains_key(token))),
+                // Padding, unless the row is of a token that stands elsewhere here.
+                (None, _) => by_row.filter(|id| !taken[i].contains(id)),
+            }
+        };
+        let of: Vec<Option<u32>> = sources.iter().enumerate().map(of).collect();
+        if of.iter().all(Option::is_none) {
+            // Beyond the reference's rows, padding that nobody has.
+            break;
+        }
+        rows.push(Row { token: token.cloned(), of });
+    }
+    rows
+}
+
+/// How source `i` is seen.
+fn see(
+    sources: &[Source],
+    rows: &[Row],
+    i: usize,
+    is_reference: bool,
+    extended: Option<&(Arc<Tokenizer>, Vec<u8>)>,
+) -> Result<Seen> {
+    const EXAMPLES: usize = 4;
+    let source = &sources[i];
+    let mut of_own: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();
+    let (mut lacking, mut lack, mut from) = (Vec::new(), Lack::default(), Vec::new());
+    let mut givers = BTreeSet::new();
+    for (id, row) in rows.iter().enumerate() {
+        if let Some(own) = row.of[i] {
+            of_own[own as usize] = id as u32;
+            from.push((i, own));
+            continue;
+        }
+        let giver = row.of.iter().enumerate().find_map(|(k, own)| Some((k, (*own)?)));
+        let giver = giver.ok_or_else(|| Error::MissingTensor { file: source.path().into(), tensor: format!("row {id}") })?;
+        givers.insert(giver.0);
+        from.push(giver);
+        lacking.push(id as u32);
+        match &row.token {
+            Some(token) => {
+                lack.tokens += 1;
+                if lack.examples.len() < EXAMPLES {
+                    lack.examples.push(token.clone());
+                }
+            }
+            None => lack.padding += 1,
+        }
+    }
+    lack.from = givers.into_iter().map(|k| sources[k].name().to_owned()).collect();
+    // A source whose rows are those of the numbering stays as it is.
+    let as_it_is = from.iter().enumerate().all(|(id, row)| *row == (i, id as u32)) && from.len() == source.vocabulary_rows();
+    let names = if as_it_is { Vec::new() } else { source.vocabulary_tensors() };
+    let from = Arc::new(from);
+    let view = |name: &String| {
+        let all = sources.iter().map(|s| s.view(name).cloned()).collect::<Result<Vec<_>>>()?;
+        Ok((name.clone(), View::gathered(all, i, from.clone())))
+    };
+    let views = names.iter().map(view).collect::<Result<_>>()?;
+    let extended = extended.filter(|_| is_reference).cloned();
+    Ok(Seen { numbering: Numbering { of_own, lacking, lack, is_reference }, rows: rows.len(), views, extended })
+}
+
+/// config.json with `rows` for its vocabulary.
+pub(crate) fn config_of(json: &[u8], rows: usize) -> serde_json::Result<Vec<u8>> {
+    let mut config: Value = serde_json::from_slice(json)?;
+    if let Some(config) = config.as_object_mut() {
+        config.insert("vocab_size".into(), rows.into());
+    }
+    serde_json::to_vec_pretty(&config)
+}

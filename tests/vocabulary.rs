@@ -1,0 +1,190 @@
+//! Sources whose vocabularies were extended, numbered otherwise or padded: tokens are matched by their text.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use common::{copy_checkpoint, json};
+use dam_prelude::candle_core::{DType, Device, Tensor, safetensors};
+use dam_prelude::checkpoint::Source;
+use dam_prelude::data::Dataset;
+use dam_prelude::{Bake, Columns, Dam, Models, load, methods::Linear};
+use serde_json::json;
+
+const VOCABULARY: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
+
+type Tensors = HashMap<String, Tensor>;
+
+fn tensors(directory: &Path) -> Tensors {
+    safetensors::load(directory.join("model.safetensors"), &Device::Cpu).unwrap()
+}
+
+/// Row `row` of a tensor, as numbers.
+fn row(tensors: &Tensors, name: &str, row: usize) -> Vec<f32> {
+    tensors[name].get(row).unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+}
+
+/// The golden checkpoint `golden` at `to` with the words `w0`..`w93` and the tokens `added` after them, its
+/// vocabulary cut or padded to `rows`.
+fn source(golden: &str, to: &Path, added: &[&str], rows: usize) {
+    copy_checkpoint(golden, to);
+    let mut all = tensors(to);
+    for name in VOCABULARY {
+        let old = &all[name];
+        let more = Tensor::arange(0f32, (40 * old.dim(1).unwrap()) as f32, &Device::Cpu).unwrap();
+        let more = (more / 4000.0).unwrap().reshape((40, ())).unwrap();
+        let new = Tensor::cat(&[old, &more], 0).unwrap().narrow(0, 0, rows).unwrap().contiguous().unwrap();
+        all.insert(name.into(), new);
+    }
+    safetensors::save(&all, to.join("model.safetensors")).unwrap();
+    let file = to.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    config["vocab_size"] = rows.into();
+    fs::write(file, config.to_string()).unwrap();
+    let words: HashMap<String, usize> = (0..94).map(|i| (format!("w{i}"), i)).collect();
+    let special = |(i, token): (usize, &&str)| json!({"id": 94 + i, "content": token, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
+    let tokenizer = json!({
+        "version": "1.0",
+        "added_tokens": added.iter().enumerate().map(special).collect::<Vec<_>>(),
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
+    });
+    fs::write(to.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+fn named(dir: &Path, names: &[&str]) -> Models {
+    load(names.iter().map(|name| dir.join(name).display().to_string())).unwrap()
+}
+
+fn average(models: &Models, to: &Path) -> Tensors {
+    tensors(&models.merge(&Linear::default(), to, &Bake::default()).unwrap().written.path)
+}
+
+fn mean(a: Vec<f32>, b: Vec<f32>) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| (a + b) / 2.0).collect()
+}
+
+#[test]
+fn tokens_are_matched_by_their_text_and_the_rest_come_from_who_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
+    source("model1", &dir.path().join("b"), &["<y>", "<z>"], 97);
+    let models = named(dir.path(), &["a", "b"]);
+    let text = models.to_string();
+    assert!(text.contains("a lacks 1 token (<z>)") && text.contains("b lacks 1 token (<x>)"), "{text}");
+    assert!(text.contains("come from b") && text.contains("come from a"), "{text}");
+
+    let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
+    let merged = average(&models, &dir.path().join("merged"));
+    for name in VOCABULARY {
+        assert_eq!(merged[name].dim(0).unwrap(), 97);
+        for i in [0, 93] {
+            assert_eq!(row(&merged, name, i), mean(row(&a, name, i), row(&b, name, i)), "{name} {i}");
+        }
+        assert_eq!(row(&merged, name, 94), row(&a, name, 94), "<x>");
+        assert_eq!(row(&merged, name, 95), mean(row(&a, name, 95), row(&b, name, 94)), "<y>");
+        assert_eq!(row(&merged, name, 96), row(&b, name, 95), "<z>");
+    }
+
+    // What was baked is a checkpoint of its own, with a tokenizer that has all tokens.
+    let opened = Source::open(&dir.path().join("merged").display().to_string()).unwrap();
+    let ids = |text: &str| opened.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec();
+    assert_eq!(ids("w1 <x> <y><z>"), [1, 94, 95, 96]);
+    assert_eq!(opened.architecture().unwrap().vocabulary, 97);
+
+    // A source's data is read with its own tokenizer, and its ids are its own.
+    let file = dir.path().join("data.jsonl");
+    fs::write(&file, "{\"text\": \"w1 <y> <z>\"}\n{\"input_ids\": [93, 94, 95]}\n").unwrap();
+    let read = |name: &str| {
+        let data = Dataset::read(&file.display().to_string(), models.source(name).unwrap()).unwrap();
+        data.examples.into_iter().map(|e| e.ids).collect::<Vec<_>>()
+    };
+    assert_eq!(read("b"), [[1, 95, 96], [93, 95, 96]]);
+    assert_eq!(read("a")[1], [93, 94, 95]);
+    fs::write(&file, "{\"input_ids\": [97]}\n").unwrap();
+    let error = Dataset::read(&file.display().to_string(), models.source("b").unwrap()).unwrap_err().to_string();
+    assert!(error.contains("`97`") && error.contains("line `1`"), "{error}");
+}
+
+#[test]
+fn data_is_numbered_anew_when_a_source_with_more_tokens_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    source("model0", &dir.path().join("a"), &["<z>"], 96);
+    source("model1", &dir.path().join("b"), &["<x>", "<y>", "<z>"], 97);
+    let file = dir.path().join("data.jsonl");
+    fs::write(&file, "{\"text\": \"w1 <z>\"}\n").unwrap();
+    let mut models = named(dir.path(), &["a"]);
+    models.data("a", &file.display().to_string()).unwrap();
+    // All tokens stand in the numbering of `b`.
+    let models = models.and_load([dir.path().join("b").display().to_string()]).unwrap();
+    let read = Dataset::read(&file.display().to_string(), models.source("a").unwrap()).unwrap();
+    assert_eq!(read.examples[0].ids, [1, 96]);
+    let dam = models.wrap(Columns::default()).unwrap();
+    dam.data("b", &file.display().to_string()).unwrap();
+    let loss = dam.loss().unwrap();
+    assert!(loss.terms.iter().all(|(_, x)| x.is_finite()));
+    // And training goes on from a file as it would have.
+    dam.train(2).unwrap();
+    dam.save(dir.path().join("session")).unwrap();
+    let opened = Dam::open(dir.path().join("session")).unwrap();
+    assert_eq!(opened.step().unwrap().total, dam.step().unwrap().total);
+    dam.bake(dir.path().join("merged")).unwrap();
+    assert_eq!(Source::open(&dir.path().join("merged").display().to_string()).unwrap().architecture().unwrap().vocabulary, 97);
+}
+
+/// Padding that only one source has changes nothing for the others.
+#[test]
+fn nothing_is_compared_where_a_teacher_has_no_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
+    source("model1", &dir.path().join("cut"), &["<x>", "<y>"], 96);
+    source("model1", &dir.path().join("padded"), &["<x>", "<y>"], 128);
+    let file = dir.path().join("data.jsonl");
+    fs::write(&file, "{\"text\": \"w1 w5 w7 <y> w90\"}\n").unwrap();
+    let data = file.display().to_string();
+    for top_k in [0, 7] {
+        let terms = |other: &str| {
+            let mut models = named(dir.path(), &["a"]).and_load([format!("b={}", dir.path().join(other).display())]).unwrap();
+            models.data("a", &data).unwrap();
+            models.data("b", &data).unwrap();
+            models.settings.top_k = top_k;
+            models.settings.weights.mse = 0.1;
+            models.settings.weights.entropy = 0.1;
+            let dam = models.wrap(Columns::default()).unwrap();
+            let terms: HashMap<String, f64> = dam.loss().unwrap().terms.into_iter().collect();
+            dam.step().unwrap();
+            (terms, dam)
+        };
+        let ((cut, _), (padded, dam)) = (terms("cut"), terms("padded"));
+        for name in ["kl.a", "entropy.a"] {
+            assert!((cut[name] - padded[name]).abs() < 1e-6 * cut[name].abs(), "{name}: {} and {}", cut[name], padded[name]);
+        }
+        // The mean is over a larger vocabulary, of which the rest is equal on both sides.
+        let mean = if top_k == 0 { 96.0 / 128.0 } else { 1.0 };
+        assert!((cut["mse.a"] * mean - padded["mse.a"]).abs() < 1e-6 * cut["mse.a"], "{cut:?} {padded:?}");
+        let text = dam.models().to_string();
+        assert!(text.contains("a lacks 32 rows of padding, which come from b"), "{text}");
+    }
+}
+
+#[test]
+fn a_family_that_cannot_be_run_is_matched_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, golden, added, rows) in [("a", "model0", vec!["<x>"], 95), ("b", "model1", vec!["<y>", "<x>"], 96)] {
+        let to = dir.path().join(name);
+        source(golden, &to, &added, rows);
+        let text = fs::read_to_string(to.join("config.json")).unwrap();
+        fs::write(to.join("config.json"), text.replace("\"llama\"", "\"mamba\"")).unwrap();
+    }
+    let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
+    let (replies, ok) = json(dir.path(), "load a b; merge linear out");
+    assert!(ok, "{replies:?}");
+    assert_eq!(replies[0]["sources"][0]["lack"]["examples"], json!(["<y>"]));
+    let merged = tensors(&dir.path().join("out"));
+    for name in VOCABULARY {
+        assert_eq!(row(&merged, name, 94), row(&b, name, 94), "<y>");
+        assert_eq!(row(&merged, name, 95), mean(row(&a, name, 94), row(&b, name, 95)), "<x>");
+    }
+}
