@@ -100,6 +100,23 @@ fn a_model_is_downloaded_once_with_what_it_needs_and_nothing_else() {
 }
 
 #[test]
+fn programs_that_load_at_once_download_once() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| works(home.path(), &server.endpoint, "load org/name", &[]));
+        }
+    });
+    let folder = home.path().join("hub/models--org--name");
+    let weights = fs::read_link(folder.join("snapshots").join(COMMIT).join("model.safetensors")).unwrap();
+    let etag = weights.file_name().unwrap().to_str().unwrap().to_owned();
+    assert_eq!(fs::read(folder.join("blobs").join(&etag)).unwrap(), fs::read(golden("model0/model.safetensors")).unwrap());
+    assert!(!folder.join("blobs").join(format!("{etag}.incomplete")).exists());
+    // Where Python looks for the lock too.
+    assert!(home.path().join("hub/.locks/models--org--name").join(format!("{etag}.lock")).exists());
+}
+
+#[test]
 fn a_session_of_hub_sources_opens_again() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     let data = golden("data0.jsonl");

@@ -113,7 +113,9 @@ impl Error {
             Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
             Error::TokenizerTooLarge { .. } => "use the tokenizer.json that came with these weights",
-            Error::Differs { .. } => "sources must be fine-tunes of one base model: same layers and shapes, and a tokenizer of which added tokens are all that differs",
+            Error::Differs { .. } => {
+                "sources must be fine-tunes of one base model: same layers and shapes, and a tokenizer of which added tokens are all that differs"
+            }
             Error::HubMissing { .. } => {
                 "check the name: a local path begins with ./ or /, a private repository needs HF_TOKEN, a revision is org/name@revision"
             }

@@ -176,19 +176,26 @@ impl Server<'_> {
         let io = |e| Error::io("write", &blob, e);
         fs::create_dir_all(&blobs).map_err(io)?;
         if !blob.is_file() {
-            // Two programs at once: the second waits, and finds the file.
-            let own = blobs.join(format!("{}.lock", announced.etag));
-            let lock = File::create(&own).map_err(io)?;
+            // Two programs at once, Python's too: the second waits, and finds the file.
+            let lock = self.lock_file(&announced.etag);
+            fs::create_dir_all(lock.parent().unwrap_or(&lock)).map_err(io)?;
+            let lock = OpenOptions::new().create(true).truncate(false).write(true).open(lock).map_err(io)?;
             lock.lock().map_err(io)?;
             if !blob.is_file() {
                 let part = blobs.join(format!("{}.incomplete", announced.etag));
                 self.download(name, announced, &part)?;
                 fs::rename(&part, &blob).map_err(io)?;
             }
-            let _ = fs::remove_file(own);
         }
         self.point(&pointer, &blob, name).map_err(|e| Error::io("write", &pointer, e))?;
         Ok(pointer)
+    }
+
+    /// Where Python's `huggingface_hub` locks a blob: `.locks/FOLDER/ETAG.lock` in the cache. It stays there, as
+    /// one that is deleted would be locked by some and made anew by others.
+    fn lock_file(&self, etag: &str) -> PathBuf {
+        let (cache, name) = (self.folder.parent().unwrap_or(&self.folder), self.folder.file_name().unwrap_or_default());
+        cache.join(".locks").join(name).join(format!("{etag}.lock"))
     }
 
     /// Links `pointer` to `blob`, relative, as Python does.
