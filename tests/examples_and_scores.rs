@@ -41,6 +41,28 @@ fn read(source: &Source, dir: &Path, text: &str) -> Vec<(Vec<u32>, usize)> {
 const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %} {{ m['content'] | trim }} {{ eos_token }}{% endfor %}\
                         {% if add_generation_prompt %} b{% endif %}";
 
+/// What transformers' `apply_chat_template` gives for these, with its own additions to Jinja.
+#[test]
+fn templates_have_what_transformers_gives_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = "{%- if tools is not none or documents is not none -%}b b b{%- endif -%}\
+                    {%- for m in messages -%}{%- generation -%} {{ m.content }} {%- endgeneration -%}{%- endfor -%}\
+                    {%- if strftime_now('%d %B %Y') != '26 July 2024' -%} b {%- endif -%}\
+                    {%- if {'a': ['<é>', 1]} | tojson != '{\"a\": [\"<é>\", 1]}' -%} b {%- endif -%}\
+                    {%- if [1] | tojson(indent=1) != '[\n 1\n]' -%} b {%- endif -%}";
+    let source = talking(dir.path(), &json!(template));
+    assert_eq!(read(&source, dir.path(), r#"{"input": "a c", "output": " c"}"#), [(vec![3, 5, 5], 2)]);
+}
+
+/// As of models that begin an answer by thinking, which is not kept of answers that are there.
+#[test]
+fn a_prompt_ends_where_the_exchange_parts_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = "{% for m in messages %} {{ m.content }}{% endfor %}{% if add_generation_prompt %} c{% endif %}";
+    let source = talking(dir.path(), &json!(template));
+    assert_eq!(read(&source, dir.path(), r#"{"input": "a", "output": "b"}"#), [(vec![3, 4], 1)]);
+}
+
 #[test]
 fn conversations_pairs_and_lists_are_read() {
     let dir = tempfile::tempdir().unwrap();

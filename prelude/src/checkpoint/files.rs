@@ -132,6 +132,11 @@ impl Files {
         }
     }
 
+    /// What could not be taken over from a GGUF file.
+    pub fn note(&self) -> Option<&str> {
+        if let Files::Gguf(gguf) = self { gguf.note.as_deref() } else { None }
+    }
+
     /// A file's bytes, or `None` where the folder has no such file.
     pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
         match self {

@@ -105,6 +105,15 @@ impl<'a> Metadata<'a> {
     }
 }
 
+/// `query_pre_attn_scalar` of gemma2 and gemma3, which no metadata has: the features of a head, but in the
+/// models of 27 B, which llama.cpp too tells by their layers, the width by the number of heads.
+fn attention_scalar(family: &str, layers: u64, hidden: u64, heads: u64, head_dim: u64) -> u64 {
+    match (family, layers) {
+        ("gemma2", 46) | ("gemma3_text", 62) => hidden / heads.max(1),
+        _ => head_dim,
+    }
+}
+
 impl Gguf {
     /// Opens and checks a file, and makes the files that a checkpoint has beside its weights.
     pub fn open(path: PathBuf) -> Result<Self> {
@@ -201,7 +210,9 @@ impl Gguf {
         if family == "gemma2" {
             set("attn_logit_softcapping", number("attn_logit_softcapping").unwrap_or(50.0).into());
             set("final_logit_softcapping", number("final_logit_softcapping").unwrap_or(30.0).into());
-            set("query_pre_attn_scalar", head_dim.into());
+        }
+        if matches!(family, "gemma2" | "gemma3_text") {
+            set("query_pre_attn_scalar", attention_scalar(family, whole("block_count")?, hidden, heads, head_dim).into());
         }
         for (key, name) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
             if let Some(id) = m.id(&format!("tokenizer.ggml.{name}_token_id")) {
@@ -324,6 +335,15 @@ mod tests {
     use candle_core::{Device, safetensors};
 
     use super::*;
+
+    /// As the published configurations have it: gemma-2 9B and 27B, gemma-3 12B and 27B.
+    #[test]
+    fn the_largest_gemmas_scale_their_scores_otherwise() {
+        assert_eq!(attention_scalar("gemma2", 42, 3584, 16, 256), 256);
+        assert_eq!(attention_scalar("gemma2", 46, 4608, 32, 128), 144);
+        assert_eq!(attention_scalar("gemma3_text", 48, 3840, 16, 256), 256);
+        assert_eq!(attention_scalar("gemma3_text", 62, 5376, 32, 128), 168);
+    }
 
     /// `tests/data/gguf/make.py` made the file and the numbers.
     #[test]

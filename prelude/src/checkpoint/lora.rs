@@ -177,9 +177,10 @@ impl Adapter {
         let file = self.path.join(WEIGHTS);
         tensors.extend(self.replaced);
         for (name, delta) in self.deltas {
-            let missing = || Error::MissingTensor {
-                file: file.clone(),
-                tensor: format!("{name}` of the model it was made for, or `{name}"),
+            let missing = || Error::Config {
+                file: self.path.join(CONFIG),
+                key: "target_modules".into(),
+                reason: format!("the model that it is put on has no tensor `{name}`"),
             };
             let view = tensors.get_mut(&name).ok_or_else(missing)?;
             let found = vec![delta.b.len() / delta.rank, delta.columns];

@@ -269,6 +269,11 @@ impl Source {
         &self.0.chat
     }
 
+    /// What of its file could not be taken over.
+    pub fn note(&self) -> Option<&str> {
+        self.0.files.note()
+    }
+
     /// Tensors of the file that no layer uses.
     pub fn unused(&self) -> &[String] {
         &self.0.unused

@@ -62,7 +62,7 @@ impl Dataset {
                 Row::Text(text) => Example { ids: at.encode(text, true)?, prompt: 0 },
                 Row::Pair(prompt, completion) => at.pair(prompt, completion, true)?,
                 Row::Talk(_) => match exchanges.next() {
-                    Some(Exchange { prompt, whole }) => at.pair(&prompt, &whole[prompt.len()..], false)?,
+                    Some(Exchange { whole, answer, .. }) => at.pair(&whole[..answer], &whole[answer..], false)?,
                     None => return Err(at.bad("its template gave nothing".into())),
                 },
             };

@@ -57,6 +57,7 @@ impl Dam {
                 new.coefficients.set(old.coefficients.as_tensor())?;
             }
             session.merge = merge;
+            session.plan = None;
         }
         session.dtype = dtype;
         session.models.settings = settings;

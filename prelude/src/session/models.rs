@@ -192,6 +192,7 @@ impl Models {
             unused: s.unused().to_vec(),
             copied: s.buffers().keys().cloned().collect(),
             is_base: s.name() == BASE,
+            note: s.note().map(str::to_owned),
             vocabulary: s.vocabulary_rows(),
             lack: s.numbering().map(|n| n.lack.clone()).unwrap_or_default(),
         };

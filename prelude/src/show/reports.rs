@@ -68,6 +68,8 @@ pub struct SourceReport {
     pub copied: Vec<String>,
     /// Whether it is the base model.
     pub is_base: bool,
+    /// What of its file could not be taken over: `no tokenizer: ...`.
+    pub note: Option<String>,
     /// Rows of the vocabulary that all sources are seen with.
     pub vocabulary: usize,
     /// What of it this source lacks and is given by others.
@@ -104,6 +106,7 @@ impl Sources {
                 let copied = s.copied.join(", ");
                 table.notes.push(format!("{}: not merged but copied from the first source: {copied}", s.name));
             }
+            table.notes.extend(s.note.iter().map(|note| format!("{}: {note}", s.name)));
             if s.lack != Lack::default() {
                 table.notes.push(lacks(s));
             }
