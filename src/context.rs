@@ -1,7 +1,7 @@
-//! What verbs act on: the sources loaded so far and, once wrapped, the merge.
+//! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
 use anyhow::{Result, bail};
-use dam_prelude::{Dam, Models};
+use dam_prelude::{Dam, Merged, Models};
 use serde_json::{Map, Value};
 
 /// The session of one run of `dam`.
@@ -10,10 +10,18 @@ pub struct Context {
     /// Sources, data and settings; once wrapped, the merge has its own.
     pub models: Models,
     pub dam: Option<Dam>,
+    /// The merge that `merge` made last without writing it, until something else is made.
+    pub merged: Option<Merged>,
     /// The step that the last `save` or `open` kept.
     pub saved: usize,
     /// Whether progress is shown.
     pub quiet: bool,
+}
+
+/// What is scored, asked, looked at and baked: what was made last.
+pub enum Latest {
+    Dam(Dam),
+    Merged(Merged),
 }
 
 /// What a verb answers: text for a person, fields for a program.
@@ -52,7 +60,32 @@ impl Context {
         self.loaded()?;
         match &self.dam {
             Some(dam) => Ok(dam),
-            None => refuse("the sources are not wrapped yet", "give every column its coefficients: wrap"),
+            None => refuse(
+                "the sources are not wrapped yet",
+                "give every column its coefficients: wrap; or merge them without training: merge linear",
+            ),
+        }
+    }
+
+    /// The merge to be trained, which is then the latest.
+    ///
+    /// # Errors
+    /// As for [`Context::dam`].
+    pub fn trainee(&mut self) -> Result<&Dam> {
+        if self.dam.is_some() {
+            self.merged = None;
+        }
+        self.dam()
+    }
+
+    /// What was made last: by `merge`, or by `wrap`. Data and settings are those of now.
+    ///
+    /// # Errors
+    /// When nothing has been made yet.
+    pub fn latest(&self) -> Result<Latest> {
+        match &self.merged {
+            Some(merged) => Ok(Latest::Merged(merged.among(&self.current()))),
+            None => Ok(Latest::Dam(self.dam()?.clone())),
         }
     }
 

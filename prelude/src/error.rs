@@ -85,6 +85,12 @@ pub enum Error {
     NotBaked { tensor: String, position: usize, value: f32, dtype: &'static str },
     #[error("`{}` is not a session that can be opened: {reason}", file.display())]
     SessionFile { file: PathBuf, reason: String },
+    #[error("`{}` is not valid YAML: {reason}", file.display())]
+    Yaml { file: PathBuf, reason: String },
+    #[error("the recipe `{}` cannot be followed at `{key}`: {reason}", file.display())]
+    Recipe { file: PathBuf, key: String, reason: String },
+    #[error("tensor `{tensor}` cannot be merged: {reason}")]
+    BadTensor { tensor: String, reason: String },
     #[error("device `{device}` is not available: {reason}")]
     Device { device: String, reason: String },
     #[error("{}", first_line(.0))]
@@ -157,6 +163,11 @@ impl Error {
             Error::SessionFile { .. } => {
                 "open reads what save wrote, while sources and data are as they were; otherwise load and wrap anew"
             }
+            Error::Yaml { .. } => {
+                "a recipe is a mergekit configuration: merge_method, models or slices, base_model, parameters, dtype"
+            }
+            Error::Recipe { .. } => "change the recipe there; nothing in a recipe is passed over in silence",
+            Error::BadTensor { .. } => "use other weights, or another method",
             Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",
             Error::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge | std::io::ErrorKind::QuotaExceeded => {

@@ -15,6 +15,7 @@ mod bake;
 mod handle;
 mod inspect;
 mod merge;
+mod merged;
 mod models;
 mod output;
 mod saved;
@@ -28,8 +29,10 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 
 pub use bake::Bake;
+pub use merged::Merged;
 pub use models::{BASE, Models, load};
 
+use self::score::Judge;
 use crate::checkpoint::{Kind, Source, Written, views};
 use crate::coefficients::{Columns, Merge, MergedTensor};
 use crate::data::{Batch, next_examples};
@@ -225,6 +228,17 @@ impl Session {
             }
         }
         Ok(penalties)
+    }
+
+    /// What scores its merge.
+    fn judge(&self) -> Judge<'_> {
+        Judge {
+            models: &self.models,
+            sources: &self.sources,
+            architecture: &self.merge.architecture,
+            device: &self.merge.device,
+            dtype: self.dtype,
+        }
     }
 
     /// One optimiser step; on any error nothing has moved.

@@ -77,6 +77,11 @@ pub fn at_home(path: &str) -> String {
     }
 }
 
+/// Whether a word names a mergekit recipe.
+pub fn is_recipe(word: &str) -> bool {
+    [".yml", ".yaml"].iter().any(|end| word.to_lowercase().ends_with(end))
+}
+
 /// [`at_home`] of `[NAME=]PATH`.
 pub fn source_at_home(spec: &str) -> String {
     let (name, places) = match spec.split_once('=') {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, at_home, bytes};
-use crate::context::{Context, Reply};
+use crate::context::{Context, Latest, Reply};
 
 pub const VERB: Verb = Verb {
     name: "bake",
@@ -25,8 +25,12 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             _ => options.shard_bytes = bytes("shard", value)?,
         }
     }
-    let dam = context.dam()?;
-    let written = dam.bake_with(at_home(arguments.word(VERB.usage)?), &options)?;
-    let start = if dam.steps() == 0 { "\nnot trained yet: this is the merge as it was wrapped" } else { "" };
+    let latest = context.latest()?;
+    let directory = at_home(arguments.word(VERB.usage)?);
+    let (written, untrained) = match latest {
+        Latest::Dam(dam) => (dam.bake_with(directory, &options)?, dam.steps() == 0),
+        Latest::Merged(merged) => (merged.bake_with(directory, &options)?, false),
+    };
+    let start = if untrained { "\nnot trained yet: this is the merge as it was wrapped" } else { "" };
     Ok(Reply::new(format!("{written}{start}"), json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
 }

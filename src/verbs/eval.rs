@@ -1,12 +1,11 @@
 //! `eval [FILE]`
 
 use anyhow::Result;
-use dam_prelude::show::MERGED;
 use serde_json::{Value, json};
 
 use super::Verb;
 use super::arguments::{Arguments, at_home};
-use crate::context::{Context, Reply};
+use crate::context::{Context, Latest, Reply};
 
 pub const VERB: Verb = Verb {
     name: "eval",
@@ -19,13 +18,20 @@ pub const VERB: Verb = Verb {
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &["--all"])?;
     let files: Vec<String> = arguments.words.iter().map(|w| at_home(w)).collect();
-    let dam = context.dam()?;
+    let latest = context.latest()?;
     if arguments.flags.is_empty() {
-        let scores = dam.eval(&files)?;
+        let scores = match latest {
+            Latest::Dam(dam) => dam.eval(&files)?,
+            Latest::Merged(merged) => merged.eval(&files)?,
+        };
         return Ok(Reply::new(&scores, json!({"scores": scores.data, "held_out": scores.held_out})));
     }
-    let board = dam.scoreboard(&files)?;
+    let board = match latest {
+        Latest::Dam(dam) => dam.scoreboard(&files)?,
+        Latest::Merged(merged) => merged.scoreboard(&files)?,
+    };
     let rows: Vec<Value> = board.rows.iter().map(|(model, scores)| json!({"model": model, "scores": scores.data})).collect();
-    let dam = board.row(MERGED).cloned().unwrap_or_default();
-    Ok(Reply::new(&board, json!({"scores": dam.data, "held_out": dam.held_out, "rows": rows})))
+    // The merge has the last row.
+    let scores = board.rows.last().map(|(_, scores)| scores.clone()).unwrap_or_default();
+    Ok(Reply::new(&board, json!({"scores": scores.data, "held_out": scores.held_out, "rows": rows})))
 }

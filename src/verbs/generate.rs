@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Verb;
 use super::arguments::count;
-use crate::context::{Context, Reply, refuse};
+use crate::context::{Context, Latest, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "generate",
@@ -27,6 +27,9 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     if prompt.is_empty() {
         return refuse("there is no prompt", format!("usage: {}", VERB.usage));
     }
-    let answer = context.dam()?.generate(&prompt, limit)?;
+    let answer = match context.latest()? {
+        Latest::Dam(dam) => dam.generate(&prompt, limit)?,
+        Latest::Merged(merged) => merged.generate(&prompt, limit)?,
+    };
     Ok(Reply::new(&answer.text, json!({"text": answer.text})))
 }

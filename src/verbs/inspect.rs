@@ -1,23 +1,44 @@
 //! `inspect [TENSOR or GLOB]`
 
 use anyhow::Result;
+use dam_prelude::show::TensorDistances;
+use dam_prelude::{Dam, Merged};
 use serde_json::{Map, Value, json};
 
 use super::Verb;
 use super::arguments::Arguments;
-use crate::context::{Context, Reply};
+use crate::context::{Context, Latest, Reply};
 
 pub const VERB: Verb = Verb {
     name: "inspect",
     usage: "inspect [TENSOR or GLOB]",
-    about: "coefficients of tensors: mean, spread, extremes, and where sources differ most",
+    about: "coefficients of tensors and where sources differ most; of a merge without: how far it is from each source",
     example: "inspect layers.0.mlp",
     run,
 };
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
-    let report = context.dam()?.inspect(arguments.optional(VERB.usage)?.unwrap_or_default())?;
+    let pattern = arguments.optional(VERB.usage)?.unwrap_or_default();
+    match context.latest()? {
+        Latest::Dam(dam) => coefficients(&dam, pattern),
+        Latest::Merged(merged) => distances(&merged, pattern),
+    }
+}
+
+/// How far a merge that trains nothing is from its sources.
+fn distances(merged: &Merged, pattern: &str) -> Result<Reply> {
+    let report = merged.inspect(pattern)?;
+    let one = |t: &TensorDistances| {
+        let sources: Map<_, _> = t.sources.iter().map(|(name, distance)| (name.clone(), json!(distance))).collect();
+        json!({"name": t.name, "kind": t.kind, "sources": sources})
+    };
+    let tensors: Vec<Value> = report.tensors.iter().map(one).collect();
+    Ok(Reply::new(&report, json!({"method": report.method, "tensors": tensors})))
+}
+
+fn coefficients(dam: &Dam, pattern: &str) -> Result<Reply> {
+    let report = dam.inspect(pattern)?;
     let tensors: Vec<Value> = report
         .tensors
         .iter()

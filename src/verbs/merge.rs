@@ -1,48 +1,82 @@
-//! `merge METHOD KEY=VALUE... DIR`
+//! `merge METHOD KEY=VALUE... [DIR]`, `merge RECIPE.yml [DIR]`
 
 use anyhow::Result;
+use dam_prelude::Bake;
 use dam_prelude::methods::{self, METHODS};
-use dam_prelude::{Bake, Error};
-use serde_json::json;
+use dam_prelude::show::Table;
+use serde_json::{Value, json};
 
 use super::Verb;
-use super::arguments::{Arguments, at_home, bytes};
+use super::arguments::{Arguments, at_home, bytes, is_recipe};
 use crate::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "merge",
-    usage: "merge linear [weights=1,1,...] [normalize=on|off] [base=off|on] [dtype=f32|f16|bf16] [shard=5GB] DIR [--force]",
-    about: "merge the sources by a method that trains nothing, into a Hugging Face checkpoint; any family",
-    example: "merge linear weights=1,1,1 average",
+    usage: "merge METHOD [KEY=VALUE...] [DIR] or merge RECIPE.yml [DIR]; with DIR: [dtype=f32|f16|bf16] [shard=5GB] [--force]; alone: all methods",
+    about: "merge the sources by a method that trains nothing, or as a mergekit recipe says, to try it or into DIR",
+    example: "merge ties density=0.5 weight=1,0.5,0.5",
     run,
 };
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let keys: Vec<&str> = ["dtype", "shard"].into_iter().chain(METHODS.iter().flat_map(|m| m.keys.iter().copied())).collect();
+    let keys = METHODS.iter().flat_map(|m| m.keys.iter().map(|key| key.name));
+    let keys: Vec<&str> = ["dtype", "shard", "weights"].into_iter().chain(keys).collect();
     let arguments = Arguments::read(arguments, &keys, &["--force"])?;
     let (name, directory) = match arguments.words.as_slice() {
-        [name, directory] => (*name, *directory),
-        [name] => {
-            methods::find(name)?;
-            return refuse("no directory is named", format!("usage: {}", VERB.usage));
-        }
+        [] if arguments.pairs.is_empty() => return Ok(list()),
+        [name] => (*name, None),
+        [name, directory] => (*name, Some(at_home(directory))),
         [] => return refuse("no method is named", format!("usage: {}", VERB.usage)),
         _ => return refuse("there are too many words", format!("usage: {}", VERB.usage)),
     };
-    let recipe = methods::find(name)?;
     let mut options = Bake { force: arguments.force(), ..Bake::default() };
     let mut parameters = Vec::new();
     for (key, value) in &arguments.pairs {
         match *key {
+            "dtype" | "shard" if directory.is_none() => {
+                return refuse(
+                    format!("`{key}` says how a merge is written, and no directory is named"),
+                    "name one, or: bake DIR",
+                );
+            }
             "dtype" => options.dtype = Some((*value).to_owned()),
             "shard" => options.shard_bytes = bytes("shard", value)?,
-            key if recipe.keys.contains(&key) => parameters.push((key, *value)),
-            key => return Err(Error::unknown("key", key, recipe.keys.iter().copied()).into()),
+            key => parameters.push((key, *value)),
         }
     }
-    context.loaded()?;
-    let report = context.current().merge(&*(recipe.build)(&parameters)?, at_home(directory), &options)?;
-    let written = &report.written;
-    let fields = json!({"path": written.path, "files": written.files, "bytes": written.bytes, "copied": report.copied});
+    let merged = match is_recipe(name) {
+        true if !parameters.is_empty() => {
+            return refuse(format!("`{}` is not for a recipe", parameters[0].0), "a recipe says its parameters itself");
+        }
+        true => context.current().merge_recipe(at_home(name))?,
+        false => {
+            methods::find(name)?;
+            context.loaded()?;
+            context.current().merge_named(name, &parameters)?
+        }
+    };
+    let mut report = merged.report();
+    let mut fields = json!({
+        "method": report.method, "sources": report.sources, "base": report.base, "tensors": report.tensors,
+        "parameters": report.parameters, "copied": report.copied, "notes": report.notes,
+    });
+    match directory {
+        Some(directory) => {
+            let written = merged.bake_with(directory, &options)?;
+            fields["path"] = json!(written.path);
+            fields["files"] = json!(written.files);
+            fields["bytes"] = json!(written.bytes);
+            report.written = Some(written);
+        }
+        None => context.merged = Some(merged),
+    }
     Ok(Reply::new(&report, fields))
+}
+
+/// All methods with their parameters.
+fn list() -> Reply {
+    let mut table = Table::new("", ["method", "what it makes", "parameters"]);
+    table.rows = METHODS.iter().map(|m| vec![m.name.to_owned(), m.about.to_owned(), m.usage()]).collect();
+    let all: Vec<Value> = METHODS.iter().map(|m| json!({"name": m.name, "about": m.about, "usage": m.usage()})).collect();
+    Reply::new(&table, json!({"methods": all}))
 }

@@ -24,6 +24,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let (report, steps) = (dam.report(), dam.steps());
     context.saved = steps;
     context.dam = Some(dam);
+    context.merged = None;
     let json = json!({"sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients, "step": steps});
     Ok(Reply::new(format!("{report}\nat step {steps}"), json))
 }

@@ -20,7 +20,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let steps = arguments.optional(VERB.usage)?.map_or(Ok(1), |n| count("step", n))?;
     let mut last = None;
-    let train = context.dam()?.train_with(steps, |step| {
+    let train = context.trainee()?.train_with(steps, |step| {
         last = Some(step.clone());
         interrupt::flow()
     })?;

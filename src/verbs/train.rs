@@ -19,7 +19,8 @@ pub const VERB: Verb = Verb {
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let steps = count("train", arguments.word(VERB.usage)?)?;
-    let report = progress::train(context.dam()?, steps, context.quiet)?;
+    let quiet = context.quiet;
+    let report = progress::train(context.trainee()?, steps, quiet)?;
     let json = json!({
         "steps": report.steps, "reached": report.reached, "first": report.first, "last": report.last, "stopped": report.stopped,
     });

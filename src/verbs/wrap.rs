@@ -41,6 +41,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let dam = models.wrap(columns)?;
     let report = dam.report();
     context.dam = Some(dam);
+    context.merged = None;
     context.saved = 0;
     let share = report.coefficients as f64 / report.parameters.max(1) as f64;
     Ok(Reply::new(

@@ -403,6 +403,12 @@ pub(crate) fn views(sources: &[Source], spec: &TensorSpec) -> Result<Vec<View>> 
     sources.iter().map(|s| s.view(&spec.name).cloned()).collect()
 }
 
+/// The dtype that `views` have in common; f32 where they differ.
+pub(crate) fn common_dtype(views: &[View]) -> DType {
+    let first = views.first().map_or(DType::F32, |view| view.dtype);
+    if views.iter().all(|view| view.dtype == first) { first } else { DType::F32 }
+}
+
 /// `SOURCE+ADAPTER...` apart; a path that has a `+` in its name stays whole.
 fn split_adapters(spec: &str) -> (&str, Vec<&str>) {
     let (mut source, mut adapters) = (spec, Vec::new());

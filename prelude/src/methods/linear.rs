@@ -2,35 +2,39 @@
 //!
 //! Model Soups (arXiv 2203.05482) with equal weights; mergekit's `linear`.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use super::{Blend, Block, Method, Operands, Recipe, numbers, switch};
+use super::combination::Combination;
+use super::parameters::{self, BASE, NORMALIZE, WEIGHT};
+use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
 use crate::error::{Error, Result};
 
-pub(super) const RECIPE: Recipe = Recipe {
+pub(super) const ENTRY: Entry = Entry {
     name: "linear",
-    usage: "[weights=1,1,...] [normalize=on|off] [base=off|on]",
     about: "the weighted average of the sources",
-    keys: &["weights", "normalize", "base"],
-    build,
+    keys: &[WEIGHT, NORMALIZE, BASE],
+    origin: Origin::Never,
+    make,
 };
 
 /// The weighted average of sources.
 ///
 /// ```
+/// use dam_prelude::load;
 /// use dam_prelude::methods::Linear;
-/// use dam_prelude::{Bake, load};
 ///
 /// let models = load(["builtin:japanese", "builtin:math"])?;
+/// let merged = models.merge(Linear { weights: vec![0.7, 0.3], ..Linear::default() })?;
 /// let directory = tempfile::tempdir()?;
-/// let method = Linear { weights: vec![0.7, 0.3], ..Linear::default() };
-/// let merged = models.merge(&method, directory.path().join("merged"), &Bake::default())?;
-/// assert!(merged.written.path.join("model.safetensors").is_file());
+/// let written = merged.bake(directory.path().join("merged"))?;
+/// assert!(written.path.join("model.safetensors").is_file());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Linear {
-    /// One a source, in the order of loading; none: 1 each.
+    /// One a source, in the order of loading, or one for all; none: 1 each.
     pub weights: Vec<f64>,
     /// Divide by the sum of the weights.
     pub normalize: bool,
@@ -44,76 +48,44 @@ impl Default for Linear {
     }
 }
 
-fn build(parameters: &[(&str, &str)]) -> Result<Box<dyn Method>> {
-    let mut linear = Linear::default();
-    for (key, value) in parameters {
-        match *key {
-            "weights" => linear.weights = numbers(key, value)?,
-            "normalize" => linear.normalize = switch(key, value)?,
-            "base" => linear.with_base = switch(key, value)?,
-            _ => return Err(Error::unknown("key", key, RECIPE.keys.iter().copied())),
-        }
-    }
-    Ok(Box::new(linear))
+fn make(given: &Given) -> Result<Arc<dyn Method>> {
+    Ok(Arc::new(Linear {
+        weights: given.numbers("weight")?,
+        normalize: given.switch("normalize")?,
+        with_base: given.switch("base")?,
+    }))
 }
 
 impl Method for Linear {
     fn name(&self) -> &'static str {
-        RECIPE.name
+        ENTRY.name
     }
 
     fn parameters(&self) -> Value {
-        let weights = if self.weights.is_empty() { json!("equal") } else { json!(self.weights) };
-        json!({"weights": weights, "normalize": self.normalize})
+        json!({"weight": self.weights, "normalize": self.normalize})
     }
 
-    fn merges_base(&self) -> bool {
-        self.with_base
+    fn base(&self) -> Base {
+        if self.with_base { Base::Source } else { Base::Apart }
     }
 
     fn check(&self, sources: usize) -> Result<()> {
-        let text = || self.weights.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
-        let bad = |expected: String| Err(Error::bad_value("weights", &text(), expected));
-        if self.weights.is_empty() {
-            return Ok(());
-        }
-        if self.weights.len() != sources {
-            return bad(format!("{sources} numbers, one for each source"));
-        }
-        if self.weights.iter().any(|w| !(*w as f32).is_finite()) {
-            return bad("numbers that f32 can hold".into());
-        }
-        match self.normalize && self.weights.iter().sum::<f64>().abs() < 1e-6 {
-            true => bad("weights whose sum is not 0, which they are divided by; or normalize=off".into()),
+        parameters::check_weights(&self.weights, sources)?;
+        let total: f64 = (0..sources).map(|i| parameters::of(&self.weights, i)).sum();
+        match self.normalize && total.abs() < 1e-6 {
+            true => {
+                let text = self.weights.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+                let expected = "weights whose sum is not 0, which they are divided by; or normalize=off";
+                Err(Error::bad_value("weight", &text, expected))
+            }
             false => Ok(()),
         }
     }
 
-    fn prepare<'a>(&'a self, tensor: &Operands) -> Result<Box<dyn Blend + 'a>> {
-        let weights = if self.weights.is_empty() { vec![1.0; tensor.sources()] } else { self.weights.clone() };
-        let total = if self.normalize { weights.iter().sum() } else { 1.0 };
-        Ok(Box::new(Sum { weights: weights.into_iter().map(|w| w as f32).collect(), total: total as f32 }))
-    }
-}
-
-/// `sum_i weights_i * W_i / total`
-struct Sum {
-    weights: Vec<f32>,
-    total: f32,
-}
-
-impl Blend for Sum {
-    fn blend(&self, block: &Block<'_>, out: &mut [f32]) {
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (i, weight) in self.weights.iter().enumerate() {
-                    let terms = out.iter_mut().zip(block.source(i).iter().map(|x| weight * x));
-                    if i == 0 { terms.for_each(|(out, x)| *out = x) } else { terms.for_each(|(out, x)| *out += x) }
-                }
-                out.iter_mut().for_each(|out| *out /= self.total);
-            },
-        );
+    fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
+        let weights = (0..tensor.sources()).map(|i| parameters::of(&self.weights, i));
+        let divisor = if self.normalize { weights.clone().sum::<f64>() as f32 } else { 1.0 };
+        Ok(Box::new(Combination { divisor, ..Combination::whole(weights) }))
     }
 }
 
@@ -122,15 +94,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_read_and_checked() {
-        let linear = build(&[("weights", "1, 0.5,-0.25"), ("normalize", "off")]).unwrap();
-        assert_eq!(linear.parameters(), json!({"weights": [1.0, 0.5, -0.25], "normalize": false}));
-        assert!(linear.check(3).is_ok());
-        assert!(linear.check(2).is_err());
-        assert!(build(&[("weights", "1,x")]).is_err());
-        assert!(build(&[("normalize", "yes")]).is_err());
-        assert!(build(&[("weight", "1")]).is_err());
-        assert!(build(&[("weights", "1,-1")]).unwrap().check(2).is_err());
-        assert!(build(&[("weights", "1,-1"), ("normalize", "off")]).unwrap().check(2).is_ok());
+    fn weights_are_checked() {
+        let linear = |text, normalize| ENTRY.build(&[("weight", text), ("normalize", normalize)]).unwrap();
+        assert!(linear("1,0.5,-0.25", "off").check(3).is_ok());
+        assert!(linear("1,0.5,-0.25", "off").check(2).is_err());
+        assert!(linear("1,-1", "on").check(2).is_err());
+        assert!(linear("1,-1", "off").check(2).is_ok());
+        assert!(Linear::default().check(7).is_ok());
     }
 }

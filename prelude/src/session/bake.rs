@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Session;
 use super::output::{Output, last};
-use crate::checkpoint::{Content, Written};
+use crate::checkpoint::{Content, Written, common_dtype, views};
 use crate::error::Result;
 
 /// How to bake.
@@ -38,8 +38,16 @@ impl Default for Bake {
 
 impl Session {
     pub(super) fn bake(&self, directory: &Path, options: &Bake) -> Result<Written> {
-        let output = Output { options, loaded: &self.models.sources, merged: &self.sources, card: self.card() };
-        let entries = output.entries(self.merge.tensors.iter().map(|t| &t.spec))?;
+        let output = Output {
+            options,
+            loaded: &self.models.sources,
+            merged: &self.sources,
+            tokenizer: None,
+            restacked: None,
+            card: self.card(),
+        };
+        let stored = |spec| Ok((spec, common_dtype(&views(&self.sources, spec)?)));
+        let entries = output.entries(self.merge.tensors.iter().map(|t| stored(&t.spec)).collect::<Result<Vec<_>>>()?)?;
         output.write(directory, entries, |entry| Ok(Content::Values(self.merge.values(self.merge.tensor(&entry.name)?)?)))
     }
 

@@ -123,8 +123,8 @@ impl Dam {
     /// Data that cannot be used.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
         self.run(|session| {
-            let data = session.scored(files)?;
-            let scores = session.score(&session.merge.as_weights(session.dtype), &data)?;
+            let judge = session.judge();
+            let scores = judge.score(&session.merge.as_weights(session.dtype), &judge.scored(files)?)?;
             session.scores = Some(scores.clone());
             Ok(scores)
         })
@@ -136,7 +136,7 @@ impl Dam {
     /// Data that cannot be used.
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
         self.run(|session| {
-            let board = session.scoreboard(files)?;
+            let board = session.judge().scoreboard(MERGED, &session.merge.as_weights(session.dtype), files)?;
             session.scores = board.row(MERGED).cloned();
             Ok(board)
         })
@@ -148,7 +148,7 @@ impl Dam {
     /// # Errors
     /// No tokenizer, or a template that does not render.
     pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        self.run(|session| session.generate(prompt, limit))
+        self.run(|session| session.judge().generate(&session.merge.weights(session.dtype)?, prompt, limit))
     }
 
     /// Writes the session to one file: coefficients, settings, optimiser state, and where the sources

@@ -11,17 +11,8 @@ use super::Session;
 
 impl Session {
     pub(super) fn inspect(&self, pattern: &str) -> Result<Inspection> {
-        let glob = Glob::new(pattern).map_err(|_| Error::NoMatch { pattern: pattern.into() })?.compile_matcher();
-        let exact = self.merge.tensors.iter().any(|t| t.spec.name == pattern);
-        // A name matches whole, from any of its parts on, or by a piece of it.
-        let starts = |name: &str| std::iter::once(0).chain(name.match_indices('.').map(|(i, _)| i + 1)).collect::<Vec<_>>();
-        let globbed = |name: &str| starts(name).into_iter().any(|i| glob.is_match(&name[i..]));
-        let matches = |name: &str| if exact { name == pattern } else { name.contains(pattern) || globbed(name) };
-        let found = self.merge.tensors.iter().filter(|t| matches(&t.spec.name));
-        let tensors = found.map(|t| self.statistics(t)).collect::<Result<Vec<_>>>()?;
-        if tensors.is_empty() {
-            return Err(Error::NoMatch { pattern: pattern.into() });
-        }
+        let found = matching(pattern, self.merge.tensors.iter(), |t| &t.spec.name)?;
+        let tensors = found.into_iter().map(|t| self.statistics(t)).collect::<Result<Vec<_>>>()?;
         Ok(Inspection { tensors })
     }
 
@@ -54,4 +45,23 @@ impl Session {
             columns: order.into_iter().take(COLUMNS).map(|j| (j, column(j))).collect(),
         })
     }
+}
+
+/// The `tensors` whose name is, or is matched by, or has a part of, `pattern`.
+///
+/// # Errors
+/// None of them.
+pub(super) fn matching<'a, T>(
+    pattern: &str,
+    tensors: impl Iterator<Item = &'a T> + Clone,
+    name: impl Fn(&T) -> &str,
+) -> Result<Vec<&'a T>> {
+    let glob = Glob::new(pattern).map_err(|_| Error::NoMatch { pattern: pattern.into() })?.compile_matcher();
+    let exact = tensors.clone().any(|t| name(t) == pattern);
+    // A name matches whole, from any of its parts on, or by a piece of it.
+    let starts = |name: &str| std::iter::once(0).chain(name.match_indices('.').map(|(i, _)| i + 1)).collect::<Vec<_>>();
+    let globbed = |name: &str| starts(name).into_iter().any(|i| glob.is_match(&name[i..]));
+    let matches = |name: &str| if exact { name == pattern } else { name.contains(pattern) || globbed(name) };
+    let found: Vec<&T> = tensors.filter(|t| matches(name(t))).collect();
+    if found.is_empty() { Err(Error::NoMatch { pattern: pattern.into() }) } else { Ok(found) }
 }

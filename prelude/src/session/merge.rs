@@ -1,75 +1,133 @@
-//! merge: sources merged by a method that trains nothing, streamed from where they are to a checkpoint.
+//! merge: a merge by a method that trains nothing, of the sources or as a recipe says, planned and ready to be tried.
 
-use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::output::{Output, last};
-use super::{BASE, Bake, Models, on_threads};
-use crate::checkpoint::{Content, Entry, Source};
+use super::{Merged, Models};
+use crate::checkpoint::Source;
 use crate::error::{Error, Result};
-use crate::methods::{Method, Operands, content};
-use crate::show::MergeReport;
+use crate::methods::{Base, Method, Operands, Plan, Planned, Recipe, find};
 
 impl Models {
-    /// Merges the sources by `method` into a Hugging Face checkpoint in a new directory. No forward pass
-    /// is needed, so that models of any family can be merged; little memory is, as sources are read
-    /// where they are mapped and the merge is written block by block.
+    /// The sources merged by `method`. Nothing is read or written until something is asked of it.
+    ///
+    /// ```
+    /// use dam_prelude::load;
+    /// use dam_prelude::methods::{TaskVectors, ties};
+    ///
+    /// let models = load(["base=builtin:base", "builtin:japanese", "builtin:math"])?;
+    /// let merged = models.merge(TaskVectors { density: vec![0.5], ..ties() })?;
+    /// assert_eq!(merged.inspect("norm")?.tensors.len(), 9);
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// Fewer than two sources, a method whose parameters do not fit them, a value that the dtype cannot
-    /// hold, or a directory that exists, has no room or may not be written; nothing is left behind.
-    pub fn merge(&self, method: &dyn Method, directory: impl AsRef<Path>, options: &Bake) -> Result<MergeReport> {
-        let sources = self.merged(method.merges_base())?;
+    /// Sources of another number than the method merges, parameters that do not fit them, no base where the
+    /// method measures from it.
+    pub fn merge(&self, method: impl Method + 'static) -> Result<Merged> {
+        self.planned(Arc::new(method))
+    }
+
+    /// The sources merged by the method `name` with parameters as verbs give them: `("weight", "1,0.5")`.
+    ///
+    /// # Errors
+    /// An unknown method or parameter, and as for [`Models::merge`].
+    pub fn merge_named(&self, name: &str, parameters: &[(&str, &str)]) -> Result<Merged> {
+        self.planned(find(name)?.build(parameters)?)
+    }
+
+    /// The merge that the mergekit recipe `file` describes. Its models are sources that are loaded, by name,
+    /// or else directories beside the recipe, or whatever [`load`](crate::load) takes.
+    ///
+    /// # Errors
+    /// A recipe that is no YAML, or says what is not followed; models that are missing or do not fit together.
+    pub fn merge_recipe(&self, file: impl AsRef<Path>) -> Result<Merged> {
+        let recipe = Recipe::open(file.as_ref())?;
+        let mut models = Self { settings: self.settings.clone(), ..Self::default() };
+        let mut opened = Vec::new();
+        for name in recipe.models() {
+            let source = match self.sources.iter().find(|s| s.name() == name) {
+                Some(loaded) => loaded.clone(),
+                None => self.opened(&beside(recipe.file(), name), &models)?,
+            };
+            opened.push((name.to_owned(), source.name().to_owned()));
+            models.add(source)?;
+        }
+        // As they are seen among each other.
+        let seen = |(name, source): (String, String)| Ok((name, models.source(&source)?.clone()));
+        let opened = opened.into_iter().map(seen).collect::<Result<Vec<_>>>()?;
+        models.data.extend(self.data.clone());
+        Ok(Merged::new(models, recipe.plan(&opened)?))
+    }
+
+    /// The model at `place`: as it is loaded, or else opened, under a name that no other of `models` has.
+    fn opened(&self, place: &str, models: &Models) -> Result<Source> {
+        let source = Source::open_as(None, place)?;
+        if let Some(loaded) = self.sources.iter().find(|s| s.spec() == source.spec()) {
+            return Ok(loaded.clone());
+        }
+        let taken = |source: &Source| models.sources.iter().any(|s| s.name() == source.name());
+        if taken(&source) { Source::open_as(Some(place), place) } else { Ok(source) }
+    }
+
+    fn planned(&self, method: Arc<dyn Method>) -> Result<Merged> {
+        let with_base = method.base() == Base::Source;
+        let sources: Vec<Source> =
+            self.sources.iter().filter(|s| with_base || Some(s.name()) != self.base_name()).cloned().collect();
+        let (least, most) = (*method.counts().start(), *method.counts().end());
+        if sources.is_empty() || sources.len() < least && least == 2 && most > 2 {
+            return Err(self.too_few(sources.len(), with_base));
+        }
+        if !method.counts().contains(&sources.len()) {
+            let names: Vec<&str> = sources.iter().map(Source::name).collect();
+            let wanted = if least == most { least.to_string() } else { format!("{least} or more") };
+            let what = format!("{} merges {wanted} sources, and there are {}: {}", method.name(), names.len(), names.join(", "));
+            return Err(Error::Sources { what, hint: "load as many as it merges; base=on counts the base in" });
+        }
         method.check(sources.len())?;
-        let base = match method.needs_base() {
-            true => Some(self.base().ok_or_else(|| Error::Sources {
+        let base = match method.base() {
+            Base::Origin => Some(self.base().ok_or_else(|| Error::Sources {
                 what: format!("{} merges what sources have learnt since their base model, and none is marked", method.name()),
                 hint: "load base=SOURCE too",
             })?),
-            false => None,
+            _ => None,
         };
-        let first = &sources[0];
-        let output = Output { options, loaded: &self.sources, merged: &sources, card: self.card(method, &sources) };
-        let mut entries = output.entries(first.tensors())?;
-        let buffers = first.buffers();
-        entries.extend(buffers.iter().map(|(name, b)| Entry { name: name.clone(), shape: b.shape.clone(), dtype: b.dtype }));
-        let directory = directory.as_ref();
-        let specs = first.tensors();
-        let written = on_threads(self.settings.threads, || {
-            output.write(directory, entries, |entry| {
-                let Some(spec) = specs.iter().find(|spec| spec.name == entry.name) else {
-                    return Ok(Content::Bytes(buffers.get(&entry.name).map_or(&[], |b| b.bytes())));
-                };
-                let views = sources.iter().map(|s| s.view(&spec.name).cloned()).collect::<Result<_>>()?;
-                let base = base.map(|b| b.view(&spec.name).cloned()).transpose()?;
-                content(method, Operands::new(spec.clone(), views, base))
-            })
-        })?;
-        Ok(MergeReport {
-            method: method.name().into(),
-            sources: sources.iter().map(|s| s.name().to_owned()).collect(),
-            written,
-            copied: buffers.keys().cloned().collect(),
-        })
+        let names: Vec<String> = sources.iter().map(|s| s.name().to_owned()).collect();
+        let tensors = sources[0].tensors().iter().map(|spec| {
+            let views = sources.iter().map(|s| s.view(&spec.name).cloned()).collect::<Result<_>>()?;
+            let base = base.map(|b| b.view(&spec.name).cloned()).transpose()?;
+            Ok(Planned { operands: Operands::new(spec.clone(), names.clone(), views, base), method: method.clone() })
+        });
+        let recipe = serde_json::json!({"method": method.name(), "parameters": method.parameters()});
+        let plan = Plan {
+            method: method.name(),
+            tensors: tensors.collect::<Result<_>>()?,
+            models: sources.iter().chain(base).cloned().collect(),
+            base: base.cloned(),
+            sources,
+            restacked: None,
+            tokenizer: None,
+            dtype: None,
+            recipe: format!("```json\n{}\n```", serde_json::to_string_pretty(&recipe).unwrap_or_default()),
+            notes: Vec::new(),
+        };
+        Ok(Merged::new(self.clone(), plan))
     }
 
-    /// The model card: what was merged, and how.
-    fn card(&self, method: &dyn Method, sources: &[Source]) -> String {
-        let name = method.name();
-        let mut card = format!("---\nlibrary_name: transformers\ntags:\n- merge\n---\n\n# A {name} merge\n\n## Sources\n\n");
-        let mut line = |text: String| writeln!(card, "{text}").unwrap_or(());
-        for source in &self.sources {
-            let merged = sources.iter().any(|s| s.name() == source.name());
-            match (merged, source.name() == BASE && method.needs_base()) {
-                (true, _) => line(format!("- `{}`: `{}`", source.name(), last(source.spec()))),
-                (false, true) => line(format!("- `{}`: `{}` (the base)", source.name(), last(source.spec()))),
-                _ => {}
-            }
-        }
-        line("\n## Recipe\n\n```json".into());
-        let recipe = serde_json::json!({"method": name, "parameters": method.parameters()});
-        line(serde_json::to_string_pretty(&recipe).unwrap_or_default());
-        line("```".into());
-        card
+    fn base_name(&self) -> Option<&str> {
+        self.base().map(Source::name)
+    }
+}
+
+/// What a recipe calls `name`, as one would load it: a path beside `recipe` where there is one.
+fn beside(recipe: &Path, name: &str) -> String {
+    let directory = recipe.parent().unwrap_or(Path::new(""));
+    let place = |part: &str| {
+        let path = directory.join(part);
+        if path.exists() { path.display().to_string() } else { part.to_owned() }
+    };
+    match directory.join(name).exists() {
+        true => place(name),
+        false => name.split('+').map(place).collect::<Vec<_>>().join("+"),
     }
 }

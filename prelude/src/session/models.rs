@@ -130,13 +130,18 @@ impl Models {
     pub(crate) fn merged(&self, with_base: bool) -> Result<Vec<Source>> {
         let merged: Vec<Source> = self.sources.iter().filter(|s| with_base || s.name() != BASE).cloned().collect();
         if merged.len() < 2 {
-            let spare_base = self.base().is_some() && !with_base;
-            let beside = if spare_base { " beside the base" } else { "" };
-            let what = format!("a merge needs two sources, and {} is loaded{beside}", merged.len());
-            let hint = if spare_base { "load more, or merge the base too: base=on" } else { "load more" };
-            return Err(Error::Sources { what, hint });
+            return Err(self.too_few(merged.len(), with_base));
         }
         Ok(merged)
+    }
+
+    /// The error that only `count` sources are there to be merged.
+    pub(super) fn too_few(&self, count: usize, with_base: bool) -> Error {
+        let spare_base = self.base().is_some() && !with_base;
+        let beside = if spare_base { " beside the base" } else { "" };
+        let what = format!("a merge needs two sources, and {count} is loaded{beside}");
+        let hint = if spare_base { "load more, or merge the base too: base=on" } else { "load more" };
+        Error::Sources { what, hint }
     }
 
     /// The work of one step that merges `sources`.

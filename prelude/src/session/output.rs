@@ -7,8 +7,13 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::Bake;
-use crate::checkpoint::{Checkpoint, Content, Entry, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file};
+use crate::checkpoint::{
+    Checkpoint, Content, Entry, Restacked, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file,
+};
 use crate::error::{Error, Result};
+
+/// The side files that say nothing of tokens.
+const MODEL_FILES: [&str; 2] = ["config.json", "generation_config.json"];
 
 /// A checkpoint to be written.
 pub(super) struct Output<'a> {
@@ -17,18 +22,19 @@ pub(super) struct Output<'a> {
     pub loaded: &'a [Source],
     /// What is merged; the first that has a side file gives it.
     pub merged: &'a [Source],
+    /// Whose tokenizer goes before the others'.
+    pub tokenizer: Option<&'a Source>,
+    /// Layers that are stacked anew.
+    pub restacked: Option<&'a Restacked>,
     pub card: String,
 }
 
 impl Output<'_> {
-    /// `specs` as they are stored: in the dtype asked for, or else that of the sources, f32 where they differ.
-    pub fn entries<'s>(&self, specs: impl IntoIterator<Item = &'s TensorSpec>) -> Result<Vec<Entry>> {
+    /// Tensors as they are stored: in the dtype asked for, or else in that of the sources, which is f32 where
+    /// they differ.
+    pub fn entries<'s>(&self, specs: impl IntoIterator<Item = (&'s TensorSpec, DType)>) -> Result<Vec<Entry>> {
         let asked = self.options.dtype.as_deref().map(named).transpose()?;
-        let stored = |spec: &TensorSpec| -> Result<DType> {
-            let dtypes = self.merged.iter().map(|s| Ok(s.view(&spec.name)?.dtype)).collect::<Result<Vec<_>>>()?;
-            Ok(if dtypes.iter().all(|d| *d == dtypes[0]) { dtypes[0] } else { DType::F32 })
-        };
-        specs.into_iter().map(|spec| Ok(Entry::new(spec, asked.map_or_else(|| stored(spec), Ok)?))).collect()
+        Ok(specs.into_iter().map(|(spec, stored)| Entry::new(spec, asked.unwrap_or(stored))).collect())
     }
 
     /// Writes `tensors`, made of `content`, to the new directory `directory`.
@@ -54,9 +60,14 @@ impl Output<'_> {
             // The first that has a file gives it; where vocabularies differ, first the one that has all tokens.
             let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
             for name in SIDE_FILES {
-                for source in reference.into_iter().chain(self.merged) {
+                let preferred = self.tokenizer.filter(|_| !MODEL_FILES.contains(&name));
+                for source in preferred.into_iter().chain(reference).chain(self.merged) {
                     let Some(bytes) = source.side_file(name)? else { continue };
-                    let bytes = if name == "config.json" { config(source, &bytes, main)? } else { bytes.to_vec() };
+                    let bytes = match (name, self.restacked) {
+                        ("config.json", Some(restacked)) => config(source, &restacked.config, main)?,
+                        ("config.json", None) => config(source, &bytes, main)?,
+                        _ => bytes.to_vec(),
+                    };
                     write_file(&new.join(name), &bytes)?;
                     break;
                 }

@@ -1,17 +1,19 @@
-//! How good models are on data: scores of the merge, its sources and their average; and its answers.
+//! How good models are on data: scores of a merge, its sources and their average; and its answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::checkpoint::{BUILTIN_PREFIX, Source, tokenizing};
+use candle_core::{DType, Device, Tensor};
+
+use crate::checkpoint::{Architecture, BUILTIN_PREFIX, Source, tokenizing};
 use crate::coefficients::{BiasStart, Columns, Merge};
 use crate::data::{Dataset, builtin_datasets, prompt_ids};
 use crate::error::{Error, Result};
 use crate::eval::{generate, score};
 use crate::model::{SourceWeights, Weights};
-use crate::show::{AVERAGE, Answer, MERGED, Scoreboard, Scores};
+use crate::show::{AVERAGE, Answer, Scoreboard, Scores};
 
-use super::Session;
+use super::Models;
 
 /// Data to score on, each by its name.
 pub(super) struct Scored {
@@ -19,12 +21,28 @@ pub(super) struct Scored {
     held_out: bool,
 }
 
-impl Session {
+/// What scoring a merge of sources takes.
+pub(super) struct Judge<'a> {
+    /// All that is loaded, with its data and settings.
+    pub models: &'a Models,
+    /// What is merged.
+    pub sources: &'a [Source],
+    /// What the merge is.
+    pub architecture: &'a Architecture,
+    pub device: &'a Device,
+    pub dtype: DType,
+}
+
+impl Judge<'_> {
     /// Scores `weights` on every data set of `data`.
-    pub(super) fn score<W: Weights + ?Sized>(&self, weights: &W, data: &Scored) -> Result<Scores> {
-        let (architecture, limit) = (self.sources[0].architecture()?, self.models.settings.max_length);
+    pub fn score<W: Weights + ?Sized>(&self, weights: &W, data: &Scored) -> Result<Scores> {
+        self.score_as(self.architecture, weights, data)
+    }
+
+    fn score_as<W: Weights + ?Sized>(&self, architecture: &Architecture, weights: &W, data: &Scored) -> Result<Scores> {
+        let limit = self.models.settings.max_length;
         let one = |(name, d): &(String, Dataset)| {
-            let score = score(architecture, weights, &d.examples, limit, &self.merge.device)?;
+            let score = score(architecture, weights, &d.examples, limit, self.device)?;
             if score.tokens == 0 {
                 let what =
                     format!("`{name}` has no token to predict: its examples have one token each, or are cut before their answer");
@@ -37,7 +55,7 @@ impl Session {
 
     /// The data to score on: the files named, or the held-out sets of built-in sources, or else the
     /// data that the session merges on.
-    pub(super) fn scored(&self, files: &[String]) -> Result<Scored> {
+    pub fn scored(&self, files: &[String]) -> Result<Scored> {
         let mut sets = self.named(files)?;
         if sets.is_empty() {
             sets = self.models.data.iter().map(|(name, d)| (name.clone(), d.clone())).collect();
@@ -68,29 +86,30 @@ impl Session {
         builtin_datasets().into_iter().filter(needs).map(read).collect()
     }
 
-    pub(super) fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
+    /// The scores of every source, of their average and of the merge `weights`, which is called `name`.
+    pub fn scoreboard<W: Weights + ?Sized>(&self, name: &str, weights: &W, files: &[String]) -> Result<Scoreboard> {
         let data = self.scored(files)?;
         let mut rows = Vec::new();
         for source in &self.models.sources {
-            let weights = SourceWeights { source, device: &self.merge.device, dtype: self.dtype };
-            rows.push((source.name().to_owned(), self.score(&weights, &data)?));
+            let weights = SourceWeights { source, device: self.device, dtype: self.dtype };
+            rows.push((source.name().to_owned(), self.score_as(source.architecture()?, &weights, &data)?));
         }
         let uniform = Columns { bias: BiasStart::Same, ..Columns::default() };
-        let average = Merge::new(&self.sources, uniform, self.merge.device.clone())?;
-        rows.push((AVERAGE.into(), self.score(&average.as_weights(self.dtype), &data)?));
-        rows.push((MERGED.into(), self.score(&self.merge.as_weights(self.dtype), &data)?));
+        let average = Merge::new(self.sources, uniform, self.device.clone())?;
+        rows.push((AVERAGE.into(), self.score_as(&average.architecture, &average.as_weights(self.dtype), &data)?));
+        rows.push((name.into(), self.score(weights, &data)?));
         Ok(Scoreboard { rows })
     }
 
-    pub(super) fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        let (reader, tokenizer) =
-            self.models.speaker().and_then(|s| Some((s, s.tokenizer()?))).ok_or_else(|| Error::Sources {
-                what: "no source has a tokenizer, so no text can be generated".into(),
-                hint: "put tokenizer.json beside the weights",
-            })?;
+    /// What the merge `weights` answers: all of them, as every token needs them all again.
+    pub fn generate(&self, weights: &BTreeMap<String, Tensor>, prompt: &str, limit: usize) -> Result<Answer> {
+        let reader = self.models.speaker();
+        let (reader, tokenizer) = reader.and_then(|s| Some((s, s.tokenizer()?))).ok_or_else(|| Error::Sources {
+            what: "no source has a tokenizer, so no text can be generated".into(),
+            hint: "put tokenizer.json beside the weights",
+        })?;
         let ids = prompt_ids(reader, prompt)?;
-        let weights = self.merge.weights(self.dtype)?;
-        let answer = generate(reader.architecture()?, &weights, &ids, limit, &self.merge.device)?;
+        let answer = generate(self.architecture, weights, &ids, limit, self.device)?;
         let text = tokenizing(&reader.path().join("tokenizer.json"), || tokenizer.decode(&answer, true))?;
         Ok(Answer { prompt: prompt.into(), text })
     }

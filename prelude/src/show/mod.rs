@@ -4,7 +4,7 @@ mod reports;
 mod table;
 
 pub use reports::{
-    AVERAGE, Answer, Inspection, LossReport, MERGED, MergeReport, Scoreboard, Scores, SourceReport, SourceStats, Sources,
-    StepReport, TensorStats, TrainReport, WrapReport,
+    AVERAGE, Answer, Distance, Distances, Inspection, LossReport, MERGED, MergeReport, Scoreboard, Scores, SourceReport,
+    SourceStats, Sources, StepReport, TensorDistances, TensorStats, TrainReport, WrapReport,
 };
 pub use table::Table;

@@ -40,6 +40,7 @@ shown_as_table!(
     Scoreboard,
     Answer,
     MergeReport,
+    Distances,
     Written
 );
 
@@ -438,20 +439,92 @@ impl Answer {
 pub struct MergeReport {
     /// The method's name.
     pub method: String,
-    /// What was merged, in the order of the weights.
+    /// What is merged, in the order of the weights.
     pub sources: Vec<String>,
-    /// Where it is.
-    pub written: Written,
+    /// What they are measured from, where the method does that.
+    pub base: Option<String>,
+    /// Tensors of the merge.
+    pub tensors: usize,
+    /// Weights of the merge.
+    pub parameters: usize,
+    /// Where it is, if it was written.
+    pub written: Option<Written>,
     /// Tensors of whole numbers or truth values, copied from the first source.
     pub copied: Vec<String>,
+    /// What a reader should know of it.
+    pub notes: Vec<String>,
 }
 
 impl MergeReport {
     fn table(&self) -> Table {
-        let mut table = self.written.table();
-        table.notes.push(format!("{} merge of {}", self.method, self.sources.join(" + ")));
+        let sources = self.sources.join(" + ");
+        let from = self.base.as_ref().map(|base| format!(", measured from {base}")).unwrap_or_default();
+        let mut table = match &self.written {
+            Some(written) => {
+                let mut table = written.table();
+                table.notes.push(format!("{} merge of {sources}{from}", self.method));
+                table
+            }
+            None => {
+                let mut table = Table::new("", ["merge of", "method", "tensors", "weights"]);
+                table.rows.push(vec![sources + &from, self.method.clone(), count(self.tensors), count(self.parameters)]);
+                table.notes.push("not written: eval, generate and inspect try it, bake DIR writes it".into());
+                table
+            }
+        };
         if let (Some(first), false) = (self.sources.first(), self.copied.is_empty()) {
             table.notes.push(format!("copied from {first}, as whole numbers do not merge: {}", self.copied.join(", ")));
+        }
+        table.notes.extend(self.notes.iter().cloned());
+        table
+    }
+}
+
+/// How far a merged tensor is from one source's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Distance {
+    /// `|M - W| / |W|`
+    pub relative: f64,
+    /// `<M, W> / (|M| |W|)`
+    pub cosine: f64,
+}
+
+/// One tensor of [`Distances`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorDistances {
+    /// As in the checkpoint.
+    pub name: String,
+    /// `linear`, `embedding`, `norm` or `bias`.
+    pub kind: &'static str,
+    /// Each source by name.
+    pub sources: Vec<(String, Distance)>,
+}
+
+/// What `inspect` gives of a merge that trains nothing: how far it is from each source.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Distances {
+    /// The method's name.
+    pub method: String,
+    /// In the order of computation.
+    pub tensors: Vec<TensorDistances>,
+}
+
+impl Distances {
+    fn table(&self) -> Table {
+        // Stacked layers come from different sources.
+        let mut names: Vec<&String> = Vec::new();
+        for (name, _) in self.tensors.iter().flat_map(|t| &t.sources) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let title = format!("distance of the {} merge from each source, relative to its size (cosine)", self.method);
+        let mut table = Table::new(title, ["tensor"].into_iter().chain(names.iter().map(|name| name.as_str())));
+        for tensor in &self.tensors {
+            let of = |name: &&String| tensor.sources.iter().find(|(source, _)| source == *name).map(|(_, d)| d);
+            let cell = |d: Option<&Distance>| d.map_or("-".into(), |d| format!("{:.4} ({:.4})", d.relative, d.cosine));
+            let name = tensor.name.trim_start_matches("model.").to_owned();
+            table.rows.push([name].into_iter().chain(names.iter().map(|name| cell(of(name)))).collect());
         }
         table
     }

@@ -1,0 +1,51 @@
+//! A model whose layers are stacked anew: its configuration, and what that makes it.
+
+use serde_json::{Map, Value, json};
+
+use super::Source;
+use super::config::Architecture;
+use crate::error::{Error, Result};
+
+/// A configuration with other layers.
+pub(crate) struct Restacked {
+    /// config.json.
+    pub config: Vec<u8>,
+    /// What it says.
+    pub architecture: Architecture,
+}
+
+impl Source {
+    /// Its configuration where layer `i` is what its layer `layers[i]` was.
+    ///
+    /// # Errors
+    /// A layer that it lacks, or that would attend otherwise in its new place.
+    pub(crate) fn restacked(&self, layers: &[usize]) -> Result<Restacked> {
+        let old = self.architecture()?;
+        let differs = |difference: String| Error::Sources {
+            what: format!("the layers of `{}` cannot be stacked so: {difference}", self.name()),
+            hint: "a layer attends as its place in config.json says: move only layers that attend alike",
+        };
+        if let Some(missing) = layers.iter().find(|layer| **layer >= old.layers) {
+            return Err(differs(format!("it has {} layers, and no layer {missing}", old.layers)));
+        }
+        let file = self.path().join("config.json");
+        let bytes = self.side_file("config.json")?;
+        let json = |e: serde_json::Error| Error::Json { file: file.clone(), reason: e.to_string() };
+        let mut config: Map<String, Value> = serde_json::from_slice(bytes.as_deref().unwrap_or_default()).map_err(json)?;
+        config.insert("num_hidden_layers".into(), json!(layers.len()));
+        // Lists that say something of every layer.
+        for key in ["layer_types", "no_rope_layers"] {
+            if let Some(Value::Array(all)) = config.get(key).filter(|list| list.as_array().is_some_and(|l| l.len() == old.layers))
+            {
+                let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
+                config.insert(key.into(), moved.into());
+            }
+        }
+        let config = serde_json::to_vec(&config).map_err(json)?;
+        let architecture = Architecture::parse(&file, &config)?;
+        match layers.iter().enumerate().find(|(new, layer)| architecture.attends.get(*new) != old.attends.get(**layer)) {
+            Some((new, layer)) => Err(differs(format!("layer {layer} would attend otherwise as layer {new}"))),
+            None => Ok(Restacked { config, architecture }),
+        }
+    }
+}

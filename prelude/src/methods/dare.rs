@@ -1,0 +1,37 @@
+//! DARE: elements of task vectors dropped at random and the rest scaled up, summed as they are (`dare_linear`) or
+//! where signs agree (`dare_ties`). `rescale=on` keeps the sum of sizes, as mergekit does; `rescale=density`
+//! divides by the density, as the paper does.
+//!
+//! Yu et al., arXiv 2311.03099; mergekit's `dare_linear` and `dare_ties`.
+
+use super::parameters::{INT8_MASK, Key, WEIGHT};
+use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE, SEED};
+use super::{Entry, Origin, Rescale, Signs, Sparsify, TaskVectors};
+
+const KEYS: &[Key] = &[WEIGHT, DENSITY, NORMALIZE_OFF, RESCALE, LAMBDA, SEED, INT8_MASK];
+
+pub(super) const LINEAR: Entry = Entry {
+    name: "dare_linear",
+    about: "what sources have learnt, thinned at random and scaled up",
+    keys: KEYS,
+    origin: Origin::Always,
+    make: |given| dare_linear().given(given),
+};
+
+pub(super) const TIES: Entry = Entry {
+    name: "dare_ties",
+    about: "the same, where they agree on the sign",
+    keys: KEYS,
+    origin: Origin::Always,
+    make: |given| dare_ties().given(given),
+};
+
+/// DARE with all elements kept; set `density` to drop some.
+pub fn dare_linear() -> TaskVectors {
+    TaskVectors { sparsify: Sparsify::Random { seed: 0 }, rescale: Rescale::L1, ..TaskVectors::plain(LINEAR.name) }
+}
+
+/// [`dare_linear`] with elected signs.
+pub fn dare_ties() -> TaskVectors {
+    TaskVectors { name: TIES.name, signs: Signs::Elected, ..dare_linear() }
+}

@@ -1,0 +1,37 @@
+//! DELLA: elements of task vectors dropped at random, the smaller in its row the likelier, and the rest scaled up,
+//! where signs agree and averaged (`della`), or summed as they are (`della_linear`).
+//!
+//! Deep et al., arXiv 2406.11617; mergekit's `della` and `della_linear`.
+
+use super::parameters::{INT8_MASK, Key, NORMALIZE, WEIGHT};
+use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE, SEED};
+use super::{Entry, Origin, Rescale, Signs, Sparsify, TaskVectors};
+
+const EPSILON: Key = Key::each("epsilon", "0.15");
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "della",
+    about: "what sources have learnt, thinned at random by size, where they agree on the sign",
+    keys: &[WEIGHT, DENSITY, EPSILON, NORMALIZE, RESCALE, LAMBDA, SEED, INT8_MASK],
+    origin: Origin::Always,
+    make: |given| della().given(given),
+};
+
+pub(super) const LINEAR: Entry = Entry {
+    name: "della_linear",
+    about: "the same, whatever the sign",
+    keys: &[WEIGHT, DENSITY, EPSILON, NORMALIZE_OFF, RESCALE, LAMBDA, SEED, INT8_MASK],
+    origin: Origin::Always,
+    make: |given| della_linear().given(given),
+};
+
+/// DELLA with all elements kept; set `density` to drop some.
+pub fn della() -> TaskVectors {
+    TaskVectors { name: ENTRY.name, signs: Signs::Elected, normalize: true, ..della_linear() }
+}
+
+/// [`della`] without elected signs, summed.
+pub fn della_linear() -> TaskVectors {
+    let sparsify = Sparsify::Ranked { epsilon: vec![0.15], seed: 0 };
+    TaskVectors { sparsify, rescale: Rescale::L1, ..TaskVectors::plain(LINEAR.name) }
+}

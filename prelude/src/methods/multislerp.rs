@@ -1,0 +1,141 @@
+//! Multi-SLERP: a weighted mean on the sphere. With `u_i = W_i / |W_i|` and `m` the direction of
+//! `sum_i w_i u_i`, each `u_i` is taken to the plane that touches the sphere at `m`, `v_i = u_i - <u_i, m> m`;
+//! `v = sum_i w_i v_i` is taken back, `cos(|v|) m + sin(|v|) v / |v|`; the result has the weighted mean length.
+//!
+//! Goddard, "Multi-SLERP" (2025); mergekit's `multislerp`.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::combination::Combination;
+use super::gram::{Gram, Grams, Groups};
+use super::parameters::{self, BASE, Key, WEIGHT};
+use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use crate::error::{Error, Result};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "multislerp",
+    about: "the weighted mean on the sphere of any number of sources, or of their task vectors (base=on)",
+    keys: &[WEIGHT, Key::whole("normalize_weights", "on"), Key::whole("eps", "1e-8"), BASE],
+    origin: Origin::Optional,
+    make,
+};
+
+/// A weighted mean on the sphere.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MultiSlerp {
+    /// One a source, or one for all; none: 1 each.
+    pub weights: Vec<f64>,
+    /// Divide the weights by their sum.
+    pub normalize: bool,
+    /// What is added to lengths that are divided by.
+    pub eps: f64,
+    /// Whether sources are measured from the base model.
+    pub from_base: bool,
+}
+
+impl Default for MultiSlerp {
+    fn default() -> Self {
+        Self { weights: Vec::new(), normalize: true, eps: 1e-8, from_base: false }
+    }
+}
+
+fn make(given: &Given) -> Result<Arc<dyn Method>> {
+    Ok(Arc::new(MultiSlerp {
+        weights: given.numbers("weight")?,
+        normalize: given.switch("normalize_weights")?,
+        eps: given.number("eps")?,
+        from_base: given.switch("base")?,
+    }))
+}
+
+impl Method for MultiSlerp {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn parameters(&self) -> Value {
+        let weights = if self.weights.is_empty() { vec![1.0] } else { self.weights.clone() };
+        json!({"weight": weights, "normalize_weights": self.normalize, "eps": self.eps})
+    }
+
+    fn base(&self) -> Base {
+        if self.from_base { Base::Origin } else { Base::Apart }
+    }
+
+    fn check(&self, sources: usize) -> Result<()> {
+        parameters::check_weights(&self.weights, sources)?;
+        parameters::check("eps", &[self.eps], 1, |x| x > 0.0, "a small number above 0")?;
+        let total: f64 = (0..sources).map(|i| parameters::of(&self.weights, i)).sum();
+        match self.normalize && total.abs() < 1e-6 {
+            true => Err(Error::bad_value("weight", "a sum of 0", "weights whose sum is not 0; or normalize_weights=off")),
+            false => Ok(()),
+        }
+    }
+
+    fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
+        let mut weights: Vec<f64> = (0..tensor.sources()).map(|i| parameters::of(&self.weights, i)).collect();
+        let total: f64 = if self.normalize { weights.iter().sum() } else { 1.0 };
+        weights.iter_mut().for_each(|w| *w /= total);
+        let opposed = || Error::BadTensor {
+            tensor: tensor.spec().name.clone(),
+            reason: "its sources are opposite and their weights cancel out".into(),
+        };
+        let mean = |gram| mean(gram, &weights, self.eps).ok_or_else(opposed);
+        let coefficients = Grams::new(tensor, Groups::whole()).iter().map(mean).collect::<Result<Vec<_>>>()?;
+        Ok(Box::new(match tensor.has_base() {
+            true => Combination::from_base(Groups::whole(), &coefficients),
+            false => Combination::of(Groups::whole(), &coefficients),
+        }))
+    }
+}
+
+/// The mean as a sum of the vectors; none where it has no direction.
+fn mean(gram: Gram<'_>, weights: &[f64], eps: f64) -> Option<Vec<f64>> {
+    let n = weights.len();
+    let lengths: Vec<f64> = (0..n).map(|i| gram.norm(i)).collect();
+    // Vectors are written as the numbers in front of the W_i.
+    let unit = |i: usize| (0..n).map(|k| if k == i { 1.0 / (lengths[i] + eps) } else { 0.0 }).collect::<Vec<f64>>();
+    let mean: Vec<f64> = (0..n).map(|i| weights[i] / (lengths[i] + eps)).collect();
+    let length = gram.length(&mean);
+    if length < eps {
+        return (n == 2).then(|| weights.to_vec());
+    }
+    let mean: Vec<f64> = mean.iter().map(|x| x / length).collect();
+    let mut tangent = vec![0.0; n];
+    for (i, weight) in weights.iter().enumerate() {
+        let unit = unit(i);
+        let along = gram.between(&unit, &mean);
+        for k in 0..n {
+            tangent[k] += weight * (unit[k] - along * mean[k]);
+        }
+    }
+    let angle = gram.length(&tangent) + eps;
+    let scale: f64 = lengths.iter().zip(weights).map(|(length, weight)| length * weight).sum();
+    Some((0..n).map(|k| scale * (mean[k] * angle.cos() + tangent[k] * angle.sin() / angle)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::stream::tests::{merged, operands};
+
+    #[test]
+    fn the_mean_of_three_axes_is_their_diagonal() {
+        let tensor = operands(&[3], &[&[3.0, 0.0, 0.0], &[0.0, 3.0, 0.0], &[0.0, 0.0, 3.0]], None);
+        for x in merged(&MultiSlerp::default(), &tensor) {
+            assert!((x - 3f32.sqrt()).abs() < 1e-6, "{x}");
+        }
+    }
+
+    #[test]
+    fn opposite_sources_that_cancel_out_are_refused_unless_they_are_two() {
+        let two = operands(&[2], &[&[1.0, 1.0], &[-1.0, -1.0]], None);
+        assert_eq!(merged(&MultiSlerp::default(), &two), [0.0, 0.0]);
+        let four = operands(&[1], &[&[1.0], &[-1.0], &[1.0], &[-1.0]], None);
+        let error = MultiSlerp::default().prepare(&four).err().unwrap();
+        assert!(error.to_string().contains("cancel out") && error.hint().is_some(), "{error:?}");
+        assert!(MultiSlerp { weights: vec![1.0, -1.0], ..MultiSlerp::default() }.check(2).is_err());
+    }
+}

@@ -1,0 +1,134 @@
+//! NuSLERP: SLERP at `t = w_1 / (w_0 + w_1)` between two sources, or between their task vectors where a base is
+//! named, over whole tensors or for each row or column. No nearly parallel case but the exact one.
+//!
+//! mergekit's `nuslerp`.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::combination::Combination;
+use super::gram::{Gram, Grams, Groups};
+use super::parameters::{self, BASE, Key, WEIGHT};
+use super::slerp::{arc, line};
+use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use crate::error::Result;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "nuslerp",
+    about: "SLERP of two sources by weights, or of their task vectors (base=on), whole or by rows or columns",
+    keys: &[WEIGHT, Key::whole("nuslerp_flatten", "on"), Key::whole("nuslerp_row_wise", "off"), BASE],
+    origin: Origin::Optional,
+    make,
+};
+
+/// SLERP by weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NuSlerp {
+    /// One for each of the two sources; none: 1 each.
+    pub weights: Vec<f64>,
+    /// What is interpolated as one vector.
+    pub across: Across,
+    /// Whether sources are measured from the base model.
+    pub from_base: bool,
+}
+
+/// What is one vector of a tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Across {
+    /// All of it.
+    #[default]
+    Whole,
+    /// Each row: `nuslerp_flatten=off`.
+    Rows,
+    /// Each column: `nuslerp_flatten=off nuslerp_row_wise=on`, as mergekit calls it.
+    Columns,
+}
+
+fn make(given: &Given) -> Result<Arc<dyn Method>> {
+    let across = match (given.switch("nuslerp_flatten")?, given.switch("nuslerp_row_wise")?) {
+        (true, _) => Across::Whole,
+        (false, false) => Across::Rows,
+        (false, true) => Across::Columns,
+    };
+    Ok(Arc::new(NuSlerp { weights: given.numbers("weight")?, across, from_base: given.switch("base")? }))
+}
+
+impl Method for NuSlerp {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn parameters(&self) -> Value {
+        let weights: Vec<f64> = (0..2).map(|i| parameters::of(&self.weights, i)).collect();
+        json!({
+            "weight": weights,
+            "nuslerp_flatten": self.across == Across::Whole,
+            "nuslerp_row_wise": self.across == Across::Columns,
+        })
+    }
+
+    fn counts(&self) -> RangeInclusive<usize> {
+        2..=2
+    }
+
+    fn base(&self) -> Base {
+        if self.from_base { Base::Origin } else { Base::Apart }
+    }
+
+    fn check(&self, sources: usize) -> Result<()> {
+        parameters::check_weights(&self.weights, sources)
+    }
+
+    fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
+        let shape = &tensor.spec().shape;
+        let groups = match self.across {
+            Across::Whole => Groups::whole(),
+            Across::Rows => Groups::rows(shape),
+            Across::Columns => Groups::columns(shape),
+        };
+        let (first, second) = (parameters::of(&self.weights, 0), parameters::of(&self.weights, 1));
+        let sum = first + second;
+        let t = if sum.abs() < 1e-6 { 0.5 } else { second / sum };
+        let shares = |gram: Gram<'_>| {
+            let cosine = gram.product(0, 1) / (gram.norm(0).max(1e-7) * gram.norm(1).max(1e-7));
+            let theta = cosine.clamp(-1.0, 1.0).acos();
+            if theta.sin().abs() < 1e-8 { line(t).to_vec() } else { arc(t, theta).to_vec() }
+        };
+        let coefficients: Vec<Vec<f64>> = Grams::new(tensor, groups).iter().map(shares).collect();
+        Ok(Box::new(match tensor.has_base() {
+            true => Combination::from_base(groups, &coefficients),
+            false => Combination::of(groups, &coefficients),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::stream::tests::{merged, operands};
+
+    fn close(found: Vec<f32>, expected: &[f32]) {
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} and {expected:?}");
+    }
+
+    #[test]
+    fn rows_and_columns_have_angles_of_their_own() {
+        // Rows: at a right angle, and parallel. Columns: (1, 1) and (0, 3); (0, 1) and (1, 3).
+        let tensor = operands(&[2, 2], &[&[1.0, 0.0, 1.0, 1.0], &[0.0, 1.0, 3.0, 3.0]], None);
+        let half = 0.5f32.sqrt();
+        close(merged(&NuSlerp { across: Across::Rows, ..NuSlerp::default() }, &tensor), &[half, half, 2.0, 2.0]);
+        // The first column is at 45 degrees: sin(22.5) / sin(45) of each.
+        let c = (22.5f32.to_radians()).sin() / half;
+        let found = merged(&NuSlerp { across: Across::Columns, ..NuSlerp::default() }, &tensor);
+        close(vec![found[0], found[2]], &[c, 4.0 * c]);
+    }
+
+    #[test]
+    fn a_base_is_what_is_turned_around() {
+        let tensor = operands(&[2], &[&[3.0, 1.0], &[1.0, 3.0]], Some(&[1.0, 1.0]));
+        let root = 2f32.sqrt();
+        close(merged(&NuSlerp { from_base: true, ..NuSlerp::default() }, &tensor), &[1.0 + root, 1.0 + root]);
+    }
+}

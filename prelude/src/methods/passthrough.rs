@@ -1,0 +1,68 @@
+//! Passthrough: one source as it is, times `scale`. With slices of a recipe, layers are stacked so.
+//!
+//! mergekit's `passthrough`.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::combination::Combination;
+use super::parameters::{self, Key};
+use super::{Blend, Entry, Given, Method, Operands, Origin};
+use crate::error::Result;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "passthrough",
+    about: "one source as it is, or scaled; with slices, layers of sources stacked",
+    keys: &[Key::each("scale", "none")],
+    origin: Origin::Never,
+    make,
+};
+
+/// One source.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Passthrough {
+    /// What it is multiplied by; none: it stays.
+    pub scale: Option<f64>,
+}
+
+fn make(given: &Given) -> Result<Arc<dyn Method>> {
+    let scale = if given.has("scale") { Some(given.number("scale")?) } else { None };
+    Ok(Arc::new(Passthrough { scale }))
+}
+
+impl Method for Passthrough {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn parameters(&self) -> Value {
+        json!({"scale": self.scale})
+    }
+
+    fn counts(&self) -> RangeInclusive<usize> {
+        1..=1
+    }
+
+    fn check(&self, sources: usize) -> Result<()> {
+        parameters::check("scale", self.scale.as_slice(), sources, |_| true, "a number that f32 can hold")
+    }
+
+    fn prepare(&self, _tensor: &Operands) -> Result<Box<dyn Blend>> {
+        Ok(Box::new(Combination::whole([self.scale.unwrap_or(1.0)])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::stream::tests::{merged, operands};
+
+    #[test]
+    fn it_passes_through() {
+        let tensor = operands(&[2], &[&[1.5, -2.0]], None);
+        assert_eq!(merged(&Passthrough::default(), &tensor), [1.5, -2.0]);
+        assert_eq!(merged(&*ENTRY.build(&[("scale", "-2")]).unwrap(), &tensor), [-3.0, 4.0]);
+    }
+}

@@ -1,0 +1,188 @@
+//! Exact ranks of a tensor's elements by size, without sorting or copying it: the value at a rank is found by
+//! counting leading and then trailing bits, two passes, and where more elements have that value than are
+//! wanted, the first of them by position are taken, a third pass. A float that is not negative is in the
+//! order of its bits.
+
+use super::{Block, Operands, TILE};
+
+/// A place in the order from the largest to the smallest, equals by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    bits: u32,
+    position: usize,
+}
+
+impl Cut {
+    /// Before all elements.
+    pub const FIRST: Self = Self { bits: u32::MAX, position: 0 };
+    /// After all elements.
+    pub const LAST: Self = Self { bits: 0, position: usize::MAX };
+
+    /// Writes into `kept` whether each element of `keys`, which are not negative, from position `start` on,
+    /// is ahead of the cut.
+    #[inline(always)]
+    pub fn ahead(&self, start: usize, keys: &[f32], kept: &mut [bool]) {
+        // Positions matter only for equals, and only in the block that has the last of them.
+        let pairs = kept.iter_mut().zip(keys);
+        if start + keys.len() <= self.position {
+            pairs.for_each(|(kept, x)| *kept = x.to_bits() >= self.bits);
+        } else if start >= self.position {
+            pairs.for_each(|(kept, x)| *kept = x.to_bits() > self.bits);
+        } else {
+            let equal = |i: usize| start + i < self.position;
+            pairs.enumerate().for_each(|(i, (kept, x))| {
+                *kept = x.to_bits() > self.bits || x.to_bits() == self.bits && equal(i);
+            });
+        }
+    }
+}
+
+/// A rank that is asked for: how many elements of the keys `row` are ahead of the cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rank {
+    pub row: usize,
+    pub rank: usize,
+}
+
+/// Bits counted at a time; the sign is always 0.
+const HIGH: usize = 1 << 15;
+const LOW: usize = 1 << 16;
+
+/// The cuts at `ranks`. `keys` writes over the sources of a block with the keys, which are not negative; the
+/// keys of row `r` are those of source `r`.
+pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'_>) + Sync) -> Vec<Cut> {
+    let n = tensor.elements();
+    let inside: Vec<Rank> = ranks.iter().copied().filter(|r| r.rank > 0 && r.rank < n).collect();
+    let rows = inside.iter().map(|r| r.row + 1).max().unwrap_or(0);
+    let look = |counts: &mut Vec<u64>, block: &mut Block<'_>, slot: &dyn Fn(usize, u32) -> Option<usize>, row: usize| {
+        block.source(row).iter().filter_map(|x| slot(row, x.to_bits())).for_each(|i| counts[i] += 1);
+    };
+    let join = |a: &mut Vec<u64>, b: Vec<u64>| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+
+    // The leading bits of the element at each rank, and how many are ahead within those bits.
+    let high = tensor.tally(
+        || vec![0u64; rows * HIGH],
+        |counts, block| {
+            keys(block);
+            (0..rows).for_each(|row| look(counts, block, &|row, bits| Some(row * HIGH + (bits >> 16) as usize), row));
+        },
+        join,
+    );
+    let leading: Vec<(usize, usize)> = inside.iter().map(|r| find(&high[r.row * HIGH..][..HIGH], r.rank)).collect();
+
+    // The trailing bits.
+    let low = tensor.tally(
+        || vec![0u64; inside.len() * LOW],
+        |counts, block| {
+            keys(block);
+            for (i, (rank, (lead, _))) in inside.iter().zip(&leading).enumerate() {
+                let slot = |_, bits: u32| (bits >> 16 == *lead as u32).then_some(i * LOW + (bits & 0xffff) as usize);
+                look(counts, block, &slot, rank.row);
+            }
+        },
+        join,
+    );
+    let found = leading.iter().enumerate().map(|(i, (lead, rest))| {
+        let (trail, wanted) = find(&low[i * LOW..][..LOW], *rest);
+        let equals = low[i * LOW + trail] as usize;
+        ((lead << 16 | trail) as u32, wanted, equals)
+    });
+    let found: Vec<(u32, usize, usize)> = found.collect();
+
+    // Where the last of the equals that are wanted is.
+    let split = found.iter().any(|(_, wanted, equals)| wanted < equals);
+    let equals = |sums: &mut Vec<(usize, Vec<usize>)>, block: &mut Block<'_>| {
+        keys(block);
+        let count = |(rank, (bits, _, _)): (&Rank, &(u32, usize, usize))| {
+            block.source(rank.row).iter().filter(|x| x.to_bits() == *bits).count()
+        };
+        sums.push((block.start(), inside.iter().zip(&found).map(count).collect()));
+    };
+    let blocks = if split { tensor.stretches(Vec::new, equals).concat() } else { Vec::new() };
+    let cut = |i: usize| {
+        let (bits, wanted, equals) = found[i];
+        if wanted == equals {
+            return Cut { bits, position: usize::MAX };
+        }
+        let mut before = 0;
+        let block = blocks.iter().find(|(_, counts)| {
+            before += counts[i];
+            before >= wanted
+        });
+        let Some((start, counts)) = block else { return Cut { bits, position: usize::MAX } };
+        let mut left = wanted - (before - counts[i]);
+        let mut position = *start;
+        tensor.for_blocks(*start, TILE.min(n - start), |block| {
+            keys(block);
+            for x in block.source(inside[i].row) {
+                if left > 0 {
+                    position += 1;
+                    left -= usize::from(x.to_bits() == bits);
+                }
+            }
+        });
+        Cut { bits, position }
+    };
+    let mut inner = (0..inside.len()).map(cut);
+    let place = |r: &Rank| match r.rank {
+        0 => Cut::FIRST,
+        rank if rank >= n => Cut::LAST,
+        _ => inner.next().unwrap_or(Cut::LAST),
+    };
+    ranks.iter().map(place).collect()
+}
+
+/// The slot of `counts`, from the last down, in which the element number `rank` (from 1) is, and its number
+/// in there.
+fn find(counts: &[u64], rank: usize) -> (usize, usize) {
+    let mut left = rank;
+    for (slot, count) in counts.iter().enumerate().rev() {
+        match left.checked_sub(*count as usize) {
+            Some(more) if more > 0 => left = more,
+            _ => return (slot, left),
+        }
+    }
+    (0, left)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::methods::stream::tests::operands;
+
+    fn absolute(block: &mut Block<'_>) {
+        (0..block.sources()).for_each(|i| block.source_mut(i).iter_mut().for_each(|x| *x = x.abs()));
+    }
+
+    /// Which elements are ahead of the cut at `rank`, as sorting tells it.
+    fn sorted(values: &[f32], rank: usize) -> Vec<bool> {
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        order.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()).then(a.cmp(b)));
+        let mut kept = vec![false; values.len()];
+        order[..rank].iter().for_each(|i| kept[*i] = true);
+        kept
+    }
+
+    #[test]
+    fn cuts_are_those_of_a_sorted_tensor_with_many_equals() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let n = 150_001;
+        let fine: Vec<f32> = (0..n).map(|_| rng.random::<f32>() - 0.5).collect();
+        let coarse: Vec<f32> = (0..n).map(|_| (rng.random::<f32>() * 9.0).floor() - 4.0).collect();
+        let tensor = operands(&[n], &[&fine, &coarse], None);
+        let places = [0, 1, 17, 511, 512, n / 3, n / 2, n - 1, n];
+        let ranks: Vec<Rank> = (0..2).flat_map(|row| places.map(|rank| Rank { row, rank })).collect();
+        for (rank, cut) in ranks.iter().zip(cuts(&tensor, &ranks, absolute)) {
+            let values = if rank.row == 0 { &fine } else { &coarse };
+            let mut kept = vec![false; n];
+            for (i, kept) in kept.chunks_mut(512).enumerate() {
+                let keys: Vec<f32> = values[i * 512..][..kept.len()].iter().map(|x| x.abs()).collect();
+                cut.ahead(i * 512, &keys, kept);
+            }
+            assert!(kept == sorted(values, rank.rank), "{rank:?}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! A parameter's value in a recipe: one for all tensors, a list to be interpolated over layers, or several for
+//! tensors whose names have a part in common.
+
+use serde_json::{Value, json};
+
+/// A value that may depend on the tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Setting {
+    /// The same for all.
+    One(Value),
+    /// Numbers, spread over the layers and interpolated.
+    Gradient(Vec<f64>),
+    /// Switches, spread over the layers.
+    Steps(Vec<Value>),
+    /// The first whose filter is part of the tensor's name; without a filter, or with `*`, for all.
+    Filters(Vec<(Option<String>, Setting)>),
+}
+
+impl Setting {
+    /// Reads what a recipe says; an error is what is wrong with it.
+    pub fn read(value: &Value) -> Result<Self, String> {
+        let scalar = |value: &Value| value.is_number() || value.is_boolean();
+        match value {
+            Value::Number(_) | Value::Bool(_) | Value::String(_) => Ok(Self::One(value.clone())),
+            Value::Array(all) if all.is_empty() => Err("the list is empty".into()),
+            Value::Array(all) if all.iter().all(Value::is_number) => {
+                Ok(Self::Gradient(all.iter().filter_map(Value::as_f64).collect()))
+            }
+            Value::Array(all) if all.iter().all(scalar) => Ok(Self::Steps(all.clone())),
+            Value::Array(all) => all.iter().map(filter).collect::<Result<_, _>>().map(Self::Filters),
+            Value::Object(_) => Ok(Self::Filters(vec![filter(value)?])),
+            Value::Null => Err("it has no value".into()),
+        }
+    }
+
+    /// Its value for the tensor `name`, at `t`, 0 in the first layer and 1 in the last; none where no filter is
+    /// for that tensor.
+    pub fn at(&self, name: &str, t: f64) -> Option<Value> {
+        match self {
+            Self::One(value) => Some(value.clone()),
+            Self::Gradient(values) => {
+                let place = t * (values.len() - 1) as f64;
+                let first = place as usize;
+                let second = (first + 1).min(values.len() - 1);
+                let part = place - first as f64;
+                Some(json!((1.0 - part) * values[first] + part * values[second]))
+            }
+            Self::Steps(values) => values.get((t * (values.len() - 1) as f64) as usize).cloned(),
+            Self::Filters(all) => {
+                let fits = |filter: &Option<String>| filter.as_ref().is_none_or(|part| part == "*" || name.contains(part));
+                all.iter().find(|(filter, _)| fits(filter)).and_then(|(_, setting)| setting.at(name, t))
+            }
+        }
+    }
+}
+
+/// `{filter: PART, value: ...}`
+fn filter(value: &Value) -> Result<(Option<String>, Setting), String> {
+    let expected = "expected a number, a list of numbers, or a list of `value`s, each with a `filter`";
+    let map = value.as_object().ok_or(expected)?;
+    if let Some(key) = map.keys().find(|key| !["filter", "value"].contains(&key.as_str())) {
+        return Err(format!("`{key}` is not known beside `filter` and `value`"));
+    }
+    let part = match map.get("filter") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(part)) => Some(part.clone()),
+        Some(other) => return Err(format!("the filter `{other}` is not a part of a name")),
+    };
+    match map.get("value") {
+        Some(value) if value.as_array().is_none_or(|all| !all.iter().any(Value::is_object)) && !value.is_object() => {
+            Ok((part, Setting::read(value)?))
+        }
+        _ => Err("a filter needs a `value`, a number or a list of numbers".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(setting: &Value, name: &str, t: f64) -> Option<f64> {
+        Setting::read(setting).unwrap().at(name, t)?.as_f64()
+    }
+
+    #[test]
+    fn lists_are_interpolated_over_layers() {
+        let gradient = json!([0, 0.5, 1, 0]);
+        let found = [0.0, 0.25, 0.5, 1.0].map(|t| at(&gradient, "x", t).unwrap());
+        assert_eq!(found, [0.0, 0.375, 0.75, 0.0]);
+        assert_eq!(at(&json!([0.3]), "x", 1.0), Some(0.3));
+        let steps = Setting::read(&json!([true, 0])).unwrap();
+        assert_eq!((steps.at("x", 0.9), steps.at("x", 1.0)), (Some(json!(true)), Some(json!(0))));
+    }
+
+    #[test]
+    fn the_first_filter_that_fits_counts() {
+        let filters = json!([{"filter": "attn", "value": [0, 1]}, {"filter": "mlp", "value": 0.3}, {"value": 0.5}]);
+        assert_eq!(at(&filters, "model.layers.1.self_attn.q", 0.25), Some(0.25));
+        assert_eq!(at(&filters, "model.layers.1.mlp.up", 0.25), Some(0.3));
+        assert_eq!(at(&filters, "model.norm", 0.25), Some(0.5));
+        assert_eq!(at(&json!({"filter": "*", "value": 2}), "x", 0.0), Some(2.0));
+        assert_eq!(at(&json!([{"filter": "mlp", "value": 2}]), "x", 0.0), None);
+    }
+
+    #[test]
+    fn what_is_no_setting_is_refused() {
+        let bad = [json!([]), json!(null), json!([1, {}]), json!([[1]]), json!({"filter": 3, "value": 1})];
+        let more = [json!({"filter": "x"}), json!({"value": 1, "when": 2}), json!({"value": [{"value": 1}]})];
+        for value in bad.iter().chain(&more) {
+            assert!(Setting::read(value).is_err(), "{value}");
+        }
+    }
+}

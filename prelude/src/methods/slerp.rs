@@ -1,0 +1,119 @@
+//! SLERP, along the great circle from the first source to the second: with `theta` the angle between the two
+//! tensors, `W = sin((1 - t) theta) / sin(theta) W_0 + sin(t theta) / sin(theta) W_1`. The tensors
+//! themselves are weighed, not their directions; where they are nearly parallel, the line is taken.
+//!
+//! Shoemake, "Animating rotation with quaternion curves" (1985); mergekit's `slerp`.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::combination::Combination;
+use super::gram::{Grams, Groups};
+use super::parameters::{BASE, Key, Scope};
+use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use crate::error::{Error, Result};
+
+/// The cosine past which the line is taken.
+const PARALLEL: f64 = 0.9995;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "slerp",
+    about: "along the great circle from the first of two sources to the second, the share t of the way",
+    keys: &[Key { name: "t", default: "0.5", scope: Scope::NeededWhole }, BASE],
+    origin: Origin::Never,
+    make,
+};
+
+/// Spherical interpolation between two sources.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slerp {
+    /// 0 is the first source, 1 the second.
+    pub t: f64,
+    /// Whether the base model is one of the two.
+    pub with_base: bool,
+}
+
+impl Default for Slerp {
+    fn default() -> Self {
+        Self { t: 0.5, with_base: false }
+    }
+}
+
+fn make(given: &Given) -> Result<Arc<dyn Method>> {
+    Ok(Arc::new(Slerp { t: given.number("t")?, with_base: given.switch("base")? }))
+}
+
+impl Method for Slerp {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn parameters(&self) -> Value {
+        json!({"t": self.t})
+    }
+
+    fn counts(&self) -> RangeInclusive<usize> {
+        2..=2
+    }
+
+    fn base(&self) -> Base {
+        if self.with_base { Base::Source } else { Base::Apart }
+    }
+
+    fn check(&self, _sources: usize) -> Result<()> {
+        match (self.t as f32).is_finite() {
+            true => Ok(()),
+            false => Err(Error::bad_value("t", &self.t.to_string(), "a number, 0 for the first source and 1 for the second")),
+        }
+    }
+
+    fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
+        let grams = Grams::new(tensor, Groups::whole());
+        let coefficients = grams.iter().map(|gram| {
+            // A tensor of zeros keeps its length.
+            let unit = |norm: f64| if norm > 1e-8 { norm } else { 1.0 };
+            let cosine = gram.product(0, 1) / (unit(gram.norm(0)) * unit(gram.norm(1)));
+            match cosine.abs() > PARALLEL {
+                true => line(self.t).to_vec(),
+                false => arc(self.t, cosine.acos()).to_vec(),
+            }
+        });
+        Ok(Box::new(Combination::of(Groups::whole(), &coefficients.collect::<Vec<_>>())))
+    }
+}
+
+/// The shares of two points at `t` on the line between them.
+pub(super) fn line(t: f64) -> [f64; 2] {
+    [1.0 - t, t]
+}
+
+/// The shares of two points at `t` on the arc between them, of angle `theta`.
+pub(super) fn arc(t: f64, theta: f64) -> [f64; 2] {
+    [((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::stream::tests::{merged, operands};
+
+    #[test]
+    fn half_way_between_two_axes_is_the_diagonal() {
+        let tensor = operands(&[2], &[&[2.0, 0.0], &[0.0, 2.0]], None);
+        let root = 2f32.sqrt();
+        for (x, expected) in merged(&Slerp::default(), &tensor).iter().zip([root, root]) {
+            assert!((x - expected).abs() < 1e-6, "{x}");
+        }
+    }
+
+    #[test]
+    fn parallel_tensors_and_zeros_are_interpolated_in_a_line() {
+        let parallel = operands(&[2], &[&[1.0, 1.0], &[3.0, 3.0]], None);
+        assert_eq!(merged(&Slerp { t: 0.25, ..Slerp::default() }, &parallel), [1.5, 1.5]);
+        let zero = operands(&[2], &[&[0.0, 0.0], &[4.0, 0.0]], None);
+        // The angle to nothing counts as a right one: sin(pi / 4).
+        assert!((merged(&Slerp::default(), &zero)[0] - 4.0 * 0.5f32.sqrt()).abs() < 1e-6);
+    }
+}

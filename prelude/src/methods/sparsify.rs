@@ -1,0 +1,323 @@
+//! Task vectors thinned out: which elements of `d = W_i - base` are kept, and what they are multiplied by so
+//! that as much is left as there was.
+//!
+//! | | kept, of n elements | source |
+//! | --- | --- | --- |
+//! | magnitude | the `density n` largest in size | TIES, arXiv 2306.01708 |
+//! | outliers | the `density n` largest but the `gamma n` largest of all | Model Breadcrumbs, arXiv 2312.06795 |
+//! | random | each with probability `density` | DARE, arXiv 2311.03099 |
+//! | ranked | each with a probability from `density - epsilon` to `density + epsilon`, by its rank in its row | DELLA, arXiv 2406.11617 |
+//!
+//! Random draws are a function of seed, tensor, source and position: they do not depend on threads or order.
+
+use rayon::prelude::*;
+
+use super::parameters::of;
+use super::rank::{Cut, Rank, cuts};
+use super::{Block, Operands, TILE};
+use crate::coefficients::seed_of;
+
+/// Which elements of a task vector are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sparsify {
+    /// All of them, whatever the density.
+    Nothing,
+    /// The largest.
+    Magnitude,
+    /// The largest but the `gamma` largest: one share, or one a source.
+    Outliers {
+        /// 0 to 1.
+        gamma: Vec<f64>,
+    },
+    /// Drawn, all alike.
+    Random {
+        /// Another one, other draws.
+        seed: u64,
+    },
+    /// Drawn, the larger the likelier.
+    Ranked {
+        /// How far from the density probabilities go: one number, or one a source.
+        epsilon: Vec<f64>,
+        /// Another one, other draws.
+        seed: u64,
+    },
+}
+
+/// What is kept is multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rescale {
+    /// Nothing.
+    Off,
+    /// What keeps the sum of sizes, as mergekit does.
+    L1,
+    /// One over the density, as in the DARE paper.
+    Density,
+}
+
+/// What is kept of one source's task vector.
+pub(super) struct Kept {
+    which: Which,
+    scale: f32,
+}
+
+enum Which {
+    All,
+    /// Between two ranks by size.
+    Window(Cut, Cut),
+    /// Draws below a limit.
+    Drawn {
+        key: u64,
+        below: u32,
+    },
+    /// A bit an element.
+    Bits(Vec<u64>),
+}
+
+impl Kept {
+    /// All of it.
+    pub fn all() -> Self {
+        Self { which: Which::All, scale: 1.0 }
+    }
+
+    /// Sets what is not kept of `values`, a block from position `start` on, to 0, and scales the rest.
+    #[inline(always)]
+    pub fn apply(&self, start: usize, values: &mut [f32]) {
+        let mut kept = [true; TILE];
+        let kept = &mut kept[..values.len()];
+        match &self.which {
+            Which::All => return,
+            Which::Window(above, below) => {
+                let mut keys = [0f32; TILE];
+                let keys = &mut keys[..values.len()];
+                keys.iter_mut().zip(values.iter()).for_each(|(key, x)| *key = x.abs());
+                below.ahead(start, keys, kept);
+                if *above != Cut::FIRST {
+                    let mut dropped = [false; TILE];
+                    above.ahead(start, keys, &mut dropped[..keys.len()]);
+                    kept.iter_mut().zip(dropped).for_each(|(kept, dropped)| *kept &= !dropped);
+                }
+            }
+            Which::Drawn { key, below } => {
+                kept.iter_mut().enumerate().for_each(|(i, kept)| *kept = draw(*key, start + i) < *below);
+            }
+            Which::Bits(bits) => {
+                let bit = |at: usize| bits[at / 64] >> (at % 64) & 1 == 1;
+                kept.iter_mut().enumerate().for_each(|(i, kept)| *kept = bit(start + i));
+            }
+        }
+        values.iter_mut().zip(kept).for_each(|(x, kept)| *x = if *kept { *x * self.scale } else { 0.0 });
+    }
+}
+
+impl Sparsify {
+    /// What is kept of each source of `tensor`, of the densities given.
+    pub(super) fn kept(&self, tensor: &Operands, densities: &[f64], rescale: Rescale) -> Vec<Kept> {
+        let all = |i: &usize| of(densities, *i) >= 1.0 || *self == Self::Nothing;
+        let mut kept: Vec<Kept> = (0..tensor.sources()).map(|_| Kept::all()).collect();
+        let thinned: Vec<usize> = (0..tensor.sources()).filter(|i| !all(i)).collect();
+        let key = |seed, i: usize| seed_of(seed_of(seed, &tensor.spec().name), &tensor.names()[i]);
+        match self {
+            Self::Nothing => {}
+            Self::Magnitude | Self::Outliers { .. } => {
+                let ranks = thinned.iter().flat_map(|i| {
+                    let skipped = if let Self::Outliers { gamma } = self { of(gamma, *i) } else { 0.0 };
+                    window(tensor.elements(), of(densities, *i), skipped).map(|rank| Rank { row: *i, rank })
+                });
+                let cuts = cuts(tensor, &ranks.collect::<Vec<_>>(), |block| {
+                    block.subtract_base();
+                    thinned.iter().for_each(|i| block.source_mut(*i).iter_mut().for_each(|x| *x = x.abs()));
+                });
+                for (i, cut) in thinned.iter().zip(cuts.chunks(2)) {
+                    kept[*i].which = Which::Window(cut[0], cut[1]);
+                }
+            }
+            Self::Random { seed } => {
+                for i in &thinned {
+                    kept[*i].which = Which::Drawn { key: key(*seed, *i), below: below(of(densities, *i)) };
+                }
+            }
+            Self::Ranked { epsilon, seed } => {
+                for i in &thinned {
+                    kept[*i].which = Which::Bits(ranked(tensor, *i, of(densities, *i), of(epsilon, *i), key(*seed, *i)));
+                }
+            }
+        }
+        match rescale {
+            Rescale::Off => {}
+            Rescale::Density => thinned.iter().for_each(|i| kept[*i].scale = (1.0 / of(densities, *i).max(1e-30)) as f32),
+            Rescale::L1 if thinned.is_empty() => {}
+            Rescale::L1 => {
+                let scales = l1_scales(tensor, &kept);
+                thinned.iter().for_each(|i| kept[*i].scale = scales[*i]);
+            }
+        }
+        kept
+    }
+}
+
+/// The ranks between which `density n` elements are, of `n`, below the `skipped n` largest.
+fn window(n: usize, density: f64, skipped: f64) -> [usize; 2] {
+    let count = ((density * n as f64) as usize).min(n);
+    // Fewer of the largest go where there would be too few left.
+    let first = ((skipped * n as f64) as usize).min(n - count);
+    [first, first + count]
+}
+
+/// Of each source, the sum of sizes over that of what is kept; 1 where either is nothing.
+fn l1_scales(tensor: &Operands, kept: &[Kept]) -> Vec<f32> {
+    let n = kept.len();
+    let size = |values: &[f32]| values.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+    let sums = tensor.stretches(
+        || vec![(0.0, 0.0); n],
+        |sums: &mut Vec<(f64, f64)>, block| {
+            block.subtract_base();
+            let start = block.start();
+            for (i, kept) in kept.iter().enumerate() {
+                sums[i].0 += size(block.source(i));
+                kept.apply(start, block.source_mut(i));
+                sums[i].1 += size(block.source(i));
+            }
+        },
+    );
+    let mut total = vec![(0.0, 0.0); n];
+    for sums in sums {
+        total.iter_mut().zip(sums).for_each(|(total, sum)| *total = (total.0 + sum.0, total.1 + sum.1));
+    }
+    const LEAST: f64 = 1e-7;
+    total.into_iter().map(|(all, left)| if all < LEAST || left < LEAST { 1.0 } else { (all / left) as f32 }).collect()
+}
+
+/// DELLA's draws for source `i`: a bit an element. A tensor's rows are ranked one by one.
+fn ranked(tensor: &Operands, i: usize, density: f64, epsilon: f64, key: u64) -> Vec<u64> {
+    let (columns, elements) = (tensor.columns(), tensor.elements());
+    let last = (columns - 1).max(1) as f64;
+    let middle = if columns == 1 { epsilon } else { 0.0 };
+    // 64 rows at a time fill whole words.
+    let stretch = 64 * columns;
+    let words = (0..elements.div_ceil(stretch)).into_par_iter().map(|part| {
+        let length = stretch.min(elements - part * stretch);
+        let (mut values, mut bits) = (Vec::with_capacity(length), vec![0u64; length.div_ceil(64)]);
+        tensor.for_blocks(part * stretch, length, |block| {
+            block.subtract_base();
+            values.extend(block.source(i).iter().map(|x| x.abs().to_bits()));
+        });
+        let mut order: Vec<u32> = Vec::with_capacity(columns);
+        for (row, values) in values.chunks(columns).enumerate() {
+            order.clear();
+            order.extend(0..columns as u32);
+            order.sort_unstable_by_key(|at| (values[*at as usize], *at));
+            for (rank, at) in order.iter().enumerate() {
+                let probability = density - epsilon + middle + rank as f64 / last * 2.0 * epsilon;
+                let at = row * columns + *at as usize;
+                let drawn = draw(key, part * stretch + at) < below(probability);
+                bits[at / 64] |= u64::from(drawn) << (at % 64);
+            }
+        }
+        bits
+    });
+    words.collect::<Vec<_>>().concat()
+}
+
+/// The draws that happen with `probability`.
+fn below(probability: f64) -> u32 {
+    (probability * 2f64.powi(32)).clamp(0.0, f64::from(u32::MAX)) as u32
+}
+
+/// A number drawn for the element at `position`, all of 32 bits alike.
+#[inline(always)]
+fn draw(key: u64, position: usize) -> u32 {
+    let position = position as u64;
+    scramble(scramble(position as u32 ^ key as u32) ^ (key >> 32) as u32 ^ ((position >> 32) as u32).rotate_left(16))
+}
+
+/// A permutation of 32 bits in which every bit depends on every other: `lowbias32` of Wellons' hash prospector.
+#[inline(always)]
+fn scramble(mut x: u32) -> u32 {
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x7feb_352d);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x846c_a68b);
+    x ^ x >> 16
+}
+
+/// Turns a block's sources into what is kept of their task vectors.
+#[inline(always)]
+pub(super) fn thin(kept: &[Kept], block: &mut Block<'_>) {
+    block.subtract_base();
+    let start = block.start();
+    kept.iter().enumerate().for_each(|(i, kept)| kept.apply(start, block.source_mut(i)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::stream::tests::operands;
+
+    fn kept(sparsify: &Sparsify, density: f64, rescale: Rescale, values: &[f32], shape: &[usize]) -> Vec<f32> {
+        let tensor = operands(shape, &[values], Some(&vec![0.0; values.len()]));
+        let kept = sparsify.kept(&tensor, &[density], rescale);
+        let mut out = Vec::new();
+        tensor.for_blocks(0, values.len(), |block| {
+            thin(&kept, block);
+            out.extend_from_slice(block.source(0));
+        });
+        out
+    }
+
+    #[test]
+    fn the_largest_are_kept_equals_by_position() {
+        let values = [1.0, -3.0, 2.0, -2.0, 0.5, 2.0];
+        assert_eq!(kept(&Sparsify::Magnitude, 0.5, Rescale::Off, &values, &[6]), [0.0, -3.0, 2.0, -2.0, 0.0, 0.0]);
+        // 10.5 of 7 are left.
+        let scaled = kept(&Sparsify::Magnitude, 0.5, Rescale::L1, &values, &[6]);
+        assert_eq!(scaled, [0.0, -4.5, 3.0, -3.0, 0.0, 0.0]);
+        assert_eq!(kept(&Sparsify::Magnitude, 1.0, Rescale::L1, &values, &[6]), values);
+        assert_eq!(kept(&Sparsify::Magnitude, 0.1, Rescale::L1, &values, &[6]), [0.0; 6]);
+    }
+
+    #[test]
+    fn breadcrumbs_leave_the_largest_out() {
+        let values = [1.0, -3.0, 2.0, -4.0, 0.5, 2.5];
+        let outliers = |gamma| Sparsify::Outliers { gamma: vec![gamma] };
+        assert_eq!(kept(&outliers(0.2), 0.5, Rescale::Off, &values, &[6]), [0.0, -3.0, 2.0, 0.0, 0.0, 2.5]);
+        // Less than one element is none.
+        assert_eq!(kept(&outliers(0.1), 0.5, Rescale::Off, &values, &[6]), [0.0, -3.0, 0.0, -4.0, 0.0, 2.5]);
+        // No more can go than leaves the density.
+        assert_eq!(kept(&outliers(0.9), 0.5, Rescale::Off, &values, &[6]), [1.0, 0.0, 2.0, 0.0, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn draws_keep_the_density_and_the_size() {
+        let values: Vec<f32> = (0..40_000).map(|i| (i % 13) as f32 - 6.0).collect();
+        let size = |values: &[f32]| values.iter().map(|x| x.abs()).sum::<f32>();
+        let share = |values: &[f32]| values.iter().filter(|x| **x != 0.0).count() as f32 / 40_000.0 * 13.0 / 12.0;
+        for sparsify in [Sparsify::Random { seed: 0 }, Sparsify::Ranked { epsilon: vec![0.2], seed: 0 }] {
+            let l1 = kept(&sparsify, 0.3, Rescale::L1, &values, &[200, 200]);
+            assert!((size(&l1) / size(&values) - 1.0).abs() < 1e-3, "{sparsify:?}");
+            let off = kept(&sparsify, 0.3, Rescale::Off, &values, &[200, 200]);
+            assert!((share(&off) - 0.3).abs() < 0.03, "{sparsify:?}: {}", share(&off));
+            assert!(off.iter().zip(&values).all(|(x, value)| *x == 0.0 || x == value));
+        }
+        let random = |seed| kept(&Sparsify::Random { seed }, 0.25, Rescale::Density, &values, &[40_000]);
+        assert!(random(0).iter().zip(&values).all(|(x, value)| *x == 0.0 || *x == 4.0 * value));
+        assert_ne!(random(0), random(1));
+        assert_eq!(random(1), random(1));
+    }
+
+    #[test]
+    fn the_larger_are_drawn_likelier() {
+        // Rows of one small and one large element: probabilities 0.1 and 0.9.
+        let values: Vec<f32> = (0..20_000).map(|i| if i % 2 == 0 { 0.5 } else { -3.0 }).collect();
+        let sparsify = Sparsify::Ranked { epsilon: vec![0.4], seed: 5 };
+        let found = kept(&sparsify, 0.5, Rescale::Off, &values, &[10_000, 2]);
+        let share = |value: f32| found.iter().filter(|x| **x == value).count() as f32 / 10_000.0;
+        assert!((share(0.5) - 0.1).abs() < 0.02 && (share(-3.0) - 0.9).abs() < 0.02, "{} {}", share(0.5), share(-3.0));
+    }
+
+    #[test]
+    fn draws_of_two_sources_are_independent() {
+        let (a, b) = (seed_of(1, "a"), seed_of(1, "b"));
+        let both = (0..100_000).filter(|i| draw(a, *i) < 1 << 31 && draw(b, *i) < 1 << 31).count();
+        assert!((f64::from(both as u32) / 100_000.0 - 0.25).abs() < 0.01, "{both}");
+    }
+}

@@ -1,0 +1,19 @@
+//! Task arithmetic: `W = base + lambda sum_i w_i (W_i - base)`.
+//!
+//! Ilharco et al., arXiv 2212.04089; mergekit's `task_arithmetic`.
+
+use super::task_vectors::TASK_ARITHMETIC;
+use super::{Entry, Origin, TaskVectors};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "task_arithmetic",
+    about: "what sources have learnt since the base, added to it",
+    keys: TASK_ARITHMETIC,
+    origin: Origin::Always,
+    make: |given| task_arithmetic().given(given),
+};
+
+/// The sum of task vectors, each of weight 1.
+pub fn task_arithmetic() -> TaskVectors {
+    TaskVectors::plain(ENTRY.name)
+}

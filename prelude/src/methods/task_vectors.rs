@@ -1,0 +1,311 @@
+//! Task vectors added to the base, which TIES, DARE, DELLA, Breadcrumbs and task arithmetic have in common:
+//!
+//! 1. `d_i = W_i - base`, thinned out and rescaled (`sparsify.rs`), times `w_i`;
+//! 2. where signs are elected, each element's is that of `sum_i w_i d_i` (0 counts as +), and what has
+//!    another sign is left out;
+//! 3. summed, with `normalize` divided by the sum of the weights that are in;
+//! 4. `W = base + lambda * sum`.
+//!
+//! The order and the numbers are mergekit's.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::parameters::{self, INT8_MASK, Key, WEIGHT, of};
+use super::sparsify::{Kept, thin};
+use super::{Base, Blend, Block, Given, Method, Operands, Rescale, Sparsify};
+use crate::error::{Error, Result};
+
+/// A merge of task vectors. `ties()` and the others make one; its fields may be set to taste.
+///
+/// ```
+/// use dam_prelude::methods::{Method, TaskVectors, ties};
+///
+/// let method = TaskVectors { density: vec![0.5], ..ties() };
+/// assert_eq!(method.name(), "ties");
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskVectors {
+    /// What this choice is called.
+    pub name: &'static str,
+    /// One a source, or one for all; none: 1 each.
+    pub weight: Vec<f64>,
+    /// The share of elements that is kept, 0 to 1: one a source, or one for all.
+    pub density: Vec<f64>,
+    /// Which are kept.
+    pub sparsify: Sparsify,
+    /// What they are multiplied by.
+    pub rescale: Rescale,
+    /// Whether sources must agree on signs.
+    pub signs: Signs,
+    /// Divide by the sum of the weights.
+    pub normalize: bool,
+    /// What the sum is multiplied by before it is added to the base.
+    pub lambda: f64,
+}
+
+/// Whose elements are summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signs {
+    /// Everyone's.
+    All,
+    /// Those of the sign that most weigh for.
+    Elected,
+}
+
+/// The parameters that all of these have.
+pub(super) const DENSITY: Key = Key::each("density", "1");
+pub(super) const NORMALIZE_OFF: Key = Key::whole("normalize", "off");
+pub(super) const RESCALE: Key = Key::whole("rescale", "on");
+pub(super) const RESCALE_OFF: Key = Key::whole("rescale", "off");
+pub(super) const LAMBDA: Key = Key::whole("lambda", "1");
+pub(super) const SEED: Key = Key::whole("seed", "0");
+pub(super) const TASK_ARITHMETIC: &[Key] = &[WEIGHT, DENSITY, NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK];
+
+impl TaskVectors {
+    /// The plain sum, `base + sum_i W_i - base`.
+    pub(super) fn plain(name: &'static str) -> Self {
+        Self {
+            name,
+            weight: vec![1.0],
+            density: vec![1.0],
+            sparsify: Sparsify::Nothing,
+            rescale: Rescale::Off,
+            signs: Signs::All,
+            normalize: false,
+            lambda: 1.0,
+        }
+    }
+
+    /// This choice with the parameters given.
+    pub(super) fn given(self, given: &Given) -> Result<Arc<dyn Method>> {
+        let rescale = match given.text("rescale").as_str() {
+            "density" if matches!(self.sparsify, Sparsify::Random { .. }) => Rescale::Density,
+            _ if given.switch("rescale")? => Rescale::L1,
+            _ => Rescale::Off,
+        };
+        let sparsify = match self.sparsify {
+            Sparsify::Outliers { .. } => Sparsify::Outliers { gamma: given.numbers("gamma")? },
+            Sparsify::Random { .. } => Sparsify::Random { seed: given.count("seed")? },
+            Sparsify::Ranked { .. } => Sparsify::Ranked { epsilon: given.numbers("epsilon")?, seed: given.count("seed")? },
+            other => other,
+        };
+        given.switch(INT8_MASK.name)?;
+        Ok(Arc::new(Self {
+            weight: given.numbers("weight")?,
+            density: given.numbers("density")?,
+            sparsify,
+            rescale,
+            normalize: given.switch("normalize")?,
+            lambda: given.number("lambda")?,
+            ..self
+        }))
+    }
+}
+
+impl Method for TaskVectors {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn parameters(&self) -> Value {
+        let rescale = match self.rescale {
+            Rescale::Off => json!(false),
+            Rescale::L1 => json!(true),
+            Rescale::Density => json!("density"),
+        };
+        let mut all = Map::new();
+        let mut put = |key: &str, value: Value| all.insert(key.to_owned(), value);
+        put("weight", json!(self.weight));
+        put("density", json!(self.density));
+        match &self.sparsify {
+            Sparsify::Nothing | Sparsify::Magnitude => None,
+            Sparsify::Outliers { gamma } => put("gamma", json!(gamma)),
+            Sparsify::Random { seed } => put("seed", json!(seed)),
+            Sparsify::Ranked { epsilon, seed } => {
+                put("epsilon", json!(epsilon));
+                put("seed", json!(seed))
+            }
+        };
+        put("rescale", rescale);
+        put("normalize", json!(self.normalize));
+        put("lambda", json!(self.lambda));
+        Value::Object(all)
+    }
+
+    fn counts(&self) -> RangeInclusive<usize> {
+        1..=usize::MAX
+    }
+
+    fn base(&self) -> Base {
+        Base::Origin
+    }
+
+    fn check(&self, sources: usize) -> Result<()> {
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        parameters::check_weights(&self.weight, sources)?;
+        parameters::check("density", &self.density, sources, share, "shares from 0 to 1")?;
+        parameters::check("lambda", &[self.lambda], 1, |_| true, "a number that f32 can hold")?;
+        match &self.sparsify {
+            Sparsify::Outliers { gamma } => parameters::check("gamma", gamma, sources, share, "shares from 0 to 1"),
+            Sparsify::Ranked { epsilon, .. } => {
+                parameters::check("epsilon", epsilon, sources, share, "numbers from 0 to 1")?;
+                let probabilities = |i| (of(&self.density, i) - of(epsilon, i), of(&self.density, i) + of(epsilon, i));
+                let fits = |i: usize| {
+                    let (least, most) = probabilities(i);
+                    of(&self.density, i) == 0.0 || of(&self.density, i) >= 1.0 || (least > 0.0 && most < 1.0)
+                };
+                match (0..sources).find(|i| !fits(*i)) {
+                    Some(i) => {
+                        let expected = "one with which density - epsilon and density + epsilon are between 0 and 1";
+                        Err(Error::bad_value("epsilon", &of(epsilon, i).to_string(), expected))
+                    }
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
+        let total = (0..tensor.sources()).map(|i| of(&self.weight, i) as f32).sum::<f32>();
+        Ok(Box::new(Added {
+            kept: self.sparsify.kept(tensor, &self.density, self.rescale),
+            consensus: Consensus {
+                weights: (0..tensor.sources()).map(|i| of(&self.weight, i) as f32).collect(),
+                signs: self.signs,
+                divided: match (self.normalize, self.signs) {
+                    (false, _) => Divided::By(1.0),
+                    (true, Signs::All) => Divided::By(if total.abs() < 1e-8 { 1.0 } else { total }),
+                    (true, Signs::Elected) => Divided::ByWeightsIn,
+                },
+                lambda: self.lambda as f32,
+            },
+        }))
+    }
+}
+
+/// Steps 1 to 4.
+struct Added {
+    kept: Vec<Kept>,
+    consensus: Consensus,
+}
+
+impl Blend for Added {
+    fn blend(&self, block: &mut Block<'_>, out: &mut [f32]) {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                thin(&self.kept, block);
+                self.consensus.add(block, out);
+            },
+        );
+    }
+}
+
+/// Steps 2 to 4, which SCE has too.
+pub(super) struct Consensus {
+    pub weights: Vec<f32>,
+    pub signs: Signs,
+    pub divided: Divided,
+    pub lambda: f32,
+}
+
+/// What a sum is divided by.
+#[derive(Clone, Copy)]
+pub(super) enum Divided {
+    /// The same everywhere.
+    By(f32),
+    /// The weights of the elements that are in; 1 where they are 0 together.
+    ByWeightsIn,
+    /// The same, and no less than this.
+    ByWeightsInFrom(f32),
+}
+
+impl Consensus {
+    /// Sums the task vectors in `block` and adds them to its base.
+    #[inline(always)]
+    pub fn add(&self, block: &mut Block<'_>, out: &mut [f32]) {
+        let [mut sums, mut divisor] = [[0f32; super::TILE]; 2];
+        let (sums, divisor) = (&mut sums[..out.len()], &mut divisor[..out.len()]);
+        for (i, weight) in self.weights.iter().enumerate() {
+            let vector = block.source_mut(i);
+            if !matches!(self.divided, Divided::ByWeightsInFrom(_)) {
+                vector.iter_mut().for_each(|x| *x *= weight);
+            }
+            sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += *x);
+        }
+        match self.signs {
+            Signs::All => out.copy_from_slice(sums),
+            Signs::Elected => {
+                out.fill(0.0);
+                for (i, weight) in self.weights.iter().enumerate() {
+                    // SCE elects by the task vectors alone and weighs afterwards.
+                    let factor = if matches!(self.divided, Divided::ByWeightsInFrom(_)) { *weight } else { 1.0 };
+                    let elements = out.iter_mut().zip(divisor.iter_mut()).zip(sums.iter().zip(block.source(i)));
+                    for ((out, divisor), (sum, x)) in elements {
+                        let agrees = if *sum >= 0.0 { *x > 0.0 } else { *x < 0.0 };
+                        *out += if agrees { factor * x } else { 0.0 };
+                        *divisor += if agrees { *weight } else { 0.0 };
+                    }
+                }
+            }
+        }
+        match self.divided {
+            Divided::By(1.0) => {}
+            Divided::By(total) => out.iter_mut().for_each(|x| *x /= total),
+            Divided::ByWeightsIn => {
+                out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= if *total == 0.0 { 1.0 } else { *total });
+            }
+            Divided::ByWeightsInFrom(least) => out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= total.max(least)),
+        }
+        if self.lambda != 1.0 {
+            out.iter_mut().for_each(|x| *x *= self.lambda);
+        }
+        if let Some(base) = block.base() {
+            out.iter_mut().zip(base).for_each(|(x, base)| *x += base);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::stream::tests::{merged, operands};
+    use crate::methods::{della, ties};
+
+    #[test]
+    fn signs_are_elected_and_weights_that_are_in_divide() {
+        // Task vectors (1, -2, 0) and (3, 1, 0); sums 4, -1, 0.
+        let tensor = operands(&[3], &[&[2.0, -1.0, 1.0], &[4.0, 2.0, 1.0]], Some(&[1.0; 3]));
+        assert_eq!(merged(&ties(), &tensor), [3.0, -1.0, 1.0]);
+        let weighed = TaskVectors { weight: vec![0.5, 2.0], lambda: 2.0, ..ties() };
+        // 0.5 + 6 over 2.5, and 2 over 2 as the second weighs more there.
+        assert_eq!(merged(&weighed, &tensor), [1.0 + 2.0 * 6.5 / 2.5, 1.0 + 2.0, 1.0]);
+        let sum = TaskVectors { normalize: false, ..ties() };
+        assert_eq!(merged(&sum, &tensor), [5.0, -1.0, 1.0]);
+        let plain = TaskVectors { normalize: true, weight: vec![1.0, -1.0], ..TaskVectors::plain("plain") };
+        assert_eq!(merged(&plain, &tensor), [-1.0, -2.0, 1.0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let bad = [
+            TaskVectors { density: vec![1.5], ..ties() },
+            TaskVectors { density: vec![0.5, 0.5], ..ties() },
+            TaskVectors { weight: vec![1e39], ..ties() },
+            TaskVectors { lambda: f64::NAN, ..ties() },
+            TaskVectors { sparsify: Sparsify::Outliers { gamma: vec![-0.1] }, ..ties() },
+            TaskVectors { density: vec![0.9], ..della() },
+        ];
+        for method in bad {
+            assert!(method.check(3).is_err(), "{method:?}");
+        }
+        assert!(TaskVectors { density: vec![0.5], ..della() }.check(3).is_ok());
+        let given = [("rescale", "density")];
+        assert!(crate::methods::find("dare_ties").unwrap().build(&given).is_ok());
+        assert!(crate::methods::find("ties").unwrap().build(&given).is_err());
+    }
+}

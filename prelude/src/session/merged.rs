@@ -1,0 +1,218 @@
+//! A merge that is not written: scored, asked, looked at and baked all the same.
+
+use std::fmt::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use rayon::prelude::*;
+
+use super::inspect::matching;
+use super::output::{Output, last};
+use super::score::Judge;
+use super::{Bake, Models, on_threads};
+use crate::checkpoint::{Content, Entry, Written};
+use crate::error::Result;
+use crate::methods::{Plan, Planned};
+use crate::show::{Answer, Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
+
+/// A merge by a method that trains nothing. Cheap to clone; its weights are made when they are asked for.
+#[derive(Clone)]
+pub struct Merged(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    models: Models,
+    plan: Arc<Plan>,
+}
+
+impl Merged {
+    pub(super) fn new(models: Models, plan: Plan) -> Self {
+        Self(Arc::new(Inner { models, plan: Arc::new(plan) }))
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.0.plan
+    }
+
+    /// The same merge with the data and settings of `models`.
+    pub fn among(&self, models: &Models) -> Self {
+        let mut inner = (*self.0).clone();
+        inner.models.data.extend(models.data.clone());
+        inner.models.settings = models.settings.clone();
+        Self(Arc::new(inner))
+    }
+
+    /// The models it is of, with their data and settings.
+    pub fn models(&self) -> &Models {
+        &self.0.models
+    }
+
+    /// What is merged and how.
+    pub fn report(&self) -> MergeReport {
+        let Inner { plan, .. } = &*self.0;
+        let copied = plan.models.first().map(|s| s.buffers().keys().cloned().collect());
+        MergeReport {
+            method: plan.method.into(),
+            sources: plan.sources.iter().map(|s| s.name().to_owned()).collect(),
+            base: plan.base.as_ref().map(|s| s.name().to_owned()),
+            tensors: plan.tensors.len(),
+            parameters: plan.tensors.iter().map(|t| t.operands.elements()).sum(),
+            written: None,
+            copied: copied.unwrap_or_default(),
+            notes: plan.notes.clone(),
+        }
+    }
+
+    /// Scores it on data files; without any, on the held-out data of built-in sources, or else on the session's
+    /// own data.
+    ///
+    /// # Errors
+    /// Data that cannot be used, or a family that cannot be run here.
+    pub fn eval(&self, files: &[String]) -> Result<Scores> {
+        self.judged(|judge, plan| judge.score(&plan.weights(judge.device, judge.dtype), &judge.scored(files)?))
+    }
+
+    /// Scores every source, their average and the merge, which has the last row.
+    ///
+    /// # Errors
+    /// As for [`Merged::eval`].
+    pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
+        self.judged(|judge, plan| judge.scoreboard(plan.method, &plan.weights(judge.device, judge.dtype), files))
+    }
+
+    /// Its likeliest answer to `prompt`, put through the chat template if there is one, of at most `limit` tokens.
+    /// All weights are merged once and kept meanwhile.
+    ///
+    /// # Errors
+    /// No tokenizer, a template that does not render, or a family that cannot be run here.
+    pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
+        self.judged(|judge, plan| judge.generate(&plan.weights(judge.device, judge.dtype).collect()?, prompt, limit))
+    }
+
+    fn judged<T: Send>(&self, f: impl FnOnce(&Judge<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
+        let Inner { models, plan } = &*self.0;
+        models.settings.check()?;
+        let architecture = plan.architecture()?;
+        let (device, dtype): (Device, DType) = models.settings.place()?;
+        let judge = Judge { models, sources: &plan.sources, architecture, device: &device, dtype };
+        on_threads(models.settings.threads, || f(&judge, plan))
+    }
+
+    /// How far the tensors named or matched by `pattern` are from each source: a name, a glob, or a part of a
+    /// name. `""` is all.
+    ///
+    /// # Errors
+    /// A pattern that matches nothing, or a tensor that the method cannot merge.
+    pub fn inspect(&self, pattern: &str) -> Result<Distances> {
+        let Inner { models, plan } = &*self.0;
+        let found = matching(pattern, plan.tensors.iter(), |t| &t.operands.spec().name)?;
+        let tensors = on_threads(models.settings.threads, || found.into_iter().map(distances).collect::<Result<_>>())?;
+        Ok(Distances { method: plan.method.into(), tensors })
+    }
+
+    /// Writes it as a Hugging Face checkpoint to a new directory.
+    ///
+    /// # Errors
+    /// A tensor that the method cannot merge, a value that the dtype cannot hold, or a directory that exists, has
+    /// no room or may not be written; nothing is left behind.
+    pub fn bake(&self, directory: impl AsRef<Path>) -> Result<Written> {
+        self.bake_with(directory, &Bake::default())
+    }
+
+    /// [`Merged::bake`] with options. No forward pass is needed, so that models of any family can be merged; little
+    /// memory is, as sources are read where they are mapped and the merge is written block by block.
+    ///
+    /// # Errors
+    /// As for `bake`.
+    pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
+        let Inner { models, plan } = &*self.0;
+        let options = Bake { dtype: options.dtype.clone().or_else(|| plan.dtype.map(str::to_owned)), ..options.clone() };
+        let output = Output {
+            options: &options,
+            loaded: &models.sources,
+            merged: &plan.models,
+            tokenizer: plan.tokenizer.as_ref(),
+            restacked: plan.restacked.as_ref(),
+            card: self.card(),
+        };
+        let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
+        let buffers = plan.models.first().map(|s| s.buffers()).into_iter().flatten();
+        let bytes: std::collections::BTreeMap<&str, &[u8]> =
+            buffers.clone().map(|(name, b)| (name.as_str(), b.bytes())).collect();
+        entries.extend(buffers.map(|(name, b)| Entry { name: name.clone(), shape: b.shape.clone(), dtype: b.dtype }));
+        let directory = directory.as_ref();
+        on_threads(models.settings.threads, || {
+            output.write(directory, entries, |entry| match bytes.get(entry.name.as_str()) {
+                Some(bytes) => Ok(Content::Bytes(bytes)),
+                None => plan.tensor(&entry.name)?.content(),
+            })
+        })
+    }
+
+    /// The model card: what was merged, and how.
+    fn card(&self) -> String {
+        let Inner { plan, .. } = &*self.0;
+        let name = plan.method;
+        let mut card = format!("---\nlibrary_name: transformers\ntags:\n- merge\n---\n\n# A {name} merge\n\n## Sources\n\n");
+        let mut line = |text: String| writeln!(card, "{text}").unwrap_or(());
+        for source in &plan.models {
+            let base = plan.base.as_ref().is_some_and(|base| base.name() == source.name());
+            line(format!("- `{}`: `{}`{}", source.name(), last(source.spec()), if base { " (the base)" } else { "" }));
+        }
+        line(format!("\n## Recipe\n\n{}", plan.recipe));
+        card
+    }
+
+    /// Shows what it is as the result of an evcxr cell.
+    pub fn evcxr_display(&self) {
+        self.report().evcxr_display();
+    }
+}
+
+/// How far a merged tensor is from each source: `|M - W_i| / |W_i|`, and the cosine between them.
+fn distances(planned: &Planned) -> Result<TensorDistances> {
+    /// Elements that one task compares; sums over them are added in order.
+    const STRETCH: usize = 1 << 16;
+    let (operands, prepared) = (&planned.operands, planned.prepare()?);
+    let (n, elements) = (operands.sources(), operands.elements());
+    // For each source: the squares of M, of W and of M - W, and <M, W>.
+    let sums = (0..elements.div_ceil(STRETCH)).into_par_iter().map(|i| {
+        let mut sums = vec![[0f64; 4]; n];
+        let mut merged = vec![0f32; STRETCH.min(elements - i * STRETCH)];
+        prepared.fill(i * STRETCH, &mut merged);
+        operands.for_blocks(i * STRETCH, merged.len(), |block| {
+            let merged = &merged[block.start() - i * STRETCH..][..block.length()];
+            for (source, sums) in sums.iter_mut().enumerate() {
+                for (m, w) in merged.iter().zip(block.source(source)) {
+                    let (m, w) = (f64::from(*m), f64::from(*w));
+                    [m * m, w * w, (m - w) * (m - w), m * w].into_iter().zip(&mut *sums).for_each(|(x, sum)| *sum += x);
+                }
+            }
+        });
+        sums
+    });
+    let mut total = vec![[0f64; 4]; n];
+    for sums in sums.collect::<Vec<_>>() {
+        total.iter_mut().flatten().zip(sums.iter().flatten()).for_each(|(total, sum)| *total += sum);
+    }
+    let one = |(name, [m, w, apart, along]): (&String, [f64; 4])| {
+        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        (name.clone(), Distance { relative: ratio(apart.sqrt(), w.sqrt()), cosine: ratio(along, (m * w).sqrt()) })
+    };
+    let spec = operands.spec();
+    let sources = operands.names().iter().zip(total).map(one).collect();
+    Ok(TensorDistances { name: spec.name.clone(), kind: spec.kind.name(), sources })
+}
+
+impl fmt::Display for Merged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.report().fmt(f)
+    }
+}
+
+impl fmt::Debug for Merged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Merged({} of {} sources)", self.0.plan.method, self.0.plan.sources.len())
+    }
+}
