@@ -12,6 +12,8 @@
 //! `Session::step` below: the rest is in `session/`, a file a primitive.
 
 mod bake;
+mod compare;
+mod evolve;
 mod handle;
 mod inspect;
 mod merge;
@@ -20,6 +22,7 @@ mod models;
 mod output;
 mod saved;
 mod score;
+mod tune;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -29,6 +32,8 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 
 pub use bake::Bake;
+pub use compare::{Compare, DAM, EVOLVE};
+pub use evolve::{Evolve, Evolved, Tried};
 pub use merged::Merged;
 pub use models::{BASE, Models, load};
 
@@ -66,6 +71,8 @@ struct Session {
     step: usize,
     /// Examples drawn from each source's data.
     drawn: usize,
+    /// Tokens that steps ran, as [`Cost`](crate::eval::Cost) counts them.
+    ran: u64,
     losses: Vec<f64>,
     scores: Option<Scores>,
 }
@@ -145,7 +152,7 @@ impl Session {
     /// gradient of the sum.
     fn distil(&mut self, learn: bool) -> Result<(Terms, ByScale)> {
         let sources = self.teaching()?;
-        let Session { models, merge, teachers, dtype, drawn, plan: planned, .. } = self;
+        let Session { models, merge, teachers, dtype, drawn, ran, plan: planned, .. } = self;
         let settings = &models.settings;
         let lesson = |source| -> Result<(Lesson<'_>, Vec<usize>)> {
             let name = Source::name(source);
@@ -160,12 +167,14 @@ impl Session {
             return Ok((Terms::new(), ByScale::new()));
         }
         // The teachers answer first: one layer of one of them is in memory at a time.
+        let taught = teachers.ran();
         let answers = lessons.iter().map(|(lesson, examples)| teachers.answers(lesson, examples));
         let answers = answers.collect::<Result<Vec<_>>>()?;
 
         // All sources' examples go through the merge together.
         let sequences = lessons.iter().flat_map(|(lesson, examples)| examples.iter().map(|e| lesson.tokens(*e)));
         let batch = Batch::new(sequences, &merge.device)?;
+        *ran += teachers.ran() - taught + batch.tokens() as u64 * if learn { 3 } else { 1 };
         let known = planned.filter(|plan| plan.tokens >= batch.tokens() && plan.asked == settings.recompute);
         let plan = match known {
             Some(plan) => plan,
@@ -342,6 +351,7 @@ impl Dam {
             plan: None,
             step: 0,
             drawn: 0,
+            ran: 0,
             losses: Vec::new(),
             scores: None,
         }))))

@@ -1,7 +1,9 @@
-//! Floor 5: how well a model does on held-out data, and what it says.
+//! Floor 5: how well a model does on held-out data, what it says, and what finding out took.
 
+mod cost;
 mod generate;
 mod score;
 
+pub use cost::{Cost, measured};
 pub use generate::generate;
 pub use score::{Score, score};

@@ -4,6 +4,7 @@
 //!
 //! Davari and Belilovsky, arXiv 2312.06795; mergekit's `breadcrumbs` and `breadcrumbs_ties`.
 
+use super::parameters::{DENSITIES, SCALES};
 use super::parameters::{INT8_MASK, Key, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE_OFF};
 use super::{Entry, Origin, Signs, Sparsify, TaskVectors};
@@ -15,6 +16,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "what sources have learnt without its smallest and largest elements",
     keys: KEYS,
     origin: Origin::Always,
+    grid: &[DENSITIES, SCALES],
     make: |given| breadcrumbs().given(given),
 };
 
@@ -23,6 +25,7 @@ pub(super) const TIES: Entry = Entry {
     about: "the same, where they agree on the sign",
     keys: KEYS,
     origin: Origin::Always,
+    grid: &[DENSITIES, SCALES],
     make: |given| breadcrumbs_ties().given(given),
 };
 

@@ -4,6 +4,7 @@
 //!
 //! Yu et al., arXiv 2311.03099; mergekit's `dare_linear` and `dare_ties`.
 
+use super::parameters::{DENSITIES, SCALES};
 use super::parameters::{INT8_MASK, Key, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE, SEED};
 use super::{Entry, Origin, Rescale, Signs, Sparsify, TaskVectors};
@@ -15,6 +16,7 @@ pub(super) const LINEAR: Entry = Entry {
     about: "what sources have learnt, thinned at random and scaled up",
     keys: KEYS,
     origin: Origin::Always,
+    grid: &[DENSITIES, SCALES],
     make: |given| dare_linear().given(given),
 };
 
@@ -23,6 +25,7 @@ pub(super) const TIES: Entry = Entry {
     about: "the same, where they agree on the sign",
     keys: KEYS,
     origin: Origin::Always,
+    grid: &[DENSITIES, SCALES],
     make: |given| dare_ties().given(given),
 };
 

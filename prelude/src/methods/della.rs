@@ -3,6 +3,7 @@
 //!
 //! Deep et al., arXiv 2406.11617; mergekit's `della` and `della_linear`.
 
+use super::parameters::{DENSITIES, SCALES};
 use super::parameters::{INT8_MASK, Key, NORMALIZE, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE, SEED};
 use super::{Entry, Origin, Rescale, Signs, Sparsify, TaskVectors};
@@ -14,6 +15,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "what sources have learnt, thinned at random by size, where they agree on the sign",
     keys: &[WEIGHT, DENSITY, EPSILON, NORMALIZE, RESCALE, LAMBDA, SEED, INT8_MASK],
     origin: Origin::Always,
+    grid: &[DENSITIES, SCALES],
     make: |given| della().given(given),
 };
 
@@ -22,6 +24,7 @@ pub(super) const LINEAR: Entry = Entry {
     about: "the same, whatever the sign",
     keys: &[WEIGHT, DENSITY, EPSILON, NORMALIZE_OFF, RESCALE, LAMBDA, SEED, INT8_MASK],
     origin: Origin::Always,
+    grid: &[DENSITIES, SCALES],
     make: |given| della_linear().given(given),
 };
 

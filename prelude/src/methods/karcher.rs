@@ -19,6 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "the mean on the sphere, with the least squared angles to all sources",
     keys: &[Key::whole("max_iter", "10"), Key::whole("tol", "1e-5"), BASE],
     origin: Origin::Never,
+    grid: &[],
     make,
 };
 

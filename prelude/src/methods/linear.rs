@@ -16,6 +16,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "the weighted average of the sources",
     keys: &[WEIGHT, NORMALIZE, BASE],
     origin: Origin::Never,
+    grid: &[],
     make,
 };
 

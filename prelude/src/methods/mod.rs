@@ -44,7 +44,7 @@ pub use linear::Linear;
 pub use model_stock::ModelStock;
 pub use multislerp::MultiSlerp;
 pub use nuslerp::{Across, NuSlerp};
-pub use parameters::{Given, Key, Scope};
+pub use parameters::{Given, Grid, Key, Scope};
 pub use passthrough::Passthrough;
 pub(crate) use plan::{Plan, Planned};
 pub(crate) use recipe::Recipe;
@@ -131,6 +131,8 @@ pub struct Entry {
     pub keys: &'static [Key],
     /// What the base of a recipe is to it.
     pub origin: Origin,
+    /// What to try where it is tuned: every combination.
+    pub grid: &'static [Grid],
     /// Makes it, where every parameter is given.
     pub make: fn(&Given) -> Result<Arc<dyn Method>>,
 }
@@ -177,6 +179,14 @@ impl Entry {
     /// An unknown key, or a value that does not fit.
     pub fn build(&self, pairs: &[(&str, &str)]) -> Result<Arc<dyn Method>> {
         (self.make)(&Given::read(self.keys, pairs)?)
+    }
+
+    /// Every combination of its grid, as pairs of key and value; one without pairs where it has none.
+    pub fn candidates(&self) -> Vec<Vec<(&'static str, &'static str)>> {
+        self.grid.iter().fold(vec![Vec::new()], |candidates, (key, values)| {
+            let with = |pairs: &Vec<_>| values.iter().map(|v| [pairs.as_slice(), &[(*key, *v)]].concat()).collect::<Vec<_>>();
+            candidates.iter().flat_map(with).collect()
+        })
     }
 
     /// Its parameters with their defaults: `[weight=1] [density=1]`.

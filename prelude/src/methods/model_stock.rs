@@ -19,6 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "between the base and the average, by the angles between task vectors",
     keys: &[Key::whole("filter_wise", "off")],
     origin: Origin::Always,
+    grid: &[],
     make,
 };
 

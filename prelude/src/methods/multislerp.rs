@@ -19,6 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "the weighted mean on the sphere of any number of sources, or of their task vectors (base=on)",
     keys: &[WEIGHT, Key::whole("normalize_weights", "on"), Key::whole("eps", "1e-8"), BASE],
     origin: Origin::Optional,
+    grid: &[],
     make,
 };
 

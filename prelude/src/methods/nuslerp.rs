@@ -20,6 +20,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "SLERP of two sources by weights, or of their task vectors (base=on), whole or by rows or columns",
     keys: &[WEIGHT, Key::whole("nuslerp_flatten", "on"), Key::whole("nuslerp_row_wise", "off"), BASE],
     origin: Origin::Optional,
+    grid: &[("weight", &["2,1", "3,2", "1,1", "2,3", "1,2"])],
     make,
 };
 

@@ -61,6 +61,15 @@ pub(super) const BASE: Key = Key { name: "base", default: "off", scope: Scope::V
 /// Memory that mergekit saves so; no number changes.
 pub(super) const INT8_MASK: Key = Key::whole("int8_mask", "off");
 
+/// Values worth trying for a parameter.
+pub type Grid = (&'static str, &'static [&'static str]);
+
+/// How much of each task vector is kept.
+pub(super) const DENSITIES: Grid = ("density", &["0.2", "0.5", "0.8"]);
+
+/// What the sum of task vectors is multiplied by.
+pub(super) const SCALES: Grid = ("lambda", &["0.3", "0.5", "0.7", "1", "1.4", "2"]);
+
 /// What is given for every parameter: one value, or one a source.
 #[derive(Clone, Debug, Default)]
 pub struct Given(BTreeMap<&'static str, Vec<Value>>);

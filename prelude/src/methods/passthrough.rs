@@ -17,6 +17,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "one source as it is, or scaled; with slices, layers of sources stacked",
     keys: &[Key::each("scale", "none")],
     origin: Origin::Never,
+    grid: &[],
     make,
 };
 

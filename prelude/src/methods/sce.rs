@@ -20,6 +20,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "what sources have learnt where they differ most, weighed by its size, where they agree on the sign",
     keys: &[Key::whole("select_topk", "1"), INT8_MASK],
     origin: Origin::Always,
+    grid: &[("select_topk", &["0.1", "0.3", "0.6", "1"])],
     make,
 };
 

@@ -23,6 +23,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "along the great circle from the first of two sources to the second, the share t of the way",
     keys: &[Key { name: "t", default: "0.5", scope: Scope::NeededWhole }, BASE],
     origin: Origin::Never,
+    grid: &[("t", &["0.3", "0.4", "0.5", "0.6", "0.7"])],
     make,
 };
 

@@ -2,6 +2,7 @@
 //!
 //! Ilharco et al., arXiv 2212.04089; mergekit's `task_arithmetic`.
 
+use super::parameters::SCALES;
 use super::task_vectors::TASK_ARITHMETIC;
 use super::{Entry, Origin, TaskVectors};
 
@@ -10,6 +11,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "what sources have learnt since the base, added to it",
     keys: TASK_ARITHMETIC,
     origin: Origin::Always,
+    grid: &[SCALES],
     make: |given| task_arithmetic().given(given),
 };
 

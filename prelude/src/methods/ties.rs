@@ -2,6 +2,7 @@
 //!
 //! Yadav et al., arXiv 2306.01708; mergekit's `ties`.
 
+use super::parameters::{DENSITIES, SCALES};
 use super::parameters::{INT8_MASK, NORMALIZE, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, RESCALE_OFF};
 use super::{Entry, Origin, Signs, Sparsify, TaskVectors};
@@ -11,6 +12,7 @@ pub(super) const ENTRY: Entry = Entry {
     about: "the largest of what sources have learnt, where they agree on the sign",
     keys: &[WEIGHT, DENSITY, NORMALIZE, RESCALE_OFF, LAMBDA, INT8_MASK],
     origin: Origin::Always,
+    grid: &[DENSITIES, SCALES],
     make: |given| ties().given(given),
 };
 

@@ -95,6 +95,11 @@ impl Dam {
         self.session().step
     }
 
+    /// Tokens that its steps have run since it was wrapped or opened; those that go back too count three times.
+    pub fn tokens(&self) -> u64 {
+        self.session().ran
+    }
+
     /// Bytes kept of the teachers' answers.
     pub fn teacher_bytes(&self) -> usize {
         self.session().teachers.bytes()

@@ -42,7 +42,18 @@ impl Models {
     /// # Errors
     /// A recipe that is no YAML, or says what is not followed; models that are missing or do not fit together.
     pub fn merge_recipe(&self, file: impl AsRef<Path>) -> Result<Merged> {
-        let recipe = Recipe::open(file.as_ref())?;
+        self.follow(Recipe::open(file.as_ref())?)
+    }
+
+    /// The merge that a recipe of these sources describes, whose text is `yaml`.
+    ///
+    /// # Errors
+    /// As for [`Models::merge_recipe`].
+    pub(super) fn merge_yaml(&self, yaml: String) -> Result<Merged> {
+        self.follow(Recipe::parse(Path::new("recipe.yml"), yaml)?)
+    }
+
+    fn follow(&self, recipe: Recipe) -> Result<Merged> {
         let mut models = Self { settings: self.settings.clone(), ..Self::default() };
         let mut opened = Vec::new();
         for name in recipe.models() {

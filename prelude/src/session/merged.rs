@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::inspect::matching;
 use super::output::{Output, last};
-use super::score::Judge;
+use super::score::{Judge, Scored};
 use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Entry, Written};
 use crate::error::Result;
@@ -71,6 +71,10 @@ impl Merged {
     /// Data that cannot be used, or a family that cannot be run here.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
         self.judged(|judge, plan| judge.score(&plan.weights(judge.device, judge.dtype), &judge.scored(files)?))
+    }
+
+    pub(super) fn score_on(&self, data: &Scored) -> Result<Scores> {
+        self.judged(|judge, plan| judge.score(&plan.weights(judge.device, judge.dtype), data))
     }
 
     /// Scores every source, their average and the merge, which has the last row.

@@ -33,6 +33,18 @@ pub(super) struct Judge<'a> {
     pub dtype: DType,
 }
 
+impl Scored {
+    pub fn new(sets: Vec<(String, Dataset)>, held_out: bool) -> Self {
+        Self { sets, held_out }
+    }
+
+    /// Tokens of all examples, each cut at `max_length`.
+    pub fn tokens(&self, max_length: usize) -> u64 {
+        let examples = self.sets.iter().flat_map(|(_, d)| &d.examples);
+        examples.map(|e| e.ids.len().min(max_length) as u64).sum()
+    }
+}
+
 impl Judge<'_> {
     /// Scores `weights` on every data set of `data`.
     pub fn score<W: Weights + ?Sized>(&self, weights: &W, data: &Scored) -> Result<Scores> {

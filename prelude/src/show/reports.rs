@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Table;
+use super::{Comparison, Table};
 use crate::checkpoint::{Lack, Written};
 use crate::eval::Score;
 use crate::train::Forecast;
@@ -40,6 +40,8 @@ shown_as_table!(
     Scoreboard,
     Answer,
     MergeReport,
+    Comparison,
+    EvolveReport,
     Distances,
     Written
 );
@@ -357,8 +359,13 @@ pub struct Scores {
 }
 
 impl Scores {
-    fn warning(&self) -> Option<String> {
+    pub(super) fn warning(&self) -> Option<String> {
         (!self.held_out).then(|| "this is the data that the merge learns from: name held-out files to be sure".into())
+    }
+
+    /// The mean loss over data sets, in nats.
+    pub fn mean_loss(&self) -> f64 {
+        self.data.values().map(|s| s.loss).sum::<f64>() / self.data.len().max(1) as f64
     }
 
     /// The mean exact match over data sets that have questions, 0 to 1.
@@ -408,10 +415,41 @@ impl Scoreboard {
                 Some(exact) => format!("{} ({:.2})", percent(exact), s.loss),
                 None => format!("({:.2})", s.loss),
             }));
-            let loss = scores.data.values().map(|s| s.loss).sum::<f64>() / scores.data.len().max(1) as f64;
+            let loss = scores.mean_loss();
             let exact = scores.mean_exact_match().map(|x| percent(x) + " ").unwrap_or_default();
             row.push(format!("{exact}({loss:.2})"));
             table.rows.push(row);
+        }
+        table
+    }
+}
+
+/// What `evolve` gives beside the merge.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EvolveReport {
+    /// What merged the candidates.
+    pub method: String,
+    /// Candidates that were tried.
+    pub tried: usize,
+    /// Tokens that they ran.
+    pub tokens: u64,
+    /// The loss where the search began, in nats, on the data that candidates were judged by.
+    pub first: f64,
+    /// The least loss.
+    pub best: f64,
+    /// Numbers that were searched over.
+    pub dimensions: usize,
+    /// Whether it was stopped before its budget was spent.
+    pub stopped: bool,
+}
+
+impl EvolveReport {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["method", "numbers", "candidates", "first loss", "best loss", "tokens"]);
+        let numbers = [self.dimensions.to_string(), self.tried.to_string(), number(self.first), number(self.best)];
+        table.rows.push([vec![self.method.clone()], numbers.into(), vec![count(self.tokens as usize)]].concat());
+        if self.stopped {
+            table.notes.push("stopped: this is the best so far".into());
         }
         table
     }
@@ -542,7 +580,7 @@ fn perplexity(x: f64) -> String {
     if x < 1e6 { format!("{x:.3}") } else { format!("{x:.1e}") }
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
@@ -551,13 +589,13 @@ fn number(x: f64) -> String {
     if x != 0.0 && x.abs() < 1e-3 { format!("{x:.3e}") } else { format!("{x:.5}") }
 }
 
-fn count(n: usize) -> String {
+pub(super) fn count(n: usize) -> String {
     let digits = n.to_string();
     let grouped = digits.as_bytes().rchunks(3).rev().map(|c| String::from_utf8_lossy(c).into_owned());
     grouped.collect::<Vec<_>>().join(",")
 }
 
-fn bytes(n: u64) -> String {
+pub(super) fn bytes(n: u64) -> String {
     let units = ["B", "KB", "MB", "GB", "TB"];
     let mut value = n as f64;
     let mut unit = 0;

@@ -1,5 +1,6 @@
-//! A table that knows how to draw itself as text and as HTML.
+//! A table that knows how to draw itself as text, as HTML and as Markdown.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use comfy_table::{CellAlignment, LineStyle, TableStyle};
@@ -18,6 +19,8 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
     /// Lines below.
     pub notes: Vec<String>,
+    /// Cells, by row and column, that are the best of theirs: marked with a star, or bold.
+    pub best: BTreeSet<(usize, usize)>,
 }
 
 impl Table {
@@ -31,15 +34,35 @@ impl Table {
         let cells = |tag: &str, row: &[String]| {
             let cell = |(i, text): (usize, &String)| {
                 let align = if i == 0 { "left" } else { "right" };
-                format!("<{tag} style=\"text-align:{align}\">{}</{tag}>", escape(text))
+                format!("<{tag} style=\"text-align:{align}\">{text}</{tag}>")
             };
             row.iter().enumerate().map(cell).collect::<String>()
         };
-        let rows: String = self.rows.iter().map(|row| format!("<tr>{}</tr>", cells("td", row))).collect();
+        let rows = self.marked(escape, |text| format!("<strong>{text}</strong>"));
+        let rows: String = rows.iter().map(|row| format!("<tr>{}</tr>", cells("td", row))).collect();
         let notes: String = self.notes.iter().map(|note| format!("<p>{}</p>", escape(note))).collect();
-        let head = cells("th", &self.header);
+        let head = cells("th", &self.header.iter().map(|name| escape(name)).collect::<Vec<_>>());
         let caption = escape(&self.title);
         format!("<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}")
+    }
+
+    /// The table in Markdown, its notes as paragraphs.
+    pub fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let plain = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+        let header: Vec<String> = self.header.iter().map(|name| plain(name)).collect();
+        let align: Vec<String> = (0..header.len()).map(|i| if i == 0 { "---" } else { "---:" }.to_owned()).collect();
+        let rows: String = self.marked(plain, |text| format!("**{text}**")).iter().map(|row| line(row)).collect();
+        let title = if self.title.is_empty() { String::new() } else { format!("{}\n\n", self.title) };
+        let notes: String = self.notes.iter().map(|note| format!("\n{}\n", plain(note))).collect();
+        format!("{title}{}{}{rows}{notes}", line(&header), line(&align))
+    }
+
+    /// The rows with every cell as `plain` gives it and the best as `mark` makes it.
+    fn marked(&self, plain: impl Fn(&str) -> String, mark: impl Fn(String) -> String) -> Vec<Vec<String>> {
+        let cell = |i, j, text: &String| if self.best.contains(&(i, j)) { mark(plain(text)) } else { plain(text) };
+        let row = |(i, row): (usize, &Vec<String>)| row.iter().enumerate().map(|(j, text)| cell(i, j, text)).collect();
+        self.rows.iter().enumerate().map(row).collect()
     }
 
     /// Shows the table as an evcxr cell's result, HTML with its text twin.
@@ -57,7 +80,7 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = comfy_table::Table::new();
         table.load_style(STYLE).set_header(&self.header);
-        for row in &self.rows {
+        for row in self.marked(str::to_owned, |text| format!("{text}*")) {
             table.add_row(row);
         }
         for column in table.column_iter_mut().skip(1) {

@@ -22,6 +22,8 @@ pub struct Teachers {
     key: Option<(usize, usize)>,
     /// Memory for a teacher's output layer, in which they take turns.
     output: Option<Var>,
+    /// Tokens run.
+    ran: u64,
 }
 
 #[derive(Clone)]
@@ -87,6 +89,11 @@ impl Teachers {
         self.kept.retain(|(kept, _), _| kept != name);
     }
 
+    /// Tokens run so far, of all teachers.
+    pub fn ran(&self) -> u64 {
+        self.ran
+    }
+
     /// The bytes kept.
     pub fn bytes(&self) -> usize {
         self.kept.values().map(Kept::bytes).sum()
@@ -109,7 +116,9 @@ impl Teachers {
         let mut passing = BTreeMap::new();
         if !new.is_empty() {
             let mut room = Forecast::teachers(available_bytes()).saturating_sub(self.bytes());
-            for (example, kept) in new.iter().zip(run(lesson, &new)?) {
+            let answers = run(lesson, &new)?;
+            self.ran += new.iter().map(|e| lesson.tokens(*e).len() as u64).sum::<u64>();
+            for (example, kept) in new.iter().zip(answers) {
                 let bytes = kept.bytes();
                 if bytes <= room {
                     room -= bytes;

@@ -77,6 +77,15 @@ impl Recipe {
             return Err(yaml("it is larger than a recipe can be".into()));
         }
         let text = String::from_utf8(std::fs::read(file).map_err(io)?).map_err(|e| yaml(e.to_string()))?;
+        Self::parse(file, text)
+    }
+
+    /// Reads `text`, which `file` has.
+    ///
+    /// # Errors
+    /// As for [`Recipe::open`].
+    pub fn parse(file: &Path, text: String) -> Result<Self> {
+        let yaml = |reason: String| Error::Yaml { file: file.into(), reason };
         // Few aliases, however they are nested, replace little text.
         let options = serde_saphyr::options! {
             with_snippet: false,

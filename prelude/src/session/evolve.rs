@@ -1,0 +1,236 @@
+//! evolve: weights and densities for every source and group of layers, searched by CMA-ES.
+//!
+//! The candidates are mergekit recipes: a slice a group of layers, with a weight and, where the method has it, a
+//! density for every source. They start at `1/N` and 1, with a step of 1/6, and are judged by their loss on a part
+//! of the data that the sources were tuned on. Source: Hansen, arXiv 1604.00772; for merging, Akiba et al.,
+//! arXiv 2403.13187.
+
+use std::fmt::{self, Write};
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
+
+use cmaes::{CMAESOptions, DVector};
+
+use super::tune::Trial;
+use super::{BASE, Merged, Models};
+use crate::checkpoint::{Written, replace_file};
+use crate::error::{Error, Result};
+use crate::methods::{Entry, Origin, find};
+use crate::show::EvolveReport;
+
+/// The first step of the search.
+const SIGMA: f64 = 1.0 / 6.0;
+
+/// The loss of a candidate that cannot be made.
+const WORST: f64 = 1e6;
+
+/// How to search.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use dam_prelude::{Evolve, load};
+///
+/// let models = load(["builtin:japanese", "builtin:math"])?;
+/// let search = Evolve { method: "linear".into(), budget: 8, examples: 2, groups: 2, ..Evolve::default() };
+/// let evolved = models.evolve(&search, |_| ControlFlow::Continue(()))?;
+/// assert!(evolved.report.best <= evolved.report.first);
+/// assert!(evolved.recipe.contains("merge_method: linear"));
+/// # Ok::<(), dam_prelude::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evolve {
+    /// What merges a candidate; empty: `dare_ties` where there is a base, else `linear`.
+    pub method: String,
+    /// Candidates that are tried, at most.
+    pub budget: usize,
+    /// Groups of layers that have weights of their own.
+    pub groups: usize,
+    /// Examples of each source's data that a candidate is judged by.
+    pub examples: usize,
+    /// Seeds the search and the draws of the method.
+    pub seed: u64,
+}
+
+impl Default for Evolve {
+    fn default() -> Self {
+        Self { method: String::new(), budget: 200, groups: 4, examples: 48, seed: 0 }
+    }
+}
+
+/// A look at the search after a candidate.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// Candidates so far.
+    pub tried: usize,
+    /// The loss of this one.
+    pub loss: f64,
+    /// The least so far.
+    pub best: f64,
+}
+
+/// What a search found.
+#[derive(Clone)]
+pub struct Evolved {
+    /// The best merge.
+    pub merged: Merged,
+    /// Its mergekit recipe, in YAML.
+    pub recipe: String,
+    /// How the search went.
+    pub report: EvolveReport,
+}
+
+impl Evolved {
+    /// Writes the recipe.
+    ///
+    /// # Errors
+    /// A place that has no room or may not be written.
+    pub fn write(&self, file: impl AsRef<Path>) -> Result<Written> {
+        replace_file(file.as_ref(), self.recipe.as_bytes())
+    }
+
+    /// Shows how the search went as the result of an evcxr cell.
+    pub fn evcxr_display(&self) {
+        self.report.evcxr_display();
+    }
+}
+
+impl fmt::Display for Evolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.report.fmt(f)
+    }
+}
+
+impl fmt::Debug for Evolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Evolved({} candidates, loss {:.4})", self.report.tried, self.report.best)
+    }
+}
+
+/// What the numbers of a candidate mean.
+struct Space<'a> {
+    method: &'a Entry,
+    sources: Vec<&'a str>,
+    base: Option<&'a str>,
+    groups: Vec<Range<usize>>,
+    has_density: bool,
+    has_seed: bool,
+    seed: u64,
+}
+
+impl Models {
+    /// Searches for the best merge by a method; `watch` looks on after every candidate, and `Break` ends the
+    /// search with the best so far.
+    ///
+    /// # Errors
+    /// A method that has no weights, sources without data or of a family that cannot be run, a budget of 0.
+    pub fn evolve(&self, search: &Evolve, mut watch: impl FnMut(&Tried) -> ControlFlow<()>) -> Result<Evolved> {
+        for (key, value) in [("budget", search.budget), ("groups", search.groups), ("examples", search.examples)] {
+            if value == 0 {
+                return Err(Error::bad_value(key, "0", "a whole number from 1"));
+            }
+        }
+        let space = Space::new(self, search)?;
+        let start = space.start();
+        let attempt = |x: &[f64]| -> Result<(String, Merged, Trial)> {
+            let recipe = space.recipe(x);
+            let merged = self.merge_yaml(recipe.clone())?;
+            let trial = merged.trial(search.examples)?;
+            Ok((recipe, merged, trial))
+        };
+        // Where the search starts is a candidate too; what is wrong with it is wrong with all.
+        let (recipe, merged, trial) = attempt(&start)?;
+        let first = if trial.loss.is_finite() { trial.loss } else { WORST };
+        let mut stopped = watch(&Tried { tried: 1, loss: first, best: first }).is_break();
+        let (mut tried, mut tokens, mut best) = (1, trial.tokens, (first, recipe, merged));
+        let judge = |x: &DVector<f64>| {
+            if stopped {
+                return WORST;
+            }
+            // Weights that no merge can have, or that overflow, are no better than any other.
+            let mut loss = WORST;
+            if let Ok((recipe, merged, trial)) = attempt(x.as_slice()) {
+                tokens += trial.tokens;
+                loss = if trial.loss.is_finite() { trial.loss.min(WORST) } else { WORST };
+                if loss < best.0 {
+                    best = (loss, recipe, merged);
+                }
+            }
+            tried += 1;
+            stopped = tried >= search.budget || watch(&Tried { tried, loss, best: best.0 }).is_break();
+            loss
+        };
+        let options = CMAESOptions::new(start.clone(), SIGMA).seed(search.seed);
+        let invalid = |_| Error::bad_value("groups", &search.groups.to_string(), "groups that leave something to search for");
+        let mut state = options.build(judge).map_err(invalid)?;
+        while state.function_evals() + 1 < search.budget && state.next().is_none() {}
+        drop(state);
+        let (method, dimensions) = (space.method.name.into(), start.len());
+        let report = EvolveReport { method, tried, tokens, first, best: best.0, dimensions, stopped: tried < search.budget };
+        Ok(Evolved { merged: best.2, recipe: best.1, report })
+    }
+}
+
+impl<'a> Space<'a> {
+    fn new(models: &'a Models, search: &Evolve) -> Result<Self> {
+        let base = models.base();
+        let default = if base.is_some() { "dare_ties" } else { "linear" };
+        let method = find(if search.method.is_empty() { default } else { &search.method })?;
+        let has = |name: &str| method.keys.iter().any(|key| key.name == name);
+        if !has("weight") {
+            return Err(Error::bad_value("method", method.name, "a method that has weights, such as linear, ties or dare_ties"));
+        }
+        let sources: Vec<&str> = models.names().filter(|name| *name != BASE).collect();
+        let Some(first) = sources.first() else { return Err(models.too_few(0, false)) };
+        let layers = models.source(first)?.architecture()?.layers;
+        let groups = search.groups.min(layers);
+        Ok(Self {
+            method,
+            sources,
+            base: base.map(|_| BASE).filter(|_| method.origin != Origin::Never),
+            groups: (0..groups).map(|i| i * layers / groups..(i + 1) * layers / groups).collect(),
+            has_density: has("density"),
+            has_seed: has("seed"),
+            seed: search.seed,
+        })
+    }
+
+    /// Weights of `1/N`, then densities of 1, by group and source.
+    fn start(&self) -> Vec<f64> {
+        let count = self.groups.len() * self.sources.len();
+        let weights = vec![1.0 / self.sources.len() as f64; count];
+        let densities = vec![1.0; if self.has_density { count } else { 0 }];
+        [weights, densities].concat()
+    }
+
+    /// The recipe of a candidate.
+    fn recipe(&self, x: &[f64]) -> String {
+        let (mut text, count) = (format!("merge_method: {}\n", self.method.name), self.groups.len() * self.sources.len());
+        // A name may hold what YAML reads otherwise; JSON's strings are YAML's.
+        let quoted = |name: &str| serde_json::Value::from(name).to_string();
+        let mut line = |text_line: String| writeln!(text, "{text_line}").unwrap_or(());
+        if let Some(base) = self.base {
+            line(format!("base_model: {}", quoted(base)));
+        }
+        if self.has_seed {
+            line(format!("parameters:\n  seed: {}", self.seed));
+        }
+        line("slices:".into());
+        for (group, layers) in self.groups.iter().enumerate() {
+            line("- sources:".into());
+            for (i, source) in self.sources.iter().enumerate() {
+                let at = group * self.sources.len() + i;
+                line(format!(
+                    "  - model: {}\n    layer_range: [{}, {}]\n    parameters:",
+                    quoted(source),
+                    layers.start,
+                    layers.end
+                ));
+                line(format!("      weight: {:.6}", x[at]));
+                if self.has_density {
+                    line(format!("      density: {:.6}", x[count + at].clamp(0.01, 1.0)));
+                }
+            }
+        }
+        text
+    }
+}

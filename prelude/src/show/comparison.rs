@@ -1,0 +1,104 @@
+//! The table of methods beside each other: a row a method, the best of every column marked.
+
+use serde::Serialize;
+
+use super::reports::{bytes, count, percent};
+use super::{Scores, Table};
+use crate::eval::Cost;
+
+/// One method.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Contender {
+    /// Its name.
+    pub method: String,
+    /// The parameters that were chosen for it.
+    pub chosen: String,
+    /// How its merge did; none where it cannot merge these sources.
+    pub scores: Option<Scores>,
+    /// What making it took, tuning included.
+    pub cost: Option<Cost>,
+    /// Why it cannot merge these sources.
+    pub refused: Option<String>,
+}
+
+/// What `compare` gives.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Comparison {
+    /// In the order asked for.
+    pub rows: Vec<Contender>,
+    /// Seed and settings.
+    pub notes: Vec<String>,
+}
+
+impl Contender {
+    /// The mean over data sets: of exact matches where all have them (to be large), or else of losses.
+    pub fn mean(&self) -> Option<f64> {
+        let scores = self.scores.as_ref()?;
+        Some(scores.mean_exact_match().unwrap_or_else(|| scores.mean_loss()))
+    }
+}
+
+impl Comparison {
+    /// The row of `method`.
+    pub fn row(&self, method: &str) -> Option<&Contender> {
+        self.rows.iter().find(|row| row.method == method)
+    }
+
+    pub(super) fn table(&self) -> Table {
+        let first = self.rows.iter().find_map(|row| row.scores.as_ref());
+        let data: Vec<String> = first.map(|scores| scores.data.keys().cloned().collect()).unwrap_or_default();
+        let exact = first.is_some_and(|scores| scores.mean_exact_match().is_some());
+        let header = [vec!["method".to_owned()], data.clone(), ["mean", "tokens", "time", "memory"].map(str::to_owned).into()];
+        let mut table = Table::new(if exact { "exact match (loss)" } else { "loss" }, header.concat());
+        // What is compared in each column, small being good.
+        let mut ranks: Vec<Vec<Option<f64>>> = Vec::new();
+        for row in &self.rows {
+            let Some(scores) = &row.scores else {
+                let why = row.refused.clone().unwrap_or_default();
+                table.notes.push(format!("{}: {why}", row.method));
+                table.rows.push([vec![row.method.clone()], vec!["-".into(); data.len() + 4]].concat());
+                ranks.push(vec![None; data.len() + 5]);
+                continue;
+            };
+            let shown = |exact: Option<f64>, loss: f64| match exact {
+                Some(exact) => format!("{} ({loss:.2})", percent(exact)),
+                None => format!("{loss:.4}"),
+            };
+            let rank = |exact: Option<f64>, loss: f64| Some(exact.map_or(loss, |x| -x));
+            let (mut cells, mut numbers) = (vec![row.method.clone()], vec![None]);
+            for name in &data {
+                let score = scores.data.get(name);
+                cells.push(score.map_or("-".into(), |s| shown(s.exact_match, s.loss)));
+                numbers.push(score.and_then(|s| rank(s.exact_match, s.loss)));
+            }
+            cells.push(shown(scores.mean_exact_match(), scores.mean_loss()));
+            numbers.push(rank(scores.mean_exact_match(), scores.mean_loss()));
+            let cost = row.cost.unwrap_or_default();
+            cells.extend([count(cost.tokens as usize), format!("{:.1} s", cost.seconds), bytes(cost.peak_bytes)]);
+            numbers.extend([None; 3]);
+            table.rows.push(cells);
+            ranks.push(numbers);
+            if !row.chosen.is_empty() {
+                table.notes.push(format!("{}: {}", row.method, row.chosen));
+            }
+        }
+        for column in 0..table.header.len() {
+            let best = ranks.iter().filter_map(|row| row[column]).fold(f64::INFINITY, f64::min);
+            let is_best = |(i, row): (usize, &Vec<Option<f64>>)| (row[column] == Some(best)).then_some((i, column));
+            table.best.extend(ranks.iter().enumerate().filter_map(is_best));
+        }
+        table.notes.extend(first.and_then(Scores::warning));
+        table.notes.extend(self.notes.iter().cloned());
+        table
+    }
+
+    /// The table in Markdown.
+    pub fn markdown(&self) -> String {
+        self.table().markdown()
+    }
+
+    /// The table as an HTML fragment.
+    pub fn html(&self) -> String {
+        self.table().html()
+    }
+}
