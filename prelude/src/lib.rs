@@ -66,5 +66,5 @@ pub use checkpoint::Kind;
 pub use coefficients::{BiasStart, Columns, Init, Nonlinearity};
 pub use error::{Error, Result};
 pub use objective::Reduction;
-pub use session::{Bake, Compare, Dam, Evolve, Evolved, Merged, Models, load};
+pub use session::{Bake, Compare, Dam, Evolve, Evolved, Merged, Models, Tried, load};
 pub use train::{Optimizer, Schedule, Settings};

@@ -2,8 +2,10 @@
 
 mod arguments;
 mod bake;
+mod compare;
 mod data;
 mod eval;
+mod evolve;
 mod generate;
 mod help;
 mod inspect;
@@ -47,6 +49,8 @@ pub const VERBS: &[Verb] = &[
     eval::VERB,
     generate::VERB,
     merge::VERB,
+    evolve::VERB,
+    compare::VERB,
     bake::VERB,
     save::VERB,
     open::VERB,

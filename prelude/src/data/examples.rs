@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::chat::{self, Exchange, Message};
+use super::choices::{Question, choices};
 use super::rows::{RawRow, read_rows};
 use crate::checkpoint::{BUILTIN_PREFIX, Bytes, Hub, Place, Source, Wanted, builtin_data, builtin_data_file, map, tokenizing};
 use crate::error::{Error, Result};
@@ -25,8 +26,10 @@ pub struct Example {
 pub struct Dataset {
     /// What opens it again: an absolute path or `builtin:NAME`.
     pub spec: String,
-    /// In the order of the file.
+    /// In the order of the file; of a multiple-choice question, the right option.
     pub examples: Vec<Example>,
+    /// Its multiple-choice questions.
+    pub questions: Vec<Question>,
 }
 
 /// The prefix of a data set on the hub.
@@ -53,18 +56,25 @@ impl Dataset {
             }
         }
         // All conversations in one go: what renders a template takes longer to make than to run.
-        let talks: Vec<&[Message]> = rows.iter().filter_map(|(row, _)| row.talk()).collect();
+        let talks: Vec<&[Message]> = rows.iter().flat_map(|(row, _)| row.talks()).collect();
         let mut exchanges = chat::render(source, &talks)?.into_iter();
-        let mut examples = Vec::with_capacity(rows.len());
+        let (mut examples, mut questions) = (Vec::with_capacity(rows.len()), Vec::new());
         for (row, at) in &rows {
+            let mut answered = || match exchanges.next() {
+                Some(Exchange { whole, answer, .. }) => at.pair(&whole[..answer], &whole[answer..], false),
+                None => Err(at.bad("its template gave nothing".into())),
+            };
             let example = match row {
                 Row::Ids(ids) => Example { ids: ids.clone(), prompt: 0 },
                 Row::Text(text) => Example { ids: at.encode(text, true)?, prompt: 0 },
                 Row::Pair(prompt, completion) => at.pair(prompt, completion, true)?,
-                Row::Talk(_) => match exchanges.next() {
-                    Some(Exchange { whole, answer, .. }) => at.pair(&whole[..answer], &whole[answer..], false)?,
-                    None => return Err(at.bad("its template gave nothing".into())),
-                },
+                Row::Talk(_) => answered()?,
+                Row::Choice(talks, right) => {
+                    let options = talks.iter().map(|_| answered()).collect::<Result<Vec<_>>>()?;
+                    let example = options[*right].clone();
+                    questions.push(Question { options, right: *right });
+                    example
+                }
             };
             if example.ids.is_empty() {
                 return Err(at.bad("it has no tokens".into()));
@@ -73,7 +83,7 @@ impl Dataset {
         }
         match examples.is_empty() {
             true => Err(Error::EmptyData { file: files.into_iter().next().map(|(file, _)| file).unwrap_or_default() }),
-            false => Ok(Self { spec, examples }),
+            false => Ok(Self { spec, examples, questions }),
         }
     }
 }
@@ -124,11 +134,17 @@ enum Row {
     Pair(String, String),
     /// Goes through the chat template.
     Talk(Vec<Message>),
+    /// The same with each of some answers, of which one is right.
+    Choice(Vec<Vec<Message>>, usize),
 }
 
 impl Row {
-    fn talk(&self) -> Option<&[Message]> {
-        if let Row::Talk(talk) = self { Some(talk) } else { None }
+    fn talks(&self) -> Vec<&[Message]> {
+        match self {
+            Row::Talk(talk) => vec![talk],
+            Row::Choice(talks, _) => talks.iter().map(Vec::as_slice).collect(),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -169,6 +185,11 @@ impl Line<'_> {
             if let Some(list) = row.get(key) {
                 return Ok(Row::Talk(self.talk(key, list)?));
             }
+        }
+        let options = choices(&row).map_err(|reason| self.bad(reason))?;
+        if let (Some((options, right)), Some(question)) = (options, INPUTS.iter().find_map(|name| row.get(*name)?.as_str())) {
+            let talk = |answer: &String| vec![Message::new("user", question), Message::new("assistant", answer)];
+            return Ok(Row::Choice(options.iter().map(talk).collect(), right));
         }
         if let Some(name) = OUTPUTS.iter().find(|name| row.get(**name).is_some_and(|v| !v.is_string())) {
             return Err(self.bad(format!("`{name}` is not text")));

@@ -2,11 +2,13 @@
 
 mod batch;
 mod chat;
+mod choices;
 mod examples;
 mod rows;
 mod sampler;
 
 pub use batch::Batch;
+pub use choices::Question;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, Example, builtin_datasets};
 pub(crate) use sampler::next as next_examples;

@@ -1,9 +1,11 @@
 //! Floor 5: how well a model does on held-out data, what it says, and what finding out took.
 
+mod choose;
 mod cost;
 mod generate;
 mod score;
 
+pub use choose::choose;
 pub use cost::{Cost, measured};
 pub use generate::generate;
 pub use score::{Score, score};

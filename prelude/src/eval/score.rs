@@ -24,6 +24,17 @@ pub struct Score {
     pub perplexity: f64,
     /// The share of questions answered exactly, 0 to 1; none where there are no questions.
     pub exact_match: Option<f64>,
+    /// The share of multiple-choice questions whose right option is the likeliest, 0 to 1; none where there are
+    /// none.
+    #[serde(default)]
+    pub multiple_choice: Option<f64>,
+}
+
+impl Score {
+    /// The share of questions got right: by choice where there are choices, else by exact match.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.multiple_choice.or(self.exact_match)
+    }
 }
 
 /// Tokens run side by side.
@@ -84,7 +95,7 @@ pub fn score<W: Weights + ?Sized>(
     }
     let loss = loss / tokens.max(1) as f64;
     let exact_match = (questions > 0).then(|| exact as f64 / questions as f64);
-    Ok(Score { tokens, loss, perplexity: loss.exp(), exact_match })
+    Ok(Score { tokens, loss, perplexity: loss.exp(), exact_match, multiple_choice: None })
 }
 
 /// How many of `examples` are run side by side: one, or as many as have [`TOKENS`] tokens.

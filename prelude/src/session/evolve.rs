@@ -217,6 +217,9 @@ impl<'a> Space<'a> {
         line("slices:".into());
         for (group, layers) in self.groups.iter().enumerate() {
             line("- sources:".into());
+            if let Some(base) = self.base {
+                line(format!("  - model: {}\n    layer_range: [{}, {}]", quoted(base), layers.start, layers.end));
+            }
             for (i, source) in self.sources.iter().enumerate() {
                 let at = group * self.sources.len() + i;
                 line(format!(

@@ -9,7 +9,7 @@ use crate::checkpoint::{Architecture, BUILTIN_PREFIX, Source, tokenizing};
 use crate::coefficients::{BiasStart, Columns, Merge};
 use crate::data::{Dataset, builtin_datasets, prompt_ids};
 use crate::error::{Error, Result};
-use crate::eval::{generate, score};
+use crate::eval::{choose, generate, score};
 use crate::model::{SourceWeights, Weights};
 use crate::show::{AVERAGE, Answer, Scoreboard, Scores};
 
@@ -54,7 +54,10 @@ impl Judge<'_> {
     fn score_as<W: Weights + ?Sized>(&self, architecture: &Architecture, weights: &W, data: &Scored) -> Result<Scores> {
         let limit = self.models.settings.max_length;
         let one = |(name, d): &(String, Dataset)| {
-            let score = score(architecture, weights, &d.examples, limit, self.device)?;
+            let mut score = score(architecture, weights, &d.examples, limit, self.device)?;
+            if !d.questions.is_empty() {
+                score.multiple_choice = Some(choose(architecture, weights, &d.questions, limit, self.device)?);
+            }
             if score.tokens == 0 {
                 let what =
                     format!("`{name}` has no token to predict: its examples have one token each, or are cut before their answer");

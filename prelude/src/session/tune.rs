@@ -19,7 +19,10 @@ pub(super) struct Trial {
 impl Models {
     /// The first `examples` of every source's data.
     fn tuning(&self, examples: usize) -> Result<Scored> {
-        let first = |d: &Dataset| Dataset { spec: d.spec.clone(), examples: d.examples.iter().take(examples).cloned().collect() };
+        let first = |d: &Dataset| {
+            let examples = d.examples.iter().take(examples).cloned().collect();
+            Dataset { spec: d.spec.clone(), examples, questions: Vec::new() }
+        };
         match self.data.is_empty() {
             true => Err(Error::NoData { source_name: self.names().next().unwrap_or("source").into() }),
             false => Ok(Scored::new(self.data.iter().map(|(name, d)| (name.clone(), first(d))).collect(), false)),

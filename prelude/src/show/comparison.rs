@@ -31,10 +31,10 @@ pub struct Comparison {
 }
 
 impl Contender {
-    /// The mean over data sets: of exact matches where all have them (to be large), or else of losses.
+    /// The mean over data sets: of accuracies where all have them (to be large), or else of losses.
     pub fn mean(&self) -> Option<f64> {
         let scores = self.scores.as_ref()?;
-        Some(scores.mean_exact_match().unwrap_or_else(|| scores.mean_loss()))
+        Some(scores.mean_accuracy().unwrap_or_else(|| scores.mean_loss()))
     }
 }
 
@@ -47,7 +47,7 @@ impl Comparison {
     pub(super) fn table(&self) -> Table {
         let first = self.rows.iter().find_map(|row| row.scores.as_ref());
         let data: Vec<String> = first.map(|scores| scores.data.keys().cloned().collect()).unwrap_or_default();
-        let exact = first.is_some_and(|scores| scores.mean_exact_match().is_some());
+        let exact = first.is_some_and(|scores| scores.mean_accuracy().is_some());
         let header = [vec!["method".to_owned()], data.clone(), ["mean", "tokens", "time", "memory"].map(str::to_owned).into()];
         let mut table = Table::new(if exact { "exact match (loss)" } else { "loss" }, header.concat());
         // What is compared in each column, small being good.
@@ -68,11 +68,11 @@ impl Comparison {
             let (mut cells, mut numbers) = (vec![row.method.clone()], vec![None]);
             for name in &data {
                 let score = scores.data.get(name);
-                cells.push(score.map_or("-".into(), |s| shown(s.exact_match, s.loss)));
-                numbers.push(score.and_then(|s| rank(s.exact_match, s.loss)));
+                cells.push(score.map_or("-".into(), |s| shown(s.accuracy(), s.loss)));
+                numbers.push(score.and_then(|s| rank(s.accuracy(), s.loss)));
             }
-            cells.push(shown(scores.mean_exact_match(), scores.mean_loss()));
-            numbers.push(rank(scores.mean_exact_match(), scores.mean_loss()));
+            cells.push(shown(scores.mean_accuracy(), scores.mean_loss()));
+            numbers.push(rank(scores.mean_accuracy(), scores.mean_loss()));
             let cost = row.cost.unwrap_or_default();
             cells.extend([count(cost.tokens as usize), format!("{:.1} s", cost.seconds), bytes(cost.peak_bytes)]);
             numbers.extend([None; 3]);

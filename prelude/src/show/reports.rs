@@ -368,17 +368,21 @@ impl Scores {
         self.data.values().map(|s| s.loss).sum::<f64>() / self.data.len().max(1) as f64
     }
 
-    /// The mean exact match over data sets that have questions, 0 to 1.
-    pub fn mean_exact_match(&self) -> Option<f64> {
-        let all: Vec<f64> = self.data.values().filter_map(|s| s.exact_match).collect();
+    /// The mean accuracy over data sets that have questions, 0 to 1.
+    pub fn mean_accuracy(&self) -> Option<f64> {
+        let all: Vec<f64> = self.data.values().filter_map(Score::accuracy).collect();
         (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
     }
 
     fn table(&self) -> Table {
-        let mut table = Table::new("", ["data", "tokens", "loss", "perplexity", "exact match"]);
+        let chooses = self.data.values().any(|s| s.multiple_choice.is_some());
+        let header = ["data", "tokens", "loss", "perplexity", "exact match", "multiple choice"];
+        let mut table = Table::new("", header.into_iter().take(if chooses { 6 } else { 5 }));
         for (name, s) in &self.data {
-            let exact = s.exact_match.map_or("-".into(), percent);
-            table.rows.push(vec![name.clone(), count(s.tokens), number(s.loss), perplexity(s.perplexity), exact]);
+            let share = |x: Option<f64>| x.map_or("-".into(), percent);
+            let mut row = vec![name.clone(), count(s.tokens), number(s.loss), perplexity(s.perplexity), share(s.exact_match)];
+            row.extend(chooses.then(|| share(s.multiple_choice)));
+            table.rows.push(row);
         }
         table.notes.extend(self.warning());
         table
@@ -411,12 +415,12 @@ impl Scoreboard {
         table.notes.extend(self.rows.first().and_then(|(_, scores)| scores.warning()));
         for (name, scores) in &self.rows {
             let mut row = vec![name.clone()];
-            row.extend(scores.data.values().map(|s| match s.exact_match {
+            row.extend(scores.data.values().map(|s| match s.accuracy() {
                 Some(exact) => format!("{} ({:.2})", percent(exact), s.loss),
                 None => format!("({:.2})", s.loss),
             }));
             let loss = scores.mean_loss();
-            let exact = scores.mean_exact_match().map(|x| percent(x) + " ").unwrap_or_default();
+            let exact = scores.mean_accuracy().map(|x| percent(x) + " ").unwrap_or_default();
             row.push(format!("{exact}({loss:.2})"));
             table.rows.push(row);
         }

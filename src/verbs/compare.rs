@@ -1,0 +1,81 @@
+//! `compare [METHOD...] [FILE...]`
+
+use anyhow::Result;
+use dam_prelude::{Compare, Error};
+use serde_json::{Value, json};
+
+use super::Verb;
+use super::arguments::{Arguments, at_home, count};
+use crate::context::{Context, Reply, refuse};
+use crate::progress;
+
+pub const VERB: Verb = Verb {
+    name: "compare",
+    usage: "compare [METHOD...] [steps=150] [budget=200] [examples=48] [on=FILE,...] [TABLE.md|TABLE.html|TABLE.json]",
+    about: "a merge by every method, each tuned on the sources' own data, scored beside each other; with what each cost",
+    example: "compare dam linear ties dare_ties evolve",
+    run,
+};
+
+/// What a table can be written as.
+const TABLES: [&str; 3] = [".md", ".html", ".json"];
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    let arguments = Arguments::read(arguments, &["steps", "budget", "examples", "on"], &[])?;
+    context.loaded()?;
+    let mut contest = Compare::default();
+    let is_table = |word: &&str| TABLES.iter().any(|end| word.ends_with(end));
+    let (tables, methods): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_table);
+    if tables.len() > 1 {
+        return refuse("more than one table is named", format!("usage: {}", VERB.usage));
+    }
+    if !methods.is_empty() {
+        contest.methods = methods.into_iter().map(str::to_owned).collect();
+    }
+    for (key, value) in &arguments.pairs {
+        match *key {
+            "on" => contest.files = value.split(',').map(at_home).collect(),
+            "steps" => contest.steps = count(key, value)?,
+            "budget" => contest.budget = count(key, value)?,
+            _ => contest.examples = count(key, value)?,
+        }
+    }
+    let bar = progress::Steps::unknown(context.quiet)?;
+    let table = context.current().compare(&contest, |what| bar.step(what));
+    drop(bar);
+    let table = table?;
+    let rows: Vec<Value> = (table.rows.iter())
+        .map(|row| {
+            json!({
+                "method": row.method, "chosen": row.chosen, "scores": row.scores.as_ref().map(|s| &s.data), "mean": row.mean(),
+                "seconds": row.cost.map(|c| c.seconds), "tokens": row.cost.map(|c| c.tokens),
+                "peak_bytes": row.cost.map(|c| c.peak_bytes), "refused": row.refused,
+            })
+        })
+        .collect();
+    let mut fields = json!({"rows": rows, "notes": table.notes});
+    let mut text = table.to_string();
+    if let Some(file) = tables.first() {
+        let content = match file.rsplit_once('.') {
+            Some((_, "md")) => table.markdown(),
+            Some((_, "html")) => table.html(),
+            _ => serde_json::to_string_pretty(&fields)?,
+        };
+        let written = write(&at_home(file), &content)?;
+        text = format!("{text}\n{written}");
+        fields["path"] = json!(written);
+    }
+    Ok(Reply::new(text, fields))
+}
+
+/// Writes a table to a new file.
+fn write(file: &str, content: &str) -> Result<String> {
+    use std::io::Write;
+    let path = std::path::absolute(file)?;
+    let io = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
+        _ => Error::Io { action: "write", path: path.clone(), source },
+    };
+    std::fs::File::create_new(&path).and_then(|mut file| file.write_all(content.as_bytes())).map_err(io)?;
+    Ok(path.display().to_string())
+}

@@ -1,0 +1,58 @@
+//! `evolve [METHOD] [budget=N] [groups=N] [examples=N] [RECIPE.yml]`
+
+use anyhow::Result;
+use dam_prelude::Evolve;
+use serde_json::json;
+
+use super::Verb;
+use super::arguments::{Arguments, at_home, count, is_recipe};
+use crate::context::{Context, Reply, refuse};
+use crate::progress;
+
+pub const VERB: Verb = Verb {
+    name: "evolve",
+    usage: "evolve [METHOD] [budget=200] [groups=4] [examples=48] [RECIPE.yml]",
+    about: "search weights and densities by layers and sources (CMA-ES), judged on the sources' own data; Ctrl-C keeps the best",
+    example: "evolve dare_ties budget=100 best.yml",
+    run,
+};
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    let arguments = Arguments::read(arguments, &["budget", "groups", "examples"], &[])?;
+    context.loaded()?;
+    let models = context.current();
+    let mut search = Evolve { seed: models.settings.seed, ..Evolve::default() };
+    let mut file = None;
+    for word in &arguments.words {
+        match *word {
+            word if is_recipe(word) && file.is_none() => file = Some(at_home(word)),
+            word if search.method.is_empty() && !is_recipe(word) => search.method = word.into(),
+            _ => return refuse("there are too many words", format!("usage: {}", VERB.usage)),
+        }
+    }
+    for (key, value) in &arguments.pairs {
+        let number = count(key, value)?;
+        match *key {
+            "budget" => search.budget = number,
+            "groups" => search.groups = number,
+            _ => search.examples = number,
+        }
+    }
+    let bar = progress::Steps::new(search.budget, context.quiet)?;
+    let evolved = models.evolve(&search, |tried| bar.step(&format!("best loss {:.4}", tried.best)));
+    drop(bar);
+    let evolved = evolved?;
+    let report = &evolved.report;
+    let mut fields = json!({
+        "method": report.method, "candidates": report.tried, "first": report.first, "best": report.best,
+        "tokens": report.tokens, "dimensions": report.dimensions, "stopped": report.stopped, "recipe": evolved.recipe,
+    });
+    let mut text = report.to_string();
+    if let Some(file) = file {
+        let written = evolved.write(file)?;
+        fields["path"] = json!(written.path);
+        text = format!("{text}\n{written}");
+    }
+    context.merged = Some(evolved.merged.clone());
+    Ok(Reply::new(format!("{text}\nthe best merge can be tried now: eval, generate, inspect, bake DIR"), fields))
+}
