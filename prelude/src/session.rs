@@ -20,6 +20,7 @@ mod models;
 mod output;
 mod saved;
 mod score;
+mod start;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -68,6 +69,8 @@ struct Session {
     drawn: usize,
     losses: Vec<f64>,
     scores: Option<Scores>,
+    /// What is to be said of where the coefficients started, if that was at a merge.
+    start: Option<String>,
 }
 
 /// Whether steps of up to `tokens` compute layers again, as `asked`.
@@ -343,6 +346,7 @@ impl Dam {
             drawn: 0,
             losses: Vec::new(),
             scores: None,
+            start: None,
         }))))
     }
 
