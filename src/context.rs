@@ -60,7 +60,10 @@ impl Context {
         self.loaded()?;
         match &self.dam {
             Some(dam) => Ok(dam),
-            None => refuse("the sources are not wrapped yet", "give every column its coefficients: wrap; or merge them without training: merge linear"),
+            None => refuse(
+                "the sources are not wrapped yet",
+                "give every column its coefficients: wrap; or merge them without training: merge linear",
+            ),
         }
     }
 

@@ -60,7 +60,7 @@ fn bytes(models: &Models, method: &TaskVectors, threads: usize, directory: &Path
 }
 
 #[test]
-fn draws_do_not_depend_on_threads_or_order() {
+fn draws_do_not_depend_on_threads_or_the_order_of_sources() {
     let dir = tempfile::tempdir().unwrap();
     let density = vec![0.5];
     for method in [
@@ -73,14 +73,14 @@ fn draws_do_not_depend_on_threads_or_order() {
         let one = bytes(&models, &method, 1, dir.path());
         assert!(one == bytes(&models, &method, 3, dir.path()), "{}", method.name);
 
-        // Sources in another order, tensors one by one from the last to the first.
+        // Sources in another order.
         let shuffled = loaded(["base", "model2", "model0", "model1"]).merge(method.clone()).unwrap();
         let found = tensors(&dir.path().join(format!("{}1", method.name)));
         let again = tensors(&shuffled.bake(dir.path().join(format!("{} shuffled", method.name))).unwrap().path);
         for (name, tensor) in &found {
             for (a, b) in values(tensor).iter().zip(values(&again[name])) {
-                // Sums of three in another order.
-                assert!((a - b).abs() <= 4.0 * f32::EPSILON * b.abs().max(0.05), "{}, {name}: {a} and {b}", method.name);
+                // Sums of three, each up to a few tenths, in another order.
+                assert!((a - b).abs() <= 1e-6 * b.abs().max(0.1), "{}, {name}: {a} and {b}", method.name);
             }
         }
     }
@@ -99,7 +99,10 @@ fn a_merge_is_tried_without_writing_it() {
     assert_eq!(replies[1]["base"], "base");
     assert_eq!(replies[2]["scores"], replies[3]["scores"]);
     let rows = replies[3]["rows"].as_array().unwrap();
-    assert_eq!(rows.iter().map(|row| row["model"].as_str().unwrap()).collect::<Vec<_>>(), ["base", "japanese", "math", "average", "ties"]);
+    assert_eq!(
+        rows.iter().map(|row| row["model"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["base", "japanese", "math", "average", "ties"]
+    );
     assert!(!replies[4]["text"].as_str().unwrap().is_empty());
     let norm = &replies[5]["tensors"][0]["sources"]["math"];
     assert!(norm["cosine"].as_f64().unwrap() > 0.9 && norm["relative"].as_f64().unwrap() > 0.0, "{norm}");

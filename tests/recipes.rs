@@ -114,9 +114,13 @@ dtype: float32
 ";
     fs::write(dir.path().join("models/recipe.yaml"), text.replace("models/", "")).unwrap();
     recipe(dir.path(), text);
-    let (replies, ok) = json(dir.path(), "merge recipe.yml out; merge models/recipe.yaml out2; load models/model0; merge recipe.yml");
+    let (replies, ok) =
+        json(dir.path(), "merge recipe.yml out; merge models/recipe.yaml out2; load models/model0; merge recipe.yml");
     assert!(ok, "{replies:?}");
-    assert_eq!(fs::read(dir.path().join("out/model.safetensors")).unwrap(), fs::read(dir.path().join("out2/model.safetensors")).unwrap());
+    assert_eq!(
+        fs::read(dir.path().join("out/model.safetensors")).unwrap(),
+        fs::read(dir.path().join("out2/model.safetensors")).unwrap()
+    );
     let config = fs::read_to_string(dir.path().join("out/config.json")).unwrap();
     assert!(config.contains("bfloat16"), "{config}");
     assert_eq!(replies[0]["base"], "base");
@@ -138,7 +142,11 @@ fn what_is_not_followed_is_refused_by_its_key() {
         ("merge_method: linear", "models", "either `models` or `slices`"),
         (&format!("merge_method: karcher\nmodules: {{}}\n{two}"), "modules", "not supported"),
         (&format!("merge_method: karcher\nchat_template: auto\n{two}"), "chat_template", "not supported"),
-        (&format!("merge_method: karcher\ntokenizer: {{source: union, tokens: {{}}}}\n{two}"), "tokenizer.tokens", "not supported"),
+        (
+            &format!("merge_method: karcher\ntokenizer: {{source: union, tokens: {{}}}}\n{two}"),
+            "tokenizer.tokens",
+            "not supported",
+        ),
         (&format!("merge_method: karcher\ntokenizer_source: union\n{two}"), "tokenizer_source", "no tokenizer.json"),
         (&format!("merge_method: karcher\ntokenizer_source: base\n{two}"), "tokenizer_source", "no base_model"),
         (&format!("merge_method: karcher\ntokenizer_source: model2\n{two}"), "tokenizer_source", "not one of the models"),
@@ -178,7 +186,11 @@ fn what_is_not_followed_is_refused_by_its_key() {
             "slices",
             "`base` is not among the sources",
         ),
-        ("merge_method: karcher\nslices: [{sources: [{model: model0, layer_range: [0, 2]}], residual_weight: 1}]", "slices[0].residual_weight", "not supported"),
+        (
+            "merge_method: karcher\nslices: [{sources: [{model: model0, layer_range: [0, 2]}], residual_weight: 1}]",
+            "slices[0].residual_weight",
+            "not supported",
+        ),
     ];
     for (text, key, reason) in bad {
         let error = models().merge_recipe(recipe(dir.path(), text)).unwrap_err();
@@ -187,9 +199,13 @@ fn what_is_not_followed_is_refused_by_its_key() {
             assert!(found == key || key.is_empty(), "{text}: {found}");
         }
     }
-    let error = models().merge_recipe(recipe(dir.path(), "merge_method: ties\nbase_model: base\nmodels: [{model: model0, parameters: {weight: 1, density: 2}}]"));
+    let error = models().merge_recipe(recipe(
+        dir.path(),
+        "merge_method: ties\nbase_model: base\nmodels: [{model: model0, parameters: {weight: 1, density: 2}}]",
+    ));
     assert!(error.unwrap_err().to_string().contains("`2` is not a value for `density`"));
-    let missing = models().merge_recipe(recipe(dir.path(), &format!("merge_method: karcher\n{two}").replace("model1", "./nowhere")));
+    let missing =
+        models().merge_recipe(recipe(dir.path(), &format!("merge_method: karcher\n{two}").replace("model1", "./nowhere")));
     assert!(matches!(missing.unwrap_err(), Error::NotFound { .. }));
     let (replies, ok) = json(dir.path(), "merge recipe.yml weight=1 out");
     assert!(!ok && replies[0]["error"].as_str().unwrap().contains("not for a recipe"), "{replies:?}");

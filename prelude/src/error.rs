@@ -161,7 +161,9 @@ impl Error {
             Error::SessionFile { .. } => {
                 "open reads what save wrote, while sources and data are as they were; otherwise load and wrap anew"
             }
-            Error::Yaml { .. } => "a recipe is a mergekit configuration: merge_method, models or slices, base_model, parameters, dtype",
+            Error::Yaml { .. } => {
+                "a recipe is a mergekit configuration: merge_method, models or slices, base_model, parameters, dtype"
+            }
             Error::Recipe { .. } => "change the recipe there; nothing in a recipe is passed over in silence",
             Error::BadTensor { .. } => "use other weights, or another method",
             Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",

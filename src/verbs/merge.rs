@@ -34,7 +34,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     for (key, value) in &arguments.pairs {
         match *key {
             "dtype" | "shard" if directory.is_none() => {
-                return refuse(format!("`{key}` says how a merge is written, and no directory is named"), "name one, or: bake DIR");
+                return refuse(
+                    format!("`{key}` says how a merge is written, and no directory is named"),
+                    "name one, or: bake DIR",
+                );
             }
             "dtype" => options.dtype = Some((*value).to_owned()),
             "shard" => options.shard_bytes = bytes("shard", value)?,

@@ -1,8 +1,8 @@
 //! `wrap [columns] [f=...] [train=...] [init=...] [bias=...] [base=...]`
 
 use anyhow::Result;
-use dam_prelude::train::choose;
 use dam_prelude::methods::METHODS;
+use dam_prelude::train::choose;
 use dam_prelude::{BiasStart, Columns, Error, Init, Kind, Nonlinearity};
 use serde_json::json;
 

@@ -35,7 +35,8 @@ impl Source {
         config.insert("num_hidden_layers".into(), json!(layers.len()));
         // Lists that say something of every layer.
         for key in ["layer_types", "no_rope_layers"] {
-            if let Some(Value::Array(all)) = config.get(key).filter(|list| list.as_array().is_some_and(|l| l.len() == old.layers)) {
+            if let Some(Value::Array(all)) = config.get(key).filter(|list| list.as_array().is_some_and(|l| l.len() == old.layers))
+            {
                 let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
                 config.insert(key.into(), moved.into());
             }

@@ -80,13 +80,17 @@ impl Grams {
             // Whole rows each, so that every sum is made in one place.
             let rows = (1usize << 16).div_ceil(groups.run);
             let first = |block: &Block<'_>| block.start() / (rows * groups.run) * rows;
-            let found = tensor.stretches_of(rows * groups.run, || (0, Vec::new()), |(at, sums), block| {
-                if sums.is_empty() {
-                    *at = first(block);
-                    *sums = vec![0.0; rows.min(groups.count - *at) * n * n];
-                }
-                accumulate(groups, *at, sums, block);
-            });
+            let found = tensor.stretches_of(
+                rows * groups.run,
+                || (0, Vec::new()),
+                |(at, sums), block| {
+                    if sums.is_empty() {
+                        *at = first(block);
+                        *sums = vec![0.0; rows.min(groups.count - *at) * n * n];
+                    }
+                    accumulate(groups, *at, sums, block);
+                },
+            );
             found.into_iter().for_each(|(at, sums)| add(&mut values[at * n * n..], sums));
         }
         Self { sources: n, values }

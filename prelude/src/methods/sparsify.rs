@@ -65,7 +65,10 @@ enum Which {
     /// Between two ranks by size.
     Window(Cut, Cut),
     /// Draws below a limit.
-    Drawn { key: u64, below: u32 },
+    Drawn {
+        key: u64,
+        below: u32,
+    },
     /// A bit an element.
     Bits(Vec<u64>),
 }
@@ -309,6 +312,31 @@ mod tests {
         let found = kept(&sparsify, 0.5, Rescale::Off, &values, &[10_000, 2]);
         let share = |value: f32| found.iter().filter(|x| **x == value).count() as f32 / 10_000.0;
         assert!((share(0.5) - 0.1).abs() < 0.02 && (share(-3.0) - 0.9).abs() < 0.02, "{} {}", share(0.5), share(-3.0));
+    }
+
+    /// What is drawn for a source in a tensor is the same in whatever order the blocks come, with whatever others.
+    #[test]
+    fn draws_belong_to_a_tensor_and_a_source() {
+        let (a, b): (Vec<f32>, Vec<f32>) = (0..5_000u16).map(|i| (f32::from(i) + 1.0, -f32::from(i) - 1.0)).unzip();
+        let base = vec![0.0; a.len()];
+        let both = operands(&[50, 100], &[&a, &b], Some(&base));
+        let alone = operands(&[50, 100], &[&a], Some(&base));
+        for sparsify in [Sparsify::Random { seed: 3 }, Sparsify::Ranked { epsilon: vec![0.1], seed: 3 }] {
+            let kept = |tensor: &Operands, backwards: bool| {
+                let kept = sparsify.kept(tensor, &[0.5], Rescale::Off);
+                let mut out = vec![0.0; a.len()];
+                let starts: Vec<usize> = (0..a.len()).step_by(TILE).collect();
+                for at in 0..starts.len() {
+                    let start = starts[if backwards { starts.len() - 1 - at } else { at }];
+                    tensor.for_blocks(start, TILE.min(a.len() - start), |block| {
+                        thin(&kept, block);
+                        out[block.start()..][..block.length()].copy_from_slice(block.source(0));
+                    });
+                }
+                out
+            };
+            assert_eq!(kept(&both, false), kept(&alone, true));
+        }
     }
 
     #[test]

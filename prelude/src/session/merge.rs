@@ -69,7 +69,8 @@ impl Models {
 
     fn planned(&self, method: Arc<dyn Method>) -> Result<Merged> {
         let with_base = method.base() == Base::Source;
-        let sources: Vec<Source> = self.sources.iter().filter(|s| with_base || Some(s.name()) != self.base_name()).cloned().collect();
+        let sources: Vec<Source> =
+            self.sources.iter().filter(|s| with_base || Some(s.name()) != self.base_name()).cloned().collect();
         let (least, most) = (*method.counts().start(), *method.counts().end());
         if sources.is_empty() || sources.len() < least && least == 2 && most > 2 {
             return Err(self.too_few(sources.len(), with_base));

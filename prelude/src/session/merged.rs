@@ -138,7 +138,8 @@ impl Merged {
         };
         let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
         let buffers = plan.models.first().map(|s| s.buffers()).into_iter().flatten();
-        let bytes: std::collections::BTreeMap<&str, &[u8]> = buffers.clone().map(|(name, b)| (name.as_str(), b.bytes())).collect();
+        let bytes: std::collections::BTreeMap<&str, &[u8]> =
+            buffers.clone().map(|(name, b)| (name.as_str(), b.bytes())).collect();
         entries.extend(buffers.map(|(name, b)| Entry { name: name.clone(), shape: b.shape.clone(), dtype: b.dtype }));
         let directory = directory.as_ref();
         on_threads(models.settings.threads, || {

@@ -88,7 +88,20 @@ impl Recipe {
     }
 
     fn read(at: &At<'_>, map: &Map<String, Value>, text: String) -> Result<Self> {
-        at.only(map, &["merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "tokenizer"])?;
+        at.only(
+            map,
+            &[
+                "merge_method",
+                "models",
+                "slices",
+                "base_model",
+                "parameters",
+                "dtype",
+                "out_dtype",
+                "tokenizer_source",
+                "tokenizer",
+            ],
+        )?;
         let method = at.text(map, "merge_method")?.ok_or_else(|| at.bad("merge_method", "it is missing"))?;
         let method = find(&method)?;
         let (slices, whole) = match (map.get("models"), map.get("slices")) {
@@ -97,7 +110,9 @@ impl Recipe {
                 let inputs = at.list(models, |at, value| Input::read(&at, at.map(value)?, method, false))?;
                 (vec![Slice { inputs, base: None, parameters: Settings::new() }], true)
             }
-            (None, Some(slices)) => (at.inner("slices").list(slices, |at, value| Slice::read(&at, at.map(value)?, method))?, false),
+            (None, Some(slices)) => {
+                (at.inner("slices").list(slices, |at, value| Slice::read(&at, at.map(value)?, method))?, false)
+            }
             _ => return Err(at.bad("models", "expected either `models` or `slices`")),
         };
         // Written is what `out_dtype` says, or else `dtype`.
@@ -221,7 +236,9 @@ impl At<'_> {
             if !known.contains(&name.as_str()) {
                 let elsewhere = keys().any(|key| key.name == name);
                 let reason = match elsewhere {
-                    true => format!("`{name}` of {} is one for the whole merge: put it into the recipe's `parameters`", method.name),
+                    true => {
+                        format!("`{name}` of {} is one for the whole merge: put it into the recipe's `parameters`", method.name)
+                    }
                     false => format!("{} has no such parameter, only {}", method.name, known.join(", ")),
                 };
                 return Err(at.bad(name, reason));

@@ -118,7 +118,10 @@ impl Recipe {
                 Some(at) if method.name == "slerp" => slice.inputs[..=at].rotate_right(1),
                 Some(at) if method.origin != Origin::Never => {
                     for key in slice.inputs[at].parameters.keys() {
-                        notes.push(format!("`{key}` of `{base}` has no effect: it is the base that {} measures from", method.name));
+                        notes.push(format!(
+                            "`{key}` of `{base}` has no effect: it is the base that {} measures from",
+                            method.name
+                        ));
                     }
                 }
                 Some(_) => {}
