@@ -340,6 +340,11 @@ impl Scores {
         (!self.held_out).then(|| "this is the data that the merge learns from: name held-out files to be sure".into())
     }
 
+    /// The mean loss over data sets.
+    pub fn mean_loss(&self) -> f64 {
+        self.data.values().map(|s| s.loss).sum::<f64>() / self.data.len().max(1) as f64
+    }
+
     /// The mean exact match over data sets that have questions, 0 to 1.
     pub fn mean_exact_match(&self) -> Option<f64> {
         let all: Vec<f64> = self.data.values().filter_map(|s| s.exact_match).collect();
@@ -387,7 +392,7 @@ impl Scoreboard {
                 Some(exact) => format!("{} ({:.2})", percent(exact), s.loss),
                 None => format!("({:.2})", s.loss),
             }));
-            let loss = scores.data.values().map(|s| s.loss).sum::<f64>() / scores.data.len().max(1) as f64;
+            let loss = scores.mean_loss();
             let exact = scores.mean_exact_match().map(|x| percent(x) + " ").unwrap_or_default();
             row.push(format!("{exact}({loss:.2})"));
             table.rows.push(row);
