@@ -12,6 +12,7 @@ mod breadcrumbs;
 mod combination;
 mod dare;
 mod della;
+mod draws;
 mod gram;
 mod greedy_soup;
 mod karcher;

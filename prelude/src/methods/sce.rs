@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::gram::dot;
 use super::parameters::{self, INT8_MASK, Key};
 use super::rank::{Cut, Rank, cuts};
-use super::task_vectors::{Consensus, Divided};
+use super::task_vectors::{Consensus, Divided, Weighed};
 use super::{Base, Blend, Block, Entry, Given, Method, Operands, Origin, Signs, TILE};
 use crate::error::Result;
 
@@ -99,7 +99,9 @@ impl Method for Sce {
         let equal = 1.0 / tensor.sources() as f64;
         // So little that its share means nothing.
         let weights = weights.iter().map(|w| if total.abs() < 1e-6 { equal } else { w / total } as f32).collect();
-        let consensus = Consensus { weights, signs: Signs::Elected, divided: Divided::ByWeightsInFrom(1e-6), lambda: 1.0 };
+        let divided = Divided::ByWeightsInFrom(1e-6);
+        let weighed = Weighed::AfterElection;
+        let consensus = Consensus { weights, signs: Signs::Elected, weighed, divided, lambda: 1.0 };
         Ok(Box::new(Selected { selected, consensus }))
     }
 }
