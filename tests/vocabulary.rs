@@ -10,7 +10,7 @@ use common::{copy_checkpoint, json};
 use dam_prelude::candle_core::{DType, Device, Tensor, safetensors};
 use dam_prelude::checkpoint::Source;
 use dam_prelude::data::Dataset;
-use dam_prelude::{Bake, Columns, Dam, Models, load, methods::Linear};
+use dam_prelude::{Columns, Dam, Models, load, methods::Linear};
 use serde_json::json;
 
 const VOCABULARY: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
@@ -59,7 +59,7 @@ fn named(dir: &Path, names: &[&str]) -> Models {
 }
 
 fn average(models: &Models, to: &Path) -> Tensors {
-    tensors(&models.merge(&Linear::default(), to, &Bake::default()).unwrap().written.path)
+    tensors(&models.merge(Linear::default()).unwrap().bake(to).unwrap().path)
 }
 
 fn mean(a: Vec<f32>, b: Vec<f32>) -> Vec<f32> {

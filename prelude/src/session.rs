@@ -22,6 +22,7 @@ mod models;
 mod output;
 mod saved;
 mod score;
+mod start;
 mod tune;
 
 use std::ops::ControlFlow;
@@ -75,6 +76,8 @@ struct Session {
     ran: u64,
     losses: Vec<f64>,
     scores: Option<Scores>,
+    /// What is to be said of where the coefficients started, if that was at a merge.
+    start: Option<String>,
 }
 
 /// Whether steps of up to `tokens` compute layers again, as `asked`.
@@ -354,6 +357,7 @@ impl Dam {
             ran: 0,
             losses: Vec::new(),
             scores: None,
+            start: None,
         }))))
     }
 

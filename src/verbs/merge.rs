@@ -1,9 +1,9 @@
 //! `merge METHOD KEY=VALUE... [DIR]`, `merge RECIPE.yml [DIR]`
 
 use anyhow::Result;
-use dam_prelude::Bake;
-use dam_prelude::methods::{self, METHODS};
+use dam_prelude::methods::{self, GREEDY_SOUP, METHODS};
 use dam_prelude::show::Table;
+use dam_prelude::{Bake, Compare, Error, Merged};
 use serde_json::{Value, json};
 
 use super::Verb;
@@ -20,7 +20,7 @@ pub const VERB: Verb = Verb {
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let keys = METHODS.iter().flat_map(|m| m.keys.iter().map(|key| key.name));
-    let keys: Vec<&str> = ["dtype", "shard", "weights"].into_iter().chain(keys).collect();
+    let keys: Vec<&str> = ["dtype", "shard", "weights", "data"].into_iter().chain(keys).collect();
     let arguments = Arguments::read(arguments, &keys, &["--force"])?;
     let (name, directory) = match arguments.words.as_slice() {
         [] if arguments.pairs.is_empty() => return Ok(list()),
@@ -49,6 +49,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             return refuse(format!("`{}` is not for a recipe", parameters[0].0), "a recipe says its parameters itself");
         }
         true => context.current().merge_recipe(at_home(name))?,
+        false if name == GREEDY_SOUP => soup(context, &parameters)?,
         false => {
             methods::find(name)?;
             context.loaded()?;
@@ -73,10 +74,30 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     Ok(Reply::new(&report, fields))
 }
 
+/// The average of sources that are added while the mean loss does not rise, on the files of `data=` or on the data
+/// that the sources were tuned on.
+fn soup(context: &Context, parameters: &[(&str, &str)]) -> Result<Merged> {
+    let mut files = Vec::new();
+    for (key, value) in parameters {
+        match *key {
+            "data" => files = value.split(',').map(at_home).collect(),
+            key => return Err(Error::unknown("key", key, ["data"]).into()),
+        }
+    }
+    context.loaded()?;
+    Ok(context.current().greedy_soup(|candidate| match files.is_empty() {
+        true => Ok(-candidate.training_loss(Compare::default().examples)?),
+        false => Ok(-candidate.eval(&files)?.mean_loss()),
+    })?)
+}
+
 /// All methods with their parameters.
 fn list() -> Reply {
     let mut table = Table::new("", ["method", "what it makes", "parameters"]);
     table.rows = METHODS.iter().map(|m| vec![m.name.to_owned(), m.about.to_owned(), m.usage()]).collect();
-    let all: Vec<Value> = METHODS.iter().map(|m| json!({"name": m.name, "about": m.about, "usage": m.usage()})).collect();
+    let soup = ["the average of sources that are added while the loss on their data does not rise", "[data=FILE,...]"];
+    table.rows.insert(1, [GREEDY_SOUP, soup[0], soup[1]].map(str::to_owned).to_vec());
+    let all = table.rows.iter().map(|row| json!({"name": row[0], "about": row[1], "usage": row[2]}));
+    let all: Vec<Value> = all.collect();
     Reply::new(&table, json!({"methods": all}))
 }

@@ -171,6 +171,20 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.into_iter().chain(rest).sum()
 }
 
+/// `sum |x|` in f64, in the same lanes.
+#[inline(always)]
+pub(super) fn size(x: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0f64; LANES];
+    let (x, rest) = x.as_chunks::<LANES>();
+    for x in x {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(x[lane].abs());
+        }
+    }
+    sums.into_iter().chain(rest.iter().map(|x| f64::from(x.abs()))).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::{Blend, Method, Operands};
-use crate::checkpoint::{Architecture, Content, Restacked, Source};
+use crate::checkpoint::{Architecture, Restacked, Source, Values};
 use crate::error::{Error, Result};
 use crate::model::Weights;
 
@@ -79,13 +79,13 @@ impl Planned {
         Ok(Prepared { operands: &self.operands, blend: self.method.prepare(&self.operands)? })
     }
 
-    /// What a checkpoint's tensor is made of.
+    /// Its merged elements, in pieces.
     ///
     /// # Errors
     /// As for [`Planned::prepare`].
-    pub fn content(&self) -> Result<Content<'_>> {
+    pub fn values(&self) -> Result<Values<'_>> {
         let prepared = self.prepare()?;
-        Ok(Content::Values(Box::new(move |start, out| prepared.fill(start, out))))
+        Ok(Box::new(move |start, out| prepared.fill(start, out)))
     }
 }
 

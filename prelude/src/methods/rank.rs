@@ -44,7 +44,7 @@ pub(super) struct Rank {
     pub rank: usize,
 }
 
-/// Bits counted at a time; the sign is always 0.
+/// Values of the leading and the trailing bits that are counted; the sign is always 0.
 const HIGH: usize = 1 << 15;
 const LOW: usize = 1 << 16;
 
@@ -54,9 +54,6 @@ pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'
     let n = tensor.elements();
     let inside: Vec<Rank> = ranks.iter().copied().filter(|r| r.rank > 0 && r.rank < n).collect();
     let rows = inside.iter().map(|r| r.row + 1).max().unwrap_or(0);
-    let look = |counts: &mut Vec<u64>, block: &mut Block<'_>, slot: &dyn Fn(usize, u32) -> Option<usize>, row: usize| {
-        block.source(row).iter().filter_map(|x| slot(row, x.to_bits())).for_each(|i| counts[i] += 1);
-    };
     let join = |a: &mut Vec<u64>, b: Vec<u64>| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
 
     // The leading bits of the element at each rank, and how many are ahead within those bits.
@@ -64,7 +61,9 @@ pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'
         || vec![0u64; rows * HIGH],
         |counts, block| {
             keys(block);
-            (0..rows).for_each(|row| look(counts, block, &|row, bits| Some(row * HIGH + (bits >> 16) as usize), row));
+            for (row, counts) in counts.chunks_mut(HIGH).enumerate() {
+                block.source(row).iter().for_each(|x| counts[(x.to_bits() >> 16) as usize] += 1);
+            }
         },
         join,
     );
@@ -75,9 +74,9 @@ pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'
         || vec![0u64; inside.len() * LOW],
         |counts, block| {
             keys(block);
-            for (i, (rank, (lead, _))) in inside.iter().zip(&leading).enumerate() {
-                let slot = |_, bits: u32| (bits >> 16 == *lead as u32).then_some(i * LOW + (bits & 0xffff) as usize);
-                look(counts, block, &slot, rank.row);
+            for ((rank, (lead, _)), counts) in inside.iter().zip(&leading).zip(counts.chunks_mut(LOW)) {
+                let bits = block.source(rank.row).iter().map(|x| x.to_bits());
+                bits.filter(|bits| bits >> 16 == *lead as u32).for_each(|bits| counts[(bits & 0xffff) as usize] += 1);
             }
         },
         join,

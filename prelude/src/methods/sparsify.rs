@@ -10,12 +10,14 @@
 //!
 //! Random draws are a function of seed, tensor, source and position: they do not depend on threads or order.
 
+use pulp::Arch;
 use rayon::prelude::*;
 
+use super::draws::{Draws, below};
+use super::gram::size;
 use super::parameters::of;
 use super::rank::{Cut, Rank, cuts};
 use super::{Block, Operands, TILE};
-use crate::coefficients::seed_of;
 
 /// Which elements of a task vector are kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,10 +67,7 @@ enum Which {
     /// Between two ranks by size.
     Window(Cut, Cut),
     /// Draws below a limit.
-    Drawn {
-        key: u64,
-        below: u32,
-    },
+    Drawn(Draws, u32),
     /// A bit an element.
     Bits(Vec<u64>),
 }
@@ -97,9 +96,7 @@ impl Kept {
                     kept.iter_mut().zip(dropped).for_each(|(kept, dropped)| *kept &= !dropped);
                 }
             }
-            Which::Drawn { key, below } => {
-                kept.iter_mut().enumerate().for_each(|(i, kept)| *kept = draw(*key, start + i) < *below);
-            }
+            Which::Drawn(draws, below) => draws.fill(start, *below, kept),
             Which::Bits(bits) => {
                 let bit = |at: usize| bits[at / 64] >> (at % 64) & 1 == 1;
                 kept.iter_mut().enumerate().for_each(|(i, kept)| *kept = bit(start + i));
@@ -115,7 +112,7 @@ impl Sparsify {
         let all = |i: &usize| of(densities, *i) >= 1.0 || *self == Self::Nothing;
         let mut kept: Vec<Kept> = (0..tensor.sources()).map(|_| Kept::all()).collect();
         let thinned: Vec<usize> = (0..tensor.sources()).filter(|i| !all(i)).collect();
-        let key = |seed, i: usize| seed_of(seed_of(seed, &tensor.spec().name), &tensor.names()[i]);
+        let draws = |seed, i: usize| Draws::new(seed, &tensor.spec().name, &tensor.names()[i]);
         match self {
             Self::Nothing => {}
             Self::Magnitude | Self::Outliers { .. } => {
@@ -133,12 +130,12 @@ impl Sparsify {
             }
             Self::Random { seed } => {
                 for i in &thinned {
-                    kept[*i].which = Which::Drawn { key: key(*seed, *i), below: below(of(densities, *i)) };
+                    kept[*i].which = Which::Drawn(draws(*seed, *i), below(of(densities, *i)));
                 }
             }
             Self::Ranked { epsilon, seed } => {
                 for i in &thinned {
-                    kept[*i].which = Which::Bits(ranked(tensor, *i, of(densities, *i), of(epsilon, *i), key(*seed, *i)));
+                    kept[*i].which = Which::Bits(ranked(tensor, *i, of(densities, *i), of(epsilon, *i), draws(*seed, *i)));
                 }
             }
         }
@@ -166,17 +163,21 @@ fn window(n: usize, density: f64, skipped: f64) -> [usize; 2] {
 /// Of each source, the sum of sizes over that of what is kept; 1 where either is nothing.
 fn l1_scales(tensor: &Operands, kept: &[Kept]) -> Vec<f32> {
     let n = kept.len();
-    let size = |values: &[f32]| values.iter().map(|x| f64::from(x.abs())).sum::<f64>();
     let sums = tensor.stretches(
         || vec![(0.0, 0.0); n],
         |sums: &mut Vec<(f64, f64)>, block| {
             block.subtract_base();
             let start = block.start();
-            for (i, kept) in kept.iter().enumerate() {
-                sums[i].0 += size(block.source(i));
-                kept.apply(start, block.source_mut(i));
-                sums[i].1 += size(block.source(i));
-            }
+            Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    for (i, kept) in kept.iter().enumerate() {
+                        sums[i].0 += size(block.source(i));
+                        kept.apply(start, block.source_mut(i));
+                        sums[i].1 += size(block.source(i));
+                    }
+                },
+            );
         },
     );
     let mut total = vec![(0.0, 0.0); n];
@@ -188,7 +189,7 @@ fn l1_scales(tensor: &Operands, kept: &[Kept]) -> Vec<f32> {
 }
 
 /// DELLA's draws for source `i`: a bit an element. A tensor's rows are ranked one by one.
-fn ranked(tensor: &Operands, i: usize, density: f64, epsilon: f64, key: u64) -> Vec<u64> {
+fn ranked(tensor: &Operands, i: usize, density: f64, epsilon: f64, draws: Draws) -> Vec<u64> {
     let (columns, elements) = (tensor.columns(), tensor.elements());
     let last = (columns - 1).max(1) as f64;
     let middle = if columns == 1 { epsilon } else { 0.0 };
@@ -209,35 +210,13 @@ fn ranked(tensor: &Operands, i: usize, density: f64, epsilon: f64, key: u64) -> 
             for (rank, at) in order.iter().enumerate() {
                 let probability = density - epsilon + middle + rank as f64 / last * 2.0 * epsilon;
                 let at = row * columns + *at as usize;
-                let drawn = draw(key, part * stretch + at) < below(probability);
+                let drawn = draws.at(part * stretch + at) < below(probability);
                 bits[at / 64] |= u64::from(drawn) << (at % 64);
             }
         }
         bits
     });
     words.collect::<Vec<_>>().concat()
-}
-
-/// The draws that happen with `probability`.
-fn below(probability: f64) -> u32 {
-    (probability * 2f64.powi(32)).clamp(0.0, f64::from(u32::MAX)) as u32
-}
-
-/// A number drawn for the element at `position`, all of 32 bits alike.
-#[inline(always)]
-fn draw(key: u64, position: usize) -> u32 {
-    let position = position as u64;
-    scramble(scramble(position as u32 ^ key as u32) ^ (key >> 32) as u32 ^ ((position >> 32) as u32).rotate_left(16))
-}
-
-/// A permutation of 32 bits in which every bit depends on every other: `lowbias32` of Wellons' hash prospector.
-#[inline(always)]
-fn scramble(mut x: u32) -> u32 {
-    x ^= x >> 16;
-    x = x.wrapping_mul(0x7feb_352d);
-    x ^= x >> 15;
-    x = x.wrapping_mul(0x846c_a68b);
-    x ^ x >> 16
 }
 
 /// Turns a block's sources into what is kept of their task vectors.
@@ -314,10 +293,28 @@ mod tests {
         assert!((share(0.5) - 0.1).abs() < 0.02 && (share(-3.0) - 0.9).abs() < 0.02, "{} {}", share(0.5), share(-3.0));
     }
 
+    /// What is drawn for a source in a tensor is the same in whatever order the blocks come, with whatever others.
     #[test]
-    fn draws_of_two_sources_are_independent() {
-        let (a, b) = (seed_of(1, "a"), seed_of(1, "b"));
-        let both = (0..100_000).filter(|i| draw(a, *i) < 1 << 31 && draw(b, *i) < 1 << 31).count();
-        assert!((f64::from(both as u32) / 100_000.0 - 0.25).abs() < 0.01, "{both}");
+    fn draws_belong_to_a_tensor_and_a_source() {
+        let (a, b): (Vec<f32>, Vec<f32>) = (0..5_000u16).map(|i| (f32::from(i) + 1.0, -f32::from(i) - 1.0)).unzip();
+        let base = vec![0.0; a.len()];
+        let both = operands(&[50, 100], &[&a, &b], Some(&base));
+        let alone = operands(&[50, 100], &[&a], Some(&base));
+        for sparsify in [Sparsify::Random { seed: 3 }, Sparsify::Ranked { epsilon: vec![0.1], seed: 3 }] {
+            let kept = |tensor: &Operands, backwards: bool| {
+                let kept = sparsify.kept(tensor, &[0.5], Rescale::Off);
+                let mut out = vec![0.0; a.len()];
+                let starts: Vec<usize> = (0..a.len()).step_by(TILE).collect();
+                for at in 0..starts.len() {
+                    let start = starts[if backwards { starts.len() - 1 - at } else { at }];
+                    tensor.for_blocks(start, TILE.min(a.len() - start), |block| {
+                        thin(&kept, block);
+                        out[block.start()..][..block.length()].copy_from_slice(block.source(0));
+                    });
+                }
+                out
+            };
+            assert_eq!(kept(&both, false), kept(&alone, true));
+        }
     }
 }

@@ -176,6 +176,7 @@ impl Method for TaskVectors {
             consensus: Consensus {
                 weights: (0..tensor.sources()).map(|i| of(&self.weight, i) as f32).collect(),
                 signs: self.signs,
+                weighed: Weighed::BeforeElection,
                 divided: match (self.normalize, self.signs) {
                     (false, _) => Divided::By(1.0),
                     (true, Signs::All) => Divided::By(if total.abs() < 1e-8 { 1.0 } else { total }),
@@ -209,8 +210,17 @@ impl Blend for Added {
 pub(super) struct Consensus {
     pub weights: Vec<f32>,
     pub signs: Signs,
+    /// Whether weights count when signs are elected; if not, in the sum alone.
+    pub weighed: Weighed,
     pub divided: Divided,
     pub lambda: f32,
+}
+
+/// When task vectors are multiplied by their weights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weighed {
+    BeforeElection,
+    AfterElection,
 }
 
 /// What a sum is divided by.
@@ -230,20 +240,22 @@ impl Consensus {
     pub fn add(&self, block: &mut Block<'_>, out: &mut [f32]) {
         let [mut sums, mut divisor] = [[0f32; super::TILE]; 2];
         let (sums, divisor) = (&mut sums[..out.len()], &mut divisor[..out.len()]);
+        // What a vector is multiplied by before signs are elected, and after.
+        let factors = |weight: f32| if self.weighed == Weighed::BeforeElection { (weight, 1.0) } else { (1.0, weight) };
         for (i, weight) in self.weights.iter().enumerate() {
-            let vector = block.source_mut(i);
-            if !matches!(self.divided, Divided::ByWeightsInFrom(_)) {
-                vector.iter_mut().for_each(|x| *x *= weight);
-            }
-            sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += *x);
+            let (weight, _) = factors(*weight);
+            let elements = sums.iter_mut().zip(block.source_mut(i));
+            elements.for_each(|(sum, x)| {
+                *x *= weight;
+                *sum += *x;
+            });
         }
         match self.signs {
             Signs::All => out.copy_from_slice(sums),
             Signs::Elected => {
                 out.fill(0.0);
                 for (i, weight) in self.weights.iter().enumerate() {
-                    // SCE elects by the task vectors alone and weighs afterwards.
-                    let factor = if matches!(self.divided, Divided::ByWeightsInFrom(_)) { *weight } else { 1.0 };
+                    let (_, factor) = factors(*weight);
                     let elements = out.iter_mut().zip(divisor.iter_mut()).zip(sums.iter().zip(block.source(i)));
                     for ((out, divisor), (sum, x)) in elements {
                         let agrees = if *sum >= 0.0 { *x > 0.0 } else { *x < 0.0 };

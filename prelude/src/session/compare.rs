@@ -8,12 +8,12 @@
 use std::ops::ControlFlow;
 
 use super::evolve::Evolve;
-use super::tune::tuned;
+use super::tune::{EXAMPLES, greedy_soup, tuned};
 use super::{Dam, Models};
 use crate::coefficients::Columns;
 use crate::error::{Error, Result};
 use crate::eval::{Cost, measured};
-use crate::methods::{METHODS, find};
+use crate::methods::{GREEDY_SOUP, METHODS, find};
 use crate::show::{Comparison, Contender, Scores};
 
 /// The name of DAM among methods.
@@ -36,7 +36,7 @@ pub const EVOLVE: &str = "evolve";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// `dam`, `evolve` and names of methods, a row each.
+    /// `dam`, `evolve`, `greedy_soup` and names of methods, a row each.
     pub methods: Vec<String>,
     /// Data to score on; none: the held-out data of built-in sources, or else the session's own.
     pub files: Vec<String>,
@@ -50,8 +50,8 @@ pub struct Compare {
 
 impl Default for Compare {
     fn default() -> Self {
-        let methods = [DAM, "linear", "slerp", "task_arithmetic", "ties", "dare_ties", EVOLVE].map(str::to_owned);
-        Self { methods: methods.into(), files: Vec::new(), steps: 150, budget: 200, examples: 48 }
+        let methods = [DAM, "linear", GREEDY_SOUP, "task_arithmetic", "ties", "dare_ties", EVOLVE].map(str::to_owned);
+        Self { methods: methods.into(), files: Vec::new(), steps: 150, budget: 200, examples: EXAMPLES }
     }
 }
 
@@ -64,8 +64,9 @@ impl Models {
     /// these sources has a row that says why.
     pub fn compare(&self, contest: &Compare, mut watch: impl FnMut(&str) -> ControlFlow<()>) -> Result<Comparison> {
         for name in &contest.methods {
-            if ![DAM, EVOLVE].contains(&name.as_str()) && find(name).is_err() {
-                return Err(Error::unknown("method", name, [DAM, EVOLVE].into_iter().chain(METHODS.iter().map(|m| m.name))));
+            let own = [DAM, EVOLVE, GREEDY_SOUP];
+            if !own.contains(&name.as_str()) && find(name).is_err() {
+                return Err(Error::unknown("method", name, own.into_iter().chain(METHODS.iter().map(|m| m.name))));
             }
         }
         let settings = &self.settings;
@@ -122,9 +123,11 @@ impl Models {
                 Ok((said, merged.eval(&contest.files)?, cost))
             }
             _ => {
-                let method = find(name)?;
                 let ((merged, said), cost) = measured(|| {
-                    let (merged, said, tokens) = tuned(self, method, contest.examples)?;
+                    let (merged, said, tokens) = match name {
+                        GREEDY_SOUP => greedy_soup(self, contest.examples)?,
+                        _ => tuned(self, find(name)?, contest.examples)?,
+                    };
                     // A merge that is never made costs nothing.
                     merged.inspect("")?;
                     Ok::<_, Error>(((merged, said), tokens))

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use cmaes::{CMAESOptions, DVector};
 
-use super::tune::Trial;
+use super::tune::{EXAMPLES, Trial};
 use super::{BASE, Merged, Models};
 use crate::checkpoint::{Written, replace_file};
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ pub struct Evolve {
 
 impl Default for Evolve {
     fn default() -> Self {
-        Self { method: String::new(), budget: 200, groups: 4, examples: 48, seed: 0 }
+        Self { method: String::new(), budget: 200, groups: 4, examples: EXAMPLES, seed: 0 }
     }
 }
 

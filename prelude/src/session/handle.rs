@@ -18,13 +18,13 @@ impl Dam {
     pub fn report(&self) -> WrapReport {
         let session = self.session();
         let trainable = session.merge.tensors.iter().filter(|t| t.trains);
-        let (columns, mut notes) = (&session.merge.columns, Vec::new());
+        let (columns, mut notes) = (&session.merge.columns, Vec::from_iter(session.start.clone()));
         if columns.f != Nonlinearity::None {
             let f = columns.f.name();
             notes.push(format!("columns are scaled by {f}(c), so the merge does not start at the average"));
         }
         let has_biases = session.merge.tensors.iter().any(|t| t.spec.kind == Kind::Bias);
-        if has_biases && columns.bias == BiasStart::One {
+        if has_biases && columns.bias == BiasStart::One && session.start.is_none() {
             notes.push("biases start at 1 each, as published, so they add up: bias=same starts at their average".into());
         }
         WrapReport {

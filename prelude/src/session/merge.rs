@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Merged, Models};
 use crate::checkpoint::Source;
 use crate::error::{Error, Result};
-use crate::methods::{Base, Method, Operands, Plan, Planned, Recipe, find};
+use crate::methods::{Base, GREEDY_SOUP, Linear, Method, Operands, Plan, Planned, Recipe, find, greedy_soup};
 
 impl Models {
     /// The sources merged by `method`. Nothing is read or written until something is asked of it.
@@ -25,7 +25,7 @@ impl Models {
     /// Sources of another number than the method merges, parameters that do not fit them, no base where the
     /// method measures from it.
     pub fn merge(&self, method: impl Method + 'static) -> Result<Merged> {
-        self.planned(Arc::new(method))
+        Ok(Merged::new(self.clone(), self.plan(Arc::new(method))?))
     }
 
     /// The sources merged by the method `name` with parameters as verbs give them: `("weight", "1,0.5")`.
@@ -33,7 +33,33 @@ impl Models {
     /// # Errors
     /// An unknown method or parameter, and as for [`Models::merge`].
     pub fn merge_named(&self, name: &str, parameters: &[(&str, &str)]) -> Result<Merged> {
-        self.planned(find(name)?.build(parameters)?)
+        Ok(Merged::new(self.clone(), self.plan(find(name)?.build(parameters)?)?))
+    }
+
+    /// The greedy soup: sources in the order of their own scores, each averaged in if the score does not drop.
+    /// `score` says how well a candidate does, the higher the better; it is asked about twice as often as there
+    /// are sources.
+    ///
+    /// ```
+    /// let models = dam_prelude::load(["builtin:japanese", "builtin:math"])?;
+    /// let files = ["builtin:math-heldout".to_owned()];
+    /// let soup = models.greedy_soup(|candidate| Ok(-candidate.eval(&files)?.mean_loss()))?;
+    /// assert_eq!(soup.report().notes, ["the soup is of math"]);
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Fewer than two sources, or those of `score`.
+    pub fn greedy_soup(&self, mut score: impl FnMut(&Merged) -> Result<f64>) -> Result<Merged> {
+        let names: Vec<String> = self.merged(false)?.iter().map(|s| s.name().to_owned()).collect();
+        let average = |chosen: &[usize]| {
+            let weights = (0..names.len()).map(|i| f64::from(u8::from(chosen.contains(&i)))).collect();
+            self.plan(Arc::new(Linear { weights, ..Linear::default() }))
+        };
+        let chosen = greedy_soup(names.len(), |chosen| score(&Merged::new(self.clone(), average(chosen)?)))?;
+        let within = chosen.iter().map(|i| names[*i].as_str()).collect::<Vec<_>>().join(", ");
+        let notes = vec![format!("the soup is of {within}")];
+        Ok(Merged::new(self.clone(), Plan { method: GREEDY_SOUP, notes, ..average(&chosen)? }))
     }
 
     /// The merge that the mergekit recipe `file` describes. Its models are sources that are loaded, by name,
@@ -81,7 +107,8 @@ impl Models {
         if taken(&source) { Source::open_as(Some(place), place) } else { Ok(source) }
     }
 
-    fn planned(&self, method: Arc<dyn Method>) -> Result<Merged> {
+    /// The sources merged by `method`, all tensors alike.
+    fn plan(&self, method: Arc<dyn Method>) -> Result<Plan> {
         let with_base = method.base() == Base::Source;
         let sources: Vec<Source> =
             self.sources.iter().filter(|s| with_base || Some(s.name()) != self.base_name()).cloned().collect();
@@ -110,7 +137,7 @@ impl Models {
             Ok(Planned { operands: Operands::new(spec.clone(), names.clone(), views, base), method: method.clone() })
         });
         let recipe = serde_json::json!({"method": method.name(), "parameters": method.parameters()});
-        let plan = Plan {
+        Ok(Plan {
             method: method.name(),
             tensors: tensors.collect::<Result<_>>()?,
             models: sources.iter().chain(base).cloned().collect(),
@@ -121,8 +148,7 @@ impl Models {
             dtype: None,
             recipe: format!("```json\n{}\n```", serde_json::to_string_pretty(&recipe).unwrap_or_default()),
             notes: Vec::new(),
-        };
-        Ok(Merged::new(self.clone(), plan))
+        })
     }
 
     fn base_name(&self) -> Option<&str> {

@@ -149,7 +149,7 @@ impl Merged {
         on_threads(models.settings.threads, || {
             output.write(directory, entries, |entry| match bytes.get(entry.name.as_str()) {
                 Some(bytes) => Ok(Content::Bytes(bytes)),
-                None => plan.tensor(&entry.name)?.content(),
+                None => Ok(Content::Values(plan.tensor(&entry.name)?.values()?)),
             })
         })
     }

@@ -30,7 +30,19 @@ impl Models {
     }
 }
 
+/// Examples of each source's data that a choice is made by, where nothing else is said.
+pub const EXAMPLES: usize = 48;
+
 impl Merged {
+    /// The mean over sources of its loss, in nats, on the first `examples` of the data that each was tuned on: what
+    /// to choose between merges by, as held-out data is for scoring alone.
+    ///
+    /// # Errors
+    /// Sources without data, or a family that cannot be run here.
+    pub fn training_loss(&self, examples: usize) -> Result<f64> {
+        Ok(self.trial(examples)?.loss)
+    }
+
     /// Tries it on the first `examples` of every source's data.
     pub(super) fn trial(&self, examples: usize) -> Result<Trial> {
         let models = self.models();
@@ -39,6 +51,21 @@ impl Merged {
         let loss = scores.data.values().map(|score| score.loss).sum::<f64>() / scores.data.len().max(1) as f64;
         Ok(Trial { loss, tokens: data.tokens(models.settings.max_length) })
     }
+}
+
+/// The greedy soup by the loss on the first `examples` of every source's data, and the tokens that it took.
+///
+/// # Errors
+/// Fewer than two sources, or data that is missing.
+pub(super) fn greedy_soup(models: &Models, examples: usize) -> Result<(Merged, String, u64)> {
+    let mut tokens = 0;
+    let soup = models.greedy_soup(|candidate| {
+        let trial = candidate.trial(examples)?;
+        tokens += trial.tokens;
+        Ok(-trial.loss)
+    })?;
+    let said = soup.report().notes.join("; ");
+    Ok((soup, said, tokens))
 }
 
 /// The best of a method's grid on the first `examples` of every source's data: the merge, its parameters, and

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 pub(crate) type Opened = Vec<(String, Source)>;
 
 /// Where a merged tensor comes from: a slice, and how far into it.
-struct From<'a> {
+struct Place<'a> {
     slice: &'a Slice,
     /// How many layers into the slice; none: in no layer.
     layer: Option<usize>,
@@ -62,8 +62,8 @@ impl Recipe {
         let specs = restacked.as_ref().map_or_else(|| first.tensors().to_vec(), |r: &Restacked| r.architecture.tensors());
         let merged_layers: usize = layers.iter().map(|(_, layers)| layers.len()).sum();
         let tensors = specs.into_iter().map(|spec| {
-            let from = self.from(&spec, &layers, merged_layers)?;
-            self.tensor(spec, &from, opened)
+            let place = self.place(&spec, &layers, merged_layers)?;
+            self.tensor(spec, &place, opened)
         });
         let tensors = tensors.collect::<Result<Vec<_>>>()?;
         let is_base = |name: &str| self.method.origin != Origin::Never && self.base.as_deref() == Some(name);
@@ -166,8 +166,8 @@ impl Recipe {
     }
 
     /// Where the merged tensor `spec` comes from.
-    fn from<'a>(&self, spec: &TensorSpec, layers: &[(&'a Slice, Range<usize>)], merged: usize) -> Result<From<'a>> {
-        let outside = |slice| From { slice, layer: None, t: 0.0 };
+    fn place<'a>(&self, spec: &TensorSpec, layers: &[(&'a Slice, Range<usize>)], merged: usize) -> Result<Place<'a>> {
+        let outside = |slice| Place { slice, layer: None, t: 0.0 };
         let ends = || layers.first().zip(layers.last()).ok_or_else(|| self.bad("slices", "expected a list"));
         let Some(layer) = layer_of(&spec.name).filter(|layer| *layer < merged) else {
             let ((first, _), (last, _)) = ends()?;
@@ -177,7 +177,7 @@ impl Recipe {
         for (slice, layers) in layers {
             if left < layers.len() {
                 let t = if layers.len() > 1 { left as f64 / (layers.len() - 1) as f64 } else { 1.0 };
-                return Ok(From { slice, layer: Some(left), t });
+                return Ok(Place { slice, layer: Some(left), t });
             }
             left -= layers.len();
         }
@@ -185,13 +185,13 @@ impl Recipe {
     }
 
     /// What goes into the merged tensor `spec`, and how.
-    fn tensor(&self, spec: TensorSpec, from: &From<'_>, opened: &Opened) -> Result<Planned> {
-        let base_name = from.slice.base.as_ref().or(self.base.as_ref());
+    fn tensor(&self, spec: TensorSpec, place: &Place<'_>, opened: &Opened) -> Result<Planned> {
+        let base_name = place.slice.base.as_ref().or(self.base.as_ref());
         let measures = |input: &Input| self.method.origin != Origin::Never && base_name == Some(&input.model);
         let (mut names, mut views, mut inputs, mut base) = (Vec::new(), Vec::new(), Vec::new(), None);
-        for input in &from.slice.inputs {
+        for input in &place.slice.inputs {
             let source = self.source(opened, &input.model)?;
-            let stored = from.layer.map_or_else(
+            let stored = place.layer.map_or_else(
                 || spec.name.clone(),
                 |offset| in_layer(&spec.name, input.layers.as_ref().map_or(0, |layers| layers.start) + offset),
             );
@@ -213,7 +213,7 @@ impl Recipe {
                 }
                 Arc::new(Passthrough::default())
             }
-            false => (self.method.make)(&self.given(&spec, from, &inputs)?)?,
+            false => (self.method.make)(&self.given(&spec, place, &inputs)?)?,
         };
         if !method.counts().contains(&views.len()) {
             let (least, most) = (*method.counts().start(), *method.counts().end());
@@ -227,17 +227,17 @@ impl Recipe {
     }
 
     /// The parameters of one tensor.
-    fn given(&self, spec: &TensorSpec, from: &From<'_>, inputs: &[(&Input, String)]) -> Result<Given> {
+    fn given(&self, spec: &TensorSpec, place: &Place<'_>, inputs: &[(&Input, String)]) -> Result<Given> {
         let mut given = Given::default();
         for key in self.method.keys {
             let shared = |name: &str| {
-                let levels = [&from.slice.parameters, &self.parameters];
-                levels.into_iter().find_map(|settings| settings.get(key.name)?.at(name, from.t))
+                let levels = [&place.slice.parameters, &self.parameters];
+                levels.into_iter().find_map(|settings| settings.get(key.name)?.at(name, place.t))
             };
             let values: Vec<Value> = match key.is_each() {
                 true => {
                     let own = |(input, name): &(&Input, String)| {
-                        let found = input.parameters.get(key.name).and_then(|s| s.at(name, from.t)).or_else(|| shared(name));
+                        let found = input.parameters.get(key.name).and_then(|s| s.at(name, place.t)).or_else(|| shared(name));
                         found.map_or_else(|| self.default(key, Some(&input.model), name), Ok)
                     };
                     inputs.iter().map(own).collect::<Result<_>>()?

@@ -1,0 +1,68 @@
+//! wrap from a merge: coefficients that start at the column merge nearest to one that trains nothing.
+
+use candle_core::{Device, Tensor};
+
+use super::{Dam, Merged, Models, on_threads};
+use crate::checkpoint::views;
+use crate::coefficients::{Columns, Nonlinearity, nearest};
+use crate::error::{Error, Result};
+
+impl Models {
+    /// The merge of these sources, whose coefficients start where the column merge is nearest to `merged`: of each
+    /// tensor and column the least squares. The report tells how much of what sets `merged` apart from the average
+    /// is reached: all of a weighted average, less of what is not a column merge.
+    ///
+    /// ```
+    /// use dam_prelude::{Columns, load};
+    ///
+    /// let models = load(["base=builtin:base", "builtin:japanese", "builtin:math"])?;
+    /// let ties = models.merge_named("ties", &[("density", "0.5")])?;
+    /// let dam = models.wrap_from(Columns::default(), &ties)?;
+    /// assert!(dam.report().notes[0].contains("nearest to ties"));
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Models::wrap`]; a `merged` of other tensors than these sources have, or coefficients that pass through
+    /// a function.
+    pub fn wrap_from(&self, columns: Columns, merged: &Merged) -> Result<Dam> {
+        let plan = merged.plan();
+        if columns.f != Nonlinearity::None {
+            let expected = "none where the start is that of a method, whose numbers are columns' scales";
+            return Err(Error::bad_value("f", columns.f.name(), expected));
+        }
+        let dam = self.wrap(columns)?;
+        let mut session = dam.session();
+        let (merge, sources) = (&session.merge, &session.sources);
+        let differs = || Error::Sources {
+            what: format!("the {} merge has other tensors than the sources that are wrapped", plan.method),
+            hint: "start from a merge of these sources, with all their layers in their places",
+        };
+        if plan.tensors.len() != merge.tensors.len() {
+            return Err(differs());
+        }
+        let share = on_threads(self.settings.threads, || {
+            let (mut residual, mut difference) = (0.0, 0.0);
+            for tensor in &merge.tensors {
+                let planned = plan.tensor(&tensor.spec.name).map_err(|_| differs())?;
+                if planned.operands.spec().shape != tensor.spec.shape {
+                    return Err(differs());
+                }
+                let width = Columns::width(&tensor.spec);
+                let found = nearest(&views(sources, &tensor.spec)?, width, &planned.values()?);
+                let shape = (sources.len(), width);
+                tensor.coefficients.set(&Tensor::from_vec(found.coefficients, shape, &Device::Cpu)?)?;
+                residual += found.residual;
+                difference += found.difference;
+            }
+            Ok(if difference > 0.0 { (residual / difference).sqrt() } else { 0.0 })
+        })?;
+        let reached = 100.0 * (1.0 - share);
+        session.start = Some(format!(
+            "starts nearest to {}: {reached:.1}% of its difference from the average is reached (relative residual {share:.2e})",
+            plan.method
+        ));
+        drop(session);
+        Ok(dam)
+    }
+}
