@@ -34,7 +34,7 @@
 //! | [`error`] | what can go wrong, with the remedy |
 //! | [`checkpoint`] | find, open, verify and write checkpoints |
 //! | [`ops`] | differentiable operations: fused on the CPU, composed elsewhere |
-//! | [`coefficients`] | where coefficients start, and the weights they make |
+//! | [`coefficients`] | the schemes, of what coefficients are made, and the weights they make |
 //! | [`model`] | the decoder, over any weights |
 //! | [`data`] | examples, chat templates, batches |
 //! | [`objective`] | the terms of the loss |
@@ -62,9 +62,13 @@ pub mod show;
 pub mod train;
 
 pub use candle_core;
+pub use candle_core::Tensor;
 pub use checkpoint::Kind;
-pub use coefficients::{BiasStart, Columns, Init, Nonlinearity};
+pub use coefficients::{
+    BiasStart, Columns, Heads, Init, LowRank, Nonlinearity, Options, Parameter, PerLayer, PerTensor, Rows, RowsColumns, Scheme,
+    Site, Softmax, Task, Wrap,
+};
 pub use error::{Error, Result};
 pub use objective::Reduction;
-pub use session::{Bake, Dam, Models, load};
+pub use session::{Bake, Dam, Models, check_scheme, load};
 pub use train::{Optimizer, Schedule, Settings};

@@ -1,8 +1,9 @@
-//! `wrap [columns] [f=...] [train=...] [init=...] [bias=...] [base=...]`
+//! `wrap [SCHEME] [f=...] [train=...] [init=...] [bias=...] [base=...] [a setting of the scheme]`
 
 use anyhow::Result;
+use dam_prelude::coefficients::{COLUMNS, SCHEMES, find};
 use dam_prelude::train::choose;
-use dam_prelude::{BiasStart, Columns, Init, Kind, Nonlinearity};
+use dam_prelude::{BiasStart, Init, Kind, Nonlinearity, Options, Wrap};
 use serde_json::json;
 
 use super::Verb;
@@ -11,34 +12,42 @@ use crate::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
     name: "wrap",
-    usage: "wrap [columns] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random] [bias=one|same] [base=off|on] [--force]",
-    about: "give every weight column of every source its coefficient",
+    usage: "wrap [columns|rows|rows_columns|tensor|layer|heads|softmax|task|low_rank] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random] [bias=one|same] [base=off|on] [rank=4 of low_rank] [--force]",
+    about: "give every weight column of every source its coefficient, or what else a scheme says",
     example: "wrap columns f=tanh train=linear,norm",
     run,
 };
 
+/// The keys of every scheme.
+const OPTIONS: [&str; 5] = ["f", "train", "init", "bias", "base"];
+
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &["f", "train", "init", "bias", "base"], &["--force"])?;
-    if let Some(scheme) = arguments.optional(VERB.usage)? {
-        choose("scheme", scheme, &[("columns", ())])?;
+    let keys: Vec<&str> = OPTIONS.into_iter().chain(SCHEMES.iter().flat_map(|s| s.keys.iter().copied())).collect();
+    let arguments = Arguments::read(arguments, &keys, &["--force"])?;
+    let builtin = find(arguments.optional(VERB.usage)?.unwrap_or(COLUMNS))?;
+    let known = |key: &str| OPTIONS.contains(&key) || builtin.keys.contains(&key);
+    if let Some((key, _)) = arguments.pairs.iter().find(|(key, _)| !known(key)) {
+        return Err(dam_prelude::Error::unknown("key", key, OPTIONS.into_iter().chain(builtin.keys.iter().copied())).into());
     }
     context.may_discard(arguments.force())?;
     let models = context.current();
-    let mut columns = Columns { seed: models.settings.seed, ..Columns::default() };
+    let (mut options, mut settings) = (Options { seed: models.settings.seed, ..Options::default() }, Vec::new());
     for (key, value) in arguments.pairs {
         match key {
-            "f" => columns.f = choose(key, value, &Nonlinearity::ALL.map(|f| (f.name(), f)))?,
+            "f" => options.f = choose(key, value, &Nonlinearity::ALL.map(|f| (f.name(), f)))?,
             "train" => {
                 let kinds = [Kind::Linear, Kind::Embedding, Kind::Norm].map(|kind| (kind.name(), kind));
-                columns.train = value.split(',').map(|kind| choose(key, kind, &kinds)).collect::<Result<_, _>>()?;
+                options.train = value.split(',').map(|kind| choose(key, kind, &kinds)).collect::<Result<_, _>>()?;
             }
-            "init" => columns.init = choose(key, value, &[("uniform", Init::Uniform), ("random", Init::Random)])?,
-            "bias" => columns.bias = choose(key, value, &[("one", BiasStart::One), ("same", BiasStart::Same)])?,
-            _ => columns.with_base = choose(key, value, &[("off", false), ("on", true)])?,
+            "init" => options.init = choose(key, value, &[("uniform", Init::Uniform), ("random", Init::Random)])?,
+            "bias" => options.bias = choose(key, value, &[("one", BiasStart::One), ("same", BiasStart::Same)])?,
+            "base" => options.with_base = choose(key, value, &[("off", false), ("on", true)])?,
+            _ => settings.push((key, value)),
         }
     }
+    let scheme = (builtin.build)(&settings)?;
     context.loaded()?;
-    let dam = models.wrap(columns)?;
+    let dam = models.wrap(Wrap { scheme, options })?;
     let report = dam.report();
     context.dam = Some(dam);
     context.saved = 0;
@@ -46,7 +55,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     Ok(Reply::new(
         &report,
         json!({
-            "sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients,
+            "sources": report.sources, "scheme": report.scheme, "tensors": report.tensors, "coefficients": report.coefficients,
             "trainable": report.trainable, "share": share, "forecast": report.forecast,
         }),
     ))

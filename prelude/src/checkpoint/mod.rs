@@ -15,6 +15,9 @@ mod tokenizer;
 mod view;
 mod write;
 
+/// The name that marks the base model.
+pub const BASE: &str = "base";
+
 pub use config::{Activation, Architecture, Attends, Kind, Rope, Scaling, TensorSpec};
 pub use download::{Download, watch_downloads};
 pub use source::Source;

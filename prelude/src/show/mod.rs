@@ -4,7 +4,7 @@ mod reports;
 mod table;
 
 pub use reports::{
-    AVERAGE, Answer, Inspection, LossReport, MERGED, MergeReport, Scoreboard, Scores, SourceReport, SourceStats, Sources,
+    AVERAGE, Along, Answer, Inspection, LossReport, MERGED, MergeReport, Scoreboard, Scores, SourceReport, SourceStats, Sources,
     StepReport, TensorStats, TrainReport, WrapReport,
 };
 pub use table::Table;
