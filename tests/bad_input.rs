@@ -429,7 +429,7 @@ fn a_session_file_that_cannot_be_opened() {
     for (from, to) in [
         ("\\\"step\\\":0", "\\\"step\\\":18446744073709551615"),
         ("\\\"temperature\\\":2.0", "\\\"temperature\\\":0.0"),
-        ("\\\"version\\\":1", "\\\"version\\\":9"),
+        ("\\\"version\\\":2", "\\\"version\\\":9"),
     ] {
         edit_text(&file, &dir.path().join("edited"), from, to);
         Dam::open(dir.path().join("edited")).unwrap_err();
