@@ -23,7 +23,7 @@ impl Scheme for Stream {
     }
 }
 
-const STEPS: usize = 100;
+const STEPS: usize = 40;
 
 fn main() -> Result<()> {
     let mut models = load(["builtin:japanese", "builtin:math", "builtin:sql"])?;

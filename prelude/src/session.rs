@@ -89,11 +89,15 @@ impl Session {
     fn objective(&mut self, learn: bool) -> Result<(Terms, Gradients)> {
         // 1. Each source teaches on its own data: how far the merge is from it, and the gradient of that by
         //    what the coefficients are made of.
-        let (mut terms, taught) = self.distil(learn)?;
+        let (mut terms, mut taught) = self.distil(learn)?;
+        // A penalty's gradient does not make up for one that should have come from the data.
+        let teaches = self.models.settings.weights.compares_logits();
+        if learn && teaches {
+            self.reached(&taught, teaches)?;
+        }
 
         // 2. Penalties on the coefficients themselves.
-        let (penalties, mut all) = self.penalties(learn)?;
-        terms.extend(penalties);
+        terms.extend(self.penalties(learn.then_some(&mut taught))?);
         if terms.is_empty() {
             return Err(Error::NothingToTrain);
         }
@@ -101,13 +105,10 @@ impl Session {
             return Ok((terms, Vec::new()));
         }
 
-        // 3. Everything that trains must have been reached. A penalty's gradient does not make up for one
-        //    that should have come from the data.
-        all.add(taught.gradients.iter().map(|(i, gradient)| (*i, gradient.clone())))?;
-        let teaches = self.models.settings.weights.compares_logits();
-        self.reached(if teaches { &taught } else { &all }, teaches)?;
+        // 3. Everything that trains must have been reached.
+        self.reached(&taught, teaches)?;
         let gradient = |(i, variable): (usize, &Variable)| -> Result<Option<Vec<f32>>> {
-            let found = all.gradients.get(&i).filter(|_| variable.trains);
+            let found = taught.gradients.get(&i).filter(|_| variable.trains);
             Ok(found.map(|g| g.flatten_all()?.to_vec1()).transpose()?)
         };
         let gradients = self.merge.variables.iter().enumerate().map(gradient).collect::<Result<_>>()?;
@@ -204,8 +205,9 @@ impl Session {
         Ok((terms, if learn { pass.backward()? } else { Taught::default() }))
     }
 
-    /// The penalties that are on, each summed over the weights that train, and with `learn` their gradient.
-    fn penalties(&mut self, learn: bool) -> Result<(Terms, Taught)> {
+    /// The penalties that are on, each summed over the weights that train; their gradient goes on top of what the
+    /// data has `taught`.
+    fn penalties(&mut self, mut taught: Option<&mut Taught>) -> Result<Terms> {
         let on = self.models.settings.weights.clone();
         if on.weighted_overlap > 0.0 && self.angles.is_empty() {
             self.angles = self.column_angles()?;
@@ -219,10 +221,10 @@ impl Session {
             ("weighted_overlap", on.weighted_overlap, &|i, c| objective::overlap(c, self.angles.get(i))),
         ];
         let terms: Vec<_> = terms.into_iter().filter(|(_, weight, _)| *weight > 0.0).collect();
-        let (mut sums, mut taught) = (vec![0f32; terms.len()], Taught::default());
+        let mut sums = vec![0f32; terms.len()];
         let penalised = || self.merge.tensors.iter().enumerate().filter(|(_, tensor)| tensor.is_penalised());
         if terms.is_empty() || penalised().next().is_none() {
-            return Ok((Terms::new(), taught));
+            return Ok(Terms::new());
         }
         // The coefficients of one tensor are in memory at a time.
         for (i, tensor) in penalised() {
@@ -233,12 +235,16 @@ impl Session {
                 *sum += value.to_scalar::<f32>()?;
                 weighted.push((value * *weight)?);
             }
-            if learn {
-                taught.add(self.merge.gradients(tensor, &sum(weighted.iter())?)?)?;
+            let Some(taught) = taught.as_deref_mut() else { continue };
+            for i in &tensor.variables {
+                if let Some(gradient) = taught.gradients.remove(i) {
+                    weighted.push((self.merge.variables[*i].value.as_tensor() * gradient)?.sum_all()?);
+                }
             }
+            taught.add(self.merge.gradients(tensor, &sum(weighted.iter())?)?)?;
         }
-        let terms = terms.iter().zip(sums).map(|((name, weight, _), sum)| ((*name).into(), f64::from(sum * *weight as f32)));
-        Ok((terms.collect(), taught))
+        let weighted = |((name, weight, _), sum): (&(&str, f64, _), f32)| ((*name).into(), f64::from(sum * *weight as f32));
+        Ok(terms.iter().zip(sums).map(weighted).collect())
     }
 
     /// One optimiser step; on any error nothing has moved.
@@ -329,8 +335,9 @@ impl Dam {
         let (device, dtype) = models.settings.place()?;
         let sources = models.merged_by(&**scheme, options.with_base)?;
         sources.iter().try_for_each(|s| s.architecture().map(drop))?;
-        let forecast = Forecast::new(&models.load_of(&sources)?, &models.settings, &device)?;
+        let mut forecast = Forecast::new(&models.load_of(&sources)?, &models.settings, &device)?;
         let merge = Merge::new(&sources, wrap, device)?;
+        forecast.working_bytes += merge.coefficient_bytes();
         let moments = merge.variables.iter().map(|_| Moments::default()).collect();
         Ok(Self(Arc::new(Mutex::new(Session {
             models,

@@ -37,6 +37,8 @@ pub struct Merge {
     pub architecture: Architecture,
     sources: usize,
     base: Option<usize>,
+    /// The number of coefficients of the tensor that has most.
+    most: usize,
     pub(super) slots: Mutex<BTreeMap<String, Slot>>,
 }
 
@@ -59,6 +61,7 @@ impl Merge {
             architecture,
             sources: sources.len(),
             base,
+            most: 0,
             slots: Mutex::default(),
         };
         let specs = merge.architecture.tensors();
@@ -76,7 +79,8 @@ impl Merge {
             .collect::<Result<_>>()?;
         (merge.tensors, merge.variables) = (tensors, variables);
         // Where a scheme fails is known before anything is trained.
-        merge.tensors.iter().try_for_each(|t| merge.coefficients(t).map(drop))?;
+        let counts = merge.tensors.iter().map(|t| Ok(merge.coefficients(t)?.elem_count()));
+        merge.most = counts.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
         Ok(merge)
     }
 
@@ -105,6 +109,13 @@ impl Merge {
     /// The number of values that the variables have; with `trained`, of those that train.
     pub fn parameters(&self, trained: bool) -> usize {
         self.variables.iter().filter(|v| v.trains || !trained).map(|v| v.value.elem_count()).sum()
+    }
+
+    /// Bytes that the coefficients of one tensor and their gradients take at most, on the CPU. Little, unless
+    /// every element has its own.
+    pub fn coefficient_bytes(&self) -> u64 {
+        // c, f(c), its gradient, their product, and the gradient by c.
+        5 * DType::F32.size_in_bytes() as u64 * self.most as u64
     }
 
     /// The coefficients `c` of `tensor` in broadcast form, sources x R x C, f32, on the merge's device. A loss

@@ -129,11 +129,11 @@ impl Merge {
         if variable.elem_count() != values.elem_count() {
             return Err(made());
         }
-        let before = variable.as_tensor().copy()?;
-        variable.set(&values.reshape(variable.dims())?.to_device(&Device::Cpu)?)?;
         let bits =
             |x: &Tensor| -> Result<Vec<u32>> { Ok(x.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect()) };
-        if bits(&self.coefficients(tensor)?)? != bits(values)? {
+        let (wanted, before) = (bits(values)?, variable.as_tensor().copy()?);
+        variable.set(&values.reshape(variable.dims())?.to_device(&Device::Cpu)?)?;
+        if bits(&self.coefficients(tensor)?)? != wanted {
             variable.set(&before)?;
             return Err(made());
         }
