@@ -294,6 +294,9 @@ fn coefficients_of_another_shape_and_devices_that_are_not_there() {
     let dam = dam();
     let wide = Tensor::ones((2, 7), dam_prelude::candle_core::DType::F32, &Device::Cpu).unwrap();
     let error = dam.set_coefficients("model.norm.weight", &wide).unwrap_err();
+    assert!(matches!(error, Error::BadValue { .. }), "{error:?}");
+    says(&error, &["`model.norm.weight`", "[2, 1, 7]", "[2, 1, 32]"]);
+    let error = dam.set_parameter("model.norm.weight", &wide).unwrap_err();
     assert!(matches!(error, Error::Candle(_)) && !error.to_string().contains('\n'), "{error:?}");
     if !cfg!(any(feature = "cuda", feature = "metal")) {
         let before = dam.settings();

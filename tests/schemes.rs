@@ -459,6 +459,40 @@ fn a_scheme_of_ones_own_trains_saves_and_opens() {
 }
 
 #[test]
+fn verbs_wrap_by_any_scheme_and_name_the_nearest() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = format!("load a={} b={}", golden("model0").display(), golden("model1").display());
+    let (replies, good) = common::json(
+        dir.path(),
+        &format!(
+            "{load}; wrap low_rank rank=2 f=tanh train=linear; inspect layers.0.mlp.up_proj; wrap rows; inspect layers.0.mlp.up_proj"
+        ),
+    );
+    assert!(good, "{replies:?}");
+    // Two layers, two sources: A and B of seven matrices, of rank 2, and the output layer by columns.
+    let linear: usize =
+        [(32, 32), (16, 32), (16, 32), (32, 32), (48, 32), (48, 32), (32, 48)].map(|(r, c)| (r + c) * 2).iter().sum();
+    assert_eq!((&replies[1]["scheme"], &replies[1]["trainable"]), (&"low_rank rank=2".into(), &(2 * (2 * linear + 32)).into()));
+    assert_eq!(replies[2]["tensors"][0]["along"], "element");
+    assert_eq!(replies[3]["scheme"], "rows");
+    assert!(replies[4]["tensors"][0]["rows"].is_array());
+    for (verb, words) in [
+        ("wrap low_rang", ["unknown scheme `low_rang`", "did you mean `low_rank`?"]),
+        ("wrap rows rank=2", ["unknown key `rank`", "known: f, train, init, bias, base"]),
+        ("wrap low_rank rank=0", ["`0` is not a value for `rank`", "a whole number from 1 to 1024"]),
+        ("wrap low_rank rang=2", ["unknown key `rang`", "did you mean `rank`?"]),
+        ("wrap task", ["`task`", "load base=SOURCE"]),
+    ] {
+        let (replies, good) = common::json(dir.path(), &format!("{load}; {verb}"));
+        assert!(!good);
+        let error = format!("{} {}", replies[1]["error"], replies[1]["hint"]);
+        for word in words {
+            assert!(error.contains(word), "{verb}: {error} does not say {word:?}");
+        }
+    }
+}
+
+#[test]
 fn a_scheme_is_a_value_like_any_other() {
     let how: Wrap = LowRank { rank: 2 }.with(Options { f: Nonlinearity::Tanh, ..Options::default() });
     let dam = models(fast()).wrap(how.clone()).unwrap();
