@@ -351,7 +351,7 @@ impl Scheme for Wrong {
             // A gradient of half of it alone.
             Wrong::Backward => c.detach() * 0.5 + (c * 0.5)?,
             Wrong::Dead => c.zeros_like()?.mul(c),
-            Wrong::Infinite => (c - c)?.recip(),
+            Wrong::Infinite => c.zeros_like()?.recip(),
             Wrong::Drawn => c + c.rand_like(0.0, 0.1)?,
             _ => Ok(c.clone()),
         }
