@@ -4,6 +4,8 @@
 //! cargo run --release --example 07_scheme
 //! ```
 
+use std::cmp::Ordering;
+
 use dam_prelude::show::{Scores, Table};
 use dam_prelude::{Columns, Parameter, Result, Scheme, Site, Tensor, Wrap, candle_core, check_scheme, load};
 
@@ -51,13 +53,12 @@ fn main() -> Result<()> {
     println!("{table}\n");
 
     let [(_, _, columns), (name, _, own)] = results.as_slice() else { return Ok(()) };
-    let verdict = match (exact(own) - exact(columns), loss(columns) - loss(own)) {
-        (answers, closer) if answers > 0.0 && closer > 0.0 => "beats columns, by answers and by loss",
-        (answers, closer) if answers <= 0.0 && closer <= 0.0 => "loses to columns",
-        (answers, _) if answers > 0.0 => "answers more than columns at a higher loss",
-        _ => "has a lower loss than columns and answers no more",
+    let verdict = match exact(own).total_cmp(&exact(columns)) {
+        Ordering::Greater => "beats",
+        Ordering::Less => "loses to",
+        Ordering::Equal => "answers as many as",
     };
-    println!("{name} {verdict}.");
+    println!("{name} {verdict} columns, at a mean loss of {:.3} where theirs is {:.3}.", loss(own), loss(columns));
     Ok(())
 }
 

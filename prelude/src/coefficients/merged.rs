@@ -10,7 +10,7 @@ use super::variables::{Variable, variables};
 use super::{Site, Wrap};
 use crate::checkpoint::{Architecture, BASE, Kind, Source, TensorSpec, Values, views};
 use crate::error::{Error, Result};
-use crate::ops::{Form, ScaledSum};
+use crate::ops::{Form, ScaledSum, send_down};
 
 /// One tensor of the merge.
 pub struct MergedTensor {
@@ -114,8 +114,9 @@ impl Merge {
     /// Bytes that the coefficients of one tensor and their gradients take at most, on the CPU. Little, unless
     /// every element has its own.
     pub fn coefficient_bytes(&self) -> u64 {
-        // c, f(c), its gradient, their product, and the gradient by c.
-        5 * DType::F32.size_in_bytes() as u64 * self.most as u64
+        // On the way down c, f(c) and their gradients; in a penalty c, pairs of its sources, what is made of them,
+        // and the gradients of it all: about a dozen.
+        12 * DType::F32.size_in_bytes() as u64 * self.most as u64
     }
 
     /// The coefficients `c` of `tensor` in broadcast form, sources x R x C, f32, on the merge's device. A loss
@@ -217,12 +218,12 @@ impl Merge {
         self.pulled_back(tensor, |form| tensor.operation.backward_rows(&gradient.to_dtype(DType::F32)?, ids, form))
     }
 
-    /// The chain rule, on from the gradient by the scales `f(c)`: of `sum(f(c) * dL/df(c))`.
+    /// The chain rule, on from the gradient by the scales `f(c)`.
     fn pulled_back(&self, tensor: &MergedTensor, by_scales: impl FnOnce(Form) -> Result<Tensor>) -> Result<Vec<(usize, Tensor)>> {
         let scales = self.wrap.options.f.apply(&self.coefficients(tensor)?)?;
         let (_, rows, columns) = scales.dims3()?;
         let by_scales = by_scales(Form { rows, columns })?;
-        self.gradients(tensor, &(scales * by_scales.detach())?.sum_all()?)
+        self.gradients(tensor, &send_down(&scales, &by_scales)?)
     }
 
     /// The gradient of `loss`, a scalar made of the coefficients of `tensor`, by those of its variables that it
