@@ -258,6 +258,30 @@ fn coefficients_are_set_where_they_are_parameters() {
     }
 }
 
+/// Sessions that were saved when there were columns alone open as they did.
+#[test]
+fn a_session_of_the_first_version_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, old) = (dir.path().join("new"), dir.path().join("old"));
+    let dam = models(fast()).wrap(Columns { f: Nonlinearity::Tanh, ..Columns::default() }).unwrap();
+    dam.train(2).unwrap();
+    dam.save(&file).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+    for (new, old) in [
+        (r#"\"version\":2"#, r#"\"version\":1"#),
+        (r#"\"options\":"#, r#"\"columns\":"#),
+        (r#"\"scheme\":{\"name\":\"columns\",\"settings\":[]},"#, ""),
+    ] {
+        assert!(header.contains(new), "{header:.3000}");
+        header = header.replace(new, old);
+    }
+    std::fs::write(&old, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
+    let opened = Dam::open(&old).unwrap();
+    assert_eq!(opened.step().unwrap(), dam.step().unwrap());
+}
+
 #[test]
 fn what_does_not_train_shares_nothing_with_what_does() {
     let options = Options { train: vec![Kind::Norm], ..Options::default() };
@@ -500,4 +524,5 @@ fn a_scheme_is_a_value_like_any_other() {
     assert!(Arc::strong_count(&how.scheme) >= 2);
     let own = Columns { f: Nonlinearity::Relu, seed: 4, ..Columns::default() };
     assert_eq!(Wrap::from(own.clone()).options, own.options());
+    assert!(format!("{how:?}").starts_with("Wrap(low_rank rank=2, Options { f: Tanh"));
 }

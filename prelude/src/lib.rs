@@ -21,6 +21,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`Columns`] is one [`Scheme`] of many: others are built in, and one of your own takes about ten lines.
+//!
 //! A source is a Hugging Face directory (f32, f16 or bf16; one file or shards), a name on the hub
 //! (`org/name@revision`), a GGUF file, or one of the models that live in this library (`builtin:base`,
 //! `builtin:japanese`, `builtin:math`, `builtin:sql`), each with LoRA adapters behind a `+`. Families that

@@ -3,8 +3,6 @@
 //! For every tensor, with random weights `w` and `L = sum(w * c(p))`, beside the start and in f32:
 //! `dL/dp = (L(p + h) - L(p - h)) / 2h` at a few values of each parameter.
 
-use std::fmt;
-
 use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -16,7 +14,7 @@ use crate::checkpoint::Architecture;
 use crate::error::{Error, Result};
 
 /// What a check found to be right.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Checked {
     /// What was checked.
     pub scheme: String,
@@ -26,13 +24,6 @@ pub struct Checked {
     pub parameters: usize,
     /// Gradients compared with finite differences.
     pub gradients: usize,
-}
-
-impl fmt::Display for Checked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scheme, tensors, parameters, gradients } = self;
-        write!(f, "{scheme}: {tensors} tensors, {parameters} parameters, {gradients} gradients agree with finite differences")
-    }
 }
 
 /// Values of each parameter of each tensor that are compared.

@@ -7,6 +7,7 @@
 //! The gradient goes back through whatever tensor code makes `c`, so that a scheme needs no backward of
 //! its own.
 
+use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
@@ -16,7 +17,8 @@ use rand_chacha::ChaCha8Rng;
 use super::options::{Options, seed_of};
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 
-/// A form of coefficients. One of your own takes about ten lines and trains like any other:
+/// A form of coefficients. One of your own takes about ten lines and trains like any other, saved sessions of it
+/// open with [`Dam::open_with`](crate::Dam::open_with):
 ///
 /// ```
 /// use dam_prelude::{Parameter, Scheme, Site, Tensor, candle_core, check_scheme, load};
@@ -96,6 +98,12 @@ pub struct Wrap {
 impl<S: Scheme + 'static> From<S> for Wrap {
     fn from(scheme: S) -> Self {
         Self { options: scheme.options(), scheme: Arc::new(scheme) }
+    }
+}
+
+impl fmt::Debug for Wrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wrap({}, {:?})", self.title(), self.options)
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Table;
 use crate::checkpoint::Written;
+use crate::coefficients::Checked;
 use crate::eval::Score;
 use crate::train::Forecast;
 
@@ -32,6 +33,7 @@ macro_rules! shown_as_table {
 shown_as_table!(
     Sources,
     WrapReport,
+    Checked,
     LossReport,
     StepReport,
     TrainReport,
@@ -166,6 +168,16 @@ fn forecast(f: &Forecast) -> Vec<String> {
         ),
         format!("disk: {} when it is baked", bytes(f.disk_bytes)),
     ]
+}
+
+impl Checked {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["scheme", "tensors", "parameters", "gradients checked"]);
+        let counts = [self.tensors, self.parameters, self.gradients].map(count);
+        table.rows.push([vec![self.scheme.clone()], counts.to_vec()].concat());
+        table.notes.push("shapes and starts are right, and gradients agree with finite differences".into());
+        table
+    }
 }
 
 /// What `loss` gives: the objective on the batch that the next step will use.
