@@ -294,6 +294,9 @@ fn coefficients_of_another_shape_and_devices_that_are_not_there() {
     let dam = dam();
     let wide = Tensor::ones((2, 7), dam_prelude::candle_core::DType::F32, &Device::Cpu).unwrap();
     let error = dam.set_coefficients("model.norm.weight", &wide).unwrap_err();
+    assert!(matches!(error, Error::BadValue { .. }), "{error:?}");
+    says(&error, &["`model.norm.weight`", "[2, 1, 7]", "[2, 1, 32]"]);
+    let error = dam.set_parameter("model.norm.weight", &wide).unwrap_err();
     assert!(matches!(error, Error::Candle(_)) && !error.to_string().contains('\n'), "{error:?}");
     if !cfg!(any(feature = "cuda", feature = "metal")) {
         let before = dam.settings();
@@ -429,7 +432,7 @@ fn a_session_file_that_cannot_be_opened() {
     for (from, to) in [
         ("\\\"step\\\":0", "\\\"step\\\":18446744073709551615"),
         ("\\\"temperature\\\":2.0", "\\\"temperature\\\":0.0"),
-        ("\\\"version\\\":1", "\\\"version\\\":9"),
+        ("\\\"version\\\":2", "\\\"version\\\":9"),
     ] {
         edit_text(&file, &dir.path().join("edited"), from, to);
         Dam::open(dir.path().join("edited")).unwrap_err();

@@ -69,8 +69,29 @@ pub enum Error {
     BadValue { key: String, value: String, expected: String },
     #[error("no tensor is named or matched by `{pattern}`")]
     NoMatch { pattern: String },
-    #[error("no gradient reached {} of the trainable coefficients, the first of them `{tensor}`", count)]
-    NoGradient { tensor: String, count: usize },
+    #[error("no gradient reached {count} of the trainable parameters, the first of them `{parameter}` at `{tensor}`")]
+    NoGradient { parameter: String, tensor: String, count: usize },
+    #[error("the scheme `{scheme}` fails at `{tensor}`: {reason}")]
+    SchemeFailed { scheme: String, tensor: String, reason: String },
+    #[error("the scheme `{scheme}` gives coefficients of shape `{found:?}` and dtype `{dtype}` at `{tensor}`")]
+    SchemeShape {
+        scheme: String,
+        tensor: String,
+        found: Vec<usize>,
+        dtype: &'static str,
+        sources: usize,
+        rows: usize,
+        columns: usize,
+    },
+    #[error("the parameter `{parameter}` of the scheme `{scheme}` is not usable at `{tensor}`: {problem}")]
+    SchemeParameter { scheme: String, tensor: String, parameter: String, problem: String },
+    #[error(
+        "the gradient by value `{position}` of the parameter `{parameter}` of the scheme `{scheme}` at `{tensor}` is `{found:.6}`, \
+         and finite differences give `{expected:.6}`"
+    )]
+    SchemeGradient { scheme: String, tensor: String, parameter: String, position: usize, found: f64, expected: f64 },
+    #[error("the coefficients of `{tensor}` are made of parameters by the scheme `{scheme}`, so they cannot be set")]
+    CoefficientsMade { scheme: String, tensor: String, parameters: String },
     #[error("the {what} is not finite at step `{step}`: `{value}`")]
     Diverged { what: &'static str, step: usize, value: f64 },
     #[error("every term of the objective has weight 0")]
@@ -91,6 +112,8 @@ pub enum Error {
     Recipe { file: PathBuf, key: String, reason: String },
     #[error("tensor `{tensor}` cannot be merged: {reason}")]
     BadTensor { tensor: String, reason: String },
+    #[error("`{}` was wrapped with the scheme `{scheme}`, which is not built in", file.display())]
+    SchemeUnknown { file: PathBuf, scheme: String },
     #[error("device `{device}` is not available: {reason}")]
     Device { device: String, reason: String },
     #[error("{}", first_line(.0))]
@@ -146,7 +169,24 @@ impl Error {
             Error::Unknown { known, .. } => return Some(format!("known: {known}")),
             Error::BadValue { expected, .. } => return Some(format!("expected {expected}")),
             Error::NoMatch { .. } => "inspect without a name lists all; * and ? match any part of a name",
-            Error::NoGradient { .. } => "an operation on the way to the loss has no backward: use the operations of this crate",
+            Error::NoGradient { .. } => {
+                "an operation on the way to the loss has no backward, or cuts it off (detach): use the operations of this crate and candle's differentiable ones"
+            }
+            Error::SchemeFailed { .. } => {
+                "coefficients are made of parameters by candle's operations: check_scheme runs a scheme on every tensor"
+            }
+            Error::SchemeShape { sources, rows, columns, .. } => {
+                return Some(format!("give f32 of {sources} x {} x {}", one_or(*rows), one_or(*columns)));
+            }
+            Error::SchemeParameter { .. } => {
+                "a parameter has at least one value, as many as its shape, all finite; tensors that give one key give it one shape and start"
+            }
+            Error::SchemeGradient { .. } => {
+                "make coefficients by candle's differentiable operations alone: nothing detached, no values read out, no backward of your own"
+            }
+            Error::CoefficientsMade { parameters, .. } => {
+                return Some(format!("set its parameters instead: set_parameter, of `{parameters}`"));
+            }
             Error::Diverged { .. } => "lower the learning rate (set lr=1e-3) or clip gradients (set clip=1)",
             Error::TooLarge { fits: Some(fits), .. } => {
                 return Some(format!(
@@ -168,6 +208,9 @@ impl Error {
             }
             Error::Recipe { .. } => "change the recipe there; nothing in a recipe is passed over in silence",
             Error::BadTensor { .. } => "use other weights, or another method",
+            Error::SchemeUnknown { scheme, .. } => {
+                return Some(format!("give it the scheme, from a program or a notebook: Dam::open_with(FILE, {scheme})"));
+            }
             Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",
             Error::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge | std::io::ErrorKind::QuotaExceeded => {
@@ -208,6 +251,11 @@ impl Error {
     pub fn bad_value(key: &str, value: &str, expected: impl Into<String>) -> Self {
         Error::BadValue { key: key.to_owned(), value: value.to_owned(), expected: expected.into() }
     }
+}
+
+/// What a dimension of coefficients may be, for messages.
+fn one_or(n: usize) -> String {
+    if n == 1 { "1".into() } else { format!("(1 or {n})") }
 }
 
 /// `bytes` as gigabytes, for messages.

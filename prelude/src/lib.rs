@@ -21,6 +21,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`Columns`] is one [`Scheme`] of many: others are built in, and one of your own takes about ten lines.
+//!
 //! A source is a Hugging Face directory (f32, f16 or bf16; one file or shards), a name on the hub
 //! (`org/name@revision`), a GGUF file, or one of the models that live in this library (`builtin:base`,
 //! `builtin:japanese`, `builtin:math`, `builtin:sql`), each with LoRA adapters behind a `+`. Families that
@@ -34,7 +36,7 @@
 //! | [`error`] | what can go wrong, with the remedy |
 //! | [`checkpoint`] | find, open, verify and write checkpoints |
 //! | [`ops`] | differentiable operations: fused on the CPU, composed elsewhere |
-//! | [`coefficients`] | where coefficients start, and the weights they make |
+//! | [`coefficients`] | the schemes, of what coefficients are made, and the weights they make |
 //! | [`model`] | the decoder, over any weights |
 //! | [`data`] | examples, chat templates, batches |
 //! | [`objective`] | the terms of the loss |
@@ -62,9 +64,13 @@ pub mod show;
 pub mod train;
 
 pub use candle_core;
+pub use candle_core::Tensor;
 pub use checkpoint::Kind;
-pub use coefficients::{BiasStart, Columns, Init, Nonlinearity};
+pub use coefficients::{
+    BiasStart, Columns, Heads, Init, LowRank, Nonlinearity, Options, Parameter, PerLayer, PerTensor, Rows, RowsColumns, Scheme,
+    Site, Softmax, Task, Wrap,
+};
 pub use error::{Error, Result};
 pub use objective::Reduction;
-pub use session::{Bake, Compare, Dam, Evolve, Evolved, Merged, Models, Tried, load};
+pub use session::{Bake, Compare, Dam, Evolve, Evolved, Merged, Models, Tried, check_scheme, load};
 pub use train::{Optimizer, Schedule, Settings};

@@ -1,17 +1,18 @@
 //! Floor 7: the six primitives over one session, and the step that makes DAM.
 //!
 //! ```text
-//! W[:, j] = sum_i f(c[i, j]) W_i[:, j]                         the merge      coefficients/merged.rs
+//! W[:, j] = sum_i f(c[i, j]) W_i[:, j]                         the merge      coefficients/
 //! loss    = sum_i KL(W_i || W on the data of i) + penalties(c) the objective  objective/
 //! c      <- c - lr * update(d loss / d c)                      the step       Session::step, below
 //! ```
 //!
-//! [`load`] opens the sources `W_i`; [`Models::wrap`] gives every column its coefficients `c`;
+//! [`load`] opens the sources `W_i`; [`Models::wrap`] gives every column its coefficients `c`, or what else a scheme says;
 //! [`Dam::loss`] computes the loss; [`Dam::step`] moves the coefficients down its gradient;
 //! [`Dam::inspect`] shows what they became; [`Dam::bake`] writes `W`. Read `Session::objective` and
 //! `Session::step` below: the rest is in `session/`, a file a primitive.
 
 mod bake;
+mod check;
 mod compare;
 mod evolve;
 mod handle;
@@ -32,22 +33,24 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 
+pub use crate::checkpoint::BASE;
 pub use bake::Bake;
+pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
 pub use evolve::{Evolve, Evolved, Tried};
 pub use merged::Merged;
-pub use models::{BASE, Models, load};
+pub use models::{Models, load};
 
 use self::score::Judge;
 use crate::checkpoint::{Kind, Source, Written, views};
-use crate::coefficients::{Columns, Merge, MergedTensor};
+use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
 use crate::data::{Batch, next_examples};
 use crate::error::{Error, Result};
 use crate::model::runs;
 use crate::objective::{self, Distillation};
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
 use crate::train::{
-    ByScale, Forecast, How, Lesson, Moments, Pass, Recompute, Settings, Teachers, Update, available_bytes, keep_memory,
+    Forecast, How, Lesson, Moments, Pass, Recompute, Settings, Taught, Teachers, Update, available_bytes, keep_memory,
 };
 
 /// A merge in the making. A handle: clones share one session.
@@ -61,7 +64,7 @@ struct Session {
     merge: Merge,
     dtype: DType,
     teachers: Teachers,
-    /// Of every tensor of the merge.
+    /// Of every variable of the merge.
     moments: Vec<Moments>,
     /// Weights of the weighted overlap, computed when it is first on.
     angles: Vec<Tensor>,
@@ -91,21 +94,23 @@ struct Plan {
 /// The terms of the objective by name, each with its weight.
 type Terms = Vec<(String, f64)>;
 
-/// The gradient of every trainable tensor's coefficients, in the order of the merge's tensors.
+/// The gradient by every variable that trains, in the order of the merge's variables.
 type Gradients = Vec<Option<Vec<f32>>>;
 
 impl Session {
     /// The objective on the next batch, and with `learn` its gradient by the coefficients.
     fn objective(&mut self, learn: bool) -> Result<(Terms, Gradients)> {
         // 1. Each source teaches on its own data: how far the merge is from it, and the gradient of that by
-        //    the scales f(c) of its columns.
-        let (mut terms, by_scale) = self.distil(learn)?;
+        //    what the coefficients are made of.
+        let (mut terms, mut taught) = self.distil(learn)?;
+        // A penalty's gradient does not make up for one that should have come from the data.
+        let teaches = self.models.settings.weights.compares_logits();
+        if learn && teaches {
+            self.reached(&taught, teaches)?;
+        }
 
         // 2. Penalties on the coefficients themselves.
-        let penalties = self.penalties()?;
-        for (name, value) in &penalties {
-            terms.push(((*name).into(), value.to_dtype(DType::F64)?.to_scalar()?));
-        }
+        terms.extend(self.penalties(learn.then_some(&mut taught))?);
         if terms.is_empty() {
             return Err(Error::NothingToTrain);
         }
@@ -113,30 +118,32 @@ impl Session {
             return Ok((terms, Vec::new()));
         }
 
-        // 3. The chain rule: from the scales back to the coefficients, where the penalties are.
-        let trained = || self.merge.tensors.iter().filter(|t| t.trains);
-        let mut by_coefficient: Vec<Tensor> = penalties.into_iter().map(|(_, value)| value).collect();
-        for tensor in trained() {
-            if let Some(gradient) = by_scale.get(&tensor.spec.name) {
-                by_coefficient.push(self.merge.pull_back(tensor, gradient)?);
-            }
-        }
-        let gradients = sum(by_coefficient.iter())?.backward()?;
-        // A penalty's gradient does not make up for one that should have come from the data.
-        let teaches = self.models.settings.weights.compares_logits();
-        let reached = |t: &MergedTensor| {
-            gradients.get(t.coefficients.as_tensor()).is_some() && (!teaches || by_scale.contains_key(&t.spec.name))
-        };
-        let mut without = trained().filter(|t| !reached(t));
-        if let Some(first) = without.next() {
-            return Err(Error::NoGradient { tensor: first.spec.name.clone(), count: 1 + without.count() });
-        }
-        let gradient = |tensor: &MergedTensor| -> Result<Option<Vec<f32>>> {
-            let found = gradients.get(tensor.coefficients.as_tensor()).filter(|_| tensor.trains);
+        // 3. Everything that trains must have been reached.
+        self.reached(&taught, teaches)?;
+        let gradient = |(i, variable): (usize, &Variable)| -> Result<Option<Vec<f32>>> {
+            let found = taught.gradients.get(&i).filter(|_| variable.trains);
             Ok(found.map(|g| g.flatten_all()?.to_vec1()).transpose()?)
         };
-        let gradients = self.merge.tensors.iter().map(gradient).collect::<Result<_>>()?;
+        let gradients = self.merge.variables.iter().enumerate().map(gradient).collect::<Result<_>>()?;
         Ok((terms, gradients))
+    }
+
+    /// An error for the first variable that trains without a gradient; with `teaches`, also for one of a
+    /// tensor that the data did not reach.
+    fn reached(&self, taught: &Taught, teaches: bool) -> Result<()> {
+        let missed = |tensor: &&MergedTensor| tensor.trains && teaches && !taught.tensors.contains(&tensor.spec.name);
+        let missed: Vec<&MergedTensor> = self.merge.tensors.iter().filter(missed).collect();
+        let mut without = self.merge.variables.iter().enumerate().filter(|(_, v)| v.trains).filter_map(|(i, variable)| {
+            let tensor = missed.iter().find(|t| t.variables.contains(&i)).map(|t| &t.spec.name);
+            tensor.or((!taught.gradients.contains_key(&i)).then_some(&variable.tensor)).map(|tensor| (variable, tensor))
+        });
+        match without.next() {
+            None => Ok(()),
+            Some((variable, tensor)) => {
+                let (parameter, tensor) = (variable.key.clone(), tensor.clone());
+                Err(Error::NoGradient { parameter, tensor, count: 1 + without.count() })
+            }
+        }
     }
 
     /// The sources that teach: those with data. Only the base may have none.
@@ -153,7 +160,7 @@ impl Session {
 
     /// How far the merge is from every source on that source's next examples, and with `learn` the
     /// gradient of the sum.
-    fn distil(&mut self, learn: bool) -> Result<(Terms, ByScale)> {
+    fn distil(&mut self, learn: bool) -> Result<(Terms, Taught)> {
         let sources = self.teaching()?;
         let Session { models, merge, teachers, dtype, drawn, ran, plan: planned, .. } = self;
         let settings = &models.settings;
@@ -167,7 +174,7 @@ impl Session {
         };
         let lessons = sources.iter().map(lesson).collect::<Result<Vec<_>>>()?;
         if lessons.is_empty() {
-            return Ok((Terms::new(), ByScale::new()));
+            return Ok((Terms::new(), Taught::default()));
         }
         // The teachers answer first: one layer of one of them is in memory at a time.
         let taught = teachers.ran();
@@ -211,19 +218,16 @@ impl Session {
             terms.extend(total);
             start += tokens;
         }
-        Ok((terms, if learn { pass.backward()? } else { ByScale::new() }))
+        Ok((terms, if learn { pass.backward()? } else { Taught::default() }))
     }
 
-    /// The penalties that are on, each summed over the weights that train.
-    fn penalties(&mut self) -> Result<Vec<(&'static str, Tensor)>> {
+    /// The penalties that are on, each summed over the weights that train; their gradient goes on top of what the
+    /// data has `taught`.
+    fn penalties(&mut self, mut taught: Option<&mut Taught>) -> Result<Terms> {
         let on = self.models.settings.weights.clone();
         if on.weighted_overlap > 0.0 && self.angles.is_empty() {
             self.angles = self.column_angles()?;
         }
-        let tensors: Vec<(usize, &Tensor)> = (self.merge.tensors.iter().enumerate())
-            .filter(|(_, tensor)| tensor.is_penalised())
-            .map(|(i, tensor)| (i, tensor.coefficients.as_tensor()))
-            .collect();
         type Term<'a> = &'a dyn Fn(usize, &Tensor) -> candle_core::Result<Tensor>;
         let terms: [(&'static str, f64, Term<'_>); 5] = [
             ("cosine", on.cosine, &|_, c| objective::cosine(c)),
@@ -232,14 +236,31 @@ impl Session {
             ("overlap", on.overlap, &|_, c| objective::overlap(c, None)),
             ("weighted_overlap", on.weighted_overlap, &|i, c| objective::overlap(c, self.angles.get(i))),
         ];
-        let mut penalties = Vec::new();
-        for (name, weight, term) in terms {
-            if weight > 0.0 && !tensors.is_empty() {
-                let each = tensors.iter().map(|(i, c)| term(*i, c)).collect::<candle_core::Result<Vec<_>>>()?;
-                penalties.push((name, (sum(each.iter())? * weight)?));
-            }
+        let terms: Vec<_> = terms.into_iter().filter(|(_, weight, _)| *weight > 0.0).collect();
+        let mut sums = vec![0f32; terms.len()];
+        let penalised = || self.merge.tensors.iter().enumerate().filter(|(_, tensor)| tensor.is_penalised());
+        if terms.is_empty() || penalised().next().is_none() {
+            return Ok(Terms::new());
         }
-        Ok(penalties)
+        // The coefficients of one tensor are in memory at a time.
+        for (i, tensor) in penalised() {
+            let c = self.merge.coefficients(tensor)?.to_device(&Device::Cpu)?;
+            let mut weighted = Vec::new();
+            for ((_, weight, term), sum) in terms.iter().zip(&mut sums) {
+                let value = term(i, &c)?;
+                *sum += value.to_scalar::<f32>()?;
+                weighted.push((value * *weight)?);
+            }
+            let Some(taught) = taught.as_deref_mut() else { continue };
+            for i in &tensor.variables {
+                if let Some(gradient) = taught.gradients.remove(i) {
+                    weighted.push((self.merge.variables[*i].value.as_tensor() * gradient)?.sum_all()?);
+                }
+            }
+            taught.add(self.merge.gradients(tensor, &sum(weighted.iter())?)?)?;
+        }
+        let weighted = |((name, weight, _), sum): (&(&str, f64, _), f32)| ((*name).into(), f64::from(sum * *weight as f32));
+        Ok(terms.iter().zip(sums).map(weighted).collect())
     }
 
     /// What scores its merge.
@@ -274,18 +295,19 @@ impl Session {
         let update = Update { optimizer: settings.optimizer, step, lr, weight_decay: settings.weight_decay };
         let mut moments = self.moments.clone();
         let mut moved = Vec::new();
-        for ((tensor, moments), gradient) in self.merge.tensors.iter().zip(&mut moments).zip(&gradients) {
+        for ((variable, moments), gradient) in self.merge.variables.iter().zip(&mut moments).zip(&gradients) {
             let Some(gradient) = gradient else { continue };
-            let shape = tensor.coefficients.dims();
-            let mut values = tensor.coefficients.flatten_all()?.to_vec1::<f32>()?;
-            moments.update(update, &mut values, gradient, shape[1]);
+            let mut values = variable.value.flatten_all()?.to_vec1::<f32>()?;
+            // The vectors of a parameter are the entries of its first dimension, mostly sources.
+            let width = values.len() / variable.value.dims().first().copied().unwrap_or(1);
+            moments.update(update, &mut values, gradient, width);
             if let Some(value) = values.iter().find(|x| !x.is_finite()) {
                 return Err(Error::Diverged { what: "coefficient", step, value: f64::from(*value) });
             }
-            moved.push((tensor, Tensor::from_vec(values, shape, &Device::Cpu)?));
+            moved.push((variable, Tensor::from_vec(values, variable.value.dims(), &Device::Cpu)?));
         }
-        for (tensor, values) in moved {
-            tensor.coefficients.set(&values)?;
+        for (variable, values) in moved {
+            variable.value.set(&values)?;
         }
         self.moments = moments;
         self.step = step;
@@ -330,18 +352,20 @@ impl Session {
 
 impl Dam {
     /// The merge of `models`, at its start.
-    pub(crate) fn new(models: Models, columns: Columns) -> Result<Self> {
+    pub(crate) fn new(models: Models, wrap: Wrap) -> Result<Self> {
         models.settings.check()?;
         keep_memory();
-        if columns.train.iter().all(|kind| *kind == Kind::Bias) {
+        let Wrap { scheme, options } = &wrap;
+        if options.train.iter().all(|kind| *kind == Kind::Bias) {
             return Err(Error::bad_value("train", "", "one or more of linear, embedding and norm"));
         }
         let (device, dtype) = models.settings.place()?;
-        let sources = models.merged(columns.with_base)?;
+        let sources = models.merged_by(&**scheme, options.with_base)?;
         sources.iter().try_for_each(|s| s.architecture().map(drop))?;
-        let forecast = Forecast::new(&models.load_of(&sources)?, &models.settings, &device)?;
-        let merge = Merge::new(&sources, columns, device)?;
-        let moments = merge.tensors.iter().map(|_| Moments::default()).collect();
+        let mut forecast = Forecast::new(&models.load_of(&sources)?, &models.settings, &device)?;
+        let merge = Merge::new(&sources, wrap, device)?;
+        forecast.working_bytes += merge.coefficient_bytes();
+        let moments = merge.variables.iter().map(|_| Moments::default()).collect();
         Ok(Self(Arc::new(Mutex::new(Session {
             models,
             sources,
@@ -492,6 +516,7 @@ fn compared(settings: &Settings, compared: &Distillation<'_>) -> Result<Vec<(&'s
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coefficients::Columns;
 
     /// The guard against an operation without a backward, or a weight that no operation uses.
     #[test]
@@ -502,14 +527,17 @@ mod tests {
         let before: Vec<Vec<f32>> = dam.coefficients(name).unwrap().to_vec2().unwrap();
         {
             let mut session = dam.session();
-            let more = Merge::new(&session.sources, Columns::default(), Device::Cpu).unwrap();
-            let mut unused = more.tensors.into_iter().next_back().unwrap();
+            let mut more = Merge::new(&session.sources, Columns::default(), Device::Cpu).unwrap();
+            let (mut unused, mut variable) = (more.tensors.pop().unwrap(), more.variables.pop().unwrap());
             unused.spec.name = "model.unused.weight".into();
+            variable.key = "unused".into();
+            unused.variables = vec![session.merge.variables.len()];
             session.merge.tensors.push(unused);
+            session.merge.variables.push(variable);
             session.moments.push(Moments::default());
         }
         let error = dam.step().unwrap_err();
-        assert!(matches!(&error, Error::NoGradient { tensor, count: 1 } if tensor == "model.unused.weight"), "{error:?}");
+        assert!(matches!(&error, Error::NoGradient { parameter, count: 1, .. } if parameter == "unused"), "{error:?}");
         assert_eq!(dam.coefficients(name).unwrap().to_vec2::<f32>().unwrap(), before);
         assert_eq!(dam.steps(), 0);
     }

@@ -1,7 +1,7 @@
 //! `inspect [TENSOR or GLOB]`
 
 use anyhow::Result;
-use dam_prelude::show::TensorDistances;
+use dam_prelude::show::{Along, TensorDistances};
 use dam_prelude::{Dam, Merged};
 use serde_json::{Map, Value, json};
 
@@ -44,8 +44,12 @@ fn coefficients(dam: &Dam, pattern: &str) -> Result<Reply> {
         .iter()
         .map(|t| {
             let sources: Map<_, _> = t.sources.iter().map(|(name, stats)| (name.clone(), json!(stats))).collect();
-            let columns: Vec<Value> = t.columns.iter().map(|(j, c)| json!({"column": j, "coefficients": c})).collect();
-            json!({"name": t.name, "kind": t.kind, "trains": t.trains, "sources": sources, "columns": columns})
+            let what = if t.along == Along::Row { "row" } else { "column" };
+            let columns: Vec<Value> = t.columns.iter().map(|(j, c)| json!({what: j, "coefficients": c})).collect();
+            json!({
+                "name": t.name, "kind": t.kind, "trains": t.trains, "sources": sources, "along": t.along,
+                format!("{what}s"): columns,
+            })
         })
         .collect();
     Ok(Reply::new(&report, json!({"tensors": tensors})))

@@ -1,9 +1,10 @@
-//! `wrap [columns] [f=...] [train=...] [init=...] [bias=...] [base=...]`
+//! `wrap [SCHEME] [f=...] [train=...] [init=...] [bias=...] [base=...] [a setting of the scheme]`
 
 use anyhow::Result;
+use dam_prelude::coefficients::{COLUMNS, SCHEMES, find};
 use dam_prelude::methods::METHODS;
 use dam_prelude::train::choose;
-use dam_prelude::{BiasStart, Columns, Error, Init, Kind, Nonlinearity};
+use dam_prelude::{BiasStart, Error, Init, Kind, Nonlinearity, Options, Wrap};
 use serde_json::json;
 
 use super::Verb;
@@ -12,47 +13,56 @@ use crate::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
     name: "wrap",
-    usage: "wrap [columns] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random|METHOD|RECIPE.yml] [bias=one|same] [base=off|on] [--force]",
-    about: "give every weight column of every source its coefficient",
+    usage: "wrap [columns|rows|rows_columns|tensor|layer|heads|softmax|task|low_rank] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random|METHOD|RECIPE.yml] [bias=one|same] [base=off|on] [rank=4 of low_rank] [--force]",
+    about: "give every weight column of every source its coefficient, or what else a scheme says",
     example: "wrap columns f=tanh train=linear,norm",
     run,
 };
 
+/// The keys of every scheme.
+const OPTIONS: [&str; 5] = ["f", "train", "init", "bias", "base"];
+
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &["f", "train", "init", "bias", "base"], &["--force"])?;
-    if let Some(scheme) = arguments.optional(VERB.usage)? {
-        choose("scheme", scheme, &[("columns", ())])?;
+    let keys: Vec<&str> = OPTIONS.into_iter().chain(SCHEMES.iter().flat_map(|s| s.keys.iter().copied())).collect();
+    let arguments = Arguments::read(arguments, &keys, &["--force"])?;
+    let builtin = find(arguments.optional(VERB.usage)?.unwrap_or(COLUMNS))?;
+    let known = |key: &str| OPTIONS.contains(&key) || builtin.keys.contains(&key);
+    if let Some((key, _)) = arguments.pairs.iter().find(|(key, _)| !known(key)) {
+        return Err(dam_prelude::Error::unknown("key", key, OPTIONS.into_iter().chain(builtin.keys.iter().copied())).into());
     }
     context.may_discard(arguments.force())?;
     let models = context.current();
     let mut start = None;
-    let mut columns = Columns { seed: models.settings.seed, ..Columns::default() };
+    let (mut options, mut settings) = (Options { seed: models.settings.seed, ..Options::default() }, Vec::new());
     for (key, value) in arguments.pairs {
         match key {
-            "f" => columns.f = choose(key, value, &Nonlinearity::ALL.map(|f| (f.name(), f)))?,
+            "f" => options.f = choose(key, value, &Nonlinearity::ALL.map(|f| (f.name(), f)))?,
             "train" => {
                 let kinds = [Kind::Linear, Kind::Embedding, Kind::Norm].map(|kind| (kind.name(), kind));
-                columns.train = value.split(',').map(|kind| choose(key, kind, &kinds)).collect::<Result<_, _>>()?;
+                options.train = value.split(',').map(|kind| choose(key, kind, &kinds)).collect::<Result<_, _>>()?;
             }
             "init" => match value {
-                "uniform" => columns.init = Init::Uniform,
-                "random" => columns.init = Init::Random,
+                "uniform" => options.init = Init::Uniform,
+                "random" => options.init = Init::Random,
                 _ => start = Some(value),
             },
-            "bias" => columns.bias = choose(key, value, &[("one", BiasStart::One), ("same", BiasStart::Same)])?,
-            _ => columns.with_base = choose(key, value, &[("off", false), ("on", true)])?,
+            "bias" => options.bias = choose(key, value, &[("one", BiasStart::One), ("same", BiasStart::Same)])?,
+            "base" => options.with_base = choose(key, value, &[("off", false), ("on", true)])?,
+            _ => settings.push((key, value)),
         }
     }
+    let scheme = (builtin.build)(&settings)?;
     context.loaded()?;
+    let how = Wrap { scheme, options };
     let dam = match start {
-        None => models.wrap(columns)?,
-        Some(recipe) if is_recipe(recipe) => models.wrap_from(columns, &models.merge_recipe(at_home(recipe))?)?,
+        None => models.wrap(how)?,
+        Some(recipe) if is_recipe(recipe) => models.wrap_from(how, &models.merge_recipe(at_home(recipe))?)?,
         Some(name) => {
             let known = ["uniform", "random"].into_iter().chain(METHODS.iter().map(|m| m.name));
             if !known.clone().any(|k| k == name) {
                 return Err(Error::unknown("init", name, known).into());
             }
-            models.wrap_from(columns, &models.merge_named(name, &[])?)?
+            models.wrap_from(how, &models.merge_named(name, &[])?)?
         }
     };
     let report = dam.report();
@@ -63,7 +73,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     Ok(Reply::new(
         &report,
         json!({
-            "sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients,
+            "sources": report.sources, "scheme": report.scheme, "tensors": report.tensors, "coefficients": report.coefficients,
             "trainable": report.trainable, "share": share, "forecast": report.forecast, "notes": report.notes,
         }),
     ))

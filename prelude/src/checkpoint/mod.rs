@@ -17,6 +17,9 @@ mod view;
 mod vocabulary;
 mod write;
 
+/// The name that marks the base model.
+pub const BASE: &str = "base";
+
 pub use config::{Activation, Architecture, Attends, Kind, Rope, Scaling, TensorSpec};
 pub use download::{Download, watch_downloads};
 pub use source::Source;

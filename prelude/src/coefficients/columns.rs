@@ -1,13 +1,16 @@
 //! DAM's own scheme: one coefficient per source and column of every weight (arXiv 2410.08371).
+//!
+//! `W[:, j] = sum_i f(c[i, j]) W_i[:, j]`; of a bias one per source.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use candle_core::{Result, Tensor};
 
-use super::Nonlinearity;
-use crate::checkpoint::{Kind, TensorSpec};
+use super::{BiasStart, Init, Nonlinearity, Options, Parameter, Scheme, Site};
+use crate::checkpoint::Kind;
 
-/// How a merge is wrapped: which coefficients there are, where they start, which of them train.
+/// The name of DAM's own scheme.
+pub const COLUMNS: &str = "columns";
+
+/// A coefficient per source and column, with the options of the paper as fields.
 ///
 /// ```
 /// use dam_prelude::{Columns, Kind, Nonlinearity, load};
@@ -19,87 +22,49 @@ use crate::checkpoint::{Kind, TensorSpec};
 /// assert_eq!(report.trainable, 9 * 128 * 2);
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Columns {
-    /// What coefficients go through before they scale columns.
+    /// See [`Options::f`].
     pub f: Nonlinearity,
-    /// The kinds that train; the others keep their start. Biases go with linears.
+    /// See [`Options::train`].
     pub train: Vec<Kind>,
-    /// Where the coefficients of weights start.
+    /// See [`Options::init`].
     pub init: Init,
-    /// Where the coefficients of biases start.
+    /// See [`Options::bias`].
     pub bias: BiasStart,
-    /// Whether the base model is merged too, as a source of its own.
+    /// See [`Options::with_base`].
     pub with_base: bool,
-    /// Seeds a random start.
+    /// See [`Options::seed`].
     pub seed: u64,
 }
 
 impl Default for Columns {
     fn default() -> Self {
-        Self {
-            f: Nonlinearity::None,
-            train: vec![Kind::Linear, Kind::Embedding, Kind::Norm],
-            init: Init::Uniform,
-            bias: BiasStart::One,
-            with_base: false,
-            seed: 0,
-        }
+        let Options { f, train, init, bias, with_base, seed } = Options::default();
+        Self { f, train, init, bias, with_base, seed }
     }
 }
 
-/// Where the coefficients of weights start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Init {
-    /// `1/N`: the average of the sources.
-    #[default]
-    Uniform,
-    /// Softmax of uniform noise, one value per source and tensor.
-    Random,
-}
-
-/// Where the coefficients of biases start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BiasStart {
-    /// 1 each, as in the published code: biases add up.
-    #[default]
-    One,
-    /// As the weights: a uniform merge is then the average, biases included.
-    Same,
-}
-
-impl Columns {
-    /// The number of coefficients a source has for `spec`: its last dimension, or 1 for a bias.
-    pub fn width(spec: &TensorSpec) -> usize {
-        if spec.kind == Kind::Bias { 1 } else { spec.shape.last().copied().unwrap_or(1) }
+impl Scheme for Columns {
+    fn name(&self) -> String {
+        COLUMNS.into()
     }
 
-    /// Whether the coefficients of `kind` train.
-    pub fn trains(&self, kind: Kind) -> bool {
-        self.train.contains(&if kind == Kind::Bias { Kind::Linear } else { kind })
+    fn options(&self) -> Options {
+        let Self { f, train, init, bias, with_base, seed } = self.clone();
+        Options { f, train, init, bias, with_base, seed }
     }
 
-    /// The start for `spec`, `sources` rows of [`Columns::width`].
-    pub fn start(&self, spec: &TensorSpec, sources: usize) -> Vec<f32> {
-        let width = Self::width(spec);
-        let row: Vec<f32> = match (spec.kind, self.bias, self.init) {
-            (Kind::Bias, BiasStart::One, _) => vec![1.0; sources],
-            (_, _, Init::Uniform) => vec![1.0 / sources as f32; sources],
-            (_, _, Init::Random) => {
-                let mut rng = ChaCha8Rng::seed_from_u64(seed_of(self.seed, &spec.name));
-                let noise: Vec<f32> = (0..sources).map(|_| rng.random::<f32>().exp()).collect();
-                let sum: f32 = noise.iter().sum();
-                noise.into_iter().map(|x| x / sum).collect()
-            }
-        };
-        row.into_iter().flat_map(|x| std::iter::repeat_n(x, width)).collect()
+    fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
+        vec![by_column(site)]
+    }
+
+    fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
+        Ok(parameters[0].clone())
     }
 }
 
-/// A seed for what is named `name`, so that draws do not depend on the order of work.
-pub(crate) fn seed_of(seed: u64, name: &str) -> u64 {
-    let start = 0xcbf2_9ce4_8422_2325 ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    name.bytes().fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// A coefficient per source and column of the tensor: what other schemes have where theirs does not apply.
+pub(super) fn by_column(site: &Site<'_>) -> Parameter {
+    site.parameter(site.name(), 1, site.columns())
 }

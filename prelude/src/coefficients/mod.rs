@@ -1,12 +1,39 @@
 //! Floor 3: the coefficients of a merge and the weights they make.
+//!
+//! A [`Scheme`] makes the coefficients of every tensor, in broadcast form, of parameters that train; a
+//! [`Merge`] makes weights of them, and takes gradients by weights back to the parameters.
 
+mod builtin;
+mod check;
 mod columns;
+mod heads;
+mod low_rank;
 mod merged;
 mod nearest;
 mod nonlinearity;
+mod options;
+mod part;
+mod rows;
+mod scheme;
+mod shared;
+mod softmax;
+mod task;
+mod variables;
 
-pub(crate) use columns::seed_of;
-pub use columns::{BiasStart, Columns, Init};
-pub use merged::{Merge, MergedPart, MergedTensor, MergedWeights};
+pub use builtin::{Build, Builtin, SCHEMES, find};
+pub use check::{Checked, check};
+pub use columns::{COLUMNS, Columns};
+pub use heads::Heads;
+pub use low_rank::LowRank;
+pub use merged::{Merge, MergedTensor};
 pub(crate) use nearest::nearest;
 pub use nonlinearity::Nonlinearity;
+pub(crate) use options::seed_of;
+pub use options::{BiasStart, Init, Options};
+pub use part::{MergedPart, MergedWeights};
+pub use rows::{Rows, RowsColumns};
+pub use scheme::{Parameter, Scheme, Site, Wrap};
+pub use shared::{PerLayer, PerTensor};
+pub use softmax::{Softmax, softmax_over_sources};
+pub use task::Task;
+pub use variables::Variable;

@@ -4,9 +4,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{pairs, row_norms};
+use super::{norms_of_each, pairs, sum_of_each};
 
-/// The mean cosine of all pairs of rows of `c` (sources x columns); 0 for a single source.
+/// The mean cosine of all pairs of sources in `c` (sources x ...); 0 for a single source.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -19,9 +19,9 @@ use super::{pairs, row_norms};
 /// ```
 ///
 /// # Errors
-/// A tensor that is not sources x columns.
+/// A scalar or a vector.
 pub fn cosine(c: &Tensor) -> Result<Tensor> {
     let Some((a, b)) = pairs(c)? else { return c.zeros_like()?.sum_all() };
-    let dot = (&a * &b)?.sum(1)?;
-    (dot / (row_norms(&a)? * row_norms(&b)?)?)?.mean_all()
+    let dot = sum_of_each(&(&a * &b)?)?;
+    (dot / (norms_of_each(&a)? * norms_of_each(&b)?)?)?.mean_all()
 }

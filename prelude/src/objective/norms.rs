@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::row_norms;
+use super::norms_of_each;
 
-/// The sum of the 1-norms of the rows of `c` (sources x columns).
+/// The sum of the 1-norms of the sources in `c` (sources x ...).
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -16,12 +16,12 @@ use super::row_norms;
 /// ```
 ///
 /// # Errors
-/// A tensor that is not sources x columns.
+/// A scalar or a vector.
 pub fn l1(c: &Tensor) -> Result<Tensor> {
     c.abs()?.sum_all()
 }
 
-/// The sum of the 2-norms (not squared) of the rows of `c` (sources x columns).
+/// The sum of the 2-norms (not squared) of the sources in `c` (sources x ...).
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -33,7 +33,7 @@ pub fn l1(c: &Tensor) -> Result<Tensor> {
 /// ```
 ///
 /// # Errors
-/// A tensor that is not sources x columns.
+/// A scalar or a vector.
 pub fn l2(c: &Tensor) -> Result<Tensor> {
-    row_norms(c)?.sum_all()
+    norms_of_each(c)?.sum_all()
 }

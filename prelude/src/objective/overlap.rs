@@ -5,10 +5,11 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::pairs;
+use super::{pairs, sum_of_each};
 use crate::checkpoint::{TensorSpec, View};
 
-/// The overlap of the rows of `c` (sources x columns), weighted by `weights` (pairs x columns).
+/// The overlap of the sources in `c` (sources x columns, or sources x R x C), weighted by `weights` (pairs x columns). What
+/// scales several columns counts once for each weight.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -25,10 +26,11 @@ pub fn overlap(c: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
     let Some((a, b)) = pairs(c)? else { return c.zeros_like()?.sum_all() };
     let shared = a.abs()?.minimum(&b.abs()?)?;
     let shared = match weights {
+        Some(weights) if shared.rank() == 3 => shared.broadcast_mul(&weights.unsqueeze(1)?)?,
         Some(weights) => (shared * weights)?,
         None => shared,
     };
-    shared.sum(1)?.mean_all()
+    sum_of_each(&shared)?.mean_all()
 }
 
 /// `sin^2(2 theta)` of every pair of sources and column of one weight: pairs x columns, f32. A task

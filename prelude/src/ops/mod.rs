@@ -4,7 +4,6 @@
 //! wasteful one, and the same in candle's operations for other devices and dtypes.
 
 mod attention;
-mod column_merge;
 mod cross_entropy;
 mod distillation;
 mod gated;
@@ -16,12 +15,11 @@ mod product;
 mod rms_norm;
 mod rotary;
 mod row_loss;
+mod scaled_sum;
 mod send_down;
 mod soft_cap;
 
 pub use attention::{Causal, causal_softmax};
-pub use column_merge::ColumnMerge;
-pub(crate) use column_merge::decode_rows;
 pub use cross_entropy::cross_entropy;
 pub use distillation::{entropy, kl_divergence, squared_error};
 pub use gated::gated;
@@ -31,6 +29,8 @@ pub use mlp::mlp;
 pub use packed_attention::Attention;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryTable, rotary};
+pub(crate) use scaled_sum::decode_rows;
+pub use scaled_sum::{Form, ScaledSum};
 pub use send_down::send_down;
 pub use soft_cap::soft_cap;
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::Session;
 use super::output::{Output, last};
 use crate::checkpoint::{Content, Written, common_dtype, views};
+use crate::coefficients::{COLUMNS, Wrap};
 use crate::error::Result;
 
 /// How to bake.
@@ -55,7 +56,11 @@ impl Session {
     fn card(&self) -> String {
         let mut card = String::from("---\nlibrary_name: transformers\ntags:\n- merge\n- dam\n---\n\n# A DAM merge\n\n");
         let mut line = |text: String| writeln!(card, "{text}").unwrap_or(());
-        line("Merged by Differentiable Adaptive Merging (arXiv 2410.08371): a coefficient per source and weight column,".into());
+        let coefficients = match self.merge.wrap.scheme.name().as_str() {
+            COLUMNS => "a coefficient per source and weight column".into(),
+            _ => format!("coefficients by the scheme `{}`", self.merge.wrap.title()),
+        };
+        line(format!("Merged by Differentiable Adaptive Merging (arXiv 2410.08371): {coefficients},"));
         line("learnt by making the merge agree with each source on that source's own data.\n".into());
         line("## Sources\n".into());
         for source in &self.models.sources {
@@ -68,7 +73,10 @@ impl Session {
             line(format!("- `{}`: `{}`, {data}{merged}", source.name(), last(source.spec())));
         }
         line("\n## Recipe\n\n```json".into());
-        let recipe = serde_json::json!({"columns": self.merge.columns, "settings": self.models.settings, "steps": self.step});
+        let Wrap { scheme, options } = &self.merge.wrap;
+        let mut wrap = serde_json::json!({"scheme": scheme.name(), "options": options});
+        scheme.settings().into_iter().for_each(|(key, value)| wrap[key] = value.into());
+        let recipe = serde_json::json!({"wrap": wrap, "settings": self.models.settings, "steps": self.step});
         line(serde_json::to_string_pretty(&recipe).unwrap_or_default());
         line("```".into());
         if self.step == 0 {

@@ -1,13 +1,14 @@
 //! What a session answers and takes beside the six primitives.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::checkpoint::{Kind, Written};
-use crate::coefficients::{BiasStart, Merge, Nonlinearity};
-use crate::error::Result;
+use crate::coefficients::{BiasStart, COLUMNS, Merge, Nonlinearity, Variable};
+use crate::error::{Error, Result};
 use crate::show::{Answer, MERGED, Scoreboard, Scores, WrapReport};
 use crate::train::Settings;
 
@@ -17,21 +18,27 @@ impl Dam {
     /// What was wrapped.
     pub fn report(&self) -> WrapReport {
         let session = self.session();
-        let trainable = session.merge.tensors.iter().filter(|t| t.trains);
-        let (columns, mut notes) = (&session.merge.columns, Vec::from_iter(session.start.clone()));
-        if columns.f != Nonlinearity::None {
-            let f = columns.f.name();
-            notes.push(format!("columns are scaled by {f}(c), so the merge does not start at the average"));
+        let (wrap, mut notes) = (&session.merge.wrap, Vec::from_iter(session.start.clone()));
+        let (scheme, options) = (wrap.scheme.name(), &wrap.options);
+        let is_columns = scheme == COLUMNS;
+        if !is_columns {
+            notes.push(format!("scheme: {}", wrap.title()));
+        }
+        if options.f != Nonlinearity::None {
+            let (what, f) = (if is_columns { "columns" } else { "weights" }, options.f.name());
+            notes.push(format!("{what} are scaled by {f}(c), so the merge does not start at the average"));
         }
         let has_biases = session.merge.tensors.iter().any(|t| t.spec.kind == Kind::Bias);
-        if has_biases && columns.bias == BiasStart::One && session.start.is_none() {
+        let averaged = ["softmax", "task"].contains(&scheme.as_str());
+        if has_biases && !averaged && options.bias == BiasStart::One && session.start.is_none() {
             notes.push("biases start at 1 each, as published, so they add up: bias=same starts at their average".into());
         }
         WrapReport {
             sources: session.sources.iter().map(|s| s.name().to_owned()).collect(),
             tensors: session.merge.tensors.iter().filter(|t| t.spec.kind != Kind::Bias).count(),
-            coefficients: session.merge.coefficients(),
-            trainable: trainable.map(|t| t.coefficients.elem_count()).sum(),
+            scheme: wrap.title(),
+            coefficients: session.merge.parameters(false),
+            trainable: session.merge.parameters(true),
             parameters: session.sources[0].parameters(),
             forecast: session.forecast.clone(),
             notes,
@@ -52,9 +59,9 @@ impl Dam {
         let mut session = self.session();
         let (device, dtype) = settings.place()?;
         if !device.same_device(&session.merge.device) {
-            let merge = Merge::new(&session.sources, session.merge.columns.clone(), device)?;
-            for (new, old) in merge.tensors.iter().zip(&session.merge.tensors) {
-                new.coefficients.set(old.coefficients.as_tensor())?;
+            let merge = Merge::new(&session.sources, session.merge.wrap.clone(), device)?;
+            for (new, old) in merge.variables.iter().zip(&session.merge.variables) {
+                new.value.set(old.value.as_tensor())?;
             }
             session.merge = merge;
             session.plan = None;
@@ -105,20 +112,48 @@ impl Dam {
         self.session().teachers.bytes()
     }
 
-    /// The coefficients of one tensor: sources x columns, f32.
+    /// The coefficients `c` of one tensor, f32: sources x columns (1 column for a whole tensor), or where rows differ
+    /// sources x rows x columns (1 column for whole rows).
     ///
     /// # Errors
     /// An unknown tensor.
     pub fn coefficients(&self, tensor: &str) -> Result<Tensor> {
-        Ok(self.session().merge.tensor(tensor)?.coefficients.as_tensor().detach().copy()?)
+        let session = self.session();
+        let c = session.merge.coefficients(session.merge.tensor(tensor)?)?.detach().to_device(&Device::Cpu)?;
+        Ok(if c.dim(1)? == 1 { c.squeeze(1)? } else { c }.copy()?)
     }
 
-    /// Replaces the coefficients of one tensor by `values` (sources x columns, f32).
+    /// Replaces the coefficients of one tensor by `values`, in a shape that [`Dam::coefficients`] gives. Tensors
+    /// that share them follow.
     ///
     /// # Errors
-    /// An unknown tensor, or another shape.
+    /// An unknown tensor, another shape, or a scheme that makes coefficients of other numbers.
     pub fn set_coefficients(&self, tensor: &str, values: &Tensor) -> Result<()> {
-        Ok(self.session().merge.tensor(tensor)?.coefficients.set(values)?)
+        let session = self.session();
+        let values = if values.rank() == 2 { values.unsqueeze(1)? } else { values.clone() };
+        session.merge.set_coefficients(session.merge.tensor(tensor)?, &values)
+    }
+
+    /// The parameters of the scheme by their keys, f32.
+    ///
+    /// # Errors
+    /// None on the CPU.
+    pub fn parameters(&self) -> Result<BTreeMap<String, Tensor>> {
+        let session = self.session();
+        let copy = |v: &Variable| Ok((v.key.clone(), v.value.as_tensor().detach().copy()?));
+        session.merge.variables.iter().map(copy).collect()
+    }
+
+    /// Replaces the parameter `key` by `values` of its shape, f32.
+    ///
+    /// # Errors
+    /// An unknown key, with the nearest, or another shape.
+    pub fn set_parameter(&self, key: &str, values: &Tensor) -> Result<()> {
+        let session = self.session();
+        let variables = &session.merge.variables;
+        let found = variables.iter().find(|v| v.key == key);
+        let variable = found.ok_or_else(|| Error::unknown("parameter", key, variables.iter().map(|v| v.key.as_str())))?;
+        Ok(variable.value.set(values)?)
     }
 
     /// Scores the merge on data files; without any, on the held-out data of built-in sources, or else

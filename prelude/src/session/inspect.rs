@@ -5,7 +5,7 @@ use globset::Glob;
 
 use crate::coefficients::MergedTensor;
 use crate::error::{Error, Result};
-use crate::show::{Inspection, SourceStats, TensorStats};
+use crate::show::{Along, Inspection, SourceStats, TensorStats};
 
 use super::Session;
 
@@ -18,7 +18,14 @@ impl Session {
 
     pub(super) fn statistics(&self, tensor: &MergedTensor) -> Result<TensorStats> {
         const COLUMNS: usize = 5;
-        let rows: Vec<Vec<f64>> = tensor.coefficients.as_tensor().to_dtype(DType::F64)?.to_vec2()?;
+        let c = self.merge.coefficients(tensor)?;
+        let along = match (c.dims(), self.merge.site(&tensor.spec).columns()) {
+            ([_, 1, c], columns) if *c == columns => Along::Column,
+            ([_, 1, 1], _) => Along::Tensor,
+            ([_, _, 1], _) => Along::Row,
+            _ => Along::Element,
+        };
+        let rows: Vec<Vec<f64>> = c.detach().flatten_from(1)?.to_dtype(DType::F64)?.to_vec2()?;
         let stats = |row: &Vec<f64>| {
             let n = row.len() as f64;
             let mean = row.iter().sum::<f64>() / n;
@@ -29,7 +36,7 @@ impl Session {
                 std: (row.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / n).sqrt(),
             }
         };
-        let width = rows.first().map_or(0, Vec::len);
+        let width = if matches!(along, Along::Column | Along::Row) { rows.first().map_or(0, Vec::len) } else { 0 };
         let column = |j: usize| rows.iter().map(|row| row[j]).collect::<Vec<f64>>();
         let spread = |j: usize| {
             let c = column(j);
@@ -41,6 +48,7 @@ impl Session {
             name: tensor.spec.name.clone(),
             kind: tensor.spec.kind.name(),
             trains: tensor.trains,
+            along,
             sources: self.sources.iter().map(|s| s.name().to_owned()).zip(rows.iter().map(stats)).collect(),
             columns: order.into_iter().take(COLUMNS).map(|j| (j, column(j))).collect(),
         })

@@ -3,17 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::checkpoint::{BUILTIN_PREFIX, Source, in_one_numbering};
-use crate::coefficients::Columns;
+use crate::checkpoint::{BASE, BUILTIN_PREFIX, Source, in_one_numbering};
+use crate::coefficients::{Scheme, Wrap};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
 use crate::show::{AVERAGE, MERGED, SourceReport, Sources};
 use crate::train::{Load, Settings};
 
 use super::Dam;
-
-/// The name that marks the base model.
-pub const BASE: &str = "base";
 
 /// Loaded sources that can be merged, their data, and the settings a merge of them starts with.
 #[derive(Clone, Default)]
@@ -144,6 +141,16 @@ impl Models {
         Error::Sources { what, hint }
     }
 
+    /// The sources that `scheme` merges: the base among them where it needs it, or where `with_base` asks for it.
+    pub(super) fn merged_by(&self, scheme: &dyn Scheme, with_base: bool) -> Result<Vec<Source>> {
+        if scheme.needs_base() && self.base().is_none() {
+            let name = scheme.name();
+            let what = format!("the scheme `{name}` scales what sources have learnt since their base model, and none is marked");
+            return Err(Error::Sources { what, hint: "load base=SOURCE too" });
+        }
+        self.merged(with_base || scheme.needs_base())
+    }
+
     /// The work of one step that merges `sources`.
     pub(super) fn load_of(&self, sources: &[Source]) -> Result<Load> {
         // Before there is data, examples are taken to be of this many tokens.
@@ -175,12 +182,14 @@ impl Models {
         })
     }
 
-    /// The merge of these sources, at its start.
+    /// The merge of these sources, at its start: by [`Columns`](crate::Columns), another built-in scheme, or one
+    /// of your own.
     ///
     /// # Errors
-    /// Fewer than two sources, or a device that is not there.
-    pub fn wrap(&self, columns: Columns) -> Result<Dam> {
-        Dam::new(self.clone(), columns)
+    /// Fewer than two sources, no base model where the scheme needs one, a scheme that is wrong, or a device
+    /// that is not there.
+    pub fn wrap(&self, scheme: impl Into<Wrap>) -> Result<Dam> {
+        Dam::new(self.clone(), scheme.into())
     }
 
     /// The table of sources.

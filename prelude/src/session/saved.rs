@@ -1,9 +1,11 @@
 //! save and open: a session in one safetensors file, from which training goes on as it would have.
 //!
-//! Tensors `c.NAME` (coefficients), `m.NAME` and `v.NAME` (moments), f32; the rest is JSON in the metadata.
+//! Tensors `c.KEY` (parameters of the scheme; of columns the coefficients, under the name of their tensor), `m.KEY` and
+//! `v.KEY` (moments), f32; the rest is JSON in the metadata.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use safetensors::tensor::TensorView;
@@ -12,14 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dam, Models, Session};
 use crate::checkpoint::{Source, Written, map, mix, replace_file};
-use crate::coefficients::Columns;
+use crate::coefficients::{COLUMNS, Options, Scheme, Wrap, find};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::show::Scores;
 use crate::train::Settings;
 
 const KEY: &str = "dam";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// The version that had columns alone, which is read too.
+const COLUMNS_ALONE: u32 = 1;
 
 /// Steps, and examples drawn, that a session has at most.
 const MOST: usize = 1 << 48;
@@ -37,11 +42,26 @@ struct Saved {
     sources: Vec<SavedSource>,
     data: BTreeMap<String, SavedData>,
     settings: Settings,
-    columns: Columns,
+    #[serde(default)]
+    scheme: SavedScheme,
+    #[serde(alias = "columns")]
+    options: Options,
     step: usize,
     drawn: usize,
     losses: Vec<f64>,
     scores: Option<Scores>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedScheme {
+    name: String,
+    settings: Vec<(String, String)>,
+}
+
+impl Default for SavedScheme {
+    fn default() -> Self {
+        Self { name: COLUMNS.into(), settings: Vec::new() }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,7 +96,11 @@ impl Session {
             sources: self.models.sources.iter().map(source).collect::<Result<_>>()?,
             data: self.models.data.iter().map(|(name, d)| (name.clone(), data(d))).collect(),
             settings: self.models.settings.clone(),
-            columns: self.merge.columns.clone(),
+            scheme: SavedScheme {
+                name: self.merge.wrap.scheme.name(),
+                settings: self.merge.wrap.scheme.settings().into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+            },
+            options: self.merge.wrap.options.clone(),
             step: self.step,
             drawn: self.drawn,
             losses: self.losses.clone(),
@@ -86,12 +110,11 @@ impl Session {
         let text = serde_json::to_string(&saved).map_err(|e| invalid(e.to_string()))?;
         let le = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         let mut tensors = Vec::new();
-        for (tensor, moments) in self.merge.tensors.iter().zip(&self.moments) {
-            let name = &tensor.spec.name;
-            let shape = tensor.coefficients.dims().to_vec();
-            tensors.push((format!("c.{name}"), shape, le(&tensor.coefficients.flatten_all()?.to_vec1::<f32>()?)));
+        for (variable, moments) in self.merge.variables.iter().zip(&self.moments) {
+            let (key, shape) = (&variable.key, variable.value.dims().to_vec());
+            tensors.push((format!("c.{key}"), shape, le(&variable.value.flatten_all()?.to_vec1::<f32>()?)));
             for (kind, values) in [("m", &moments.m), ("v", &moments.v)] {
-                tensors.push((format!("{kind}.{name}"), vec![values.len()], le(values)));
+                tensors.push((format!("{kind}.{key}"), vec![values.len()], le(values)));
             }
         }
         let views = tensors
@@ -120,15 +143,41 @@ impl Dam {
     /// ```
     ///
     /// # Errors
-    /// A file that is no session; sources or data that are missing or have changed.
+    /// A file that is no session; sources or data that are missing or have changed; a scheme that is not built
+    /// in, which [`Dam::open_with`] takes.
     pub fn open(file: impl AsRef<Path>) -> Result<Self> {
-        let file = file.as_ref();
+        Self::opened(file.as_ref(), |saved| {
+            let SavedScheme { name, settings } = &saved.scheme;
+            let Ok(builtin) = find(name) else {
+                return Err(Error::SchemeUnknown { file: file.as_ref().into(), scheme: name.clone() });
+            };
+            let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            (builtin.build)(&settings)
+        })
+    }
+
+    /// [`Dam::open`] for a session that was wrapped with `scheme`, a scheme of your own.
+    ///
+    /// # Errors
+    /// As for `open`; a session of a scheme of another name or other parameters.
+    pub fn open_with(file: impl AsRef<Path>, scheme: impl Scheme + 'static) -> Result<Self> {
+        Self::opened(file.as_ref(), |saved| match saved.scheme.name == scheme.name() {
+            true => Ok(Arc::new(scheme)),
+            false => {
+                let reason = format!("its scheme is `{}`, not `{}`", saved.scheme.name, scheme.name());
+                Err(Error::SessionFile { file: file.as_ref().into(), reason })
+            }
+        })
+    }
+
+    fn opened(file: &Path, scheme: impl FnOnce(&Saved) -> Result<Arc<dyn Scheme>>) -> Result<Self> {
         let bytes = map(file)?;
         let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
         let saved: Saved = serde_json::from_str(&session_text(&bytes).map_err(invalid)?).map_err(|e| invalid(e.to_string()))?;
-        if saved.version != VERSION {
+        if ![COLUMNS_ALONE, VERSION].contains(&saved.version) {
             return Err(invalid(format!("it has version {}, this program reads {VERSION}", saved.version)));
         }
+        let wrap = Wrap { scheme: scheme(&saved)?, options: saved.options.clone() };
         let mut models = Models { settings: saved.settings, ..Models::default() };
         for source in &saved.sources {
             let opened = Source::open_as(Some(&source.name), &source.spec)?;
@@ -148,7 +197,7 @@ impl Dam {
         if saved.step > MOST || saved.drawn > MOST {
             return Err(invalid(format!("it says that it is at step {}", saved.step)));
         }
-        let dam = Dam::new(models, saved.columns)?;
+        let dam = Dam::new(models, wrap)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| invalid(e.to_string()))?;
         let read = |name: String| -> Result<Vec<f32>> {
             let view = tensors.tensor(&name).map_err(|e| invalid(format!("`{name}`: {e}")))?;
@@ -165,15 +214,15 @@ impl Dam {
         {
             let mut session = dam.session();
             let session = &mut *session;
-            for (tensor, moments) in session.merge.tensors.iter().zip(&mut session.moments) {
-                let (name, count) = (&tensor.spec.name, tensor.coefficients.elem_count());
-                let c = read(format!("c.{name}"))?;
-                (moments.m, moments.v) = (read(format!("m.{name}"))?, read(format!("v.{name}"))?);
+            for (variable, moments) in session.merge.variables.iter().zip(&mut session.moments) {
+                let (key, count) = (&variable.key, variable.value.elem_count());
+                let c = read(format!("c.{key}"))?;
+                (moments.m, moments.v) = (read(format!("m.{key}"))?, read(format!("v.{key}"))?);
                 let fits = |n: usize| n == 0 || n == count;
                 if c.len() != count || !fits(moments.m.len()) || moments.v.len() != moments.m.len() {
-                    return Err(invalid(format!("`{name}` has another number of coefficients")));
+                    return Err(invalid(format!("`{key}` has another number of coefficients")));
                 }
-                tensor.coefficients.set(&Tensor::from_vec(c, tensor.coefficients.dims(), &Device::Cpu)?)?;
+                variable.value.set(&Tensor::from_vec(c, variable.value.dims(), &Device::Cpu)?)?;
             }
             (session.step, session.drawn) = (saved.step, saved.drawn);
             (session.losses, session.scores) = (saved.losses, saved.scores);

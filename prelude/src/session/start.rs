@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::{Dam, Merged, Models, on_threads};
 use crate::checkpoint::views;
-use crate::coefficients::{Columns, Nonlinearity, nearest};
+use crate::coefficients::{COLUMNS, Nonlinearity, Wrap, nearest};
 use crate::error::{Error, Result};
 
 impl Models {
@@ -23,15 +23,20 @@ impl Models {
     /// ```
     ///
     /// # Errors
-    /// As for [`Models::wrap`]; a `merged` of other tensors than these sources have, or coefficients that pass through
-    /// a function.
-    pub fn wrap_from(&self, columns: Columns, merged: &Merged) -> Result<Dam> {
+    /// As for [`Models::wrap`]; another scheme than columns, coefficients that pass through a function, or a
+    /// `merged` of other tensors than these sources have.
+    pub fn wrap_from(&self, how: impl Into<Wrap>, merged: &Merged) -> Result<Dam> {
         let plan = merged.plan();
-        if columns.f != Nonlinearity::None {
-            let expected = "none where the start is that of a method, whose numbers are columns' scales";
-            return Err(Error::bad_value("f", columns.f.name(), expected));
+        let how = how.into();
+        if how.scheme.name() != COLUMNS {
+            let expected = "columns where the start is that of a method: the nearest column merge";
+            return Err(Error::bad_value("scheme", &how.scheme.name(), expected));
         }
-        let dam = self.wrap(columns)?;
+        if how.options.f != Nonlinearity::None {
+            let expected = "none where the start is that of a method, whose numbers are columns' scales";
+            return Err(Error::bad_value("f", how.options.f.name(), expected));
+        }
+        let dam = self.wrap(how)?;
         let mut session = dam.session();
         let (merge, sources) = (&session.merge, &session.sources);
         let differs = || Error::Sources {
@@ -48,10 +53,10 @@ impl Models {
                 if planned.operands.spec().shape != tensor.spec.shape {
                     return Err(differs());
                 }
-                let width = Columns::width(&tensor.spec);
+                let width = merge.site(&tensor.spec).columns();
                 let found = nearest(&views(sources, &tensor.spec)?, width, &planned.values()?);
-                let shape = (sources.len(), width);
-                tensor.coefficients.set(&Tensor::from_vec(found.coefficients, shape, &Device::Cpu)?)?;
+                let values = Tensor::from_vec(found.coefficients, (sources.len(), 1, width), &Device::Cpu)?;
+                merge.set_coefficients(tensor, &values.to_device(&merge.device)?)?;
                 residual += found.residual;
                 difference += found.difference;
             }

@@ -6,7 +6,7 @@ mod table;
 
 pub use comparison::{Comparison, Contender};
 pub use reports::{
-    AVERAGE, Answer, Distance, Distances, EvolveReport, Inspection, LossReport, MERGED, MergeReport, Scoreboard, Scores,
+    AVERAGE, Along, Answer, Distance, Distances, EvolveReport, Inspection, LossReport, MERGED, MergeReport, Scoreboard, Scores,
     SourceReport, SourceStats, Sources, StepReport, TensorDistances, TensorStats, TrainReport, WrapReport,
 };
 pub use table::Table;

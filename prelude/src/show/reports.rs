@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Comparison, Table};
 use crate::checkpoint::{Lack, Written};
+use crate::coefficients::Checked;
 use crate::eval::Score;
 use crate::train::Forecast;
 
@@ -32,6 +33,7 @@ macro_rules! shown_as_table {
 shown_as_table!(
     Sources,
     WrapReport,
+    Checked,
     LossReport,
     StepReport,
     TrainReport,
@@ -139,9 +141,11 @@ pub struct WrapReport {
     pub sources: Vec<String>,
     /// Weights that have coefficients; biases are not counted.
     pub tensors: usize,
-    /// All coefficients, those of biases too.
+    /// The scheme's name and settings.
+    pub scheme: String,
+    /// All numbers that make the coefficients, those of biases too: in columns the coefficients themselves.
     pub coefficients: usize,
-    /// Coefficients that train.
+    /// Those that train.
     pub trainable: usize,
     /// Weights of one source.
     pub parameters: usize,
@@ -188,6 +192,16 @@ fn forecast(f: &Forecast) -> Vec<String> {
         ),
         format!("disk: {} when it is baked", bytes(f.disk_bytes)),
     ]
+}
+
+impl Checked {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["scheme", "tensors", "parameters", "gradients checked"]);
+        let counts = [self.tensors, self.parameters, self.gradients].map(count);
+        table.rows.push([vec![self.scheme.clone()], counts.to_vec()].concat());
+        table.notes.push("shapes and starts are right, and gradients agree with finite differences".into());
+        table
+    }
 }
 
 /// What `loss` gives: the objective on the batch that the next step will use.
@@ -277,16 +291,30 @@ impl TrainReport {
     }
 }
 
+/// What the coefficients of a tensor differ along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Along {
+    /// One a column.
+    Column,
+    /// One a row.
+    Row,
+    /// One an element.
+    Element,
+    /// None: one for the whole tensor.
+    Tensor,
+}
+
 /// Statistics of one source's coefficients in one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SourceStats {
-    /// Over columns.
+    /// Over all of them.
     pub mean: f64,
     /// The least of them.
     pub min: f64,
     /// The most.
     pub max: f64,
-    /// Over columns, of the population.
+    /// Over all of them, of the population.
     pub std: f64,
 }
 
@@ -301,7 +329,10 @@ pub struct TensorStats {
     pub trains: bool,
     /// Each source by name.
     pub sources: Vec<(String, SourceStats)>,
-    /// The columns where sources differ most, each with the coefficient of every source; none where they do not.
+    /// What the coefficients differ along.
+    pub along: Along,
+    /// The columns or rows where sources differ most, each with the coefficient of every source; none where they do
+    /// not, and of elements.
     pub columns: Vec<(usize, Vec<f64>)>,
 }
 
@@ -319,7 +350,8 @@ impl Inspection {
         }
         let names = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
         let header = [vec!["tensor".to_owned()], names, vec!["range".to_owned()]].concat();
-        let mut table = Table::new("coefficients c: mean ± spread over columns", header);
+        let columns = if self.tensors.iter().all(|t| t.along == Along::Column) { " over columns" } else { "" };
+        let mut table = Table::new(format!("coefficients c: mean ± spread{columns}"), header);
         for tensor in &self.tensors {
             let mut row = vec![tensor.name.trim_start_matches("model.").to_owned()];
             row.extend(tensor.sources.iter().map(|(_, s)| format!("{:.3} ± {:.3}", s.mean, s.std)));
@@ -334,7 +366,8 @@ impl Inspection {
 
 fn one_tensor(tensor: &TensorStats) -> Table {
     let header = [vec!["source".to_owned()], ["mean", "spread", "least", "most"].map(str::to_owned).to_vec()].concat();
-    let columns: Vec<String> = tensor.columns.iter().map(|(j, _)| format!("column {j}")).collect();
+    let what = if tensor.along == Along::Row { "row" } else { "column" };
+    let columns: Vec<String> = tensor.columns.iter().map(|(j, _)| format!("{what} {j}")).collect();
     let mut table = Table::new(format!("{} ({})", tensor.name, tensor.kind), [header, columns].concat());
     for (i, (name, s)) in tensor.sources.iter().enumerate() {
         let mut row = vec![name.clone()];
@@ -342,9 +375,11 @@ fn one_tensor(tensor: &TensorStats) -> Table {
         row.extend(tensor.columns.iter().map(|(_, c)| format!("{:.4}", c[i])));
         table.rows.push(row);
     }
-    table.notes.push(match tensor.columns.is_empty() {
-        true => "sources do not differ in any column".into(),
-        false => "columns are those where sources differ most".into(),
+    table.notes.push(match (tensor.along, tensor.columns.is_empty()) {
+        (Along::Element, _) => "every element has a coefficient of its own".into(),
+        (Along::Tensor, _) => "the whole tensor has one coefficient a source".into(),
+        (_, true) => format!("sources do not differ in any {what}"),
+        (_, false) => format!("{what}s are those where sources differ most"),
     });
     table
 }

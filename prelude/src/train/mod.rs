@@ -8,6 +8,6 @@ mod teacher;
 
 pub use forecast::{Forecast, Load, Recompute, available_bytes, keep_memory};
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
-pub use pass::{ByScale, How, Pass};
+pub use pass::{How, Pass, Taught};
 pub use settings::{KEYS, Schedule, Settings, Weights, choose};
 pub use teacher::{Answers, Lesson, Teachers};

@@ -5,7 +5,7 @@
 //! kept for its way down, or with `recompute` computed again from its input: then memory grows by one
 //! hidden state a layer and token.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use candle_core::{DType, Tensor, Var};
@@ -27,8 +27,31 @@ pub struct How {
     pub recompute: bool,
 }
 
-/// The gradient of the loss by `f(c)` of every trained tensor that it reached: sources x columns, f32.
-pub type ByScale = BTreeMap<String, Tensor>;
+/// What a loss has taught.
+#[derive(Default)]
+pub struct Taught {
+    /// Its gradient by variables of the merge that it reached, by their places: f32, on the CPU.
+    pub gradients: BTreeMap<usize, Tensor>,
+    /// The tensors that it reached.
+    pub tensors: BTreeSet<String>,
+}
+
+impl Taught {
+    /// Adds gradients by variables.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn add(&mut self, gradients: impl IntoIterator<Item = (usize, Tensor)>) -> Result<()> {
+        for (variable, new) in gradients {
+            let total = match self.gradients.remove(&variable) {
+                Some(old) => (old + new)?,
+                None => new,
+            };
+            self.gradients.insert(variable, total);
+        }
+        Ok(())
+    }
+}
 
 /// A batch at the top of the merge.
 pub struct Pass<'a> {
@@ -43,7 +66,7 @@ pub struct Pass<'a> {
     states: Tensor,
     /// Its gradient, run by run.
     downward: Vec<Tensor>,
-    by_scale: ByScale,
+    taught: Taught,
 }
 
 struct Layer {
@@ -86,7 +109,7 @@ impl<'a> Pass<'a> {
             }
         }
         let top = merge.part(None, how.dtype, how.learn)?;
-        Ok(Self { merge, how, ids, places, embedded, layers, top, states: x, downward: Vec::new(), by_scale: ByScale::new() })
+        Ok(Self { merge, how, ids, places, embedded, layers, top, states: x, downward: Vec::new(), taught: Taught::default() })
     }
 
     /// Calls `loss` with the logits of the next run of tokens, `rows` (in order, each run once), and gives
@@ -119,9 +142,9 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// A device that has no room.
-    pub fn backward(mut self) -> Result<ByScale> {
+    pub fn backward(mut self) -> Result<Taught> {
         if self.downward.is_empty() {
-            return Ok(self.by_scale);
+            return Ok(self.taught);
         }
         for (tensor, gradient) in self.top.sums() {
             self.add(tensor, &gradient)?;
@@ -146,25 +169,18 @@ impl<'a> Pass<'a> {
             let x = Decoder::new(&self.merge.architecture, &Embedded(&self.embedded)).embed(&self.ids)?;
             let gradients = send_down(&x, &down)?.backward()?;
             if let Some(gradient) = gradients.get(&self.embedded) {
-                let by_scale = self.merge.by_scale_of_rows(embedding, gradient, &self.ids)?;
-                self.add_by_scale(embedding, by_scale)?;
+                self.taught.add(self.merge.pull_back_rows(embedding, gradient, &self.ids)?)?;
+                self.taught.tensors.insert(embedding.spec.name.clone());
             }
         }
-        Ok(self.by_scale)
+        Ok(self.taught)
     }
 
-    /// Takes the gradient by a merged weight on to its coefficients.
+    /// Takes the gradient by a merged weight on to what its coefficients are made of. Coefficients may be as many
+    /// as weights: their gradient is not kept.
     fn add(&mut self, tensor: &MergedTensor, gradient: &Tensor) -> Result<()> {
-        let by_scale = self.merge.by_scale(tensor, gradient)?;
-        self.add_by_scale(tensor, by_scale)
-    }
-
-    fn add_by_scale(&mut self, tensor: &MergedTensor, new: Tensor) -> Result<()> {
-        let total = match self.by_scale.remove(&tensor.spec.name) {
-            Some(old) => (old + new)?,
-            None => new,
-        };
-        self.by_scale.insert(tensor.spec.name.clone(), total);
+        self.taught.add(self.merge.pull_back(tensor, gradient)?)?;
+        self.taught.tensors.insert(tensor.spec.name.clone());
         Ok(())
     }
 }

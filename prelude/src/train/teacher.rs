@@ -13,7 +13,7 @@ use crate::data::{Batch, Dataset};
 use crate::error::{Error, Result};
 use crate::model::{Decoder, SourceWeights, capped};
 use crate::objective::TeacherLogits;
-use crate::ops::{ColumnMerge, linear};
+use crate::ops::{ScaledSum, linear};
 
 /// Kept teachers' answers. Those made under other settings are dropped.
 #[derive(Default)]
@@ -157,9 +157,9 @@ impl Teachers {
         }
         let view = lesson.source.view(lesson.source.architecture()?.output())?.clone();
         let columns = view.columns();
-        let ones = Tensor::ones((1, columns), DType::F32, lesson.device)?;
-        let alone = ColumnMerge::new(vec![view], columns, lesson.device)?;
-        let weight = alone.forward_in(&ones, lesson.dtype, self.output.as_ref())?;
+        let one = Tensor::ones((1, 1, 1), DType::F32, lesson.device)?;
+        let alone = ScaledSum::new(vec![view], columns, lesson.device)?;
+        let weight = alone.forward_in(&one, lesson.dtype, self.output.as_ref())?;
         self.output = Some(weight.clone());
         Ok(Some(weight.as_tensor().detach()))
     }

@@ -1,0 +1,145 @@
+//! A check of a scheme: shapes, starts, and gradients beside finite differences, parameter by parameter.
+//!
+//! For every tensor, with random weights `w` and `L = sum(w * c(p))`, beside the start and in f32:
+//! `dL/dp = (L(p + h) - L(p - h)) / 2h` at a few values of each parameter.
+
+use candle_core::{Device, Tensor, Var};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::options::seed_of;
+use super::variables::variables;
+use super::{Scheme, Site};
+use crate::checkpoint::Architecture;
+use crate::error::{Error, Result};
+
+/// What a check found to be right.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Checked {
+    /// What was checked.
+    pub scheme: String,
+    /// Its tensors.
+    pub tensors: usize,
+    /// The values of all its parameters.
+    pub parameters: usize,
+    /// Gradients compared with finite differences.
+    pub gradients: usize,
+}
+
+/// Values of each parameter of each tensor that are compared.
+const PROBES: usize = 4;
+
+/// The half step, in f32.
+const H: f32 = 1e-2;
+
+/// How far from the start is looked, where a parameter at 0 may hide another's gradient.
+const BESIDE: f32 = 0.05;
+
+/// Checks `scheme` on every tensor of a merge of `sources` models of `architecture`, of which `base` is the
+/// base model. The time grows with the coefficients that it makes.
+///
+/// # Errors
+/// The first thing that is wrong, with the tensor and the parameter: a scheme that fails, coefficients of
+/// another shape, a start that cannot be, a parameter without a gradient, or with another than finite
+/// differences give, a tensor of which nothing would move.
+pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, base: Option<usize>) -> Result<Checked> {
+    let (options, specs) = (scheme.options(), architecture.tensors());
+    let sites: Vec<Site<'_>> = specs.iter().map(|spec| Site { spec, architecture, sources, base, options: &options }).collect();
+    let (variables, uses) = variables(scheme, &sites)?;
+    let mut checked = Checked {
+        scheme: scheme.name(),
+        tensors: sites.len(),
+        parameters: variables.iter().map(|v| v.value.elem_count()).sum(),
+        gradients: 0,
+    };
+    for (site, used) in sites.iter().zip(&uses) {
+        let keys: Vec<&str> = used.iter().map(|i| variables[*i].key.as_str()).collect();
+        let start = used.iter().map(|i| variables[*i].value.as_tensor().copy()).collect::<candle_core::Result<_>>()?;
+        checked.gradients += Check { scheme, site, keys, start }.run()?;
+    }
+    Ok(checked)
+}
+
+/// One tensor, with the parameters it has there.
+struct Check<'a> {
+    scheme: &'a dyn Scheme,
+    site: &'a Site<'a>,
+    keys: Vec<&'a str>,
+    start: Vec<Tensor>,
+}
+
+impl Check<'_> {
+    /// The number of gradients that agree.
+    fn run(&self) -> Result<usize> {
+        let c = flat(&self.made(&self.start)?)?;
+        if let Some(value) = c.iter().find(|x| !x.is_finite()) {
+            return Err(self.failed(format!("its coefficients start at `{value}`")));
+        }
+        if flat(&self.made(&self.start)?)? != c {
+            return Err(self.failed("its coefficients are others when they are made again".into()));
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed_of(0, self.site.name()));
+        let weights: Vec<f32> = c.iter().map(|_| rng.random_range(-1.0..1.0)).collect();
+        let at_start = self.gradients(&self.start, &weights)?;
+        if at_start.iter().flatten().all(|g| *g == 0.0) {
+            return Err(self.failed("every gradient is 0 at the start, so that nothing would move".into()));
+        }
+
+        let mut beside = Vec::new();
+        for values in &self.start {
+            let moved: Vec<f32> = flat(values)?.into_iter().map(|x| x + rng.random_range(-BESIDE..BESIDE)).collect();
+            beside.push(Tensor::from_vec(moved, values.dims(), &Device::Cpu)?);
+        }
+        let gradients = self.gradients(&beside, &weights)?;
+        // What rounding may add up to.
+        let largest = c.iter().fold(1f32, |most, x| most.max(x.abs()));
+        let floor = 1e-4 * f64::from(largest) * (c.len() as f64).sqrt();
+        let mut count = 0;
+        for (which, gradient) in gradients.iter().enumerate() {
+            for position in (0..PROBES.min(gradient.len())).map(|_| rng.random_range(0..gradient.len())) {
+                let at = |h: f32| -> Result<f64> {
+                    let mut values = flat(&beside[which])?;
+                    values[position] += h;
+                    let mut parameters = beside.clone();
+                    parameters[which] = Tensor::from_vec(values, beside[which].dims(), &Device::Cpu)?;
+                    let c = flat(&self.made(&parameters)?)?;
+                    Ok(c.iter().zip(&weights).map(|(c, w)| f64::from(*c) * f64::from(*w)).sum())
+                };
+                let (found, expected) = (f64::from(gradient[position]), (at(H)? - at(-H)?) / f64::from(2.0 * H));
+                if (found - expected).abs() > floor + 1e-2 * expected.abs() || !found.is_finite() {
+                    let (scheme, tensor) = (self.scheme.name(), self.site.name().to_owned());
+                    let parameter = self.keys[which].to_owned();
+                    return Err(Error::SchemeGradient { scheme, tensor, parameter, position, found, expected });
+                }
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    fn made(&self, parameters: &[Tensor]) -> Result<Tensor> {
+        self.site.coefficients(self.scheme, parameters)
+    }
+
+    /// The gradient of `sum(weights * c)` by every parameter, at `values`.
+    fn gradients(&self, values: &[Tensor], weights: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let vars = values.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
+        let parameters: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let c = self.made(&parameters)?;
+        let weights = Tensor::from_slice(weights, c.dims(), &Device::Cpu)?;
+        let gradients = (c * weights)?.sum_all()?.backward()?;
+        let of = |(parameter, key): (&Tensor, &&str)| match gradients.get(parameter) {
+            Some(gradient) => flat(gradient),
+            None => Err(Error::NoGradient { parameter: (*key).to_owned(), tensor: self.site.name().into(), count: 1 }),
+        };
+        parameters.iter().zip(&self.keys).map(of).collect()
+    }
+
+    fn failed(&self, reason: String) -> Error {
+        Error::SchemeFailed { scheme: self.scheme.name(), tensor: self.site.name().into(), reason }
+    }
+}
+
+fn flat(x: &Tensor) -> Result<Vec<f32>> {
+    Ok(x.flatten_all()?.to_vec1()?)
+}

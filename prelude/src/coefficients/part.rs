@@ -1,0 +1,66 @@
+//! Merged weights, as a decoder asks for them.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
+
+use super::{Merge, MergedTensor};
+use crate::error::{Error, Result};
+use crate::model::Weights;
+use crate::ops::Gradient;
+
+/// Memory for a merged weight and its gradient, shared by the weights that do the same in every layer.
+#[derive(Clone)]
+pub(super) struct Slot {
+    pub(super) weight: Var,
+    pub(super) gradient: Gradient,
+}
+
+/// The weights of a merge, each merged when it is asked for, and not kept.
+pub struct MergedWeights<'a> {
+    pub(super) merge: &'a Merge,
+    pub(super) dtype: DType,
+}
+
+impl Weights for MergedWeights<'_> {
+    fn weight(&self, name: &str) -> Result<Tensor> {
+        Ok(self.merge.weight(self.merge.tensor(name)?)?.as_tensor().detach().to_dtype(self.dtype)?)
+    }
+
+    fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
+        Ok(self.merge.rows(self.merge.tensor(name)?, ids)?.to_dtype(self.dtype)?)
+    }
+}
+
+/// Some merged weights, in memory that the same weights of other layers use after them: good until the
+/// next part is made, and again when this one has been made again.
+pub struct MergedPart<'a> {
+    pub(super) weights: BTreeMap<String, (&'a MergedTensor, Slot)>,
+    pub(super) learn: bool,
+}
+
+impl<'a> MergedPart<'a> {
+    /// The gradients by those of its weights that train, out of the pass's `gradients`.
+    pub fn gradients(&self, mut gradients: GradStore) -> Vec<(&'a MergedTensor, Tensor)> {
+        let trained = self.weights.values().filter(|(tensor, _)| tensor.trains);
+        let found = trained.filter_map(|(tensor, slot)| Some((*tensor, gradients.remove(slot.weight.as_tensor())?)));
+        found.collect()
+    }
+
+    /// The gradients that added up, of linear layers.
+    pub fn sums(&self) -> Vec<(&'a MergedTensor, Tensor)> {
+        self.weights.values().filter_map(|(tensor, slot)| Some((*tensor, slot.gradient.total()?))).collect()
+    }
+}
+
+impl Weights for MergedPart<'_> {
+    fn weight(&self, name: &str) -> Result<Tensor> {
+        let (tensor, slot) = self.weights.get(name).ok_or_else(|| Error::NoMatch { pattern: name.into() })?;
+        Ok(if self.learn && tensor.trains { slot.weight.as_tensor().clone() } else { slot.weight.as_tensor().detach() })
+    }
+
+    fn gradient(&self, name: &str) -> Option<&Gradient> {
+        self.weights.get(name).filter(|(tensor, _)| self.learn && tensor.trains).map(|(_, slot)| &slot.gradient)
+    }
+}

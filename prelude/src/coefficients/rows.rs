@@ -1,0 +1,61 @@
+//! Coefficients of rows, and of rows and columns.
+//!
+//! ```text
+//! rows:          W[o, :] = sum_i f(r[i, o]) W_i[o, :]
+//! rows_columns:  W[o, j] = sum_i f(r[i, o] + k[i, j]) W_i[o, j]
+//! ```
+//!
+//! The sum of two vectors rather than their product: both then have a gradient of one size, at every start. Both are
+//! for the matrices of layers; the embedding, the output layer, norms and biases are as in columns.
+
+use candle_core::{Result, Tensor};
+
+use super::columns::by_column;
+use super::{Parameter, Scheme, Site};
+
+/// A coefficient per source and output feature.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rows;
+
+impl Scheme for Rows {
+    fn name(&self) -> String {
+        "rows".into()
+    }
+
+    fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
+        match site.is_projection() {
+            true => vec![site.parameter(site.name(), site.rows(), 1)],
+            false => vec![by_column(site)],
+        }
+    }
+
+    fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
+        Ok(parameters[0].clone())
+    }
+}
+
+/// A coefficient per source and element, the sum of one for its row, from 0, and one for its column, from
+/// where coefficients start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowsColumns;
+
+impl Scheme for RowsColumns {
+    fn name(&self) -> String {
+        "rows_columns".into()
+    }
+
+    fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
+        let mut parameters = vec![by_column(site)];
+        if site.is_projection() {
+            parameters.push(Parameter::filled(format!("{} rows", site.name()), &[site.sources, site.rows(), 1], 0.0));
+        }
+        parameters
+    }
+
+    fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
+        match parameters {
+            [columns, rows] => rows.broadcast_add(columns),
+            _ => Ok(parameters[0].clone()),
+        }
+    }
+}

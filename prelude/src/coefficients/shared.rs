@@ -1,0 +1,50 @@
+//! One coefficient per source for a whole tensor, or for all tensors of a layer.
+//!
+//! `W = sum_i f(c[i]) W_i`, with `c[i]` a number of the tensor or of its layer.
+
+use candle_core::{Result, Tensor};
+
+use super::{Parameter, Scheme, Site};
+use crate::checkpoint::Kind;
+
+/// A coefficient per source and tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerTensor;
+
+impl Scheme for PerTensor {
+    fn name(&self) -> String {
+        "tensor".into()
+    }
+
+    fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
+        vec![site.parameter(site.name(), 1, 1)]
+    }
+
+    fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
+        Ok(parameters[0].clone())
+    }
+}
+
+/// A coefficient per source and layer, and one for the layer's biases, which start elsewhere; the
+/// embedding, the last norm and the output layer have one each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerLayer;
+
+impl Scheme for PerLayer {
+    fn name(&self) -> String {
+        "layer".into()
+    }
+
+    fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
+        let key = match (site.layer(), site.kind()) {
+            (Some(layer), Kind::Bias) => format!("layers.{layer} biases"),
+            (Some(layer), _) => format!("layers.{layer}"),
+            (None, _) => site.name().to_owned(),
+        };
+        vec![site.parameter(key, 1, 1)]
+    }
+
+    fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
+        Ok(parameters[0].clone())
+    }
+}

@@ -1,0 +1,329 @@
+//! The merge: `W[o, j] = sum_i s[i, o, j] W_i[o, j]`, with the scales `s` in broadcast form, and its gradient by them.
+//!
+//! ```text
+//! s:  sources x R x C, R is 1 or the rows of W, C is 1 or its columns
+//!     1 x C: a scale a column     R x 1: a row     1 x 1: a weight     R x C: an element
+//! ds[i, r, c] = sum of dW[o, j] W_i[o, j] over the elements that s[i, r, c] scales
+//! ```
+//!
+//! The sources are frozen, so nothing is spent on their gradients. On the CPU they are read where
+//! they are mapped, in their own dtype, row by row; both directions run at memory speed.
+//! Source: arXiv 2410.08371, section 3, where scales are columns'.
+
+mod composed;
+mod fused;
+
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+
+use super::{Real, with_elements};
+use crate::checkpoint::{Values, View};
+use crate::error::{Error, Result};
+use fused::Fused;
+
+/// One weight of every source, to be summed with scales.
+///
+/// A weight of shape `out x in` has `in` columns; a norm of `in` features is one row of them; a bias
+/// of `out` features is one column of `out` rows.
+pub struct ScaledSum {
+    operands: Operands,
+    shape: Vec<usize>,
+    columns: usize,
+}
+
+/// Scales of one source: how many rows and columns of them, each 1 or the weight's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// `R`
+    pub rows: usize,
+    /// `C`
+    pub columns: usize,
+}
+
+enum Operands {
+    /// Memory-mapped, for the CPU.
+    Mapped(Vec<View>),
+    /// Copied to another device once, in their own dtype.
+    Resident(Vec<Tensor>),
+}
+
+fn misfit<T>(message: String) -> Result<T> {
+    Err(candle_core::Error::Msg(message).into())
+}
+
+impl ScaledSum {
+    /// Sums `views` (equal shapes) on `device`. `columns` is the last dimension, or 1 for a bias.
+    ///
+    /// # Errors
+    /// No views, or a device that has no room for them.
+    pub fn new(views: Vec<View>, columns: usize, device: &Device) -> Result<Self> {
+        match device {
+            Device::Cpu => {
+                let shape = views.first().map(|v| v.shape.clone()).unwrap_or_default();
+                Self::of(Operands::Mapped(views), shape, columns)
+            }
+            _ => Self::resident(views.iter().map(|v| v.to_tensor(device)).collect::<Result<_>>()?, columns),
+        }
+    }
+
+    /// Sums tensors where they are, in candle's own operations.
+    fn resident(tensors: Vec<Tensor>, columns: usize) -> Result<Self> {
+        let shape = tensors.first().map(|t| t.dims().to_vec()).unwrap_or_default();
+        Self::of(Operands::Resident(tensors), shape, columns)
+    }
+
+    fn of(operands: Operands, shape: Vec<usize>, columns: usize) -> Result<Self> {
+        let sum = Self { operands, shape, columns };
+        if sum.sources() == 0 || columns == 0 {
+            return Err(Error::Sources { what: "nothing to merge".into(), hint: "load a source" });
+        }
+        Ok(sum)
+    }
+
+    /// The number of sources.
+    pub fn sources(&self) -> usize {
+        match &self.operands {
+            Operands::Mapped(views) => views.len(),
+            Operands::Resident(tensors) => tensors.len(),
+        }
+    }
+
+    fn rows(&self) -> usize {
+        self.shape.iter().product::<usize>() / self.columns
+    }
+
+    /// The merged weight for `scales` (sources x R x C, f32 or f64), in their dtype. It is a variable, so
+    /// that a loss has a gradient by it; [`ScaledSum::backward`] takes that further.
+    ///
+    /// # Errors
+    /// Scales of another shape or dtype.
+    pub fn forward(&self, scales: &Tensor) -> Result<Var> {
+        self.form(scales)?;
+        match &self.operands {
+            Operands::Resident(tensors) => {
+                let merged = composed::forward(&self.as_rows(tensors)?, scales)?.reshape(self.shape.as_slice())?;
+                Ok(Var::from_tensor(&merged)?)
+            }
+            Operands::Mapped(_) => {
+                let merged = Var::zeros(self.shape.as_slice(), scales.dtype(), &Device::Cpu)?;
+                self.forward_into(scales, &merged)?;
+                Ok(merged)
+            }
+        }
+    }
+
+    /// [`ScaledSum::forward`] into `merged`, what it gave before. On the CPU nothing is allocated:
+    /// fresh memory costs more than the merge, since every page of it must be mapped first.
+    ///
+    /// # Errors
+    /// As for `forward`; a `merged` of another shape, or on the CPU of another dtype.
+    pub fn forward_into(&self, scales: &Tensor, merged: &Var) -> Result<()> {
+        let form = self.form(scales)?;
+        let resident = matches!(self.operands, Operands::Resident(_));
+        if merged.dims() != self.shape || (merged.dtype() != scales.dtype() && !resident) {
+            return misfit(format!("no weight of shape {:?} to merge into", self.shape));
+        }
+        match &self.operands {
+            Operands::Resident(tensors) => {
+                let new = composed::forward(&self.as_rows(tensors)?, scales)?.reshape(self.shape.as_slice())?;
+                Ok(merged.set(&new.to_dtype(merged.dtype())?)?)
+            }
+            Operands::Mapped(views) => {
+                let fused = Fused { views, columns: self.columns, form };
+                Ok(merged.inplace_op1(&Overwrite { fused, scales })?)
+            }
+        }
+    }
+
+    /// [`ScaledSum::forward`] in `dtype`: in `kept`, where that is a weight of this shape, dtype and place,
+    /// or else in memory of its own.
+    ///
+    /// # Errors
+    /// As for `forward`.
+    pub fn forward_in(&self, scales: &Tensor, dtype: DType, kept: Option<&Var>) -> Result<Var> {
+        let fits = |v: &&Var| v.dims() == self.shape && v.dtype() == dtype && v.device().same_device(scales.device());
+        if let Some(kept) = kept.filter(fits) {
+            self.forward_into(scales, kept)?;
+            return Ok(kept.clone());
+        }
+        let merged = self.forward(scales)?;
+        Ok(if dtype == merged.dtype() { merged } else { Var::from_tensor(&merged.to_dtype(dtype)?)? })
+    }
+
+    /// The merge of the rows `ids` (u32) alone: ids x columns, in the scales' dtype.
+    ///
+    /// # Errors
+    /// As for `forward`; a row that is not there.
+    pub fn forward_rows(&self, scales: &Tensor, ids: &Tensor) -> Result<Tensor> {
+        let form = self.form(scales)?;
+        match &self.operands {
+            Operands::Resident(tensors) => {
+                let scales = if form.rows == 1 { scales.clone() } else { scales.index_select(ids, 1)? };
+                Ok(composed::forward(&self.selected(tensors, ids)?, &scales)?)
+            }
+            Operands::Mapped(views) => {
+                let (ids, fused) = (self.checked(ids)?, Fused { views, columns: self.columns, form });
+                Ok(match scales.dtype() {
+                    DType::F64 => self.rows_cpu::<f64>(&fused, scales, &ids)?,
+                    _ => self.rows_cpu::<f32>(&fused, scales, &ids)?,
+                })
+            }
+        }
+    }
+
+    fn rows_cpu<T: Real>(&self, fused: &Fused<'_>, scales: &Tensor, ids: &[u32]) -> candle_core::Result<Tensor> {
+        with_elements([scales], |[scales]: [&[T]; 1]| {
+            let mut rows = vec![T::zero(); ids.len() * self.columns];
+            fused.forward(scales, &mut rows, |row| ids[row] as usize);
+            Tensor::from_vec(rows, (ids.len(), self.columns), &Device::Cpu)
+        })
+    }
+
+    /// The merged weight for `scales` (sources x R x C, f32), in pieces: what is given fills a slice with the
+    /// elements from one on, on any thread, so that a merge can be written without being held.
+    ///
+    /// # Errors
+    /// As for `forward`.
+    pub(crate) fn values(&self, scales: &Tensor) -> Result<Values<'_>> {
+        let form = self.form(scales)?;
+        match &self.operands {
+            Operands::Resident(tensors) => {
+                let merged = composed::forward(&self.as_rows(tensors)?, scales)?;
+                let merged: Vec<f32> = merged.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
+                Ok(Box::new(move |start, out| out.copy_from_slice(&merged[start..start + out.len()])))
+            }
+            Operands::Mapped(views) => {
+                let (fused, scales) = (Fused { views, columns: self.columns, form }, scales.flatten_all()?.to_vec1::<f32>()?);
+                Ok(Box::new(move |start, out| pulp::Arch::new().dispatch(|| fused.piece(&scales, start, out))))
+            }
+        }
+    }
+
+    /// The gradient of the scales in `form` (sources x R x C) for that of the merged weight.
+    ///
+    /// # Errors
+    /// A gradient of another shape or dtype, or a form that does not fit the weight.
+    pub fn backward(&self, gradient: &Tensor, form: Form) -> Result<Tensor> {
+        if gradient.dims() != self.shape {
+            return misfit(format!("a gradient of shape {:?}, not {:?}", gradient.dims(), self.shape));
+        }
+        self.backward_of(gradient, None, form)
+    }
+
+    /// [`ScaledSum::backward`] of [`ScaledSum::forward_rows`], for the gradient of those rows.
+    ///
+    /// # Errors
+    /// As for `backward`; a row that is not there.
+    pub fn backward_rows(&self, gradient: &Tensor, ids: &Tensor, form: Form) -> Result<Tensor> {
+        if gradient.dims() != [ids.dim(0)?, self.columns] {
+            return misfit(format!("a gradient of shape {:?} of {:?} rows", gradient.dims(), ids.dims()));
+        }
+        self.backward_of(gradient, Some(ids), form)
+    }
+
+    fn backward_of(&self, gradient: &Tensor, ids: Option<&Tensor>, form: Form) -> Result<Tensor> {
+        self.fits(form)?;
+        match &self.operands {
+            Operands::Resident(tensors) => {
+                let gradient = gradient.reshape(((), self.columns))?;
+                let Some(ids) = ids else {
+                    return Ok(composed::backward(&self.as_rows(tensors)?, &gradient, form)?);
+                };
+                let selected = self.selected(tensors, ids)?;
+                if form.rows == 1 {
+                    return Ok(composed::backward(&selected, &gradient, form)?);
+                }
+                let each = composed::backward(&selected, &gradient, Form { rows: ids.dim(0)?, ..form })?;
+                let none = Tensor::zeros((self.sources(), form.rows, form.columns), each.dtype(), each.device())?;
+                Ok(none.index_add(ids, &each, 1)?)
+            }
+            Operands::Mapped(views) => {
+                let (ids, fused) = (ids.map(|ids| self.checked(ids)).transpose()?, Fused { views, columns: self.columns, form });
+                let shape = (views.len(), form.rows, form.columns);
+                let given = |values| Tensor::from_vec(values, shape, &Device::Cpu);
+                Ok(match gradient.dtype() {
+                    DType::F64 => with_elements([gradient], |[g]: [&[f64]; 1]| {
+                        Tensor::from_vec(fused.backward(g, ids.as_deref()), shape, &Device::Cpu)
+                    })?,
+                    _ => with_elements([gradient], |[g]: [&[f32]; 1]| given(fused.backward(g, ids.as_deref())))?,
+                })
+            }
+        }
+    }
+
+    /// `tensors` as rows x columns.
+    fn as_rows(&self, tensors: &[Tensor]) -> candle_core::Result<Vec<Tensor>> {
+        tensors.iter().map(|t| t.reshape(((), self.columns))).collect()
+    }
+
+    fn selected(&self, tensors: &[Tensor], ids: &Tensor) -> candle_core::Result<Vec<Tensor>> {
+        self.as_rows(tensors)?.iter().map(|t| t.index_select(ids, 0)).collect()
+    }
+
+    /// `ids`, each of them a row.
+    fn checked(&self, ids: &Tensor) -> candle_core::Result<Vec<u32>> {
+        let (ids, rows) = (ids.to_vec1::<u32>()?, self.rows());
+        match ids.iter().find(|id| **id as usize >= rows) {
+            Some(id) => candle_core::bail!("row {id} of a weight of {rows}"),
+            None => Ok(ids),
+        }
+    }
+
+    /// The form of `scales`, which must fit.
+    fn form(&self, scales: &Tensor) -> Result<Form> {
+        let (sources, rows, columns) = scales.dims3()?;
+        if sources != self.sources() || !matches!(scales.dtype(), DType::F32 | DType::F64) {
+            return misfit(format!("scales {:?} of {:?} for {} sources", scales.dims(), scales.dtype(), self.sources()));
+        }
+        let form = Form { rows, columns };
+        self.fits(form)?;
+        Ok(form)
+    }
+
+    fn fits(&self, form: Form) -> Result<()> {
+        let (rows, columns) = (self.rows(), self.columns);
+        match [1, rows].contains(&form.rows) && [1, columns].contains(&form.columns) {
+            true => Ok(()),
+            false => misfit(format!("{} x {} scales for {rows} x {columns} elements", form.rows, form.columns)),
+        }
+    }
+}
+
+/// Overwrites a merged weight in place.
+struct Overwrite<'a> {
+    fused: Fused<'a>,
+    scales: &'a Tensor,
+}
+
+impl InplaceOp1 for Overwrite<'_> {
+    fn name(&self) -> &'static str {
+        "scaled-sum"
+    }
+
+    fn cpu_fwd(&self, merged: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("a merged weight is contiguous") };
+        let Self { fused, scales } = self;
+        match merged {
+            CpuStorage::F32(out) => with_elements([scales], |[s]: [&[f32]; 1]| {
+                fused.forward(s, &mut out[start..end], |row| row);
+                Ok(())
+            }),
+            CpuStorage::F64(out) => with_elements([scales], |[s]: [&[f64]; 1]| {
+                fused.forward(s, &mut out[start..end], |row| row);
+                Ok(())
+            }),
+            _ => candle_core::bail!("a merged weight is f32 or f64"),
+        }
+    }
+}
+
+/// The rows `ids` of `view` as f32: ids x columns.
+///
+/// # Errors
+/// A row that is not there.
+pub(crate) fn decode_rows(view: &View, ids: &Tensor) -> Result<Tensor> {
+    let alone = ScaledSum::new(vec![view.clone()], view.columns(), &Device::Cpu)?;
+    alone.forward_rows(&Tensor::ones((1, 1, 1), DType::F32, &Device::Cpu)?, ids)
+}
+
+#[cfg(test)]
+mod tests;
