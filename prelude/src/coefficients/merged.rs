@@ -233,7 +233,8 @@ impl Merge {
     /// An operation whose backward fails.
     pub fn gradients(&self, tensor: &MergedTensor, loss: &Tensor) -> Result<Vec<(usize, Tensor)>> {
         let mut found = loss.backward()?;
-        let of = |i: &usize| Some((*i, found.remove(self.variables[*i].value.as_tensor())?));
+        // candle's gradients remember what they were made of.
+        let of = |i: &usize| Some((*i, found.remove(self.variables[*i].value.as_tensor())?.detach()));
         Ok(tensor.variables.iter().filter_map(of).collect())
     }
 }

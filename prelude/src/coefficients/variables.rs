@@ -24,7 +24,7 @@ pub struct Variable {
 pub(super) fn variables(scheme: &dyn Scheme, sites: &[Site<'_>]) -> Result<(Vec<Variable>, Vec<Vec<usize>>)> {
     let all: Vec<(bool, Vec<Parameter>)> =
         sites.iter().map(|site| (site.options.trains(site.kind()), scheme.parameters(site))).collect();
-    let (mut variables, mut places) = (Vec::new(), BTreeMap::<(bool, &str), (usize, &Parameter)>::new());
+    let (mut variables, mut places) = (Vec::<Variable>::new(), BTreeMap::<(bool, &str), (usize, &Parameter)>::new());
     let mut uses = Vec::new();
     for (site, (trains, parameters)) in sites.iter().zip(&all) {
         let mut used = Vec::new();
@@ -32,10 +32,8 @@ pub(super) fn variables(scheme: &dyn Scheme, sites: &[Site<'_>]) -> Result<(Vec<
             let key = parameter.key.as_str();
             if let Some((i, first)) = places.get(&(*trains, key)) {
                 if *first != parameter {
-                    let problem = format!(
-                        "it has another shape or start than at `{}`, which has the same key",
-                        variables_at(&variables, *i)
-                    );
+                    let other = &variables[*i];
+                    let problem = format!("it has another shape or start than at `{}`, which has the same key", other.tensor);
                     return Err(wrong(scheme, site, parameter, problem));
                 }
                 used.push(*i);
@@ -53,10 +51,6 @@ pub(super) fn variables(scheme: &dyn Scheme, sites: &[Site<'_>]) -> Result<(Vec<
         uses.push(used);
     }
     Ok((variables, uses))
-}
-
-fn variables_at(variables: &[Variable], i: usize) -> &str {
-    &variables[i].tensor
 }
 
 fn wrong(scheme: &dyn Scheme, site: &Site<'_>, parameter: &Parameter, problem: String) -> Error {
