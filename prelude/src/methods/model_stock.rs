@@ -12,7 +12,7 @@ use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::Key;
 use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "model_stock",
@@ -54,8 +54,15 @@ impl Method for ModelStock {
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
         let groups = if self.filter_wise { Groups::rows(&tensor.spec().shape) } else { Groups::whole() };
         let n = tensor.sources();
-        let shares = |gram| vec![ratio(gram, n) / n as f64; n];
-        let coefficients: Vec<Vec<f64>> = Grams::new(tensor, groups).iter().map(shares).collect();
+        let opposed = || Error::BadTensor {
+            tensor: tensor.spec().name.clone(),
+            reason: "its task vectors point away from each other, so that no way between is the nearest".into(),
+        };
+        let shares = |gram| {
+            let t = Some(ratio(gram, n)).filter(|t| (*t as f32).is_finite()).ok_or_else(opposed)?;
+            Ok(vec![t / n as f64; n])
+        };
+        let coefficients = Grams::new(tensor, groups).iter().map(shares).collect::<Result<Vec<_>>>()?;
         Ok(Box::new(Combination::from_base(groups, &coefficients)))
     }
 }
@@ -85,5 +92,12 @@ mod tests {
         // Together: <d0, d1> = 4, |d|^2 = 5, cos = 0.8, t = 1.6 / 1.8.
         let found = merged(&ModelStock::default(), &tensor);
         assert!((found[0] - (1.0 + 2.0 * 1.6 / 1.8)).abs() < 1e-6, "{found:?}");
+    }
+
+    #[test]
+    fn opposite_task_vectors_are_refused() {
+        let tensor = operands(&[1], &[&[1.0], &[-1.0]], Some(&[0.0]));
+        let error = ModelStock::default().prepare(&tensor).err().unwrap();
+        assert!(error.to_string().contains("away from each other"), "{error:?}");
     }
 }
