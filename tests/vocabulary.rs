@@ -109,6 +109,31 @@ fn tokens_are_matched_by_their_text_and_the_rest_come_from_who_has_them() {
 }
 
 #[test]
+fn recipes_merge_by_token_too_and_name_the_tokenizer_that_has_all() {
+    let dir = tempfile::tempdir().unwrap();
+    source("model0", &dir.path().join("a"), &["<x>"], 95);
+    source("model1", &dir.path().join("b"), &["<y>", "<x>"], 96);
+    let recipe = |tokenizer: &str| {
+        let models = "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]";
+        let file = dir.path().join("recipe.yml");
+        fs::write(&file, format!("merge_method: linear\n{models}\ntokenizer_source: {tokenizer}\n")).unwrap();
+        Models::default().merge_recipe(file)
+    };
+    for tokenizer in ["union", "b"] {
+        let merged = tensors(&recipe(tokenizer).unwrap().bake(dir.path().join(format!("out-{tokenizer}"))).unwrap().path);
+        let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
+        for name in VOCABULARY {
+            assert_eq!(row(&merged, name, 94), row(&b, name, 94), "<y>");
+            assert_eq!(row(&merged, name, 95), mean(row(&a, name, 94), row(&b, name, 95)), "<x>");
+        }
+        let opened = Source::open(&dir.path().join(format!("out-{tokenizer}")).display().to_string()).unwrap();
+        assert_eq!(opened.tokenizer().unwrap().token_to_id("<y>"), Some(94));
+    }
+    let error = recipe("a").unwrap_err().to_string();
+    assert!(error.contains("tokenizer_source") && error.contains("union"), "{error}");
+}
+
+#[test]
 fn data_is_numbered_anew_when_a_source_with_more_tokens_comes() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<z>"], 96);

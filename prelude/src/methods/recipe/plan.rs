@@ -260,20 +260,29 @@ impl Recipe {
         }
     }
 
-    /// Whose tokenizer is asked for, where that is possible: all models have the same tokens.
+    /// Whose tokenizer is asked for, where that is possible: a merge has the tokens of all models.
     fn tokenizer(&self, opened: &Opened) -> Result<Option<Source>> {
         let Some(asked) = &self.tokenizer else { return Ok(None) };
         let bad = |reason: String| self.bad("tokenizer_source", reason);
         let source = match (asked.as_str(), &self.base) {
-            ("union", _) => opened.iter().map(|(_, source)| source).find(|s| s.tokenizer().is_some()).cloned(),
+            ("union", _) => opened.iter().map(|(_, source)| source).find(|s| has_all(s)).cloned(),
             ("base", Some(base)) => Some(self.source(opened, base)?),
             ("base", None) => return Err(bad("no base_model is named".into())),
             (name, _) if opened.iter().any(|(known, _)| known == name) => Some(self.source(opened, name)?),
             (name, _) => return Err(bad(format!("`{name}` is not one of the models that are merged"))),
         };
-        let source = source.filter(|source| source.tokenizer().is_some());
-        source.map(Some).ok_or_else(|| bad("there is no tokenizer.json".into()))
+        let source =
+            source.filter(|source| source.tokenizer().is_some()).ok_or_else(|| bad("there is no tokenizer.json".into()))?;
+        match has_all(&source) {
+            true => Ok(Some(source)),
+            false => Err(bad(format!("other models have tokens that `{asked}` has not, and a merge has them all: use `union`"))),
+        }
     }
+}
+
+/// Whether a source's tokenizer has the tokens of all sources that are loaded with it.
+fn has_all(source: &Source) -> bool {
+    source.tokenizer().is_some() && source.numbering().is_none_or(|numbering| numbering.is_reference)
 }
 
 /// The layers that a model has; where its family cannot be run, as far as names of tensors tell.
