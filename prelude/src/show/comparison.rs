@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 
-use super::reports::{bytes, count, percent};
+use super::numbers::{bytes, count, percent};
 use super::{Scores, Table};
 use crate::eval::Cost;
+
+shown_as_table!(Comparison);
 
 /// One method.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -44,7 +46,7 @@ impl Comparison {
         self.rows.iter().find(|row| row.method == method)
     }
 
-    pub(super) fn table(&self) -> Table {
+    fn table(&self) -> Table {
         let first = self.rows.iter().find_map(|row| row.scores.as_ref());
         let data: Vec<String> = first.map(|scores| scores.data.keys().cloned().collect()).unwrap_or_default();
         let exact = first.is_some_and(|scores| scores.mean_accuracy().is_some());

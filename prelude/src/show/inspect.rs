@@ -1,0 +1,150 @@
+//! What `inspect` gives: coefficients, or how far a merge is from its sources.
+
+use serde::Serialize;
+
+use super::Table;
+
+shown_as_table!(Inspection, Distances);
+
+/// What the coefficients of a tensor differ along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Along {
+    /// One a column.
+    Column,
+    /// One a row.
+    Row,
+    /// One an element.
+    Element,
+    /// None: one for the whole tensor.
+    Tensor,
+}
+
+/// Statistics of one source's coefficients in one tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SourceStats {
+    /// Over all of them.
+    pub mean: f64,
+    /// The least of them.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
+    /// Over all of them, of the population.
+    pub std: f64,
+}
+
+/// One tensor of an inspection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorStats {
+    /// As in the checkpoint.
+    pub name: String,
+    /// `linear`, `embedding`, `norm` or `bias`.
+    pub kind: &'static str,
+    /// Whether the optimiser moves it.
+    pub trains: bool,
+    /// Each source by name.
+    pub sources: Vec<(String, SourceStats)>,
+    /// What the coefficients differ along.
+    pub along: Along,
+    /// The columns or rows where sources differ most, each with the coefficient of every source; none where they do
+    /// not, and of elements.
+    pub columns: Vec<(usize, Vec<f64>)>,
+}
+
+/// What `inspect` gives: the coefficients `c`, before `f`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Inspection {
+    /// In the order of computation.
+    pub tensors: Vec<TensorStats>,
+}
+
+impl Inspection {
+    fn table(&self) -> Table {
+        if let [tensor] = self.tensors.as_slice() {
+            return one_tensor(tensor);
+        }
+        let names = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
+        let header = [vec!["tensor".to_owned()], names, vec!["range".to_owned()]].concat();
+        let columns = if self.tensors.iter().all(|t| t.along == Along::Column) { " over columns" } else { "" };
+        let mut table = Table::new(format!("coefficients c: mean ± spread{columns}"), header);
+        for tensor in &self.tensors {
+            let mut row = vec![tensor.name.trim_start_matches("model.").to_owned()];
+            row.extend(tensor.sources.iter().map(|(_, s)| format!("{:.3} ± {:.3}", s.mean, s.std)));
+            let low = tensor.sources.iter().map(|(_, s)| s.min).fold(f64::INFINITY, f64::min);
+            let high = tensor.sources.iter().map(|(_, s)| s.max).fold(f64::NEG_INFINITY, f64::max);
+            row.push(format!("{low:.2} to {high:.2}"));
+            table.rows.push(row);
+        }
+        table
+    }
+}
+
+fn one_tensor(tensor: &TensorStats) -> Table {
+    let header = [vec!["source".to_owned()], ["mean", "spread", "least", "most"].map(str::to_owned).to_vec()].concat();
+    let what = if tensor.along == Along::Row { "row" } else { "column" };
+    let columns: Vec<String> = tensor.columns.iter().map(|(j, _)| format!("{what} {j}")).collect();
+    let mut table = Table::new(format!("{} ({})", tensor.name, tensor.kind), [header, columns].concat());
+    for (i, (name, s)) in tensor.sources.iter().enumerate() {
+        let mut row = vec![name.clone()];
+        row.extend([s.mean, s.std, s.min, s.max].map(|x| format!("{x:.4}")));
+        row.extend(tensor.columns.iter().map(|(_, c)| format!("{:.4}", c[i])));
+        table.rows.push(row);
+    }
+    table.notes.push(match (tensor.along, tensor.columns.is_empty()) {
+        (Along::Element, _) => "every element has a coefficient of its own".into(),
+        (Along::Tensor, _) => "the whole tensor has one coefficient a source".into(),
+        (_, true) => format!("sources do not differ in any {what}"),
+        (_, false) => format!("{what}s are those where sources differ most"),
+    });
+    table
+}
+
+/// How far a merged tensor is from one source's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Distance {
+    /// `|M - W| / |W|`
+    pub relative: f64,
+    /// `<M, W> / (|M| |W|)`
+    pub cosine: f64,
+}
+
+/// One tensor of [`Distances`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorDistances {
+    /// As in the checkpoint.
+    pub name: String,
+    /// `linear`, `embedding`, `norm` or `bias`.
+    pub kind: &'static str,
+    /// Each source by name.
+    pub sources: Vec<(String, Distance)>,
+}
+
+/// What `inspect` gives of a merge that trains nothing: how far it is from each source.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Distances {
+    /// The method's name.
+    pub method: String,
+    /// In the order of computation.
+    pub tensors: Vec<TensorDistances>,
+}
+
+impl Distances {
+    fn table(&self) -> Table {
+        // Stacked layers come from different sources.
+        let mut names: Vec<&String> = Vec::new();
+        for (name, _) in self.tensors.iter().flat_map(|t| &t.sources) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let title = format!("distance of the {} merge from each source, relative to its size (cosine)", self.method);
+        let mut table = Table::new(title, ["tensor"].into_iter().chain(names.iter().map(|name| name.as_str())));
+        for tensor in &self.tensors {
+            let of = |name: &&String| tensor.sources.iter().find(|(source, _)| source == *name).map(|(_, d)| d);
+            let cell = |d: Option<&Distance>| d.map_or("-".into(), |d| format!("{:.4} ({:.4})", d.relative, d.cosine));
+            let name = tensor.name.trim_start_matches("model.").to_owned();
+            table.rows.push([name].into_iter().chain(names.iter().map(|name| cell(of(name)))).collect());
+        }
+        table
+    }
+}

@@ -1,0 +1,31 @@
+//! Numbers as a person reads them.
+
+pub(super) fn perplexity(x: f64) -> String {
+    if x < 1e6 { format!("{x:.3}") } else { format!("{x:.1e}") }
+}
+
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1}%", 100.0 * share)
+}
+
+/// Six significant digits, enough to compare and few enough to read.
+pub(super) fn number(x: f64) -> String {
+    if x != 0.0 && x.abs() < 1e-3 { format!("{x:.3e}") } else { format!("{x:.5}") }
+}
+
+pub(super) fn count(n: usize) -> String {
+    let digits = n.to_string();
+    let grouped = digits.as_bytes().rchunks(3).rev().map(|c| String::from_utf8_lossy(c).into_owned());
+    grouped.collect::<Vec<_>>().join(",")
+}
+
+pub(super) fn bytes(n: u64) -> String {
+    let units = ["B", "KB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+}

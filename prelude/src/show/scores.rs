@@ -1,0 +1,107 @@
+//! What `eval` and `generate` give.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Table;
+use super::numbers::{count, number, percent, perplexity};
+use crate::eval::Score;
+
+shown_as_table!(Scores, Scoreboard, Answer);
+
+/// What `eval` gives: a score for each data set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// By the name of the data.
+    pub data: BTreeMap<String, Score>,
+    /// Whether this is data the merge does not learn from.
+    pub held_out: bool,
+}
+
+impl Scores {
+    pub(super) fn warning(&self) -> Option<String> {
+        (!self.held_out).then(|| "this is the data that the merge learns from: name held-out files to be sure".into())
+    }
+
+    /// The mean loss over data sets, in nats.
+    pub fn mean_loss(&self) -> f64 {
+        self.data.values().map(|s| s.loss).sum::<f64>() / self.data.len().max(1) as f64
+    }
+
+    /// The mean accuracy over data sets that have questions, 0 to 1.
+    pub fn mean_accuracy(&self) -> Option<f64> {
+        let all: Vec<f64> = self.data.values().filter_map(Score::accuracy).collect();
+        (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+    }
+
+    fn table(&self) -> Table {
+        let chooses = self.data.values().any(|s| s.multiple_choice.is_some());
+        let header = ["data", "tokens", "loss", "perplexity", "exact match", "multiple choice"];
+        let mut table = Table::new("", header.into_iter().take(if chooses { 6 } else { 5 }));
+        for (name, s) in &self.data {
+            let share = |x: Option<f64>| x.map_or("-".into(), percent);
+            let mut row = vec![name.clone(), count(s.tokens), number(s.loss), perplexity(s.perplexity), share(s.exact_match)];
+            row.extend(chooses.then(|| share(s.multiple_choice)));
+            table.rows.push(row);
+        }
+        table.notes.extend(self.warning());
+        table
+    }
+}
+
+/// The row of the sources' average in a [`Scoreboard`].
+pub const AVERAGE: &str = "average";
+
+/// The row of the merge.
+pub const MERGED: &str = "DAM";
+
+/// Every source, their average and the merge on the same data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scoreboard {
+    /// By the name of the source, [`AVERAGE`] or [`MERGED`].
+    pub rows: Vec<(String, Scores)>,
+}
+
+impl Scoreboard {
+    /// The scores of the row named `name`.
+    pub fn row(&self, name: &str) -> Option<&Scores> {
+        self.rows.iter().find(|(row, _)| row == name).map(|(_, scores)| scores)
+    }
+
+    fn table(&self) -> Table {
+        let data: Vec<&String> = self.rows.first().map(|(_, s)| s.data.keys().collect()).unwrap_or_default();
+        let header = ["model".to_owned()].into_iter().chain(data.iter().map(|d| (*d).clone())).chain(["mean".to_owned()]);
+        let mut table = Table::new("exact match (loss)", header);
+        table.notes.extend(self.rows.first().and_then(|(_, scores)| scores.warning()));
+        for (name, scores) in &self.rows {
+            let mut row = vec![name.clone()];
+            row.extend(scores.data.values().map(|s| match s.accuracy() {
+                Some(exact) => format!("{} ({:.2})", percent(exact), s.loss),
+                None => format!("({:.2})", s.loss),
+            }));
+            let loss = scores.mean_loss();
+            let exact = scores.mean_accuracy().map(|x| percent(x) + " ").unwrap_or_default();
+            row.push(format!("{exact}({loss:.2})"));
+            table.rows.push(row);
+        }
+        table
+    }
+}
+
+/// What `generate` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    /// What was asked.
+    pub prompt: String,
+    /// What the merge says, without special tokens.
+    pub text: String,
+}
+
+impl Answer {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["prompt", "answer"]);
+        table.rows.push(vec![self.prompt.clone(), self.text.clone()]);
+        table
+    }
+}

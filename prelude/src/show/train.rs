@@ -1,0 +1,95 @@
+//! What `loss`, `step` and `train` give.
+
+use serde::Serialize;
+
+use super::Table;
+use super::numbers::number;
+
+shown_as_table!(LossReport, StepReport, TrainReport);
+
+/// What `loss` gives: the objective on the batch that the next step will use.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LossReport {
+    /// The sum of all terms.
+    pub total: f64,
+    /// Every term that is on, with its weight: `kl.NAME`, `cosine`, ...
+    pub terms: Vec<(String, f64)>,
+    /// What a reader should know of these numbers.
+    pub notes: Vec<String>,
+}
+
+impl LossReport {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["term", "loss"]);
+        table.rows = self.terms.iter().map(|(name, loss)| vec![name.clone(), number(*loss)]).collect();
+        table.rows.push(vec!["total".into(), number(self.total)]);
+        table.notes = self.notes.clone();
+        table
+    }
+}
+
+/// What `step` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepReport {
+    /// The number of the step, from 1.
+    pub step: usize,
+    /// The loss before the step.
+    pub total: f64,
+    /// Its terms, as in [`LossReport`].
+    pub terms: Vec<(String, f64)>,
+    /// The norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// The learning rate used.
+    pub lr: f64,
+}
+
+impl StepReport {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["step", "loss", "gradient norm", "lr"]);
+        table.rows.push(vec![self.step.to_string(), number(self.total), number(self.grad_norm), format!("{:e}", self.lr)]);
+        table
+    }
+}
+
+/// What `train` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainReport {
+    /// Steps made by this call.
+    pub steps: usize,
+    /// The step reached.
+    pub reached: usize,
+    /// The loss before the first and before the last step of this call.
+    pub first: f64,
+    /// See `first`.
+    pub last: f64,
+    /// The learning rate of the last step.
+    pub lr: f64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether it was stopped before all steps were made.
+    pub stopped: bool,
+    /// The loss before every step.
+    pub losses: Vec<f64>,
+}
+
+impl TrainReport {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["steps", "reached", "first loss", "last loss", "seconds"]);
+        let row = [self.steps.to_string(), self.reached.to_string(), number(self.first), number(self.last)];
+        table.rows.push([row.to_vec(), vec![format!("{:.1}", self.seconds)]].concat());
+        if self.steps > 1 && self.last > self.first {
+            table.notes.push(
+                "the loss has risen: lower the learning rate (set lr=), or take more examples a step (set batch_size=)".into(),
+            );
+        }
+        if self.steps > 0 && self.lr == 0.0 {
+            table
+                .notes
+                .push("the linear schedule has ended: the learning rate is 0 (set total_steps=, or schedule=constant)".into());
+        }
+        if self.stopped {
+            table.notes.push(format!("stopped after step {}: everything is kept, train goes on from there", self.reached));
+        }
+        table
+    }
+}
