@@ -82,6 +82,18 @@ pub fn is_recipe(word: &str) -> bool {
     [".yml", ".yaml"].iter().any(|end| word.to_lowercase().ends_with(end))
 }
 
+/// A file that is to be written when the work is done, known before it begins to be free.
+///
+/// # Errors
+/// Where something is there.
+pub fn free(file: &str) -> Result<String> {
+    let file = at_home(file);
+    match std::fs::symlink_metadata(&file).is_ok() {
+        true => Err(Error::Exists { path: file.into() }.into()),
+        false => Ok(file),
+    }
+}
+
 /// [`at_home`] of `[NAME=]PATH`.
 pub fn source_at_home(spec: &str) -> String {
     let (name, places) = match spec.split_once('=') {

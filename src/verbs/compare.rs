@@ -1,11 +1,12 @@
 //! `compare [METHOD...] [FILE...]`
 
 use anyhow::Result;
-use dam_prelude::{Compare, Error};
+use dam_prelude::Compare;
+use dam_prelude::show::Comparison;
 use serde_json::{Value, json};
 
 use super::Verb;
-use super::arguments::{Arguments, at_home, count};
+use super::arguments::{Arguments, at_home, count, free};
 use crate::context::{Context, Reply, refuse};
 use crate::progress;
 
@@ -17,18 +18,16 @@ pub const VERB: Verb = Verb {
     run,
 };
 
-/// What a table can be written as.
-const TABLES: [&str; 3] = [".md", ".html", ".json"];
-
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &["steps", "budget", "examples", "on"], &[])?;
     context.loaded()?;
     let mut contest = Compare::default();
-    let is_table = |word: &&str| TABLES.iter().any(|end| word.ends_with(end));
+    let is_table = |word: &&str| Comparison::FORMATS.iter().any(|end| word.ends_with(end));
     let (tables, methods): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_table);
     if tables.len() > 1 {
         return refuse("more than one table is named", format!("usage: {}", VERB.usage));
     }
+    let file = tables.first().map(|file| free(file)).transpose()?;
     if !methods.is_empty() {
         contest.methods = methods.into_iter().map(str::to_owned).collect();
     }
@@ -55,27 +54,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         .collect();
     let mut fields = json!({"rows": rows, "notes": table.notes});
     let mut text = table.to_string();
-    if let Some(file) = tables.first() {
-        let content = match file.rsplit_once('.') {
-            Some((_, "md")) => table.markdown(),
-            Some((_, "html")) => table.html(),
-            _ => serde_json::to_string_pretty(&fields)?,
-        };
-        let written = write(&at_home(file), &content)?;
+    if let Some(file) = &file {
+        let written = table.write(file)?;
         text = format!("{text}\n{written}");
-        fields["path"] = json!(written);
+        fields["path"] = json!(written.path);
     }
     Ok(Reply::new(text, fields))
-}
-
-/// Writes a table to a new file.
-fn write(file: &str, content: &str) -> Result<String> {
-    use std::io::Write;
-    let path = std::path::absolute(file)?;
-    let io = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
-        _ => Error::Io { action: "write", path: path.clone(), source },
-    };
-    std::fs::File::create_new(&path).and_then(|mut file| file.write_all(content.as_bytes())).map_err(io)?;
-    Ok(path.display().to_string())
 }

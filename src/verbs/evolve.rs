@@ -5,7 +5,7 @@ use dam_prelude::Evolve;
 use serde_json::json;
 
 use super::Verb;
-use super::arguments::{Arguments, at_home, count, is_recipe};
+use super::arguments::{Arguments, count, free, is_recipe};
 use crate::context::{Context, Reply, refuse};
 use crate::progress;
 
@@ -25,7 +25,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let mut file = None;
     for word in &arguments.words {
         match *word {
-            word if is_recipe(word) && file.is_none() => file = Some(at_home(word)),
+            word if is_recipe(word) && file.is_none() => file = Some(free(word)?),
             word if search.method.is_empty() && !is_recipe(word) => search.method = word.into(),
             _ => return refuse("there are too many words", format!("usage: {}", VERB.usage)),
         }
@@ -42,6 +42,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let evolved = models.evolve(&search, |tried| bar.step(&format!("best loss {:.4}", tried.best)));
     drop(bar);
     let evolved = evolved?;
+    context.merged = Some(evolved.merged.clone());
     let report = &evolved.report;
     let mut fields = json!({
         "method": report.method, "candidates": report.tried, "first": report.first, "best": report.best,
@@ -53,6 +54,5 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         fields["path"] = json!(written.path);
         text = format!("{text}\n{written}");
     }
-    context.merged = Some(evolved.merged.clone());
     Ok(Reply::new(format!("{text}\nthe best merge can be tried now: eval, generate, inspect, bake DIR"), fields))
 }

@@ -35,4 +35,4 @@ pub(crate) use source::{SIDE_FILES, common_dtype, in_one_numbering, mix, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub(crate) use view::TILE;
 pub use write::Written;
-pub(crate) use write::{Checkpoint, Content, Entry, Values, replace_directory, replace_file, write_file};
+pub(crate) use write::{Checkpoint, Content, Entry, Values, new_file, replace_directory, replace_file, write_file};

@@ -269,6 +269,17 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     Ok(Written { path, files: 1, bytes: bytes.len() as u64 })
 }
 
+/// [`replace_file`] where nothing is there yet.
+///
+/// # Errors
+/// [`Error::Exists`] where something is.
+pub(crate) fn new_file(path: &Path, bytes: &[u8]) -> Result<Written> {
+    match path.symlink_metadata().is_ok() {
+        true => Err(Error::Exists { path: path.into() }),
+        false => replace_file(path, bytes),
+    }
+}
+
 /// Whether `path` is a directory of nothing but files that a checkpoint has.
 fn is_only_checkpoint(path: &Path) -> bool {
     let part =

@@ -13,7 +13,7 @@ use cmaes::{CMAESOptions, DVector};
 
 use super::tune::{EXAMPLES, Trial};
 use super::{BASE, Merged, Models};
-use crate::checkpoint::{Written, replace_file};
+use crate::checkpoint::{Written, new_file};
 use crate::error::{Error, Result};
 use crate::methods::{Entry, Origin, find};
 use crate::show::EvolveReport;
@@ -80,12 +80,12 @@ pub struct Evolved {
 }
 
 impl Evolved {
-    /// Writes the recipe.
+    /// Writes the recipe to a new file.
     ///
     /// # Errors
-    /// A place that has no room or may not be written.
+    /// A place that is taken, has no room or may not be written.
     pub fn write(&self, file: impl AsRef<Path>) -> Result<Written> {
-        replace_file(file.as_ref(), self.recipe.as_bytes())
+        new_file(file.as_ref(), self.recipe.as_bytes())
     }
 
     /// Shows how the search went as the result of an evcxr cell.

@@ -1,9 +1,13 @@
 //! The table of methods beside each other: a row a method, the best of every column marked.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::numbers::{bytes, count, percent};
 use super::{Scores, Table};
+use crate::checkpoint::{Written, new_file};
+use crate::error::{Error, Result};
 use crate::eval::Cost;
 
 shown_as_table!(Comparison);
@@ -94,13 +98,22 @@ impl Comparison {
         table
     }
 
-    /// The table in Markdown.
-    pub fn markdown(&self) -> String {
-        self.table().markdown()
-    }
+    /// What a table can be written as, by the end of its name.
+    pub const FORMATS: [&str; 3] = [".md", ".html", ".json"];
 
-    /// The table as an HTML fragment.
-    pub fn html(&self) -> String {
-        self.table().html()
+    /// Writes the table to a new file: Markdown, an HTML fragment or JSON, as its name ends.
+    ///
+    /// # Errors
+    /// Another ending; a place that is taken, has no room or may not be written.
+    pub fn write(&self, file: impl AsRef<Path>) -> Result<Written> {
+        let file = file.as_ref();
+        let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
+        let text = match file.extension().and_then(|end| end.to_str()) {
+            Some("md") => self.table().markdown(),
+            Some("html") => self.table().html(),
+            Some("json") => serde_json::to_string_pretty(self).map_err(json)?,
+            _ => return Err(Error::bad_value("table", &file.display().to_string(), "a name that ends in .md, .html or .json")),
+        };
+        new_file(file, text.as_bytes())
     }
 }
