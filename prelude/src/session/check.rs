@@ -34,3 +34,52 @@ pub fn check_scheme(scheme: &dyn Scheme, models: &Models) -> Result<Checked> {
     let base = sources.iter().position(|s| s.name() == BASE);
     check(scheme, sources[0].architecture()?, sources.len(), base)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use crate::coefficients::find;
+    use crate::session::{Dam, load};
+    use crate::{Nonlinearity, Options, Wrap};
+
+    /// The whole objective at the parameter `which` moved by `h` at `position`.
+    fn total(dam: &Dam, which: usize, position: usize, h: f32) -> f64 {
+        let mut session = dam.session();
+        let variable = &session.merge.variables[which].value;
+        let (before, shape) = (variable.as_tensor().copy().unwrap(), variable.dims().to_vec());
+        let mut values: Vec<f32> = before.flatten_all().unwrap().to_vec1().unwrap();
+        values[position] += h;
+        variable.set(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap();
+        let total = session.objective(false).unwrap().0.iter().map(|(_, x)| x).sum();
+        session.merge.variables[which].value.set(&before).unwrap();
+        total
+    }
+
+    /// What the optimiser gets, of data and penalties together, is the gradient of the loss.
+    #[test]
+    fn the_gradient_of_a_step_passes_finite_differences() {
+        let mut models = load(["builtin:japanese", "builtin:math"]).unwrap();
+        (models.settings.weights.cosine, models.settings.weights.l2) = (0.1, 1e-3);
+        for (name, f) in [
+            ("columns", Nonlinearity::Tanh),
+            ("softmax", Nonlinearity::None),
+            ("low_rank", Nonlinearity::Sigmoid),
+            ("layer", Nonlinearity::None),
+        ] {
+            let scheme = (find(name).unwrap().build)(&[]).unwrap();
+            let dam = models.wrap(Wrap { scheme, options: Options { f, ..Options::default() } }).unwrap();
+            dam.train(2).unwrap();
+            let (_, gradients) = dam.session().objective(true).unwrap();
+            for (which, gradient) in gradients.iter().enumerate().step_by(5) {
+                let gradient = gradient.as_ref().unwrap();
+                let largest = |(i, g): (usize, &f32)| (g.abs(), i, f64::from(*g));
+                let most = gradient.iter().enumerate().map(largest).max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+                let (_, position, analytic) = most;
+                let h = 4e-3;
+                let numeric = (total(&dam, which, position, h) - total(&dam, which, position, -h)) / f64::from(2.0 * h);
+                assert!((analytic - numeric).abs() < 2e-2 * numeric.abs() + 5e-4, "{name} {which}: {analytic} and {numeric}");
+            }
+        }
+    }
+}
