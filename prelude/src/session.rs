@@ -24,6 +24,7 @@ mod output;
 mod saved;
 mod score;
 mod start;
+mod teach;
 mod tune;
 
 use std::ops::ControlFlow;
@@ -42,16 +43,12 @@ pub use merged::Merged;
 pub use models::{Models, load};
 
 use self::score::Judge;
-use crate::checkpoint::{Kind, Source, Written, views};
+use self::teach::Plan;
+use crate::checkpoint::{Kind, Source, Written};
 use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
-use crate::data::{Batch, next_examples};
 use crate::error::{Error, Result};
-use crate::model::runs;
-use crate::objective::{self, Distillation};
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{
-    Forecast, How, Lesson, Moments, Pass, Recompute, Settings, Taught, Teachers, Update, available_bytes, keep_memory,
-};
+use crate::train::{Forecast, Moments, Taught, Teachers, Update, keep_memory};
 
 /// A merge in the making. A handle: clones share one session.
 #[derive(Clone)]
@@ -81,14 +78,6 @@ struct Session {
     scores: Option<Scores>,
     /// What is to be said of where the coefficients started, if that was at a merge.
     start: Option<String>,
-}
-
-/// Whether steps of up to `tokens` compute layers again, as `asked`.
-#[derive(Clone, Copy)]
-struct Plan {
-    tokens: usize,
-    asked: Recompute,
-    on: bool,
 }
 
 /// The terms of the objective by name, each with its weight.
@@ -144,123 +133,6 @@ impl Session {
                 Err(Error::NoGradient { parameter, tensor, count: 1 + without.count() })
             }
         }
-    }
-
-    /// The sources that teach: those with data. Only the base may have none.
-    fn teaching(&self) -> Result<Vec<Source>> {
-        if !self.models.settings.weights.compares_logits() {
-            return Ok(Vec::new());
-        }
-        let has_data = |s: &&Source| self.models.data.contains_key(s.name());
-        match self.sources.iter().find(|s| !has_data(s) && s.name() != BASE) {
-            Some(without) => Err(Error::NoData { source_name: without.name().into() }),
-            None => Ok(self.sources.iter().filter(has_data).cloned().collect()),
-        }
-    }
-
-    /// How far the merge is from every source on that source's next examples, and with `learn` the
-    /// gradient of the sum.
-    fn distil(&mut self, learn: bool) -> Result<(Terms, Taught)> {
-        let sources = self.teaching()?;
-        let Session { models, merge, teachers, dtype, drawn, ran, plan: planned, .. } = self;
-        let settings = &models.settings;
-        let lesson = |source| -> Result<(Lesson<'_>, Vec<usize>)> {
-            let name = Source::name(source);
-            let data = models.data.get(name).ok_or_else(|| Error::NoData { source_name: name.into() })?;
-            let shuffle = settings.shuffle.then_some(settings.seed);
-            let examples = next_examples(name, data.examples.len(), *drawn, settings.batch_size, shuffle);
-            let Settings { max_length, top_k, .. } = *settings;
-            Ok((Lesson { source, data, max_length, top_k, device: &merge.device, dtype: *dtype }, examples))
-        };
-        let lessons = sources.iter().map(lesson).collect::<Result<Vec<_>>>()?;
-        if lessons.is_empty() {
-            return Ok((Terms::new(), Taught::default()));
-        }
-        // The teachers answer first: one layer of one of them is in memory at a time.
-        let taught = teachers.ran();
-        let answers = lessons.iter().map(|(lesson, examples)| teachers.answers(lesson, examples));
-        let answers = answers.collect::<Result<Vec<_>>>()?;
-
-        // All sources' examples go through the merge together.
-        let sequences = lessons.iter().flat_map(|(lesson, examples)| examples.iter().map(|e| lesson.tokens(*e)));
-        let batch = Batch::new(sequences, &merge.device)?;
-        *ran += teachers.ran() - taught + batch.tokens() as u64 * if learn { 3 } else { 1 };
-        let known = planned.filter(|plan| plan.tokens >= batch.tokens() && plan.asked == settings.recompute);
-        let plan = match known {
-            Some(plan) => plan,
-            None => {
-                let (asked, tokens) = (settings.recompute, batch.tokens());
-                let on = asked.decide(&merge.architecture, tokens, &merge.device, available_bytes())?;
-                Plan { tokens, asked, on }
-            }
-        };
-        *planned = Some(plan);
-        let recompute = plan.on;
-        let mut pass = Pass::new(merge, &batch, How { dtype: *dtype, learn, recompute })?;
-        let (mut terms, mut start) = (Terms::new(), 0);
-        for ((lesson, examples), answers) in lessons.iter().zip(&answers) {
-            let tokens = examples.iter().map(|e| lesson.tokens(*e).len()).sum();
-            let output = teachers.output(lesson)?;
-            let mut total: Terms = Vec::new();
-            for rows in runs(tokens, merge.architecture.vocabulary) {
-                let parts = pass.compare(start + rows.start..start + rows.end, |student| {
-                    let teacher = answers.logits(lesson, rows, output.as_ref())?;
-                    let (temperature, size) = (settings.temperature, examples.len());
-                    let student = &lesson.shared(student.clone())?;
-                    compared(settings, &Distillation { student, teacher: &teacher, temperature, size, tokens })
-                })?;
-                total.resize_with(parts.len(), Default::default);
-                for ((name, sum), (term, part)) in total.iter_mut().zip(parts) {
-                    *name = format!("{term}.{}", lesson.source.name());
-                    *sum += part;
-                }
-            }
-            terms.extend(total);
-            start += tokens;
-        }
-        Ok((terms, if learn { pass.backward()? } else { Taught::default() }))
-    }
-
-    /// The penalties that are on, each summed over the weights that train; their gradient goes on top of what the
-    /// data has `taught`.
-    fn penalties(&mut self, mut taught: Option<&mut Taught>) -> Result<Terms> {
-        let on = self.models.settings.weights.clone();
-        if on.weighted_overlap > 0.0 && self.angles.is_empty() {
-            self.angles = self.column_angles()?;
-        }
-        type Term<'a> = &'a dyn Fn(usize, &Tensor) -> candle_core::Result<Tensor>;
-        let terms: [(&'static str, f64, Term<'_>); 5] = [
-            ("cosine", on.cosine, &|_, c| objective::cosine(c)),
-            ("l1", on.l1, &|_, c| objective::l1(c)),
-            ("l2", on.l2, &|_, c| objective::l2(c)),
-            ("overlap", on.overlap, &|_, c| objective::overlap(c, None)),
-            ("weighted_overlap", on.weighted_overlap, &|i, c| objective::overlap(c, self.angles.get(i))),
-        ];
-        let terms: Vec<_> = terms.into_iter().filter(|(_, weight, _)| *weight > 0.0).collect();
-        let mut sums = vec![0f32; terms.len()];
-        let penalised = || self.merge.tensors.iter().enumerate().filter(|(_, tensor)| tensor.is_penalised());
-        if terms.is_empty() || penalised().next().is_none() {
-            return Ok(Terms::new());
-        }
-        // The coefficients of one tensor are in memory at a time.
-        for (i, tensor) in penalised() {
-            let c = self.merge.coefficients(tensor)?.to_device(&Device::Cpu)?;
-            let mut weighted = Vec::new();
-            for ((_, weight, term), sum) in terms.iter().zip(&mut sums) {
-                let value = term(i, &c)?;
-                *sum += value.to_scalar::<f32>()?;
-                weighted.push((value * *weight)?);
-            }
-            let Some(taught) = taught.as_deref_mut() else { continue };
-            for i in &tensor.variables {
-                if let Some(gradient) = taught.gradients.remove(i) {
-                    weighted.push((self.merge.variables[*i].value.as_tensor() * gradient)?.sum_all()?);
-                }
-            }
-            taught.add(self.merge.gradients(tensor, &sum(weighted.iter())?)?)?;
-        }
-        let weighted = |((name, weight, _), sum): (&(&str, f64, _), f32)| ((*name).into(), f64::from(sum * *weight as f32));
-        Ok(terms.iter().zip(sums).map(weighted).collect())
     }
 
     /// What scores its merge.
@@ -323,16 +195,6 @@ impl Session {
         let data = self.sources.iter().filter_map(|s| self.models.data.get(s.name()));
         let longest = data.map(|d| d.examples.len()).max().unwrap_or(0);
         if settings.total_steps > 0 { settings.total_steps } else { longest.div_ceil(settings.batch_size) }
-    }
-
-    fn column_angles(&self) -> Result<Vec<Tensor>> {
-        let base = self.models.base().ok_or_else(|| Error::Sources {
-            what: "weighted_overlap compares task vectors, which need a base model".into(),
-            hint: "load base=SOURCE too, or set weighted_overlap=0",
-        })?;
-        let angles =
-            |t: &MergedTensor| objective::column_angles(&t.spec, base.view(&t.spec.name)?, &views(&self.sources, &t.spec)?);
-        self.merge.tensors.iter().map(angles).collect()
     }
 
     fn notes(&self, terms: &Terms) -> Vec<String> {
@@ -490,27 +352,6 @@ fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> Result<T> + Send) -> 
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let unfit = |e: rayon::ThreadPoolBuildError| Error::bad_value("threads", &threads.to_string(), e.to_string());
     pool.map_err(unfit)?.install(f)
-}
-
-/// The sum of scalars.
-fn sum<'a>(mut scalars: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
-    let first = scalars.next().ok_or(Error::NothingToTrain)?.clone();
-    Ok(scalars.try_fold(first, |total, x| total + x)?)
-}
-
-/// The terms that are on, of some tokens of one source, each a scalar.
-fn compared(settings: &Settings, compared: &Distillation<'_>) -> Result<Vec<(&'static str, Tensor)>> {
-    let (on, mut terms) = (&settings.weights, Vec::new());
-    if on.kl > 0.0 {
-        terms.push(("kl", (compared.kl(settings.reduction)? * on.kl)?));
-    }
-    if on.mse > 0.0 {
-        terms.push(("mse", (compared.mse()? * on.mse)?));
-    }
-    if on.entropy > 0.0 {
-        terms.push(("entropy", (compared.entropy()? * on.entropy)?));
-    }
-    Ok(terms)
 }
 
 #[cfg(test)]

@@ -76,7 +76,8 @@ impl Models {
                     "tuned on {} training examples a source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates",
                     contest.examples, settings.seed, contest.steps, settings.lr, settings.batch_size, contest.budget
                 ),
-                "tokens: run through a model to make the merge; one that goes back too counts three times".into(),
+                "tokens: run through a model to make the merge; one that goes back too counts three times; memory: of the whole program"
+                    .into(),
             ],
             ..Comparison::default()
         };
