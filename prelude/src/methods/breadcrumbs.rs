@@ -4,8 +4,7 @@
 //!
 //! Davari and Belilovsky, arXiv 2312.06795; mergekit's `breadcrumbs` and `breadcrumbs_ties`.
 
-use super::parameters::{DENSITIES, SCALES};
-use super::parameters::{INT8_MASK, Key, WEIGHT};
+use super::parameters::{DENSITIES, INT8_MASK, Key, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE_OFF};
 use super::{Entry, Origin, Signs, Sparsify, TaskVectors};
 

@@ -4,8 +4,7 @@
 //!
 //! Yu et al., arXiv 2311.03099; mergekit's `dare_linear` and `dare_ties`.
 
-use super::parameters::{DENSITIES, SCALES};
-use super::parameters::{INT8_MASK, Key, WEIGHT};
+use super::parameters::{DENSITIES, INT8_MASK, Key, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE, SEED};
 use super::{Entry, Origin, Rescale, Signs, Sparsify, TaskVectors};
 

@@ -3,8 +3,7 @@
 //!
 //! Deep et al., arXiv 2406.11617; mergekit's `della` and `della_linear`.
 
-use super::parameters::{DENSITIES, SCALES};
-use super::parameters::{INT8_MASK, Key, NORMALIZE, WEIGHT};
+use super::parameters::{DENSITIES, INT8_MASK, Key, NORMALIZE, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE, SEED};
 use super::{Entry, Origin, Rescale, Signs, Sparsify, TaskVectors};
 

@@ -2,8 +2,7 @@
 //!
 //! Yadav et al., arXiv 2306.01708; mergekit's `ties`.
 
-use super::parameters::{DENSITIES, SCALES};
-use super::parameters::{INT8_MASK, NORMALIZE, WEIGHT};
+use super::parameters::{DENSITIES, INT8_MASK, NORMALIZE, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, RESCALE_OFF};
 use super::{Entry, Origin, Signs, Sparsify, TaskVectors};
 

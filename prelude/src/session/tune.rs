@@ -48,8 +48,7 @@ impl Merged {
         let models = self.models();
         let data = models.tuning(examples)?;
         let scores = self.score_on(&data)?;
-        let loss = scores.data.values().map(|score| score.loss).sum::<f64>() / scores.data.len().max(1) as f64;
-        Ok(Trial { loss, tokens: data.tokens(models.settings.max_length) })
+        Ok(Trial { loss: scores.mean_loss(), tokens: data.tokens(models.settings.max_length) })
     }
 }
 
