@@ -1,13 +1,13 @@
 //! Ctrl-C: while a verb runs it asks to stop, which training does after the current step; a second
 //! one, or one while nothing runs, ends the program.
 
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use dam_prelude::interrupt;
 
 use crate::render::note;
 
 static RUNNING: AtomicBool = AtomicBool::new(false);
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// The exit status of a program ended by Ctrl-C.
 const STATUS: i32 = 130;
@@ -16,16 +16,11 @@ const STATUS: i32 = 130;
 pub fn install() {
     // Without a handler Ctrl-C still ends the program, so a failure here loses only the courtesy.
     let _ = ctrlc::set_handler(|| {
-        if !RUNNING.load(Ordering::SeqCst) || STOP.swap(true, Ordering::SeqCst) {
+        if !RUNNING.load(Ordering::SeqCst) || interrupt::request() {
             std::process::exit(STATUS);
         }
         note("finishing what is under way; Ctrl-C again ends the program");
     });
-}
-
-/// Whether the verb that runs goes on, or was asked to stop.
-pub fn flow() -> ControlFlow<()> {
-    if STOP.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// While it lives a verb runs, and Ctrl-C asks it to stop instead of ending the program.
@@ -33,7 +28,7 @@ pub struct Running;
 
 impl Running {
     pub fn new() -> Self {
-        STOP.store(false, Ordering::SeqCst);
+        interrupt::clear();
         RUNNING.store(true, Ordering::SeqCst);
         Self
     }

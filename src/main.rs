@@ -1,15 +1,12 @@
 //! The `dam` program: a merge, one verb at a time.
 
 mod cli;
-mod context;
 mod interrupt;
-mod parse;
 mod progress;
 mod render;
 mod repl;
 mod run;
 mod tour;
-mod verbs;
 
 use std::process::ExitCode;
 
@@ -25,7 +22,7 @@ fn main() -> ExitCode {
     let output = render::Output { json: cli.json };
     interrupt::install();
     if !cli.json {
-        progress::watch_downloads();
+        progress::watch();
     }
     let ok = match (cli.commands, cli.action) {
         (Some(_), Some(_)) => {

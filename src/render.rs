@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
+use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
 
-use crate::context::{Refused, Reply};
 
 /// Where replies go.
 #[derive(Clone, Copy)]
@@ -63,8 +63,7 @@ fn printable(text: &str) -> String {
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
-    let library = error.downcast_ref::<dam_prelude::Error>().and_then(dam_prelude::Error::hint);
-    library.or_else(|| error.downcast_ref::<Refused>().map(|r| r.hint.clone()))
+    error.downcast_ref::<dam_prelude::Error>().and_then(dam_prelude::Error::hint)
 }
 
 #[cfg(test)]

@@ -2,11 +2,10 @@
 
 use std::io::{IsTerminal, Read};
 
+use dam_prelude::verbs::{Context, is_complete, statements};
 use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, Result};
 
-use crate::context::Context;
-use crate::parse::{is_complete, statements};
 use crate::render::Output;
 use crate::run::{After, script, statement};
 
@@ -34,7 +33,7 @@ pub fn repl(output: &Output) -> bool {
 
 fn interact(output: &Output) -> Result<()> {
     let mut editor = DefaultEditor::new()?;
-    let mut context = Context { quiet: output.json, ..Context::default() };
+    let mut context = Context::default();
     if !output.json {
         output.say("DAM Lab: merge language models one step at a time. `help` lists the verbs, Ctrl-D leaves.");
     }

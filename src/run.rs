@@ -5,12 +5,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use dam_prelude::Error;
+use dam_prelude::verbs::{self, Context, Reply, Statement, statements};
 
-use crate::context::{Context, Refused, Reply};
 use crate::interrupt::Running;
-use crate::parse::{Statement, statements};
 use crate::render::{Output, note};
-use crate::verbs;
 
 /// What comes after a statement.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,11 +54,11 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> bool {
         Ok(all) => all,
         Err(error) => {
             let hint = "close it; an apostrophe in text needs quotes around it: \"What's new?\"".into();
-            output.error("", &Refused { message: error.to_string(), hint }.into());
+            output.error("", &Error::Refused { message: error.to_string(), hint }.into());
             return false;
         }
     };
-    let mut context = Context { quiet: output.json, ..Context::default() };
+    let mut context = Context::default();
     for each in &all {
         match statement(each, &mut context, output) {
             After::Next => {}

@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use dam_prelude::Error;
+use dam_prelude::verbs::{Context, Statement, statements};
 use dam_prelude::show::{AVERAGE, MERGED};
 use serde_json::Value;
 
-use crate::context::Context;
-use crate::parse::{Statement, statements};
 use crate::render::Output;
 use crate::run;
 
@@ -75,7 +74,7 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
     if directory.symlink_metadata().is_ok() && !force {
         return Err(Error::Exists { path: directory.into() }.into());
     }
-    let mut context = Context { quiet: output.json, ..Context::default() };
+    let mut context = Context::default();
     let mut sentence = String::new();
     for (words, line) in TOUR {
         let mut typed = line.to_owned();

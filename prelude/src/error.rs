@@ -116,6 +116,11 @@ pub enum Error {
     SchemeUnknown { file: PathBuf, scheme: String },
     #[error("device `{device}` is not available: {reason}")]
     Device { device: String, reason: String },
+    /// What a verb does not do.
+    #[error("{message}")]
+    Refused { message: String, hint: String },
+    #[error("stopped: nothing has changed")]
+    Interrupted,
     #[error("{}", first_line(.0))]
     Candle(#[from] candle_core::Error),
 }
@@ -165,6 +170,7 @@ impl Error {
             Error::NoData { source_name } => {
                 return Some(format!("give it the data it was tuned on: data {source_name}=FILE.jsonl"));
             }
+            Error::Refused { hint, .. } => return Some(hint.clone()),
             Error::Unknown { nearest: Some(nearest), .. } => return Some(format!("did you mean `{nearest}`?")),
             Error::Unknown { known, .. } => return Some(format!("known: {known}")),
             Error::BadValue { expected, .. } => return Some(format!("expected {expected}")),

@@ -45,6 +45,8 @@
 //! | [`eval`] | loss, perplexity, exact match |
 //! | [`show`] | reports and tables |
 //! | [`session`] | [`Dam`], the six primitives |
+//! | [`verbs`] | the same, as lines of text |
+//! | `notebook` | what a notebook adds |
 //!
 //! A module uses those above it, never one below.
 
@@ -55,13 +57,17 @@ pub mod coefficients;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod interrupt;
 pub mod methods;
 pub mod model;
+#[cfg(unix)]
+pub mod notebook;
 pub mod objective;
 pub mod ops;
 pub mod session;
 pub mod show;
 pub mod train;
+pub mod verbs;
 
 pub use candle_core;
 pub use candle_core::Tensor;
@@ -72,5 +78,5 @@ pub use coefficients::{
 };
 pub use error::{Error, Result};
 pub use objective::Reduction;
-pub use session::{Bake, Compare, Dam, Evolve, Evolved, Merged, Models, Tried, check_scheme, load};
+pub use session::{Bake, Compare, Dam, Evolve, Evolved, Merged, Models, Tried, check_scheme, latest, load};
 pub use train::{Optimizer, Schedule, Settings};

@@ -17,10 +17,12 @@ mod compare;
 mod evolve;
 mod handle;
 mod inspect;
+mod latest;
 mod merge;
 mod merged;
 mod models;
 mod output;
+mod progress;
 mod saved;
 mod score;
 mod start;
@@ -39,14 +41,18 @@ pub use bake::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
 pub use evolve::{Evolve, Evolved, Tried};
+pub use latest::latest;
 pub use merged::Merged;
 pub use models::{Models, load};
+pub use progress::{Progress, watch};
 
+use self::progress::Task;
 use self::score::Judge;
 use self::teach::Plan;
 use crate::checkpoint::{Kind, Source, Written};
 use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
 use crate::train::{Forecast, Moments, Taught, Teachers, Update, keep_memory};
 
@@ -303,16 +309,19 @@ impl Dam {
     /// As for [`Dam::step`].
     pub fn train_with(&self, steps: usize, mut after: impl FnMut(&StepReport) -> ControlFlow<()>) -> Result<TrainReport> {
         let (start, mut losses, mut stopped, mut lr) = (Instant::now(), Vec::new(), false, 0.0);
+        let mut task = Task::begin("train", Some(steps), Some(self));
         for i in 0..steps {
             let report = self.step()?;
             losses.push(report.total);
             lr = report.lr;
-            if after(&report).is_break() {
+            task.step(|| format!("step {}: loss {:.4}", report.step, report.total), Some(report.total));
+            if after(&report).is_break() || interrupt::requested() {
                 stopped = i + 1 < steps;
                 break;
             }
         }
         let (first, last) = (losses.first().copied().unwrap_or(0.0), losses.last().copied().unwrap_or(0.0));
+        drop(task);
         let seconds = start.elapsed().as_secs_f64();
         Ok(TrainReport { steps: losses.len(), reached: self.steps(), first, last, lr, seconds, stopped, losses })
     }

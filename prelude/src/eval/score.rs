@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Architecture;
 use crate::data::{Batch, Example};
 use crate::error::Result;
+use crate::interrupt;
 use crate::model::{Decoder, Weights, runs};
 use crate::ops::cross_entropy;
 
@@ -55,6 +56,7 @@ pub fn score<W: Weights + ?Sized>(
     let (mut tokens, mut loss, mut questions, mut exact) = (0, 0.0, 0, 0);
     let mut rest = examples;
     while !rest.is_empty() {
+        interrupt::check()?;
         let (chunk, more) = rest.split_at(pack(rest, max_length));
         rest = more;
         let cut: Vec<&[u32]> = chunk.iter().map(|e| &e.ids[..e.ids.len().min(max_length)]).collect();

@@ -8,11 +8,13 @@
 use std::ops::ControlFlow;
 
 use super::evolve::Evolve;
+use super::progress::Task;
 use super::tune::{EXAMPLES, greedy_soup, tuned};
 use super::{Dam, Models};
 use crate::coefficients::Columns;
 use crate::error::{Error, Result};
 use crate::eval::{Cost, measured};
+use crate::interrupt;
 use crate::methods::{GREEDY_SOUP, METHODS, find};
 use crate::show::{Comparison, Contender, Scores};
 
@@ -81,8 +83,9 @@ impl Models {
             ],
             ..Comparison::default()
         };
+        let mut task = Task::begin("compare", Some(contest.methods.len()), None);
         for name in &contest.methods {
-            if watch(name).is_break() {
+            if watch(name).is_break() || interrupt::requested() {
                 table.notes.push(format!("stopped before {name}"));
                 break;
             }
@@ -95,8 +98,13 @@ impl Models {
                     let refused = Some(error.to_string());
                     Contender { method: name.clone(), refused, ..Contender::default() }
                 }
+                Err(Error::Interrupted) => {
+                    table.notes.push(format!("stopped at {name}"));
+                    break;
+                }
                 Err(error) => return Err(error),
             });
+            task.step(|| format!("{name} is done"), None);
         }
         Ok(table)
     }
@@ -139,7 +147,8 @@ impl Models {
     }
 
     fn trained(&self, contest: &Compare, watch: &mut impl FnMut(&str) -> ControlFlow<()>) -> Result<((Dam, String), u64)> {
-        let dam = self.wrap(Columns::default())?;
+        // Not the latest: it is gone when it is scored.
+        let dam = Dam::new(self.clone(), Columns::default().into())?;
         dam.train_with(contest.steps, |step| watch(&format!("{DAM}: step {}", step.step)))?;
         let (said, tokens) = (format!("{} steps", dam.steps()), dam.tokens());
         Ok(((dam, said), tokens))

@@ -11,10 +11,12 @@ use std::path::Path;
 
 use cmaes::{CMAESOptions, DVector};
 
+use super::progress::Task;
 use super::tune::{EXAMPLES, Trial};
 use super::{BASE, Merged, Models};
 use crate::checkpoint::{Written, new_file};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::methods::{Entry, Origin, find};
 use crate::show::EvolveReport;
 
@@ -131,6 +133,11 @@ impl Models {
         }
         let space = Space::new(self, search)?;
         let start = space.start();
+        let mut task = Task::begin("evolve", Some(search.budget), None);
+        let mut watch = |tried: &Tried| {
+            task.step(|| format!("candidate {}: best loss {:.4}", tried.tried, tried.best), Some(tried.best));
+            if interrupt::requested() { ControlFlow::Break(()) } else { watch(tried) }
+        };
         let attempt = |x: &[f64]| -> Result<(String, Merged, Trial)> {
             let recipe = space.recipe(x);
             let merged = self.merge_yaml(recipe.clone())?;

@@ -227,6 +227,6 @@ impl Dam {
             (session.step, session.drawn) = (saved.step, saved.drawn);
             (session.losses, session.scores) = (saved.losses, saved.scores);
         }
-        Ok(dam)
+        Ok(dam.is_latest())
     }
 }

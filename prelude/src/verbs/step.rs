@@ -1,12 +1,13 @@
 //! `step [N]`
 
-use anyhow::Result;
+use std::ops::ControlFlow;
+
+use crate::Result;
 use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, count};
-use crate::context::{Context, Reply, refuse};
-use crate::interrupt;
+use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "step",
@@ -22,7 +23,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let mut last = None;
     let train = context.trainee()?.train_with(steps, |step| {
         last = Some(step.clone());
-        interrupt::flow()
+        ControlFlow::Continue(())
     })?;
     let Some(step) = last else { return refuse("no step was made", format!("usage: {}", VERB.usage)) };
     let stopped = if train.stopped { format!("\nstopped after step {}: everything is kept", step.step) } else { String::new() };

@@ -1,10 +1,10 @@
 //! `quit`
 
-use anyhow::Result;
+use crate::Result;
 use serde_json::json;
 
 use super::Verb;
-use crate::context::{Context, Reply};
+use super::context::{Context, Reply};
 
 pub const VERB: Verb = Verb { name: "quit", usage: "quit", about: "leave; Ctrl-D does too", example: "quit", run };
 

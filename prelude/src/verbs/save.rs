@@ -1,11 +1,11 @@
 //! `save FILE`
 
-use anyhow::Result;
+use crate::Result;
 use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, at_home};
-use crate::context::{Context, Reply};
+use super::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
     name: "save",

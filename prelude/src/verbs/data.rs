@@ -1,11 +1,11 @@
 //! `data NAME=FILE...`
 
-use anyhow::Result;
+use crate::Result;
 use serde_json::{Map, json};
 
 use super::Verb;
 use super::arguments::at_home;
-use crate::context::{Context, Reply, refuse};
+use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "data",
@@ -33,7 +33,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let examples = match &context.dam {
         Some(dam) => dam.data_of(&pairs.iter().map(|(name, file)| (name.as_str(), file.as_str())).collect::<Vec<_>>())?,
         None => {
-            let examples = pairs.iter().map(|(name, file)| models.data(name, file)).collect::<Result<_, _>>()?;
+            let examples = pairs.iter().map(|(name, file)| models.data(name, file)).collect::<Result<_>>()?;
             context.models = models;
             examples
         }

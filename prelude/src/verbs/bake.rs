@@ -1,12 +1,12 @@
 //! `bake DIR`
 
-use anyhow::Result;
-use dam_prelude::Bake;
+use crate::Result;
+use crate::Bake;
 use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, at_home, bytes};
-use crate::context::{Context, Latest, Reply};
+use super::context::{Context, Latest, Reply};
 
 pub const VERB: Verb = Verb {
     name: "bake",

@@ -1,12 +1,12 @@
 //! `open FILE`
 
-use anyhow::Result;
-use dam_prelude::Dam;
+use crate::Result;
+use crate::Dam;
 use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, at_home};
-use crate::context::{Context, Reply};
+use super::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
     name: "open",

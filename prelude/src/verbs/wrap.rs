@@ -1,15 +1,15 @@
 //! `wrap [SCHEME] [f=...] [train=...] [init=...] [bias=...] [base=...] [a setting of the scheme]`
 
-use anyhow::Result;
-use dam_prelude::coefficients::{COLUMNS, SCHEMES, find};
-use dam_prelude::methods::METHODS;
-use dam_prelude::train::choose;
-use dam_prelude::{BiasStart, Error, Init, Kind, Nonlinearity, Options, Wrap};
+use crate::Result;
+use crate::coefficients::{COLUMNS, SCHEMES, find};
+use crate::methods::METHODS;
+use crate::train::choose;
+use crate::{BiasStart, Error, Init, Kind, Nonlinearity, Options, Wrap};
 use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, at_home, is_recipe};
-use crate::context::{Context, Reply};
+use super::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
     name: "wrap",
@@ -28,7 +28,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let builtin = find(arguments.optional(VERB.usage)?.unwrap_or(COLUMNS))?;
     let known = |key: &str| OPTIONS.contains(&key) || builtin.keys.contains(&key);
     if let Some((key, _)) = arguments.pairs.iter().find(|(key, _)| !known(key)) {
-        return Err(dam_prelude::Error::unknown("key", key, OPTIONS.into_iter().chain(builtin.keys.iter().copied())).into());
+        return Err(Error::unknown("key", key, OPTIONS.into_iter().chain(builtin.keys.iter().copied())));
     }
     context.may_discard(arguments.force())?;
     let models = context.current();
@@ -39,7 +39,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             "f" => options.f = choose(key, value, &Nonlinearity::ALL.map(|f| (f.name(), f)))?,
             "train" => {
                 let kinds = [Kind::Linear, Kind::Embedding, Kind::Norm].map(|kind| (kind.name(), kind));
-                options.train = value.split(',').map(|kind| choose(key, kind, &kinds)).collect::<Result<_, _>>()?;
+                options.train = value.split(',').map(|kind| choose(key, kind, &kinds)).collect::<Result<_>>()?;
             }
             "init" => match value {
                 "uniform" => options.init = Init::Uniform,
@@ -60,15 +60,13 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         Some(name) => {
             let known = ["uniform", "random"].into_iter().chain(METHODS.iter().map(|m| m.name));
             if !known.clone().any(|k| k == name) {
-                return Err(Error::unknown("init", name, known).into());
+                return Err(Error::unknown("init", name, known));
             }
             models.wrap_from(how, &models.merge_named(name, &[])?)?
         }
     };
     let report = dam.report();
-    context.dam = Some(dam);
-    context.merged = None;
-    context.saved = 0;
+    context.wrapped(dam);
     let share = report.coefficients as f64 / report.parameters.max(1) as f64;
     Ok(Reply::new(
         &report,

@@ -1,12 +1,11 @@
 //! `train N`
 
-use anyhow::Result;
+use crate::Result;
 use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, count};
-use crate::context::{Context, Reply};
-use crate::progress;
+use super::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
     name: "train",
@@ -19,8 +18,7 @@ pub const VERB: Verb = Verb {
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let steps = count("train", arguments.word(VERB.usage)?)?;
-    let quiet = context.quiet;
-    let report = progress::train(context.trainee()?, steps, quiet)?;
+    let report = context.trainee()?.train(steps)?;
     let json = json!({
         "steps": report.steps, "reached": report.reached, "first": report.first, "last": report.last, "stopped": report.stopped,
     });

@@ -1,7 +1,6 @@
 //! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
-use anyhow::{Result, bail};
-use dam_prelude::{Dam, Merged, Models};
+use crate::{Dam, Error, Merged, Models, Result};
 use serde_json::{Map, Value};
 
 /// The session of one run of `dam`.
@@ -14,8 +13,6 @@ pub struct Context {
     pub merged: Option<Merged>,
     /// The step that the last `save` or `open` kept.
     pub saved: usize,
-    /// Whether progress is shown.
-    pub quiet: bool,
 }
 
 /// What is scored, asked, looked at and baked: what was made last.
@@ -27,6 +24,8 @@ pub enum Latest {
 /// What a verb answers: text for a person, fields for a program.
 pub struct Reply {
     pub text: String,
+    /// The same for a notebook, where it has a form of its own.
+    pub html: Option<String>,
     pub json: Map<String, Value>,
 }
 
@@ -34,21 +33,13 @@ impl Reply {
     /// A reply with the fields of `json`, an object.
     pub fn new(text: impl std::fmt::Display, json: Value) -> Self {
         let json = if let Value::Object(map) = json { map } else { Map::new() };
-        Self { text: text.to_string(), json }
+        Self { text: text.to_string(), html: None, json }
     }
-}
-
-/// An error of the program, with its remedy.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Refused {
-    pub message: String,
-    pub hint: String,
 }
 
 /// Refuses with a message and a hint.
 pub fn refuse<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T> {
-    Err(Refused { message: message.into(), hint: hint.into() }.into())
+    Err(Error::Refused { message: message.into(), hint: hint.into() })
 }
 
 impl Context {
@@ -89,6 +80,13 @@ impl Context {
         }
     }
 
+    /// `dam` is what verbs act on from now on.
+    pub fn wrapped(&mut self, dam: Dam) {
+        self.dam = Some(dam);
+        self.merged = None;
+        self.saved = 0;
+    }
+
     /// An error where no source is loaded.
     ///
     /// # Errors
@@ -112,10 +110,10 @@ impl Context {
     pub fn may_discard(&self, force: bool) -> Result<()> {
         let steps = self.dam.as_ref().map_or(0, Dam::steps);
         if steps > self.saved && !force {
-            bail!(Refused {
-                message: format!("this would discard {} steps of training", steps - self.saved),
-                hint: "save FILE first, then repeat it with --force".into(),
-            });
+            return refuse(
+                format!("this would discard {} steps of training", steps - self.saved),
+                "save FILE first, then repeat it with --force",
+            );
         }
         Ok(())
     }

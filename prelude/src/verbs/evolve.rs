@@ -1,13 +1,14 @@
 //! `evolve [METHOD] [budget=N] [groups=N] [examples=N] [RECIPE.yml]`
 
-use anyhow::Result;
-use dam_prelude::Evolve;
+use std::ops::ControlFlow;
+
+use crate::Result;
+use crate::Evolve;
 use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, count, free, is_recipe};
-use crate::context::{Context, Reply, refuse};
-use crate::progress;
+use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "evolve",
@@ -38,10 +39,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             _ => search.examples = number,
         }
     }
-    let bar = progress::Steps::new(search.budget, context.quiet)?;
-    let evolved = models.evolve(&search, |tried| bar.step(&format!("best loss {:.4}", tried.best)));
-    drop(bar);
-    let evolved = evolved?;
+    let evolved = models.evolve(&search, |_| ControlFlow::Continue(()))?;
     context.merged = Some(evolved.merged.clone());
     let report = &evolved.report;
     let mut fields = json!({

@@ -1,11 +1,11 @@
 //! `eval [FILE]`
 
-use anyhow::Result;
+use crate::Result;
 use serde_json::{Value, json};
 
 use super::Verb;
 use super::arguments::{Arguments, at_home};
-use crate::context::{Context, Latest, Reply};
+use super::context::{Context, Latest, Reply};
 
 pub const VERB: Verb = Verb {
     name: "eval",

@@ -1,11 +1,11 @@
 //! `load [NAME=]SOURCE...`
 
-use anyhow::Result;
+use crate::Result;
 use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, source_at_home};
-use crate::context::{Context, Reply, refuse};
+use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "load",

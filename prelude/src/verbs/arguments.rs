@@ -1,9 +1,9 @@
 //! What verbs share in reading their arguments.
 
-use anyhow::Result;
-use dam_prelude::Error;
+use crate::Result;
+use crate::Error;
 
-use crate::context::refuse;
+use super::context::refuse;
 
 /// Arguments sorted into plain words, `KEY=VALUE` pairs and `--flags`.
 pub struct Arguments<'a> {
@@ -25,7 +25,7 @@ impl<'a> Arguments<'a> {
                     if flags.is_empty() {
                         return refuse(format!("unknown flag `{argument}`"), "this verb takes none");
                     }
-                    return Err(Error::unknown("flag", argument, flags.iter().copied()).into());
+                    return Err(Error::unknown("flag", argument, flags.iter().copied()));
                 }
                 sorted.flags.push(argument);
                 continue;
@@ -36,7 +36,7 @@ impl<'a> Arguments<'a> {
                     return refuse(format!("`{key}` is given twice"), "give it once");
                 }
                 Some((key, value)) if keys.contains(&key) => sorted.pairs.push((key, value)),
-                Some((key, _)) if !keys.is_empty() => return Err(Error::unknown("key", key, keys.iter().copied()).into()),
+                Some((key, _)) if !keys.is_empty() => return Err(Error::unknown("key", key, keys.iter().copied())),
                 _ => sorted.words.push(argument),
             }
         }
@@ -89,7 +89,7 @@ pub fn is_recipe(word: &str) -> bool {
 pub fn free(file: &str) -> Result<String> {
     let file = at_home(file);
     match std::fs::symlink_metadata(&file).is_ok() {
-        true => Err(Error::Exists { path: file.into() }.into()),
+        true => Err(Error::Exists { path: file.into() }),
         false => Ok(file),
     }
 }
@@ -110,7 +110,7 @@ pub fn source_at_home(spec: &str) -> String {
 /// Anything else.
 pub fn count(what: &str, text: &str) -> Result<usize> {
     let n = text.parse().ok().filter(|n| (1..=1_000_000_000).contains(n));
-    Ok(n.ok_or_else(|| Error::bad_value(what, text, "a whole number from 1"))?)
+    n.ok_or_else(|| Error::bad_value(what, text, "a whole number from 1"))
 }
 
 /// A size such as `5GB` or `100MB`.
@@ -123,5 +123,5 @@ pub fn bytes(key: &str, text: &str) -> Result<u64> {
         let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
         number.checked_mul(*factor).filter(|n| *n > 0)
     });
-    Ok(size.ok_or_else(|| Error::bad_value(key, text, "a size such as 5GB or 500MB"))?)
+    size.ok_or_else(|| Error::bad_value(key, text, "a size such as 5GB or 500MB"))
 }

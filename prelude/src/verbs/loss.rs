@@ -1,11 +1,11 @@
 //! `loss`
 
-use anyhow::Result;
+use crate::Result;
 use serde_json::{Map, json};
 
 use super::Verb;
 use super::arguments::Arguments;
-use crate::context::{Context, Reply, refuse};
+use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "loss",

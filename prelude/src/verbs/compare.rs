@@ -1,14 +1,15 @@
 //! `compare [METHOD...] [FILE...]`
 
-use anyhow::Result;
-use dam_prelude::Compare;
-use dam_prelude::show::Comparison;
+use std::ops::ControlFlow;
+
+use crate::Result;
+use crate::Compare;
+use crate::show::Comparison;
 use serde_json::{Value, json};
 
 use super::Verb;
 use super::arguments::{Arguments, at_home, count, free};
-use crate::context::{Context, Reply, refuse};
-use crate::progress;
+use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "compare",
@@ -39,10 +40,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             _ => contest.examples = count(key, value)?,
         }
     }
-    let bar = progress::Steps::unknown(context.quiet)?;
-    let table = context.current().compare(&contest, |what| bar.step(what));
-    drop(bar);
-    let table = table?;
+    let table = context.current().compare(&contest, |_| ControlFlow::Continue(()))?;
     let rows: Vec<Value> = (table.rows.iter())
         .map(|row| {
             json!({

@@ -1,11 +1,11 @@
 //! `generate "PROMPT"`
 
-use anyhow::Result;
+use crate::Result;
 use serde_json::json;
 
 use super::Verb;
 use super::arguments::count;
-use crate::context::{Context, Latest, Reply, refuse};
+use super::context::{Context, Latest, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "generate",

@@ -1,11 +1,11 @@
 //! `help [VERB]`
 
-use anyhow::Result;
+use crate::Result;
 use serde_json::{Value, json};
 
 use super::arguments::Arguments;
 use super::{VERBS, Verb, find};
-use crate::context::{Context, Reply};
+use super::context::{Context, Reply};
 
 pub const VERB: Verb =
     Verb { name: "help", usage: "help [VERB]", about: "all verbs, or one with an example", example: "help train", run };

@@ -1,14 +1,14 @@
 //! `merge METHOD KEY=VALUE... [DIR]`, `merge RECIPE.yml [DIR]`
 
-use anyhow::Result;
-use dam_prelude::methods::{self, GREEDY_SOUP, METHODS};
-use dam_prelude::show::Table;
-use dam_prelude::{Bake, Compare, Error, Merged};
+use crate::Result;
+use crate::methods::{self, GREEDY_SOUP, METHODS};
+use crate::show::Table;
+use crate::{Bake, Compare, Error, Merged};
 use serde_json::{Value, json};
 
 use super::Verb;
 use super::arguments::{Arguments, at_home, bytes, is_recipe};
-use crate::context::{Context, Reply, refuse};
+use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "merge",
@@ -81,7 +81,7 @@ fn soup(context: &Context, parameters: &[(&str, &str)]) -> Result<Merged> {
     for (key, value) in parameters {
         match *key {
             "data" => files = value.split(',').map(at_home).collect(),
-            key => return Err(Error::unknown("key", key, ["data"]).into()),
+            key => return Err(Error::unknown("key", key, ["data"])),
         }
     }
     context.loaded()?;

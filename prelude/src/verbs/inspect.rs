@@ -1,13 +1,13 @@
 //! `inspect [TENSOR or GLOB]`
 
-use anyhow::Result;
-use dam_prelude::show::{Along, TensorDistances};
-use dam_prelude::{Dam, Merged};
+use crate::Result;
+use crate::show::{Along, TensorDistances};
+use crate::{Dam, Merged};
 use serde_json::{Map, Value, json};
 
 use super::Verb;
 use super::arguments::Arguments;
-use crate::context::{Context, Latest, Reply};
+use super::context::{Context, Latest, Reply};
 
 pub const VERB: Verb = Verb {
     name: "inspect",

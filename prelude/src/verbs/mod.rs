@@ -1,8 +1,12 @@
+//! Floor 8: the verbs, which a prompt, a script and a notebook share.
+//!
 //! The table of verbs: name, usage, help, example and function. Help and dispatch come from it.
 
+use crate::Result;
 mod arguments;
 mod bake;
 mod compare;
+mod context;
 mod data;
 mod eval;
 mod evolve;
@@ -13,6 +17,7 @@ mod load;
 mod loss;
 mod merge;
 mod open;
+mod parse;
 mod quit;
 mod save;
 mod set;
@@ -20,10 +25,13 @@ mod step;
 mod train;
 mod wrap;
 
-use anyhow::Result;
-use dam_prelude::Error;
+use crate::Error;
 
-use crate::context::{Context, Reply};
+pub(crate) use context::refuse;
+pub use context::{Context, Latest, Reply};
+pub use parse::{Statement, Unclosed, is_complete, statements};
+
+
 
 /// One verb.
 pub struct Verb {
@@ -64,7 +72,7 @@ pub const VERBS: &[Verb] = &[
 /// An unknown one, with the nearest.
 pub fn find(name: &str) -> Result<&'static Verb> {
     let found = VERBS.iter().find(|v| v.name == name);
-    Ok(found.ok_or_else(|| Error::unknown("verb", name, VERBS.iter().map(|v| v.name)))?)
+    found.ok_or_else(|| Error::unknown("verb", name, VERBS.iter().map(|v| v.name)))
 }
 
 /// Whether the verb ends the session.

@@ -1,13 +1,13 @@
 //! `set [KEY=VALUE...]`
 
-use anyhow::Result;
-use dam_prelude::Error;
-use dam_prelude::show::Table;
-use dam_prelude::train::KEYS;
+use crate::Result;
+use crate::Error;
+use crate::show::Table;
+use crate::train::KEYS;
 use serde_json::{Map, json};
 
 use super::Verb;
-use crate::context::{Context, Reply, refuse};
+use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "set",
@@ -29,7 +29,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             None if given.last().is_some_and(|last| arguments.contains(last)) => {
                 return refuse(format!("`{key}` stands alone"), "settings are written KEY=VALUE, as in lr=1e-3");
             }
-            None => return Err(Error::unknown("key", key, KEYS).into()),
+            None => return Err(Error::unknown("key", key, KEYS)),
         }
         given.push(key.to_owned());
     }

@@ -1,0 +1,82 @@
+//! What is under way, seen in a cell while it runs: a bar with its numbers, the loss curve and the coefficients.
+
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::LIVE;
+use crate::session::Progress;
+
+/// Pictures are at least so far apart.
+const PACE: Duration = Duration::from_millis(300);
+
+/// Characters of a bar.
+const BAR: usize = 30;
+
+/// A task that is shown.
+struct Shown {
+    id: String,
+    begin: Instant,
+    last: Option<Instant>,
+    losses: Vec<(f64, f64)>,
+}
+
+/// A watcher that shows the outermost task.
+pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
+    let tasks: Mutex<(u64, Vec<Shown>)> = Mutex::new((0, Vec::new()));
+    move |progress| {
+        let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, tasks) = &mut *tasks;
+        if progress.done == 0 && !progress.finished {
+            *count += 1;
+            let id = format!("dam-{}-{count}", std::process::id());
+            tasks.push(Shown { id, begin: Instant::now(), last: None, losses: Vec::new() });
+            return;
+        }
+        let outermost = tasks.len() == 1;
+        if let Some(shown) = tasks.last_mut() {
+            shown.losses.extend(progress.loss.map(|loss| (progress.done as f64, loss)));
+            let due = shown.last.unwrap_or(shown.begin).elapsed() > PACE;
+            // What is over before it could be seen is not shown at all.
+            if outermost && (due || progress.finished && shown.last.is_some()) {
+                shown.show(progress);
+                shown.last = Some(Instant::now());
+            }
+        }
+        if progress.finished {
+            tasks.pop();
+        }
+    }
+}
+
+impl Shown {
+    fn show(&self, progress: &Progress<'_>) {
+        let text = self.line(progress);
+        let data = json!({"text/plain": text, "text/html": format!("<pre>{text}</pre>")});
+        println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": data}));
+    }
+
+    /// `train ━━━━━╸      120/200  step 120: loss 0.4312  5.1 steps/s  16 s left`
+    fn line(&self, progress: &Progress<'_>) -> String {
+        let Progress { task, done, total, message, finished, .. } = *progress;
+        let seconds = self.begin.elapsed().as_secs_f64();
+        let mut line = format!("{task} ");
+        let put = |line: &mut String, text: std::fmt::Arguments<'_>| line.write_fmt(text).unwrap_or(());
+        if let Some(total) = total {
+            let full = BAR * done.min(total) / total.max(1);
+            put(&mut line, format_args!("{}{} {done}/{total}", "━".repeat(full), "─".repeat(BAR - full)));
+        }
+        if !message.is_empty() {
+            put(&mut line, format_args!("  {message}"));
+        }
+        if finished {
+            put(&mut line, format_args!("  {seconds:.1} s"));
+        } else if let Some(total) = total {
+            let left = seconds / done.max(1) as f64 * total.saturating_sub(done) as f64;
+            put(&mut line, format_args!("  {:.1} a second  {left:.0} s left", done as f64 / seconds));
+        }
+        line
+    }
+}
