@@ -32,4 +32,7 @@ pub enum Action {
         #[arg(long)]
         force: bool,
     },
+    /// The Jupyter kernel; Jupyter starts it
+    #[command(hide = true)]
+    Kernel { connection_file: PathBuf },
 }

@@ -2,6 +2,8 @@
 
 mod cli;
 mod interrupt;
+#[cfg(feature = "jupyter")]
+mod kernel;
 mod progress;
 mod render;
 mod repl;
@@ -18,6 +20,10 @@ fn main() -> ExitCode {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0") };
     }
+    #[cfg(feature = "jupyter")]
+    if let Some(code) = kernel::hook() {
+        return code;
+    }
     let cli = cli::Cli::parse();
     let output = render::Output { json: cli.json };
     interrupt::install();
@@ -32,7 +38,21 @@ fn main() -> ExitCode {
         (Some(text), None) => run::script(&text, &output),
         (None, Some(cli::Action::Run { file })) => run::file(&file, &output),
         (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
+        (None, Some(cli::Action::Kernel { connection_file })) => kernel(&connection_file, &output),
         (None, None) => repl::repl(&output),
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the kernel, where this program has one.
+fn kernel(connection_file: &std::path::Path, output: &render::Output) -> bool {
+    #[cfg(feature = "jupyter")]
+    let done = kernel::kernel(connection_file);
+    #[cfg(not(feature = "jupyter"))]
+    let done = Err(dam_prelude::Error::Refused {
+        message: format!("this `dam` has no kernel to connect to `{}`", connection_file.display()),
+        hint: "build it with the kernel: cargo install --locked --path . --features jupyter".into(),
+    }
+    .into());
+    done.inspect_err(|error| output.error("kernel", error)).is_ok()
 }

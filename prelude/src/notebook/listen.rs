@@ -3,6 +3,7 @@
 //! ```text
 //! {"op": "begin"}                        a cell begins: no stop is asked for
 //! {"op": "stop"}                         what is under way is to stop
+//! {"op": "flush"}                        what was printed is to be written; {"done": true} answers
 //! {"op": "verb", "line": "train 50"}     a line of verbs, which is answered by
 //!     {"shown": {"text/plain": ...}}     for every verb, and at last
 //!     {"done": true} or {"error": ..., "hint": ...}
@@ -33,6 +34,12 @@ pub fn listen(socket: &OsStr) {
             match message["op"].as_str() {
                 Some("begin") => interrupt::clear(),
                 Some("stop") => drop(interrupt::request()),
+                Some("flush") => {
+                    let _ = std::io::stdout().flush();
+                    if writeln!(stream, "{}", json!({"done": true})).is_err() {
+                        return;
+                    }
+                }
                 Some("verb") => {
                     let Ok(stream) = stream.try_clone() else { return };
                     let line = message["line"].as_str().unwrap_or_default().to_owned();

@@ -1,0 +1,164 @@
+//! The kernel's socket: what the cells write comes in, stops and verbs go out.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+/// How long the cells' process has to answer what takes no time.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Both connections, made anew when the cells' process is.
+pub struct Link {
+    /// To the process between.
+    between: Mutex<Option<UnixStream>>,
+    /// To the prelude in the cells' process.
+    prelude: Mutex<Option<UnixStream>>,
+    /// What the prelude answers; null when it is gone.
+    answers: Mutex<Receiver<Value>>,
+    answer: Sender<Value>,
+    /// The cells' process; 0: none.
+    cells: AtomicU32,
+    asked: AtomicU64,
+}
+
+impl Link {
+    /// Listens at `path`; `said` is called with everything that the cells write.
+    ///
+    /// # Errors
+    /// A place where no socket can be.
+    pub fn listen(path: &Path, said: impl Fn(Value) + Send + Sync + 'static) -> Result<Arc<Self>> {
+        let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        let (answer, answers) = channel();
+        let link = Arc::new(Self {
+            between: Mutex::default(),
+            prelude: Mutex::default(),
+            answers: Mutex::new(answers),
+            answer,
+            cells: AtomicU32::new(0),
+            asked: AtomicU64::new(0),
+        });
+        let said = Arc::new(said);
+        let accepting = Arc::clone(&link);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                let (link, said) = (Arc::clone(&accepting), Arc::clone(&said));
+                std::thread::spawn(move || link.serve(stream, &*said));
+            }
+        });
+        Ok(link)
+    }
+
+    fn serve(&self, stream: UnixStream, said: &(dyn Fn(Value) + Send + Sync)) {
+        let Ok(writing) = stream.try_clone() else { return };
+        let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let messages = &mut lines.by_ref().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        let Some(hello) = messages.next() else { return };
+        if hello["hello"] == "cells" {
+            self.cells.store(hello["pid"].as_u64().unwrap_or(0) as u32, Ordering::SeqCst);
+            *locked(&self.between) = Some(writing);
+            messages.for_each(said);
+            return;
+        }
+        *locked(&self.prelude) = Some(writing);
+        for message in messages.chain([Value::Null]) {
+            // The receiver lives as long as the sender.
+            let _ = self.answer.send(message);
+        }
+    }
+
+    /// Asks that all that was written so far be said: `{"synced": N}` then comes, for the N returned. None where
+    /// there is nobody to ask.
+    pub fn sync(&self) -> Option<u64> {
+        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut between = locked(&self.between);
+        writeln!(between.as_mut()?, "{number}").ok()?;
+        Some(number)
+    }
+
+    /// A cell begins: no stop is asked for.
+    pub fn begin(&self) {
+        self.tell(&json!({"op": "begin"}));
+    }
+
+    /// Asks what is under way to stop.
+    pub fn stop(&self) {
+        self.tell(&json!({"op": "stop"}));
+    }
+
+    /// What was printed without a line end is written.
+    pub fn flush(&self) {
+        let answers = self.asking(&json!({"op": "flush"}));
+        let _ = answers.recv_timeout(PATIENCE);
+    }
+
+    /// Whether the prelude listens.
+    pub fn is_attached(&self) -> bool {
+        locked(&self.prelude).is_some()
+    }
+
+    fn tell(&self, message: &Value) {
+        let mut prelude = locked(&self.prelude);
+        if let Some(stream) = &mut *prelude
+            && writeln!(stream, "{message}").is_err()
+        {
+            *prelude = None;
+        }
+    }
+
+    /// Tells `message`; its answers will be the next.
+    fn asking(&self, message: &Value) -> MutexGuard<'_, Receiver<Value>> {
+        let answers = locked(&self.answers);
+        while answers.try_recv().is_ok() {}
+        self.tell(message);
+        if !self.is_attached() {
+            let _ = self.answer.send(Value::Null);
+        }
+        answers
+    }
+
+    /// Runs a line of verbs, giving what each shows to `shown`. The outer error is one of the connection, the inner
+    /// one of a verb: its message and hint.
+    ///
+    /// # Errors
+    /// The cells' process is gone.
+    pub fn verbs(&self, line: &str, mut shown: impl FnMut(&Value)) -> Result<Result<(), (String, Option<String>)>> {
+        let answers = self.asking(&json!({"op": "verb", "line": line}));
+        loop {
+            let answer = answers.recv()?;
+            if !answer["shown"].is_null() {
+                shown(&answer["shown"]);
+            } else if let Some(message) = answer["error"].as_str() {
+                return Ok(Err((message.to_owned(), answer["hint"].as_str().map(str::to_owned))));
+            } else if answer["done"] == true {
+                return Ok(Ok(()));
+            } else {
+                bail!("the cells' process has ended");
+            }
+        }
+    }
+
+    /// Ends the cells' process.
+    pub fn kill(&self) {
+        let cells = self.cells.swap(0, Ordering::SeqCst);
+        if let Ok(cells) = i32::try_from(cells)
+            && cells > 1
+        {
+            // SAFETY: sends a signal, no more; the process between waits for this process, so its number is not
+            // another's.
+            unsafe { libc::kill(cells, libc::SIGKILL) };
+        }
+        *locked(&self.prelude) = None;
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,349 @@
+//! Jupyter's sockets, and who answers what.
+//!
+//! Cells, completions and documentation wait for each other on one thread; everything else is answered at once, so
+//! that a kernel that runs a cell can be asked, interrupted and ended.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jupyter_protocol::ConnectionInfo;
+use jupyter_protocol::messaging::{
+    CompleteReply, ExecuteInput, ExecuteReply, ExecuteRequest, ExecutionCount, HistoryEntry, HistoryReply, HistoryRequest,
+    InputRequest, InspectReply, InterruptReply, IsCompleteReply, JupyterMessage, JupyterMessageContent, KernelInfoReply,
+    LanguageInfo, ReplyError, ReplyStatus, ShutdownReply, Status, UnknownMessage,
+};
+use jupyter_zmq_client::{
+    RouterRecvConnection, create_kernel_control_connection, create_kernel_heartbeat_connection, create_kernel_iopub_connection,
+    create_kernel_shell_connection, create_kernel_stdin_connection,
+};
+use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::cell::{Cells, complete, inspect};
+use super::code::{Whole, whole};
+use super::engine::Engine;
+use super::link::Link;
+use super::output::{Failure, Output};
+
+/// How long the thread that runs cells has to clean up at the end.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What the parts of the kernel share.
+struct Kernel {
+    cells: Cells,
+    output: Arc<Output>,
+    iopub: UnboundedSender<JupyterMessage>,
+    shell: UnboundedSender<JupyterMessage>,
+    stdin: UnboundedSender<JupyterMessage>,
+    /// What was run, in order.
+    history: Mutex<Vec<String>>,
+    answers: Mutex<Receiver<String>>,
+}
+
+/// Serves the connection that `file` describes, until it is shut down.
+///
+/// # Errors
+/// A file that is not one, ports that are taken.
+pub fn serve(file: &Path, socket: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let info: ConnectionInfo =
+        serde_json::from_str(&text).with_context(|| format!("{} is not a connection file of Jupyter", file.display()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(sockets(&info, socket))
+}
+
+async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
+    let session = uuid();
+    let mut heartbeat = create_kernel_heartbeat_connection(info).await?;
+    let mut iopub_socket = create_kernel_iopub_connection(info, &session).await?;
+    let (mut shell_send, shell) = create_kernel_shell_connection(info, &session).await?.split();
+    let (mut control_send, mut control) = create_kernel_control_connection(info, &session).await?.split();
+    let (mut stdin_send, mut stdin_socket) = create_kernel_stdin_connection(info, &session).await?.split();
+    let (iopub, mut published) = unbounded_channel::<JupyterMessage>();
+    let (shell_out, mut replies): (_, UnboundedReceiver<JupyterMessage>) = unbounded_channel();
+    let (stdin, mut asked): (_, UnboundedReceiver<JupyterMessage>) = unbounded_channel();
+    let (answer, answers) = channel();
+    let (work, jobs) = channel();
+
+    let output = Arc::new(Output::new(iopub.clone()));
+    let said = Arc::clone(&output);
+    let link = Link::listen(socket, move |message| said.take(&message))?;
+    let cells = Cells::new(link, Arc::clone(&output), socket.to_owned());
+    let (history, answers) = (Mutex::default(), Mutex::new(answers));
+    let kernel = Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers });
+    let working = Arc::clone(&kernel);
+    let worker = std::thread::spawn(move || working.work(&jobs));
+
+    tokio::spawn(async move { while heartbeat.single_heartbeat().await.is_ok() {} });
+    tokio::spawn(async move {
+        while let Some(message) = published.recv().await {
+            if iopub_socket.send(message.with_zmq_identities(Vec::new())).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(message) = replies.recv().await {
+            if shell_send.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(message) = asked.recv().await {
+            if stdin_send.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Ok(message) = stdin_socket.read().await {
+            if let JupyterMessageContent::InputReply(reply) = message.content
+                && answer.send(reply.value).is_err()
+            {
+                return;
+            }
+        }
+    });
+    tokio::spawn(hear(Arc::clone(&kernel), shell, work));
+    tokio::spawn(orphaned());
+
+    loop {
+        let Ok(message) = control.read().await else { continue };
+        kernel.status(&message, Status::busy());
+        let (reply, last): (JupyterMessageContent, bool) = match &message.content {
+            JupyterMessageContent::InterruptRequest(_) => {
+                kernel.cells.interrupt();
+                (InterruptReply::new().into(), false)
+            }
+            JupyterMessageContent::ShutdownRequest(request) => {
+                (ShutdownReply { restart: request.restart, ..ShutdownReply::default() }.into(), true)
+            }
+            JupyterMessageContent::KernelInfoRequest(_) => (JupyterMessageContent::KernelInfoReply(Box::new(about())), false),
+            _ => {
+                kernel.status(&message, Status::idle());
+                continue;
+            }
+        };
+        if last {
+            kernel.cells.shut_down();
+            // Its queue is closed with the sockets' tasks; it ends when the cell that was running has.
+            let _ = kernel.shell.send(JupyterMessage::new(Status::idle(), None));
+        }
+        control_send.send(JupyterMessage::new(reply, Some(&message))).await?;
+        kernel.status(&message, Status::idle());
+        if last {
+            break;
+        }
+    }
+    let cleaned = tokio::task::spawn_blocking(move || worker.join().is_ok());
+    let _ = tokio::time::timeout(FAREWELL, cleaned).await;
+    Ok(())
+}
+
+/// Hears what is asked on the shell socket.
+async fn hear(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender<JupyterMessage>) {
+    loop {
+        // What is signed wrongly, or is no message, is not for this kernel.
+        let Ok(message) = shell.read().await else { continue };
+        match kernel.answer(&message) {
+            Some(reply) => {
+                kernel.status(&message, Status::busy());
+                let _ = kernel.shell.send(JupyterMessage::new(reply, Some(&message)));
+                kernel.status(&message, Status::idle());
+            }
+            None if work.send(message).is_err() => return,
+            None => {}
+        }
+    }
+}
+
+/// Ends the kernel when who started it is gone.
+async fn orphaned() {
+    let started = std::os::unix::process::parent_id();
+    if std::env::var_os("JPY_PARENT_PID").is_none() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if std::os::unix::process::parent_id() != started {
+            std::process::exit(0);
+        }
+    }
+}
+
+impl Kernel {
+    fn status(&self, parent: &JupyterMessage, status: Status) {
+        let _ = self.iopub.send(JupyterMessage::new(status, Some(parent)));
+    }
+
+    fn history(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer to what needs no evcxr.
+    fn answer(&self, message: &JupyterMessage) -> Option<JupyterMessageContent> {
+        Some(match &message.content {
+            JupyterMessageContent::KernelInfoRequest(_) => JupyterMessageContent::KernelInfoReply(Box::new(about())),
+            JupyterMessageContent::IsCompleteRequest(request) => match whole(&request.code) {
+                Whole::Yes => IsCompleteReply::complete(),
+                Whole::No(depth) => IsCompleteReply::incomplete("    ".repeat(depth)),
+                Whole::Never => IsCompleteReply::invalid(),
+            }
+            .into(),
+            JupyterMessageContent::HistoryRequest(request) => self.remembered(request).into(),
+            JupyterMessageContent::CommInfoRequest(_) => jupyter_protocol::messaging::CommInfoReply::default().into(),
+            JupyterMessageContent::ExecuteRequest(_)
+            | JupyterMessageContent::CompleteRequest(_)
+            | JupyterMessageContent::InspectRequest(_) => return None,
+            _ => UnknownMessage { msg_type: message.header.msg_type.clone(), ..UnknownMessage::default() }
+                .reply(json!({"status": "error", "ename": "unknown", "evalue": "this kernel does not do that", "traceback": []})),
+        })
+    }
+
+    /// What was run that a front end asks for again.
+    fn remembered(&self, request: &HistoryRequest) -> HistoryReply {
+        let all = self.history().clone();
+        let entries = all.into_iter().enumerate().map(|(i, code)| (i + 1, code));
+        let entries: Vec<(usize, String)> = match request {
+            HistoryRequest::Tail { n, .. } => {
+                let entries: Vec<_> = entries.collect();
+                let first = entries.len().saturating_sub(usize::try_from(*n).unwrap_or(0));
+                entries[first..].to_vec()
+            }
+            HistoryRequest::Range { start, stop, .. } => {
+                let in_range = |i: &usize| *i as i64 >= i64::from(*start) && (*stop == 0 || (*i as i64) < i64::from(*stop));
+                entries.filter(|(i, _)| in_range(i)).collect()
+            }
+            HistoryRequest::Search { pattern, .. } => {
+                let part = pattern.trim_matches('*');
+                entries.filter(|(_, code)| code.contains(part)).collect()
+            }
+        };
+        HistoryReply::new(entries.into_iter().map(|(i, code)| HistoryEntry::Input(0, i, code)).collect())
+    }
+
+    /// Runs what comes, until nothing can come any more.
+    fn work(&self, jobs: &Receiver<JupyterMessage>) {
+        let mut engine = self.cells.start();
+        let mut count = 0;
+        while let Ok(job) = jobs.recv() {
+            let failed = self.job(&mut engine, &job, &mut count);
+            // Cells that were sent together with one that failed are not run.
+            if failed {
+                let waiting: Vec<JupyterMessage> = jobs.try_iter().collect();
+                for job in waiting {
+                    match &job.content {
+                        JupyterMessageContent::ExecuteRequest(_) => self.reply(&job, aborted(count)),
+                        _ => drop(self.job(&mut engine, &job, &mut count)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// One job. Tells whether it failed and what follows is to be given up.
+    fn job(&self, engine: &mut Result<Engine>, job: &JupyterMessage, count: &mut usize) -> bool {
+        match (&job.content, engine) {
+            (JupyterMessageContent::ExecuteRequest(request), engine) => {
+                self.status(job, Status::busy());
+                let failed = self.execute(engine, job, request, count);
+                self.status(job, Status::idle());
+                failed && request.stop_on_error
+            }
+            (JupyterMessageContent::CompleteRequest(request), Ok(engine)) => {
+                let (matches, cursor_start, cursor_end) = complete(engine, &request.code, request.cursor_pos);
+                self.reply(job, CompleteReply { matches, cursor_start, cursor_end, ..CompleteReply::default() });
+                false
+            }
+            (JupyterMessageContent::InspectRequest(request), Ok(engine)) => {
+                let found = inspect(engine, &request.code, request.cursor_pos);
+                let data = found.clone().and_then(|data| serde_json::from_value(data).ok()).unwrap_or_default();
+                self.reply(job, InspectReply { found: found.is_some(), data, ..InspectReply::default() });
+                false
+            }
+            (JupyterMessageContent::CompleteRequest(_), Err(_)) => {
+                self.reply(job, CompleteReply::default());
+                false
+            }
+            _ => {
+                self.reply(job, InspectReply::default());
+                false
+            }
+        }
+    }
+
+    fn reply(&self, to: &JupyterMessage, content: impl Into<JupyterMessageContent>) {
+        let _ = self.shell.send(JupyterMessage::new(content, Some(to)));
+    }
+
+    fn execute(&self, engine: &mut Result<Engine>, job: &JupyterMessage, request: &ExecuteRequest, count: &mut usize) -> bool {
+        if request.store_history && !request.silent {
+            *count += 1;
+            self.history().push(request.code.clone());
+        }
+        let execution_count = ExecutionCount::new(*count);
+        if !request.silent {
+            let input = ExecuteInput { code: request.code.clone(), execution_count };
+            let _ = self.iopub.send(JupyterMessage::new(input, Some(job)));
+        }
+        self.output.begin(job, *count);
+        let ask = |prompt: &str, password: bool| {
+            if !request.allow_stdin {
+                return String::new();
+            }
+            let asked = InputRequest { prompt: prompt.to_owned(), password };
+            let _ = self.stdin.send(JupyterMessage::new(asked, Some(job)));
+            self.answers.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap_or_default()
+        };
+        let done = match engine {
+            Ok(engine) => self.cells.run(engine, &request.code, &ask),
+            Err(error) => Err(Failure::new("error", &format!("{error:#}"), "hint: `dam jupyter doctor` says what is missing")),
+        };
+        let mut reply = ExecuteReply { execution_count, user_expressions: Some(Default::default()), ..ExecuteReply::default() };
+        if let Err(failure) = &done {
+            self.output.failed(failure);
+            reply.status = ReplyStatus::Error;
+            let (ename, evalue, traceback) = (failure.name.clone(), failure.message.clone(), failure.lines.clone());
+            reply.error = Some(Box::new(ReplyError { ename, evalue, traceback }));
+        }
+        self.reply(job, reply);
+        done.is_err()
+    }
+}
+
+fn aborted(count: usize) -> ExecuteReply {
+    let status = ReplyStatus::Aborted;
+    ExecuteReply { status, execution_count: ExecutionCount::new(count), ..ExecuteReply::default() }
+}
+
+fn uuid() -> String {
+    JupyterMessage::new(Status::idle(), None).header.msg_id
+}
+
+/// Who this kernel is.
+fn about() -> KernelInfoReply {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    KernelInfoReply {
+        status: ReplyStatus::Ok,
+        protocol_version: "5.3".into(),
+        implementation: "dam".into(),
+        implementation_version: version.clone(),
+        language_info: LanguageInfo {
+            name: "rust".into(),
+            version,
+            mimetype: Some("text/rust".into()),
+            file_extension: Some(".rs".into()),
+            pygments_lexer: Some("rust".into()),
+            codemirror_mode: Some(jupyter_protocol::messaging::CodeMirrorMode::Simple("rust".into())),
+            nbconvert_exporter: Some("script".into()),
+        },
+        banner: "DAM Lab: merge language models one step at a time. The prelude is in scope; %help lists the verbs.".into(),
+        help_links: Vec::new(),
+        debugger: false,
+        error: None,
+    }
+}
