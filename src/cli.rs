@@ -32,6 +32,18 @@ pub enum Action {
         #[arg(long)]
         force: bool,
     },
+    /// Merge in Jupyter notebooks: install, uninstall, doctor
+    #[cfg(feature = "jupyter")]
+    Jupyter {
+        #[command(subcommand)]
+        action: crate::kernel::Jupyter,
+    },
+    /// Merge in Jupyter notebooks; this program was built without that
+    #[cfg(not(feature = "jupyter"))]
+    Jupyter {
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The Jupyter kernel; Jupyter starts it
     #[command(hide = true)]
     Kernel { connection_file: PathBuf },

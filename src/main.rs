@@ -38,21 +38,25 @@ fn main() -> ExitCode {
         (Some(text), None) => run::script(&text, &output),
         (None, Some(cli::Action::Run { file })) => run::file(&file, &output),
         (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
-        (None, Some(cli::Action::Kernel { connection_file })) => kernel(&connection_file, &output),
+        (None, Some(action @ (cli::Action::Jupyter { .. } | cli::Action::Kernel { .. }))) => {
+            jupyter(&action, &output).inspect_err(|error| output.error("jupyter", error)).is_ok()
+        }
         (None, None) => repl::repl(&output),
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs the kernel, where this program has one.
-fn kernel(connection_file: &std::path::Path, output: &render::Output) -> bool {
-    #[cfg(feature = "jupyter")]
-    let done = kernel::kernel(connection_file);
-    #[cfg(not(feature = "jupyter"))]
-    let done = Err(dam_prelude::Error::Refused {
-        message: format!("this `dam` has no kernel to connect to `{}`", connection_file.display()),
-        hint: "build it with the kernel: cargo install --locked --path . --features jupyter".into(),
+#[cfg(feature = "jupyter")]
+fn jupyter(action: &cli::Action, output: &render::Output) -> anyhow::Result<()> {
+    match action {
+        cli::Action::Jupyter { action } => kernel::jupyter(action, output),
+        cli::Action::Kernel { connection_file } => kernel::kernel(connection_file),
+        _ => Ok(()),
     }
-    .into());
-    done.inspect_err(|error| output.error("kernel", error)).is_ok()
+}
+
+#[cfg(not(feature = "jupyter"))]
+fn jupyter(_: &cli::Action, _: &render::Output) -> anyhow::Result<()> {
+    let (message, hint) = ("this `dam` was built without notebooks", "cargo install --locked --path . --features jupyter");
+    Err(dam_prelude::Error::Refused { message: message.into(), hint: hint.into() }.into())
 }

@@ -24,6 +24,17 @@ impl Output {
         self.line(&Value::Object(object).to_string());
     }
 
+    /// Shows what was done: text for a person, `fields` for a program.
+    #[cfg(feature = "jupyter")]
+    pub fn object(&self, what: &str, text: &str, mut fields: Value) {
+        if self.json {
+            fields["verb"] = json!(what);
+            self.line(&fields.to_string());
+        } else {
+            self.say(text);
+        }
+    }
+
     /// Shows an error: on standard error for a person, on standard output for a program.
     pub fn error(&self, verb: &str, error: &anyhow::Error) {
         let hint = hint(error);

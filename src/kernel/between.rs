@@ -56,7 +56,7 @@ pub fn between() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let socket = std::env::var_os(dam_prelude::notebook::SOCKET).context("there is no socket")?;
     let kernel = UnixStream::connect(socket)?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(super::engine::program()?);
     command.args(std::env::args_os().skip(1)).env(INNER, "1").stdout(Stdio::piped()).stderr(Stdio::piped());
     end_with_parent(&mut command);
     let mut cells = command.spawn()?;

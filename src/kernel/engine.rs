@@ -1,7 +1,7 @@
 //! evcxr, and what it is told before the first cell.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 
@@ -9,14 +9,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use dam_prelude::notebook::SOCKET;
 use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
+use super::cargo::HOME;
 use super::link::Link;
 use super::prepare::{FEATURES, PRELUDE, Workplace, copy_lock, earlier, prepared};
 
 /// What every notebook begins with.
 const BEGIN: &str = "use dam_prelude::*;";
 
-/// What every cells' process begins with.
-const ATTACH: &str = "dam_prelude::notebook::attach();";
+/// What every cells' process begins with. (Without a `?` evcxr would compile the first cell that has one twice.)
+const ATTACH: &str = "dam_prelude::notebook::attach(); Ok::<(), dam_prelude::Error>(())?;";
 
 /// evcxr, with the prelude in scope.
 pub struct Engine {
@@ -111,9 +112,12 @@ pub fn prepare(prepared: &Path) -> Result<()> {
 fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
     // SAFETY: evcxr reads it when it starts, on this thread; nothing else reads or writes the environment.
     unsafe { std::env::set_var("EVCXR_TMPDIR", directory) };
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(program()?);
     if let Some(socket) = socket {
         command.env(SOCKET, socket);
+    }
+    if let Some(home) = std::env::var_os(HOME) {
+        command.env("CARGO_HOME", home);
     }
     command.env(LIBRARY_PATH, library_path(directory)?);
     let (context, outputs) = EvalContext::with_subprocess_command(command).map_err(said).context("evcxr does not start")?;
@@ -125,12 +129,21 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
     // evcxr has built a cell without dependencies, after which cargo forgets what versions they had.
     copy_lock(directory)?;
     let features: Vec<String> = FEATURES.iter().map(|feature| format!("{feature:?}")).collect();
+    let home = std::env::var(HOME).map(|home| format!(":build_env CARGO_HOME={home}\n")).unwrap_or_default();
     let begin = format!(
-        ":dep dam-prelude = {{ path = {PRELUDE:?}, features = [{}] }}\n:opt 0\n:efmt {{:?}}\n{BEGIN}",
+        "{home}:dep dam-prelude = {{ path = {PRELUDE:?}, features = [{}] }}\n:opt 0\n:efmt {{:?}}\n{BEGIN}",
         features.join(", ")
     );
     context.execute(&begin).map_err(said).context("the prelude does not build for cells")?;
     Ok(context)
+}
+
+/// This program, also when its file has been replaced since it was started.
+///
+/// # Errors
+/// A system that does not say.
+pub fn program() -> Result<PathBuf> {
+    if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { Ok(std::env::current_exe()?) }
 }
 
 /// Where the loader looks for dynamic libraries first.

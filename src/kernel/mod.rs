@@ -7,9 +7,13 @@
 //! ```
 
 mod between;
+mod cargo;
 mod cell;
 mod code;
+mod command;
+mod doctor;
 mod engine;
+mod install;
 mod link;
 mod output;
 mod prepare;
@@ -20,9 +24,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+pub use command::{Jupyter, jupyter};
+
 /// Does what this process is for, if evcxr started it: running cells, or standing between. Does not come back then,
 /// or gives how it ended.
 pub fn hook() -> Option<ExitCode> {
+    if cargo::is_cargo() {
+        return Some(cargo::cargo());
+    }
     if between::is_between() {
         return Some(between::between());
     }
@@ -36,5 +45,6 @@ pub fn hook() -> Option<ExitCode> {
 /// A file that cannot be read, ports that are taken.
 pub fn kernel(connection_file: &Path) -> Result<()> {
     let directory = tempfile::tempdir()?;
+    cargo::stand_in(directory.path())?;
     server::serve(connection_file, &directory.path().join("kernel"))
 }

@@ -108,7 +108,7 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
             }
         }
     });
-    tokio::spawn(hear(Arc::clone(&kernel), shell, work));
+    tokio::spawn(hear(Arc::clone(&kernel), shell, work.clone()));
     tokio::spawn(orphaned());
 
     loop {
@@ -130,8 +130,7 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
         };
         if last {
             kernel.cells.shut_down();
-            // Its queue is closed with the sockets' tasks; it ends when the cell that was running has.
-            let _ = kernel.shell.send(JupyterMessage::new(Status::idle(), None));
+            let _ = work.send(None);
         }
         control_send.send(JupyterMessage::new(reply, Some(&message))).await?;
         kernel.status(&message, Status::idle());
@@ -145,7 +144,7 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
 }
 
 /// Hears what is asked on the shell socket.
-async fn hear(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender<JupyterMessage>) {
+async fn hear(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender<Option<JupyterMessage>>) {
     loop {
         // What is signed wrongly, or is no message, is not for this kernel.
         let Ok(message) = shell.read().await else { continue };
@@ -155,7 +154,7 @@ async fn hear(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender
                 let _ = kernel.shell.send(JupyterMessage::new(reply, Some(&message)));
                 kernel.status(&message, Status::idle());
             }
-            None if work.send(message).is_err() => return,
+            None if work.send(Some(message)).is_err() => return,
             None => {}
         }
     }
@@ -226,16 +225,17 @@ impl Kernel {
         HistoryReply::new(entries.into_iter().map(|(i, code)| HistoryEntry::Input(0, i, code)).collect())
     }
 
-    /// Runs what comes, until nothing can come any more.
-    fn work(&self, jobs: &Receiver<JupyterMessage>) {
+    /// Runs what comes, until nothing comes any more.
+    fn work(&self, jobs: &Receiver<Option<JupyterMessage>>) {
         let mut engine = self.cells.start();
         let mut count = 0;
-        while let Ok(job) = jobs.recv() {
+        while let Ok(Some(job)) = jobs.recv() {
             let failed = self.job(&mut engine, &job, &mut count);
             // Cells that were sent together with one that failed are not run.
             if failed {
-                let waiting: Vec<JupyterMessage> = jobs.try_iter().collect();
+                let waiting: Vec<Option<JupyterMessage>> = jobs.try_iter().collect();
                 for job in waiting {
+                    let Some(job) = job else { return };
                     match &job.content {
                         JupyterMessageContent::ExecuteRequest(_) => self.reply(&job, aborted(count)),
                         _ => drop(self.job(&mut engine, &job, &mut count)),

@@ -1,6 +1,9 @@
 //! What whole-program tests share: golden checkpoints to damage, and the program to run.
 #![allow(dead_code)]
 
+#[cfg(feature = "jupyter")]
+pub mod jupyter;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

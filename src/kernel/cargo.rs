@@ -1,0 +1,144 @@
+//! A stand-in for cargo that rust-analyzer asks what a cell depends on.
+//!
+//! evcxr has rust-analyzer find out the types of variables. What cells use of the prelude is made of its own types, of
+//! candle's and of the standard library's; but rust-analyzer would read the source of all its two hundred dependencies
+//! first, and a notebook's first cell would wait for that. So it is told of those few. Cells are built by cargo itself,
+//! with everything.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// The environment variable with the path of cargo itself.
+const REAL: &str = "DAM_CARGO";
+
+/// The environment variable with cargo's own home, which rust-analyzer is not told.
+pub const HOME: &str = "DAM_CARGO_HOME";
+
+/// What the types of cells are made of, beside what a notebook asks for itself with `:dep`.
+const KNOWN: [&str; 3] = ["dam-prelude", "candle-core", "half"];
+
+/// Whether this process was started as cargo.
+pub fn is_cargo() -> bool {
+    std::env::var_os(REAL).is_some()
+        && std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new("cargo")))
+}
+
+/// Has rust-analyzer of this process find a stand-in, which it looks for in the home of cargo first: another home, made
+/// in `directory`. What builds is told of the right one.
+///
+/// # Errors
+/// No compiler, or a directory that may not be written.
+pub fn stand_in(directory: &Path) -> Result<()> {
+    let asked = Command::new("rustc").args(["--print", "sysroot"]).output().context("there is no Rust compiler")?;
+    let sysroot = PathBuf::from(String::from_utf8(asked.stdout)?.trim());
+    // The compiler itself, not what rustup puts in its place to look for it at every call.
+    let tool = |name: &str| {
+        let own = Some(sysroot.join("bin").join(name)).filter(|path| path.is_file());
+        own.or_else(|| super::prepare::on_path(name)).with_context(|| format!("there is no {name}"))
+    };
+    let home = match std::env::var_os("CARGO_HOME") {
+        Some(home) => home.into(),
+        None => dirs::home_dir().context("no home directory is known: set HOME")?.join(".cargo"),
+    };
+    let bin = directory.join("home").join("bin");
+    std::fs::create_dir_all(&bin)?;
+    std::os::unix::fs::symlink(std::env::current_exe()?, bin.join("cargo"))?;
+    std::os::unix::fs::symlink(tool("rustc")?, bin.join("rustc"))?;
+    // SAFETY: no other thread of this process runs yet.
+    unsafe {
+        std::env::set_var(REAL, tool("cargo")?);
+        std::env::set_var(HOME, home);
+        std::env::set_var("CARGO_HOME", directory.join("home"));
+    }
+    Ok(())
+}
+
+/// Does what cargo does, and tells less of what a cell depends on.
+pub fn cargo() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let Some(real) = std::env::var_os(REAL) else { return ExitCode::FAILURE };
+    let mut command = Command::new(&real);
+    command.args(&arguments);
+    if let Some(home) = std::env::var_os(HOME) {
+        command.env("CARGO_HOME", home);
+    }
+    if arguments.first().is_none_or(|first| first != "metadata") {
+        let code = command.status().ok().and_then(|status| status.code()).unwrap_or(1);
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    let Ok(output) = command.stderr(std::process::Stdio::inherit()).output() else { return ExitCode::FAILURE };
+    match serde_json::from_slice(&output.stdout) {
+        Ok(all) => println!("{}", fewer(all)),
+        Err(_) => print!("{}", String::from_utf8_lossy(&output.stdout)),
+    }
+    ExitCode::from(u8::try_from(output.status.code().unwrap_or(1)).unwrap_or(1))
+}
+
+/// The metadata of a workspace without what the prelude depends on, but for what is known of it.
+fn fewer(mut all: Value) -> Value {
+    let name = |package: &Value| package["name"].as_str().unwrap_or_default().to_owned();
+    let is_prelude = |package: &Value| name(package) == KNOWN[0];
+    let packages = all["packages"].as_array().cloned().unwrap_or_default();
+    let Some(prelude) = packages.iter().find(|p| is_prelude(p)).map(|p| p["id"].clone()) else { return all };
+    let known = |id: &Value| packages.iter().any(|p| p["id"] == *id && KNOWN.contains(&name(p).as_str()));
+    let nodes = all["resolve"]["nodes"].as_array().cloned().unwrap_or_default();
+    // Whatever is reached without going through what is known.
+    let mut kept: BTreeSet<String> = BTreeSet::new();
+    let mut waiting: Vec<Value> = all["workspace_members"].as_array().cloned().unwrap_or_default();
+    waiting.push(prelude);
+    let mut nodes_kept = Vec::new();
+    while let Some(id) = waiting.pop() {
+        let Some(node) = nodes.iter().find(|node| node["id"] == id) else { continue };
+        if !kept.insert(id.to_string()) {
+            continue;
+        }
+        let mut node = node.clone();
+        if known(&id) {
+            let is_known = |dep: &Value| known(&dep["pkg"]);
+            let deps: Vec<Value> = node["deps"].as_array().into_iter().flatten().filter(|d| is_known(d)).cloned().collect();
+            node["dependencies"] = deps.iter().map(|dep| dep["pkg"].clone()).collect();
+            node["deps"] = deps.into();
+        }
+        waiting.extend(node["deps"].as_array().into_iter().flatten().map(|dep| dep["pkg"].clone()));
+        nodes_kept.push(node);
+    }
+    let package_kept = |package: &&Value| kept.contains(&package["id"].to_string());
+    all["packages"] = packages.iter().filter(package_kept).cloned().collect();
+    all["resolve"]["nodes"] = nodes_kept.into();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::fewer;
+
+    #[test]
+    fn only_what_the_prelude_depends_on_is_left_out() {
+        let package = |name: &str| json!({"id": name, "name": name});
+        let node = |id: &str, deps: &[&str]| {
+            let deps: Vec<_> = deps.iter().map(|dep| json!({"name": dep, "pkg": dep})).collect();
+            json!({"id": id, "deps": deps, "dependencies": []})
+        };
+        let all = json!({
+            "packages": ["ctx", "dam-prelude", "candle-core", "gemm", "regex", "memchr"].map(package),
+            "workspace_members": ["ctx"],
+            "resolve": {"nodes": [
+                node("ctx", &["dam-prelude", "regex"]), node("dam-prelude", &["candle-core", "gemm"]),
+                node("candle-core", &["gemm"]), node("gemm", &[]), node("regex", &["memchr"]), node("memchr", &[]),
+            ]},
+        });
+        let few = fewer(all);
+        let names: Vec<_> = few["packages"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["ctx", "dam-prelude", "candle-core", "regex", "memchr"]);
+        let nodes = few["resolve"]["nodes"].as_array().unwrap();
+        let prelude = nodes.iter().find(|node| node["id"] == "dam-prelude").unwrap();
+        assert_eq!(prelude["dependencies"], json!(["candle-core"]));
+    }
+}

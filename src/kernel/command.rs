@@ -1,0 +1,60 @@
+//! `dam jupyter`: install, uninstall and doctor.
+
+use anyhow::Result;
+use dam_prelude::Error;
+use serde_json::{Value, json};
+
+use super::doctor::doctor;
+use super::install::{Place, install, uninstall};
+use crate::render::{Output, note};
+
+/// What is done about Jupyter.
+#[derive(clap::Subcommand)]
+pub enum Jupyter {
+    /// Put the kernel into Jupyter, and build the prelude for notebooks once
+    Install {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Take it out again
+    Uninstall {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Say what is missing for notebooks, and how to get it
+    Doctor {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Does it.
+///
+/// # Errors
+/// A place that may not be written, a prelude that does not build, something that is missing.
+pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
+    match action {
+        Jupyter::Install { place } => {
+            let told = || note("building the prelude for notebooks: some minutes, once");
+            let directory = install(place, told)?;
+            let said = format!("{} is a kernel of Jupyter now; open a notebook with: jupyter lab", directory.display());
+            output.object("install", &said, json!({"path": directory}));
+        }
+        Jupyter::Uninstall { place } => {
+            let directory = uninstall(place)?;
+            output.object("uninstall", &format!("{} is removed", directory.display()), json!({"path": directory}));
+        }
+        Jupyter::Doctor { place } => {
+            let findings = doctor(place)?;
+            let lines: Vec<String> = findings.iter().map(super::doctor::Finding::line).collect();
+            let json: Vec<Value> = findings.iter().map(super::doctor::Finding::json).collect();
+            output.object("doctor", &lines.join("\n"), json!({"findings": json}));
+            let missing = findings.iter().filter(|f| f.found.is_none() && !f.optional).count();
+            if missing > 0 {
+                let message = format!("{missing} of what notebooks need is missing");
+                return Err(Error::Refused { message, hint: "the lines above say how to get it".into() }.into());
+            }
+        }
+    }
+    Ok(())
+}

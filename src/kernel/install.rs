@@ -1,0 +1,129 @@
+//! `dam jupyter install` and `uninstall`: the kernel among Jupyter's, and the prelude built for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use dam_prelude::Error;
+use serde_json::{Value, json};
+
+use super::engine::prepare;
+use super::prepare::{cache, prepared};
+
+/// The name Jupyter shows.
+const TITLE: &str = "DAM (Rust)";
+
+/// Two columns that become one, in colours that light and dark pages carry.
+const LOGO: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64">
+<g stroke-width="5" fill="none" stroke-linecap="round">
+<path stroke="#0072b2" d="M16 8v14c0 12 16 10 16 22v12"/><path stroke="#e69f00" d="M48 8v14c0 12-16 10-16 22v12"/>
+</g><circle cx="32" cy="46" r="5" fill="#009e73"/></svg>
+"##;
+
+/// Where Jupyter looks for kernels.
+#[derive(clap::Args)]
+pub struct Place {
+    /// For this person (the default)
+    #[arg(long, conflicts_with = "prefix")]
+    user: bool,
+    /// For the environment at DIR, as a virtual environment is
+    #[arg(long, value_name = "DIR")]
+    prefix: Option<PathBuf>,
+    /// Another name, beside other installations
+    #[arg(long, default_value = "dam")]
+    name: String,
+}
+
+impl Place {
+    /// The directory of the kernel's description.
+    pub fn directory(&self) -> Result<PathBuf> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
+            let hint = "letters, digits, `-`, `_` and `.`, as Jupyter wants";
+            return Err(Error::bad_value("--name", &self.name, hint).into());
+        }
+        let data = match &self.prefix {
+            Some(prefix) => prefix.join("share").join("jupyter"),
+            None => user_data()?,
+        };
+        Ok(data.join("kernels").join(self.name.to_lowercase()))
+    }
+}
+
+/// Jupyter's data directory of this person.
+pub fn user_data() -> Result<PathBuf> {
+    if let Some(directory) = std::env::var_os("JUPYTER_DATA_DIR") {
+        return Ok(directory.into());
+    }
+    let home = dirs::home_dir().context("no home directory is known: set HOME, or use --prefix")?;
+    Ok(match std::env::var_os("XDG_DATA_HOME") {
+        _ if cfg!(target_os = "macos") => home.join("Library").join("Jupyter"),
+        Some(data) => PathBuf::from(data).join("jupyter"),
+        None => home.join(".local").join("share").join("jupyter"),
+    })
+}
+
+/// Builds the prelude for notebooks if that is not done, telling `told` before, and puts the kernel into Jupyter.
+///
+/// # Errors
+/// A prelude that does not build, a place that may not be written, or that holds another kernel.
+pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
+    let directory = place.directory()?;
+    ours(&directory)?;
+    let built = prepared()?;
+    if !built.is_dir() {
+        told();
+        prepare(&built)?;
+    }
+    let parent = directory.parent().context("no place for kernels")?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot write {}", parent.display()))?;
+    let new = tempfile::tempdir_in(parent)?;
+    let title = if place.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", place.name) };
+    let argv = [std::env::current_exe()?.display().to_string(), "kernel".into(), "{connection_file}".into()];
+    let spec = json!({"argv": argv, "display_name": title, "language": "rust", "interrupt_mode": "message"});
+    fs::write(new.path().join("kernel.json"), serde_json::to_string_pretty(&spec)?)?;
+    fs::write(new.path().join("logo-svg.svg"), LOGO)?;
+    readable(new.path())?;
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    fs::rename(new.keep(), &directory)?;
+    Ok(directory)
+}
+
+/// Others may use what is installed for an environment.
+fn readable(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?)
+}
+
+/// Takes the kernel out of Jupyter, and removes what was built for it.
+///
+/// # Errors
+/// No kernel there, or another's.
+pub fn uninstall(place: &Place) -> Result<PathBuf> {
+    let directory = place.directory()?;
+    if !directory.is_dir() {
+        return Err(Error::NotFound { path: directory }.into());
+    }
+    ours(&directory)?;
+    fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+    fs::remove_dir_all(cache()?)?;
+    Ok(directory)
+}
+
+/// An error where the description of another program's kernel is.
+fn ours(directory: &Path) -> Result<()> {
+    let Ok(text) = fs::read_to_string(directory.join("kernel.json")) else {
+        return match directory.exists() {
+            true => Err(Error::NotReplaced { path: directory.to_owned(), what: "a kernel of dam" }.into()),
+            false => Ok(()),
+        };
+    };
+    let spec: Value = serde_json::from_str(&text).unwrap_or_default();
+    let title = spec["display_name"].as_str().unwrap_or_default();
+    match title.starts_with(TITLE) && spec["argv"][1] == "kernel" {
+        true => Ok(()),
+        false => Err(Error::NotReplaced { path: directory.to_owned(), what: "a kernel of dam" }.into()),
+    }
+}

@@ -1,0 +1,257 @@
+//! A kernel of this program, and a client that speaks Jupyter's protocol with it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use jupyter_protocol::ConnectionInfo;
+use jupyter_protocol::connection_info::Transport;
+use jupyter_protocol::messaging::{
+    CompleteRequest, ExecuteRequest, HistoryRequest, InspectRequest, InterruptRequest, IsCompleteRequest, JupyterMessage,
+    JupyterMessageContent, ShutdownRequest,
+};
+use jupyter_zmq_client::{
+    ClientControlConnection, ClientIoPubConnection, ClientShellConnection, create_client_control_connection,
+    create_client_iopub_connection, create_client_shell_connection_with_identity, peer_identity_for_session,
+    peek_ports_with_listeners,
+};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+/// How long anything may take; the prelude may have to be built.
+const PATIENCE: Duration = Duration::from_secs(1500);
+
+/// One output of a cell, as a notebook file has it, with its display id.
+pub type Output = Value;
+
+/// What became of a cell.
+#[derive(Debug, Default)]
+pub struct Cell {
+    pub outputs: Vec<Output>,
+    pub status: String,
+    /// How often each live picture was changed, and when.
+    pub updates: Vec<Instant>,
+    pub seconds: f64,
+}
+
+impl Cell {
+    /// Everything of one kind that it said: `stdout`, `stderr`, `error`, or plain text that was shown.
+    pub fn text(&self, kind: &str) -> String {
+        let text = |output: &Output| match (output["output_type"].as_str(), kind) {
+            (Some("stream"), _) if output["name"] == kind => output["text"].as_str().map(str::to_owned),
+            (Some("error"), "error") => Some(format!("{}: {}\n{}", output["ename"], output["evalue"], output["traceback"])),
+            (Some("execute_result" | "display_data"), "shown") => output["data"]["text/plain"].as_str().map(str::to_owned),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(text).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A kernel that runs.
+pub struct Kernel {
+    runtime: Runtime,
+    pub process: Child,
+    shell: ClientShellConnection,
+    control: ClientControlConnection,
+    iopub: ClientIoPubConnection,
+    _directory: tempfile::TempDir,
+}
+
+/// Where tests keep the prelude that is built for cells: with everything else that is built.
+pub fn cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
+}
+
+/// `dam` as it is to be run for notebooks.
+pub fn dam(directory: &Path) -> Command {
+    let mut command = super::dam(directory);
+    command.env("XDG_CACHE_HOME", cache());
+    command
+}
+
+/// Builds the prelude for cells once; the tests of one program wait for each other.
+pub fn prepare() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        std::fs::create_dir_all(cache()).unwrap();
+        let lock = std::fs::File::create(cache().join("lock")).unwrap();
+        lock.lock().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let output = dam(place.path()).args(["jupyter", "install", "--prefix", "."]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    });
+}
+
+impl Kernel {
+    /// Starts one in `directory`.
+    pub fn start(directory: &Path) -> Self {
+        prepare();
+        let runtime = Runtime::new().unwrap();
+        let files = tempfile::tempdir().unwrap();
+        let (ports, listeners) =
+            runtime.block_on(peek_ports_with_listeners("127.0.0.1".parse().unwrap(), 5)).unwrap();
+        let info = ConnectionInfo {
+            ip: "127.0.0.1".into(),
+            transport: Transport::TCP,
+            shell_port: ports[0],
+            iopub_port: ports[1],
+            stdin_port: ports[2],
+            control_port: ports[3],
+            hb_port: ports[4],
+            key: "a key of the tests".into(),
+            signature_scheme: "hmac-sha256".into(),
+            kernel_name: None,
+        };
+        let file = files.path().join("connection.json");
+        std::fs::write(&file, serde_json::to_string(&info).unwrap()).unwrap();
+        drop(listeners);
+        let process = dam(directory).arg("kernel").arg(&file).spawn().unwrap();
+        let session = "tests";
+        let connected = runtime.block_on(async {
+            // The kernel binds its ports when it has started; the client connects as soon as they are there.
+            for port in &ports {
+                let begin = Instant::now();
+                while tokio::net::TcpStream::connect(("127.0.0.1", *port)).await.is_err() {
+                    assert!(begin.elapsed() < Duration::from_secs(60), "the kernel does not start");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            let identity = peer_identity_for_session(session).unwrap();
+            let shell = create_client_shell_connection_with_identity(&info, session, identity).await.unwrap();
+            let control = create_client_control_connection(&info, session).await.unwrap();
+            let iopub = create_client_iopub_connection(&info, "", session).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            (shell, control, iopub)
+        });
+        let (shell, control, iopub) = connected;
+        Self { runtime, process, shell, control, iopub, _directory: files }
+    }
+
+    fn ask(&mut self, content: impl Into<JupyterMessageContent>) -> JupyterMessage {
+        let message = JupyterMessage::new(content, None);
+        self.runtime.block_on(self.shell.send(message.clone())).unwrap();
+        message
+    }
+
+    /// The content of the next reply.
+    pub fn reply(&mut self) -> Value {
+        let reply = self.runtime.block_on(async { timeout(PATIENCE, self.shell.read()).await }).unwrap().unwrap();
+        json!(reply.content)
+    }
+
+    /// Sends a cell without waiting.
+    pub fn send(&mut self, code: &str) -> JupyterMessage {
+        self.ask(ExecuteRequest::new(code.into()))
+    }
+
+    /// Runs a cell to its end.
+    pub fn run(&mut self, code: &str) -> Cell {
+        self.run_while(code, |_, _| {})
+    }
+
+    /// Runs a cell; `look` is called with the kernel after every message of it.
+    pub fn run_while(&mut self, code: &str, look: impl FnMut(&mut Self, &Cell)) -> Cell {
+        let begin = Instant::now();
+        let request = self.send(code);
+        let mut cell = self.outputs(&request, look);
+        cell.seconds = begin.elapsed().as_secs_f64();
+        cell.status = self.reply()["status"].as_str().unwrap().into();
+        cell
+    }
+
+    /// What a cell that was sent shows, until it is over.
+    pub fn outputs(&mut self, request: &JupyterMessage, mut look: impl FnMut(&mut Self, &Cell)) -> Cell {
+        let mut cell = Cell::default();
+        loop {
+            let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
+            if message.parent_header.as_ref().is_none_or(|parent| parent.msg_id != request.header.msg_id) {
+                continue;
+            }
+            let content = json!(message.content);
+            match message.message_type() {
+                "status" if content["execution_state"] == "idle" => return cell,
+                "status" | "execute_input" => continue,
+                "stream" => match cell.outputs.last_mut() {
+                    Some(last) if last["output_type"] == "stream" && last["name"] == content["name"] => {
+                        let text = last["text"].as_str().unwrap().to_owned() + content["text"].as_str().unwrap();
+                        last["text"] = text.into();
+                    }
+                    _ => cell.outputs.push(json!({"output_type": "stream", "name": content["name"], "text": content["text"]})),
+                },
+                "update_display_data" => {
+                    cell.updates.push(Instant::now());
+                    let id = &content["transient"]["display_id"];
+                    let shown = cell.outputs.iter_mut().find(|output| output["id"] == *id).expect("shown before");
+                    shown["data"] = content["data"].clone();
+                }
+                "display_data" => {
+                    let id = &content["transient"]["display_id"];
+                    cell.outputs.push(json!({"output_type": "display_data", "data": content["data"], "metadata": {}, "id": id}));
+                }
+                "execute_result" => cell.outputs.push(json!({
+                    "output_type": "execute_result", "data": content["data"], "metadata": {},
+                    "execution_count": content["execution_count"],
+                })),
+                "error" => cell.outputs.push(json!({
+                    "output_type": "error", "ename": content["ename"], "evalue": content["evalue"], "traceback": content["traceback"],
+                })),
+                other => panic!("an unexpected {other}"),
+            }
+            look(self, &cell);
+        }
+    }
+
+    /// Interrupts what runs.
+    pub fn interrupt(&mut self) {
+        self.command(InterruptRequest {});
+    }
+
+    fn command(&mut self, content: impl Into<JupyterMessageContent>) {
+        let message = JupyterMessage::new(content, None);
+        self.runtime.block_on(async {
+            self.control.send(message).await.unwrap();
+            timeout(Duration::from_secs(30), self.control.read()).await.unwrap().unwrap();
+        });
+    }
+
+    /// The words that could stand at the end of `code`.
+    pub fn complete(&mut self, code: &str) -> Vec<String> {
+        self.ask(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
+        let reply = self.reply();
+        reply["matches"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The documentation at the end of `code`.
+    pub fn inspect(&mut self, code: &str) -> String {
+        self.ask(InspectRequest { code: code.into(), cursor_pos: code.chars().count(), detail_level: Some(0) });
+        self.reply()["data"]["text/plain"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn is_complete(&mut self, code: &str) -> String {
+        self.ask(IsCompleteRequest { code: code.into() });
+        self.reply()["status"].as_str().unwrap().into()
+    }
+
+    pub fn history(&mut self) -> Value {
+        self.ask(HistoryRequest::Tail { n: 3, output: false, raw: true });
+        self.reply()["history"].clone()
+    }
+
+    /// Shuts it down, and waits for its end.
+    pub fn shut_down(mut self) {
+        self.command(ShutdownRequest { restart: false });
+        let begin = Instant::now();
+        while self.process.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the kernel does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
