@@ -27,7 +27,8 @@ fn descendants(process: u32) -> Vec<u32> {
     let mut found = vec![process];
     let mut next = 0;
     while next < found.len() {
-        found.extend(pairs.iter().filter(|(_, parent)| *parent == found[next]).map(|(child, _)| *child));
+        let parent = found[next];
+        found.extend(pairs.iter().filter(|(_, p)| *p == parent).map(|(child, _)| *child));
         next += 1;
     }
     found.split_off(1)

@@ -13,11 +13,14 @@ use super::cargo::HOME;
 use super::link::Link;
 use super::prepare::{FEATURES, PRELUDE, Workplace, copy_lock, earlier, prepared};
 
-/// What every notebook begins with.
-const BEGIN: &str = "use dam_prelude::*;";
+/// What every notebook begins with. (Without a `?` evcxr would compile the first cell that has one twice.)
+const BEGIN: &str = "use dam_prelude::*; Ok::<(), dam_prelude::Error>(())?;";
 
-/// What every cells' process begins with. (Without a `?` evcxr would compile the first cell that has one twice.)
-const ATTACH: &str = "dam_prelude::notebook::attach(); Ok::<(), dam_prelude::Error>(())?;";
+/// What every cells' process begins with.
+const ATTACH: &str = "dam_prelude::notebook::attach();";
+
+/// What first cells are like: rust-analyzer, having seen it once, is quick.
+const FIRST: &str = "let dam = load([\"\"])?.wrap(Columns::default())?; dam.train(1)?.";
 
 /// evcxr, with the prelude in scope.
 pub struct Engine {
@@ -42,9 +45,14 @@ impl Engine {
         let workplace = Workplace::new()?;
         workplace.fill(&prepared)?;
         let context = context(workplace.path(), Some(socket))?;
-        let mut engine = Self { context, link, _workplace: workplace };
-        engine.attach()?;
+        let engine = Self { context, link, _workplace: workplace };
+        engine.listens()?;
         Ok(engine)
+    }
+
+    /// Makes the first cell quicker, where there is time before it.
+    pub fn warm_up(&mut self) {
+        let _ = self.completions(FIRST, FIRST.len());
     }
 
     /// Makes the cells' process listen, if it does not yet.
@@ -53,6 +61,10 @@ impl Engine {
     /// What evcxr says.
     pub fn attach(&mut self) -> Result<()> {
         self.context.execute(ATTACH).map_err(said)?;
+        self.listens()
+    }
+
+    fn listens(&self) -> Result<()> {
         // It connects on a thread of ours.
         for _ in 0..200 {
             if self.link.is_attached() {
@@ -131,7 +143,7 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
     let features: Vec<String> = FEATURES.iter().map(|feature| format!("{feature:?}")).collect();
     let home = std::env::var(HOME).map(|home| format!(":build_env CARGO_HOME={home}\n")).unwrap_or_default();
     let begin = format!(
-        "{home}:dep dam-prelude = {{ path = {PRELUDE:?}, features = [{}] }}\n:opt 0\n:efmt {{:?}}\n{BEGIN}",
+        "{home}:dep dam-prelude = {{ path = {PRELUDE:?}, features = [{}] }}\n:opt 0\n:efmt {{:?}}\n{BEGIN} {ATTACH}",
         features.join(", ")
     );
     context.execute(&begin).map_err(said).context("the prelude does not build for cells")?;

@@ -4,7 +4,7 @@
 //! that a kernel that runs a cell can be asked, interrupted and ended.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ use super::output::{Failure, Output};
 
 /// How long the thread that runs cells has to clean up at the end.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How long nothing is asked after the start until there is time to warm up.
+const LULL: Duration = Duration::from_millis(300);
 
 /// What the parts of the kernel share.
 struct Kernel {
@@ -229,7 +232,19 @@ impl Kernel {
     fn work(&self, jobs: &Receiver<Option<JupyterMessage>>) {
         let mut engine = self.cells.start();
         let mut count = 0;
-        while let Ok(Some(job)) = jobs.recv() {
+        let mut next = jobs.recv_timeout(LULL);
+        if let (Err(RecvTimeoutError::Timeout), Ok(engine)) = (&next, &mut engine) {
+            engine.warm_up();
+        }
+        loop {
+            let job = match next {
+                Ok(Some(job)) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    next = jobs.recv().map_err(|_| RecvTimeoutError::Disconnected);
+                    continue;
+                }
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => return,
+            };
             let failed = self.job(&mut engine, &job, &mut count);
             // Cells that were sent together with one that failed are not run.
             if failed {
@@ -242,6 +257,7 @@ impl Kernel {
                     }
                 }
             }
+            next = jobs.recv().map_err(|_| RecvTimeoutError::Disconnected);
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 pub struct Context {
     /// Sources, data and settings; once wrapped, the merge has its own.
     pub models: Models,
+    /// The merge in training.
     pub dam: Option<Dam>,
     /// The merge that `merge` made last without writing it, until something else is made.
     pub merged: Option<Merged>,
@@ -17,15 +18,19 @@ pub struct Context {
 
 /// What is scored, asked, looked at and baked: what was made last.
 pub enum Latest {
+    /// The merge in training.
     Dam(Dam),
+    /// One that trains nothing.
     Merged(Merged),
 }
 
 /// What a verb answers: text for a person, fields for a program.
 pub struct Reply {
+    /// For a terminal.
     pub text: String,
     /// The same for a notebook, where it has a form of its own.
     pub html: Option<String>,
+    /// For a program.
     pub json: Map<String, Value>,
 }
 

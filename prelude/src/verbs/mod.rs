@@ -35,12 +35,15 @@ pub use parse::{Statement, Unclosed, is_complete, statements};
 
 /// One verb.
 pub struct Verb {
+    /// What one types.
     pub name: &'static str,
     /// Its arguments.
     pub usage: &'static str,
     /// What it does, in a line.
     pub about: &'static str,
+    /// A line that does it.
     pub example: &'static str,
+    /// Does it, with its arguments.
     pub run: fn(&mut Context, &[String]) -> Result<Reply>,
 }
 

@@ -6,7 +6,9 @@
 /// A verb and its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
+    /// Its first word.
     pub verb: String,
+    /// The other words, without quotation marks.
     pub arguments: Vec<String>,
     /// Where it begins, from 1.
     pub line: usize,
