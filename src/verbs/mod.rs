@@ -13,6 +13,7 @@ mod load;
 mod loss;
 mod merge;
 mod open;
+mod plot;
 mod quit;
 mod save;
 mod set;
@@ -46,6 +47,7 @@ pub const VERBS: &[Verb] = &[
     step::VERB,
     train::VERB,
     inspect::VERB,
+    plot::VERB,
     eval::VERB,
     generate::VERB,
     merge::VERB,
