@@ -317,7 +317,17 @@ impl Dam {
         let losses: Vec<f64> = history.total.iter().map(|(_, loss)| *loss).collect();
         let (first, last) = (losses.first().copied().unwrap_or(0.0), losses.last().copied().unwrap_or(0.0));
         let seconds = start.elapsed().as_secs_f64();
-        Ok(TrainReport { steps: losses.len(), reached: self.steps(), first, last, lr, seconds, stopped, losses, terms: history.terms })
+        Ok(TrainReport {
+            steps: losses.len(),
+            reached: self.steps(),
+            first,
+            last,
+            lr,
+            seconds,
+            stopped,
+            losses,
+            terms: history.terms,
+        })
     }
 
     /// The coefficients of the tensors named or matched by `pattern`: a name, a glob (`*`, `?`), or a

@@ -55,7 +55,7 @@ fn figure(names: Vec<String>, has_base: bool, rows: Vec<String>, values: Vec<Vec
     let conflicts = values.iter().filter_map(|row| row.last()).copied();
     let scales = vec![
         Scale::around("relative distance", n, 0.0, distances),
-        Scale { unit: Unit::Percent, ..Scale::around("of elements have conflicting signs", 1, 0.0, conflicts) },
+        Scale { unit: Unit::Percent, ..Scale::around("share of conflicting signs", 1, 0.0, conflicts) },
     ];
     let columns = [names, vec!["conflicts".into()]].concat();
     let signs = if has_base { format!("what sources add to `{BASE}`") } else { "their weights".into() };
@@ -99,5 +99,43 @@ fn apart(operands: &Operands) -> Apart {
     Apart {
         relative: total.apart.iter().map(|x| if *x == 0.0 { 0.0 } else { relative(*x) }).collect(),
         conflicts: total.conflicts as f64 / operands.elements().max(1) as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::checkpoint::{Kind, TensorSpec, View};
+
+    fn operands(sources: &[[f32; 4]], base: Option<[f32; 4]>) -> Operands {
+        let view = |values: [f32; 4]| View::of(values.iter().flat_map(|x| x.to_le_bytes()).collect(), DType::F32, &[2, 2]);
+        let spec = TensorSpec { name: "w".into(), kind: Kind::Linear, shape: vec![2, 2] };
+        let names = (0..sources.len()).map(|i| format!("s{i}")).collect();
+        Operands::new(spec, names, sources.iter().map(|v| view(*v)).collect(), base.map(view))
+    }
+
+    /// By hand: what is added is (0, -2, 0, 2) and (2, 2, 0, -2), and the base is (1, 0, 0, 1).
+    #[test]
+    fn distances_from_a_base_and_conflicts_of_what_is_added() {
+        let found = apart(&operands(&[[1.0, -2.0, 0.0, 3.0], [3.0, 2.0, 0.0, -1.0]], Some([1.0, 0.0, 0.0, 1.0])));
+        let expected = [(8f64 / 2.0).sqrt(), (12f64 / 2.0).sqrt()];
+        assert!(found.relative.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-12), "{:?}", found.relative);
+        assert_eq!(found.conflicts, 0.5);
+    }
+
+    /// By hand: the average is (2, 0, 0, 1), both are (1, 2, 0, 2) from it, and the weights' signs differ twice.
+    #[test]
+    fn distances_from_the_average_and_conflicts_of_weights() {
+        let found = apart(&operands(&[[1.0, -2.0, 0.0, 3.0], [3.0, 2.0, 0.0, -1.0]], None));
+        assert!(found.relative.iter().all(|x| (x - (9f64 / 5.0).sqrt()).abs() < 1e-12), "{:?}", found.relative);
+        assert_eq!(found.conflicts, 0.5);
+    }
+
+    #[test]
+    fn nothing_but_zeros_is_no_distance() {
+        let found = apart(&operands(&[[0.0; 4], [0.0; 4]], Some([0.0; 4])));
+        assert_eq!((found.relative, found.conflicts), (vec![0.0, 0.0], 0.0));
     }
 }

@@ -22,7 +22,11 @@ fn asked(what: &str) -> Result<(&'static str, &str)> {
     let found = PICTURES.into_iter().find(|known| *known == word);
     let (word, rest) = (found.ok_or_else(|| Error::unknown("picture", word, PICTURES))?, rest.trim());
     if !rest.is_empty() && !["coefficients", "histogram"].contains(&word) {
-        return Err(Error::bad_value(&format!("plot {word}"), rest, "a file that ends in .svg or .png, or nothing: only coefficients and histogram are of one tensor"));
+        return Err(Error::bad_value(
+            &format!("plot {word}"),
+            rest,
+            "a file that ends in .svg or .png, or nothing: only coefficients and histogram are of one tensor",
+        ));
     }
     Ok((word, rest))
 }
@@ -179,21 +183,22 @@ impl Session {
 
     /// How often coefficients of `tensors` fall where, a series a source. Made tensor by tensor.
     fn histogram(&self, tensors: Vec<&MergedTensor>, of: &str) -> Result<Figure> {
-        const BINS: usize = 40;
-        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        let (mut low, mut high, mut count) = (f64::INFINITY, f64::NEG_INFINITY, 0);
         for tensor in &tensors {
             for c in self.values(tensor)?.iter().flatten().filter(|c| c.is_finite()) {
-                (low, high) = (low.min(*c), high.max(*c));
+                (low, high, count) = (low.min(*c), high.max(*c), count + 1);
             }
         }
+        // Few values make few bins, or what is seen is chance.
+        let bins = ((count as f64 / self.sources.len() as f64).sqrt() as usize).clamp(8, 40);
         if high - low < 1e-9 {
             (low, high) = (low - 0.5, high + 0.5);
         }
-        let mut counts = vec![vec![0u64; BINS]; self.sources.len()];
+        let mut counts = vec![vec![0u64; bins]; self.sources.len()];
         for tensor in &tensors {
             for (counts, row) in counts.iter_mut().zip(self.values(tensor)?) {
                 for c in row.iter().filter(|c| c.is_finite()) {
-                    counts[(((c - low) / (high - low) * BINS as f64) as usize).min(BINS - 1)] += 1;
+                    counts[(((c - low) / (high - low) * bins as f64) as usize).min(bins - 1)] += 1;
                 }
             }
         }

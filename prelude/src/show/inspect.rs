@@ -68,7 +68,8 @@ impl Inspection {
             return columns.clone();
         }
         let short = |t: &TensorStats| short_name(&t.name).to_owned();
-        let sources: Vec<String> = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
+        let sources: Vec<String> =
+            self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
         let neutral = 1.0 / sources.len().max(1) as f64;
         let values = self.tensors.iter().map(|t| t.sources.iter().map(|(_, s)| s.mean).collect()).collect();
         let rows = self.tensors.iter().map(short).collect();

@@ -16,16 +16,15 @@ pub(super) fn number(x: f64) -> String {
 /// Three significant digits, for pictures.
 pub(super) fn brief(x: f64) -> String {
     let size = x.abs();
-    let text = match size {
-        0.0 => return "0".into(),
-        size if !(1e-3..1e5).contains(&size) => return format!("{x:.1e}").replace(".0e", "e"),
+    match size {
+        0.0 => "0".into(),
+        size if !(1e-3..1e5).contains(&size) => format!("{x:.1e}").replace(".0e", "e"),
         size if size >= 99.95 => return format!("{x:.0}"),
         size if size >= 9.995 => format!("{x:.1}"),
         size if size >= 0.9995 => format!("{x:.2}"),
         size if size >= 0.01 => format!("{x:.3}"),
         _ => format!("{x:.4}"),
-    };
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    }
 }
 
 pub(super) fn count(n: usize) -> String {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::numbers::{count, number, percent, perplexity};
 use super::{Figure, Table};
+use crate::checkpoint::BASE;
 use crate::eval::Score;
 
 shown_as_table!(Scores, Answer);
@@ -79,7 +80,9 @@ impl Scoreboard {
             let values = data.iter().map(|data| scores.data.get(data).map_or(f64::NAN, value)).collect();
             (name.clone(), values)
         };
-        let series = self.rows.iter().map(row).collect();
+        // The base comes last, so that sources have the colours that they have in other pictures.
+        let (base, others): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(name, _)| name == BASE);
+        let series = others.into_iter().chain(base).map(row).collect();
         match exact {
             true => Figure::bars("exact match", "", data, series).percent(),
             false => Figure::bars("loss", "nats; less is better", data, series),

@@ -90,7 +90,11 @@ pub(super) fn round_step(least: f64) -> f64 {
     step.filter(|s| s.is_finite() && *s > 0.0).unwrap_or(1.0)
 }
 
-/// Whole numbers as such, others in three digits.
+/// Whole numbers as such, others in three digits or fewer.
 pub(super) fn written(x: f64) -> String {
-    if x.fract() == 0.0 && x.abs() < 1e7 { format!("{x:.0}") } else { brief(x) }
+    if x.fract() == 0.0 && x.abs() < 1e7 {
+        return format!("{x:.0}");
+    }
+    let text = brief(x);
+    if text.contains('e') { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
 }

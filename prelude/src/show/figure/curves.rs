@@ -121,7 +121,10 @@ impl Plot<'_> {
 
     /// Draws axes and lines from `top` on; gives where they end.
     pub fn draw(&self, scene: &mut Scene, top: f64, lines: &[Line]) -> f64 {
-        let write = |v: f64| if self.unit == Unit::Percent { self.unit.write(v) } else { written(v) };
+        let write = |v: f64| match self.unit {
+            Unit::Percent => self.unit.write(v).replace(".0%", "%"),
+            Unit::Number => written(v),
+        };
         let ticks = self.y.labels(6, write);
         let widest = ticks.iter().map(|(_, label)| width(label, SMALL)).fold(0.0, f64::max);
         let left = if self.figure.y.is_empty() { 16.0 } else { 30.0 } + widest;
@@ -150,7 +153,7 @@ impl Plot<'_> {
         let mut end = bottom + 22.0;
         if !self.figure.x.is_empty() {
             scene.words(((left + right) / 2.0, end + 6.0), self.figure.x.clone(), Anchor::Middle, Colour::Ink);
-            end += 18.0;
+            end += 14.0;
         }
 
         for (i, line) in lines.iter().enumerate() {

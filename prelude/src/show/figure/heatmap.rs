@@ -65,7 +65,7 @@ impl Scale {
 /// Words that can be read on a cell.
 fn on((r, g, b): (u8, u8, u8)) -> Colour {
     let light = 0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b);
-    if light > 140.0 { Colour::Rgb(20, 20, 20) } else { Colour::Rgb(255, 255, 255) }
+    if light > 120.0 { Colour::Rgb(20, 20, 20) } else { Colour::Rgb(255, 255, 255) }
 }
 
 impl Heatmap {
@@ -102,8 +102,9 @@ impl Heatmap {
         let names: Vec<String> = self.rows.iter().map(|name| shortened(name, SMALL, 230.0)).collect();
         let left = 16.0 + names.iter().map(|name| width(name, SMALL)).fold(0.0, f64::max);
         let gaps = (0..columns).filter(|j| self.begins(*j)).count() as f64 * GAP;
-        let wide = ((WIDTH - 16.0 - left - gaps) / columns as f64).min(110.0);
-        let high = if rows <= 6 && wide < 30.0 { 44.0 } else { (900.0 / rows as f64).clamp(2.0, 19.0) };
+        let wide = ((WIDTH - 16.0 - left - gaps) / columns as f64).min(150.0);
+        let high =
+            if rows <= 6 && wide < 30.0 { 44.0 } else { (900.0 / rows as f64).clamp(2.0, if rows > 24 { 15.0 } else { 19.0 }) };
         let x = |j: usize| left + wide * j as f64 + GAP * (1..=j.min(columns - 1)).filter(|k| self.begins(*k)).count() as f64;
         // Names of columns stand above where all fit, or some of them below.
         let all = wide >= 34.0;
@@ -158,11 +159,18 @@ fn key(scene: &mut Scene, scale: &Scale, left: f64, top: f64) -> f64 {
     const PARTS: usize = 50;
     let middle = top + SMALL / 2.0 + 2.0;
     if scale.high - scale.low <= 1e-12 {
-        let text = format!("{}: {} everywhere", scale.name, scale.unit.write(scale.neutral));
+        let text = format!("{} {} everywhere", scale.name, scale.unit.write(scale.neutral));
+        let text = shortened(&text, SMALL, WIDTH - 8.0 - left);
         scene.words((left, middle), text, Anchor::Left, Colour::Ink);
         return top + SMALL + 8.0;
     }
     let low = scale.unit.write(scale.low);
+    let inside = scale.low < scale.neutral && scale.neutral < scale.high;
+    let neutral = if inside { format!(", {} is neutral", scale.unit.write(scale.neutral)) } else { String::new() };
+    let text = format!("{}  {}{neutral}", scale.unit.write(scale.high), scale.name);
+    // Further left where it would not fit.
+    let takes = width(&low, SMALL) + WIDE + 12.0 + width(&text, SMALL);
+    let left = left.min(WIDTH - 8.0 - takes).max(8.0);
     scene.words((left, middle), low.clone(), Anchor::Left, Colour::Ink);
     let from = left + width(&low, SMALL) + 6.0;
     for part in 0..PARTS {
@@ -171,9 +179,7 @@ fn key(scene: &mut Scene, scale: &Scale, left: f64, top: f64) -> f64 {
         let (r, g, b) = scale.colour(value);
         scene.fill((x(part), middle - 5.0), (x(part + 1), middle + 5.0), Colour::Rgb(r, g, b));
     }
-    let inside = scale.low < scale.neutral && scale.neutral < scale.high;
-    let neutral = if inside { format!(", {} is neutral", scale.unit.write(scale.neutral)) } else { String::new() };
-    let text = format!("{}  {}{neutral}", scale.unit.write(scale.high), scale.name);
+    let text = shortened(&text, SMALL, WIDTH - 14.0 - from - WIDE);
     scene.words((from + WIDE + 6.0, middle), text, Anchor::Left, Colour::Ink);
     top + SMALL + 8.0
 }

@@ -43,7 +43,9 @@ impl Histogram {
         let edge = |i: usize| self.from + (self.to - self.from) * i as f64 / self.bins() as f64;
         let line = |(sign, (name, counts)): (usize, &(String, Vec<u64>))| {
             let steps = Self::shares(counts).into_iter().enumerate();
-            let points = steps.flat_map(|(i, share)| [(edge(i), share), (edge(i + 1), share)]).collect();
+            let mut points: Vec<(f64, f64)> = steps.flat_map(|(i, share)| [(edge(i), share), (edge(i + 1), share)]).collect();
+            points.insert(0, (self.from, 0.0));
+            points.push((self.to, 0.0));
             Line { name: name.clone(), points, sign: Some(sign) }
         };
         let lines: Vec<Line> = self.series.iter().enumerate().map(line).collect();

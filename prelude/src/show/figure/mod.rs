@@ -79,7 +79,7 @@ impl Unit {
     /// A value in about three digits.
     fn write(self, x: f64) -> String {
         match self {
-            Unit::Percent => format!("{:.0}%", 100.0 * x),
+            Unit::Percent => format!("{:.1}%", 100.0 * x),
             Unit::Number => numbers::brief(x),
         }
     }

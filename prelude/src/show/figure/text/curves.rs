@@ -31,7 +31,12 @@ pub(super) fn draw(figure: &Figure, curves: &Curves, room: Room) -> Vec<String> 
     let spacing = if curves.spacing == Spacing::Log { ", logarithmic" } else { "" };
     let what = if figure.y.is_empty() { String::new() } else { format!("{}{spacing}, ", figure.y) };
     if !figure.x.is_empty() {
-        lines.push(format!("{what}over {} {} to {}", figure.x, written(x.low.max(first(curves))), written(x.high.min(last(curves)))));
+        lines.push(format!(
+            "{what}over {} {} to {}",
+            figure.x,
+            written(x.low.max(first(curves))),
+            written(x.high.min(last(curves)))
+        ));
     }
     lines
 }

@@ -5,16 +5,19 @@ use crate::show::figure::Heatmap;
 use crate::show::figure::curves::NOTHING;
 use crate::show::figure::heatmap::Scale;
 
-/// Columns that a value with its shade takes.
-const CELL: usize = 10;
+/// Columns that a value takes at least.
+const CELL: usize = 8;
 
 pub(super) fn draw(figure: &Figure, map: &Heatmap, room: Room) -> Vec<String> {
     if map.rows.is_empty() || map.columns.is_empty() {
         return vec![NOTHING.into()];
     }
-    let side = column(map.rows.iter().map(String::as_str), room, 0.45);
-    let (count, free) = (map.columns.len(), room.width.saturating_sub(side + 1));
-    let mut lines = if free / count >= CELL { values(map, side, (free / count).min(18), room) } else { shades(figure, map, side, room) };
+    let count = map.columns.len();
+    // Names of rows give way to values.
+    let side = column(map.rows.iter().map(String::as_str), room, 0.45).min(room.width.saturating_sub(1 + count * CELL).max(12));
+    let free = room.width.saturating_sub(side + 1);
+    let mut lines =
+        if free / count >= CELL { values(map, side, (free / count).min(18), room) } else { shades(figure, map, side, room) };
     lines.extend(map.scales.iter().flat_map(|scale| wrapped(&key(scale, room), room.width)));
     lines
 }
@@ -35,7 +38,8 @@ fn values(map: &Heatmap, side: usize, wide: usize, room: Room) -> Vec<String> {
         let cell = |j: usize| match (map.value(i, j), map.scale(j)) {
             (Some(value), Some(scale)) => {
                 let shade = shade(scale, value, room.ascii).to_string();
-                right(&format!("{} {}", shade.repeat(2), scale.unit.write(value)), wide)
+                let shades = if wide >= 10 { 2 } else { usize::from(wide >= 9) };
+                right(&format!(" {} {}", shade.repeat(shades), scale.unit.write(value)), wide)
             }
             _ => right("-", wide),
         };
@@ -59,7 +63,11 @@ fn shades(figure: &Figure, map: &Heatmap, side: usize, room: Room) -> Vec<String
     }
     if let (Some(first), Some(last)) = (map.columns.first(), map.columns.last()) {
         let x = if figure.x.is_empty() { "columns" } else { &figure.x };
-        let several = if cells < count { format!(", the mean of about {} a character", (count as f64 / cells as f64).round()) } else { String::new() };
+        let several = if cells < count {
+            format!(", the mean of about {} a character", (count as f64 / cells as f64).round())
+        } else {
+            String::new()
+        };
         lines.extend(wrapped(&format!("{x} {first} to {last}{several}"), room.width));
     }
     lines
