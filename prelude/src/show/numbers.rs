@@ -19,7 +19,7 @@ pub(super) fn brief(x: f64) -> String {
     match size {
         0.0 => "0".into(),
         size if !(1e-3..1e5).contains(&size) => format!("{x:.1e}").replace(".0e", "e"),
-        size if size >= 99.95 => return format!("{x:.0}"),
+        size if size >= 99.95 => format!("{x:.0}"),
         size if size >= 9.995 => format!("{x:.1}"),
         size if size >= 0.9995 => format!("{x:.2}"),
         size if size >= 0.01 => format!("{x:.3}"),

@@ -43,10 +43,15 @@ impl Scale {
         Self { name: name.into(), columns, low, neutral, high, unit: Unit::Number }
     }
 
+    /// Whether all values are neutral, but for rounding.
+    pub(super) fn is_flat(&self) -> bool {
+        self.high - self.low <= 1e-12 + 1e-6 * self.neutral.abs()
+    }
+
     /// How far `x` is from neutral: -1 to 1, as far below as above.
     pub(super) fn place(&self, x: f64) -> f64 {
         let half = (self.high - self.neutral).max(self.neutral - self.low);
-        if half > 1e-12 { ((x - self.neutral) / half).clamp(-1.0, 1.0) } else { 0.0 }
+        if !self.is_flat() { ((x - self.neutral) / half).clamp(-1.0, 1.0) } else { 0.0 }
     }
 
     fn colour(&self, x: f64) -> (u8, u8, u8) {
@@ -158,7 +163,7 @@ fn key(scene: &mut Scene, scale: &Scale, left: f64, top: f64) -> f64 {
     const WIDE: f64 = 150.0;
     const PARTS: usize = 50;
     let middle = top + SMALL / 2.0 + 2.0;
-    if scale.high - scale.low <= 1e-12 {
+    if scale.is_flat() {
         let text = format!("{} {} everywhere", scale.name, scale.unit.write(scale.neutral));
         let text = shortened(&text, SMALL, WIDTH - 8.0 - left);
         scene.words((left, middle), text, Anchor::Left, Colour::Ink);

@@ -37,15 +37,21 @@ fn size(scene: &Scene) -> (u32, u32) {
     ((WIDTH * FINE) as u32, (scene.height * FINE) as u32)
 }
 
-/// How far below its point plotters' bitmap sets the middle of words too little, to their size.
-const SINKS: f64 = 0.22;
+/// What differs between the two.
+struct Hand {
+    /// What text is painted in.
+    ink: (u8, u8, u8),
+    /// How much lower words are set, to their size: in a bitmap their middle is too high.
+    lower: f64,
+    /// Whether a line is painted piece by piece: in a bitmap sharp corners would become spikes.
+    pieces: bool,
+}
 
-/// Paints `scene`, text in `ink`, its words `lower` by that share of their size.
+/// Paints `scene`.
 fn paint<B: DrawingBackend>(
     backend: &mut B,
     scene: &Scene,
-    ink: (u8, u8, u8),
-    lower: f64,
+    Hand { ink, lower, pieces }: Hand,
 ) -> std::result::Result<(), DrawingErrorKind<B::ErrorType>> {
     let at = |(x, y): (f64, f64)| ((x * FINE).round() as i32, (y * FINE).round() as i32);
     let colour = |colour: Colour| match colour {
@@ -59,8 +65,15 @@ fn paint<B: DrawingBackend>(
                 let style = ShapeStyle { color: colour(*c), filled: false, stroke_width: (width * FINE) as u32 };
                 let mut path: Vec<(i32, i32)> = points.iter().map(|p| at(*p)).collect();
                 path.dedup();
-                if path.len() > 1 {
+                if !pieces && path.len() > 1 {
                     backend.draw_path(path, &style)?;
+                    continue;
+                }
+                for (i, piece) in path.windows(2).enumerate() {
+                    if i > 0 && style.stroke_width > 4 {
+                        backend.draw_circle(piece[0], style.stroke_width / 2, &style.color.filled(), true)?;
+                    }
+                    backend.draw_path(piece.iter().copied(), &style)?;
                 }
             }
             Shape::Box { from, to, colour: c } => backend.draw_rect(at(*from), at(*to), &colour(*c).filled(), true)?,
@@ -92,13 +105,16 @@ fn paint<B: DrawingBackend>(
 /// An SVG element; `ink` and `background` are what they are there, `label` is read to the blind.
 fn svg(scene: &Scene, label: &str, ink: &str, how: &str, background: &str) -> String {
     let (mut text, size) = (String::new(), size(scene));
-    let painted = paint(&mut SVGBackend::with_string(&mut text, size), scene, INK, 0.0);
+    let painted = paint(&mut SVGBackend::with_string(&mut text, size), scene, Hand { ink: INK, lower: 0.0, pieces: false });
     debug_assert!(painted.is_ok(), "writing to a string");
     let body = text.split_once('>').map_or("", |(_, body)| body);
     // A quotation mark of a name is escaped: what has one is an attribute. Two of them say what is so anyway.
     let body = body.replace(INK_IN_SVG, &format!("\"{ink}\"")).replace(" opacity=\"1\"", "").replace(" stroke=\"none\"", "");
     let label = super::super::table::escape(label);
-    let head = format!("viewBox=\"0 0 {} {}\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\"", size.0, size.1);
+    let head = format!(
+        "viewBox=\"0 0 {} {}\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" stroke-linejoin=\"round\"",
+        size.0, size.1
+    );
     format!(
         "<svg width=\"{WIDTH}\" height=\"{}\" {head} aria-label=\"{label}\"{how}>\n{background}{}",
         scene.height,
@@ -128,7 +144,8 @@ pub(super) fn png(scene: &Scene) -> Result<Vec<u8>> {
     let (width, height) = size(scene);
     let mut fine = vec![255u8; width as usize * height as usize * 3];
     let backend = BitMapBackend::<plotters::backend::RGBPixel>::with_buffer_and_format(&mut fine, (width, height));
-    paint(&mut backend.map_err(|e| failed(e.to_string()))?, scene, DARK, SINKS).map_err(|e| failed(e.to_string()))?;
+    paint(&mut backend.map_err(|e| failed(e.to_string()))?, scene, Hand { ink: DARK, lower: 0.22, pieces: true })
+        .map_err(|e| failed(e.to_string()))?;
     let (pixels, width, height) = averaged(&fine, width as usize);
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);

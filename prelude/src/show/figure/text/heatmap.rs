@@ -26,7 +26,7 @@ pub(super) fn draw(figure: &Figure, map: &Heatmap, room: Room) -> Vec<String> {
 fn shade(scale: &Scale, value: f64, ascii: bool) -> char {
     const BLOCKS: [char; 5] = ['·', '░', '▒', '▓', '█'];
     const LETTERS: [char; 5] = ['.', ':', '+', '*', '#'];
-    let share = if scale.high - scale.low > 1e-12 { (value - scale.low) / (scale.high - scale.low) } else { 0.0 };
+    let share = if !scale.is_flat() { (value - scale.low) / (scale.high - scale.low) } else { 0.0 };
     let level = (share.clamp(0.0, 1.0) * 4.0).round() as usize;
     if ascii { LETTERS[level] } else { BLOCKS[level] }
 }
@@ -76,7 +76,7 @@ fn shades(figure: &Figure, map: &Heatmap, side: usize, room: Room) -> Vec<String
 /// What the shades of a scale are.
 fn key(scale: &Scale, room: Room) -> String {
     let value = |share: f64| scale.low + share * (scale.high - scale.low);
-    if scale.high - scale.low <= 1e-12 {
+    if scale.is_flat() {
         return format!("{}: {} everywhere", scale.name, scale.unit.write(scale.neutral));
     }
     let one = |i: usize| {
