@@ -1,4 +1,5 @@
-//! Floor 6: what the primitives return, and how it shows itself: text for a terminal, HTML in a notebook.
+//! Floor 6: what the primitives return, and how it shows itself: tables and pictures, as text for a terminal and as
+//! HTML in a notebook.
 
 /// Gives reports that draw themselves as a table their `Display` and `evcxr_display`.
 macro_rules! shown_as_table {

@@ -118,7 +118,8 @@ impl Scene {
             let points = points.iter().map(|(dx, dy)| (x + R * dx, y + R * dy)).collect();
             self.shapes.push(Shape::Polygon { points, colour });
         };
-        match i % 7 {
+        // A colour that comes again has another marker.
+        match (i + i / 7) % 7 {
             0 => polygon(&std::array::from_fn::<_, 16, _>(|k| {
                 let (sin, cos) = (std::f64::consts::TAU * k as f64 / 16.0).sin_cos();
                 (cos, sin)
