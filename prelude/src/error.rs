@@ -114,6 +114,8 @@ pub enum Error {
     BadTensor { tensor: String, reason: String },
     #[error("`{}` was wrapped with the scheme `{scheme}`, which is not built in", file.display())]
     SchemeUnknown { file: PathBuf, scheme: String },
+    #[error("the picture cannot be drawn: {reason}")]
+    Picture { reason: String },
     #[error("device `{device}` is not available: {reason}")]
     Device { device: String, reason: String },
     /// What a verb does not do.
@@ -217,6 +219,7 @@ impl Error {
             Error::SchemeUnknown { scheme, .. } => {
                 return Some(format!("give it the scheme, from a program or a notebook: Dam::open_with(FILE, {scheme})"));
             }
+            Error::Picture { .. } => "write it as .svg instead",
             Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",
             Error::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge | std::io::ErrorKind::QuotaExceeded => {

@@ -43,7 +43,7 @@
 //! | [`methods`] | the ways to merge that train nothing |
 //! | [`train`] | optimisers, schedules, teachers, settings |
 //! | [`eval`] | loss, perplexity, exact match |
-//! | [`show`] | reports and tables |
+//! | [`show`] | reports, tables and pictures |
 //! | [`session`] | [`Dam`], the six primitives |
 //! | [`verbs`] | the same, as lines of text |
 //! | `notebook` | what a notebook adds |

@@ -11,6 +11,7 @@
 //! [`Dam::inspect`] shows what they became; [`Dam::bake`] writes `W`. Read `Session::objective` and
 //! `Session::step` below: the rest is in `session/`, a file a primitive.
 
+mod apart;
 mod bake;
 mod check;
 mod compare;
@@ -22,6 +23,7 @@ mod merge;
 mod merged;
 mod models;
 mod output;
+mod plot;
 mod progress;
 mod saved;
 mod score;
@@ -54,7 +56,7 @@ use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{Forecast, Moments, Taught, Teachers, Update, keep_memory};
+use crate::train::{Forecast, History, Moments, Taught, Teachers, Update, keep_memory};
 
 /// A merge in the making. A handle: clones share one session.
 #[derive(Clone)]
@@ -80,7 +82,7 @@ struct Session {
     drawn: usize,
     /// Tokens that steps ran, as [`Cost`](crate::eval::Cost) counts them.
     ran: u64,
-    losses: Vec<f64>,
+    history: History,
     scores: Option<Scores>,
     /// What is to be said of where the coefficients started, if that was at a merge.
     start: Option<String>,
@@ -190,7 +192,7 @@ impl Session {
         self.moments = moments;
         self.step = step;
         self.drawn += settings.batch_size;
-        self.losses.push(total);
+        self.history.push(step, total, &terms);
         self.scores = None;
         Ok(StepReport { step, total, terms, grad_norm, lr })
     }
@@ -247,7 +249,7 @@ impl Dam {
             step: 0,
             drawn: 0,
             ran: 0,
-            losses: Vec::new(),
+            history: History::default(),
             scores: None,
             start: None,
         }))))
@@ -308,22 +310,33 @@ impl Dam {
     /// # Errors
     /// As for [`Dam::step`].
     pub fn train_with(&self, steps: usize, mut after: impl FnMut(&StepReport) -> ControlFlow<()>) -> Result<TrainReport> {
-        let (start, mut losses, mut stopped, mut lr) = (Instant::now(), Vec::new(), false, 0.0);
+        let (start, mut history, mut stopped, mut lr) = (Instant::now(), History::default(), false, 0.0);
         let mut task = Task::begin("train", Some(steps), Some(self));
         for i in 0..steps {
             let report = self.step()?;
-            losses.push(report.total);
+            history.push(report.step, report.total, &report.terms);
             lr = report.lr;
-            task.step(|| format!("step {}: loss {:.4}", report.step, report.total), Some(report.total));
+            task.step(|| format!("step {}: loss {:.4}", report.step, report.total), Some(report.total), Some(&report));
             if after(&report).is_break() || interrupt::requested() {
                 stopped = i + 1 < steps;
                 break;
             }
         }
+        let losses: Vec<f64> = history.total.iter().map(|(_, loss)| *loss).collect();
         let (first, last) = (losses.first().copied().unwrap_or(0.0), losses.last().copied().unwrap_or(0.0));
         drop(task);
         let seconds = start.elapsed().as_secs_f64();
-        Ok(TrainReport { steps: losses.len(), reached: self.steps(), first, last, lr, seconds, stopped, losses })
+        Ok(TrainReport {
+            steps: losses.len(),
+            reached: self.steps(),
+            first,
+            last,
+            lr,
+            seconds,
+            stopped,
+            losses,
+            terms: history.terms,
+        })
     }
 
     /// The coefficients of the tensors named or matched by `pattern`: a name, a glob (`*`, `?`), or a

@@ -8,6 +8,8 @@ use serde_json::json;
 
 use super::LIVE;
 use crate::session::Progress;
+use crate::show::Figure;
+use crate::train::History;
 
 /// Pictures are at least so far apart.
 const PACE: Duration = Duration::from_millis(300);
@@ -20,7 +22,7 @@ struct Shown {
     id: String,
     begin: Instant,
     last: Option<Instant>,
-    losses: Vec<(f64, f64)>,
+    history: History,
 }
 
 /// A watcher that shows the outermost task.
@@ -32,15 +34,18 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
         if progress.done == 0 && !progress.finished {
             *count += 1;
             let id = format!("dam-{}-{count}", std::process::id());
-            tasks.push(Shown { id, begin: Instant::now(), last: None, losses: Vec::new() });
+            tasks.push(Shown { id, begin: Instant::now(), last: None, history: History::default() });
             return;
         }
         let outermost = tasks.len() == 1;
         if let Some(shown) = tasks.last_mut() {
-            shown.losses.extend(progress.loss.map(|loss| (progress.done as f64, loss)));
+            match (progress.step, progress.loss) {
+                (Some(step), _) => shown.history.push(step.step, step.total, &step.terms),
+                (None, Some(loss)) => shown.history.push(progress.done, loss, &[]),
+                (None, None) => {}
+            }
             let due = shown.last.unwrap_or(shown.begin).elapsed() > PACE;
-            // What is over before it could be seen is not shown at all.
-            if outermost && (due || progress.finished && shown.last.is_some()) {
+            if outermost && (due || progress.finished && shown.history.total.len() > 1) {
                 shown.show(progress);
                 shown.last = Some(Instant::now());
             }
@@ -53,8 +58,14 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
 
 impl Shown {
     fn show(&self, progress: &Progress<'_>) {
-        let text = self.line(progress);
-        let data = json!({"text/plain": text, "text/html": format!("<pre>{text}</pre>")});
+        let line = self.line(progress);
+        // At the end the losses are in what training returns.
+        let losses = (!progress.finished && self.history.total.len() > 1).then(|| Figure::losses(&self.history));
+        let coefficients = progress.dam.and_then(|dam| dam.plot("coefficients").ok());
+        let pictures: Vec<Figure> = losses.into_iter().chain(coefficients).collect();
+        let html: String = pictures.iter().map(Figure::html).collect();
+        let text: String = pictures.iter().map(|picture| format!("\n\n{picture}")).collect();
+        let data = json!({"text/plain": format!("{line}{text}"), "text/html": format!("<pre>{line}</pre>{html}")});
         println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": data}));
     }
 

@@ -86,8 +86,8 @@ impl Session {
         if self.step == 0 {
             line("\nNot trained: this is the merge as it was wrapped.".into());
         }
-        if let (Some(first), Some(last)) = (self.losses.first(), self.losses.last()) {
-            line(format!("\nLoss at step 1: {first:.5}, at step {}: {last:.5}.", self.losses.len()));
+        if let (Some((_, first)), Some((_, last))) = (self.history.total.first(), self.history.total.last()) {
+            line(format!("\nLoss at step 1: {first:.5}, at step {}: {last:.5}.", self.history.total.len()));
         }
         if let Some(scores) = &self.scores {
             let held_out = if scores.held_out { "On held-out data." } else { "On the data that the merge learnt from." };

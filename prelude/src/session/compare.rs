@@ -104,7 +104,7 @@ impl Models {
                 }
                 Err(error) => return Err(error),
             });
-            task.step(|| format!("{name} is done"), None);
+            task.step(|| format!("{name} is done"), None, None);
         }
         Ok(table)
     }

@@ -135,7 +135,7 @@ impl Models {
         let start = space.start();
         let mut task = Task::begin("evolve", Some(search.budget), None);
         let mut watch = |tried: &Tried| {
-            task.step(|| format!("candidate {}: best loss {:.4}", tried.tried, tried.best), Some(tried.best));
+            task.step(|| format!("candidate {}: best loss {:.4}", tried.tried, tried.best), Some(tried.best), None);
             if interrupt::requested() { ControlFlow::Break(()) } else { watch(tried) }
         };
         let attempt = |x: &[f64]| -> Result<(String, Merged, Trial)> {

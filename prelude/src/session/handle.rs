@@ -10,7 +10,7 @@ use crate::checkpoint::{Kind, Written};
 use crate::coefficients::{BiasStart, COLUMNS, Merge, Nonlinearity, Variable};
 use crate::error::{Error, Result};
 use crate::show::{Answer, MERGED, Scoreboard, Scores, WrapReport};
-use crate::train::Settings;
+use crate::train::{History, Settings};
 
 use super::{Dam, Models};
 
@@ -100,6 +100,11 @@ impl Dam {
     /// Steps made so far.
     pub fn steps(&self) -> usize {
         self.session().step
+    }
+
+    /// The loss of every step so far, term by term.
+    pub fn history(&self) -> History {
+        self.session().history.clone()
     }
 
     /// Tokens that its steps have run since it was wrapped or opened; those that go back too count three times.

@@ -12,8 +12,9 @@ use super::Session;
 impl Session {
     pub(super) fn inspect(&self, pattern: &str) -> Result<Inspection> {
         let found = matching(pattern, self.merge.tensors.iter(), |t| &t.spec.name)?;
-        let tensors = found.into_iter().map(|t| self.statistics(t)).collect::<Result<Vec<_>>>()?;
-        Ok(Inspection { tensors })
+        let tensors = found.iter().map(|t| self.statistics(t)).collect::<Result<Vec<_>>>()?;
+        let columns = if let [one] = found.as_slice() { Some(self.columns(one)?) } else { None };
+        Ok(Inspection { tensors, columns })
     }
 
     pub(super) fn statistics(&self, tensor: &MergedTensor) -> Result<TensorStats> {

@@ -1,8 +1,10 @@
 //! What is under way, told to whoever watches: a bar in a terminal, a curve in a notebook.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use super::Dam;
+use crate::show::StepReport;
 
 /// A look at a task: `train`, `evolve` or `compare`.
 #[derive(Clone, Copy)]
@@ -17,11 +19,16 @@ pub struct Progress<'a> {
     pub message: &'a str,
     /// The loss of the last step, in nats.
     pub loss: Option<f64>,
+    /// The step just made, where it trains.
+    pub step: Option<&'a StepReport>,
     /// What trains.
     pub dam: Option<&'a Dam>,
     /// Nothing more will come of it.
     pub finished: bool,
 }
+
+/// How far apart lines of progress are.
+const LINES_APART: Duration = Duration::from_secs(2);
 
 type Watcher = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
 
@@ -44,30 +51,43 @@ pub(super) struct Task<'a> {
 
 impl<'a> Task<'a> {
     pub fn begin(name: &'static str, total: Option<usize>, dam: Option<&'a Dam>) -> Self {
-        let watcher = WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let watcher = WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone().or_else(in_lines);
         let task = Self { name, total, done: 0, dam, watcher };
-        task.tell("", None, false);
+        task.tell("", None, None, false);
         task
     }
 
     /// One more step is done.
-    pub fn step(&mut self, message: impl FnOnce() -> String, loss: Option<f64>) {
+    pub fn step(&mut self, message: impl FnOnce() -> String, loss: Option<f64>, step: Option<&StepReport>) {
         self.done += 1;
         if self.watcher.is_some() {
-            self.tell(&message(), loss, false);
+            self.tell(&message(), loss, step, false);
         }
     }
 
-    fn tell(&self, message: &str, loss: Option<f64>, finished: bool) {
+    fn tell(&self, message: &str, loss: Option<f64>, step: Option<&StepReport>, finished: bool) {
         let Self { name: task, total, done, dam, .. } = *self;
         if let Some(watcher) = &self.watcher {
-            watcher(&Progress { task, done, total, message, loss, dam, finished });
+            watcher(&Progress { task, done, total, message, loss, step, dam, finished });
         }
     }
 }
 
 impl Drop for Task<'_> {
     fn drop(&mut self) {
-        self.tell("", None, true);
+        self.tell("", None, None, true);
     }
+}
+
+/// Under a kernel that is not ours there is no other way: a line now and then.
+fn in_lines() -> Option<Watcher> {
+    std::env::var_os("EVCXR_IS_RUNTIME")?;
+    let last = Mutex::new(Instant::now());
+    Some(Arc::new(move |progress: &Progress<'_>| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if !progress.message.is_empty() && last.elapsed() > LINES_APART {
+            *last = Instant::now();
+            println!("{} {}/{}  {}", progress.task, progress.done, progress.total.unwrap_or(0), progress.message);
+        }
+    }))
 }

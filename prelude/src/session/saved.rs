@@ -49,6 +49,9 @@ struct Saved {
     step: usize,
     drawn: usize,
     losses: Vec<f64>,
+    /// The terms of `losses`, by name and step; files of before they were kept have none.
+    #[serde(default)]
+    terms: Vec<(String, Vec<(usize, f64)>)>,
     scores: Option<Scores>,
 }
 
@@ -103,7 +106,8 @@ impl Session {
             options: self.merge.wrap.options.clone(),
             step: self.step,
             drawn: self.drawn,
-            losses: self.losses.clone(),
+            losses: self.history.total.iter().map(|(_, loss)| *loss).collect(),
+            terms: self.history.terms.clone(),
             scores: self.scores.clone(),
         };
         let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
@@ -225,7 +229,10 @@ impl Dam {
                 variable.value.set(&Tensor::from_vec(c, variable.value.dims(), &Device::Cpu)?)?;
             }
             (session.step, session.drawn) = (saved.step, saved.drawn);
-            (session.losses, session.scores) = (saved.losses, saved.scores);
+            session.scores = saved.scores;
+            let first = (saved.step + 1).saturating_sub(saved.losses.len());
+            session.history.total = saved.losses.into_iter().enumerate().map(|(i, loss)| (first + i, loss)).collect();
+            session.history.terms = saved.terms;
         }
         Ok(dam.is_latest())
     }

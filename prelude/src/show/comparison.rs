@@ -5,12 +5,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::numbers::{bytes, count, percent};
-use super::{Scores, Table};
+use super::{Figure, Scores, Table};
 use crate::checkpoint::{Written, new_file};
 use crate::error::{Error, Result};
 use crate::eval::Cost;
 
-shown_as_table!(Comparison);
+shown_with_picture!(Comparison);
 
 /// One method.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -48,6 +48,22 @@ impl Comparison {
     /// The row of `method`.
     pub fn row(&self, method: &str) -> Option<&Contender> {
         self.rows.iter().find(|row| row.method == method)
+    }
+
+    /// A bar for every method: the mean over data sets of the exact match, or of the loss where there is none.
+    pub fn plot(&self) -> Figure {
+        let exact = self.rows.iter().filter_map(|row| row.scores.as_ref()).any(|s| s.mean_accuracy().is_some());
+        let methods = self.rows.iter().map(|row| row.method.clone()).collect();
+        let values = self.rows.iter().map(|row| row.mean().unwrap_or(f64::NAN)).collect();
+        let series = vec![("mean".to_owned(), values)];
+        match exact {
+            true => Figure::bars("exact match, the mean over data sets", "", methods, series).percent(),
+            false => Figure::bars("loss, the mean over data sets", "nats; less is better", methods, series),
+        }
+    }
+
+    fn picture(&self) -> Option<Figure> {
+        Some(self.plot()).filter(|_| !self.rows.is_empty())
     }
 
     fn table(&self) -> Table {

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::Table;
+use super::{Figure, Table};
 
-shown_as_table!(Inspection, Distances);
+shown_with_picture!(Inspection, Distances);
 
 /// What the coefficients of a tensor differ along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,9 +56,30 @@ pub struct TensorStats {
 pub struct Inspection {
     /// In the order of computation.
     pub tensors: Vec<TensorStats>,
+    /// Of one tensor alone: its coefficients, column by source.
+    #[serde(skip)]
+    pub columns: Option<Figure>,
 }
 
 impl Inspection {
+    /// Of one tensor its coefficients, column by source; of several the mean of each, tensor by source.
+    pub fn plot(&self) -> Figure {
+        if let Some(columns) = &self.columns {
+            return columns.clone();
+        }
+        let short = |t: &TensorStats| short_name(&t.name).to_owned();
+        let sources: Vec<String> =
+            self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
+        let neutral = 1.0 / sources.len().max(1) as f64;
+        let values = self.tensors.iter().map(|t| t.sources.iter().map(|(_, s)| s.mean).collect()).collect();
+        let rows = self.tensors.iter().map(short).collect();
+        Figure::heatmap("coefficients, tensor by tensor", "source", "mean coefficient", rows, sources, values, neutral)
+    }
+
+    fn picture(&self) -> Option<Figure> {
+        Some(self.plot()).filter(|_| !self.tensors.is_empty())
+    }
+
     fn table(&self) -> Table {
         if let [tensor] = self.tensors.as_slice() {
             return one_tensor(tensor);
@@ -77,6 +98,11 @@ impl Inspection {
         }
         table
     }
+}
+
+/// The name of a tensor without what all have.
+pub(crate) fn short_name(name: &str) -> &str {
+    name.trim_start_matches("model.").trim_end_matches(".weight")
 }
 
 fn one_tensor(tensor: &TensorStats) -> Table {
@@ -129,14 +155,36 @@ pub struct Distances {
 }
 
 impl Distances {
-    fn table(&self) -> Table {
-        // Stacked layers come from different sources.
+    /// The sources of all tensors: stacked layers come from different ones.
+    fn sources(&self) -> Vec<&String> {
         let mut names: Vec<&String> = Vec::new();
         for (name, _) in self.tensors.iter().flat_map(|t| &t.sources) {
             if !names.contains(&name) {
                 names.push(name);
             }
         }
+        names
+    }
+
+    /// How far the merge is from each source, tensor by tensor.
+    pub fn plot(&self) -> Figure {
+        let names = self.sources();
+        let of = |t: &TensorDistances, name: &String| {
+            t.sources.iter().find(|(source, _)| source == name).map_or(f64::NAN, |(_, d)| d.relative)
+        };
+        let values = self.tensors.iter().map(|t| names.iter().map(|name| of(t, name)).collect()).collect();
+        let rows = self.tensors.iter().map(|t| short_name(&t.name).to_owned()).collect();
+        let columns = names.into_iter().cloned().collect();
+        let title = format!("distance of the {} merge from each source", self.method);
+        Figure::heatmap(title, "source", "relative distance", rows, columns, values, 0.0)
+    }
+
+    fn picture(&self) -> Option<Figure> {
+        Some(self.plot()).filter(|_| !self.tensors.is_empty())
+    }
+
+    fn table(&self) -> Table {
+        let names = self.sources();
         let title = format!("distance of the {} merge from each source, relative to its size (cosine)", self.method);
         let mut table = Table::new(title, ["tensor"].into_iter().chain(names.iter().map(|name| name.as_str())));
         for tensor in &self.tensors {

@@ -1,4 +1,5 @@
-//! Floor 6: what the primitives return, and how it shows itself: text for a terminal, HTML in a notebook.
+//! Floor 6: what the primitives return, and how it shows itself: tables and pictures, as text for a terminal and as
+//! HTML in a notebook.
 
 /// Gives reports that draw themselves as a table their `Display` and `evcxr_display`.
 macro_rules! shown_as_table {
@@ -15,10 +16,43 @@ macro_rules! shown_as_table {
                 self.table().evcxr_display();
             }
         }
+
+        impl crate::show::Html for $report {
+            fn html(&self) -> String {
+                self.table().html()
+            }
+        }
+    )*};
+}
+
+/// The same for reports that have a picture too, which a cell shows below the table.
+macro_rules! shown_with_picture {
+    ($($report:ty),*) => {$(
+        impl std::fmt::Display for $report {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.table().fmt(f)
+            }
+        }
+
+        impl $report {
+            /// Shows it as the result of an evcxr cell, with its picture.
+            pub fn evcxr_display(&self) {
+                let (table, picture) = (self.table(), self.picture());
+                let (html, text) = picture.map(|p| (p.html(), format!("\n\n{p}"))).unwrap_or_default();
+                crate::show::cell(&format!("{}{html}", table.html()), &format!("{table}{text}"));
+            }
+        }
+
+        impl crate::show::Html for $report {
+            fn html(&self) -> String {
+                format!("{}{}", self.table().html(), self.picture().map(|p| p.html()).unwrap_or_default())
+            }
+        }
     )*};
 }
 
 mod comparison;
+mod figure;
 mod inspect;
 mod load;
 mod merge;
@@ -29,6 +63,8 @@ mod train;
 mod wrap;
 
 pub use comparison::{Comparison, Contender};
+pub use figure::{Bars, Curves, Figure, Heatmap, Histogram, Mark, Scale, Series, Spacing, Unit};
+pub(crate) use inspect::short_name;
 pub use inspect::{Along, Distance, Distances, Inspection, SourceStats, TensorDistances, TensorStats};
 pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};
@@ -36,3 +72,27 @@ pub use scores::{AVERAGE, Answer, MERGED, Scoreboard, Scores};
 pub use table::Table;
 pub use train::{LossReport, StepReport, TrainReport};
 pub use wrap::WrapReport;
+
+/// What has a form for a notebook beside its text.
+pub(crate) trait Html: std::fmt::Display {
+    /// As an HTML fragment.
+    fn html(&self) -> String;
+}
+
+impl Html for Table {
+    fn html(&self) -> String {
+        Table::html(self)
+    }
+}
+
+impl Html for Figure {
+    fn html(&self) -> String {
+        Figure::html(self)
+    }
+}
+
+/// Shows something as an evcxr cell's result: HTML with its text twin.
+fn cell(html: &str, text: &str) {
+    println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
+    println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");
+}

@@ -13,6 +13,20 @@ pub(super) fn number(x: f64) -> String {
     if x != 0.0 && x.abs() < 1e-3 { format!("{x:.3e}") } else { format!("{x:.5}") }
 }
 
+/// Three significant digits, for pictures.
+pub(super) fn brief(x: f64) -> String {
+    let size = x.abs();
+    match size {
+        0.0 => "0".into(),
+        size if !(1e-3..1e5).contains(&size) => format!("{x:.1e}").replace(".0e", "e"),
+        size if size >= 99.95 => format!("{x:.0}"),
+        size if size >= 9.995 => format!("{x:.1}"),
+        size if size >= 0.9995 => format!("{x:.2}"),
+        size if size >= 0.01 => format!("{x:.3}"),
+        _ => format!("{x:.4}"),
+    }
+}
+
 pub(super) fn count(n: usize) -> String {
     let digits = n.to_string();
     let grouped = digits.as_bytes().rchunks(3).rev().map(|c| String::from_utf8_lossy(c).into_owned());

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Table;
 use super::numbers::{count, number, percent, perplexity};
+use super::{Figure, Table};
+use crate::checkpoint::BASE;
 use crate::eval::Score;
 
-shown_as_table!(Scores, Scoreboard, Answer);
+shown_as_table!(Scores, Answer);
+shown_with_picture!(Scoreboard);
 
 /// What `eval` gives: a score for each data set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -67,6 +69,28 @@ impl Scoreboard {
     /// The scores of the row named `name`.
     pub fn row(&self, name: &str) -> Option<&Scores> {
         self.rows.iter().find(|(row, _)| row == name).map(|(_, scores)| scores)
+    }
+
+    /// A bar for every model and data set: the exact match, or the loss where there is none.
+    pub fn plot(&self) -> Figure {
+        let data: Vec<String> = self.rows.first().map(|(_, s)| s.data.keys().cloned().collect()).unwrap_or_default();
+        let exact = self.rows.iter().flat_map(|(_, s)| s.data.values()).any(|s| s.accuracy().is_some());
+        let value = |s: &Score| if exact { s.accuracy().unwrap_or(f64::NAN) } else { s.loss };
+        let row = |(name, scores): &(String, Scores)| {
+            let values = data.iter().map(|data| scores.data.get(data).map_or(f64::NAN, value)).collect();
+            (name.clone(), values)
+        };
+        // The base comes last, so that sources have the colours that they have in other pictures.
+        let (base, others): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(name, _)| name == BASE);
+        let series = others.into_iter().chain(base).map(row).collect();
+        match exact {
+            true => Figure::bars("exact match", "", data, series).percent(),
+            false => Figure::bars("loss", "nats; less is better", data, series),
+        }
+    }
+
+    fn picture(&self) -> Option<Figure> {
+        Some(self.plot()).filter(|_| !self.rows.is_empty())
     }
 
     fn table(&self) -> Table {

@@ -5,6 +5,8 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, LineStyle, TableStyle};
 
+use super::cell;
+
 /// A line under the header, and no other.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
@@ -29,21 +31,29 @@ impl Table {
         Self { title: title.into(), header: header.into_iter().map(Into::into).collect(), ..Default::default() }
     }
 
-    /// The table as an HTML fragment, all text escaped.
+    /// The table as an HTML fragment, all text escaped. It has no colours of its own: it takes those of the page,
+    /// light or dark.
     pub fn html(&self) -> String {
         let cells = |tag: &str, row: &[String]| {
             let cell = |(i, text): (usize, &String)| {
                 let align = if i == 0 { "left" } else { "right" };
-                format!("<{tag} style=\"text-align:{align}\">{text}</{tag}>")
+                format!("<{tag} style=\"text-align:{align};white-space:pre-wrap\">{text}</{tag}>")
             };
             row.iter().enumerate().map(cell).collect::<String>()
         };
         let rows = self.marked(escape, |text| format!("<strong>{text}</strong>"));
         let rows: String = rows.iter().map(|row| format!("<tr>{}</tr>", cells("td", row))).collect();
-        let notes: String = self.notes.iter().map(|note| format!("<p>{}</p>", escape(note))).collect();
+        let note = |note: &String| format!("<p style=\"margin:0.3em 0;opacity:0.8\">{}</p>", escape(note));
+        let notes: String = self.notes.iter().map(note).collect();
         let head = cells("th", &self.header.iter().map(|name| escape(name)).collect::<Vec<_>>());
-        let caption = escape(&self.title);
-        format!("<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}")
+        let caption = match self.title.as_str() {
+            "" => String::new(),
+            title => {
+                let style = "caption-side:top;text-align:left;font-weight:bold;color:inherit;padding:0.3em 0;white-space:nowrap";
+                format!("<caption style=\"{style}\">{}</caption>", escape(title))
+            }
+        };
+        format!("<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}")
     }
 
     /// The table in Markdown, its notes as paragraphs.
@@ -67,12 +77,11 @@ impl Table {
 
     /// Shows the table as an evcxr cell's result, HTML with its text twin.
     pub fn evcxr_display(&self) {
-        println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.html());
-        println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
+        cell(&self.html(), &self.to_string());
     }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -2,10 +2,28 @@
 
 use serde::Serialize;
 
-use super::Table;
 use super::numbers::number;
+use super::{Figure, Series, Table};
+use crate::train::History;
 
-shown_as_table!(LossReport, StepReport, TrainReport);
+shown_with_picture!(LossReport, StepReport, TrainReport);
+
+impl Figure {
+    /// The loss over steps, the total and each of its terms.
+    pub fn losses(history: &History) -> Self {
+        let series = |name: &str, values: &[(usize, f64)]| Series::new(name, values.iter().map(|(step, x)| (*step as f64, *x)));
+        let mut all = vec![Series { is_main: true, ..series("total", &history.total) }];
+        all.extend(history.terms.iter().map(|(name, values)| series(name, values)));
+        Self::curve("loss before each step", "step", "loss", all)
+    }
+
+    /// The terms of a loss, a bar each; none where there is one alone.
+    fn terms(terms: &[(String, f64)]) -> Option<Self> {
+        let groups = terms.iter().map(|(name, _)| name.clone()).collect();
+        let values = terms.iter().map(|(_, x)| *x).collect();
+        (terms.len() > 1).then(|| Self::bars("", "", groups, vec![("loss".into(), values)]))
+    }
+}
 
 /// What `loss` gives: the objective on the batch that the next step will use.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,6 +37,10 @@ pub struct LossReport {
 }
 
 impl LossReport {
+    fn picture(&self) -> Option<Figure> {
+        Figure::terms(&self.terms)
+    }
+
     fn table(&self) -> Table {
         let mut table = Table::new("", ["term", "loss"]);
         table.rows = self.terms.iter().map(|(name, loss)| vec![name.clone(), number(*loss)]).collect();
@@ -44,6 +66,10 @@ pub struct StepReport {
 }
 
 impl StepReport {
+    fn picture(&self) -> Option<Figure> {
+        Figure::terms(&self.terms)
+    }
+
     fn table(&self) -> Table {
         let mut table = Table::new("", ["step", "loss", "gradient norm", "lr"]);
         table.rows.push(vec![self.step.to_string(), number(self.total), number(self.grad_norm), format!("{:e}", self.lr)]);
@@ -70,9 +96,22 @@ pub struct TrainReport {
     pub stopped: bool,
     /// The loss before every step.
     pub losses: Vec<f64>,
+    /// Its terms, by name, with the numbers of the steps.
+    pub terms: Vec<(String, Vec<(usize, f64)>)>,
 }
 
 impl TrainReport {
+    /// The loss over the steps of this call, the total and each of its terms.
+    pub fn plot(&self) -> Figure {
+        let first = (self.reached + 1).saturating_sub(self.losses.len());
+        let total = self.losses.iter().enumerate().map(|(i, loss)| (first + i, *loss)).collect();
+        Figure::losses(&History { total, terms: self.terms.clone() })
+    }
+
+    fn picture(&self) -> Option<Figure> {
+        (self.losses.len() > 1).then(|| self.plot())
+    }
+
     fn table(&self) -> Table {
         let mut table = Table::new("", ["steps", "reached", "first loss", "last loss", "seconds"]);
         let row = [self.steps.to_string(), self.reached.to_string(), number(self.first), number(self.last)];

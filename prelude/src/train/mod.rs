@@ -1,12 +1,14 @@
 //! Floor 5: optimisers, schedules, teachers, the pass up and down the merge, and what they will take.
 
 mod forecast;
+mod history;
 mod optimizer;
 mod pass;
 mod settings;
 mod teacher;
 
 pub use forecast::{Forecast, Load, Recompute, available_bytes, keep_memory};
+pub use history::History;
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
 pub use pass::{How, Pass, Taught};
 pub use settings::{KEYS, Schedule, Settings, Weights, choose};

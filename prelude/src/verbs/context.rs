@@ -1,6 +1,7 @@
 //! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
 use crate::{Dam, Error, Merged, Models, Result};
+use crate::show::Html;
 use serde_json::{Map, Value};
 
 /// The session of one run of `dam`.
@@ -39,6 +40,11 @@ impl Reply {
     pub fn new(text: impl std::fmt::Display, json: Value) -> Self {
         let json = if let Value::Object(map) = json { map } else { Map::new() };
         Self { text: text.to_string(), html: None, json }
+    }
+
+    /// The same of what has a form for a notebook too.
+    pub(super) fn shown(report: &impl Html, json: Value) -> Self {
+        Self { html: Some(report.html()), ..Self::new(report, json) }
     }
 }
 

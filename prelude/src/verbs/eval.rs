@@ -24,7 +24,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             Latest::Dam(dam) => dam.eval(&files)?,
             Latest::Merged(merged) => merged.eval(&files)?,
         };
-        return Ok(Reply::new(&scores, json!({"scores": scores.data, "held_out": scores.held_out})));
+        return Ok(Reply::shown(&scores, json!({"scores": scores.data, "held_out": scores.held_out})));
     }
     let board = match latest {
         Latest::Dam(dam) => dam.scoreboard(&files)?,
@@ -33,5 +33,5 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let rows: Vec<Value> = board.rows.iter().map(|(model, scores)| json!({"model": model, "scores": scores.data})).collect();
     // The merge has the last row.
     let scores = board.rows.last().map(|(_, scores)| scores.clone()).unwrap_or_default();
-    Ok(Reply::new(&board, json!({"scores": scores.data, "held_out": scores.held_out, "rows": rows})))
+    Ok(Reply::shown(&board, json!({"scores": scores.data, "held_out": scores.held_out, "rows": rows})))
 }

@@ -34,7 +34,7 @@ fn distances(merged: &Merged, pattern: &str) -> Result<Reply> {
         json!({"name": t.name, "kind": t.kind, "sources": sources})
     };
     let tensors: Vec<Value> = report.tensors.iter().map(one).collect();
-    Ok(Reply::new(&report, json!({"method": report.method, "tensors": tensors})))
+    Ok(Reply::shown(&report, json!({"method": report.method, "tensors": tensors})))
 }
 
 fn coefficients(dam: &Dam, pattern: &str) -> Result<Reply> {
@@ -52,5 +52,5 @@ fn coefficients(dam: &Dam, pattern: &str) -> Result<Reply> {
             })
         })
         .collect();
-    Ok(Reply::new(&report, json!({"tensors": tensors})))
+    Ok(Reply::shown(&report, json!({"tensors": tensors})))
 }

@@ -21,5 +21,5 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     }
     let report = context.dam()?.loss()?;
     let terms: Map<_, _> = report.terms.iter().map(|(name, x)| (name.clone(), json!(x))).collect();
-    Ok(Reply::new(&report, json!({"total": report.total, "terms": terms, "notes": report.notes})))
+    Ok(Reply::shown(&report, json!({"total": report.total, "terms": terms, "notes": report.notes})))
 }

@@ -71,7 +71,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         }
         None => context.merged = Some(merged),
     }
-    Ok(Reply::new(&report, fields))
+    Ok(Reply::shown(&report, fields))
 }
 
 /// The average of sources that are added while the mean loss does not rise, on the files of `data=` or on the data
@@ -99,5 +99,5 @@ fn list() -> Reply {
     table.rows.insert(1, [GREEDY_SOUP, soup[0], soup[1]].map(str::to_owned).to_vec());
     let all = table.rows.iter().map(|row| json!({"name": row[0], "about": row[1], "usage": row[2]}));
     let all: Vec<Value> = all.collect();
-    Reply::new(&table, json!({"methods": all}))
+    Reply::shown(&table, json!({"methods": all}))
 }

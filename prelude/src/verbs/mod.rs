@@ -18,6 +18,7 @@ mod loss;
 mod merge;
 mod open;
 mod parse;
+mod plot;
 mod quit;
 mod save;
 mod set;
@@ -57,6 +58,7 @@ pub const VERBS: &[Verb] = &[
     step::VERB,
     train::VERB,
     inspect::VERB,
+    plot::VERB,
     eval::VERB,
     generate::VERB,
     merge::VERB,

@@ -22,5 +22,5 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let json = json!({
         "steps": report.steps, "reached": report.reached, "first": report.first, "last": report.last, "stopped": report.stopped,
     });
-    Ok(Reply::new(&report, json))
+    Ok(Reply::shown(&report, json))
 }

@@ -1,0 +1,267 @@
+//! plot: the pictures of a session and of a merge.
+
+use candle_core::{DType, Tensor};
+
+use crate::checkpoint::{Kind, TensorSpec};
+use crate::coefficients::{MergedTensor, Nonlinearity};
+use crate::error::{Error, Result};
+use crate::show::{Distances, Figure, short_name};
+
+use super::{Dam, Merged, Models, Session};
+
+/// The pictures that there are, of which a merge without coefficients has the last two.
+const PICTURES: [&str; 5] = ["loss", "coefficients", "histogram", "distances", "lean"];
+
+/// Cells beside each other that are still seen: more columns are drawn as the mean of some.
+const CELLS: usize = 512;
+
+/// `what` in its first word and the rest.
+fn asked(what: &str) -> Result<(&'static str, &str)> {
+    let what = what.trim();
+    let (word, rest) = what.split_once(char::is_whitespace).unwrap_or((what, ""));
+    let found = PICTURES.into_iter().find(|known| *known == word);
+    let (word, rest) = (found.ok_or_else(|| Error::unknown("picture", word, PICTURES))?, rest.trim());
+    if !rest.is_empty() && !["coefficients", "histogram"].contains(&word) {
+        return Err(Error::bad_value(
+            &format!("plot {word}"),
+            rest,
+            "a file that ends in .svg or .png, or nothing: only coefficients and histogram are of one tensor",
+        ));
+    }
+    Ok((word, rest))
+}
+
+impl Models {
+    /// `distances`, the picture that sources have before they are wrapped: how far each is from their average, or
+    /// from the base model where there is one, and the share of elements whose signs conflict, tensor by tensor.
+    ///
+    /// # Errors
+    /// Another picture, or fewer than two sources.
+    pub fn plot(&self, what: &str) -> Result<Figure> {
+        match asked(what)?.0 {
+            "distances" => self.apart(),
+            other => Err(Error::Sources {
+                what: format!("there is no {other} of sources that are not wrapped"),
+                hint: "wrap them first; of sources alone: plot distances",
+            }),
+        }
+    }
+}
+
+impl Dam {
+    /// A picture of `what`: `loss` (every term over steps), `coefficients` (their mean, layer by source) or
+    /// `coefficients TENSOR` (column by source), `histogram` (of all coefficients) or `histogram TENSOR`, `distances`
+    /// (as [`Models::plot`]), or `lean` (each source's share of the effective coefficients `f(c)`, layer by layer).
+    ///
+    /// ```
+    /// use dam_prelude::{Columns, load};
+    ///
+    /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
+    /// dam.train(2)?;
+    /// assert!(dam.plot("loss")?.to_string().contains("kl.math"));
+    /// assert!(dam.plot("coefficients layers.0.mlp.up_proj")?.svg().contains("japanese"));
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Another word, with the nearest, or a tensor that is not there.
+    pub fn plot(&self, what: &str) -> Result<Figure> {
+        match asked(what)? {
+            ("loss", _) => Ok(Figure::losses(&self.history())),
+            ("distances", _) => self.models().plot("distances"),
+            ("coefficients", "") => self.run(|session| session.layers("coefficients")),
+            ("coefficients", tensor) => self.run(|session| session.columns(session.one(tensor)?)),
+            ("histogram", "") => self.run(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors")),
+            ("histogram", tensor) => self.run(|session| {
+                let tensor = session.one(tensor)?;
+                session.histogram(vec![tensor], short_name(&tensor.spec.name))
+            }),
+            _ => self.run(|session| session.layers("lean")),
+        }
+    }
+}
+
+impl Merged {
+    /// A picture of `what`: `distances`, how far apart the sources are, as [`Models::plot`], or `lean`, how near the
+    /// merge is to each source, layer by layer: the share `(1 / d_i) / sum_j (1 / d_j)`, where `d_i` is the mean of
+    /// `|M - W_i| / |W_i|` over the layer's tensors.
+    ///
+    /// # Errors
+    /// Another picture, or a tensor that the method cannot merge.
+    pub fn plot(&self, what: &str) -> Result<Figure> {
+        match asked(what)?.0 {
+            "distances" => self.models().plot("distances"),
+            "lean" => Ok(nearness(&self.inspect("")?)),
+            other => Err(Error::Sources {
+                what: format!("there is no {other} of a merge that trains nothing"),
+                hint: "wrap and train to have it; of this merge: plot distances, plot lean",
+            }),
+        }
+    }
+}
+
+impl Session {
+    fn names(&self) -> Vec<String> {
+        self.sources.iter().map(|s| s.name().to_owned()).collect()
+    }
+
+    /// What every source has in a uniform merge.
+    fn neutral(&self) -> f64 {
+        1.0 / self.sources.len() as f64
+    }
+
+    /// The tensor named `name`, whole or without what all names have.
+    fn one(&self, name: &str) -> Result<&MergedTensor> {
+        let specs = self.merge.tensors.iter();
+        let found = specs.clone().find(|t| t.spec.name == name || short_name(&t.spec.name) == short_name(name));
+        found.ok_or_else(|| Error::unknown("tensor", name, specs.map(|t| short_name(&t.spec.name))))
+    }
+
+    /// The coefficients of a tensor, sources x (rows x columns), f64.
+    fn values(&self, tensor: &MergedTensor) -> Result<Vec<Vec<f64>>> {
+        Ok(self.merge.coefficients(tensor)?.detach().flatten_from(1)?.to_dtype(DType::F64)?.to_vec2()?)
+    }
+
+    /// Layer by source: the mean coefficient over the weights of a layer, or each source's share of what they are.
+    fn layers(&self, what: &str) -> Result<Figure> {
+        let mut layers: Vec<(String, Vec<f64>, usize)> = Vec::new();
+        let weights = self.merge.tensors.iter().filter(|t| t.spec.kind != Kind::Bias);
+        for tensor in weights {
+            let c = self.merge.coefficients(tensor)?.detach();
+            let c = if what == "lean" { self.merge.wrap.options.f.apply(&c)?.abs()? } else { c };
+            let means = means(&c)?;
+            let name = layer_name(&tensor.spec);
+            match layers.iter_mut().find(|(known, ..)| *known == name) {
+                Some((_, sums, count)) => {
+                    sums.iter_mut().zip(means).for_each(|(sum, mean)| *sum += mean);
+                    *count += 1;
+                }
+                None => layers.push((name, means, 1)),
+            }
+        }
+        let row = |(_, sums, count): &(String, Vec<f64>, usize)| {
+            let whole = if what == "lean" { sums.iter().sum::<f64>() } else { *count as f64 };
+            sums.iter().map(|sum| sum / whole).collect()
+        };
+        let values = layers.iter().map(row).collect();
+        let rows = layers.iter().map(|(name, ..)| name.clone()).collect();
+        let f = self.merge.wrap.options.f;
+        let effective = if f == Nonlinearity::None { "coefficients".to_owned() } else { format!("{}(c)", f.name()) };
+        let (title, cells) = match what {
+            "lean" => (format!("where the merge leans: each source's share of the {effective}"), "share"),
+            _ => ("mean coefficient, layer by layer".into(), "mean coefficient"),
+        };
+        let figure = Figure::heatmap(title, "source", cells, rows, self.names(), values, self.neutral());
+        Ok(if what == "lean" { figure.percent() } else { figure })
+    }
+
+    /// The coefficients of one tensor, source by column: of rows where those differ, and the mean over rows where
+    /// every element has its own.
+    pub(super) fn columns(&self, tensor: &MergedTensor) -> Result<Figure> {
+        let c = self.merge.coefficients(tensor)?.detach().to_dtype(DType::F64)?;
+        let (_, rows, columns) = c.dims3()?;
+        let (along, c) = match (rows, columns) {
+            (1, 1) => ("the whole tensor", c.squeeze(1)?),
+            (1, _) => ("column", c.squeeze(1)?),
+            (_, 1) => ("row", c.squeeze(2)?),
+            _ => ("column", c.mean(1)?),
+        };
+        let values: Vec<Vec<f64>> = c.to_vec2()?;
+        let count = values.first().map_or(0, Vec::len);
+        let per = count.div_ceil(CELLS).max(1);
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        let binned = values.iter().map(|row| row.chunks(per).map(mean).collect()).collect();
+        let names = (0..count).step_by(per).map(|j| if along == "the whole tensor" { "all".into() } else { j.to_string() });
+        let title = format!("coefficients of {}", short_name(&tensor.spec.name));
+        let mut figure = Figure::heatmap(title, along, "coefficient", self.names(), names.collect(), binned, self.neutral());
+        if per > 1 {
+            figure = figure.note(format!("{count} {along}s: a cell is the mean of {per}"));
+        }
+        let each = rows > 1 && columns > 1;
+        Ok(if each { figure.note(format!("every element has a coefficient: the mean over {rows} rows")) } else { figure })
+    }
+
+    /// How often coefficients of `tensors` fall where, a series a source. Made tensor by tensor.
+    fn histogram(&self, tensors: Vec<&MergedTensor>, of: &str) -> Result<Figure> {
+        let (mut low, mut high, mut count) = (f64::INFINITY, f64::NEG_INFINITY, 0);
+        for tensor in &tensors {
+            for c in self.values(tensor)?.iter().flatten().filter(|c| c.is_finite()) {
+                (low, high, count) = (low.min(*c), high.max(*c), count + 1);
+            }
+        }
+        // Few values make few bins, or what is seen is chance.
+        let bins = ((count as f64 / self.sources.len() as f64).sqrt() as usize).clamp(8, 40);
+        if high - low < 1e-9 {
+            (low, high) = (low - 0.5, high + 0.5);
+        }
+        let mut counts = vec![vec![0u64; bins]; self.sources.len()];
+        for tensor in &tensors {
+            for (counts, row) in counts.iter_mut().zip(self.values(tensor)?) {
+                for c in row.iter().filter(|c| c.is_finite()) {
+                    counts[(((c - low) / (high - low) * bins as f64) as usize).min(bins - 1)] += 1;
+                }
+            }
+        }
+        let series = self.names().into_iter().zip(counts).collect();
+        Ok(Figure::histogram(format!("coefficients of {of}"), "coefficient", low, high, series))
+    }
+}
+
+/// The mean of each source's coefficients.
+fn means(c: &Tensor) -> Result<Vec<f64>> {
+    Ok(c.flatten_from(1)?.to_dtype(DType::F64)?.mean(1)?.to_vec1()?)
+}
+
+/// The layer that a tensor belongs to, or what it is outside layers.
+fn layer_name(spec: &TensorSpec) -> String {
+    match (spec.layer(), spec.kind) {
+        (Some(layer), _) => format!("layer {layer}"),
+        (None, Kind::Embedding) if spec.name == TensorSpec::EMBEDDING => "embedding".into(),
+        (None, Kind::Norm) => "final norm".into(),
+        _ => short_name(&spec.name).to_owned(),
+    }
+}
+
+/// How near a merge is to each source, layer by layer, as shares.
+fn nearness(distances: &Distances) -> Figure {
+    let mut sources: Vec<String> = Vec::new();
+    for (name, _) in distances.tensors.iter().flat_map(|t| &t.sources) {
+        if !sources.contains(name) {
+            sources.push(name.clone());
+        }
+    }
+    let mut layers: Vec<(String, Vec<(f64, usize)>)> = Vec::new();
+    for tensor in &distances.tensors {
+        let spec = TensorSpec { name: tensor.name.clone(), kind: kind_of(tensor.kind), shape: Vec::new() };
+        let name = layer_name(&spec);
+        if !layers.iter().any(|(known, _)| *known == name) {
+            layers.push((name.clone(), vec![(0.0, 0); sources.len()]));
+        }
+        let Some((_, sums)) = layers.iter_mut().find(|(known, _)| *known == name) else { continue };
+        for (source, distance) in &tensor.sources {
+            let at = sources.iter().position(|known| known == source);
+            if let Some((sum, count)) = at.and_then(|i| sums.get_mut(i)) {
+                (*sum, *count) = (*sum + distance.relative, *count + 1);
+            }
+        }
+    }
+    let values = layers.iter().map(|(_, sums)| shares(sums)).collect();
+    let rows = layers.into_iter().map(|(name, _)| name).collect();
+    let title = format!("where the {} merge leans: how near it is to each source", distances.method);
+    let neutral = 1.0 / sources.len().max(1) as f64;
+    Figure::heatmap(title, "source", "share of nearness", rows, sources, values, neutral).percent()
+}
+
+/// `(1 / d_i) / sum_j (1 / d_j)` for the mean `d` of each; those that are the merge itself share all.
+fn shares(sums: &[(f64, usize)]) -> Vec<f64> {
+    // What is nearer than this is the same.
+    const SAME: f64 = 1e-9;
+    let near = |(sum, count): &(f64, usize)| if *count > 0 { 1.0 / (sum / *count as f64).max(SAME) } else { f64::NAN };
+    let near: Vec<f64> = sums.iter().map(near).collect();
+    let total: f64 = near.iter().filter(|x| x.is_finite()).sum();
+    near.into_iter().map(|x| x / total).collect()
+}
+
+fn kind_of(name: &str) -> Kind {
+    [Kind::Linear, Kind::Embedding, Kind::Norm, Kind::Bias].into_iter().find(|k| k.name() == name).unwrap_or(Kind::Linear)
+}

@@ -1,0 +1,100 @@
+//! From values to places, and the values that are written along an axis.
+
+use super::curves::Spacing;
+use super::numbers::brief;
+
+/// The values that an axis shows: finite, `low < high`, and on a logarithmic one positive.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Axis {
+    pub low: f64,
+    pub high: f64,
+    pub spacing: Spacing,
+}
+
+/// Decades that a logarithmic axis shows at most.
+const DECADES: f64 = 6.0;
+
+/// What is the largest that is drawn: beyond it, sums overflow.
+const MOST: f64 = 1e300;
+
+impl Axis {
+    /// Around all finite `values`; none where there are none.
+    pub fn around(values: impl IntoIterator<Item = f64>, spacing: Spacing) -> Option<Self> {
+        let shown = |x: &f64| x.is_finite() && (spacing == Spacing::Linear || *x > 0.0);
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        for x in values.into_iter().filter(shown) {
+            let x = x.clamp(-MOST, MOST);
+            (low, high) = (low.min(x), high.max(x));
+        }
+        if low > high {
+            return None;
+        }
+        if spacing == Spacing::Log {
+            low = low.max(high / 10f64.powf(DECADES)).max(f64::MIN_POSITIVE);
+            return Some(Self { low: low / 1.1, high: high * 1.1, spacing });
+        }
+        let pad = if high > low { 0.0 } else { (high.abs() / 2.0).max(1e-9) };
+        Some(Self { low: low - pad, high: high + pad, spacing })
+    }
+
+    /// The same with a little room beyond the values, but none below 0 where no value is.
+    pub fn padded(self) -> Self {
+        if self.spacing == Spacing::Log {
+            return self;
+        }
+        let room = 0.05 * (self.high - self.low);
+        let low = if self.low >= 0.0 { (self.low - room).max(0.0) } else { self.low - room };
+        Self { low, high: self.high + room, ..self }
+    }
+
+    /// Where `x` is from `low`, 0, to `high`, 1.
+    pub fn place(&self, x: f64) -> f64 {
+        let share = match self.spacing {
+            Spacing::Linear => (x.clamp(-MOST, MOST) - self.low) / (self.high - self.low),
+            Spacing::Log => (x.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln(),
+        };
+        if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
+    }
+
+    /// About `most` round values, or fewer.
+    pub fn ticks(&self, most: usize) -> Vec<f64> {
+        let within = |x: &f64| (self.low..=self.high).contains(x);
+        if self.spacing == Spacing::Log {
+            let decades = self.low.log10().floor() as i32..=self.high.log10().ceil() as i32;
+            let of = |steps: &[f64]| -> Vec<f64> {
+                let all = decades.clone().flat_map(|d| steps.iter().map(move |s| s * 10f64.powi(d)));
+                all.filter(within).collect()
+            };
+            let found = [&[1.0, 2.0, 5.0][..], &[1.0, 3.0], &[1.0]].into_iter().map(of).find(|t| t.len() <= most + 2);
+            let found = found.unwrap_or_else(|| of(&[1.0]));
+            return if found.is_empty() { vec![self.low, self.high] } else { found };
+        }
+        let step = round_step((self.high - self.low) / most.max(1) as f64);
+        let first = (self.low / step).ceil();
+        // What is left of a sum that should be 0 is 0.
+        let tick = |i: usize| (first + i as f64) * step;
+        let ticks: Vec<f64> = (0..=most + 1).map(tick).map(|x| if x.abs() < step * 1e-9 { 0.0 } else { x }).collect();
+        ticks.into_iter().filter(|x| *x <= self.high + step * 1e-9).collect()
+    }
+
+    /// [`Axis::ticks`], written out.
+    pub fn labels(&self, most: usize, write: impl Fn(f64) -> String) -> Vec<(f64, String)> {
+        self.ticks(most).into_iter().map(|x| (x, write(x))).collect()
+    }
+}
+
+/// 1, 2 or 5 times a power of ten, at least `least`.
+pub(super) fn round_step(least: f64) -> f64 {
+    let power = 10f64.powf(least.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|s| s * power).find(|s| *s >= least * (1.0 - 1e-9));
+    step.filter(|s| s.is_finite() && *s > 0.0).unwrap_or(1.0)
+}
+
+/// Whole numbers as such, others in three digits or fewer.
+pub(super) fn written(x: f64) -> String {
+    if x.fract() == 0.0 && x.abs() < 1e7 {
+        return format!("{x:.0}");
+    }
+    let text = brief(x);
+    if text.contains('e') { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
+}

@@ -1,0 +1,109 @@
+//! Pictures made of characters: Braille dots and blocks, or plain ASCII; no colours.
+
+mod bars;
+mod canvas;
+mod curves;
+mod heatmap;
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::{Figure, Mark};
+
+/// What a picture has to be drawn in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Columns.
+    pub width: usize,
+    /// ASCII alone.
+    pub ascii: bool,
+}
+
+/// The whole picture: title, marks and notes.
+pub(super) fn draw(figure: &Figure, width: usize, ascii: bool) -> String {
+    // A picture in less is none: what is too long is cut.
+    let room = Room { width: width.max(24), ascii };
+    let mut lines = wrapped(&figure.title, room.width);
+    lines.extend(match &figure.mark {
+        Mark::Curves(curves) => curves::draw(figure, curves, room),
+        Mark::Histogram(histogram) => curves::histogram(figure, histogram, room),
+        Mark::Heatmap(heatmap) => heatmap::draw(figure, heatmap, room),
+        Mark::Bars(bars) => bars::draw(figure, bars, room),
+    });
+    lines.extend(figure.notes.iter().flat_map(|note| wrapped(note, room.width)));
+    let plain = |line: String| if ascii { line.replace('…', ".").replace(|c: char| !c.is_ascii(), "?") } else { line };
+    let lines: Vec<String> = lines.into_iter().map(|line| cut(plain(line).trim_end(), width)).collect();
+    lines.join("\n")
+}
+
+/// A level from 0 to 1 as a character: a block that fills its cell so far, or a darker letter.
+fn block(share: f64, ascii: bool) -> char {
+    const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    const LETTERS: [char; 9] = [' ', '_', '.', ':', '-', '=', '+', '*', '#'];
+    let level = (share.clamp(0.0, 1.0) * 8.0).round() as usize;
+    if ascii { LETTERS[level] } else { BLOCKS[level] }
+}
+
+/// `values` as one of each of `count` groups, by the mean of the finite ones; NaN where there is none.
+fn grouped(values: &[f64], count: usize) -> Vec<f64> {
+    let count = count.max(1);
+    let mean = |k: usize| {
+        let (from, to) = (k * values.len() / count, ((k + 1) * values.len()).div_ceil(count));
+        let finite: Vec<f64> = values[from..to.min(values.len())].iter().copied().filter(|x| x.is_finite()).collect();
+        if finite.is_empty() { f64::NAN } else { finite.iter().sum::<f64>() / finite.len() as f64 }
+    };
+    (0..count).map(mean).collect()
+}
+
+/// `text` in exactly `width` columns, at the left of them; the end of a longer one.
+fn left(text: &str, width: usize) -> String {
+    let text = ending(text, width);
+    let pad = width.saturating_sub(text.width());
+    text + &" ".repeat(pad)
+}
+
+/// `text` in exactly `width` columns, at the right of them.
+fn right(text: &str, width: usize) -> String {
+    let text = ending(text, width);
+    " ".repeat(width.saturating_sub(text.width())) + &text
+}
+
+/// `text`, or its end after a `…`, in at most `width` columns.
+fn ending(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let ends = text.char_indices().map(|(i, _)| &text[i..]);
+    let fits = ends.skip(1).find(|end| end.width() < width);
+    cut(&format!("…{}", fits.unwrap_or_default()), width)
+}
+
+/// What of `line` is in the first `width` columns.
+fn cut(line: &str, width: usize) -> String {
+    let mut used = 0;
+    let fits = |c: &char| {
+        used += c.width().unwrap_or(0);
+        used <= width
+    };
+    line.chars().filter(|c| !c.is_control()).take_while(fits).collect()
+}
+
+/// `text` in lines of at most `width` columns, broken between words.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.width() + 1 + word.width() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(cut(word, width)),
+        }
+    }
+    lines
+}
+
+/// The widest of `names`, but no more than a share of the room.
+fn column<'a>(names: impl Iterator<Item = &'a str>, room: Room, share: f64) -> usize {
+    let widest = names.map(UnicodeWidthStr::width).max().unwrap_or(0);
+    widest.min((room.width as f64 * share) as usize).max(1)
+}
