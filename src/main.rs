@@ -58,6 +58,7 @@ fn chain(error: &anyhow::Error) -> anyhow::Error {
 
 #[cfg(feature = "jupyter")]
 fn jupyter(action: &cli::Action, output: &render::Output) -> anyhow::Result<()> {
+    kernel::forget_cargo();
     match action {
         cli::Action::Jupyter { action } => kernel::jupyter(action, output),
         cli::Action::Kernel { connection_file } => kernel::kernel(connection_file),

@@ -152,6 +152,14 @@ impl Between {
     }
 
     fn take(&mut self, line: &str) -> Result<()> {
+        // What was printed without a line end stands before a mark.
+        if self.block.is_none()
+            && let Some(at) = line.find("EVCXR_").filter(|at| *at > 0)
+        {
+            self.say_errors()?;
+            self.say(&json!({"out": line[..at]}))?;
+            return self.take(&line[at..]);
+        }
         let bare = line.trim_end_matches(['\r', '\n']);
         if bare == PANICKED || bare == FAILED {
             self.block = None;

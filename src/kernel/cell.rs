@@ -165,7 +165,10 @@ pub fn complete(engine: &mut Engine, cell: &str, cursor: usize) -> (Vec<String>,
         return (names.collect(), cursor - word.chars().count(), cursor);
     }
     match engine.completions(cell, position) {
-        Some((start, end, words)) => (words, code::cursor(cell, start), code::cursor(cell, end)),
+        Some((start, end, words)) => {
+            let words = words.iter().filter_map(|word| code::inserted(word)).collect();
+            (words, code::cursor(cell, start), code::cursor(cell, end))
+        }
         None => (Vec::new(), cursor, cursor),
     }
 }

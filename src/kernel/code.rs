@@ -115,6 +115,15 @@ fn character(text: &str) -> usize {
     end.unwrap_or(1)
 }
 
+/// What is inserted for a completion: of a call, no names of arguments; none of a field without a name.
+pub fn inserted(completion: &str) -> Option<String> {
+    match completion.split_once('(') {
+        Some((_, ")")) => Some(completion.to_owned()),
+        Some((name, _)) => Some(format!("{name}(")),
+        None => (!completion.starts_with(|c: char| c.is_ascii_digit())).then(|| completion.to_owned()),
+    }
+}
+
 /// Byte `position` of the character number `cursor` of `code`, as Jupyter counts.
 pub fn position(code: &str, cursor: usize) -> usize {
     code.char_indices().nth(cursor).map_or(code.len(), |(at, _)| at)
@@ -168,5 +177,7 @@ mod tests {
         assert_eq!((position("é = 1", 2), cursor("é = 1", 3)), (3, 2));
         assert_eq!(position("ab", 9), 2);
         assert_eq!(word_end("dam.train(3)", 6), 9);
+        let inserted = ["loss()", "train(steps)", "terms", "0"].map(inserted);
+        assert_eq!(inserted, [Some("loss()".into()), Some("train(".into()), Some("terms".into()), None]);
     }
 }

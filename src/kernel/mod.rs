@@ -39,6 +39,20 @@ pub fn hook() -> Option<ExitCode> {
     None
 }
 
+/// Forgets what cargo tells the programs that it runs of their own build: to the builds of cells it would be news, after
+/// which they begin anew.
+///
+/// Called while no other thread runs.
+pub fn forget_cargo() {
+    let told = ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| told.iter().any(|prefix| name.starts_with(prefix))) {
+            // SAFETY: no other thread runs.
+            unsafe { std::env::remove_var(name) };
+        }
+    }
+}
+
 /// Runs the kernel that a connection file describes, until it is shut down.
 ///
 /// # Errors

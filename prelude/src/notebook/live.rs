@@ -45,7 +45,8 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
                 (None, None) => {}
             }
             let due = shown.last.unwrap_or(shown.begin).elapsed() > PACE;
-            if outermost && (due || progress.finished && shown.history.total.len() > 1) {
+            // What is over before it could be seen is not shown at all.
+            if outermost && (due || progress.finished && shown.last.is_some()) {
                 shown.show(progress);
                 shown.last = Some(Instant::now());
             }
