@@ -80,7 +80,11 @@ pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
     let new = tempfile::tempdir_in(parent)?;
     let title = if place.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", place.name) };
     let argv = [std::env::current_exe()?.display().to_string(), "kernel".into(), "{connection_file}".into()];
-    let spec = json!({"argv": argv, "display_name": title, "language": "rust", "interrupt_mode": "message"});
+    let mut spec = json!({"argv": argv, "display_name": title, "language": "rust", "interrupt_mode": "message"});
+    // A gateway starts kernels without most of its environment.
+    if let Some(cache) = std::env::var_os("XDG_CACHE_HOME") {
+        spec["env"] = json!({"XDG_CACHE_HOME": cache.to_string_lossy()});
+    }
     fs::write(new.path().join("kernel.json"), serde_json::to_string_pretty(&spec)?)?;
     fs::write(new.path().join("logo-svg.svg"), LOGO)?;
     readable(new.path())?;

@@ -68,8 +68,9 @@ pub fn prepared() -> Result<PathBuf> {
         format!("the prelude's source is not at {PRELUDE}: build `dam` again, from where its source is now")
     })?;
     let rustc = Command::new("rustc").arg("-vV").output().context("there is no Rust compiler: install Rust from rustup.rs")?;
+    let lock = fs::read(LOCK).with_context(|| format!("there is no {LOCK}"))?;
     let linkers = ["mold", "lld"].map(|name| on_path(name).is_some());
-    (rustc.stdout, linkers, CARGO, FEATURES, env!("CARGO_PKG_VERSION")).hash(&mut key);
+    (rustc.stdout, lock, linkers, CARGO, FEATURES, env!("CARGO_PKG_VERSION")).hash(&mut key);
     Ok(cache()?.join(format!("prelude-{:016x}", key.finish())))
 }
 

@@ -1,0 +1,151 @@
+"""JupyterLab in a real browser, with the kernel of dam: notebook 1 runs from its start to its end, a training cell
+is interrupted and the next goes on, and the picture of training changes while it trains. Then notebook 1 once more
+through a gateway.
+
+    lab.py DAM NOTEBOOKS SCREENSHOTS        run in an environment with requirements.txt, and Chromium
+"""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+from playwright.sync_api import sync_playwright
+
+DAM, NOTEBOOKS, SCREENSHOTS = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
+FIRST = "01_first_merge.ipynb"
+PATIENCE_MS = 60_000
+STATUS = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def server(directory, *arguments, path="/api"):
+    """A Jupyter server in `directory`; gives its address."""
+    port = free_port()
+    command = [sys.executable, "-m", *arguments, f"--port={port}", "--ip=127.0.0.1"]
+    with open(SCREENSHOTS / f"{arguments[0]}-{port}.log", "w") as log:
+        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(300):
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(address + path).read()
+                    break
+                time.sleep(0.2)
+            else:
+                raise SystemExit(f"{arguments[0]} does not start: see {log.name}")
+            yield address
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def lab(directory, *arguments):
+    quiet = ["--no-browser", "--allow-root", "--IdentityProvider.token=", "--expose-app-in-browser", "--LabApp.news_url="]
+    return server(directory, "jupyterlab", *quiet, *arguments)
+
+
+def interrupted():
+    """A notebook with a cell that trains for long."""
+    code = ['let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;', "dam.train(1_000_000)?", "dam.steps()"]
+    cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
+             for i, source in enumerate(code)]
+    kernel = {"name": "dam", "display_name": "DAM (Rust)", "language": "rust"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def open_notebook(page, address, name):
+    page.goto(f"{address}/lab/tree/{name}?reset", wait_until="commit")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE_MS)
+    # The kernel is there when it is idle.
+    wait(page, "the kernel is idle", lambda: page.evaluate(STATUS) == "idle")
+
+
+def command(page, name):
+    page.evaluate("name => void window.jupyterapp.commands.execute(name)", name)
+
+
+def prompts(page):
+    """The numbers of all code cells of the notebook, without those that never ran."""
+    return page.eval_on_selector_all(".jp-CodeCell .jp-InputPrompt", "all => all.map(e => e.textContent.trim())")
+
+
+def wait(page, what, condition, seconds=60):
+    for _ in range(seconds * 5):
+        if condition():
+            return
+        time.sleep(0.2)
+    page.screenshot(path=SCREENSHOTS / "failed.png", full_page=True)
+    raise SystemExit(f"{what}: not within {seconds} s; see {SCREENSHOTS / 'failed.png'}")
+
+
+def run_all(page, address, shot):
+    begin = time.time()
+    open_notebook(page, address, FIRST)
+    command(page, "notebook:run-all-cells")
+    cells = json.loads((NOTEBOOKS / FIRST).read_text())["cells"]
+    count = sum(cell["cell_type"] == "code" for cell in cells)
+    # Cells that are out of sight are drawn when they come into sight, so the page's own model is asked.
+    ran = "() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code' && c.executionCount > 0).length"
+    wait(page, "all cells run", lambda: page.evaluate(ran) == count)
+    wait(page, "the kernel is idle", lambda: page.evaluate(STATUS) == "idle")
+    outputs = page.evaluate("() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code').flatMap(c => c.outputs.toJSON())")
+    errors = [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert not errors, errors
+    assert any("<svg" in str(output.get("data", {}).get("text/html")) for output in outputs), "no picture"
+    page.screenshot(path=SCREENSHOTS / f"{shot}.png")
+    print(f"{shot}: notebook 1 ran in {time.time() - begin:.1f} s after its page was asked for", flush=True)
+
+
+def stop_and_go_on(page, address):
+    open_notebook(page, address, "interrupted.ipynb")
+    command(page, "notebook:run-cell-and-select-next")
+    wait(page, "the merge is wrapped", lambda: "[1]:" in prompts(page)[0])
+    command(page, "notebook:run-cell-and-select-next")
+    area = page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea").first
+    wait(page, "a picture while it trains", lambda: "<svg" in area.inner_html())
+    one = area.inner_html()
+    wait(page, "the picture changes while it trains", lambda: area.inner_html() != one)
+    assert "[*]:" in prompts(page)[1], "it trains"
+    page.screenshot(path=SCREENSHOTS / "training.png")
+    command(page, "notebook:interrupt-kernel")
+    wait(page, "training stops", lambda: "[2]:" in prompts(page)[1])
+    assert "stopped after step" in area.inner_text(), area.inner_text()
+    command(page, "notebook:run-cell")
+    wait(page, "the next cell", lambda: "[3]:" in prompts(page)[2])
+    steps = page.locator(".jp-CodeCell").nth(2).locator(".jp-OutputArea-output").first.inner_text().strip()
+    assert 0 < int(steps) < 1_000_000, steps
+    page.screenshot(path=SCREENSHOTS / "stopped.png")
+    print(f"stopped after {steps} steps, and went on", flush=True)
+
+
+def main():
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    subprocess.run([DAM, "jupyter", "install", "--prefix", sys.prefix], check=True)
+    with tempfile.TemporaryDirectory() as directory, sync_playwright() as playwright:
+        shutil.copy(NOTEBOOKS / FIRST, directory)
+        (pathlib.Path(directory) / "interrupted.ipynb").write_text(json.dumps(interrupted()))
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        page = browser.new_page(viewport={"width": 1100, "height": 1400})
+        with lab(directory) as address:
+            run_all(page, address, "first")
+            stop_and_go_on(page, address)
+        with server(directory, "kernel_gateway") as gateway, lab(directory, f"--gateway-url={gateway}") as address:
+            run_all(page, address, "gateway")
+        browser.close()
+
+
+main()
