@@ -5,7 +5,6 @@ use std::io::Write;
 use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
 
-
 /// Where replies go.
 #[derive(Clone, Copy)]
 pub struct Output {

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use dam_prelude::Error;
-use dam_prelude::verbs::{Context, Statement, statements};
 use dam_prelude::show::{AVERAGE, MERGED};
+use dam_prelude::verbs::{Context, Statement, statements};
 use serde_json::Value;
 
 use crate::render::Output;

@@ -124,12 +124,13 @@ fn a_second_interrupt_ends_the_process_and_says_so() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run("let lost = 7;").status, "ok");
     let mut count = 0;
-    let cell = kernel.run_while("println!(\"on\"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }", |kernel, _| {
-        count += 1;
-        if count <= 2 {
-            kernel.interrupt();
-        }
-    });
+    let cell =
+        kernel.run_while("println!(\"on\"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }", |kernel, _| {
+            count += 1;
+            if count <= 2 {
+                kernel.interrupt();
+            }
+        });
     assert_eq!(cell.status, "error");
     assert!(cell.text("error").contains("second interrupt ended"), "{cell:?}");
     assert!(cell.text("error").contains("variables are lost"), "{cell:?}");

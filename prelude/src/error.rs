@@ -128,7 +128,7 @@ pub enum Error {
 }
 
 /// What every fallible function of the library returns.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// The remedy, where there is one.

@@ -126,8 +126,9 @@ mod tests {
             let deps: Vec<_> = deps.iter().map(|dep| json!({"name": dep, "pkg": dep})).collect();
             json!({"id": id, "deps": deps, "dependencies": []})
         };
+        let packages = ["ctx", "dam-prelude", "candle-core", "gemm", "regex", "memchr"].map(package);
         let all = json!({
-            "packages": ["ctx", "dam-prelude", "candle-core", "gemm", "regex", "memchr"].map(package),
+            "packages": packages,
             "workspace_members": ["ctx"],
             "resolve": {"nodes": [
                 node("ctx", &["dam-prelude", "regex"]), node("dam-prelude", &["candle-core", "gemm"]),

@@ -51,12 +51,24 @@ pub fn doctor(place: &Place) -> Result<Vec<Finding>> {
         need("rustc", said("rustc", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
         need("cargo", said("cargo", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
         need("linker", said("cc", &["--version"]), "install a C compiler (gcc or clang), which links what Rust compiles"),
-        wish("fast linker", linker, "mold or lld make cells quicker where Rust brings no linker of its own: install one, then `dam jupyter install`"),
+        wish(
+            "fast linker",
+            linker,
+            "mold or lld make cells quicker where Rust brings no linker of its own: install one, then `dam jupyter install`",
+        ),
         wish("rust-src", source(), "completion does not know the standard library: rustup component add rust-src"),
-        need("prelude's source", here(Path::new(PRELUDE)), "it has moved: build dam again where it is now (cargo install --locked --path . --features jupyter)"),
+        need(
+            "prelude's source",
+            here(Path::new(PRELUDE)),
+            "it has moved: build dam again where it is now (cargo install --locked --path . --features jupyter)",
+        ),
         need("prelude, built", built.ok().as_deref().and_then(here), "dam jupyter install"),
         need("kernel", here(&spec), "dam jupyter install"),
-        wish("GPU", (!FEATURES.is_empty()).then(|| FEATURES.join(", ")), "this dam runs on the CPU: build it with --features jupyter,cuda (or metal) for a GPU"),
+        wish(
+            "GPU",
+            (!FEATURES.is_empty()).then(|| FEATURES.join(", ")),
+            "this dam runs on the CPU: build it with --features jupyter,cuda (or metal) for a GPU",
+        ),
     ])
 }
 

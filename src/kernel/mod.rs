@@ -44,7 +44,8 @@ pub fn hook() -> Option<ExitCode> {
 ///
 /// Called while no other thread runs.
 pub fn forget_cargo() {
-    let told = ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    let told =
+        ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| told.iter().any(|prefix| name.starts_with(prefix))) {
             // SAFETY: no other thread runs.

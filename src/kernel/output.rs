@@ -82,7 +82,9 @@ impl Output {
             state = self.synced.wait_timeout_while(state, PATIENCE, waiting).unwrap_or_else(PoisonError::into_inner).0;
         }
         let data = std::mem::take(&mut state.pending);
-        if !data.is_empty() {
+        // A cell that ends with a loop has no result.
+        let is_unit = data.len() == 1 && data.get("text/plain").is_some_and(|text| text == "()");
+        if !data.is_empty() && !is_unit {
             self.publish(&state, ExecuteResult::new(ExecutionCount::new(state.count), media(json!(data))));
         }
         state.failure.take()

@@ -64,9 +64,8 @@ pub fn cache() -> Result<PathBuf> {
 /// No source of the prelude, or no compiler.
 pub fn prepared() -> Result<PathBuf> {
     let mut key = DefaultHasher::new();
-    hash_files(Path::new(PRELUDE), &mut key).with_context(|| {
-        format!("the prelude's source is not at {PRELUDE}: build `dam` again, from where its source is now")
-    })?;
+    hash_files(Path::new(PRELUDE), &mut key)
+        .with_context(|| format!("the prelude's source is not at {PRELUDE}: build `dam` again, from where its source is now"))?;
     let rustc = Command::new("rustc").arg("-vV").output().context("there is no Rust compiler: install Rust from rustup.rs")?;
     let lock = fs::read(LOCK).with_context(|| format!("there is no {LOCK}"))?;
     let linkers = ["mold", "lld"].map(|name| on_path(name).is_some());

@@ -12,8 +12,8 @@ use jupyter_protocol::messaging::{
 };
 use jupyter_zmq_client::{
     ClientControlConnection, ClientIoPubConnection, ClientShellConnection, create_client_control_connection,
-    create_client_iopub_connection, create_client_shell_connection_with_identity, peer_identity_for_session,
-    peek_ports_with_listeners,
+    create_client_iopub_connection, create_client_shell_connection_with_identity, peek_ports_with_listeners,
+    peer_identity_for_session,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -89,8 +89,7 @@ impl Kernel {
         prepare();
         let runtime = Runtime::new().unwrap();
         let files = tempfile::tempdir().unwrap();
-        let (ports, listeners) =
-            runtime.block_on(peek_ports_with_listeners("127.0.0.1".parse().unwrap(), 5)).unwrap();
+        let (ports, listeners) = runtime.block_on(peek_ports_with_listeners("127.0.0.1".parse().unwrap(), 5)).unwrap();
         let info = ConnectionInfo {
             ip: "127.0.0.1".into(),
             transport: Transport::TCP,

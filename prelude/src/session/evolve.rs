@@ -163,7 +163,7 @@ impl Models {
                 }
             }
             tried += 1;
-            stopped = tried >= search.budget || watch(&Tried { tried, loss, best: best.0 }).is_break();
+            stopped = watch(&Tried { tried, loss, best: best.0 }).is_break() || tried >= search.budget;
             loss
         };
         let options = CMAESOptions::new(start.clone(), SIGMA).seed(search.seed);

@@ -22,7 +22,7 @@ pub fn latest() -> Result<Dam> {
 
 impl Dam {
     /// Makes it the latest.
-    pub(super) fn is_latest(self) -> Self {
+    pub(super) fn into_latest(self) -> Self {
         *LATEST.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::sync::Arc::downgrade(&self.0));
         self
     }

@@ -189,7 +189,7 @@ impl Models {
     /// Fewer than two sources, no base model where the scheme needs one, a scheme that is wrong, or a device
     /// that is not there.
     pub fn wrap(&self, scheme: impl Into<Wrap>) -> Result<Dam> {
-        Ok(Dam::new(self.clone(), scheme.into())?.is_latest())
+        Ok(Dam::new(self.clone(), scheme.into())?.into_latest())
     }
 
     /// The table of sources.

@@ -234,6 +234,6 @@ impl Dam {
             session.history.total = saved.losses.into_iter().enumerate().map(|(i, loss)| (first + i, loss)).collect();
             session.history.terms = saved.terms;
         }
-        Ok(dam.is_latest())
+        Ok(dam.into_latest())
     }
 }

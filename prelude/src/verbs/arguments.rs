@@ -1,7 +1,7 @@
 //! What verbs share in reading their arguments.
 
-use crate::Result;
 use crate::Error;
+use crate::Result;
 
 use super::context::refuse;
 

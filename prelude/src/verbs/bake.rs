@@ -1,7 +1,7 @@
 //! `bake DIR`
 
-use crate::Result;
 use crate::Bake;
+use crate::Result;
 use serde_json::json;
 
 use super::Verb;

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::Result;
 use crate::Compare;
+use crate::Result;
 use crate::show::Comparison;
 use serde_json::{Value, json};
 

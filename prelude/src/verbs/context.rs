@@ -1,7 +1,7 @@
 //! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
-use crate::{Dam, Error, Merged, Models, Result};
 use crate::show::Html;
+use crate::{Dam, Error, Merged, Models, Result};
 use serde_json::{Map, Value};
 
 /// The session of one run of `dam`.

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::Result;
 use crate::Evolve;
+use crate::Result;
 use serde_json::json;
 
 use super::Verb;

@@ -4,8 +4,8 @@ use crate::Result;
 use serde_json::{Value, json};
 
 use super::arguments::Arguments;
-use super::{VERBS, Verb, find};
 use super::context::{Context, Reply};
+use super::{VERBS, Verb, find};
 
 pub const VERB: Verb =
     Verb { name: "help", usage: "help [VERB]", about: "all verbs, or one with an example", example: "help train", run };

@@ -85,10 +85,10 @@ fn soup(context: &Context, parameters: &[(&str, &str)]) -> Result<Merged> {
         }
     }
     context.loaded()?;
-    Ok(context.current().greedy_soup(|candidate| match files.is_empty() {
+    context.current().greedy_soup(|candidate| match files.is_empty() {
         true => Ok(-candidate.training_loss(Compare::default().examples)?),
         false => Ok(-candidate.eval(&files)?.mean_loss()),
-    })?)
+    })
 }
 
 /// All methods with their parameters.

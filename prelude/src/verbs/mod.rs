@@ -32,8 +32,6 @@ pub(crate) use context::refuse;
 pub use context::{Context, Latest, Reply};
 pub use parse::{Statement, Unclosed, is_complete, statements};
 
-
-
 /// One verb.
 pub struct Verb {
     /// What one types.

@@ -1,7 +1,7 @@
 //! `open FILE`
 
-use crate::Result;
 use crate::Dam;
+use crate::Result;
 use serde_json::json;
 
 use super::Verb;

@@ -1,7 +1,7 @@
 //! `set [KEY=VALUE...]`
 
-use crate::Result;
 use crate::Error;
+use crate::Result;
 use crate::show::Table;
 use crate::train::KEYS;
 use serde_json::{Map, json};

@@ -68,7 +68,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let report = dam.report();
     context.wrapped(dam);
     let share = report.coefficients as f64 / report.parameters.max(1) as f64;
-    Ok(Reply::shown(&report,
+    Ok(Reply::shown(
+        &report,
         json!({
             "sources": report.sources, "scheme": report.scheme, "tensors": report.tensors, "coefficients": report.coefficients,
             "trainable": report.trainable, "share": share, "forecast": report.forecast, "notes": report.notes,
