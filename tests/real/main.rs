@@ -39,5 +39,13 @@ fn the_merge_is_better_than_the_average_on_mean_and_nearer_to_each_specialist() 
     let baked = tempfile::tempdir().unwrap();
     let written = dam.bake(baked.path().join("merged")).unwrap();
     Source::open(&written.path.display().to_string()).unwrap();
-    assert!(dam.generate("Question: Hana had 50 apples and gave away 39. How many are left?", 30).unwrap().text.contains("11"));
+    // Text of both domains: an answer in the form of the arithmetic, and Japanese in Japanese. (Whether a sum is right is
+    // what the losses measure; a model of this size gets some wrong, its specialist too.)
+    let answer = dam.generate("Question: Hana had 50 apples and gave away 39. How many are left?\nAnswer:", 30).unwrap().text;
+    println!("{answer}");
+    assert!(answer.contains("50 - 39 =") || answer.contains("The answer is"), "{answer}");
+    let answer = dam.generate("このオプションを使うと、", 30).unwrap().text;
+    println!("{answer}");
+    let kana = answer.chars().filter(|c| ('\u{3041}'..='\u{30ff}').contains(c)).count();
+    assert!(kana > 5, "{answer}");
 }
