@@ -39,21 +39,16 @@ fn main() -> ExitCode {
         (None, Some(cli::Action::Run { file })) => run::file(&file, &output),
         (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
         (None, Some(action @ (cli::Action::Jupyter { .. } | cli::Action::Kernel { .. }))) => {
-            jupyter(&action, &output).inspect_err(|error| output.error("jupyter", &chain(error))).is_ok()
+            jupyter(&action, &output).map_err(chained).inspect_err(|error| output.error("jupyter", error)).is_ok()
         }
         (None, None) => repl::repl(&output),
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// An error with its causes; those of the library say theirs.
-fn chain(error: &anyhow::Error) -> anyhow::Error {
-    match error.downcast_ref::<dam_prelude::Error>() {
-        Some(dam_prelude::Error::Refused { message, hint }) => {
-            dam_prelude::Error::Refused { message: message.clone(), hint: hint.clone() }.into()
-        }
-        _ => anyhow::anyhow!("{error:#}"),
-    }
+/// An error that says its causes, as those of the library do.
+fn chained(error: anyhow::Error) -> anyhow::Error {
+    if error.is::<dam_prelude::Error>() { error } else { anyhow::anyhow!("{error:#}") }
 }
 
 #[cfg(feature = "jupyter")]

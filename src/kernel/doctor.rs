@@ -44,10 +44,11 @@ pub fn doctor(place: &Place) -> Result<Vec<Finding>> {
     let need = |what, found, remedy| Finding { what, found, remedy, optional: false };
     let wish = |what, found, remedy| Finding { what, found, remedy, optional: true };
     let spec = place.directory()?.join("kernel.json");
+    let lab = said("jupyter", &["lab", "--version"]).map(|version| format!("JupyterLab {version}"));
     let built = prepared();
     let linker = ["mold", "lld", "ld.lld"].into_iter().find_map(on_path).map(|path| path.display().to_string());
     Ok(vec![
-        need("jupyter", said("jupyter", &["--version"]), "pip install jupyterlab"),
+        need("jupyter", lab.or_else(|| said("jupyter", &["--version"])), "pip install jupyterlab"),
         need("rustc", said("rustc", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
         need("cargo", said("cargo", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
         need("linker", said("cc", &["--version"]), "install a C compiler (gcc or clang), which links what Rust compiles"),

@@ -70,7 +70,7 @@ impl Output {
         let (notes, synced) = (std::mem::take(&mut state.notes), state.synced);
         *state = State { cell: Some(cell.clone()), count, synced, ..State::default() };
         if !notes.is_empty() {
-            self.publish(&state, StreamContent::stderr(&notes));
+            self.publish(&state, StreamContent::stdout(&notes));
         }
     }
 
@@ -94,7 +94,7 @@ impl Output {
     pub fn note(&self, text: &str) {
         let mut state = self.state();
         if state.cell.is_some() {
-            self.publish(&state, StreamContent::stderr(text));
+            self.publish(&state, StreamContent::stdout(text));
         } else {
             state.notes.push_str(text);
         }

@@ -34,6 +34,9 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// How long nothing is asked after the start until there is time to warm up.
 const LULL: Duration = Duration::from_millis(300);
 
+/// How long a socket that failed is left alone.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// What the parts of the kernel share.
 struct Kernel {
     cells: Cells,
@@ -80,7 +83,14 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
     let working = Arc::clone(&kernel);
     let worker = std::thread::spawn(move || working.work(&jobs));
 
-    tokio::spawn(async move { while heartbeat.single_heartbeat().await.is_ok() {} });
+    tokio::spawn(async move {
+        loop {
+            // A client that goes away in the middle is not the last.
+            if heartbeat.single_heartbeat().await.is_err() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    });
     tokio::spawn(async move {
         while let Some(message) = published.recv().await {
             if iopub_socket.send(message.with_zmq_identities(Vec::new())).await.is_err() {
@@ -103,7 +113,11 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
         }
     });
     tokio::spawn(async move {
-        while let Ok(message) = stdin_socket.read().await {
+        loop {
+            let Ok(message) = stdin_socket.read().await else {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
             if let JupyterMessageContent::InputReply(reply) = message.content
                 && answer.send(reply.value).is_err()
             {

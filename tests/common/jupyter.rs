@@ -8,7 +8,7 @@ use jupyter_protocol::ConnectionInfo;
 use jupyter_protocol::connection_info::Transport;
 use jupyter_protocol::messaging::{
     CompleteRequest, ExecuteRequest, HistoryRequest, InspectRequest, InterruptRequest, IsCompleteRequest, JupyterMessage,
-    JupyterMessageContent, ShutdownRequest,
+    JupyterMessageContent, KernelInfoRequest, ShutdownRequest,
 };
 use jupyter_zmq_client::{
     ClientControlConnection, ClientIoPubConnection, ClientShellConnection, create_client_control_connection,
@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-/// How long anything may take; the prelude may have to be built.
-const PATIENCE: Duration = Duration::from_secs(1500);
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// One output of a cell, as a notebook file has it, with its display id.
 pub type Output = Value;
@@ -108,23 +108,35 @@ impl Kernel {
         let process = dam(directory).arg("kernel").arg(&file).spawn().unwrap();
         let session = "tests";
         let connected = runtime.block_on(async {
-            // The kernel binds its ports when it has started; the client connects as soon as they are there.
-            for port in &ports {
-                let begin = Instant::now();
-                while tokio::net::TcpStream::connect(("127.0.0.1", *port)).await.is_err() {
-                    assert!(begin.elapsed() < Duration::from_secs(60), "the kernel does not start");
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            }
             let identity = peer_identity_for_session(session).unwrap();
             let shell = create_client_shell_connection_with_identity(&info, session, identity).await.unwrap();
             let control = create_client_control_connection(&info, session).await.unwrap();
             let iopub = create_client_iopub_connection(&info, "", session).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(200)).await;
             (shell, control, iopub)
         });
         let (shell, control, iopub) = connected;
-        Self { runtime, process, shell, control, iopub, _directory: files }
+        let mut kernel = Self { runtime, process, shell, control, iopub, _directory: files };
+        kernel.wait();
+        kernel
+    }
+
+    /// Waits until it answers, and what it publishes arrives.
+    fn wait(&mut self) {
+        let begin = Instant::now();
+        let (mut answers, mut publishes) = (false, false);
+        while !(answers && publishes) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "the kernel does not answer");
+            self.ask(KernelInfoRequest {});
+            let soon = Duration::from_millis(500);
+            let (shell, iopub) = (&mut self.shell, &mut self.iopub);
+            self.runtime.block_on(async {
+                answers |= timeout(soon, shell.read()).await.is_ok_and(|reply| reply.is_ok());
+                publishes |= timeout(soon, iopub.read()).await.is_ok_and(|message| message.is_ok());
+            });
+        }
+        // Answers to all that was asked.
+        let (shell, soon) = (&mut self.shell, Duration::from_millis(300));
+        self.runtime.block_on(async { while timeout(soon, shell.read()).await.is_ok() {} });
     }
 
     fn ask(&mut self, content: impl Into<JupyterMessageContent>) -> JupyterMessage {
