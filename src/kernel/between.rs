@@ -109,7 +109,9 @@ impl Between {
         let mut asked = self.kernel.try_clone()?;
         let mut questions = Vec::new();
         loop {
-            let ready = wait([out.as_raw_fd(), err.as_raw_fd(), asked.as_raw_fd()])?;
+            // What has been said needs no waking.
+            let patience = if self.errors.is_empty() && self.line.is_empty() { -1 } else { WAIT_MS };
+            let ready = wait([out.as_raw_fd(), err.as_raw_fd(), asked.as_raw_fd()], patience)?;
             if ready == [false; 3] {
                 self.flush()?;
                 continue;
@@ -219,11 +221,11 @@ impl Between {
     }
 }
 
-/// Which of `fds` can be read or have ended; none after [`WAIT_MS`].
-fn wait(fds: [RawFd; 3]) -> Result<[bool; 3]> {
+/// Which of `fds` can be read or have ended; none after `patience` milliseconds, of which -1 is for ever.
+fn wait(fds: [RawFd; 3], patience: i32) -> Result<[bool; 3]> {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: the array lives through the call and has three entries.
-    let n = unsafe { libc::poll(polled.as_mut_ptr(), 3, WAIT_MS) };
+    let n = unsafe { libc::poll(polled.as_mut_ptr(), 3, patience) };
     let error = std::io::Error::last_os_error();
     if n < 0 && error.kind() != std::io::ErrorKind::Interrupted {
         return Err(error.into());

@@ -37,11 +37,7 @@ impl Engine {
     /// # Errors
     /// No compiler or source, a prelude that does not build, a disk without room.
     pub fn start(link: Arc<Link>, socket: &Path, told: impl FnOnce()) -> Result<Self> {
-        let prepared = prepared()?;
-        if !prepared.is_dir() {
-            told();
-            prepare(&prepared)?;
-        }
+        let prepared = prepare(told)?;
         let workplace = Workplace::new()?;
         workplace.fill(&prepared)?;
         let context = context(workplace.path(), Some(socket))?;
@@ -106,18 +102,24 @@ impl Engine {
 /// What evcxr says of what has no documentation.
 const NOTHING: &str = "No documentation found";
 
-/// Builds the prelude for cells, and keeps it as `prepared`.
+/// Where the prelude is, built for cells; builds it if that is not done, telling `told` before.
 ///
 /// # Errors
 /// No compiler or source, a prelude that does not build, a disk without room.
-pub fn prepare(prepared: &Path) -> Result<()> {
+pub fn prepare(told: impl FnOnce()) -> Result<PathBuf> {
+    let prepared = prepared()?;
+    if prepared.is_dir() {
+        return Ok(prepared);
+    }
+    told();
     let workplace = Workplace::new()?;
     // Of an earlier prelude, most of what was built is used again.
     if let Some(earlier) = earlier()? {
         workplace.fill(&earlier)?;
     }
     drop(context(workplace.path(), None)?);
-    workplace.keep(prepared)
+    workplace.keep(&prepared)?;
+    Ok(prepared)
 }
 
 /// evcxr with the prelude, building in `directory`.

@@ -8,7 +8,7 @@ use dam_prelude::Error;
 use serde_json::{Value, json};
 
 use super::engine::prepare;
-use super::prepare::{cache, prepared};
+use super::prepare::cache;
 
 /// The name Jupyter shows.
 const TITLE: &str = "DAM (Rust)";
@@ -70,11 +70,7 @@ pub fn user_data() -> Result<PathBuf> {
 pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
     let directory = place.directory()?;
     ours(&directory)?;
-    let built = prepared()?;
-    if !built.is_dir() {
-        told();
-        prepare(&built)?;
-    }
+    prepare(told)?;
     let parent = directory.parent().context("no place for kernels")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot write {}", parent.display()))?;
     let new = tempfile::tempdir_in(parent)?;

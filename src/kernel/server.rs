@@ -4,7 +4,7 @@
 //! that a kernel that runs a cell can be asked, interrupted and ended.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use jupyter_protocol::messaging::{
     LanguageInfo, ReplyError, ReplyStatus, ShutdownReply, Status, UnknownMessage,
 };
 use jupyter_zmq_client::{
-    RouterRecvConnection, create_kernel_control_connection, create_kernel_heartbeat_connection, create_kernel_iopub_connection,
-    create_kernel_shell_connection, create_kernel_stdin_connection,
+    RouterRecvConnection, RouterSendConnection, create_kernel_control_connection, create_kernel_heartbeat_connection,
+    create_kernel_iopub_connection, create_kernel_shell_connection, create_kernel_stdin_connection,
 };
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -65,12 +65,12 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
     let session = uuid();
     let mut heartbeat = create_kernel_heartbeat_connection(info).await?;
     let mut iopub_socket = create_kernel_iopub_connection(info, &session).await?;
-    let (mut shell_send, shell) = create_kernel_shell_connection(info, &session).await?.split();
+    let (shell_send, shell) = create_kernel_shell_connection(info, &session).await?.split();
     let (mut control_send, mut control) = create_kernel_control_connection(info, &session).await?.split();
-    let (mut stdin_send, mut stdin_socket) = create_kernel_stdin_connection(info, &session).await?.split();
+    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(info, &session).await?.split();
     let (iopub, mut published) = unbounded_channel::<JupyterMessage>();
-    let (shell_out, mut replies): (_, UnboundedReceiver<JupyterMessage>) = unbounded_channel();
-    let (stdin, mut asked): (_, UnboundedReceiver<JupyterMessage>) = unbounded_channel();
+    let (shell_out, replies) = unbounded_channel();
+    let (stdin, asked) = unbounded_channel();
     let (answer, answers) = channel();
     let (work, jobs) = channel();
 
@@ -98,20 +98,8 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
             }
         }
     });
-    tokio::spawn(async move {
-        while let Some(message) = replies.recv().await {
-            if shell_send.send(message).await.is_err() {
-                return;
-            }
-        }
-    });
-    tokio::spawn(async move {
-        while let Some(message) = asked.recv().await {
-            if stdin_send.send(message).await.is_err() {
-                return;
-            }
-        }
-    });
+    tokio::spawn(send(replies, shell_send));
+    tokio::spawn(send(asked, stdin_send));
     tokio::spawn(async move {
         loop {
             let Ok(message) = stdin_socket.read().await else {
@@ -158,6 +146,15 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
     let cleaned = tokio::task::spawn_blocking(move || worker.join().is_ok());
     let _ = tokio::time::timeout(FAREWELL, cleaned).await;
     Ok(())
+}
+
+/// Sends what comes on a socket, while that lasts.
+async fn send(mut messages: UnboundedReceiver<JupyterMessage>, mut socket: RouterSendConnection) {
+    while let Some(message) = messages.recv().await {
+        if socket.send(message).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Hears what is asked on the shell socket.
@@ -246,19 +243,13 @@ impl Kernel {
     fn work(&self, jobs: &Receiver<Option<JupyterMessage>>) {
         let mut engine = self.cells.start();
         let mut count = 0;
-        let mut next = jobs.recv_timeout(LULL);
-        if let (Err(RecvTimeoutError::Timeout), Ok(engine)) = (&next, &mut engine) {
-            engine.warm_up();
-        }
-        loop {
-            let job = match next {
-                Ok(Some(job)) => job,
-                Err(RecvTimeoutError::Timeout) => {
-                    next = jobs.recv().map_err(|_| RecvTimeoutError::Disconnected);
-                    continue;
-                }
-                Ok(None) | Err(RecvTimeoutError::Disconnected) => return,
-            };
+        let mut next = jobs.recv_timeout(LULL).or_else(|_| {
+            if let Ok(engine) = &mut engine {
+                engine.warm_up();
+            }
+            jobs.recv()
+        });
+        while let Ok(Some(job)) = next {
             let failed = self.job(&mut engine, &job, &mut count);
             // Cells that were sent together with one that failed are not run.
             if failed {
@@ -271,7 +262,7 @@ impl Kernel {
                     }
                 }
             }
-            next = jobs.recv().map_err(|_| RecvTimeoutError::Disconnected);
+            next = jobs.recv();
         }
     }
 
