@@ -15,6 +15,7 @@ mod apart;
 mod bake;
 mod check;
 mod compare;
+mod diff;
 mod evolve;
 mod handle;
 mod inspect;
@@ -27,6 +28,7 @@ mod plot;
 mod progress;
 mod saved;
 mod score;
+mod snapshot;
 mod start;
 mod teach;
 mod tune;
@@ -44,9 +46,11 @@ pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
 pub use evolve::{Evolve, Evolved, Tried};
 pub use latest::latest;
+pub(crate) use latest::set_latest;
 pub use merged::Merged;
 pub use models::{Models, load};
 pub use progress::{Progress, watch};
+pub use snapshot::Snapshot;
 
 use self::progress::Task;
 use self::score::Judge;
@@ -86,6 +90,8 @@ struct Session {
     scores: Option<Scores>,
     /// What is to be said of where the coefficients started, if that was at a merge.
     start: Option<String>,
+    /// The number of the state that it is in.
+    state: u64,
 }
 
 /// The terms of the objective by name, each with its weight.
@@ -193,8 +199,14 @@ impl Session {
         self.step = step;
         self.drawn += settings.batch_size;
         self.history.push(step, total, &terms);
-        self.scores = None;
+        self.changed();
         Ok(StepReport { step, total, terms, grad_norm, lr })
+    }
+
+    /// The coefficients are others: what was said of those before holds no more.
+    fn changed(&mut self) {
+        self.scores = None;
+        self.state = snapshot::new_state();
     }
 
     /// Where the linear schedule ends.
@@ -252,6 +264,7 @@ impl Dam {
             history: History::default(),
             scores: None,
             start: None,
+            state: snapshot::new_state(),
         }))))
     }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::show::{Answer, MERGED, Scoreboard, Scores, WrapReport};
 use crate::train::{History, Settings};
 
+use super::snapshot::new_state;
 use super::{Dam, Models};
 
 impl Dam {
@@ -67,7 +68,10 @@ impl Dam {
             session.plan = None;
         }
         session.dtype = dtype;
-        session.models.settings = settings;
+        if session.models.settings != settings {
+            session.models.settings = settings;
+            session.state = new_state();
+        }
         Ok(())
     }
 
@@ -94,7 +98,16 @@ impl Dam {
         let examples = pairs.iter().map(|(name, spec)| models.data(name, spec)).collect::<Result<_>>()?;
         session.models = models;
         pairs.iter().for_each(|(name, _)| session.teachers.forget(name));
+        session.state = new_state();
         Ok(examples)
+    }
+
+    /// Lets go of what can be computed again, while another merge is worked on.
+    pub(crate) fn rest(&self) {
+        let mut session = self.session();
+        let names: Vec<String> = session.sources.iter().map(|s| s.name().to_owned()).collect();
+        names.iter().for_each(|name| session.teachers.forget(name));
+        session.angles.clear();
     }
 
     /// Steps made so far.
@@ -134,9 +147,11 @@ impl Dam {
     /// # Errors
     /// An unknown tensor, another shape, or a scheme that makes coefficients of other numbers.
     pub fn set_coefficients(&self, tensor: &str, values: &Tensor) -> Result<()> {
-        let session = self.session();
+        let mut session = self.session();
         let values = if values.rank() == 2 { values.unsqueeze(1)? } else { values.clone() };
-        session.merge.set_coefficients(session.merge.tensor(tensor)?, &values)
+        session.merge.set_coefficients(session.merge.tensor(tensor)?, &values)?;
+        session.changed();
+        Ok(())
     }
 
     /// The parameters of the scheme by their keys, f32.
@@ -154,11 +169,13 @@ impl Dam {
     /// # Errors
     /// An unknown key, with the nearest, or another shape.
     pub fn set_parameter(&self, key: &str, values: &Tensor) -> Result<()> {
-        let session = self.session();
+        let mut session = self.session();
         let variables = &session.merge.variables;
         let found = variables.iter().find(|v| v.key == key);
         let variable = found.ok_or_else(|| Error::unknown("parameter", key, variables.iter().map(|v| v.key.as_str())))?;
-        Ok(variable.value.set(values)?)
+        variable.value.set(values)?;
+        session.changed();
+        Ok(())
     }
 
     /// Scores the merge on data files; without any, on the held-out data of built-in sources, or else

@@ -1,6 +1,6 @@
 //! The merge that was wrapped or opened last, in a cell or by a verb: so that both go on with the same.
 
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{Dam, Session};
 use crate::error::{Error, Result};
@@ -20,15 +20,20 @@ pub fn latest() -> Result<Dam> {
     })
 }
 
+/// What is the latest from now on.
+pub(crate) fn set_latest(dam: Option<&Dam>) {
+    *LATEST.lock().unwrap_or_else(PoisonError::into_inner) = dam.map(|dam| Arc::downgrade(&dam.0));
+}
+
 impl Dam {
     /// Makes it the latest.
     pub(super) fn into_latest(self) -> Self {
-        *LATEST.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::sync::Arc::downgrade(&self.0));
+        set_latest(Some(&self));
         self
     }
 
     /// Whether both are handles of one session.
     pub fn is(&self, other: &Dam) -> bool {
-        std::sync::Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }

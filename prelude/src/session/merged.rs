@@ -27,6 +27,11 @@ struct Inner {
 }
 
 impl Merged {
+    /// Whether both are one merge.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(super) fn new(models: Models, plan: Plan) -> Self {
         Self(Arc::new(Inner { models, plan: Arc::new(plan) }))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::checkpoint::{BASE, BUILTIN_PREFIX, Source, in_one_numbering};
 use crate::coefficients::{Scheme, Wrap};
@@ -16,7 +17,7 @@ use super::Dam;
 #[derive(Clone, Default)]
 pub struct Models {
     pub(crate) sources: Vec<Source>,
-    pub(crate) data: BTreeMap<String, Dataset>,
+    pub(crate) data: BTreeMap<String, Arc<Dataset>>,
     /// What a merge of them starts with.
     pub settings: Settings,
 }
@@ -87,8 +88,15 @@ impl Models {
     pub fn data(&mut self, name: &str, spec: &str) -> Result<usize> {
         let dataset = Dataset::read(spec, self.reader(name)?)?;
         let examples = dataset.examples.len();
-        self.data.insert(name.to_owned(), dataset);
+        self.data.insert(name.to_owned(), Arc::new(dataset));
         Ok(examples)
+    }
+
+    /// Whether these are the same sources and data, with the same settings.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.settings == other.settings
+            && self.sources.iter().map(Source::identity).eq(other.sources.iter().map(Source::identity))
+            && self.data.iter().map(|(name, d)| (name, Arc::as_ptr(d))).eq(other.data.iter().map(|(name, d)| (name, Arc::as_ptr(d))))
     }
 
     /// The names of all sources, in the order of loading.

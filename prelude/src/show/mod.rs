@@ -52,6 +52,7 @@ macro_rules! shown_with_picture {
 }
 
 mod comparison;
+mod difference;
 mod figure;
 mod inspect;
 mod load;
@@ -63,6 +64,7 @@ mod train;
 mod wrap;
 
 pub use comparison::{Comparison, Contender};
+pub use difference::{Difference, TensorDifference};
 pub use figure::{Bars, Curves, Figure, Heatmap, Histogram, Mark, Scale, Series, Spacing, Unit};
 pub(crate) use inspect::short_name;
 pub use inspect::{Along, Distance, Distances, Inspection, SourceStats, TensorDistances, TensorStats};

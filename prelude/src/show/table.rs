@@ -23,6 +23,8 @@ pub struct Table {
     pub notes: Vec<String>,
     /// Cells, by row and column, that are the best of theirs: marked with a star, or bold.
     pub best: BTreeSet<(usize, usize)>,
+    /// Columns that align left, beside the first.
+    pub left: Vec<usize>,
 }
 
 impl Table {
@@ -36,7 +38,7 @@ impl Table {
     pub fn html(&self) -> String {
         let cells = |tag: &str, row: &[String]| {
             let cell = |(i, text): (usize, &String)| {
-                let align = if i == 0 { "left" } else { "right" };
+                let align = if i == 0 || self.left.contains(&i) { "left" } else { "right" };
                 format!("<{tag} style=\"text-align:{align};white-space:pre-wrap\">{text}</{tag}>")
             };
             row.iter().enumerate().map(cell).collect::<String>()
@@ -92,7 +94,7 @@ impl fmt::Display for Table {
         for row in self.marked(str::to_owned, |text| format!("{text}*")) {
             table.add_row(row);
         }
-        for column in table.column_iter_mut().skip(1) {
+        for (_, column) in table.column_iter_mut().enumerate().skip(1).filter(|(i, _)| !self.left.contains(i)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let mut lines: Vec<String> = Vec::new();

@@ -28,7 +28,11 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let latest = context.latest()?;
     let directory = at_home(arguments.word(VERB.usage)?);
     let (written, untrained) = match latest {
-        Latest::Dam(dam) => (dam.bake_with(directory, &options)?, dam.steps() == 0),
+        Latest::Dam(dam) => {
+            let written = dam.bake_with(directory, &options)?;
+            context.is_saved();
+            (written, dam.steps() == 0)
+        }
         Latest::Merged(merged) => (merged.bake_with(directory, &options)?, false),
     };
     let start = if untrained { "\nnot trained yet: this is the merge as it was wrapped" } else { "" };

@@ -1,5 +1,6 @@
 //! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
+use super::timeline::Timeline;
 use crate::show::Html;
 use crate::{Dam, Error, Merged, Models, Result};
 use serde_json::{Map, Value};
@@ -13,8 +14,10 @@ pub struct Context {
     pub dam: Option<Dam>,
     /// The merge that `merge` made last without writing it, until something else is made.
     pub merged: Option<Merged>,
-    /// The step that the last `save` or `open` kept.
-    pub saved: usize,
+    /// The state of the merge that was taken out last, by `save`, `open` or `bake`, and its step.
+    pub(super) saved: Option<(u64, usize)>,
+    /// What was done, to go back to.
+    pub(super) timeline: Timeline,
 }
 
 /// What is scored, asked, looked at and baked: what was made last.
@@ -95,7 +98,27 @@ impl Context {
     pub fn wrapped(&mut self, dam: Dam) {
         self.dam = Some(dam);
         self.merged = None;
-        self.saved = 0;
+    }
+
+    /// The merge as it is has been taken out.
+    pub(super) fn is_saved(&mut self) {
+        self.saved = self.dam.as_ref().map(|dam| (dam.state(), dam.steps()));
+    }
+
+    /// Steps of training that would be lost with the session.
+    pub fn unsaved(&self) -> usize {
+        let Some(dam) = &self.dam else { return 0 };
+        let steps = dam.steps();
+        match self.saved {
+            Some((state, _)) if state == dam.state() => 0,
+            Some((_, saved)) if saved < steps => steps - saved,
+            _ => steps,
+        }
+    }
+
+    /// What was done, and the states that came of it.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
     }
 
     /// An error where no source is loaded.
@@ -112,20 +135,5 @@ impl Context {
     /// The models as they are now, wrapped or not.
     pub fn current(&self) -> Models {
         self.dam.as_ref().map_or_else(|| self.models.clone(), Dam::models)
-    }
-
-    /// An error if there is training that `force` does not give up.
-    ///
-    /// # Errors
-    /// As said.
-    pub fn may_discard(&self, force: bool) -> Result<()> {
-        let steps = self.dam.as_ref().map_or(0, Dam::steps);
-        if steps > self.saved && !force {
-            return refuse(
-                format!("this would discard {} steps of training", steps - self.saved),
-                "save FILE first, then repeat it with --force",
-            );
-        }
-        Ok(())
     }
 }

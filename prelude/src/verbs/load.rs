@@ -9,18 +9,17 @@ use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "load",
-    usage: "load [NAME=]SOURCE... [--force]",
+    usage: "load [NAME=]SOURCE...",
     about: "open models: directories, org/name on the hub, FILE.gguf, builtin:NAME, each +ADAPTER; base= marks the base",
     example: "load base=builtin:base ja=builtin:japanese math=builtin:math sql=builtin:sql",
     run,
 };
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &["--force"])?;
+    let arguments = Arguments::read(arguments, &[], &[])?;
     if arguments.words.is_empty() {
         return refuse("no source is named", format!("usage: {}", VERB.usage));
     }
-    context.may_discard(arguments.force())?;
     context.models = context.current().and_load(arguments.words.iter().map(|spec| source_at_home(spec)))?;
     context.merged = None;
     let again = if context.dam.take().is_some() { "\nthe merge is of other sources now: wrap again" } else { "" };

@@ -5,14 +5,18 @@
 use crate::Result;
 mod arguments;
 mod bake;
+mod branch;
 mod compare;
 mod context;
 mod data;
+mod diff;
 mod eval;
 mod evolve;
 mod generate;
 mod help;
+mod history;
 mod inspect;
+mod journal;
 mod load;
 mod loss;
 mod merge;
@@ -20,10 +24,14 @@ mod open;
 mod parse;
 mod plot;
 mod quit;
+mod redo;
 mod save;
 mod set;
 mod step;
+mod switch;
+mod timeline;
 mod train;
+mod undo;
 mod wrap;
 
 use crate::Error;
@@ -31,6 +39,7 @@ use crate::Error;
 pub(crate) use context::refuse;
 pub use context::{Context, Latest, Reply};
 pub use parse::{Statement, Unclosed, is_complete, statements};
+pub use timeline::{State, Timeline};
 
 /// One verb.
 pub struct Verb {
@@ -65,6 +74,12 @@ pub const VERBS: &[Verb] = &[
     bake::VERB,
     save::VERB,
     open::VERB,
+    undo::VERB,
+    redo::VERB,
+    history::VERB,
+    branch::VERB,
+    switch::VERB,
+    diff::VERB,
     help::VERB,
     quit::VERB,
 ];
@@ -76,6 +91,20 @@ pub const VERBS: &[Verb] = &[
 pub fn find(name: &str) -> Result<&'static Verb> {
     let found = VERBS.iter().find(|v| v.name == name);
     found.ok_or_else(|| Error::unknown("verb", name, VERBS.iter().map(|v| v.name)))
+}
+
+/// Does one statement, and keeps the state that it leads to.
+///
+/// # Errors
+/// An unknown verb, or what the verb says.
+pub fn run(context: &mut Context, statement: &Statement) -> Result<Reply> {
+    let verb = find(&statement.verb)?;
+    // What a cell did meanwhile is a state of its own.
+    context.record(None)?;
+    let reply = (verb.run)(context, &statement.arguments);
+    // Also after an error: steps made before it stay made.
+    context.record(Some(statement))?;
+    reply
 }
 
 /// Whether the verb ends the session.

@@ -10,21 +10,19 @@ use super::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
     name: "open",
-    usage: "open FILE [--force]",
+    usage: "open FILE",
     about: "go on with what save kept, exactly where it was",
     example: "open merge.dam.safetensors",
     run,
 };
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &["--force"])?;
+    let arguments = Arguments::read(arguments, &[], &[])?;
     let file = at_home(arguments.word(VERB.usage)?);
-    context.may_discard(arguments.force())?;
     let dam = Dam::open(file)?;
     let (report, steps) = (dam.report(), dam.steps());
-    context.saved = steps;
-    context.dam = Some(dam);
-    context.merged = None;
+    context.wrapped(dam);
+    context.is_saved();
     let json = json!({"sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients, "step": steps});
     Ok(Reply::new(format!("{report}\nat step {steps}"), json))
 }

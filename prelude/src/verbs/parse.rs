@@ -72,6 +72,21 @@ fn finish(words: &mut Vec<String>, line: usize, all: &mut Vec<Statement>) {
     }
 }
 
+/// A line that means `statement`.
+pub fn line(statement: &Statement) -> String {
+    let words = std::iter::once(&statement.verb).chain(&statement.arguments);
+    words.map(|word| quote(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// `word` as one writes it: in quotation marks where it needs them.
+pub fn quote(word: &str) -> String {
+    let plain = |c: char| !c.is_whitespace() && !"'\";".contains(c);
+    if !word.is_empty() && word.chars().all(plain) && !word.starts_with('#') {
+        return word.to_owned();
+    }
+    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 /// Whether `text` is whole, or goes on in the next line.
 pub fn is_complete(text: &str) -> bool {
     statements(text).is_ok()
@@ -103,6 +118,14 @@ mod tests {
     fn a_statement_knows_its_line() {
         let lines = |text| statements(text).unwrap().into_iter().map(|s| s.line).collect::<Vec<_>>();
         assert_eq!(lines("# one\n\nload a; wrap\n  step # note\ngenerate 'a\nb'\nloss"), [3, 3, 4, 5, 7]);
+    }
+
+    #[test]
+    fn a_line_means_its_statement() {
+        for word in ["a", "", "a b", "it's", "a\"b", "#a", "a#b", "a;b", "a\\b", "a\\ b", "a\nb", "\u{3000}", "'\"", "x=a b"] {
+            let statement = Statement { verb: "v".into(), arguments: vec![word.into(), "z".into()], line: 1 };
+            assert_eq!(statements(&line(&statement)).unwrap(), [statement]);
+        }
     }
 
     #[test]

@@ -19,6 +19,6 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let dam = context.dam()?;
     let written = dam.save(at_home(arguments.word(VERB.usage)?))?;
-    context.saved = dam.steps();
+    context.is_saved();
     Ok(Reply::new(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
 }

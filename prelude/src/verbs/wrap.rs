@@ -13,7 +13,7 @@ use super::context::{Context, Reply};
 
 pub const VERB: Verb = Verb {
     name: "wrap",
-    usage: "wrap [columns|rows|rows_columns|tensor|layer|heads|softmax|task|low_rank] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random|METHOD|RECIPE.yml] [bias=one|same] [base=off|on] [rank=4 of low_rank] [--force]",
+    usage: "wrap [columns|rows|rows_columns|tensor|layer|heads|softmax|task|low_rank] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random|METHOD|RECIPE.yml] [bias=one|same] [base=off|on] [rank=4 of low_rank]",
     about: "give every weight column of every source its coefficient, or what else a scheme says",
     example: "wrap columns f=tanh train=linear,norm",
     run,
@@ -24,13 +24,12 @@ const OPTIONS: [&str; 5] = ["f", "train", "init", "bias", "base"];
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let keys: Vec<&str> = OPTIONS.into_iter().chain(SCHEMES.iter().flat_map(|s| s.keys.iter().copied())).collect();
-    let arguments = Arguments::read(arguments, &keys, &["--force"])?;
+    let arguments = Arguments::read(arguments, &keys, &[])?;
     let builtin = find(arguments.optional(VERB.usage)?.unwrap_or(COLUMNS))?;
     let known = |key: &str| OPTIONS.contains(&key) || builtin.keys.contains(&key);
     if let Some((key, _)) = arguments.pairs.iter().find(|(key, _)| !known(key)) {
         return Err(Error::unknown("key", key, OPTIONS.into_iter().chain(builtin.keys.iter().copied())));
     }
-    context.may_discard(arguments.force())?;
     let models = context.current();
     let mut start = None;
     let (mut options, mut settings) = (Options { seed: models.settings.seed, ..Options::default() }, Vec::new());

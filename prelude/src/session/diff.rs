@@ -1,0 +1,63 @@
+//! diff: how far the coefficients of two merges are apart, tensor by tensor, and what each scores.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device};
+
+use super::Dam;
+use crate::error::{Error, Result};
+use crate::show::{Difference, TensorDifference};
+
+impl Dam {
+    /// How far the coefficients of `other` are from these, for every tensor that both have with coefficients of one
+    /// shape; and the scores of both on the data that [`Dam::eval`] uses, where they are not known yet.
+    ///
+    /// ```
+    /// use dam_prelude::{Columns, load};
+    ///
+    /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
+    /// let before = dam.fork()?;
+    /// dam.step()?;
+    /// let difference = dam.diff(&before)?;
+    /// assert!(difference.tensors.iter().all(|t| t.most > 0.0 && t.most < 2e-3)); // one step of lr 1e-3
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No tensor to compare, or data that cannot be used.
+    pub fn diff(&self, other: &Dam) -> Result<Difference> {
+        let (mine, theirs) = (self.all_coefficients()?, other.all_coefficients()?);
+        let mut tensors = Vec::new();
+        for (name, (sources, values)) in &mine {
+            let Some((_, others)) = theirs.get(name).filter(|(s, v)| s == sources && v.len() == values.len()) else { continue };
+            let apart = values.iter().zip(others).map(|(a, b)| (a - b).abs());
+            let mean = apart.clone().sum::<f64>() / values.len().max(1) as f64;
+            let most = apart.clone().fold(0.0, f64::max);
+            let changed = apart.filter(|d| *d > 0.0).count();
+            tensors.push(TensorDifference { name: name.clone(), coefficients: values.len(), changed, mean, most });
+        }
+        if tensors.is_empty() {
+            let what = "these merges have no tensor with coefficients of the same sources and shape".into();
+            return Err(Error::Sources { what, hint: "compare merges of the same sources, wrapped with the same scheme" });
+        }
+        tensors.sort_by(|a, b| b.mean.total_cmp(&a.mean).then_with(|| a.name.cmp(&b.name)));
+        let only = mine.keys().chain(theirs.keys()).filter(|name| !tensors.iter().any(|t| t.name == **name)).count();
+        let scores = |dam: &Dam| {
+            let known = dam.session().scores.clone();
+            known.map_or_else(|| dam.eval(&[]), Ok)
+        };
+        let scores = if self.models().data.is_empty() { None } else { Some((scores(self)?, scores(other)?)) };
+        Ok(Difference { tensors, incomparable: only, scores, steps: (self.steps(), other.steps()) })
+    }
+
+    /// By tensor: its sources, and the coefficients of all of them in order.
+    fn all_coefficients(&self) -> Result<BTreeMap<String, (Vec<String>, Vec<f64>)>> {
+        let session = self.session();
+        let names: Vec<String> = session.sources.iter().map(|s| s.name().to_owned()).collect();
+        let one = |t: &crate::coefficients::MergedTensor| {
+            let c = session.merge.coefficients(t)?.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+            Ok((t.spec.name.clone(), (names.clone(), c.flatten_all()?.to_vec1()?)))
+        };
+        session.merge.tensors.iter().map(one).collect()
+    }
+}

@@ -1,0 +1,107 @@
+//! `history`
+
+use serde_json::{Value, json};
+
+use super::Verb;
+use super::arguments::Arguments;
+use super::context::{Context, Reply, refuse};
+use super::parse::line;
+use super::timeline::{State, Timeline};
+use crate::Result;
+use crate::show::Table;
+
+pub const VERB: Verb = Verb {
+    name: "history",
+    usage: "history",
+    about: "all states with what led to them and the loss at each; switch N goes to one",
+    example: "history",
+    run,
+};
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    if !arguments.is_empty() {
+        Arguments::read(arguments, &[], &[])?;
+        return refuse("history takes no words", "switch N goes to a state");
+    }
+    let timeline = context.timeline();
+    let path = timeline.path(timeline.here());
+    let mut table = Table::new("", ["state", "", "what was done", "step", "loss", "score", "branch"]);
+    let mut fields: Vec<Value> = Vec::new();
+    for (number, state) in timeline.states().iter().enumerate().skip(1) {
+        let mark = match path.contains(&number) {
+            _ if number == timeline.here() => ">",
+            true => "|",
+            false => " ",
+        };
+        let branches = timeline.names(number);
+        let row = [number.to_string(), mark.into(), state.what(number), state.step.to_string(), state.losses(), state.scores()];
+        table.rows.push(row.into_iter().chain([branches.join(", ")]).collect());
+        let done = state.done.as_ref().map(line);
+        fields.push(json!({
+            "state": number, "parent": state.parent, "done": done, "step": state.step, "loss": state.loss, "branches": branches,
+        }));
+    }
+    if fields.is_empty() {
+        table.notes.push("nothing has been done yet".into());
+    }
+    if timeline.here() == 0 && !fields.is_empty() {
+        table.notes.push("all is undone: redo goes forward again".into());
+    }
+    table.left = vec![1, 2, 6];
+    Ok(Reply::shown(&table, json!({"here": timeline.here(), "branch": timeline.branch(), "states": fields})))
+}
+
+impl State {
+    /// What was done, and after what if that is not the state before.
+    fn what(&self, number: usize) -> String {
+        const MOST: usize = 60;
+        let done = self.done.as_ref().map_or_else(|| "(a cell of Rust)".into(), line);
+        let mut text: String = done.chars().take(MOST).collect();
+        if text.len() < done.len() {
+            text.push('…');
+        }
+        match self.parent {
+            Some(parent) if parent + 1 != number => format!("{text}  (after {parent})"),
+            _ => text,
+        }
+    }
+
+    /// The loss as it is shown.
+    pub(super) fn losses(&self) -> String {
+        self.loss.map_or_else(|| "-".into(), |loss| format!("{loss:.4}"))
+    }
+
+    fn scores(&self) -> String {
+        match self.scored {
+            Some((Some(exact), loss)) => format!("{:.1}% ({loss:.3})", 100.0 * exact),
+            Some((None, loss)) => format!("({loss:.3})"),
+            None => "-".into(),
+        }
+    }
+}
+
+impl Timeline {
+    /// The branches that end at a state.
+    fn names(&self, state: usize) -> Vec<&str> {
+        self.branches().iter().filter(|(_, end)| **end == state).map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+impl Context {
+    /// Where one is after going somewhere.
+    pub(super) fn whereabouts(&self) -> Reply {
+        let timeline = self.timeline();
+        let (here, branch) = (timeline.here(), timeline.branch());
+        let state = &timeline.states()[here];
+        let what = match (here, &state.done) {
+            (0, _) => "nothing is loaded".to_owned(),
+            (_, Some(done)) => line(done),
+            (_, None) => "a cell of Rust".into(),
+        };
+        let loss = state.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
+        let steps = if self.dam.is_some() { format!("; step {}{loss}", state.step) } else { String::new() };
+        let text = format!("state {here} of {}, after: {what}{steps}", timeline.states().len() - 1);
+        let on = if timeline.branches().len() > 1 { format!(" (branch {branch})") } else { String::new() };
+        Reply::new(text + &on, json!({"state": here, "branch": branch, "step": state.step, "loss": state.loss}))
+    }
+}

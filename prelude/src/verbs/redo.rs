@@ -1,0 +1,21 @@
+//! `redo [N]`
+
+use crate::Result;
+
+use super::Verb;
+use super::arguments::{Arguments, count};
+use super::context::{Context, Reply};
+
+pub const VERB: Verb = Verb {
+    name: "redo",
+    usage: "redo [N]",
+    about: "forward again, one change or N, the way undo came",
+    example: "redo",
+    run,
+};
+
+fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    context.redo(arguments.optional(VERB.usage)?.map_or(Ok(1), |n| count("redo", n))?)?;
+    Ok(context.whereabouts())
+}

@@ -1,0 +1,312 @@
+//! What was done, as a tree of states: every change is one that can be gone back to, and none is lost.
+//!
+//! ```text
+//! 0 ── 1 load ── 2 wrap ── 3 train 100          main
+//!                  └────── 4 train 50           cautious
+//! ```
+//!
+//! A state keeps the sources, data and settings, the merge and a moment of it. Coefficients are small: all are kept.
+
+use std::collections::BTreeMap;
+
+use super::Statement;
+use super::context::{Context, refuse};
+use crate::session::{Snapshot, set_latest};
+use crate::{Dam, Error, Merged, Models, Result};
+
+/// The branch that one begins on.
+const MAIN: &str = "main";
+
+/// All states, and where one is.
+pub struct Timeline {
+    pub(super) states: Vec<State>,
+    pub(super) here: usize,
+    /// The branch that goes along with what is done.
+    pub(super) branch: String,
+    pub(super) branches: BTreeMap<String, usize>,
+    /// Where states are that are not in memory.
+    pub(super) directory: Option<std::path::PathBuf>,
+}
+
+/// What a change led to.
+pub struct State {
+    /// What it was made from; none: the empty session.
+    pub parent: Option<usize>,
+    /// What was done; none where a cell of Rust did it, and of the empty session.
+    pub done: Option<Statement>,
+    /// Steps of the merge until then.
+    pub step: usize,
+    /// The loss before the last of them.
+    pub loss: Option<f64>,
+    /// The mean over data sets of what `eval` gave last: exact match, if there is one, and loss.
+    pub scored: Option<(Option<f64>, f64)>,
+    /// The state one came back from last: where `redo` goes.
+    pub(super) next: Option<usize>,
+    /// The state that made the merge that is tried, if one is.
+    pub(super) merged_by: Option<usize>,
+    /// None: it is in a file, or is made again.
+    pub(super) kept: Option<Kept>,
+    /// Whether the file has it.
+    pub(super) in_file: bool,
+}
+
+/// What a session was.
+#[derive(Clone, Default)]
+pub(super) struct Kept {
+    pub models: Models,
+    pub dam: Option<(Dam, Snapshot)>,
+    pub merged: Option<Merged>,
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        let empty = State {
+            parent: None,
+            done: None,
+            step: 0,
+            loss: None,
+            scored: None,
+            next: None,
+            merged_by: None,
+            kept: Some(Kept::default()),
+            in_file: false,
+        };
+        let (branch, branches) = (MAIN.to_owned(), BTreeMap::from([(MAIN.to_owned(), 0)]));
+        Self { states: vec![empty], here: 0, branch, branches, directory: None }
+    }
+}
+
+impl Timeline {
+    /// All states; their numbers are their places. The first is the empty session.
+    pub fn states(&self) -> &[State] {
+        &self.states
+    }
+
+    /// The number of the state that one is in.
+    pub fn here(&self) -> usize {
+        self.here
+    }
+
+    /// The branch that one is on.
+    pub fn branch(&self) -> &str {
+        &self.branch
+    }
+
+    /// Every branch with its last state.
+    pub fn branches(&self) -> &BTreeMap<String, usize> {
+        &self.branches
+    }
+
+    /// The states from the first change to `state`.
+    pub fn path(&self, state: usize) -> Vec<usize> {
+        let mut path: Vec<usize> = std::iter::successors(Some(state), |s| self.states[*s].parent).collect();
+        path.pop();
+        path.reverse();
+        path
+    }
+
+    /// The state that `name` means: a branch, or a number.
+    ///
+    /// # Errors
+    /// Neither.
+    pub fn find(&self, name: &str) -> Result<usize> {
+        if let Some(state) = self.branches.get(name) {
+            return Ok(*state);
+        }
+        match name.parse::<usize>() {
+            Ok(number) if number < self.states.len() => Ok(number),
+            Ok(number) => refuse(format!("there is no state {number}"), format!("the last is {}: history", self.states.len() - 1)),
+            Err(_) => Err(Error::unknown("branch", name, self.branches.keys().map(String::as_str))),
+        }
+    }
+}
+
+impl Context {
+    /// Keeps the state as `done` left it, if that changed something.
+    ///
+    /// # Errors
+    /// None on the CPU.
+    pub(super) fn record(&mut self, done: Option<&Statement>) -> Result<()> {
+        self.remember()?;
+        let before = self.timeline.here;
+        let kept = self.timeline.states[before].kept.as_ref();
+        if kept.is_some_and(|kept| kept.is(self)) {
+            return Ok(());
+        }
+        let merged_before = kept.and_then(|kept| kept.merged.clone());
+        let dam = self.dam.clone().map(|dam| Ok::<_, Error>((dam.clone(), dam.snapshot()?))).transpose()?;
+        // A merge that is left keeps no answers of its teachers, which are large.
+        if let Some((left, _)) = kept.and_then(|kept| kept.dam.as_ref())
+            && dam.as_ref().is_none_or(|(dam, _)| !dam.is(left))
+        {
+            left.rest();
+        }
+        let number = self.timeline.states.len();
+        let (step, loss) = dam.as_ref().map_or((0, None), |(_, s)| (s.steps(), s.loss()));
+        let merged_by = match (&self.merged, &merged_before) {
+            (None, _) => None,
+            (Some(now), Some(then)) if now.is(then) => self.timeline.states[before].merged_by,
+            _ => Some(number),
+        };
+        let done = done.map(|done| exactly(done, step.saturating_sub(self.timeline.states[before].step)));
+        let kept = Some(Kept { models: self.models.clone(), dam, merged: self.merged.clone() });
+        let state =
+            State { parent: Some(before), done, step, loss, scored: None, next: None, merged_by, kept, in_file: false };
+        self.timeline.states.push(state);
+        self.timeline.states[before].next = Some(number);
+        self.arrive(number);
+        Ok(())
+    }
+
+    /// Notes what `eval` gave since the state was recorded.
+    fn remember(&mut self) -> Result<()> {
+        let state = &mut self.timeline.states[self.timeline.here];
+        if let Some(Kept { dam: Some((dam, snapshot)), .. }) = &mut state.kept
+            && dam.state() == snapshot.state()
+        {
+            *snapshot = dam.snapshot()?;
+            state.scored = snapshot.scores().map(|scores| (scores.mean_accuracy(), scores.mean_loss()));
+        }
+        Ok(())
+    }
+
+    /// Goes to `state`; the branch one is on goes along.
+    ///
+    /// # Errors
+    /// A state that cannot be made again; nothing has changed then.
+    pub fn go(&mut self, state: usize) -> Result<()> {
+        self.remember()?;
+        self.bring(state)?;
+        let kept = self.timeline.states[state].kept.clone().unwrap_or_default();
+        if let Some((dam, snapshot)) = &kept.dam {
+            dam.restore(snapshot)?;
+        }
+        let dam = kept.dam.map(|(dam, _)| dam);
+        if let Some(left) = self.dam.as_ref().filter(|left| dam.as_ref().is_none_or(|dam| !dam.is(left))) {
+            left.rest();
+        }
+        set_latest(dam.as_ref());
+        (self.models, self.dam, self.merged) = (kept.models, dam, kept.merged);
+        self.arrive(state);
+        Ok(())
+    }
+
+    fn arrive(&mut self, state: usize) {
+        let Timeline { here, branch, branches, .. } = &mut self.timeline;
+        *here = state;
+        branches.insert(branch.clone(), state);
+    }
+
+    /// `count` changes back.
+    ///
+    /// # Errors
+    /// Nothing to undo.
+    pub fn undo(&mut self, count: usize) -> Result<()> {
+        let from = self.timeline.here;
+        let mut to = from;
+        for _ in 0..count {
+            let Some(parent) = self.timeline.states[to].parent else { break };
+            self.timeline.states[parent].next = Some(to);
+            to = parent;
+        }
+        match to == from {
+            true => refuse("there is nothing to undo", "history shows all states, redo goes forward again"),
+            false => self.go(to),
+        }
+    }
+
+    /// `count` changes forward again, the way one came back.
+    ///
+    /// # Errors
+    /// Nothing to redo.
+    pub fn redo(&mut self, count: usize) -> Result<()> {
+        let from = self.timeline.here;
+        let states = &self.timeline.states;
+        let to = std::iter::successors(Some(from), |s| states[*s].next).take(count.saturating_add(1)).last().unwrap_or(from);
+        match to == from {
+            true => refuse("there is nothing to redo", "history shows all states, switch N goes to one"),
+            false => self.go(to),
+        }
+    }
+
+    /// Goes on from here under a new name; what the branch before had stays there.
+    ///
+    /// # Errors
+    /// A name that is taken or none.
+    pub fn begin_branch(&mut self, name: &str) -> Result<()> {
+        let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || !name.chars().all(plain) || name.parse::<usize>().is_ok() || name.len() > 64 {
+            return Err(Error::bad_value("branch", name, "a name of letters, digits, `-`, `_` and `.` that is no number"));
+        }
+        if self.timeline.branches.contains_key(name) {
+            return refuse(format!("there is a branch `{name}` already"), format!("go there: switch {name}"));
+        }
+        name.clone_into(&mut self.timeline.branch);
+        self.timeline.branches.insert(name.to_owned(), self.timeline.here);
+        Ok(())
+    }
+
+    /// Goes to the end of a branch, or on this one to a state by its number.
+    ///
+    /// # Errors
+    /// No such branch or state.
+    pub fn switch(&mut self, name: &str) -> Result<()> {
+        let state = self.timeline.find(name)?;
+        let left = self.timeline.branch.clone();
+        if self.timeline.branches.contains_key(name) {
+            name.clone_into(&mut self.timeline.branch);
+        }
+        self.go(state).inspect_err(|_| self.timeline.branch = left)
+    }
+
+    /// The merge of a state, as a session of its own.
+    ///
+    /// # Errors
+    /// A state without one.
+    pub(super) fn at(&mut self, state: usize) -> Result<Dam> {
+        self.bring(state)?;
+        match self.timeline.states[state].kept.as_ref().and_then(|kept| kept.dam.as_ref()) {
+            Some((dam, snapshot)) => dam.fork_at(snapshot),
+            None => refuse(format!("nothing is wrapped in state {state}"), "history shows all states"),
+        }
+    }
+
+    /// What led here, from an empty session.
+    ///
+    /// # Errors
+    /// Something that a cell of Rust did.
+    pub fn done(&mut self) -> Result<Vec<Statement>> {
+        self.record(None)?;
+        let path = self.timeline.path(self.timeline.here);
+        let done = path.into_iter().map(|state| self.timeline.states[state].done.clone()).collect::<Option<_>>();
+        match done {
+            Some(done) => Ok(done),
+            None => refuse("a cell of Rust changed the merge, which verbs do not say", "keep the coefficients themselves: save FILE"),
+        }
+    }
+}
+
+impl Kept {
+    /// Whether this is what `context` is.
+    fn is(&self, context: &Context) -> bool {
+        let same_dam = match (&self.dam, &context.dam) {
+            (Some((dam, snapshot)), Some(now)) => dam.is(now) && now.state() == snapshot.state(),
+            (None, None) => self.models.is(&context.models),
+            _ => false,
+        };
+        let same_merged = match (&self.merged, &context.merged) {
+            (Some(merged), Some(now)) => merged.is(now),
+            (merged, now) => merged.is_none() && now.is_none(),
+        };
+        same_dam && same_merged
+    }
+}
+
+/// `done` with as many steps as it made, which an interrupt or an error may have cut short.
+fn exactly(done: &Statement, steps: usize) -> Statement {
+    let mut done = done.clone();
+    if ["train", "step"].contains(&done.verb.as_str()) {
+        done.arguments = vec![steps.to_string()];
+    }
+    done
+}
