@@ -8,6 +8,7 @@ mod progress;
 mod render;
 mod repl;
 mod run;
+mod terminal;
 mod tour;
 
 use std::process::ExitCode;

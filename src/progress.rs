@@ -1,4 +1,4 @@
-//! A bar while something long runs; plain lines where nobody can see a bar.
+//! A bar and the loss curve while something long runs, in place; plain lines where nobody can see that.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -6,12 +6,26 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dam_prelude::session::{self, Progress};
+use dam_prelude::show::Figure;
+use dam_prelude::train::History;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::render::note;
+use crate::terminal;
 
 /// Plain lines are this far apart.
 const PLAIN: Duration = Duration::from_secs(5);
+
+/// Curves are at least so far apart.
+const PACE: Duration = Duration::from_millis(250);
+
+/// A task that is seen.
+struct Shown {
+    bar: ProgressBar,
+    history: History,
+    /// When its curve was drawn last.
+    drawn: Instant,
+}
 
 /// Shows what is under way from now on: downloads, and tasks such as training.
 pub fn watch() {
@@ -19,44 +33,54 @@ pub fn watch() {
     if terminal {
         watch_downloads();
     }
-    let (bars, last) = (Mutex::new(Vec::new()), Mutex::new(None));
+    let (tasks, last) = (Mutex::new(Vec::new()), Mutex::new(None));
     session::watch(move |progress| {
         if terminal {
-            drawn(&mut bars.lock().unwrap_or_else(PoisonError::into_inner), progress);
+            drawn(&mut tasks.lock().unwrap_or_else(PoisonError::into_inner), progress);
         } else {
             told(&mut last.lock().unwrap_or_else(PoisonError::into_inner), progress);
         }
     });
 }
 
-/// A bar a task; a task inside another has the bar, and gives it back.
-fn drawn(bars: &mut Vec<ProgressBar>, progress: &Progress<'_>) {
+/// A bar a task; a task inside another has the place, and gives it back.
+fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
     if progress.finished {
-        bars.pop().inspect(ProgressBar::finish_and_clear);
+        tasks.pop().inspect(|task| task.bar.finish_and_clear());
         return;
     }
     if progress.done == 0 {
-        bars.last().inspect(|outer| outer.set_draw_target(ProgressDrawTarget::hidden()));
-        bars.push(bar(progress.total));
+        tasks.last().inspect(|outer| outer.bar.set_draw_target(ProgressDrawTarget::hidden()));
+        tasks.push(Shown { bar: bar(progress.total), history: History::default(), drawn: Instant::now() });
     }
-    if let Some(bar) = bars.last() {
-        bar.set_message(progress.message.to_owned());
-        bar.set_position(progress.done as u64);
+    let Some(task) = tasks.last_mut() else { return };
+    match (progress.step, progress.loss) {
+        (Some(step), _) => task.history.push(step.step, step.total, &step.terms),
+        (None, Some(loss)) => task.history.push(progress.done, loss, &[]),
+        (None, None) => {}
     }
+    if task.history.total.len() > 1 && task.drawn.elapsed() > PACE {
+        task.drawn = Instant::now();
+        let width = terminal::width().saturating_sub(1).min(100);
+        task.bar.set_prefix(Figure::losses(&task.history).text(width, terminal::is_ascii()));
+    }
+    task.bar.set_message(progress.message.to_owned());
+    task.bar.set_position(progress.done as u64);
 }
 
 fn bar(total: Option<usize>) -> ProgressBar {
     let template = match total {
-        Some(_) => "{bar:30} {pos}/{len}  {msg}  {rate}  {eta} left",
-        None => "{spinner} {msg}  {elapsed}",
+        Some(_) => "{bar:30} {pos}/{len}  {msg}  {rate}  {eta} left\n{prefix}",
+        None => "{spinner} {msg}  {elapsed}\n{prefix}",
     };
     let rate = |state: &ProgressState, out: &mut dyn Write| {
         // Writing into the bar's own text does not fail.
-        let _ = write!(out, "{:.1} steps/s", state.per_sec());
+        let _ = write!(out, "{:.1} a second", state.per_sec());
     };
     let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.with_key("rate", rate).progress_chars("━╸ "));
+        let chars = if terminal::is_ascii() { "#> " } else { "━╸ " };
+        bar.set_style(style.with_key("rate", rate).progress_chars(chars).tick_chars(if terminal::is_ascii() { "-\\|/ " } else { "⠁⠂⠄⠂ " }));
     }
     bar
 }

@@ -5,6 +5,8 @@ use std::io::Write;
 use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
 
+use crate::terminal;
+
 /// Where replies go.
 #[derive(Clone, Copy)]
 pub struct Output {
@@ -15,7 +17,10 @@ impl Output {
     /// Shows a verb's reply.
     pub fn reply(&self, verb: &str, seconds: f64, reply: &Reply) {
         if !self.json {
-            self.say(&reply.text);
+            match &reply.figure {
+                Some(figure) => terminal::show(figure).inspect(|text| self.say(text)).map_or((), drop),
+                None => self.say(&reply.text),
+            }
             return;
         }
         let mut object = Map::from_iter([("verb".into(), json!(verb)), ("seconds".into(), json!(seconds))]);

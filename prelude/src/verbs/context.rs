@@ -1,7 +1,7 @@
 //! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
 use super::timeline::Timeline;
-use crate::show::Html;
+use crate::show::{Figure, Html};
 use crate::{Dam, Error, Merged, Models, Result};
 use serde_json::{Map, Value};
 
@@ -36,13 +36,15 @@ pub struct Reply {
     pub html: Option<String>,
     /// For a program.
     pub json: Map<String, Value>,
+    /// The picture that it is, where it is one: a terminal draws it as well as it can.
+    pub figure: Option<Figure>,
 }
 
 impl Reply {
     /// A reply with the fields of `json`, an object.
     pub fn new(text: impl std::fmt::Display, json: Value) -> Self {
         let json = if let Value::Object(map) = json { map } else { Map::new() };
-        Self { text: text.to_string(), html: None, json }
+        Self { text: text.to_string(), html: None, json, figure: None }
     }
 
     /// The same of what has a form for a notebook too.

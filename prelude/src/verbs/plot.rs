@@ -40,14 +40,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             Ok(Reply::new(&written, fields))
         }
         None => {
-            let text = figure.text(width(), false);
-            let fields = json!({"text": text});
-            Ok(Reply { text, ..Reply::shown(&figure, fields) })
+            let fields = json!({"text": figure.to_string()});
+            Ok(Reply { figure: Some(figure.clone()), ..Reply::shown(&figure, fields) })
         }
     }
-}
-
-/// The terminal's columns, or 80 where there is none.
-fn width() -> usize {
-    console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns)).clamp(40, 160)
 }

@@ -1,0 +1,81 @@
+//! What the terminal can show: columns, letters, colours, pictures.
+
+use std::io::{IsTerminal, Write};
+
+use console::Term;
+use dam_prelude::show::Figure;
+use viuer::{Config, KittySupport};
+
+/// Where nothing says how wide it is.
+const WIDTH: usize = 80;
+
+/// Pictures are so wide at most, in columns: more makes them large, not clear.
+const PICTURE: u16 = 100;
+
+/// The environment variable that says how pictures are drawn, where the terminal does not say it right.
+const IMAGES: &str = "DAM_IMAGES";
+
+/// Columns.
+pub fn width() -> usize {
+    Term::stdout().size_checked().map_or(WIDTH, |(_, columns)| usize::from(columns)).clamp(24, 400)
+}
+
+/// Whether letters beyond ASCII would not be shown.
+pub fn is_ascii() -> bool {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    // The first that is set counts; a terminal that is told nothing is a bare one.
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_lowercase();
+    !(locale.contains("utf-8") || locale.contains("utf8")) || is_dumb()
+}
+
+/// Whether it obeys nothing but line ends.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
+/// Whether standard output shows colours and a person wants them (no-color.org).
+pub fn has_colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !unwanted && !is_dumb()
+}
+
+/// Shows a picture on standard output: as an image where the terminal draws them, in Braille otherwise, in plain
+/// ASCII where it must.
+pub fn show(figure: &Figure) -> Option<String> {
+    match images().filter(|_| std::io::stdout().is_terminal()) {
+        Some(how) if image(figure, &how).is_some() => None,
+        _ => Some(figure.text(width().min(160), is_ascii())),
+    }
+}
+
+/// How the terminal draws pictures, by what it says of itself: asking one that does not answer would wait for ever.
+fn images() -> Option<Config> {
+    let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|value| values.iter().any(|v| value.contains(v)));
+    let asked = std::env::var(IMAGES).unwrap_or_default();
+    // In tmux and screen pictures would be drawn over what else is there.
+    let auto = asked.is_empty() && std::env::var_os("TMUX").is_none() && !is("TERM", &["screen", "tmux"]);
+    let config = Config {
+        use_kitty: asked == "kitty" || auto && (is("TERM", &["kitty", "ghostty"]) || is("TERM_PROGRAM", &["ghostty"])),
+        use_iterm: asked == "iterm" || auto && viuer::is_iterm_supported(),
+        use_sixel: asked == "sixel" || auto && is("TERM", &["foot", "mlterm", "contour"]),
+        absolute_offset: false,
+        ..Config::default()
+    };
+    (config.use_kitty || config.use_iterm || config.use_sixel).then_some(config)
+}
+
+/// Draws `figure` as `how` says; none where that does not work after all.
+fn image(figure: &Figure, how: &Config) -> Option<()> {
+    // Half blocks, which viuer would draw where the terminal denies what was said of it, show less than Braille.
+    let able = how.use_kitty && viuer::get_kitty_support() != KittySupport::None
+        || how.use_iterm && viuer::is_iterm_supported()
+        || how.use_sixel && viuer::is_sixel_supported();
+    if !able {
+        return None;
+    }
+    let png = figure.png().ok()?;
+    let picture = image::load_from_memory_with_format(&png, image::ImageFormat::Png).ok()?;
+    let columns = u16::try_from(width()).unwrap_or(PICTURE).min(PICTURE);
+    std::io::stdout().flush().ok()?;
+    viuer::print(&picture, &Config { width: Some(columns.into()), ..*how }).ok().map(drop)
+}
