@@ -1,6 +1,7 @@
 //! What the terminal can show: columns, letters, colours, pictures.
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 
 use console::Term;
 use dam_prelude::show::Figure;
@@ -31,6 +32,13 @@ pub fn is_ascii() -> bool {
 /// Whether it obeys nothing but line ends.
 fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
+/// Where this program keeps what it needs to go on: the history of lines, sessions that run.
+pub fn state_directory() -> Option<PathBuf> {
+    let set = std::env::var_os("XDG_STATE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = set.or_else(|| Some(std::env::home_dir()?.join(".local").join("state")))?;
+    Some(state.join("dam"))
 }
 
 /// Whether standard output shows colours and a person wants them (no-color.org).

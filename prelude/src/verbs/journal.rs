@@ -14,6 +14,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::context::{Context, refuse};
+use super::parse::line;
 use super::timeline::{Kept, State, Timeline};
 use super::{Statement, find};
 use crate::checkpoint::replace_file;
@@ -98,6 +99,22 @@ impl Context {
     /// As for [`Context::keep`].
     pub fn keep_now(dam: &Dam, directory: &Path) -> Result<()> {
         dam.save(directory.join(NOW)).map(drop)
+    }
+
+    /// What [`Context::keep`] wrote, in a line: the last thing done, the step and the loss.
+    ///
+    /// # Errors
+    /// A journal that is missing or damaged.
+    pub fn summary(directory: &Path) -> Result<String> {
+        let journal = read(&directory.join(JOURNAL))?;
+        let here = &journal.states[journal.here];
+        let done = here.done.as_ref().map_or_else(String::new, |(verb, arguments)| {
+            line(&Statement { verb: verb.clone(), arguments: arguments.clone(), line: 1 })
+        });
+        let loss = here.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
+        let step = if here.in_file { format!("step {}{loss}, ", here.step) } else { String::new() };
+        let under_way = if directory.join(NOW).is_file() { "; training was under way" } else { "" };
+        Ok(format!("{step}{} changes, the last: {done}{under_way}", journal.states.len() - 1))
     }
 
     /// Goes on with what [`Context::keep`] wrote, where that stopped.

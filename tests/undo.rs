@@ -1,0 +1,188 @@
+//! Going back: undo, redo, branches and their differences, and a session that was killed.
+
+mod common;
+
+use common::{golden, json};
+use dam_prelude::verbs::{Context, run, statements};
+use dam_prelude::{Columns, Dam, load};
+use serde_json::Value;
+
+/// Runs lines of verbs, all of which must go well; the replies' fields.
+fn verbs(context: &mut Context, lines: &str) -> Vec<Value> {
+    let all = statements(lines).unwrap();
+    all.iter().map(|statement| Value::Object(run(context, statement).unwrap().json)).collect()
+}
+
+fn refused(context: &mut Context, line: &str) -> String {
+    let statement = &statements(line).unwrap()[0];
+    run(context, statement).err().unwrap_or_else(|| panic!("{line} went well")).to_string()
+}
+
+/// All coefficients.
+fn coefficients(dam: &Dam) -> Vec<Vec<f32>> {
+    dam.parameters().unwrap().values().map(|values| values.flatten_all().unwrap().to_vec1().unwrap()).collect()
+}
+
+const BEGIN: &str = "load builtin:japanese builtin:math; wrap; set lr=1e-2";
+
+/// What is undone and done again is as if nothing had been: coefficients, optimiser, order of examples.
+#[test]
+fn undo_and_redo_are_exact() {
+    let (mut straight, mut around) = (Context::default(), Context::default());
+    verbs(&mut straight, &format!("{BEGIN}; train 2; step; train 3"));
+    verbs(&mut around, &format!("{BEGIN}; train 2"));
+    let two = coefficients(around.dam().unwrap());
+    verbs(&mut around, "step; set lr=1e-1; train 4; undo 3");
+    assert_eq!(coefficients(around.dam().unwrap()), two);
+    assert_eq!((around.dam().unwrap().steps(), around.dam().unwrap().settings().lr), (2, 1e-2));
+    verbs(&mut around, "redo; undo; redo; train 3");
+    assert_eq!(coefficients(around.dam().unwrap()), coefficients(straight.dam().unwrap()));
+    assert_eq!(around.dam().unwrap().history(), straight.dam().unwrap().history());
+}
+
+#[test]
+fn every_change_can_be_undone() {
+    let mut context = Context::default();
+    verbs(&mut context, "load builtin:japanese builtin:math; data math=builtin:sql; set seed=3; merge linear");
+    assert!(context.merged.is_some());
+    verbs(&mut context, "wrap rows; wrap; load builtin:sql");
+    assert!(context.dam.is_none() && context.models.names().count() == 3);
+    verbs(&mut context, "undo");
+    assert!(context.dam().unwrap().report().scheme.contains("columns"));
+    verbs(&mut context, "undo");
+    assert!(context.dam().unwrap().report().scheme.contains("rows"));
+    verbs(&mut context, "undo");
+    assert!(context.dam.is_none() && context.merged.is_some());
+    verbs(&mut context, "undo");
+    assert!(context.merged.is_none() && context.models.settings.seed == 3);
+    verbs(&mut context, "undo 2");
+    assert_eq!(context.models.settings.seed, 0);
+    verbs(&mut context, "undo");
+    assert_eq!(context.models.names().count(), 0);
+    assert!(refused(&mut context, "undo").contains("nothing to undo"));
+    verbs(&mut context, "redo 100");
+    assert!(context.models.names().count() == 3 && context.dam.is_none());
+    assert!(refused(&mut context, "redo").contains("nothing to redo"));
+}
+
+#[test]
+fn branches_keep_what_was_tried() {
+    let mut context = Context::default();
+    verbs(&mut context, &format!("{BEGIN}; train 2; eval"));
+    let main = coefficients(context.dam().unwrap());
+    let replies = verbs(&mut context, "branch bold; set lr=1e-1; train 2; diff main; switch main; diff bold; branch; history");
+    assert_eq!(coefficients(context.dam().unwrap()), main);
+    // One way and back: the same distances, which the coefficients give too.
+    let apart = |reply: &Value| -> f64 { reply["tensors"].as_array().unwrap().iter().map(|t| t["most"].as_f64().unwrap()).fold(0.0, f64::max) };
+    assert!((apart(&replies[3]) - apart(&replies[5])).abs() < 1e-12 && apart(&replies[3]) > 0.0);
+    verbs(&mut context, "switch bold");
+    let bold = coefficients(context.dam().unwrap());
+    let most = main.iter().flatten().zip(bold.iter().flatten()).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    assert!((apart(&replies[3]) - most).abs() < 1e-6, "{} {most}", apart(&replies[3]));
+    assert_eq!(replies[3]["scores"]["there"], replies[5]["scores"]["here"]);
+    assert_eq!(replies[6]["branches"], serde_json::json!({"main": 4, "bold": 6}));
+    let states = replies[7]["states"].as_array().unwrap();
+    assert_eq!(states.len(), 6);
+    assert_eq!((&states[3]["done"], &states[3]["step"]), (&"train 2".into(), &2.into()));
+    for (line, said) in [
+        ("branch main", "there is a branch `main`"),
+        ("branch 7", "not a value"),
+        ("branch a/b", "not a value"),
+        ("switch nowhere", "unknown branch"),
+        ("switch 99", "no state 99"),
+        ("diff 1", "nothing is wrapped in state 1"),
+    ] {
+        assert!(refused(&mut context, line).contains(said), "{line}: {}", refused(&mut context, line));
+    }
+    assert_eq!(context.timeline().branch(), "bold");
+}
+
+/// A state by its number, on the branch one is on; what was tried after it stays.
+#[test]
+fn a_state_is_reached_by_its_number() {
+    let mut context = Context::default();
+    let replies = verbs(&mut context, &format!("{BEGIN}; train 1; train 1; switch 4; train 3; history"));
+    let states = replies.last().unwrap()["states"].as_array().unwrap();
+    assert_eq!(states.last().unwrap()["parent"], 4);
+    assert_eq!(context.dam().unwrap().steps(), 4);
+    verbs(&mut context, "switch 5");
+    assert_eq!(context.dam().unwrap().steps(), 2);
+}
+
+/// A fork does not see what its origin does.
+#[test]
+fn a_fork_is_a_session_of_its_own() {
+    let dam = load(["builtin:japanese", "builtin:math"]).unwrap().wrap(Columns::default()).unwrap();
+    dam.step().unwrap();
+    let fork = dam.fork().unwrap();
+    let before = coefficients(&fork);
+    let second = dam.step().unwrap().total;
+    assert_eq!(coefficients(&fork), before);
+    assert_eq!(fork.step().unwrap().total, second);
+    let other = load(["builtin:japanese", "builtin:sql"]).unwrap().wrap(Columns::default()).unwrap();
+    assert!(other.restore(&dam.snapshot().unwrap()).unwrap_err().to_string().contains("another merge"));
+}
+
+/// What a killed session had is there again: all states, and the step that training had reached.
+#[test]
+fn a_killed_session_goes_on() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path();
+    let mut context = Context::default();
+    for line in ["load builtin:japanese builtin:math", "merge linear", "wrap", "set lr=1e-2", "train 2", "branch b", "train 1"] {
+        verbs(&mut context, line);
+        context.keep(directory).unwrap();
+    }
+    verbs(&mut context, "switch main");
+    context.keep(directory).unwrap();
+    let dam = context.dam().unwrap().clone();
+    dam.step().unwrap();
+    Context::keep_now(&dam, directory).unwrap();
+    let (three, loss) = (coefficients(&dam), dam.step().unwrap().total);
+    assert!(Context::summary(directory).unwrap().contains("training was under way"));
+    drop(context);
+
+    let mut context = Context::recover(directory).unwrap();
+    assert_eq!(coefficients(context.dam().unwrap()), three);
+    assert_eq!(context.dam().unwrap().steps(), 3);
+    assert_eq!(context.timeline().branch(), "main");
+    let states = context.timeline().states().len();
+    assert_eq!(states, 8, "load, merge, wrap, set, train, train on b, and what was under way");
+    verbs(&mut context, "switch b; undo; undo; undo");
+    assert!(context.dam().unwrap().steps() == 0);
+    verbs(&mut context, "undo");
+    assert!(context.dam.is_none() && context.merged.is_some());
+    verbs(&mut context, "switch main");
+    assert_eq!(context.dam().unwrap().step().unwrap().total, loss);
+    context.keep(directory).unwrap();
+    assert!(!directory.join("now.dam").exists());
+
+    // A journal that somebody has damaged is an error, not a panic.
+    let journal = directory.join("journal.json");
+    let text = std::fs::read_to_string(&journal).unwrap();
+    for damaged in [
+        text.replace("\"parent\":1", "\"parent\":77"),
+        text.replace("\"here\":", "\"here\":9"),
+        text.replace("\"version\":1", "\"version\":2"),
+        text[..text.len() / 2].to_owned(),
+        String::new(),
+    ] {
+        std::fs::write(&journal, damaged).unwrap();
+        assert!(Context::recover(directory).is_err());
+    }
+    std::fs::write(&journal, text).unwrap();
+    std::fs::remove_file(directory.join("5.dam")).unwrap();
+    let mut context = Context::recover(directory).unwrap();
+    assert!(refused(&mut context, "switch 5").contains("5.dam"));
+    verbs(&mut context, "switch 4");
+}
+
+/// Scripts have it too.
+#[test]
+fn a_script_may_change_its_mind() {
+    let line = "load m0=model0 m1=model1; data m0=data0.jsonl m1=data1.jsonl; wrap; step; undo; step; wrap rows; undo; history";
+    let (replies, ok) = json(&golden(""), line);
+    assert!(ok, "{replies:?}");
+    assert_eq!(replies[3]["total"], replies[5]["total"]);
+    assert_eq!(replies[8]["here"], 5);
+}
