@@ -1,7 +1,8 @@
 //! The only file that prints: replies and errors, as text for a person or JSON for a program.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
+use dam_prelude::show::printable;
 use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
 
@@ -15,7 +16,10 @@ impl Output {
     /// Shows a verb's reply.
     pub fn reply(&self, verb: &str, seconds: f64, reply: &Reply) {
         if !self.json {
-            self.say(&reply.text);
+            match reply.ansi.as_deref().filter(|_| colours()) {
+                Some(ansi) => self.line(ansi),
+                None => self.say(&reply.text),
+            }
             return;
         }
         let mut object = Map::from_iter([("verb".into(), json!(verb)), ("seconds".into(), json!(seconds))]);
@@ -66,23 +70,11 @@ pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
 }
 
-/// `text` without control characters: names and answers come from files that nobody vouches for, and
-/// a terminal obeys what it is shown.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+/// Whether standard output shows colours, and whoever looks at it wants them (no-color.org).
+fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.downcast_ref::<dam_prelude::Error>().and_then(dam_prelude::Error::hint)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::printable;
-
-    #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
-        assert_eq!(printable("十二 ─ ±"), "十二 ─ ±");
-    }
 }

@@ -28,6 +28,7 @@ mod progress;
 mod saved;
 mod score;
 mod start;
+mod talk;
 mod teach;
 mod tune;
 
@@ -46,7 +47,7 @@ pub use evolve::{Evolve, Evolved, Tried};
 pub use latest::latest;
 pub use merged::Merged;
 pub use models::{Models, load};
-pub use progress::{Progress, watch};
+pub use progress::{GENERATE, Progress, watch};
 
 use self::progress::Task;
 use self::score::Judge;

@@ -1,4 +1,5 @@
-//! What is under way, seen in a cell while it runs: a bar with its numbers, the loss curve and the coefficients.
+//! What is under way, seen in a cell while it runs: a bar with its numbers, the loss curve and the coefficients, or the
+//! text that is generated.
 
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -7,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::LIVE;
-use crate::session::Progress;
-use crate::show::Figure;
+use crate::session::{GENERATE, Progress};
+use crate::show::{Figure, escape};
 use crate::train::History;
 
 /// Pictures are at least so far apart.
@@ -59,14 +60,20 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
 
 impl Shown {
     fn show(&self, progress: &Progress<'_>) {
-        let line = self.line(progress);
+        let line = match self.line(progress) {
+            // Below the bar; at the end it is in what is returned.
+            line if progress.task == GENERATE && !progress.finished => format!("{line}\n{}", progress.message),
+            line => line,
+        };
         // At the end the losses are in what training returns.
         let losses = (!progress.finished && self.history.total.len() > 1).then(|| Figure::losses(&self.history));
         let coefficients = progress.dam.and_then(|dam| dam.plot("coefficients").ok());
         let pictures: Vec<Figure> = losses.into_iter().chain(coefficients).collect();
         let html: String = pictures.iter().map(Figure::html).collect();
         let text: String = pictures.iter().map(|picture| format!("\n\n{picture}")).collect();
-        let data = json!({"text/plain": format!("{line}{text}"), "text/html": format!("<pre>{line}</pre>{html}")});
+        // Text is broken where it is too long for the page.
+        let above = format!("<pre style=\"white-space:pre-wrap\">{}</pre>", escape(&line));
+        let data = json!({"text/plain": format!("{line}{text}"), "text/html": format!("{above}{html}")});
         println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": data}));
     }
 
@@ -80,14 +87,18 @@ impl Shown {
             let full = BAR * done.min(total) / total.max(1);
             put(&mut line, format_args!("{}{} {done}/{total}", "━".repeat(full), "─".repeat(BAR - full)));
         }
-        if !message.is_empty() {
+        if !message.is_empty() && task != GENERATE {
             put(&mut line, format_args!("  {message}"));
         }
         if finished {
             put(&mut line, format_args!("  {seconds:.1} s"));
         } else if let Some(total) = total {
-            let left = seconds / done.max(1) as f64 * total.saturating_sub(done) as f64;
-            put(&mut line, format_args!("  {:.1} a second  {left:.0} s left", done as f64 / seconds));
+            put(&mut line, format_args!("  {:.1} a second", done as f64 / seconds));
+            // An answer mostly ends before it is as long as it may be.
+            if task != GENERATE {
+                let left = seconds / done.max(1) as f64 * total.saturating_sub(done) as f64;
+                put(&mut line, format_args!("  {left:.0} s left"));
+            }
         }
         line
     }

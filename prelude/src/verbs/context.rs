@@ -29,6 +29,9 @@ pub enum Latest {
 pub struct Reply {
     /// For a terminal.
     pub text: String,
+    /// The same with ANSI colours, for a terminal that shows them; control characters of names and models' texts are
+    /// replaced in it.
+    pub ansi: Option<String>,
     /// The same for a notebook, where it has a form of its own.
     pub html: Option<String>,
     /// For a program.
@@ -39,7 +42,7 @@ impl Reply {
     /// A reply with the fields of `json`, an object.
     pub fn new(text: impl std::fmt::Display, json: Value) -> Self {
         let json = if let Value::Object(map) = json { map } else { Map::new() };
-        Self { text: text.to_string(), html: None, json }
+        Self { text: text.to_string(), ansi: None, html: None, json }
     }
 
     /// The same of what has a form for a notebook too.

@@ -4,6 +4,7 @@
 
 use crate::Result;
 mod arguments;
+mod ask;
 mod bake;
 mod compare;
 mod context;
@@ -59,6 +60,7 @@ pub const VERBS: &[Verb] = &[
     plot::VERB,
     eval::VERB,
     generate::VERB,
+    ask::VERB,
     merge::VERB,
     evolve::VERB,
     compare::VERB,

@@ -48,6 +48,6 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
 }
 
 /// The terminal's columns, or 80 where there is none.
-fn width() -> usize {
+pub(super) fn width() -> usize {
     console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns)).clamp(40, 160)
 }
