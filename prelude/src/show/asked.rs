@@ -13,7 +13,7 @@ use super::lines::{broken, printable, side_by_side};
 use super::numbers::perplexity;
 use super::table::escape;
 use super::{Html, Table, cell};
-use crate::eval::{Likelihood, MARGIN};
+use crate::eval::{Likelihood, MARGIN, favoured};
 
 /// What `ask` gives.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -78,6 +78,30 @@ impl Asked {
     /// How many tokens source `i` favours.
     pub fn favours(&self, i: usize) -> usize {
         self.tokens.iter().filter(|token| token.favours == Some(i)).count()
+    }
+
+    /// The tokens as they are shown: those of one character are one, whose log-probability is their sum, as which
+    /// character it is may be decided by the first of them already.
+    pub fn pieces(&self) -> Vec<AskedToken> {
+        let mut pieces = Vec::new();
+        let mut begun: Option<Vec<Option<f64>>> = None;
+        for token in &self.tokens {
+            let piece = match begun.take() {
+                None => token.clone(),
+                Some(before) => {
+                    let sum = |(a, b): (&Option<f64>, &Option<f64>)| Some((*a)? + (*b)?);
+                    let log_probs: Vec<Option<f64>> = before.iter().zip(&token.log_probs).map(sum).collect();
+                    let merged = log_probs.iter().zip(&self.sources).map(|(x, source)| x.filter(|_| source.is_merged));
+                    let favours = favoured(&merged.collect::<Vec<_>>());
+                    AskedToken { text: token.text.clone(), log_probs, favours }
+                }
+            };
+            match piece.text.is_empty() {
+                true => begun = Some(piece.log_probs),
+                false => pieces.push(piece),
+            }
+        }
+        pieces
     }
 
     /// The report in lines of at most `width` columns, if the table of likelihoods fits: without colours, a letter
@@ -147,8 +171,8 @@ impl Asked {
 
     /// How likely each model finds the merge's answer.
     fn numbers(&self) -> Table {
-        let header = ["model", "log-likelihood", "nats a token", "perplexity", "favours"];
-        let mut table = Table::new(format!("how likely each finds the answer of {}", self.model), header);
+        let title = format!("log-likelihood in nats of the answer of {}, a sum over tokens and its mean", self.model);
+        let mut table = Table::new(title, ["model", "sum", "mean", "perplexity", "favours"]);
         let mut row = |name: &str, x: &Likelihood, favours: Option<usize>| {
             let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{:.digits$}", x));
             table.rows.push(vec![
@@ -185,18 +209,19 @@ impl Asked {
 
     /// The characters of the merge's answer, each with the mark of its token.
     fn cells(&self) -> Vec<(char, Mark)> {
-        let marked = |token: &AskedToken| {
-            let mark = self.mark(token);
+        let marked = |token: AskedToken| {
+            let mark = self.mark(&token);
             printable(&token.text).chars().map(|c| (c, mark)).collect::<Vec<_>>()
         };
-        self.tokens.iter().flat_map(marked).collect()
+        self.pieces().into_iter().flat_map(marked).collect()
     }
 
     /// What the marks mean: those of all sources that are merged, and the others that are met.
     fn legend(&self) -> Vec<(Mark, String)> {
         let merged = self.sources.iter().enumerate().filter(|(_, source)| source.is_merged);
         let mut legend: Vec<(Mark, String)> = merged.map(|(i, source)| (Mark::Source(i), printable(&source.name))).collect();
-        let met = |mark| self.tokens.iter().any(|token| self.mark(token) == mark);
+        let pieces = self.pieces();
+        let met = |mark| pieces.iter().any(|token| self.mark(token) == mark);
         let others = [
             (Mark::None, format!("none by more than {MARGIN} nats")),
             (Mark::Unknown, "only one source or none has the token".to_owned()),
@@ -267,7 +292,7 @@ impl Html for Asked {
                 .map(|(s, log_prob)| format!("{}: {}", printable(&s.name), x(*log_prob)));
             painted(self.mark(token), &told.collect::<Vec<_>>().join(", "), &printable(&token.text))
         };
-        let tokens: String = self.tokens.iter().filter(|token| !token.text.is_empty()).map(token).collect();
+        let tokens: String = self.pieces().iter().map(token).collect();
         let legend: Vec<String> = self.legend().iter().map(|(mark, name)| painted(*mark, "", name)).collect();
         let mut html = table.html();
         let put = |html: &mut String, text: fmt::Arguments<'_>| html.write_fmt(text).unwrap_or(());
@@ -340,6 +365,19 @@ mod tests {
         );
         assert!(text.contains("m\u{fffd}2 lacks 1 token of the answer"), "{text}");
         assert!(lines.iter().any(|line| line.starts_with(" base") && line.contains(" - ")), "{text}");
+    }
+
+    /// By hand: the first source is behind in the last token of the character and ahead in both together.
+    #[test]
+    fn tokens_of_one_character_are_one() {
+        let mut asked = asked();
+        let token = |text: &str, a, b| AskedToken { text: text.into(), log_probs: vec![a, b, Some(0.0)], favours: Some(1) };
+        asked.tokens = vec![token("", Some(-0.5), Some(-3.0)), token("高", Some(-0.25), Some(-0.125)), token("い", None, None)];
+        let pieces = asked.pieces();
+        assert_eq!(pieces[0], AskedToken { favours: Some(0), ..token("高", Some(-0.75), Some(-3.125)) });
+        assert_eq!((pieces.len(), &pieces[1]), (2, &asked.tokens[2]));
+        asked.tokens[1].log_probs[0] = None;
+        assert_eq!(asked.pieces()[0].favours, None);
     }
 
     /// Nothing that a model or a name says reaches a terminal as a command, in colours or without.
