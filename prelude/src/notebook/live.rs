@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::LIVE;
 use crate::session::{GENERATE, Progress};
@@ -60,6 +60,11 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
 
 impl Shown {
     fn show(&self, progress: &Progress<'_>) {
+        println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": self.data(progress)}));
+    }
+
+    /// Its contents by type.
+    fn data(&self, progress: &Progress<'_>) -> Value {
         let line = match self.line(progress) {
             // Below the bar; at the end it is in what is returned.
             line if progress.task == GENERATE && !progress.finished => format!("{line}\n{}", progress.message),
@@ -73,8 +78,7 @@ impl Shown {
         let text: String = pictures.iter().map(|picture| format!("\n\n{picture}")).collect();
         // Text is broken where it is too long for the page.
         let above = format!("<pre style=\"white-space:pre-wrap\">{}</pre>", escape(&line));
-        let data = json!({"text/plain": format!("{line}{text}"), "text/html": format!("{above}{html}")});
-        println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": data}));
+        json!({"text/plain": format!("{line}{text}"), "text/html": format!("{above}{html}")})
     }
 
     /// `train ━━━━━╸      120/200  step 120: loss 0.4312  5.1 steps/s  16 s left`
@@ -101,5 +105,30 @@ impl Shown {
             }
         }
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Below the bar while it grows, in lines of its own, and no markup; not at the end, where it is returned.
+    #[test]
+    fn generated_text_is_shown_as_it_grows() {
+        let shown = Shown { id: "x".into(), begin: Instant::now(), last: None, history: History::default() };
+        let message = "DAM: a < b\nmath: <script>";
+        let mut progress =
+            Progress { task: GENERATE, done: 3, total: Some(64), message, loss: None, step: None, dam: None, finished: false };
+        let data = shown.data(&progress);
+        let text = data["text/plain"].as_str().unwrap();
+        assert!(text.starts_with("generate ━") && text.ends_with(&format!("\n{message}")) && !text.contains("left"), "{text}");
+        let html = data["text/html"].as_str().unwrap();
+        assert!(html.contains("DAM: a &lt; b\nmath: &lt;script&gt;</pre>") && !html.contains("<script>"), "{html}");
+        (progress.message, progress.finished) = ("", true);
+        assert_eq!(shown.data(&progress)["text/plain"].as_str().unwrap().lines().count(), 1);
+        // Of any other task it stands beside the bar.
+        (progress.task, progress.message, progress.finished) = ("evolve", "candidate 3", false);
+        let data = shown.data(&progress);
+        assert!(data["text/plain"].as_str().unwrap().contains("3/64  candidate 3  "), "{data}");
     }
 }

@@ -72,14 +72,24 @@ impl<'a> Judge<'a> {
         [Ok(self.merge(name))].into_iter().chain(others.into_iter().chain(base).map(voice)).collect()
     }
 
-    /// What each of `voices` answers. They speak at once where all their weights fit into half of the memory that is
-    /// free, on the CPU, else one after the other: every token needs all weights of its model.
-    fn spoken<W: Weights + ?Sized>(&self, merged: &W, voices: &[Voice<'a>], prompt: &Prompt<'a>) -> Result<Vec<Spoken<'a>>> {
+    /// How many of `voices` speak at once: all where their weights fit into half of the memory that is free, on the
+    /// CPU, else one, as every token needs all weights of its model.
+    fn at_once(&self, voices: &[Voice<'_>]) -> usize {
         let elements = |voice: &Voice<'_>| -> u64 {
             voice.architecture.tensors().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
         };
         let bytes = voices.iter().map(elements).sum::<u64>() * self.dtype.size_in_bytes() as u64;
-        let at_once = if self.device.is_cpu() && bytes <= available_bytes() / 2 { voices.len() } else { 1 };
+        if self.device.is_cpu() && bytes <= available_bytes() / 2 { voices.len() } else { 1 }
+    }
+
+    /// What each of `voices` answers, as many of them `at_once`.
+    fn spoken<W: Weights + ?Sized>(
+        &self,
+        merged: &W,
+        voices: &[Voice<'a>],
+        prompt: &Prompt<'a>,
+        at_once: usize,
+    ) -> Result<Vec<Spoken<'a>>> {
         let mut spoken = voices.iter().map(|_| Spoken::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
         let mut task = Task::begin(GENERATE, Some(prompt.limit * voices.len().div_ceil(at_once)), None);
         for start in (0..voices.len()).step_by(at_once) {
@@ -134,14 +144,14 @@ impl<'a> Judge<'a> {
 
     fn generate<W: Weights + ?Sized>(&self, merged: &W, text: &str, limit: usize) -> Result<Answer> {
         let prompt = self.prompt(text, limit)?;
-        let spoken = self.spoken(merged, &[self.merge(MERGED)], &prompt)?;
+        let spoken = self.spoken(merged, &[self.merge(MERGED)], &prompt, 1)?;
         let answer = spoken.into_iter().map(Spoken::finish).next().transpose()?;
         Ok(Answer { prompt: text.into(), text: answer.map(|(text, _)| text).unwrap_or_default() })
     }
 
     fn generate_all<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Answers> {
         let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
-        let spoken = self.spoken(merged, &voices, &prompt)?;
+        let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
         let row = |(voice, spoken): (&Voice<'_>, Spoken<'_>)| Ok((voice.name.to_owned(), spoken.finish()?.0));
         let rows = voices.iter().zip(spoken).map(row).collect::<Result<_>>()?;
         Ok(Answers { prompt: text.into(), rows, stopped: interrupt::requested() })
@@ -149,7 +159,7 @@ impl<'a> Judge<'a> {
 
     fn ask<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Asked> {
         let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
-        let spoken = self.spoken(merged, &voices, &prompt)?;
+        let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
         let stopped = interrupt::requested();
         let answer = spoken.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
         let heard = voices.iter().map(|voice| self.heard(merged, voice, &prompt, &answer)).collect::<Result<Vec<_>>>()?;
@@ -265,5 +275,26 @@ impl Merged {
     /// As for `generate`.
     pub fn ask(&self, prompt: &str, limit: usize) -> Result<Asked> {
         self.judged(|judge, plan| judge.ask(plan.method, &plan.weights(judge.device, judge.dtype), prompt, limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Columns, load};
+
+    #[test]
+    fn it_does_not_matter_how_many_speak_at_once() {
+        let dam = load(["builtin:japanese", "builtin:math", "builtin:sql"]).unwrap().wrap(Columns::default()).unwrap();
+        let session = dam.session();
+        let (judge, weights) = (session.judge(), session.merge.as_weights(session.dtype));
+        let (prompt, voices) = (judge.prompt("What is 12 plus 7?", 6).unwrap(), judge.voices(MERGED).unwrap());
+        let said = |at_once: usize| {
+            let spoken = judge.spoken(&weights, &voices, &prompt, at_once).unwrap();
+            spoken.iter().map(|one| one.ids().to_vec()).collect::<Vec<_>>()
+        };
+        let all = said(4);
+        assert!(all.len() == 4 && all.iter().all(|ids| !ids.is_empty()) && all[1] != all[2], "{all:?}");
+        assert_eq!([said(1), said(3)], [all.clone(), all]);
     }
 }

@@ -9,7 +9,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::answers::STOPPED;
 use super::figure::palette;
-use super::lines::{broken, printable, side_by_side};
+use super::lines::{broken, or_nothing, printable, side_by_side};
 use super::numbers::perplexity;
 use super::table::escape;
 use super::{Html, Table, cell};
@@ -114,7 +114,7 @@ impl Asked {
             Mark::Unknown => '?',
         };
         let mut lines = self.above(width);
-        for line in broken(&self.cells(), width) {
+        for line in self.marked(width) {
             let (mut text, mut below) = (String::new(), String::new());
             for (c, mark) in line {
                 text.push(c);
@@ -126,7 +126,8 @@ impl Asked {
             lines.push(below.trim_end().to_owned());
         }
         let entry = |mark: Mark, name: String| format!("{} {name}", letter(mark));
-        lines.push(self.legend().into_iter().map(|(mark, name)| entry(mark, name)).collect::<Vec<_>>().join("   "));
+        let legend: Vec<String> = self.legend().into_iter().map(|(mark, name)| entry(mark, name)).collect();
+        lines.extend((!legend.is_empty()).then(|| legend.join("   ")));
         lines.extend(self.notes());
         lines.join("\n")
     }
@@ -140,12 +141,16 @@ impl Asked {
             Mark::Unknown => format!("\x1b[4m{text}\x1b[0m"),
         };
         let mut lines = self.above(width);
-        for line in broken(&self.cells(), width) {
+        for line in self.marked(width) {
             let runs = line.chunk_by(|(_, a), (_, b)| a == b);
-            let run = |run: &[(char, Mark)]| painted(&run.iter().map(|(c, _)| *c).collect::<String>(), run[0].1);
+            let run = |run: &[(char, Mark)]| {
+                let text: String = run.iter().map(|(c, _)| *c).collect();
+                run.first().map(|(_, mark)| painted(&text, *mark)).unwrap_or_default()
+            };
             lines.push(runs.map(run).collect());
         }
-        lines.push(self.legend().into_iter().map(|(mark, name)| painted(&name, mark)).collect::<Vec<_>>().join("   "));
+        let legend: Vec<String> = self.legend().into_iter().map(|(mark, name)| painted(&name, mark)).collect();
+        lines.extend((!legend.is_empty()).then(|| legend.join("   ")));
         lines.extend(self.notes());
         lines.join("\n")
     }
@@ -165,13 +170,14 @@ impl Asked {
         } else {
             lines.extend([side_by_side(&answers, width), String::new()]);
         }
-        lines.extend([printable(&table.to_string()), String::new()]);
+        lines.push(printable(&table.to_string()));
+        lines.extend((!self.pieces().is_empty()).then(String::new));
         lines
     }
 
     /// How likely each model finds the merge's answer.
     fn numbers(&self) -> Table {
-        let title = format!("log-likelihood in nats of the answer of {}, a sum over tokens and its mean", self.model);
+        let title = format!("log-likelihood in nats of the answer of {}: the sum over its tokens, and their mean", self.model);
         let mut table = Table::new(title, ["model", "sum", "mean", "perplexity", "favours"]);
         let mut row = |name: &str, x: &Likelihood, favours: Option<usize>| {
             let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{:.digits$}", x));
@@ -195,7 +201,7 @@ impl Asked {
         table.words.insert(table.header.len());
         table.header.push("answer".into());
         let answers = [&self.text].into_iter().chain(self.sources.iter().map(|s| &s.answer));
-        table.rows.iter_mut().zip(answers).for_each(|(row, answer)| row.push(printable(answer)));
+        table.rows.iter_mut().zip(answers).for_each(|(row, answer)| row.push(printable(or_nothing(answer))));
     }
 
     fn mark(&self, token: &AskedToken) -> Mark {
@@ -207,20 +213,24 @@ impl Asked {
         }
     }
 
-    /// The characters of the merge's answer, each with the mark of its token.
-    fn cells(&self) -> Vec<(char, Mark)> {
+    /// The characters of the merge's answer, each with the mark of its token, in lines of at most `width` columns.
+    fn marked(&self, width: usize) -> Vec<Vec<(char, Mark)>> {
         let marked = |token: AskedToken| {
             let mark = self.mark(&token);
             printable(&token.text).chars().map(|c| (c, mark)).collect::<Vec<_>>()
         };
-        self.pieces().into_iter().flat_map(marked).collect()
+        let cells: Vec<(char, Mark)> = self.pieces().into_iter().flat_map(marked).collect();
+        if cells.is_empty() { Vec::new() } else { broken(&cells, width) }
     }
 
-    /// What the marks mean: those of all sources that are merged, and the others that are met.
+    /// What the marks mean: those of all sources that are merged, and the others that are met; nothing of no marks.
     fn legend(&self) -> Vec<(Mark, String)> {
+        let pieces = self.pieces();
+        if pieces.is_empty() {
+            return Vec::new();
+        }
         let merged = self.sources.iter().enumerate().filter(|(_, source)| source.is_merged);
         let mut legend: Vec<(Mark, String)> = merged.map(|(i, source)| (Mark::Source(i), printable(&source.name))).collect();
-        let pieces = self.pieces();
         let met = |mark| pieces.iter().any(|token| self.mark(token) == mark);
         let others = [
             (Mark::None, format!("none by more than {MARGIN} nats")),

@@ -11,6 +11,11 @@ const GAP: usize = 3;
 /// What stands where there is no text.
 const NOTHING: &str = "(nothing)";
 
+/// `text`, or what says that there is none.
+pub(super) fn or_nothing(text: &str) -> &str {
+    if text.trim().is_empty() { NOTHING } else { text }
+}
+
 /// `text` without control characters: names and answers come from files that nobody vouches for, and
 /// a terminal obeys what it is shown.
 ///
@@ -44,7 +49,7 @@ pub(super) fn broken<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(cha
 
 /// [`broken`] of plain text, control characters replaced.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let text = if text.trim().is_empty() { NOTHING.to_owned() } else { printable(text) };
+    let text = printable(or_nothing(text));
     let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
     let line = |line: Vec<(char, ())>| line.into_iter().map(|(c, ())| c).collect::<String>().trim_end().to_owned();
     broken(&cells, width).into_iter().map(line).collect()
