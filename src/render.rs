@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use dam_prelude::show::printable;
 use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
 
@@ -17,9 +18,10 @@ impl Output {
     /// Shows a verb's reply.
     pub fn reply(&self, verb: &str, seconds: f64, reply: &Reply) {
         if !self.json {
-            match &reply.figure {
-                Some(figure) => terminal::show(figure).inspect(|text| self.say(text)).map_or((), drop),
-                None => self.say(&reply.text),
+            match (&reply.figure, reply.ansi.as_deref().filter(|_| terminal::has_colours())) {
+                (Some(figure), _) => terminal::show(figure).inspect(|text| self.say(text)).map_or((), drop),
+                (None, Some(ansi)) => self.line(ansi),
+                (None, None) => self.say(&reply.text),
             }
             return;
         }
@@ -71,23 +73,6 @@ pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
 }
 
-/// `text` without control characters: names and answers come from files that nobody vouches for, and
-/// a terminal obeys what it is shown.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.downcast_ref::<dam_prelude::Error>().and_then(dam_prelude::Error::hint)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::printable;
-
-    #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
-        assert_eq!(printable("十二 ─ ±"), "十二 ─ ±");
-    }
 }

@@ -148,7 +148,7 @@ fn the_first_run_explains_itself() {
         assert!(text.contains(word), "{text}");
     }
     let help = String::from_utf8(verbs(&golden(""), "help; help train").stdout).unwrap();
-    for verb in "load data wrap set loss step train inspect plot eval generate bake save open help quit".split(' ') {
+    for verb in "load data wrap set loss step train inspect plot eval generate ask bake save open help quit".split(' ') {
         assert!(help.lines().any(|line| line.starts_with(verb)), "{verb}: {help}");
     }
     assert!(help.contains("example: train"));

@@ -213,3 +213,40 @@ fn a_family_that_cannot_be_run_is_matched_too() {
         assert_eq!(row(&merged, name, 95), mean(row(&a, name, 94), row(&b, name, 95)), "<x>");
     }
 }
+
+/// Where a source lacks what the merge says, it says nothing of it, and it never says it itself.
+#[test]
+fn a_source_is_not_asked_of_tokens_that_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    source("model0", &dir.path().join("a"), &["<x>"], 95);
+    let (b, names) = (dir.path().join("b"), ["<x>", "<y>", "<z>"]);
+    source("model1", &b, &names, 97);
+    // Whatever the hidden state, one of these two has by far the largest logit.
+    let mut all = tensors(&b);
+    let head = &all["lm_head.weight"];
+    let (rest, row) = (head.narrow(0, 0, 95).unwrap(), head.narrow(0, 1, 1).unwrap());
+    let large = |x: f64| (&row * x).unwrap();
+    let head = Tensor::cat(&[&rest, &large(1000.0), &large(-1000.0)], 0).unwrap();
+    all.insert("lm_head.weight".into(), head);
+    safetensors::save(&all, b.join("model.safetensors")).unwrap();
+
+    let models = named(dir.path(), &["a", "b"]);
+    let (dam, merged) = (models.wrap(Columns::default()).unwrap(), models.merge(Linear::default()).unwrap());
+    let mut own = String::new();
+    for word in 3..12 {
+        let prompt = format!("w{word} <y>");
+        for asked in [dam.ask(&prompt, 5).unwrap(), merged.ask(&prompt, 5).unwrap()] {
+            // These tokens are special, so that they have no text.
+            assert_eq!((asked.tokens.len(), asked.text.as_str()), (5, ""));
+            for token in &asked.tokens {
+                assert!(token.log_probs[0].is_none() && token.log_probs[1].is_some() && token.favours.is_none(), "{token:?}");
+            }
+            assert_eq!((asked.sources[0].likelihood.tokens, asked.sources[0].lacks_of_prompt), (0, 1));
+            let text = asked.to_string();
+            assert!(text.contains("a lacks 5 tokens of the answer") && text.contains("a lacks 1 token of the prompt"), "{text}");
+            own += &asked.sources[0].answer;
+        }
+    }
+    // It never says them itself, else there would be nothing but text of none.
+    assert!(own.contains('w'), "{own}");
+}

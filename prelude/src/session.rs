@@ -30,6 +30,7 @@ mod saved;
 mod score;
 mod snapshot;
 mod start;
+mod talk;
 mod teach;
 mod tune;
 
@@ -49,7 +50,7 @@ pub use latest::latest;
 pub(crate) use latest::set_latest;
 pub use merged::Merged;
 pub use models::{Models, load};
-pub use progress::{Progress, watch};
+pub use progress::{GENERATE, Progress, watch};
 pub use snapshot::Snapshot;
 
 use self::progress::Task;

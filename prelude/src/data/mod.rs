@@ -6,9 +6,11 @@ mod choices;
 mod examples;
 mod rows;
 mod sampler;
+mod spoken;
 
 pub use batch::Batch;
 pub use choices::Question;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, Example, builtin_datasets};
 pub(crate) use sampler::next as next_examples;
+pub(crate) use spoken::Spoken;

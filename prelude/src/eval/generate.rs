@@ -1,11 +1,90 @@
-//! Greedy generation with a key-value cache.
+//! Greedy generation with a key-value cache, token by token.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use crate::checkpoint::Architecture;
 use crate::error::Result;
 use crate::interrupt;
 use crate::model::{Cache, Decoder, Weights};
+
+/// The likeliest tokens after a prompt, one at a time: up to an end token, which is not given, or an interrupt.
+///
+/// ```
+/// use dam_prelude::candle_core::{DType, Device};
+/// use dam_prelude::{checkpoint::Source, eval::Generation, model::SourceWeights};
+///
+/// let source = Source::open("builtin:math")?;
+/// let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
+/// let text = "<|user|>What is 12 plus 7?<|end|><|assistant|>";
+/// let prompt = source.tokenizer().unwrap().encode(text, false).unwrap();
+/// let generation = Generation::new(source.architecture()?, &weights, prompt.get_ids(), &Device::Cpu);
+/// let answer = generation.take(64).collect::<dam_prelude::Result<Vec<u32>>>()?;
+/// assert_eq!(source.tokenizer().unwrap().decode(&answer, true).unwrap(), "12 + 7 = 19");
+/// # Ok::<(), dam_prelude::Error>(())
+/// ```
+pub struct Generation<'a, W: Weights + ?Sized> {
+    architecture: &'a Architecture,
+    decoder: Decoder<'a, W>,
+    device: &'a Device,
+    cache: Cache,
+    /// Tokens that are run next; none when it is over.
+    next: Option<Vec<u32>>,
+    /// Added to logits: minus infinity for tokens that are never taken.
+    mask: Option<Tensor>,
+}
+
+impl<'a, W: Weights + ?Sized> Generation<'a, W> {
+    /// Goes on from `prompt`, which has at least one token.
+    pub fn new(architecture: &'a Architecture, weights: &'a W, prompt: &[u32], device: &'a Device) -> Self {
+        let decoder = Decoder::new(architecture, weights);
+        Self { architecture, decoder, device, cache: Cache::default(), next: Some(prompt.to_vec()), mask: None }
+    }
+
+    /// Never takes the tokens `lacking`: a source does not have them.
+    ///
+    /// # Errors
+    /// A device that has no room.
+    pub fn without(mut self, lacking: &[u32]) -> Result<Self> {
+        if !lacking.is_empty() {
+            let mut mask = vec![0f32; self.architecture.vocabulary];
+            for id in lacking {
+                if let Some(place) = mask.get_mut(*id as usize) {
+                    *place = f32::NEG_INFINITY;
+                }
+            }
+            self.mask = Some(Tensor::new(mask, self.device)?.unsqueeze(0)?);
+        }
+        Ok(self)
+    }
+
+    /// The likeliest token after `ids` and what was run before them.
+    fn likeliest(&mut self, ids: Vec<u32>) -> Result<u32> {
+        let hidden = self.decoder.hidden_cached(&Tensor::new(ids, self.device)?, &mut self.cache)?;
+        let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
+        let mut logits = self.decoder.logits(&last)?;
+        if let Some(mask) = &self.mask {
+            logits = (logits.to_dtype(DType::F32)? + mask)?;
+        }
+        Ok(logits.argmax(D::Minus1)?.flatten_all()?.to_vec1::<u32>()?[0])
+    }
+}
+
+impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
+    type Item = Result<u32>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let ids = self.next.take().filter(|_| !interrupt::requested())?;
+        let token = match self.likeliest(ids) {
+            Ok(token) => token,
+            Err(error) => return Some(Err(error)),
+        };
+        if self.architecture.eos.contains(&token) {
+            return None;
+        }
+        self.next = Some(vec![token]);
+        Some(Ok(token))
+    }
+}
 
 /// The likeliest tokens after `prompt`, up to `limit` of them or an end token, which is not returned;
 /// those so far where it is interrupted.
@@ -19,17 +98,5 @@ pub fn generate<W: Weights + ?Sized>(
     limit: usize,
     device: &Device,
 ) -> Result<Vec<u32>> {
-    let decoder = Decoder::new(architecture, weights);
-    let (mut cache, mut answer, mut next) = (Cache::default(), Vec::new(), prompt.to_vec());
-    while answer.len() < limit && !interrupt::requested() {
-        let hidden = decoder.hidden_cached(&Tensor::new(next, device)?, &mut cache)?;
-        let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
-        let token = decoder.logits(&last)?.argmax(D::Minus1)?.flatten_all()?.to_vec1::<u32>()?[0];
-        if architecture.eos.contains(&token) {
-            break;
-        }
-        answer.push(token);
-        next = vec![token];
-    }
-    Ok(answer)
+    Generation::new(architecture, weights, prompt, device).take(limit).collect()
 }

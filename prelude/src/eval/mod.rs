@@ -3,9 +3,11 @@
 mod choose;
 mod cost;
 mod generate;
+mod likelihood;
 mod score;
 
 pub use choose::choose;
 pub use cost::{Cost, measured};
-pub use generate::generate;
+pub use generate::{Generation, generate};
+pub use likelihood::{Likelihood, MARGIN, favoured, log_probs};
 pub use score::{Score, score};

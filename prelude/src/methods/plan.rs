@@ -137,17 +137,6 @@ pub(crate) struct PlanWeights<'a> {
 }
 
 impl<'a> PlanWeights<'a> {
-    /// All of them at once, for many runs.
-    ///
-    /// # Errors
-    /// A device that has no room.
-    pub fn collect(&self) -> Result<BTreeMap<String, Tensor>> {
-        let one = |(name, (planned, _)): (&&str, &(&Planned, OnceLock<Prepared<'_>>))| {
-            Ok(((*name).to_owned(), planned.prepare()?.tensor()?.to_device(self.device)?.to_dtype(self.dtype)?))
-        };
-        self.prepared.iter().map(one).collect()
-    }
-
     fn prepared(&self, name: &str) -> Result<&Prepared<'a>> {
         let (planned, kept) = self.prepared.get(name).ok_or_else(|| Error::NoMatch { pattern: name.into() })?;
         match kept.get() {

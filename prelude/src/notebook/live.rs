@@ -1,14 +1,15 @@
-//! What is under way, seen in a cell while it runs: a bar with its numbers, the loss curve and the coefficients.
+//! What is under way, seen in a cell while it runs: a bar with its numbers, the loss curve and the coefficients, or the
+//! text that is generated.
 
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::LIVE;
-use crate::session::Progress;
-use crate::show::Figure;
+use crate::session::{GENERATE, Progress};
+use crate::show::{Figure, escape};
 use crate::train::History;
 
 /// Pictures are at least so far apart.
@@ -59,15 +60,25 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
 
 impl Shown {
     fn show(&self, progress: &Progress<'_>) {
-        let line = self.line(progress);
+        println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": self.data(progress)}));
+    }
+
+    /// Its contents by type.
+    fn data(&self, progress: &Progress<'_>) -> Value {
+        let line = match self.line(progress) {
+            // Below the bar; at the end it is in what is returned.
+            line if progress.task == GENERATE && !progress.finished => format!("{line}\n{}", progress.message),
+            line => line,
+        };
         // At the end the losses are in what training returns.
         let losses = (!progress.finished && self.history.total.len() > 1).then(|| Figure::losses(&self.history));
         let coefficients = progress.dam.and_then(|dam| dam.plot("coefficients").ok());
         let pictures: Vec<Figure> = losses.into_iter().chain(coefficients).collect();
         let html: String = pictures.iter().map(Figure::html).collect();
         let text: String = pictures.iter().map(|picture| format!("\n\n{picture}")).collect();
-        let data = json!({"text/plain": format!("{line}{text}"), "text/html": format!("<pre>{line}</pre>{html}")});
-        println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": data}));
+        // Text is broken where it is too long for the page.
+        let above = format!("<pre style=\"white-space:pre-wrap\">{}</pre>", escape(&line));
+        json!({"text/plain": format!("{line}{text}"), "text/html": format!("{above}{html}")})
     }
 
     /// `train ━━━━━╸      120/200  step 120: loss 0.4312  5.1 steps/s  16 s left`
@@ -80,15 +91,44 @@ impl Shown {
             let full = BAR * done.min(total) / total.max(1);
             put(&mut line, format_args!("{}{} {done}/{total}", "━".repeat(full), "─".repeat(BAR - full)));
         }
-        if !message.is_empty() {
+        if !message.is_empty() && task != GENERATE {
             put(&mut line, format_args!("  {message}"));
         }
         if finished {
             put(&mut line, format_args!("  {seconds:.1} s"));
         } else if let Some(total) = total {
-            let left = seconds / done.max(1) as f64 * total.saturating_sub(done) as f64;
-            put(&mut line, format_args!("  {:.1} a second  {left:.0} s left", done as f64 / seconds));
+            put(&mut line, format_args!("  {:.1} a second", done as f64 / seconds));
+            // An answer mostly ends before it is as long as it may be.
+            if task != GENERATE {
+                let left = seconds / done.max(1) as f64 * total.saturating_sub(done) as f64;
+                put(&mut line, format_args!("  {left:.0} s left"));
+            }
         }
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Below the bar while it grows, in lines of its own, and no markup; not at the end, where it is returned.
+    #[test]
+    fn generated_text_is_shown_as_it_grows() {
+        let shown = Shown { id: "x".into(), begin: Instant::now(), last: None, history: History::default() };
+        let message = "DAM: a < b\nmath: <script>";
+        let mut progress =
+            Progress { task: GENERATE, done: 3, total: Some(64), message, loss: None, step: None, dam: None, finished: false };
+        let data = shown.data(&progress);
+        let text = data["text/plain"].as_str().unwrap();
+        assert!(text.starts_with("generate ━") && text.ends_with(&format!("\n{message}")) && !text.contains("left"), "{text}");
+        let html = data["text/html"].as_str().unwrap();
+        assert!(html.contains("DAM: a &lt; b\nmath: &lt;script&gt;</pre>") && !html.contains("<script>"), "{html}");
+        (progress.message, progress.finished) = ("", true);
+        assert_eq!(shown.data(&progress)["text/plain"].as_str().unwrap().lines().count(), 1);
+        // Of any other task it stands beside the bar.
+        (progress.task, progress.message, progress.finished) = ("evolve", "candidate 3", false);
+        let data = shown.data(&progress);
+        assert!(data["text/plain"].as_str().unwrap().contains("3/64  candidate 3  "), "{data}");
     }
 }

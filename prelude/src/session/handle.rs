@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use crate::checkpoint::{Kind, Written};
 use crate::coefficients::{BiasStart, COLUMNS, Merge, Nonlinearity, Variable};
 use crate::error::{Error, Result};
-use crate::show::{Answer, MERGED, Scoreboard, Scores, WrapReport};
+use crate::show::{MERGED, Scoreboard, Scores, WrapReport};
 use crate::train::{History, Settings};
 
 use super::snapshot::new_state;
@@ -202,15 +202,6 @@ impl Dam {
             session.scores = board.row(MERGED).cloned();
             Ok(board)
         })
-    }
-
-    /// The merge's likeliest answer to `prompt`, put through the chat template if there is one, of
-    /// at most `limit` tokens.
-    ///
-    /// # Errors
-    /// No tokenizer, or a template that does not render.
-    pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        self.run(|session| session.judge().generate(&session.merge.weights(session.dtype)?, prompt, limit))
     }
 
     /// Writes the session to one file: coefficients, settings, optimiser state, and where the sources

@@ -14,7 +14,7 @@ use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Entry, Written};
 use crate::error::Result;
 use crate::methods::{Plan, Planned};
-use crate::show::{Answer, Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
+use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
 
 /// A merge by a method that trains nothing. Cheap to clone; its weights are made when they are asked for.
 #[derive(Clone)]
@@ -90,16 +90,7 @@ impl Merged {
         self.judged(|judge, plan| judge.scoreboard(plan.method, &plan.weights(judge.device, judge.dtype), files))
     }
 
-    /// Its likeliest answer to `prompt`, put through the chat template if there is one, of at most `limit` tokens.
-    /// All weights are merged once and kept meanwhile.
-    ///
-    /// # Errors
-    /// No tokenizer, a template that does not render, or a family that cannot be run here.
-    pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        self.judged(|judge, plan| judge.generate(&plan.weights(judge.device, judge.dtype).collect()?, prompt, limit))
-    }
-
-    fn judged<T: Send>(&self, f: impl FnOnce(&Judge<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
+    pub(super) fn judged<T: Send>(&self, f: impl FnOnce(&Judge<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
         let Inner { models, plan } = &*self.0;
         models.settings.check()?;
         let architecture = plan.architecture()?;

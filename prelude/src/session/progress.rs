@@ -6,16 +6,20 @@ use std::time::{Duration, Instant};
 use super::Dam;
 use crate::show::StepReport;
 
-/// A look at a task: `train`, `evolve` or `compare`.
+/// The task whose messages are text so far, of several lines: of one model as it is, of several a line each after
+/// its name. A step is a token of each of them.
+pub const GENERATE: &str = "generate";
+
+/// A look at a task: `train`, `evolve`, `compare` or [`GENERATE`].
 #[derive(Clone, Copy)]
 pub struct Progress<'a> {
     /// Its name.
     pub task: &'static str,
-    /// Steps or candidates done; 0 at the begin.
+    /// Steps, candidates or tokens done; 0 at the begin.
     pub done: usize,
     /// Of how many, where that is known.
     pub total: Option<usize>,
-    /// What was just done, or is done next.
+    /// What was just done, or is done next; of [`GENERATE`] the text so far, without control characters.
     pub message: &'a str,
     /// The loss of the last step, in nats.
     pub loss: Option<f64>,
@@ -85,7 +89,8 @@ fn in_lines() -> Option<Watcher> {
     let last = Mutex::new(Instant::now());
     Some(Arc::new(move |progress: &Progress<'_>| {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if !progress.message.is_empty() && last.elapsed() > LINES_APART {
+        // Text as it grows is nothing for lines: it comes whole at the end.
+        if progress.task != GENERATE && !progress.message.is_empty() && last.elapsed() > LINES_APART {
             *last = Instant::now();
             println!("{} {}/{}  {}", progress.task, progress.done, progress.total.unwrap_or(0), progress.message);
         }

@@ -1,17 +1,17 @@
-//! How good models are on data: scores of a merge, its sources and their average; and its answers.
+//! How good models are on data: scores of a merge, its sources and their average.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
-use crate::checkpoint::{Architecture, BUILTIN_PREFIX, Source, tokenizing};
+use crate::checkpoint::{Architecture, BUILTIN_PREFIX, Source};
 use crate::coefficients::{BiasStart, Columns, Merge};
-use crate::data::{Dataset, builtin_datasets, prompt_ids};
+use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
-use crate::eval::{choose, generate, score};
+use crate::eval::{choose, score};
 use crate::model::{SourceWeights, Weights};
-use crate::show::{AVERAGE, Answer, Scoreboard, Scores};
+use crate::show::{AVERAGE, Scoreboard, Scores};
 
 use super::Models;
 
@@ -114,18 +114,5 @@ impl Judge<'_> {
         rows.push((AVERAGE.into(), self.score_as(&average.architecture, &average.as_weights(self.dtype), &data)?));
         rows.push((name.into(), self.score(weights, &data)?));
         Ok(Scoreboard { rows })
-    }
-
-    /// What the merge `weights` answers: all of them, as every token needs them all again.
-    pub fn generate(&self, weights: &BTreeMap<String, Tensor>, prompt: &str, limit: usize) -> Result<Answer> {
-        let reader = self.models.speaker();
-        let (reader, tokenizer) = reader.and_then(|s| Some((s, s.tokenizer()?))).ok_or_else(|| Error::Sources {
-            what: "no source has a tokenizer, so no text can be generated".into(),
-            hint: "put tokenizer.json beside the weights",
-        })?;
-        let ids = prompt_ids(reader, prompt)?;
-        let answer = generate(self.architecture, weights, &ids, limit, self.device)?;
-        let text = tokenizing(&reader.path().join("tokenizer.json"), || tokenizer.decode(&answer, true))?;
-        Ok(Answer { prompt: prompt.into(), text })
     }
 }

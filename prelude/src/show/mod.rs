@@ -51,10 +51,13 @@ macro_rules! shown_with_picture {
     )*};
 }
 
+mod answers;
+mod asked;
 mod comparison;
 mod difference;
 mod figure;
 mod inspect;
+mod lines;
 mod load;
 mod merge;
 mod numbers;
@@ -63,15 +66,19 @@ mod table;
 mod train;
 mod wrap;
 
+pub use answers::{Answer, Answers};
+pub use asked::{Asked, AskedSource, AskedToken};
 pub use comparison::{Comparison, Contender};
 pub use difference::{Difference, TensorDifference};
 pub use figure::{Bars, Curves, Figure, Heatmap, Histogram, Mark, Scale, Series, Spacing, Unit};
 pub(crate) use inspect::short_name;
 pub use inspect::{Along, Distance, Distances, Inspection, SourceStats, TensorDistances, TensorStats};
+pub use lines::printable;
 pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};
-pub use scores::{AVERAGE, Answer, MERGED, Scoreboard, Scores};
+pub use scores::{AVERAGE, MERGED, Scoreboard, Scores};
 pub use table::Table;
+pub(crate) use table::escape;
 pub use train::{LossReport, StepReport, TrainReport};
 pub use wrap::WrapReport;
 

@@ -1,4 +1,4 @@
-//! What `eval` and `generate` give.
+//! What `eval` gives.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::{Figure, Table};
 use crate::checkpoint::BASE;
 use crate::eval::Score;
 
-shown_as_table!(Scores, Answer);
+shown_as_table!(Scores);
 shown_with_picture!(Scoreboard);
 
 /// What `eval` gives: a score for each data set.
@@ -109,23 +109,6 @@ impl Scoreboard {
             row.push(format!("{exact}({loss:.2})"));
             table.rows.push(row);
         }
-        table
-    }
-}
-
-/// What `generate` gives.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
-    /// What was asked.
-    pub prompt: String,
-    /// What the merge says, without special tokens.
-    pub text: String,
-}
-
-impl Answer {
-    fn table(&self) -> Table {
-        let mut table = Table::new("", ["prompt", "answer"]);
-        table.rows.push(vec![self.prompt.clone(), self.text.clone()]);
         table
     }
 }

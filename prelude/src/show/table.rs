@@ -10,7 +10,7 @@ use super::cell;
 /// A line under the header, and no other.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// Rows under a header, a title above and notes below. All but the first column align right.
+/// Rows under a header, a title above and notes below. All but the first column align right, and but for words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// A line above; none if empty.
@@ -23,8 +23,8 @@ pub struct Table {
     pub notes: Vec<String>,
     /// Cells, by row and column, that are the best of theirs: marked with a star, or bold.
     pub best: BTreeSet<(usize, usize)>,
-    /// Columns that align left, beside the first.
-    pub left: Vec<usize>,
+    /// Columns of words, which align left as the first does.
+    pub words: BTreeSet<usize>,
 }
 
 impl Table {
@@ -38,7 +38,7 @@ impl Table {
     pub fn html(&self) -> String {
         let cells = |tag: &str, row: &[String]| {
             let cell = |(i, text): (usize, &String)| {
-                let align = if i == 0 || self.left.contains(&i) { "left" } else { "right" };
+                let align = if i == 0 || self.words.contains(&i) { "left" } else { "right" };
                 format!("<{tag} style=\"text-align:{align};white-space:pre-wrap\">{text}</{tag}>")
             };
             row.iter().enumerate().map(cell).collect::<String>()
@@ -63,7 +63,8 @@ impl Table {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let plain = |text: &str| text.replace('|', "\\|").replace('\n', " ");
         let header: Vec<String> = self.header.iter().map(|name| plain(name)).collect();
-        let align: Vec<String> = (0..header.len()).map(|i| if i == 0 { "---" } else { "---:" }.to_owned()).collect();
+        let align: Vec<String> =
+            (0..header.len()).map(|i| if i == 0 || self.words.contains(&i) { "---" } else { "---:" }.to_owned()).collect();
         let rows: String = self.marked(plain, |text| format!("**{text}**")).iter().map(|row| line(row)).collect();
         let title = if self.title.is_empty() { String::new() } else { format!("{}\n\n", self.title) };
         let notes: String = self.notes.iter().map(|note| format!("\n{}\n", plain(note))).collect();
@@ -83,7 +84,8 @@ impl Table {
     }
 }
 
-pub(super) fn escape(text: &str) -> String {
+/// `text` as it is written in HTML.
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -94,7 +96,7 @@ impl fmt::Display for Table {
         for row in self.marked(str::to_owned, |text| format!("{text}*")) {
             table.add_row(row);
         }
-        for (_, column) in table.column_iter_mut().enumerate().skip(1).filter(|(i, _)| !self.left.contains(i)) {
+        for (_, column) in table.column_iter_mut().enumerate().skip(1).filter(|(i, _)| !self.words.contains(i)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let mut lines: Vec<String> = Vec::new();

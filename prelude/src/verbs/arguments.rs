@@ -69,6 +69,53 @@ impl<'a> Arguments<'a> {
     }
 }
 
+/// What a model is asked.
+#[derive(Debug, PartialEq)]
+pub struct Prompt<'a> {
+    pub text: String,
+    /// Tokens of an answer at most.
+    pub limit: usize,
+    pub flags: Vec<&'a str>,
+}
+
+impl<'a> Prompt<'a> {
+    /// Reads `arguments`: a prompt, quoted or not, with `tokens=N` behind it and one of `flags` behind or before it.
+    /// One word alone is always the prompt, whatever it looks like.
+    ///
+    /// # Errors
+    /// No prompt, an unknown flag, or a `tokens` that is no count.
+    pub fn read(arguments: &'a [String], usage: &str, flags: &[&str]) -> Result<Self> {
+        let mut found = Self { text: String::new(), limit: 64, flags: Vec::new() };
+        let is_flag = |word: &str| word.len() > 2 && word.starts_with("--");
+        let mut words = arguments;
+        while let [first, rest @ ..] = words
+            && !rest.is_empty()
+            && is_flag(first)
+        {
+            found.flags.push(first);
+            words = rest;
+        }
+        while let [rest @ .., last] = words
+            && !rest.is_empty()
+        {
+            match last.strip_prefix("tokens=") {
+                Some(limit) => found.limit = count("tokens", limit)?,
+                None if is_flag(last) => found.flags.push(last),
+                None => break,
+            }
+            words = rest;
+        }
+        found.text = words.join(" ");
+        if let Some(flag) = found.flags.iter().find(|flag| !flags.contains(flag)) {
+            return refuse(format!("unknown flag `{flag}`"), format!("put a prompt into quotation marks; usage: {usage}"));
+        }
+        match found.text.is_empty() {
+            true => refuse("there is no prompt", format!("usage: {usage}")),
+            false => Ok(found),
+        }
+    }
+}
+
 /// `path` with a leading `~/` as the home directory, which no shell has put in its place here.
 pub fn at_home(path: &str) -> String {
     match (path.strip_prefix("~/"), std::env::home_dir()) {
@@ -124,4 +171,28 @@ pub fn bytes(key: &str, text: &str) -> Result<u64> {
         number.checked_mul(*factor).filter(|n| *n > 0)
     });
     size.ok_or_else(|| Error::bad_value(key, text, "a size such as 5GB or 500MB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_any_words_and_what_is_behind_them_is_not() {
+        let read = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            Prompt::read(&words, "generate", &["--all"]).map(|p| (p.text, p.limit, p.flags.len())).map_err(|e| e.to_string())
+        };
+        let ok = |text: &str, limit, flags| Ok((text.to_owned(), limit, flags));
+        assert_eq!(read(&["What is 12 plus 7?"]), ok("What is 12 plus 7?", 64, 0));
+        assert_eq!(read(&["what", "is", "x=1", "tokens=5", "--all"]), ok("what is x=1", 5, 1));
+        assert_eq!(read(&["--all", "what", "is", "tokens=5"]), ok("what is", 5, 1));
+        assert_eq!(read(&["set", "tokens=5", "now", "--"]), ok("set tokens=5 now --", 64, 0));
+        assert_eq!(read(&["--all"]), ok("--all", 64, 0));
+        assert_eq!(read(&["tokens=5"]), ok("tokens=5", 64, 0));
+        assert_eq!(read(&["--all", "tokens=5"]), ok("tokens=5", 64, 1));
+        assert!(read(&["git", "push", "--force"]).unwrap_err().contains("`--force`"));
+        assert!(read(&["a", "tokens=0"]).unwrap_err().contains("`0`"));
+        assert!(read(&[]).unwrap_err().contains("no prompt") && read(&[""]).unwrap_err().contains("no prompt"));
+    }
 }

@@ -32,6 +32,9 @@ pub enum Latest {
 pub struct Reply {
     /// For a terminal.
     pub text: String,
+    /// The same with ANSI colours, for a terminal that shows them; control characters of names and models' texts are
+    /// replaced in it.
+    pub ansi: Option<String>,
     /// The same for a notebook, where it has a form of its own.
     pub html: Option<String>,
     /// For a program.
@@ -44,13 +47,18 @@ impl Reply {
     /// A reply with the fields of `json`, an object.
     pub fn new(text: impl std::fmt::Display, json: Value) -> Self {
         let json = if let Value::Object(map) = json { map } else { Map::new() };
-        Self { text: text.to_string(), html: None, json, figure: None }
+        Self { text: text.to_string(), ansi: None, html: None, json, figure: None }
     }
 
     /// The same of what has a form for a notebook too.
     pub(super) fn shown(report: &impl Html, json: Value) -> Self {
         Self { html: Some(report.html()), ..Self::new(report, json) }
     }
+}
+
+/// The terminal's columns, or 80 where there is none.
+pub(super) fn width() -> usize {
+    console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns)).clamp(40, 160)
 }
 
 /// Refuses with a message and a hint.

@@ -1,35 +1,40 @@
 //! `generate "PROMPT"`
 
-use crate::Result;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::Verb;
-use super::arguments::count;
-use super::context::{Context, Latest, Reply, refuse};
+use super::arguments::Prompt;
+use super::context::{Context, Latest, Reply};
+use super::context::width;
+use crate::Result;
 
 pub const VERB: Verb = Verb {
     name: "generate",
-    usage: "generate \"PROMPT\" [tokens=64]",
-    about: "the merge's likeliest answer to a prompt",
-    example: "generate \"What is 12 plus 7?\"",
+    usage: "generate \"PROMPT\" [tokens=64] [--all]",
+    about: "the merge's likeliest answer to a prompt; --all: its sources' beside it",
+    example: "generate \"What is 12 plus 7?\" --all",
     run,
 };
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    // A prompt is any text, quoted or not: only its last word can be a key.
-    let (words, limit) = match arguments.split_last() {
-        Some((last, words)) if !words.is_empty() && last.starts_with("tokens=") => {
-            (words, count("tokens", &last["tokens=".len()..])?)
-        }
-        _ => (arguments, 64),
-    };
-    let prompt = words.join(" ");
-    if prompt.is_empty() {
-        return refuse("there is no prompt", format!("usage: {}", VERB.usage));
+    let Prompt { text: prompt, limit, flags } = Prompt::read(arguments, VERB.usage, &["--all"])?;
+    let latest = context.latest()?;
+    if flags.is_empty() {
+        let answer = match latest {
+            Latest::Dam(dam) => dam.generate(&prompt, limit)?,
+            Latest::Merged(merged) => merged.generate(&prompt, limit)?,
+        };
+        return Ok(Reply::new(&answer.text, json!({"text": answer.text})));
     }
-    let answer = match context.latest()? {
-        Latest::Dam(dam) => dam.generate(&prompt, limit)?,
-        Latest::Merged(merged) => merged.generate(&prompt, limit)?,
+    let answers = match latest {
+        Latest::Dam(dam) => dam.generate_all(&prompt, limit)?,
+        Latest::Merged(merged) => merged.generate_all(&prompt, limit)?,
     };
-    Ok(Reply::new(&answer.text, json!({"text": answer.text})))
+    let json = json!({"text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped});
+    Ok(Reply { text: answers.lines(width()), ..Reply::shown(&answers, json) })
+}
+
+/// Answers by the names of models. The merge's is first, so that a source of the same name has it.
+pub(super) fn by_name(rows: &[(String, String)]) -> Map<String, Value> {
+    rows.iter().map(|(name, text)| (name.clone(), json!(text))).collect()
 }

@@ -4,6 +4,7 @@
 
 use crate::Result;
 mod arguments;
+mod ask;
 mod bake;
 mod branch;
 mod compare;
@@ -68,6 +69,7 @@ pub const VERBS: &[Verb] = &[
     plot::VERB,
     eval::VERB,
     generate::VERB,
+    ask::VERB,
     merge::VERB,
     evolve::VERB,
     compare::VERB,

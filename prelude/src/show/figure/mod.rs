@@ -21,7 +21,7 @@ pub use curves::{Curves, Series, Spacing};
 pub use heatmap::{Heatmap, Scale};
 pub use histogram::Histogram;
 
-use self::scene::{Scene, WIDTH};
+use self::scene::{Colour, Scene, WIDTH, series_colour};
 use super::{cell, numbers};
 use crate::checkpoint::{Written, replace_file};
 use crate::error::{Error, Result};
@@ -198,6 +198,14 @@ impl Figure {
     /// Shows the picture as the result of an evcxr cell, with its text twin.
     pub fn evcxr_display(&self) {
         cell(&self.html(), &self.to_string());
+    }
+}
+
+/// The colour that series `i` of every picture has, as red, green and blue.
+pub(super) fn palette(i: usize) -> [u8; 3] {
+    match series_colour(i) {
+        Colour::Rgb(r, g, b) => [r, g, b],
+        Colour::Ink | Colour::Faint => [128; 3],
     }
 }
 

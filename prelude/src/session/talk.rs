@@ -1,0 +1,300 @@
+//! What models say: the answer of the merge, those of its sources beside it, and how likely each source finds the
+//! merge's, token by token.
+//!
+//! All models are given the same tokens: the prompt as the merge's tokenizer and template have it. What a source lacks
+//! of the vocabulary it never says, and it is not compared there.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use candle_core::Tensor;
+
+use super::progress::{GENERATE, Task};
+use super::score::Judge;
+use super::{BASE, Dam, Merged};
+use crate::checkpoint::{Architecture, Source};
+use crate::data::{Spoken, prompt_ids};
+use crate::error::{Error, Result};
+use crate::eval::{Generation, Likelihood, favoured, log_probs};
+use crate::interrupt;
+use crate::model::{SourceWeights, Weights};
+use crate::show::{Answer, Answers, Asked, AskedSource, AskedToken, MERGED, printable};
+use crate::train::available_bytes;
+
+/// What is asked.
+struct Prompt<'a> {
+    /// Whose tokenizer reads and writes.
+    reader: &'a Source,
+    ids: Vec<u32>,
+    /// Tokens of an answer at most.
+    limit: usize,
+}
+
+/// A model that is asked: the merge, or a source.
+struct Voice<'a> {
+    name: &'a str,
+    architecture: &'a Architecture,
+    /// None for the merge.
+    source: Option<&'a Source>,
+    /// Tokens that it does not have.
+    lacking: &'a [u32],
+}
+
+impl<'a> Judge<'a> {
+    fn prompt(&self, text: &str, limit: usize) -> Result<Prompt<'a>> {
+        let reader = self.models.speaker().ok_or_else(|| Error::Sources {
+            what: "no source has a tokenizer, so no text can be generated".into(),
+            hint: "put tokenizer.json beside the weights",
+        })?;
+        let ids = prompt_ids(reader, text)?;
+        let most = self.architecture.max_positions;
+        if ids.is_empty() {
+            return Err(Error::Sources { what: "the prompt has no tokens".into(), hint: "ask something" });
+        }
+        if ids.len() >= most {
+            let what = format!("the prompt has {} tokens, and the model was made for {most} with the answer", ids.len());
+            return Err(Error::Sources { what, hint: "shorten it" });
+        }
+        Ok(Prompt { reader, ids, limit })
+    }
+
+    fn merge(&self, name: &'a str) -> Voice<'a> {
+        Voice { name, architecture: self.architecture, source: None, lacking: &[] }
+    }
+
+    /// The merge, which is called `name`, then all sources, the base last.
+    fn voices(&self, name: &'a str) -> Result<Vec<Voice<'a>>> {
+        let (base, others): (Vec<&Source>, Vec<&Source>) = self.models.sources.iter().partition(|s| s.name() == BASE);
+        let voice = |source: &'a Source| {
+            let lacking = source.numbering().map_or(&[][..], |numbering| &numbering.lacking);
+            Ok(Voice { name: source.name(), architecture: source.architecture()?, source: Some(source), lacking })
+        };
+        [Ok(self.merge(name))].into_iter().chain(others.into_iter().chain(base).map(voice)).collect()
+    }
+
+    /// How many of `voices` speak at once: all where their weights fit into half of the memory that is free, on the
+    /// CPU, else one, as every token needs all weights of its model.
+    fn at_once(&self, voices: &[Voice<'_>]) -> usize {
+        let elements = |voice: &Voice<'_>| -> u64 {
+            voice.architecture.tensors().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
+        };
+        let bytes = voices.iter().map(elements).sum::<u64>() * self.dtype.size_in_bytes() as u64;
+        if self.device.is_cpu() && bytes <= available_bytes() / 2 { voices.len() } else { 1 }
+    }
+
+    /// What each of `voices` answers, as many of them `at_once`.
+    fn spoken<W: Weights + ?Sized>(
+        &self,
+        merged: &W,
+        voices: &[Voice<'a>],
+        prompt: &Prompt<'a>,
+        at_once: usize,
+    ) -> Result<Vec<Spoken<'a>>> {
+        let mut spoken = voices.iter().map(|_| Spoken::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
+        let mut task = Task::begin(GENERATE, Some(prompt.limit * voices.len().div_ceil(at_once)), None);
+        for start in (0..voices.len()).step_by(at_once) {
+            let group = &voices[start..(start + at_once).min(voices.len())];
+            let weights = group.iter().map(|voice| self.held(merged, voice)).collect::<Result<Vec<_>>>()?;
+            let generation = |(voice, weights): (&Voice<'a>, _)| {
+                Generation::new(voice.architecture, weights, &prompt.ids, self.device).without(voice.lacking)
+            };
+            let mut generations = group.iter().zip(&weights).map(generation).collect::<Result<Vec<_>>>()?;
+            for _ in 0..prompt.limit {
+                let mut goes_on = false;
+                for (generation, spoken) in generations.iter_mut().zip(&mut spoken[start..]) {
+                    if let Some(token) = generation.next() {
+                        spoken.push(token?)?;
+                        goes_on = true;
+                    }
+                }
+                if !goes_on {
+                    break;
+                }
+                task.step(|| so_far(voices, &spoken), None, None);
+            }
+        }
+        Ok(spoken)
+    }
+
+    /// All weights of `voice`.
+    fn held<W: Weights + ?Sized>(&self, merged: &W, voice: &Voice<'a>) -> Result<BTreeMap<String, Tensor>> {
+        match voice.source {
+            Some(source) => SourceWeights { source, device: self.device, dtype: self.dtype }.collect(),
+            None => voice.architecture.tensors().into_iter().map(|s| Ok((s.name.clone(), merged.weight(&s.name)?))).collect(),
+        }
+    }
+
+    /// The log-probability that `voice` gives to every token of `answer`; one layer is in memory at a time.
+    fn heard<W: Weights + ?Sized>(
+        &self,
+        merged: &W,
+        voice: &Voice<'a>,
+        prompt: &Prompt<'a>,
+        answer: &[u32],
+    ) -> Result<Vec<Option<f64>>> {
+        let (ids, first) = ([&prompt.ids, answer].concat(), prompt.ids.len());
+        match voice.source {
+            Some(source) => {
+                let weights = SourceWeights { source, device: self.device, dtype: self.dtype };
+                log_probs(voice.architecture, &weights, &ids, first, voice.lacking, self.device)
+            }
+            None => log_probs(voice.architecture, merged, &ids, first, voice.lacking, self.device),
+        }
+    }
+
+    fn generate<W: Weights + ?Sized>(&self, merged: &W, text: &str, limit: usize) -> Result<Answer> {
+        let prompt = self.prompt(text, limit)?;
+        let spoken = self.spoken(merged, &[self.merge(MERGED)], &prompt, 1)?;
+        let answer = spoken.into_iter().map(Spoken::finish).next().transpose()?;
+        Ok(Answer { prompt: text.into(), text: answer.map(|(text, _)| text).unwrap_or_default() })
+    }
+
+    fn generate_all<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Answers> {
+        let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
+        let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
+        let row = |(voice, spoken): (&Voice<'_>, Spoken<'_>)| Ok((voice.name.to_owned(), spoken.finish()?.0));
+        let rows = voices.iter().zip(spoken).map(row).collect::<Result<_>>()?;
+        Ok(Answers { prompt: text.into(), rows, stopped: interrupt::requested() })
+    }
+
+    fn ask<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Asked> {
+        let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
+        let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
+        let stopped = interrupt::requested();
+        let answer = spoken.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
+        let heard = voices.iter().map(|voice| self.heard(merged, voice, &prompt, &answer)).collect::<Result<Vec<_>>>()?;
+        let mut said = spoken.into_iter().map(Spoken::finish).collect::<Result<Vec<_>>>()?.into_iter();
+        let (answer, parts) = said.next().unwrap_or_default();
+        let sources = voices.iter().zip(&heard).skip(1).zip(said).map(|((voice, heard), (answer, _))| AskedSource {
+            name: voice.name.into(),
+            answer,
+            likelihood: Likelihood::of(heard.iter().copied()),
+            is_merged: self.sources.iter().any(|source| source.name() == voice.name),
+            lacks_of_prompt: prompt.ids.iter().filter(|id| voice.lacking.contains(id)).count(),
+        });
+        let sources: Vec<AskedSource> = sources.collect();
+        let token = |(i, text): (usize, String)| {
+            let log_probs: Vec<Option<f64>> = heard.iter().skip(1).map(|heard| heard[i]).collect();
+            let merged: Vec<Option<f64>> =
+                log_probs.iter().zip(&sources).map(|(log_prob, source)| log_prob.filter(|_| source.is_merged)).collect();
+            AskedToken { text, favours: favoured(&merged), log_probs }
+        };
+        let tokens = parts.into_iter().enumerate().map(token).collect();
+        let likelihood = Likelihood::of(heard.into_iter().next().unwrap_or_default());
+        Ok(Asked { prompt: text.into(), model: name.into(), text: answer, likelihood, sources, tokens, stopped })
+    }
+}
+
+/// The text of all so far.
+fn so_far(voices: &[Voice<'_>], spoken: &[Spoken<'_>]) -> String {
+    if let [one] = spoken {
+        return printable(one.so_far());
+    }
+    let mut text = String::new();
+    for (voice, spoken) in voices.iter().zip(spoken) {
+        let line = spoken.so_far().replace('\n', " ");
+        let end = if text.is_empty() { "" } else { "\n" };
+        text.write_fmt(format_args!("{end}{}: {}", printable(voice.name), printable(&line))).unwrap_or(());
+    }
+    text
+}
+
+impl Dam {
+    /// The merge's likeliest answer to `prompt`, put through the chat template if there is one, of
+    /// at most `limit` tokens; what there is of it where it is interrupted.
+    ///
+    /// # Errors
+    /// No tokenizer, a template that does not render, or a prompt that is empty or longer than the model was made
+    /// for.
+    pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
+        self.run(|session| session.judge().generate(&session.merge.as_weights(session.dtype), prompt, limit))
+    }
+
+    /// [`Dam::generate`] of the merge and of every source, all from the same tokens.
+    ///
+    /// ```
+    /// use dam_prelude::{Columns, load};
+    ///
+    /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
+    /// let answers = dam.generate_all("What is 12 plus 7?", 32)?;
+    /// assert_eq!(answers.source("math"), Some("12 + 7 = 19"));
+    /// assert_eq!(answers.text(), dam.generate("What is 12 plus 7?", 32)?.text);
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for `generate`.
+    pub fn generate_all(&self, prompt: &str, limit: usize) -> Result<Answers> {
+        self.run(|session| session.judge().generate_all(MERGED, &session.merge.as_weights(session.dtype), prompt, limit))
+    }
+
+    /// The merge's and every source's answer to `prompt`, of at most `limit` tokens each, and how likely every source
+    /// finds the merge's: the log-probability of each of its tokens, given the prompt and the answer before it, from
+    /// one forward pass of each source. The token that ends an answer is not counted.
+    ///
+    /// ```
+    /// use dam_prelude::{Columns, load};
+    ///
+    /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
+    /// let asked = dam.ask("「tall sea」を日本語で言うと何ですか。", 32)?;
+    /// let text: String = asked.tokens.iter().map(|token| token.text.as_str()).collect();
+    /// assert_eq!(text, asked.text);
+    /// assert!(asked.sources[0].likelihood.nats_per_token() > asked.sources[1].likelihood.nats_per_token());
+    /// println!("{asked}");
+    /// # Ok::<(), dam_prelude::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for `generate`.
+    pub fn ask(&self, prompt: &str, limit: usize) -> Result<Asked> {
+        self.run(|session| session.judge().ask(MERGED, &session.merge.as_weights(session.dtype), prompt, limit))
+    }
+}
+
+impl Merged {
+    /// Its likeliest answer to `prompt`, put through the chat template if there is one, of at most `limit` tokens;
+    /// what there is of it where it is interrupted. All weights are merged once and kept meanwhile.
+    ///
+    /// # Errors
+    /// As for [`Dam::generate`], or a family that cannot be run here.
+    pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
+        self.judged(|judge, plan| judge.generate(&plan.weights(judge.device, judge.dtype), prompt, limit))
+    }
+
+    /// [`Merged::generate`] of the merge and of every source, as [`Dam::generate_all`].
+    ///
+    /// # Errors
+    /// As for `generate`.
+    pub fn generate_all(&self, prompt: &str, limit: usize) -> Result<Answers> {
+        self.judged(|judge, plan| judge.generate_all(plan.method, &plan.weights(judge.device, judge.dtype), prompt, limit))
+    }
+
+    /// Its and every source's answer, and how likely every source finds its own, as [`Dam::ask`].
+    ///
+    /// # Errors
+    /// As for `generate`.
+    pub fn ask(&self, prompt: &str, limit: usize) -> Result<Asked> {
+        self.judged(|judge, plan| judge.ask(plan.method, &plan.weights(judge.device, judge.dtype), prompt, limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Columns, load};
+
+    #[test]
+    fn it_does_not_matter_how_many_speak_at_once() {
+        let dam = load(["builtin:japanese", "builtin:math", "builtin:sql"]).unwrap().wrap(Columns::default()).unwrap();
+        let session = dam.session();
+        let (judge, weights) = (session.judge(), session.merge.as_weights(session.dtype));
+        let (prompt, voices) = (judge.prompt("What is 12 plus 7?", 6).unwrap(), judge.voices(MERGED).unwrap());
+        let said = |at_once: usize| {
+            let spoken = judge.spoken(&weights, &voices, &prompt, at_once).unwrap();
+            spoken.iter().map(|one| one.ids().to_vec()).collect::<Vec<_>>()
+        };
+        let all = said(4);
+        assert!(all.len() == 4 && all.iter().all(|ids| !ids.is_empty()) && all[1] != all[2], "{all:?}");
+        assert_eq!([said(1), said(3)], [all.clone(), all]);
+    }
+}

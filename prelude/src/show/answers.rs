@@ -1,0 +1,86 @@
+//! What `generate` gives: an answer, or those of the merge and of its sources side by side.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::lines::{printable, side_by_side};
+use super::{Html, Table, cell};
+
+shown_as_table!(Answer);
+
+/// What `generate` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    /// What was asked.
+    pub prompt: String,
+    /// What the merge says, without special tokens.
+    pub text: String,
+}
+
+impl Answer {
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["prompt", "answer"]);
+        table.rows.push(vec![self.prompt.clone(), self.text.clone()]);
+        table
+    }
+}
+
+/// What `generate --all` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answers {
+    /// What was asked.
+    pub prompt: String,
+    /// What each model says, without special tokens: the merge, which is called `DAM` or by its method, then the
+    /// sources, the base last.
+    pub rows: Vec<(String, String)>,
+    /// Whether an interrupt ended them.
+    pub stopped: bool,
+}
+
+impl Answers {
+    /// What the merge says.
+    pub fn text(&self) -> &str {
+        self.rows.first().map_or("", |(_, text)| text)
+    }
+
+    /// What the source `name` says.
+    pub fn source(&self, name: &str) -> Option<&str> {
+        self.rows.iter().skip(1).find(|(row, _)| row == name).map(|(_, text)| text.as_str())
+    }
+
+    /// The answers in lines of at most `width` columns: side by side where there is room, else one after the other.
+    pub fn lines(&self, width: usize) -> String {
+        let rows: Vec<(&str, &str)> = self.rows.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let stopped = if self.stopped { format!("\n{STOPPED}") } else { String::new() };
+        side_by_side(&rows, width) + &stopped
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new("", ["model", "answer"]);
+        table.words.insert(1);
+        table.rows = self.rows.iter().map(|(name, text)| vec![name.clone(), printable(text)]).collect();
+        table.notes.extend(self.stopped.then(|| STOPPED.to_owned()));
+        table
+    }
+
+    /// Shows them as the result of an evcxr cell.
+    pub fn evcxr_display(&self) {
+        cell(&self.html(), &self.to_string());
+    }
+}
+
+/// Said where an interrupt ended generation.
+pub(super) const STOPPED: &str = "stopped: answers are as far as they had come";
+
+impl fmt::Display for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines(80))
+    }
+}
+
+impl Html for Answers {
+    fn html(&self) -> String {
+        self.table().html()
+    }
+}

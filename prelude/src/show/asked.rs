@@ -1,0 +1,410 @@
+//! What `ask` gives: answers to one prompt, how likely each source finds the merge's, and which source favours each of
+//! its tokens: by a letter below it, or by colour.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write};
+
+use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::answers::STOPPED;
+use super::figure::palette;
+use super::lines::{broken, or_nothing, printable, side_by_side};
+use super::numbers::perplexity;
+use super::table::escape;
+use super::{Html, Table, cell};
+use crate::eval::{Likelihood, MARGIN, favoured};
+
+/// What `ask` gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Asked {
+    /// What was asked.
+    pub prompt: String,
+    /// What the merge is called: `DAM`, or by its method.
+    pub model: String,
+    /// What the merge says, without special tokens.
+    pub text: String,
+    /// How likely the merge itself finds that.
+    pub likelihood: Likelihood,
+    /// All loaded sources, the base last.
+    pub sources: Vec<AskedSource>,
+    /// The tokens of the merge's answer, without the one that ends it.
+    pub tokens: Vec<AskedToken>,
+    /// Whether an interrupt ended the answers.
+    pub stopped: bool,
+}
+
+/// What a source says, and of what the merge says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AskedSource {
+    /// What the user calls it.
+    pub name: String,
+    /// What it says itself, without special tokens.
+    pub answer: String,
+    /// How likely it finds what the merge says, of which tokens that it lacks are left out.
+    pub likelihood: Likelihood,
+    /// Whether it is merged, so that tokens may be told to favour it; a base model mostly is not.
+    pub is_merged: bool,
+    /// Tokens of the prompt that it lacks and is given by others.
+    pub lacks_of_prompt: usize,
+}
+
+/// A token of the merge's answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AskedToken {
+    /// What it completes of the text. A character of several tokens is completed by the last, and the others have
+    /// no text.
+    pub text: String,
+    /// What each source finds its log-probability to be in nats, given the prompt and the answer before it; none
+    /// where the source does not have the token.
+    pub log_probs: Vec<Option<f64>>,
+    /// The source that favours it: the one of those merged with the highest log-probability, by more than
+    /// [`MARGIN`]. None where none does: sources that all know what comes next agree to a hair, and which of them is
+    /// ahead says nothing.
+    pub favours: Option<usize>,
+}
+
+/// How a token stands with the sources.
+#[derive(Clone, Copy, PartialEq)]
+enum Mark {
+    Source(usize),
+    /// None favours it.
+    None,
+    /// Fewer than two of those merged have it.
+    Unknown,
+}
+
+impl Asked {
+    /// How many tokens source `i` favours.
+    pub fn favours(&self, i: usize) -> usize {
+        self.tokens.iter().filter(|token| token.favours == Some(i)).count()
+    }
+
+    /// The tokens as they are shown: those of one character are one, whose log-probability is their sum, as which
+    /// character it is may be decided by the first of them already.
+    pub fn pieces(&self) -> Vec<AskedToken> {
+        let mut pieces = Vec::new();
+        let mut begun: Option<Vec<Option<f64>>> = None;
+        for token in &self.tokens {
+            let piece = match begun.take() {
+                None => token.clone(),
+                Some(before) => {
+                    let sum = |(a, b): (&Option<f64>, &Option<f64>)| Some((*a)? + (*b)?);
+                    let log_probs: Vec<Option<f64>> = before.iter().zip(&token.log_probs).map(sum).collect();
+                    let merged = log_probs.iter().zip(&self.sources).map(|(x, source)| x.filter(|_| source.is_merged));
+                    let favours = favoured(&merged.collect::<Vec<_>>());
+                    AskedToken { text: token.text.clone(), log_probs, favours }
+                }
+            };
+            match piece.text.is_empty() {
+                true => begun = Some(piece.log_probs),
+                false => pieces.push(piece),
+            }
+        }
+        pieces
+    }
+
+    /// The report in lines of at most `width` columns, if the table of likelihoods fits: without colours, a letter
+    /// below every token says which source favours it.
+    pub fn lines(&self, width: usize) -> String {
+        let letters = self.letters();
+        let letter = |mark: Mark| match mark {
+            Mark::Source(i) => letters.get(i).copied().unwrap_or('?'),
+            Mark::None => '.',
+            Mark::Unknown => '?',
+        };
+        let mut lines = self.above(width);
+        for line in self.marked(width) {
+            let (mut text, mut below) = (String::new(), String::new());
+            for (c, mark) in line {
+                text.push(c);
+                let width = if c == ' ' && mark == Mark::None { 0 } else { c.width().unwrap_or(0) };
+                below.extend(std::iter::repeat_n(letter(mark), width));
+                below.extend(std::iter::repeat_n(' ', c.width().unwrap_or(0) - width));
+            }
+            lines.push(text.trim_end().to_owned());
+            lines.push(below.trim_end().to_owned());
+        }
+        let entry = |mark: Mark, name: String| format!("{} {name}", letter(mark));
+        let legend: Vec<String> = self.legend().into_iter().map(|(mark, name)| entry(mark, name)).collect();
+        lines.extend((!legend.is_empty()).then(|| legend.join("   ")));
+        lines.extend(self.notes());
+        lines.join("\n")
+    }
+
+    /// [`Asked::lines`] with every token in the colour of the source that favours it, by ANSI's codes for 256
+    /// colours, instead of letters. Control characters in names and texts are replaced.
+    pub fn coloured(&self, width: usize) -> String {
+        let painted = |text: &str, mark: Mark| match mark {
+            Mark::Source(i) => format!("\x1b[1;38;5;{}m{text}\x1b[0m", ansi(palette(i))),
+            Mark::None => text.to_owned(),
+            Mark::Unknown => format!("\x1b[4m{text}\x1b[0m"),
+        };
+        let mut lines = self.above(width);
+        for line in self.marked(width) {
+            let runs = line.chunk_by(|(_, a), (_, b)| a == b);
+            let run = |run: &[(char, Mark)]| {
+                let text: String = run.iter().map(|(c, _)| *c).collect();
+                run.first().map(|(_, mark)| painted(&text, *mark)).unwrap_or_default()
+            };
+            lines.push(runs.map(run).collect());
+        }
+        let legend: Vec<String> = self.legend().into_iter().map(|(mark, name)| painted(&name, mark)).collect();
+        lines.extend((!legend.is_empty()).then(|| legend.join("   ")));
+        lines.extend(self.notes());
+        lines.join("\n")
+    }
+
+    /// What stands above the marked answer: the table, with the answers in it where they are short.
+    fn above(&self, width: usize) -> Vec<String> {
+        let mut table = self.numbers();
+        let answers: Vec<(&str, &str)> = [(self.model.as_str(), self.text.as_str())]
+            .into_iter()
+            .chain(self.sources.iter().map(|s| (s.name.as_str(), s.answer.as_str())))
+            .collect();
+        let used = table.to_string().lines().map(UnicodeWidthStr::width).max().unwrap_or(0);
+        let fits = |text: &str| !text.contains(['\n', '\t']) && text.width() + used + 3 <= width;
+        let mut lines = Vec::new();
+        if answers.iter().all(|(_, text)| fits(&printable(text))) {
+            self.with_answers(&mut table);
+        } else {
+            lines.extend([side_by_side(&answers, width), String::new()]);
+        }
+        lines.push(printable(&table.to_string()));
+        lines.extend((!self.pieces().is_empty()).then(String::new));
+        lines
+    }
+
+    /// How likely each model finds the merge's answer.
+    fn numbers(&self) -> Table {
+        let title = format!("log-likelihood in nats of the answer of {}: the sum over its tokens, and their mean", self.model);
+        let mut table = Table::new(title, ["model", "sum", "mean", "perplexity", "favours"]);
+        let mut row = |name: &str, x: &Likelihood, favours: Option<usize>| {
+            let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{:.digits$}", x));
+            table.rows.push(vec![
+                printable(name),
+                number((x.tokens > 0).then_some(x.log_likelihood), 2),
+                number(x.nats_per_token(), 3),
+                x.perplexity().map_or("-".into(), perplexity),
+                favours.map_or("-".into(), |n| format!("{n} of {}", self.tokens.len())),
+            ]);
+        };
+        row(&self.model, &self.likelihood, None);
+        for (i, source) in self.sources.iter().enumerate() {
+            row(&source.name, &source.likelihood, source.is_merged.then(|| self.favours(i)));
+        }
+        table
+    }
+
+    /// Gives `table` a column of answers.
+    fn with_answers(&self, table: &mut Table) {
+        table.words.insert(table.header.len());
+        table.header.push("answer".into());
+        let answers = [&self.text].into_iter().chain(self.sources.iter().map(|s| &s.answer));
+        table.rows.iter_mut().zip(answers).for_each(|(row, answer)| row.push(printable(or_nothing(answer))));
+    }
+
+    fn mark(&self, token: &AskedToken) -> Mark {
+        let known = token.log_probs.iter().zip(&self.sources).filter(|(x, source)| x.is_some() && source.is_merged).count();
+        match token.favours {
+            Some(i) => Mark::Source(i),
+            None if known < 2 => Mark::Unknown,
+            None => Mark::None,
+        }
+    }
+
+    /// The characters of the merge's answer, each with the mark of its token, in lines of at most `width` columns.
+    fn marked(&self, width: usize) -> Vec<Vec<(char, Mark)>> {
+        let marked = |token: AskedToken| {
+            let mark = self.mark(&token);
+            printable(&token.text).chars().map(|c| (c, mark)).collect::<Vec<_>>()
+        };
+        let cells: Vec<(char, Mark)> = self.pieces().into_iter().flat_map(marked).collect();
+        if cells.is_empty() { Vec::new() } else { broken(&cells, width) }
+    }
+
+    /// What the marks mean: those of all sources that are merged, and the others that are met; nothing of no marks.
+    fn legend(&self) -> Vec<(Mark, String)> {
+        let pieces = self.pieces();
+        if pieces.is_empty() {
+            return Vec::new();
+        }
+        let merged = self.sources.iter().enumerate().filter(|(_, source)| source.is_merged);
+        let mut legend: Vec<(Mark, String)> = merged.map(|(i, source)| (Mark::Source(i), printable(&source.name))).collect();
+        let met = |mark| pieces.iter().any(|token| self.mark(token) == mark);
+        let others = [
+            (Mark::None, format!("none by more than {MARGIN} nats")),
+            (Mark::Unknown, "only one source or none has the token".to_owned()),
+        ];
+        legend.extend(others.into_iter().filter(|(mark, _)| met(*mark)));
+        legend
+    }
+
+    /// A letter for every source: of its name where no other has it.
+    fn letters(&self) -> Vec<char> {
+        let mut taken = BTreeSet::new();
+        let letter = |source: &AskedSource| {
+            let own = source.name.chars().map(|c| c.to_ascii_uppercase()).chain('A'..='Z').chain('0'..='9');
+            let free = own.filter(char::is_ascii_alphanumeric).find(|c| !taken.contains(c)).unwrap_or('#');
+            taken.insert(free);
+            free
+        };
+        self.sources.iter().map(letter).collect()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let tokens = |n: usize| if n == 1 { "1 token".to_owned() } else { format!("{n} tokens") };
+        for (i, source) in self.sources.iter().enumerate() {
+            let (name, missed) =
+                (printable(&source.name), self.tokens.iter().filter(|t| t.log_probs.get(i) == Some(&None)).count());
+            if missed > 0 {
+                notes.push(format!("{name} lacks {} of the answer, which say nothing of it", tokens(missed)));
+            }
+            if source.lacks_of_prompt > 0 {
+                notes.push(format!("{name} lacks {} of the prompt, given by others", tokens(source.lacks_of_prompt)));
+            }
+        }
+        if self.tokens.is_empty() {
+            notes.push(format!("{} says nothing, so there is nothing to compare", self.model));
+        }
+        notes.extend(self.stopped.then(|| STOPPED.to_owned()));
+        notes
+    }
+
+    /// Shows it as the result of an evcxr cell.
+    pub fn evcxr_display(&self) {
+        cell(&self.html(), &self.to_string());
+    }
+}
+
+impl Html for Asked {
+    fn html(&self) -> String {
+        let mut table = self.numbers();
+        self.with_answers(&mut table);
+        let painted = |mark: Mark, title: &str, text: &str| {
+            let style = match mark {
+                Mark::Source(i) => {
+                    let [r, g, b] = palette(i);
+                    format!("background:rgba({r},{g},{b},0.4);border-radius:3px")
+                }
+                Mark::None => String::new(),
+                Mark::Unknown => "text-decoration:underline dotted".to_owned(),
+            };
+            format!("<span style=\"{style}\" title=\"{}\">{}</span>", escape(title), escape(text))
+        };
+        let token = |token: &AskedToken| {
+            let x = |x: Option<f64>| x.map_or("not a token of its".to_owned(), |x| format!("{x:.3}"));
+            let told = self
+                .sources
+                .iter()
+                .zip(&token.log_probs)
+                .map(|(s, log_prob)| format!("{}: {}", printable(&s.name), x(*log_prob)));
+            painted(self.mark(token), &told.collect::<Vec<_>>().join(", "), &printable(&token.text))
+        };
+        let tokens: String = self.pieces().iter().map(token).collect();
+        let legend: Vec<String> = self.legend().iter().map(|(mark, name)| painted(*mark, "", name)).collect();
+        let mut html = table.html();
+        let put = |html: &mut String, text: fmt::Arguments<'_>| html.write_fmt(text).unwrap_or(());
+        put(&mut html, format_args!("<p style=\"white-space:pre-wrap;line-height:1.6\">{tokens}</p><p>{}</p>", legend.join(" ")));
+        for note in self.notes() {
+            put(&mut html, format_args!("<p style=\"margin:0.3em 0;opacity:0.8\">{}</p>", escape(&note)));
+        }
+        html
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines(80))
+    }
+}
+
+/// The nearest of the 6 x 6 x 6 colours that terminals with 256 have.
+fn ansi(colour: [u8; 3]) -> u8 {
+    const LEVELS: [u8; 6] = [0, 95, 135, 175, 215, 255];
+    let nearest = |x: u8| (0..6u8).min_by_key(|i| LEVELS[usize::from(*i)].abs_diff(x)).unwrap_or(0);
+    let [r, g, b] = colour.map(nearest);
+    16 + 36 * r + 6 * g + b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> Asked {
+        let source = |name: &str, is_merged| AskedSource {
+            name: name.into(),
+            answer: "a <b>".into(),
+            likelihood: Likelihood::of([Some(-1.0)]),
+            is_merged,
+            lacks_of_prompt: 0,
+        };
+        let token = |text: &str, favours, known: bool| {
+            let log_probs = vec![Some(-0.5), known.then_some(-1.0), Some(-2.0)];
+            AskedToken { text: text.into(), log_probs, favours }
+        };
+        Asked {
+            prompt: "p".into(),
+            model: "DAM".into(),
+            text: "十二 + \x1b[2J<7>".into(),
+            likelihood: Likelihood::default(),
+            sources: vec![source("math", true), source("m\x1b2", true), source("base", false)],
+            tokens: vec![
+                token("十二", Some(0), true),
+                token(" +", Some(1), true),
+                token(" \x1b[2J", None, true),
+                token("<7>", None, false),
+            ],
+            stopped: false,
+        }
+    }
+
+    #[test]
+    fn tokens_are_marked_by_letters_below_them() {
+        let text = asked().lines(80);
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| line.starts_with("十二 + ")).unwrap();
+        assert_eq!(
+            lines[at..at + 3],
+            [
+                "十二 + \u{fffd}[2J<7>",
+                "MMMM22 ....???",
+                "M math   2 m\u{fffd}2   . none by more than 0.05 nats   ? only one source or none has the token"
+            ]
+        );
+        assert!(text.contains("m\u{fffd}2 lacks 1 token of the answer"), "{text}");
+        assert!(lines.iter().any(|line| line.starts_with(" base") && line.contains(" - ")), "{text}");
+    }
+
+    /// By hand: the first source is behind in the last token of the character and ahead in both together.
+    #[test]
+    fn tokens_of_one_character_are_one() {
+        let mut asked = asked();
+        let token = |text: &str, a, b| AskedToken { text: text.into(), log_probs: vec![a, b, Some(0.0)], favours: Some(1) };
+        asked.tokens = vec![token("", Some(-0.5), Some(-3.0)), token("高", Some(-0.25), Some(-0.125)), token("い", None, None)];
+        let pieces = asked.pieces();
+        assert_eq!(pieces[0], AskedToken { favours: Some(0), ..token("高", Some(-0.75), Some(-3.125)) });
+        assert_eq!((pieces.len(), &pieces[1]), (2, &asked.tokens[2]));
+        asked.tokens[1].log_probs[0] = None;
+        assert_eq!(asked.pieces()[0].favours, None);
+    }
+
+    /// Nothing that a model or a name says reaches a terminal as a command, in colours or without.
+    #[test]
+    fn colours_are_all_that_is_not_plain_text() {
+        let text = asked().coloured(40);
+        let codes = ["\x1b[1;38;5;25m", "\x1b[1;38;5;178m", "\x1b[4m", "\x1b[0m"];
+        assert!(codes.iter().all(|code| text.contains(code)), "{text:?}");
+        let plain = codes.iter().fold(text, |text, code| text.replace(code, ""));
+        assert!(plain.chars().all(|c| !c.is_control() || c == '\n'), "{plain:?}");
+        assert!(plain.contains("十二 + \u{fffd}[2J<7>"));
+    }
+
+    #[test]
+    fn a_page_shows_text_and_obeys_none_of_it() {
+        let html = asked().html();
+        assert!(html.contains("&lt;7&gt;") && html.contains("a &lt;b&gt;") && !html.contains("<7>") && !html.contains('\x1b'));
+        assert!(html.contains("rgba(0,114,178,0.4)") && html.contains("title=\"math: -0.500, m"), "{html}");
+    }
+}

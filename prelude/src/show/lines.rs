@@ -1,0 +1,121 @@
+//! Text that models wrote, made fit for a terminal: without control characters, in lines of a width, in columns.
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// The fewest columns of a screen that text is read in.
+const NARROWEST: usize = 18;
+
+/// Blanks between columns.
+const GAP: usize = 3;
+
+/// What stands where there is no text.
+const NOTHING: &str = "(nothing)";
+
+/// `text`, or what says that there is none.
+pub(super) fn or_nothing(text: &str) -> &str {
+    if text.trim().is_empty() { NOTHING } else { text }
+}
+
+/// `text` without control characters: names and answers come from files that nobody vouches for, and
+/// a terminal obeys what it is shown.
+///
+/// ```
+/// assert_eq!(dam_prelude::show::printable("a\x1b[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
+/// ```
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Characters, each with a mark, in lines of at most `width` columns: broken at line ends, and where a line is too
+/// long after its last blank, or anywhere.
+pub(super) fn broken<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(char, T)>> {
+    let columns = |line: &[(char, T)]| line.iter().map(|(c, _)| c.width().unwrap_or(0)).sum::<usize>();
+    let mut lines = Vec::new();
+    for whole in cells.split(|(c, _)| *c == '\n') {
+        let mut line: Vec<(char, T)> = Vec::new();
+        for (c, mark) in whole {
+            let c = if *c == '\t' { ' ' } else { *c };
+            if columns(&line) + c.width().unwrap_or(0) > width && !line.is_empty() {
+                let blank = line.iter().rposition(|(c, _)| *c == ' ').map_or(line.len(), |at| at + 1);
+                let rest = line.split_off(blank);
+                lines.push(std::mem::replace(&mut line, rest));
+            }
+            line.push((c, *mark));
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// [`broken`] of plain text, control characters replaced.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let text = printable(or_nothing(text));
+    let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
+    let line = |line: Vec<(char, ())>| line.into_iter().map(|(c, ())| c).collect::<String>().trim_end().to_owned();
+    broken(&cells, width).into_iter().map(line).collect()
+}
+
+/// Texts with their headings: side by side where `width` columns are enough for that, else one after the other.
+pub(super) fn side_by_side(texts: &[(&str, &str)], width: usize) -> String {
+    let names: Vec<String> = texts.iter().map(|(name, _)| printable(name)).collect();
+    let widest = |lines: &[String]| lines.iter().map(|line| line.width()).max().unwrap_or(0);
+    let natural = |(name, (_, text)): (&String, &(&str, &str))| name.width().max(widest(&wrapped(text, width)));
+    let mut columns: Vec<usize> = names.iter().zip(texts).map(natural).collect();
+    let gaps = GAP * texts.len().saturating_sub(1);
+    if columns.iter().sum::<usize>() + gaps > width {
+        columns.fill(width.saturating_sub(gaps) / texts.len().max(1));
+    }
+    let fits = |(name, columns): (&String, &usize)| name.width() <= *columns;
+    let narrow = columns.iter().sum::<usize>() + gaps + GAP > width && columns.iter().any(|columns| *columns < NARROWEST);
+    if narrow || !names.iter().zip(&columns).all(fits) {
+        let one = |(name, (_, text)): (&String, &(&str, &str))| {
+            let lines = wrapped(text, width.saturating_sub(2).max(2));
+            [name.clone()].into_iter().chain(lines.into_iter().map(|line| format!("  {line}"))).collect::<Vec<_>>()
+        };
+        return names.iter().zip(texts).flat_map(one).collect::<Vec<_>>().join("\n");
+    }
+    let bodies: Vec<Vec<String>> = texts.iter().zip(&columns).map(|((_, text), columns)| wrapped(text, *columns)).collect();
+    let row = |cells: &[&str]| {
+        let pad = |(cell, columns): (&&str, &usize)| format!("{cell}{}", " ".repeat(columns.saturating_sub(cell.width())));
+        cells.iter().zip(&columns).map(pad).collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_owned()
+    };
+    let mut lines = vec![row(&names.iter().map(String::as_str).collect::<Vec<_>>())];
+    lines.push("─".repeat(columns.iter().sum::<usize>() + gaps));
+    for i in 0..bodies.iter().map(Vec::len).max().unwrap_or(0) {
+        lines.push(row(&bodies.iter().map(|body| body.get(i).map_or("", String::as_str)).collect::<Vec<_>>()));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_break_after_blanks_or_anywhere_and_keep_every_character() {
+        assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
+        assert_eq!(wrapped("十二足す七は", 5), ["十二", "足す", "七は"]);
+        assert_eq!(wrapped("a\n\nb\x1b", 5), ["a", "", "b\u{fffd}"]);
+        assert_eq!(wrapped(" ", 9), [NOTHING]);
+        assert_eq!(printable("十二 ─ ±"), "十二 ─ ±");
+        for width in [1, 2, 3, 7] {
+            let text = "十 abcdefghij 二三四 k";
+            let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
+            let lines = broken(&cells, width);
+            assert_eq!(lines.concat(), cells);
+            assert!(lines.iter().all(|l| l.len() == 1 || l.iter().map(|(c, ())| c.width().unwrap()).sum::<usize>() <= width));
+        }
+    }
+
+    #[test]
+    fn texts_stand_side_by_side_where_there_is_room() {
+        let texts = [("a", "one"), ("model", "十二\nb")];
+        assert_eq!(side_by_side(&texts, 40), "a     model\n───────────\none   十二\n      b");
+        assert_eq!(side_by_side(&texts, 10), "a\n  one\nmodel\n  十二\n  b");
+        let long = "word ".repeat(20);
+        let shown = side_by_side(&[("a", &long), ("b", &long)], 60);
+        assert!(shown.lines().all(|line| line.width() <= 60) && shown.starts_with("a       "), "{shown}");
+        let shown = side_by_side(&[("a", &long), ("b", &long)], 30);
+        assert!(shown.lines().all(|line| line.width() <= 30) && shown.starts_with("a\n  word"), "{shown}");
+    }
+}

@@ -1,0 +1,253 @@
+//! What models say: `generate` of the merge and its sources, and `ask`, whose log-probabilities are those of running
+//! each source by itself.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use common::{json, verbs};
+use dam_prelude::candle_core::{D, DType, Device, Tensor};
+use dam_prelude::checkpoint::Source;
+use dam_prelude::data::Dataset;
+use dam_prelude::eval::{generate, score};
+use dam_prelude::model::{Cache, Decoder, SourceWeights};
+use dam_prelude::session::{GENERATE, watch};
+use dam_prelude::{Columns, Dam, Error, interrupt, load};
+
+const SOURCES: [&str; 3] = ["japanese", "math", "sql"];
+const SUM: &str = "What is 12 plus 7?";
+const SEA: &str = "「tall sea」を日本語で言うと何ですか。";
+
+/// Watchers and interrupts are the whole process's.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    interrupt::clear();
+    watch(|_| ());
+    guard
+}
+
+/// A merge of the built-in models that has learnt enough to answer.
+fn merge() -> Dam {
+    let mut models = load(SOURCES.map(|name| format!("builtin:{name}"))).unwrap();
+    (models.settings.lr, models.settings.batch_size) = (1e-2, 8);
+    let dam = models.wrap(Columns::default()).unwrap();
+    dam.train(40).unwrap();
+    dam
+}
+
+/// The prompt as the template of the built-in models has it.
+fn templated(prompt: &str) -> String {
+    format!("<|user|>{prompt}<|end|><|assistant|>")
+}
+
+fn ids(source: &Source, text: &str) -> Vec<u32> {
+    source.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec()
+}
+
+/// `log p` of every token of `answer` after `prompt`, by feeding one token after the other and candle's log-sum-exp.
+fn one_by_one(source: &Source, prompt: &[u32], answer: &[u32]) -> Vec<f64> {
+    let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
+    let decoder = Decoder::new(source.architecture().unwrap(), &weights);
+    let (mut cache, mut next, mut found) = (Cache::default(), prompt.to_vec(), Vec::new());
+    for token in answer {
+        let hidden = decoder.hidden_cached(&Tensor::new(next, &Device::Cpu).unwrap(), &mut cache).unwrap();
+        let logits = decoder.logits(&hidden).unwrap();
+        let last = logits.narrow(0, logits.dim(0).unwrap() - 1, 1).unwrap();
+        let total: f32 = last.log_sum_exp(D::Minus1).unwrap().squeeze(0).unwrap().to_scalar().unwrap();
+        let logit: f32 = last.squeeze(0).unwrap().get(*token as usize).unwrap().to_scalar().unwrap();
+        found.push(f64::from(logit - total));
+        next = vec![*token];
+    }
+    found
+}
+
+#[test]
+fn log_probabilities_are_those_of_each_source_alone() {
+    let _alone = alone();
+    let (dam, dir) = (merge(), tempfile::tempdir().unwrap());
+    for prompt in [SUM, SEA, "六十六を数字で書いてください。", "an \u{1b}[31m odd\tprompt\n"] {
+        let asked = dam.ask(prompt, 32).unwrap();
+        let reader = Source::open("builtin:japanese").unwrap();
+        let (question, answer) = (ids(&reader, &templated(prompt)), ids(&reader, &asked.text));
+        assert_eq!(asked.tokens.len(), answer.len(), "{}", asked.text);
+        // The loss of a line of data with this prompt and answer, as `eval` computes it.
+        let file = dir.path().join("line.jsonl");
+        let line = serde_json::json!({"prompt": templated(prompt), "completion": asked.text});
+        fs::write(&file, line.to_string() + "\n").unwrap();
+        let path = file.display().to_string();
+        for (i, name) in SOURCES.iter().enumerate() {
+            let source = Source::open(&format!("builtin:{name}")).unwrap();
+            let expected = one_by_one(&source, &question, &answer);
+            for (token, expected) in asked.tokens.iter().zip(&expected) {
+                let found = token.log_probs[i].unwrap();
+                assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{name} {found} {expected}");
+            }
+            let found = asked.sources[i].likelihood;
+            assert_eq!((asked.sources[i].name.as_str(), found.tokens), (*name, answer.len()));
+            assert!((found.log_likelihood - expected.iter().sum::<f64>()).abs() < 1e-3, "{name} {found:?}");
+            let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
+            let data = Dataset::read(&path, &source).unwrap();
+            let scored = score(source.architecture().unwrap(), &weights, &data.examples, 256, &Device::Cpu).unwrap();
+            assert!((found.nats_per_token().unwrap() + scored.loss).abs() < 1e-4, "{name} {found:?} {scored:?}");
+            assert!((found.perplexity().unwrap() / scored.perplexity - 1.0).abs() < 1e-4, "{name} {found:?} {scored:?}");
+        }
+        let merged = dam.eval(&[path]).unwrap().data["line"].loss;
+        assert!((asked.likelihood.nats_per_token().unwrap() + merged).abs() < 1e-4, "{asked:?} {merged}");
+        // A token favours the one that is ahead of all others by more than the margin.
+        for token in &asked.tokens {
+            let mut order: Vec<(f64, usize)> = token.log_probs.iter().map(|x| x.unwrap()).zip(0..).collect();
+            order.sort_by(|a, b| b.0.total_cmp(&a.0));
+            assert_eq!(token.favours, (order[0].0 - order[1].0 > 0.05).then_some(order[0].1), "{token:?}");
+        }
+    }
+}
+
+#[test]
+fn answers_are_those_that_models_give_alone() {
+    let _alone = alone();
+    let dam = merge();
+    for prompt in [SUM, SEA] {
+        let answer = dam.generate(prompt, 32).unwrap();
+        let (all, asked) = (dam.generate_all(prompt, 32).unwrap(), dam.ask(prompt, 32).unwrap());
+        assert_eq!((all.text(), &asked.text), (answer.text.as_str(), &answer.text));
+        assert_eq!(asked.tokens.iter().map(|t| t.text.as_str()).collect::<String>(), answer.text);
+        for (i, name) in SOURCES.iter().enumerate() {
+            let source = Source::open(&format!("builtin:{name}")).unwrap();
+            let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
+            let question = ids(&source, &templated(prompt));
+            let expected = generate(source.architecture().unwrap(), &weights, &question, 32, &Device::Cpu).unwrap();
+            let expected = source.tokenizer().unwrap().decode(&expected, true).unwrap();
+            assert_eq!((all.source(name), asked.sources[i].answer.as_str()), (Some(expected.as_str()), expected.as_str()));
+        }
+        assert_eq!(all.rows[0].0, "DAM");
+        assert_eq!((all.stopped, asked.stopped), (false, false));
+    }
+    // A merge that trains nothing is asked in the same way, under the name of its method.
+    let merged = dam.models().merge_named("linear", &[]).unwrap();
+    let (answer, asked) = (merged.generate(SUM, 16).unwrap(), merged.ask(SUM, 16).unwrap());
+    assert_eq!((asked.model.as_str(), &asked.text), ("linear", &answer.text));
+    assert_eq!(merged.generate_all(SUM, 16).unwrap().rows[0], ("linear".to_owned(), answer.text));
+}
+
+#[test]
+fn tokens_are_favoured_by_the_source_that_was_tuned_on_them() {
+    let _alone = alone();
+    let dam = merge();
+    for (prompt, source) in [(SEA, 0), (SUM, 1)] {
+        let asked = dam.ask(prompt, 32).unwrap();
+        let favours: Vec<usize> = (0..3).map(|i| asked.favours(i)).collect();
+        assert!(favours[source] > 0 && favours.iter().sum::<usize>() == favours[source], "{favours:?} {asked}");
+        let likelihood = |i: usize| asked.sources[i].likelihood.log_likelihood;
+        assert!((0..3).all(|i| i == source || likelihood(i) < likelihood(source)), "{asked}");
+    }
+}
+
+/// A base model is asked too, and comes last; what it likes is not told of a token unless it is merged.
+#[test]
+fn the_base_is_asked_and_favours_nothing() {
+    let _alone = alone();
+    let models = load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
+    for (with_base, favours) in [(false, "-"), (true, "0 of")] {
+        let dam = models.wrap(Columns { with_base, ..Columns::default() }).unwrap();
+        let asked = dam.ask(SUM, 16).unwrap();
+        let names: Vec<(&str, bool)> = asked.sources.iter().map(|s| (s.name.as_str(), s.is_merged)).collect();
+        assert_eq!(names, [("japanese", true), ("math", true), ("base", with_base)]);
+        assert!(with_base || asked.favours(2) == 0);
+        let line = asked.to_string();
+        let line = line.lines().find(|line| line.starts_with(" base")).unwrap().to_owned();
+        assert!(line.contains(favours) || with_base && line.contains(" of "), "{line}");
+    }
+}
+
+#[test]
+fn text_grows_by_whole_characters_and_an_interrupt_keeps_it() {
+    let _alone = alone();
+    let dam = merge();
+    let seen: Arc<Mutex<Vec<(usize, Option<usize>, String)>>> = Arc::default();
+    let messages = seen.clone();
+    watch(move |progress| {
+        assert_eq!(progress.task, GENERATE);
+        if progress.done > 0 && !progress.finished {
+            messages.lock().unwrap().push((progress.done, progress.total, progress.message.to_owned()));
+        }
+    });
+    let whole = dam.generate(SEA, 32).unwrap().text;
+    let told = std::mem::take(&mut *seen.lock().unwrap());
+    assert!(told.len() > whole.chars().count() && told.iter().zip(1..).all(|((done, ..), i)| *done == i), "{told:?}");
+    assert!(told.iter().all(|(_, total, text)| *total == Some(32) && whole.starts_with(text) && !text.contains('\u{fffd}')));
+    assert_eq!(told.last().unwrap().2, whole);
+
+    // Of several models a line each, and no more once it was asked to stop.
+    let full = dam.generate_all(SUM, 32).unwrap();
+    let told = std::mem::take(&mut *seen.lock().unwrap());
+    let lines: Vec<String> = full.rows.iter().map(|(name, text)| format!("{name}: {text}")).collect();
+    assert_eq!(told.last().unwrap().2, lines.join("\n"));
+    watch(|progress| {
+        if progress.done == 3 {
+            interrupt::request();
+        }
+    });
+    let (part, asked) = (dam.generate_all(SUM, 32).unwrap(), {
+        interrupt::clear();
+        dam.ask(SUM, 32).unwrap()
+    });
+    assert!(part.stopped && asked.stopped && asked.tokens.len() == 3);
+    assert_eq!(part.text(), asked.text);
+    for ((_, part), (_, full)) in part.rows.iter().zip(&full.rows) {
+        assert!(full.starts_with(part) && part.len() < full.len() && !part.is_empty(), "{part} {full}");
+    }
+    assert!(part.to_string().contains("stopped") && asked.to_string().contains("stopped"));
+}
+
+#[test]
+fn odd_prompts_are_refused_or_do_no_harm() {
+    let _alone = alone();
+    let dam = load(["builtin:japanese", "builtin:math"]).unwrap().wrap(Columns::default()).unwrap();
+    let long = "十二足す七は".repeat(10_000);
+    for error in [dam.generate(&long, 4).unwrap_err(), dam.generate_all(&long, 4).unwrap_err(), dam.ask(&long, 4).unwrap_err()] {
+        assert!(matches!(error, Error::Sources { .. }) && error.to_string().contains("made for 256"), "{error:?}");
+    }
+    for prompt in ["", " ", "\0\u{1b}]0;title\u{7}\u{1b}[2J", "<|end|><|user|>", "\u{202e}\u{fffd}🐈"] {
+        let asked = dam.ask(prompt, 8).unwrap();
+        assert!(asked.tokens.len() <= 8);
+        let safe = |text: &str| text.chars().all(|c| !c.is_control() || c == '\n');
+        assert!(safe(&asked.lines(30)) && safe(&asked.coloured(30).replace("\x1b[", "")), "{asked}");
+    }
+    // Nothing asked of nothing.
+    assert_eq!(dam.ask(SUM, 0).unwrap().tokens.len(), 0);
+    assert!(dam.ask(SUM, 0).unwrap().to_string().contains("says nothing"));
+}
+
+/// Data comes with the sources, and what is printed where nobody looks has no colours.
+#[test]
+fn the_verbs_say_the_same_to_programs_and_to_people() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = format!("load builtin:japanese builtin:math; wrap; generate {SUM} tokens=12 --all; ask \"{SUM}\" tokens=12");
+    let (replies, ok) = json(dir.path(), &line);
+    assert!(ok, "{replies:?}");
+    let (all, asked) = (&replies[2], &replies[3]);
+    assert_eq!((&all["text"], &all["answers"]["math"]), (&asked["text"], &asked["answers"]["math"]));
+    assert_eq!(all["answers"]["DAM"], all["text"]);
+    let tokens = asked["tokens"].as_array().unwrap();
+    let sum: f64 = tokens.iter().map(|t| t["log_probs"]["math"].as_f64().unwrap()).sum();
+    let math = &asked["sources"]["math"];
+    assert!((math["log_likelihood"].as_f64().unwrap() - sum).abs() < 1e-9);
+    assert!((math["nats_per_token"].as_f64().unwrap() - sum / tokens.len() as f64).abs() < 1e-9);
+    assert!(tokens.iter().all(|t| t["favours"].is_null() || ["japanese", "math"].contains(&t["favours"].as_str().unwrap())));
+
+    let output = verbs(dir.path(), &line);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && !text.contains('\x1b'), "{text}");
+    assert!(text.contains("J japanese   M math") && text.contains(asked["text"].as_str().unwrap()), "{text}");
+    refused(dir.path(), "generate \"\"", "no prompt");
+    refused(dir.path(), "ask hello there --all", "unknown flag `--all`");
+    refused(dir.path(), "ask hello tokens=many", "`many`");
+}
+
+fn refused(directory: &Path, verb: &str, words: &str) {
+    let (replies, ok) = json(directory, &format!("load builtin:japanese builtin:math; wrap; {verb}"));
+    assert!(!ok && replies[2]["error"].as_str().unwrap().contains(words), "{replies:?}");
+}
