@@ -43,6 +43,7 @@ pub use bake::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
 pub use evolve::{Evolve, Evolved, Tried};
+pub use handle::Glance;
 pub use latest::latest;
 pub use merged::Merged;
 pub use models::{Models, load};

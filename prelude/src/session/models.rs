@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::checkpoint::{BASE, BUILTIN_PREFIX, Source, in_one_numbering};
 use crate::coefficients::{Scheme, Wrap};
@@ -16,7 +17,7 @@ use super::Dam;
 #[derive(Clone, Default)]
 pub struct Models {
     pub(crate) sources: Vec<Source>,
-    pub(crate) data: BTreeMap<String, Dataset>,
+    pub(crate) data: BTreeMap<String, Arc<Dataset>>,
     /// What a merge of them starts with.
     pub settings: Settings,
 }
@@ -87,13 +88,18 @@ impl Models {
     pub fn data(&mut self, name: &str, spec: &str) -> Result<usize> {
         let dataset = Dataset::read(spec, self.reader(name)?)?;
         let examples = dataset.examples.len();
-        self.data.insert(name.to_owned(), dataset);
+        self.data.insert(name.to_owned(), Arc::new(dataset));
         Ok(examples)
     }
 
     /// The names of all sources, in the order of loading.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sources.iter().map(Source::name)
+    }
+
+    /// Whether the source `name` has data to learn from.
+    pub fn has_data(&self, name: &str) -> bool {
+        self.data.contains_key(name)
     }
 
     /// The source `name`, or where it has no tokenizer, one that has.

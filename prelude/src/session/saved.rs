@@ -193,7 +193,7 @@ impl Dam {
         models.data.clear();
         for (name, data) in &saved.data {
             models.data(name, &data.spec)?;
-            if models.data.get(name).map(data_fingerprint).as_ref() != Some(&data.fingerprint) {
+            if models.data.get(name).map(|d| data_fingerprint(d)).as_ref() != Some(&data.fingerprint) {
                 return Err(invalid(format!("data of `{name}` ({}) has changed since", data.spec)));
             }
         }

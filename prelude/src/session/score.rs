@@ -73,7 +73,7 @@ impl Judge<'_> {
     pub fn scored(&self, files: &[String]) -> Result<Scored> {
         let mut sets = self.named(files)?;
         if sets.is_empty() {
-            sets = self.models.data.iter().map(|(name, d)| (name.clone(), d.clone())).collect();
+            sets = self.models.data.iter().map(|(name, d)| (name.clone(), (**d).clone())).collect();
         }
         if sets.is_empty() {
             return Err(Error::NoData { source_name: self.sources[0].name().into() });

@@ -114,15 +114,28 @@ impl Context {
         self.dam.as_ref().map_or_else(|| self.models.clone(), Dam::models)
     }
 
+    /// The models, where that can be told without waiting for what works on them.
+    pub fn known(&self) -> Option<Models> {
+        match &self.dam {
+            Some(dam) => Some(dam.glance()?.models),
+            None => Some(self.models.clone()),
+        }
+    }
+
+    /// Steps of training that nothing has saved.
+    pub fn unsaved(&self) -> usize {
+        self.dam.as_ref().map_or(0, Dam::steps).saturating_sub(self.saved)
+    }
+
     /// An error if there is training that `force` does not give up.
     ///
     /// # Errors
     /// As said.
     pub fn may_discard(&self, force: bool) -> Result<()> {
-        let steps = self.dam.as_ref().map_or(0, Dam::steps);
-        if steps > self.saved && !force {
+        let unsaved = self.unsaved();
+        if unsaved > 0 && !force {
             return refuse(
-                format!("this would discard {} steps of training", steps - self.saved),
+                format!("this would discard {unsaved} steps of training"),
                 "save FILE first, then repeat it with --force",
             );
         }

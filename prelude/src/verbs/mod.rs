@@ -5,7 +5,9 @@
 use crate::Result;
 mod arguments;
 mod bake;
+mod check;
 mod compare;
+mod complete;
 mod context;
 mod data;
 mod eval;
@@ -16,6 +18,7 @@ mod inspect;
 mod load;
 mod loss;
 mod merge;
+mod next;
 mod open;
 mod parse;
 mod plot;
@@ -24,13 +27,17 @@ mod save;
 mod set;
 mod step;
 mod train;
+pub mod usage;
 mod wrap;
 
 use crate::Error;
 
 pub(crate) use context::refuse;
+pub use check::{Problem, check};
+pub use complete::{Candidate, Completions, complete};
 pub use context::{Context, Latest, Reply};
-pub use parse::{Statement, Unclosed, is_complete, statements};
+pub use next::next;
+pub use parse::{Piece, Statement, Unclosed, Word, is_complete, pieces, quoted, statements};
 
 /// One verb.
 pub struct Verb {
