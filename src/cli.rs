@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use dam_prelude::Error;
+
+use crate::repl::Keys;
 
 /// Differentiable Adaptive Merging of language models, one step at a time
 #[derive(Parser)]
@@ -14,8 +17,27 @@ pub struct Cli {
     /// Print one JSON object a verb
     #[arg(long, global = true)]
     pub json: bool,
+    /// Edit lines with the keys of vi; the environment can say so too: DAM_EDIT=vi
+    #[arg(long)]
+    pub vi: bool,
     #[command(subcommand)]
     pub action: Option<Action>,
+}
+
+impl Cli {
+    /// The keys that edit lines: as the flag says, or else the environment.
+    ///
+    /// # Errors
+    /// A value of the environment that names no keys.
+    pub fn keys(&self) -> Result<Keys, Error> {
+        match std::env::var("DAM_EDIT").as_deref() {
+            _ if self.vi => Ok(Keys::Vi),
+            Ok("vi") => Ok(Keys::Vi),
+            Ok("emacs" | "") | Err(std::env::VarError::NotPresent) => Ok(Keys::Emacs),
+            Ok(other) => Err(Error::bad_value("DAM_EDIT", other, "vi or emacs")),
+            Err(_) => Err(Error::bad_value("DAM_EDIT", "", "vi or emacs")),
+        }
+    }
 }
 
 /// What `dam` does instead of an interactive session.

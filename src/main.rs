@@ -31,7 +31,12 @@ fn main() -> ExitCode {
     if !cli.json {
         progress::watch();
     }
+    let keys = cli.keys();
     let ok = match (cli.commands, cli.action) {
+        (Some(_), _) | (_, Some(_)) if cli.vi => {
+            let message = "--vi is for an interactive session alone";
+            cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+        }
         (Some(_), Some(_)) => {
             let message = "-c runs verbs and needs no command beside it";
             cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
@@ -42,7 +47,13 @@ fn main() -> ExitCode {
         (None, Some(action @ (cli::Action::Jupyter { .. } | cli::Action::Kernel { .. }))) => {
             jupyter(&action, &output).map_err(chained).inspect_err(|error| output.error("jupyter", error)).is_ok()
         }
-        (None, None) => repl::repl(&output),
+        (None, None) => match keys {
+            Ok(keys) => repl::repl(keys, &output),
+            Err(error) => {
+                output.error("", &error.into());
+                false
+            }
+        },
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

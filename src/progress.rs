@@ -11,7 +11,7 @@ use dam_prelude::train::History;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::render::note;
-use crate::terminal;
+use crate::{repl, terminal};
 
 /// Plain lines are this far apart.
 const PLAIN: Duration = Duration::from_secs(5);
@@ -35,6 +35,7 @@ pub fn watch() {
     }
     let (tasks, last) = (Mutex::new(Vec::new()), Mutex::new(None));
     session::watch(move |progress| {
+        repl::step(progress);
         if terminal {
             drawn(&mut tasks.lock().unwrap_or_else(PoisonError::into_inner), progress);
         } else {

@@ -46,6 +46,7 @@ pub use bake::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
 pub use evolve::{Evolve, Evolved, Tried};
+pub use handle::Glance;
 pub use latest::latest;
 pub(crate) use latest::set_latest;
 pub use merged::Merged;

@@ -1,16 +1,34 @@
-//! The interactive loop: a line at a time, errors do not end it. Input that is not a terminal is a script.
+//! The interactive session: a line at a time, errors do not end it. Input that is not a terminal is a script.
 
+mod autosave;
+mod colour;
+mod editor;
+mod highlight;
+mod history;
+mod leave;
+mod offer;
+mod prompt;
+
+use std::cell::RefCell;
 use std::io::{IsTerminal, Read};
+use std::rc::Rc;
 
-use dam_prelude::verbs::{Context, is_complete, statements};
+use dam_prelude::Error;
+use dam_prelude::verbs::{Context, statements};
 use rustyline::error::ReadlineError;
-use rustyline::{DefaultEditor, Result};
 
-use crate::render::Output;
+use crate::interrupt;
+use crate::render::{Output, note};
 use crate::run::{After, script, statement};
+use autosave::Autosave;
+use editor::{Editor, Line};
+
+pub use autosave::step;
+
+pub use editor::Keys;
 
 /// Reads and runs until `quit` or the end of input. Tells whether all went well.
-pub fn repl(output: &Output) -> bool {
+pub fn repl(keys: Keys, output: &Output) -> bool {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         let mut text = Vec::new();
@@ -22,7 +40,8 @@ pub fn repl(output: &Output) -> bool {
             }
         };
     }
-    match interact(output) {
+    interrupt::stay();
+    match interact(keys, output) {
         Ok(()) => true,
         Err(error) => {
             output.error("", &error.into());
@@ -31,39 +50,45 @@ pub fn repl(output: &Output) -> bool {
     }
 }
 
-fn interact(output: &Output) -> Result<()> {
-    let mut editor = DefaultEditor::new()?;
-    let mut context = Context::default();
+fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
+    let context = Rc::new(RefCell::new(Context::default()));
+    let mut editor = Editor::new(keys, context.clone())?;
     if !output.json {
-        output.say("DAM Lab: merge language models one step at a time. `help` lists the verbs, Ctrl-D leaves.");
+        output.say("DAM Lab: merge language models one step at a time. `help` lists the verbs, Tab completes, Ctrl-D leaves.");
     }
-    let mut pending = String::new();
+    let (mut autosave, begun) = offer::begin(&mut editor, output)?;
+    *context.borrow_mut() = begun;
     loop {
-        let line = match editor.readline(if pending.is_empty() { "dam> " } else { "...> " }) {
-            Ok(line) => line,
-            Err(ReadlineError::Interrupted) => {
-                pending.clear();
-                continue;
+        let leaves = match editor.line() {
+            Ok(Line::Text(text)) => run(&text, &context, output, &mut autosave) == After::Quit,
+            Ok(Line::Refused(message, hint)) => {
+                output.error("", &Error::Refused { message, hint: hint.into() }.into());
+                false
             }
-            Err(ReadlineError::Eof) => return Ok(()),
+            Err(ReadlineError::Interrupted) => false,
+            Err(ReadlineError::Eof) => true,
+            // The terminal is gone: what was done is kept.
             Err(error) => return Err(error),
         };
-        pending.push_str(&line);
-        if !is_complete(&pending) {
-            if !output.json && !pending.contains('\n') {
-                output.say("a quotation mark is open: close it, or begin anew with Ctrl-C");
-            }
-            pending.push('\n');
-            continue;
-        }
-        let text = std::mem::take(&mut pending);
-        editor.add_history_entry(&text)?;
-        for each in statements(&text).unwrap_or_default() {
-            match statement(&each, &mut context, output) {
-                After::Next => {}
-                After::Failed => break,
-                After::Quit => return Ok(()),
-            }
+        if leaves && leave::may(&mut editor, &context, output)? {
+            autosave.into_iter().for_each(Autosave::end);
+            return Ok(());
         }
     }
+}
+
+/// Runs the statements of a line; the first that fails ends it. What each did is kept.
+fn run(text: &str, context: &RefCell<Context>, output: &Output, autosave: &mut Option<Autosave>) -> After {
+    let mut after = After::Next;
+    for each in statements(text).unwrap_or_default() {
+        after = statement(&each, &mut context.borrow_mut(), output);
+        if let Some(Err(error)) = autosave.as_ref().map(|autosave| autosave.keep(&mut context.borrow_mut())) {
+            note(&format!("this session is not kept from here on: {error:#}"));
+            *autosave = None;
+        }
+        if after != After::Next {
+            break;
+        }
+    }
+    after
 }

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "jupyter")]
 pub mod jupyter;
+#[cfg(unix)]
+pub mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

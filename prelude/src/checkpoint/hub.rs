@@ -73,6 +73,33 @@ fn is_inside(name: &str) -> bool {
     !name.is_empty() && !name.contains(['\\', '\0', ':']) && Path::new(name).components().all(normal)
 }
 
+/// A variable of the environment that is not empty.
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+/// The folder of what is the user's own, and the cache.
+fn folders() -> Option<(PathBuf, PathBuf)> {
+    let home = set("HF_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(set("XDG_CACHE_HOME")?).join("huggingface")));
+    let home = home.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache/huggingface")))?;
+    let cache = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
+    Some((home, cache))
+}
+
+/// The names of models, or of data sets, that are in the cache, of its first `limit` folders: `org/name`, sorted.
+pub(crate) fn cached_names(are_datasets: bool, limit: usize) -> Vec<String> {
+    let prefix = if are_datasets { "datasets--" } else { "models--" };
+    let entries = folders().and_then(|(_, cache)| std::fs::read_dir(cache).ok()).into_iter().flatten().flatten();
+    let name = |entry: std::fs::DirEntry| {
+        let folder = entry.file_name().to_str()?.strip_prefix(prefix)?.replace("--", "/");
+        Place::parse(&folder, are_datasets).filter(|place| place.file.is_none()).map(|place| place.repo)
+    };
+    let mut names: Vec<String> = entries.take(limit).filter_map(name).collect();
+    names.sort();
+    names
+}
+
 /// The cache and who is asked.
 pub(crate) struct Hub {
     cache: Cache,
@@ -95,15 +122,11 @@ struct Sibling {
 impl Hub {
     /// As the environment says.
     pub fn from_env() -> Result<Self> {
-        let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let home = set("HF_HOME").map(PathBuf::from);
-        let home = home.or_else(|| Some(PathBuf::from(set("XDG_CACHE_HOME")?).join("huggingface")));
-        let home = home.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache/huggingface"))).ok_or_else(|| Error::Hub {
+        let (home, cache) = folders().ok_or_else(|| Error::Hub {
             repo: "the hub".into(),
             reason: "there is no folder for its cache".into(),
             hint: "set HF_HOME",
         })?;
-        let cache = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
         let kept = || std::fs::read_to_string(home.join("token")).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         let offline = set("HF_HUB_OFFLINE").is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::TryLockError;
 
 use candle_core::{Device, Tensor};
 
@@ -14,6 +15,21 @@ use crate::train::{History, Settings};
 
 use super::snapshot::new_state;
 use super::{Dam, Models};
+
+/// What [`Dam::glance`] sees.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    /// The models it merges, with their data and settings.
+    pub models: Models,
+    /// How many of them are merged: the base mostly is not.
+    pub sources: usize,
+    /// Steps made so far.
+    pub steps: usize,
+    /// The loss before the last of them.
+    pub loss: Option<f64>,
+    /// Whether it has been scored since.
+    pub is_scored: bool,
+}
 
 impl Dam {
     /// What was wrapped.
@@ -118,6 +134,22 @@ impl Dam {
     /// The loss of every step so far, term by term.
     pub fn history(&self) -> History {
         self.session().history.clone()
+    }
+
+    /// What can be said of it at once; none while it works, in a program that goes on meanwhile.
+    pub fn glance(&self) -> Option<Glance> {
+        let session = match self.0.try_lock() {
+            Ok(session) => session,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Glance {
+            models: session.models.clone(),
+            sources: session.sources.len(),
+            steps: session.step,
+            loss: session.history.total.last().map(|(_, loss)| *loss),
+            is_scored: session.scores.is_some(),
+        })
     }
 
     /// Tokens that its steps have run since it was wrapped or opened; those that go back too count three times.

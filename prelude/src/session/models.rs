@@ -104,6 +104,11 @@ impl Models {
         self.sources.iter().map(Source::name)
     }
 
+    /// Whether the source `name` has data to learn from.
+    pub fn has_data(&self, name: &str) -> bool {
+        self.data.contains_key(name)
+    }
+
     /// The source `name`, or where it has no tokenizer, one that has.
     fn reader(&self, name: &str) -> Result<&Source> {
         let source = self.source(name)?;

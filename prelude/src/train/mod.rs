@@ -11,5 +11,5 @@ pub use forecast::{Forecast, Load, Recompute, available_bytes, keep_memory};
 pub use history::History;
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
 pub use pass::{How, Pass, Taught};
-pub use settings::{KEYS, Schedule, Settings, Weights, choose};
+pub use settings::{KEYS, Schedule, Settings, Weights, about, choices, choose};
 pub use teacher::{Answers, Lesson, Teachers};

@@ -156,6 +156,64 @@ pub const KEYS: [&str; 26] = [
     "dtype",
 ];
 
+const OPTIMIZERS: [(&str, Optimizer); 2] = [("adamw", Optimizer::AdamW), ("mofo", Optimizer::Mofo)];
+const SCHEDULES: [(&str, Schedule); 2] = [("constant", Schedule::Constant), ("linear", Schedule::Linear)];
+const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
+const REDUCTIONS: [(&str, Reduction); 2] = [("reference", Reduction::Reference), ("token_mean", Reduction::TokenMean)];
+const RECOMPUTE: [(&str, Recompute); 3] = [("auto", Recompute::Auto), ("on", Recompute::On), ("off", Recompute::Off)];
+const DEVICES: [(&str, &str); 4] = [("auto", "auto"), ("cpu", "cpu"), ("cuda", "cuda"), ("metal", "metal")];
+const DTYPES: [(&str, &str); 3] = [("f32", "f32"), ("bf16", "bf16"), ("f16", "f16")];
+
+/// The values that `key` may have, where there is a list of them; empty where it takes a number.
+pub fn choices(key: &str) -> Vec<&'static str> {
+    fn names<T>(choices: &[(&'static str, T)]) -> Vec<&'static str> {
+        choices.iter().map(|(name, _)| *name).collect()
+    }
+    match key {
+        "optimizer" => names(&OPTIMIZERS),
+        "schedule" => names(&SCHEDULES),
+        "shuffle" => names(&SWITCH),
+        "reduction" => names(&REDUCTIONS),
+        "recompute" => names(&RECOMPUTE),
+        "device" => names(&DEVICES),
+        "dtype" => names(&DTYPES),
+        _ => Vec::new(),
+    }
+}
+
+/// What `key` is, in a few words.
+pub fn about(key: &str) -> &'static str {
+    match key {
+        "lr" => "learning rate",
+        "optimizer" => "what moves the coefficients",
+        "weight_decay" => "decoupled, per step and unit of learning rate",
+        "schedule" => "how the learning rate goes after the warm-up",
+        "warmup" => "steps over which the learning rate rises from 0",
+        "total_steps" => "where the linear schedule ends; 0: after one pass over the longest data",
+        "clip" => "the largest gradient norm; 0: any",
+        "batch_size" => "examples a source and step",
+        "shuffle" => "whether examples come in a seeded order",
+        "max_length" => "tokens at which an example is cut",
+        "temperature" => "what logits are divided by in the KL and entropy terms",
+        "reduction" => "how the KL term is averaged",
+        "kl" => "weight of the KL divergence from each source on its own data",
+        "mse" => "weight of the mean squared error between their logits",
+        "entropy" => "weight of the entropy of the merge",
+        "cosine" => "weight of the cosine similarity of the sources' coefficients",
+        "l1" => "weight of the L1 norms of the coefficients",
+        "l2" => "weight of the L2 norms of the coefficients",
+        "overlap" => "weight of what pairs of sources share of a column",
+        "weighted_overlap" => "the same by the angle of their task vectors; needs a base",
+        "top_k" => "teacher logits kept per token; 0: the whole vocabulary",
+        "seed" => "seeds the order of examples, and a random start at wrap",
+        "recompute" => "whether layers are computed again on the way down, to save memory",
+        "device" => "where it is computed",
+        "threads" => "threads; 0: one a core",
+        "dtype" => "what the merged model computes in; bf16 and f16 on a GPU",
+        _ => "",
+    }
+}
+
 /// More than anyone counts to.
 const MANY: usize = 1 << 40;
 
@@ -177,20 +235,17 @@ impl Settings {
         let whole = |low: usize| within(low, MANY);
         match key {
             "lr" => self.lr = real(0.0, true)?,
-            "optimizer" => self.optimizer = choose(key, value, &[("adamw", Optimizer::AdamW), ("mofo", Optimizer::Mofo)])?,
+            "optimizer" => self.optimizer = choose(key, value, &OPTIMIZERS)?,
             "weight_decay" => self.weight_decay = real(0.0, false)?,
-            "schedule" => self.schedule = choose(key, value, &[("constant", Schedule::Constant), ("linear", Schedule::Linear)])?,
+            "schedule" => self.schedule = choose(key, value, &SCHEDULES)?,
             "warmup" => self.warmup = whole(0)?,
             "total_steps" => self.total_steps = whole(0)?,
             "clip" => self.clip = real(0.0, false)?,
             "batch_size" => self.batch_size = within(1, 1 << 16)?,
-            "shuffle" => self.shuffle = choose(key, value, &[("on", true), ("off", false)])?,
+            "shuffle" => self.shuffle = choose(key, value, &SWITCH)?,
             "max_length" => self.max_length = whole(2)?,
             "temperature" => self.temperature = real(0.0, true)?,
-            "reduction" => {
-                let choices = [("reference", Reduction::Reference), ("token_mean", Reduction::TokenMean)];
-                self.reduction = choose(key, value, &choices)?;
-            }
+            "reduction" => self.reduction = choose(key, value, &REDUCTIONS)?,
             "kl" => self.weights.kl = real(0.0, false)?,
             "mse" => self.weights.mse = real(0.0, false)?,
             "entropy" => self.weights.entropy = real(0.0, false)?,
@@ -203,13 +258,10 @@ impl Settings {
             "top_k" if value == "1" => return Err(Error::bad_value(key, value, "0, or a whole number from 2")),
             "top_k" => self.top_k = whole(0)?,
             "seed" => self.seed = value.parse().map_err(|_| Error::bad_value(key, value, "a whole number from 0"))?,
-            "recompute" => {
-                let choices = [("auto", Recompute::Auto), ("on", Recompute::On), ("off", Recompute::Off)];
-                self.recompute = choose(key, value, &choices)?;
-            }
-            "device" => self.device = choose(key, value, &["auto", "cpu", "cuda", "metal"].map(|d| (d, d)))?.into(),
+            "recompute" => self.recompute = choose(key, value, &RECOMPUTE)?,
+            "device" => self.device = choose(key, value, &DEVICES)?.into(),
             "threads" => self.threads = within(0, 1024)?,
-            "dtype" => self.dtype = choose(key, value, &["f32", "bf16", "f16"].map(|d| (d, d)))?.into(),
+            "dtype" => self.dtype = choose(key, value, &DTYPES)?.into(),
             _ => return Err(Error::unknown("key", key, KEYS)),
         }
         Ok(())
@@ -293,6 +345,18 @@ mod tests {
             settings.set(key, &value).unwrap();
         }
         assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn every_key_says_what_it_is_and_takes_every_choice() {
+        for key in KEYS {
+            assert!(!about(key).is_empty(), "{key}");
+            for choice in choices(key) {
+                Settings::default().set(key, choice).unwrap();
+            }
+            let default = Settings::default().get(key).unwrap();
+            assert!(choices(key).is_empty() == default.parse::<f64>().is_ok(), "{key}={default}");
+        }
     }
 
     #[test]

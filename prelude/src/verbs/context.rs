@@ -146,4 +146,12 @@ impl Context {
     pub fn current(&self) -> Models {
         self.dam.as_ref().map_or_else(|| self.models.clone(), Dam::models)
     }
+
+    /// The models, where that can be told without waiting for what works on them.
+    pub fn known(&self) -> Option<Models> {
+        match &self.dam {
+            Some(dam) => Some(dam.glance()?.models),
+            None => Some(self.models.clone()),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `inspect [TENSOR or GLOB]`
+//! `inspect [TENSOR|GLOB]`
 
 use crate::Result;
 use crate::show::{Along, TensorDistances};
@@ -11,7 +11,7 @@ use super::context::{Context, Latest, Reply};
 
 pub const VERB: Verb = Verb {
     name: "inspect",
-    usage: "inspect [TENSOR or GLOB]",
+    usage: "inspect [TENSOR|GLOB]",
     about: "coefficients of tensors and where sources differ most; of a merge without: how far it is from each source",
     example: "inspect layers.0.mlp",
     run,

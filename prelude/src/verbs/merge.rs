@@ -12,8 +12,8 @@ use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "merge",
-    usage: "merge METHOD [KEY=VALUE...] [DIR] or merge RECIPE.yml [DIR]; with DIR: [dtype=f32|f16|bf16] [shard=5GB] [--force]; alone: all methods",
-    about: "merge the sources by a method that trains nothing, or as a mergekit recipe says, to try it or into DIR",
+    usage: "merge [METHOD|RECIPE.yml] [KEY=VALUE...] [DIR] [dtype=f32|f16|bf16] [shard=5GB] [--force]",
+    about: "merge the sources by a method that trains nothing, or as a mergekit recipe says, to try it or into DIR; alone: all methods",
     example: "merge ties density=0.5 weight=1,0.5,0.5",
     run,
 };

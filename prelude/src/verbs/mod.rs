@@ -7,7 +7,9 @@ mod arguments;
 mod ask;
 mod bake;
 mod branch;
+mod check;
 mod compare;
+mod complete;
 mod context;
 mod data;
 mod diff;
@@ -21,6 +23,7 @@ mod journal;
 mod load;
 mod loss;
 mod merge;
+mod next;
 mod open;
 mod parse;
 mod plot;
@@ -33,13 +36,17 @@ mod switch;
 mod timeline;
 mod train;
 mod undo;
+pub mod usage;
 mod wrap;
 
 use crate::Error;
 
 pub(crate) use context::refuse;
+pub use check::{Problem, check};
+pub use complete::{Candidate, Completions, complete};
 pub use context::{Context, Latest, Reply};
-pub use parse::{Statement, Unclosed, is_complete, statements};
+pub use next::next;
+pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, pieces, quoted, statements};
 pub use timeline::{State, Timeline};
 
 /// One verb.

@@ -3,6 +3,8 @@
 //! Words are separated by blanks; `'...'` and `"..."` keep blanks, and in `"..."` a backslash keeps the
 //! next character. Verbs are separated by `;` or a line end; `#` before a word begins a comment.
 
+use std::ops::Range;
+
 /// A verb and its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
@@ -19,77 +21,123 @@ pub struct Statement {
 #[error("a quotation mark {0} is not closed")]
 pub struct Unclosed(pub char);
 
+/// A part of a text, and the bytes it takes there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// A word.
+    Word(Word),
+    /// A `;` or a line end, after which another statement begins.
+    End(Range<usize>),
+    /// A comment, without the line end behind it.
+    Comment(Range<usize>),
+}
+
+/// A word as it is meant and as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Word {
+    /// Without quotation marks.
+    pub text: String,
+    /// The bytes it takes, quotation marks and all.
+    pub range: Range<usize>,
+    /// Where a quotation mark is that nothing closes, and which.
+    pub open: Option<(usize, char)>,
+    /// Whether it has quotation marks.
+    pub quoted: bool,
+}
+
+/// All parts of `text`, in order. Every text has some: a quotation mark that nothing closes makes a word up to the end.
+pub fn pieces(text: &str) -> Vec<Piece> {
+    let mut all = Vec::new();
+    let mut word: Option<Word> = None;
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        let end = at + c.len_utf8();
+        match c {
+            '#' if word.is_none() => {
+                let mut end = end;
+                while let Some((at, c)) = chars.next_if(|(_, c)| *c != '\n') {
+                    end = at + c.len_utf8();
+                }
+                all.push(Piece::Comment(at..end));
+            }
+            ';' | '\n' => {
+                all.extend(word.take().map(Piece::Word));
+                all.push(Piece::End(at..end));
+            }
+            '\'' | '"' => {
+                let word = word.get_or_insert_with(|| Word { range: at..end, ..Word::default() });
+                (word.quoted, word.open, word.range.end) = (true, Some((at, c)), text.len());
+                while let Some((at, next)) = chars.next() {
+                    if next == c {
+                        (word.open, word.range.end) = (None, at + 1);
+                        break;
+                    }
+                    let kept = if next == '\\' && c == '"' { chars.next().map(|(_, c)| c) } else { Some(next) };
+                    word.text.extend(kept);
+                }
+            }
+            c if c.is_whitespace() => all.extend(word.take().map(Piece::Word)),
+            c => {
+                let word = word.get_or_insert_with(|| Word { range: at..end, ..Word::default() });
+                word.text.push(c);
+                word.range.end = end;
+            }
+        }
+    }
+    all.extend(word.map(Piece::Word));
+    all
+}
+
 /// All statements of `text`.
 ///
 /// # Errors
 /// A quotation mark that is not closed: more input may complete it.
 pub fn statements(text: &str) -> Result<Vec<Statement>, Unclosed> {
-    let (mut all, mut words) = (Vec::new(), Vec::new());
-    let mut word: Option<String> = None;
-    // Where the statement begins, and on which line that is.
-    let (mut begin, mut line) = (0, 1);
-    let mut chars = text.chars();
-    loop {
-        if words.is_empty() && word.is_none() {
-            let here = text.len() - chars.as_str().len();
-            line += text[begin..here].matches('\n').count();
-            begin = here;
-        }
-        match chars.next() {
-            None => break,
-            Some(c @ ('\'' | '"')) => quoted(c, &mut chars, word.get_or_insert_default())?,
-            Some('#') if word.is_none() => {
-                chars.by_ref().find(|c| *c == '\n');
-                finish(&mut words, line, &mut all);
+    let mut all: Vec<Statement> = Vec::new();
+    let (mut begins, mut line, mut counted) = (true, 1, 0);
+    for piece in pieces(text) {
+        match piece {
+            Piece::Comment(_) => {}
+            Piece::End(_) => begins = true,
+            Piece::Word(Word { open: Some((_, mark)), .. }) => return Err(Unclosed(mark)),
+            Piece::Word(word) if begins => {
+                line += text[counted..word.range.start].matches('\n').count();
+                (begins, counted) = (false, word.range.start);
+                all.push(Statement { verb: word.text, arguments: Vec::new(), line });
             }
-            Some(';' | '\n') => {
-                words.extend(word.take());
-                finish(&mut words, line, &mut all);
+            Piece::Word(word) => {
+                if let Some(last) = all.last_mut() {
+                    last.arguments.push(word.text);
+                }
             }
-            Some(c) if c.is_whitespace() => words.extend(word.take()),
-            Some(c) => word.get_or_insert_default().push(c),
         }
     }
-    words.extend(word);
-    finish(&mut words, line, &mut all);
     Ok(all)
-}
-
-fn quoted(mark: char, chars: &mut std::str::Chars<'_>, word: &mut String) -> Result<(), Unclosed> {
-    loop {
-        match chars.next().ok_or(Unclosed(mark))? {
-            c if c == mark => return Ok(()),
-            '\\' if mark == '"' => word.push(chars.next().ok_or(Unclosed(mark))?),
-            c => word.push(c),
-        }
-    }
-}
-
-fn finish(words: &mut Vec<String>, line: usize, all: &mut Vec<Statement>) {
-    let mut words = words.drain(..);
-    if let Some(verb) = words.next() {
-        all.push(Statement { verb, arguments: words.collect(), line });
-    }
 }
 
 /// A line that means `statement`.
 pub fn line(statement: &Statement) -> String {
     let words = std::iter::once(&statement.verb).chain(&statement.arguments);
-    words.map(|word| quote(word)).collect::<Vec<_>>().join(" ")
-}
-
-/// `word` as one writes it: in quotation marks where it needs them.
-pub fn quote(word: &str) -> String {
-    let plain = |c: char| !c.is_whitespace() && !"'\";".contains(c);
-    if !word.is_empty() && word.chars().all(plain) && !word.starts_with('#') {
-        return word.to_owned();
-    }
-    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+    words.map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether `text` is whole, or goes on in the next line.
 pub fn is_complete(text: &str) -> bool {
     statements(text).is_ok()
+}
+
+/// `text` as a word that [`statements`] reads as `text` again.
+pub fn quoted(text: &str) -> String {
+    let plain = |c: char| !c.is_whitespace() && !matches!(c, ';' | '\'' | '"');
+    if !text.is_empty() && !text.starts_with('#') && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("\"{}\"", escaped(text))
+}
+
+/// `text` as it stands between double quotation marks.
+pub(super) fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 #[cfg(test)]
@@ -133,5 +181,26 @@ mod tests {
         assert_eq!(statements("generate \"a"), Err(Unclosed('"')));
         assert!(!is_complete("generate 'a\nb"));
         assert!(is_complete("generate 'a\nb'"));
+    }
+
+    #[test]
+    fn a_word_knows_where_it_is() {
+        let text = "bake 'a b'c # d\nsave \"é";
+        let at: Vec<&str> = (pieces(text).iter())
+            .map(|piece| match piece {
+                Piece::Word(word) => &text[word.range.clone()],
+                Piece::End(range) | Piece::Comment(range) => &text[range.clone()],
+            })
+            .collect();
+        assert_eq!(at, ["bake", "'a b'c", "# d", "\n", "save", "\"é"]);
+        let Some(Piece::Word(word)) = pieces(text).pop() else { panic!("no word") };
+        assert_eq!((word.text.as_str(), word.open, word.quoted), ("é", Some((21, '"')), true));
+    }
+
+    #[test]
+    fn what_is_quoted_is_read_as_it_was() {
+        for text in ["", "plain", "a b", "it's", "a\"b", "a\\ b", "\\", "#x", "a;b", "two\nlines", "ja=a b"] {
+            assert_eq!(words(&format!("save {}", quoted(text))), [vec!["save", text]], "{text:?}");
+        }
     }
 }

@@ -11,8 +11,8 @@ use super::context::{Context, Reply, refuse};
 
 pub const VERB: Verb = Verb {
     name: "set",
-    usage: "set [KEY=VALUE or KEY...]",
-    about: "change settings or, alone, show them",
+    usage: "set [KEY=VALUE...] [KEY...]",
+    about: "change settings, or show them: all, or those named",
     example: "set lr=1e-2 batch_size=4 schedule=linear warmup=10",
     run,
 };

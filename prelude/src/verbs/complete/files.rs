@@ -1,0 +1,89 @@
+//! Files, directories and models that a path may go on to. A listing is bounded: completion does not wait.
+
+use std::fs::FileType;
+use std::path::Path;
+
+use super::super::arguments::at_home;
+use super::Candidate;
+use crate::checkpoint::{BUILTIN_PREFIX, builtin_data, builtin_models, cached_names};
+
+/// Entries of a directory that are looked at.
+const ENTRIES: usize = 1000;
+
+/// What of a directory is wanted beside the directories to go on in.
+#[derive(Clone, Copy)]
+pub enum Wanted {
+    /// Files with one of these endings.
+    Files(&'static [&'static str]),
+    /// Only directories.
+    Directories,
+    /// Checkpoints: directories with one, and files of one.
+    Models,
+    /// Directories with a LoRA adapter.
+    Adapters,
+}
+
+/// The files that data is read from.
+pub const DATA: Wanted = Wanted::Files(&[".jsonl", ".json", ".txt", ".parquet"]);
+
+/// Files of sessions.
+pub const SESSIONS: Wanted = Wanted::Files(&[".safetensors", ".dam"]);
+
+/// What the path `typed` may go on to, by name.
+pub fn paths(typed: &str, wanted: Wanted) -> Vec<Candidate> {
+    let (directory, fragment) = typed.split_at(typed.rfind('/').map_or(0, |at| at + 1));
+    let place = at_home(if directory.is_empty() { "./" } else { directory });
+    let mut found: Vec<Candidate> = (std::fs::read_dir(&place).into_iter().flatten().take(ENTRIES).flatten())
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let hidden = name.starts_with('.') && !fragment.starts_with('.');
+            if !name.starts_with(fragment) || hidden || name.chars().any(char::is_control) {
+                return None;
+            }
+            one(&format!("{directory}{name}"), &name, &entry.path(), entry.file_type().ok()?, wanted)
+        })
+        .collect();
+    found.sort_by(|a, b| a.text.cmp(&b.text));
+    found
+}
+
+fn one(text: &str, name: &str, path: &Path, kind: FileType, wanted: Wanted) -> Option<Candidate> {
+    let is_directory = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
+    let holds = |names: &[&str]| names.iter().any(|name| path.join(name).is_file());
+    match wanted {
+        Wanted::Models if is_directory && holds(&["config.json", "model.safetensors", "model.safetensors.index.json"]) => {
+            Some(Candidate::whole(text, "checkpoint"))
+        }
+        Wanted::Adapters if is_directory && holds(&["adapter_config.json"]) => Some(Candidate::whole(text, "adapter")),
+        _ if is_directory => Some(Candidate::open(format!("{text}/"), "directory")),
+        Wanted::Models if name.to_lowercase().ends_with(".gguf") => Some(Candidate::whole(text, "GGUF file")),
+        Wanted::Files(endings) if endings.iter().any(|end| name.to_lowercase().ends_with(end)) => Some(Candidate::whole(text, "file")),
+        _ => None,
+    }
+}
+
+/// What a source may go on to: built-in models, checkpoints, names in the hub's cache; behind a `+`, adapters.
+pub fn sources(typed: &str) -> Vec<Candidate> {
+    let named = BUILTIN_PREFIX.starts_with(typed) || typed.starts_with(BUILTIN_PREFIX);
+    let builtin = builtin_models().filter(|_| named).map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in model"));
+    builtin.chain(paths(typed, Wanted::Models)).chain(hub("", typed, false)).collect()
+}
+
+/// What an adapter may go on to.
+pub fn adapters(typed: &str) -> Vec<Candidate> {
+    paths(typed, Wanted::Adapters).into_iter().chain(hub("", typed, false)).collect()
+}
+
+/// What data may go on to: built-in sets, files, names in the hub's cache.
+pub fn data(typed: &str) -> Vec<Candidate> {
+    let named = BUILTIN_PREFIX.starts_with(typed) || typed.starts_with(BUILTIN_PREFIX);
+    let builtin = builtin_data().filter(|_| named).map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in data"));
+    builtin.chain(paths(typed, DATA)).chain(hub("hub:", typed, true)).collect()
+}
+
+/// Names in the hub's cache, behind `prefix`.
+fn hub(prefix: &str, typed: &str, are_datasets: bool) -> Vec<Candidate> {
+    let is_path = typed.starts_with(['.', '/', '~']);
+    let names = if is_path { Vec::new() } else { cached_names(are_datasets, ENTRIES) };
+    names.into_iter().map(|name| Candidate::whole(format!("{prefix}{name}"), "in the hub's cache")).collect()
+}

@@ -1,0 +1,82 @@
+//! Names of tensors, part by part as paths are: `layers.`, then `layers.0.`. Globs go on to what they match.
+
+use globset::Glob;
+
+use super::Candidate;
+use crate::Models;
+use crate::show::short_name;
+
+/// What the name or glob `typed` may go on to.
+pub fn tensors(models: &Models, typed: &str) -> Vec<Candidate> {
+    let specs = || models.sources.first().into_iter().flat_map(|source| source.tensors());
+    let names: Vec<&str> = specs().map(|spec| short_name(&spec.name)).collect();
+    let found = parts(&names, typed);
+    if !found.is_empty() || typed.is_empty() {
+        return found;
+    }
+    let whole: Vec<&str> = specs().map(|spec| spec.name.as_str()).collect();
+    let found = parts(&whole, typed);
+    if !found.is_empty() {
+        return found;
+    }
+    // A name is matched from any of its parts on.
+    let inner: Vec<&str> = names.iter().flat_map(|name| name.match_indices('.').map(|(at, _)| &name[at + 1..])).collect();
+    parts(&inner, typed)
+}
+
+/// The next parts of `names` that go on from `typed`, whose last part is unfinished.
+fn parts(names: &[&str], typed: &str) -> Vec<Candidate> {
+    let (stem, fragment) = typed.split_at(typed.rfind('.').map_or(0, |at| at + 1));
+    let depth = stem.matches('.').count();
+    let is_glob = stem.contains(['*', '?', '[', '{']);
+    let glob = if is_glob { Glob::new(stem).ok().map(|glob| glob.compile_matcher()) } else { None };
+    // The next part of each, whether it ends there, and how many tensors have it.
+    let mut found: Vec<(&str, bool, usize)> = Vec::new();
+    for name in names {
+        let end = if depth == 0 { Some(0) } else { name.match_indices('.').nth(depth - 1).map(|(at, _)| at + 1) };
+        let Some((before, rest)) = end.and_then(|end| name.split_at_checked(end)) else { continue };
+        if before != stem && !glob.as_ref().is_some_and(|glob| glob.is_match(before)) {
+            continue;
+        }
+        let (part, ends) = rest.split_once('.').map_or((rest, true), |(part, _)| (part, false));
+        if part.is_empty() || !part.starts_with(fragment) {
+            continue;
+        }
+        match found.iter_mut().find(|(known, known_ends, _)| (*known, *known_ends) == (part, ends)) {
+            Some((_, _, count)) => *count += 1,
+            None => found.push((part, ends, 1)),
+        }
+    }
+    found.sort_by_key(|(part, ends, _)| (part.parse::<usize>().unwrap_or(usize::MAX), *part, *ends));
+    let total: usize = found.iter().map(|(_, _, count)| count).sum();
+    let numbered = fragment.is_empty() && found.len() > 1 && found.iter().all(|(part, ..)| part.parse::<usize>().is_ok());
+    let all = numbered.then(|| Candidate::open(format!("{stem}*."), format!("all {}", found.len())));
+    let one = |(part, ends, count): &(&str, bool, usize)| match ends {
+        true if *count == 1 => Candidate::whole(format!("{stem}{part}"), "tensor"),
+        true => Candidate::whole(format!("{stem}{part}"), format!("{count} tensors")),
+        false => Candidate::open(format!("{stem}{part}."), format!("{count} of {total} tensors")),
+    };
+    found.iter().map(one).chain(all).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(typed: &str) -> Vec<String> {
+        let names = ["embed_tokens", "layers.0.mlp.up_proj", "layers.0.mlp.down_proj", "layers.1.mlp.up_proj", "layers.10.norm", "norm"];
+        parts(&names, typed).into_iter().map(|c| c.text).collect()
+    }
+
+    #[test]
+    fn names_are_completed_part_by_part() {
+        assert_eq!(texts(""), ["embed_tokens", "layers.", "norm"]);
+        assert_eq!(texts("la"), ["layers."]);
+        assert_eq!(texts("layers."), ["layers.0.", "layers.1.", "layers.10.", "layers.*."]);
+        assert_eq!(texts("layers.1"), ["layers.1.", "layers.10."]);
+        assert_eq!(texts("layers.0.mlp."), ["layers.0.mlp.down_proj", "layers.0.mlp.up_proj"]);
+        assert_eq!(texts("layers.*."), ["layers.*.mlp.", "layers.*.norm"]);
+        assert_eq!(texts("layers.*.mlp.u"), ["layers.*.mlp.up_proj"]);
+        assert!(texts("layers.[.").is_empty() && texts("...").is_empty() && texts("é.").is_empty());
+    }
+}

@@ -1,0 +1,190 @@
+//! What is offered where.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::verbs::{check, next};
+
+fn texts(context: &Context, line: &str) -> Vec<String> {
+    complete(context, line, line.len()).candidates.into_iter().map(|c| c.text).collect()
+}
+
+/// The line with the only candidate in its place.
+fn completed(context: &Context, line: &str) -> String {
+    let found = complete(context, line, line.len());
+    assert_eq!(found.candidates.len(), 1, "{line}: {found:?}");
+    format!("{}{}", &line[..found.start], found.candidates[0].text)
+}
+
+fn loaded() -> Context {
+    let mut context = Context::default();
+    context.models = crate::load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
+    context
+}
+
+#[test]
+fn verbs_come_first_in_every_statement() {
+    let context = Context::default();
+    assert_eq!(texts(&context, "").len(), VERBS.len());
+    assert_eq!(texts(&context, "  s"), ["set", "step", "save"]);
+    assert_eq!(completed(&context, "load builtin:base; wr"), "load builtin:base; wrap");
+    assert_eq!(completed(&context, "step\ntr"), "step\ntrain");
+    assert!(texts(&context, "# lo").is_empty() && texts(&context, "nonsense lo").is_empty());
+    assert!(complete(&context, "", 0).candidates.iter().all(|c| !c.about.is_empty()));
+}
+
+#[test]
+fn keys_and_flags_are_offered_once_with_their_values() {
+    let context = Context::default();
+    let wrap = texts(&context, "wrap ");
+    for word in ["columns", "low_rank", "f=", "train=", "init=", "base=", "--force"] {
+        assert!(wrap.iter().any(|w| w == word), "{word}: {wrap:?}");
+    }
+    assert!(!wrap.iter().any(|w| w == "rank="), "only low_rank has a rank");
+    assert_eq!(completed(&context, "wrap low_rank ra"), "wrap low_rank rank=");
+    let rest = texts(&context, "wrap columns f=tanh --force ");
+    assert!(!rest.iter().any(|w| w == "f=" || w == "--force" || w == "columns"), "{rest:?}");
+    assert_eq!(texts(&context, "wrap f="), ["none", "tanh", "sigmoid", "relu"]);
+    assert_eq!(completed(&context, "wrap f=s"), "wrap f=sigmoid");
+    assert_eq!(texts(&context, "wrap train="), ["linear", "embedding", "norm"]);
+    assert_eq!(texts(&context, "wrap train=linear,"), ["embedding", "norm"]);
+    assert_eq!(completed(&context, "wrap train=linear,n"), "wrap train=linear,norm");
+    assert_eq!(completed(&context, "wrap init=sl"), "wrap init=slerp");
+    // Behind the cursor counts too.
+    assert!(!complete(&context, "wrap  f=tanh", 5).candidates.iter().any(|c| c.text == "f="));
+}
+
+#[test]
+fn settings_are_offered_with_what_they_are_now() {
+    let mut context = loaded();
+    context.models.settings.set("schedule", "linear").unwrap();
+    assert_eq!(texts(&context, "set ").len(), crate::train::KEYS.len());
+    assert_eq!(completed(&context, "set lr=1e-2 schedu"), "set lr=1e-2 schedule=");
+    let found = complete(&context, "set schedule=", 13);
+    let values: Vec<(&str, &str)> = found.candidates.iter().map(|c| (c.text.as_str(), c.about.as_str())).collect();
+    assert_eq!(values, [("constant", ""), ("linear", "as it is")]);
+    assert!(!texts(&context, "set lr=1e-2 l").contains(&"lr=".to_owned()));
+    assert!(texts(&context, "set lr=").is_empty());
+}
+
+#[test]
+fn methods_bring_their_keys() {
+    let context = loaded();
+    assert_eq!(completed(&context, "merge tie"), "merge ties");
+    let keys = texts(&context, "merge ties ");
+    for (name, there) in [("density=", true), ("weight=", true), ("t=", false), ("dtype=", false), ("--force", false)] {
+        assert_eq!(keys.contains(&name.to_owned()), there, "{name}: {keys:?}");
+    }
+    assert_eq!(texts(&context, "merge ties normalize="), ["on", "off"]);
+    assert_eq!(completed(&context, "merge ties out --f"), "merge ties out --force");
+    assert_eq!(texts(&context, "merge ties out dtype=b"), ["bf16"]);
+    assert!(!texts(&context, "compare dam ").contains(&"dam".to_owned()));
+    assert_eq!(completed(&context, "evolve dare_t"), "evolve dare_ties");
+    assert_eq!(completed(&context, "help st"), "help step");
+}
+
+#[test]
+fn sources_and_data_are_named() {
+    let empty = Context::default();
+    let all = texts(&empty, "load ");
+    for name in ["builtin:base", "builtin:sql", "base="] {
+        assert!(all.iter().any(|text| text == name), "{all:?}");
+    }
+    assert_eq!(completed(&empty, "load ja=builtin:j"), "load ja=builtin:japanese");
+    assert!(!texts(&empty, "load base=builtin:base ").iter().any(|text| text == "builtin:base" || text == "base="));
+    let context = loaded();
+    assert!(!texts(&context, "load ").iter().any(|text| text == "builtin:math" || text == "base="));
+    assert_eq!(texts(&context, "data "), ["base=", "japanese=", "math="]);
+    assert_eq!(completed(&context, "data math=x jap"), "data math=x japanese=");
+    assert_eq!(completed(&context, "data japanese=builtin:sql-"), "data japanese=builtin:sql-heldout");
+}
+
+#[test]
+fn tensors_go_on_part_by_part() {
+    let context = loaded();
+    assert_eq!(completed(&context, "inspect lay"), "inspect layers.");
+    assert!(texts(&context, "inspect layers.").contains(&"layers.*.".to_owned()));
+    assert_eq!(completed(&context, "inspect layers.*.mlp.up"), "inspect layers.*.mlp.up_proj");
+    assert_eq!(completed(&context, "inspect model.lay"), "inspect model.layers.");
+    assert!(texts(&context, "inspect up_").contains(&"up_proj".to_owned()));
+    assert_eq!(completed(&context, "plot coefficients embed"), "plot coefficients embed_tokens");
+    assert!(!texts(&context, "plot loss ").iter().any(|text| text == "layers."));
+    assert_eq!(texts(&context, "plot lo"), ["loss"]);
+}
+
+#[test]
+fn files_have_fitting_endings_and_are_quoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().display().to_string();
+    for file in ["a.jsonl", "b c.txt", "d.png", "e.yml", "s.dam.safetensors", ".hidden.txt", "m.gguf"] {
+        std::fs::write(dir.path().join(file), "").unwrap();
+    }
+    for folder in ["model", "other"] {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    std::fs::write(dir.path().join("model/config.json"), "{}").unwrap();
+    let context = loaded();
+    let names = |line: &str| -> Vec<String> {
+        let found = texts(&context, line).into_iter();
+        found.map(|text| text.trim_start_matches('"').trim_start_matches(&format!("{at}/")).to_owned()).collect()
+    };
+    assert_eq!(names(&format!("eval {at}/")), ["a.jsonl", "b c.txt\"", "model/", "other/"]);
+    assert_eq!(names(&format!("eval {at}/.h")), [".hidden.txt"]);
+    assert_eq!(names(&format!("load x={at}/")), ["m.gguf", "model", "other/"]);
+    assert_eq!(names(&format!("merge {at}/")), ["e.yml", "model/", "other/"]);
+    assert_eq!(names(&format!("open {at}/")), ["model/", "other/", "s.dam.safetensors"]);
+    assert_eq!(names(&format!("plot loss {at}/")), ["d.png", "model/", "other/"]);
+    assert_eq!(names(&format!("bake {at}/")), ["model/", "other/"]);
+    assert_eq!(completed(&context, &format!("data math={at}/b")), format!("data math=\"{at}/b c.txt\""));
+    assert_eq!(completed(&context, &format!("eval '{at}/b")), format!("eval \"{at}/b c.txt\""));
+    assert_eq!(completed(&context, &format!("compare on={at}/a.jsonl,{at}/b")), format!("compare on={at}/a.jsonl,\"{at}/b c.txt\""));
+}
+
+#[test]
+fn a_session_that_works_is_not_waited_for() {
+    let context = loaded();
+    let dam = context.models.wrap(crate::Columns::default()).unwrap();
+    let context = Context { dam: Some(dam.clone()), ..Context::default() };
+    assert_eq!((next(&context), texts(&context, "data ").len()), ("train 100".to_owned(), 3));
+    // Whoever looks on while it trains finds nothing, at once.
+    let mut looked = (String::new(), 1);
+    let report = dam.train_with(1, |_| std::ops::ControlFlow::Continue(()));
+    report.unwrap();
+    std::thread::scope(|scope| {
+        let (started, wait) = std::sync::mpsc::channel();
+        let trains = scope.spawn(move || dam.train_with(200, |_| if started.send(()).is_ok() { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) }));
+        wait.recv().unwrap();
+        for _ in 0..50 {
+            let start = std::time::Instant::now();
+            looked = (next(&context), texts(&context, "data ").len());
+            assert!(start.elapsed().as_secs() < 5);
+        }
+        drop(wait);
+        trains.join().unwrap().unwrap();
+    });
+    assert!(looked.1 <= 3);
+}
+
+/// No text at any position makes it fail, and what it offers stands in the line.
+#[test]
+fn nothing_that_is_typed_makes_it_fail() {
+    let context = loaded();
+    let parts = [
+        "load ", "data ", "wrap ", "set ", "merge ", "plot ", "inspect ", "compare ", "bake ", "open ", "help ", "generate ", "f=", "train=", "on=", "init=",
+        "ties ", "linear,", "=", "+", ",", ";", "\n", "#", "'", "\"", "\\", "--", "-", "é", "日本", "👩‍🚀", "\u{0}", "\u{1b}[2J", "/", "~/", ".", "*", "[", "{",
+        "math", "japanese=", "builtin:", "layers.", "0.", " ", "\t", "1e-", "0", "9999999999999999999999",
+    ];
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for _ in 0..3000 {
+        let line: String = (0..rng.random_range(0..9)).map(|_| parts[rng.random_range(0..parts.len())]).collect();
+        for position in 0..=line.len() + 1 {
+            let found = complete(&context, &line, position);
+            assert!(found.start <= line.len() && line.is_char_boundary(found.start), "{line:?} {position} {found:?}");
+            assert!(found.candidates.is_empty() || found.start <= position, "{line:?} {position}");
+        }
+        for problem in check(&context, &line) {
+            assert!(line.get(problem.range.clone()).is_some_and(|text| !text.is_empty()), "{line:?} {problem:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Colours that read on light and on dark backgrounds, or none where the terminal or its user wants none.
+
+use crate::terminal;
+
+/// How a piece of text looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Look {
+    #[default]
+    Plain,
+    Verb,
+    Key,
+    Text,
+    Number,
+    Quiet,
+    Strong,
+    Wrong,
+}
+
+impl Look {
+    /// The codes that a terminal is told.
+    fn codes(self) -> &'static str {
+        match self {
+            Look::Plain => "",
+            Look::Verb => "1;36",
+            Look::Key => "35",
+            Look::Text => "32",
+            Look::Number => "36",
+            Look::Quiet => "2",
+            Look::Strong => "1",
+            Look::Wrong => "4;31",
+        }
+    }
+
+    /// `text` that looks so.
+    pub fn paint(self, text: &str) -> String {
+        match self {
+            Look::Plain => text.to_owned(),
+            _ if text.is_empty() => String::new(),
+            _ => format!("\x1b[{}m{text}\x1b[0m", self.codes()),
+        }
+    }
+}
+
+/// Whether to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    On,
+    Off,
+}
+
+impl Colour {
+    /// As the environment says: `NO_COLOR`, and what standard output is.
+    pub fn from_env() -> Self {
+        if terminal::has_colours() { Self::On } else { Self::Off }
+    }
+
+    /// `text` that looks so, where it is coloured.
+    pub fn paint(self, look: Look, text: &str) -> String {
+        if self == Self::On { look.paint(text) } else { text.to_owned() }
+    }
+}
+
+/// `text` without what a terminal would obey, measured as the editor measures it: an escape sequence has no width.
+pub fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\x1b' => {
+                if chars.next() == Some('[') {
+                    while chars.next_if(|c| *c == ';' || c.is_ascii_digit()).is_some() {}
+                    chars.next();
+                }
+            }
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => {}
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_not_told_what_to_do() {
+        assert_eq!(shown("a\x1b[31mb\x07c\x1b]d\te\n\u{9b}2J"), "abcd\te\n2J");
+        assert_eq!(shown("日本 é\x1b"), "日本 é");
+    }
+}

@@ -1,0 +1,299 @@
+//! The lines of earlier sessions: in memory for the editor, and in a file of the user's own, to which every line is
+//! added as it is entered. Several sessions write to one file: each adds a line at a time, and what is rewritten is
+//! rewritten as a whole.
+
+use std::borrow::Cow;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use rustyline::Result;
+use rustyline::history::{History, SearchDirection, SearchResult};
+
+/// Lines that are kept.
+const LINES: usize = 10_000;
+
+/// Longer lines are not kept in the file.
+const LONGEST: usize = 10_000;
+
+/// The end of the file that is read.
+const BYTES: u64 = 8 << 20;
+
+/// Lines of the file that may be there twice before it is rewritten.
+const SPARE: usize = 1000;
+
+/// The lines so far, the latest last, none of them twice.
+#[derive(Default)]
+pub struct Lines {
+    entries: Vec<String>,
+    file: Option<PathBuf>,
+}
+
+/// Where history is kept: `dam/history` in `$XDG_STATE_HOME`, or in `~/.local/state`.
+pub fn place() -> Option<PathBuf> {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = state.or_else(|| Some(std::env::home_dir()?.join(".local/state")))?;
+    Some(state.join("dam").join("history"))
+}
+
+impl Lines {
+    /// The lines in `file`, to which more will be added; without it, or where it cannot be read, none are kept.
+    pub fn open(file: Option<PathBuf>) -> Self {
+        let text = file.as_deref().and_then(read).unwrap_or_default();
+        let read: Vec<String> = text.lines().filter(|line| !line.is_empty()).map(unescaped).collect();
+        let count = read.len();
+        let entries = latest(read);
+        if let Some(file) = file.as_deref().filter(|_| count > LINES || count > entries.len() + SPARE) {
+            // Where it cannot be rewritten it stays as it is.
+            let _ = rewrite(file, &entries);
+        }
+        Self { entries, file }
+    }
+
+    fn push(&mut self, line: String) -> bool {
+        // A line that begins with a blank is nobody's business.
+        if line.trim().is_empty() || line.starts_with(char::is_whitespace) {
+            return false;
+        }
+        if let Some(file) = self.file.as_deref().filter(|_| line.len() <= LONGEST) {
+            // A session goes on without its history: a full disk is no reason to lose the line.
+            let _ = add(file, &line);
+        }
+        self.entries.retain(|known| *known != line);
+        self.entries.push(line);
+        let spare = self.entries.len().saturating_sub(LINES);
+        self.entries.drain(..spare);
+        true
+    }
+
+    fn found(&self, start: usize, dir: SearchDirection, fits: impl Fn(&str) -> Option<usize>) -> Option<SearchResult<'_>> {
+        let one = |(idx, entry): (usize, &'_ String)| fits(entry).map(|pos| (idx, pos));
+        let all = self.entries.iter().enumerate();
+        let (idx, pos) = match dir {
+            SearchDirection::Forward => all.skip(start).find_map(one),
+            SearchDirection::Reverse => all.rev().skip(self.entries.len().saturating_sub(start.saturating_add(1))).find_map(one),
+        }?;
+        Some(SearchResult { entry: Cow::Borrowed(&self.entries[idx]), idx, pos })
+    }
+}
+
+/// The latest lines, each at its last place.
+fn latest(lines: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    let mut kept: Vec<String> = lines.into_iter().rev().filter(|line| seen.insert(line.clone())).take(LINES).collect();
+    kept.reverse();
+    kept
+}
+
+/// The end of the file.
+fn read(file: &Path) -> Option<String> {
+    let mut file = File::open(file).ok()?;
+    let length = file.metadata().ok()?.len();
+    let skipped = length.saturating_sub(BYTES);
+    file.seek(SeekFrom::Start(skipped)).ok()?;
+    let mut bytes = Vec::new();
+    file.take(BYTES).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    // The first line is not whole then.
+    let text = if skipped > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &text };
+    Some(text.to_owned())
+}
+
+/// Files and folders are for their owner's eyes alone.
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+fn add(file: &Path, line: &str) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let text = format!("{}\n", escaped(line));
+    for _ in 0..3 {
+        let mut opened = private(OpenOptions::new().append(true).create(true)).open(file)?;
+        // One who holds the lock for long is not waited for: a line is added in one write.
+        let _ = opened.try_lock();
+        if is_same(&opened, file) {
+            return opened.write_all(text.as_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// Whether `opened` is what is at `path` now, and not what was there before it was rewritten.
+fn is_same(opened: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        return opened.metadata().ok().map(id) == std::fs::metadata(path).ok().map(id);
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (opened, path);
+        true
+    }
+}
+
+/// Puts `lines` in the place of what `file` has, unless another session writes.
+fn rewrite(file: &Path, lines: &[String]) -> std::io::Result<()> {
+    let opened = OpenOptions::new().append(true).open(file)?;
+    if opened.try_lock().is_err() {
+        return Ok(());
+    }
+    let beside = file.with_extension(format!("{}", std::process::id()));
+    let text: String = lines.iter().map(|line| escaped(line) + "\n").collect();
+    let written = private(OpenOptions::new().write(true).create_new(true)).open(&beside);
+    let done = written.and_then(|mut new| new.write_all(text.as_bytes())).and_then(|()| std::fs::rename(&beside, file));
+    if done.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    done
+}
+
+/// A line of the file: line ends within it are `\n`.
+fn escaped(line: &str) -> String {
+    line.replace('\\', "\\\\").replace('\n', "\\n")
+}
+
+fn unescaped(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some('n') => text.push('\n'),
+                other => text.extend(other.or(Some('\\'))),
+            },
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+impl History for Lines {
+    fn get(&self, index: usize, _: SearchDirection) -> Result<Option<SearchResult<'_>>> {
+        let found = self.entries.get(index);
+        Ok(found.map(|entry| SearchResult { entry: Cow::Borrowed(entry), idx: index, pos: 0 }))
+    }
+
+    fn add(&mut self, line: &str) -> Result<bool> {
+        Ok(self.push(line.to_owned()))
+    }
+
+    fn add_owned(&mut self, line: String) -> Result<bool> {
+        Ok(self.push(line))
+    }
+
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn set_max_len(&mut self, len: usize) -> Result<()> {
+        let spare = self.entries.len().saturating_sub(len);
+        self.entries.drain(..spare);
+        Ok(())
+    }
+
+    /// No line is ever there twice.
+    fn ignore_dups(&mut self, _: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Lines that begin with a blank are never kept.
+    fn ignore_space(&mut self, _: bool) {}
+
+    fn save(&mut self, path: &Path) -> Result<()> {
+        let text: String = self.entries.iter().map(|line| escaped(line) + "\n").collect();
+        Ok(private(OpenOptions::new().write(true).create(true).truncate(true)).open(path)?.write_all(text.as_bytes())?)
+    }
+
+    /// Every line was added when it was entered.
+    fn append(&mut self, _: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    fn load(&mut self, path: &Path) -> Result<()> {
+        *self = Self::open(Some(path.to_owned()));
+        Ok(())
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        self.entries.clear();
+        Ok(())
+    }
+
+    fn search(&self, term: &str, start: usize, dir: SearchDirection) -> Result<Option<SearchResult<'_>>> {
+        Ok(self.found(start, dir, |entry| entry.find(term).filter(|_| !term.is_empty())))
+    }
+
+    fn starts_with(&self, term: &str, start: usize, dir: SearchDirection) -> Result<Option<SearchResult<'_>>> {
+        Ok(self.found(start, dir, |entry| (entry.starts_with(term) && !term.is_empty()).then_some(term.len())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_kept_once_and_searched() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("deep/er/history");
+        let mut lines = Lines::open(Some(file.clone()));
+        for line in ["load a", "wrap", " secret", "", "load a", "generate 'a\nb\\n'"] {
+            lines.push(line.to_owned());
+        }
+        // Another session adds its own meanwhile.
+        Lines::open(Some(file.clone())).push("eval".into());
+        lines.push("bake".into());
+        let again = Lines::open(Some(file.clone()));
+        assert_eq!(again.entries, ["wrap", "load a", "generate 'a\nb\\n'", "eval", "bake"]);
+        let find = |term, start, dir| again.search(term, start, dir).unwrap().map(|found| (found.idx, found.pos));
+        assert_eq!(find("a", 4, SearchDirection::Reverse), Some((4, 1)));
+        assert_eq!(find("load", 4, SearchDirection::Reverse), Some((1, 0)));
+        assert_eq!(find("load", 0, SearchDirection::Reverse), None);
+        assert_eq!(find("e", 3, SearchDirection::Forward), Some((3, 0)));
+        assert_eq!(find("", 3, SearchDirection::Forward), None);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_long_file_is_cut_to_its_latest_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("history");
+        let text: String = (0..LINES + 500).map(|i| format!("step {i}\n")).collect();
+        std::fs::write(&file, [text.as_bytes(), b"not \xff text\n"].concat()).unwrap();
+        let lines = Lines::open(Some(file.clone()));
+        assert_eq!((lines.entries.len(), lines.entries[0].as_str()), (LINES, "step 501"));
+        assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), LINES);
+        assert!(Lines::open(None).entries.is_empty());
+        assert!(Lines::open(Some(dir.path().to_owned())).entries.is_empty());
+    }
+
+    #[test]
+    fn sessions_at_once_lose_no_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("history");
+        std::thread::scope(|scope| {
+            for session in 0..8 {
+                let file = file.clone();
+                scope.spawn(move || {
+                    let mut lines = Lines::open(Some(file));
+                    (0..50).for_each(|i| assert!(lines.push(format!("step {session} {i}"))));
+                });
+            }
+        });
+        assert_eq!(Lines::open(Some(file)).entries.len(), 400);
+    }
+}

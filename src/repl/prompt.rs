@@ -1,0 +1,99 @@
+//! The prompt, which says what the session is: `dam 3 sources · step 120 · loss 0.43 > `.
+
+use dam_prelude::checkpoint::BASE;
+use dam_prelude::verbs::Context;
+
+use crate::terminal;
+
+use super::colour::{Colour, Look};
+
+/// Columns that are left for what one types.
+const ROOM: usize = 32;
+
+/// A prompt, without colours and with.
+pub struct Prompt {
+    pub plain: String,
+    pub coloured: String,
+}
+
+/// The prompt of a session, in a terminal of so many columns.
+pub fn prompt(context: &Context, columns: usize, colour: Colour) -> Prompt {
+    of(&parts(context), columns, if terminal::is_ascii() { " | " } else { " · " }, colour)
+}
+
+/// What is said of a session, the most telling last.
+fn parts(context: &Context) -> Vec<String> {
+    let Some(models) = context.known() else { return Vec::new() };
+    let mut count = models.names().filter(|name| *name != BASE).count();
+    let glance = context.dam.as_ref().and_then(|dam| dam.glance());
+    if let Some(glance) = &glance {
+        count = glance.sources;
+    }
+    let mut parts = match (count, models.names().next()) {
+        (0, None) => return Vec::new(),
+        (0, Some(_)) => vec!["base".to_owned()],
+        (1, _) => vec!["1 source".to_owned()],
+        (count, _) => vec![format!("{count} sources")],
+    };
+    match (&context.merged, glance) {
+        (Some(merged), _) => parts.push(merged.report().method),
+        (None, Some(glance)) => {
+            parts.push(format!("step {}", glance.steps));
+            parts.extend(glance.loss.map(|loss| format!("loss {}", short(loss))));
+        }
+        (None, None) => {}
+    }
+    parts
+}
+
+/// A loss with two digits that count.
+fn short(loss: f64) -> String {
+    let digits = if loss > 0.0 && loss < 0.1 { (1.0 - loss.log10().floor()).clamp(2.0, 8.0) as usize } else { 2 };
+    format!("{loss:.digits$}")
+}
+
+fn of(parts: &[String], columns: usize, between: &str, colour: Colour) -> Prompt {
+    // What comes first is left out first, until there is room.
+    let width = |parts: &[String]| parts.iter().map(|part| part.chars().count() + 3).sum::<usize>() + 4;
+    let fits = (0..=parts.len()).find(|from| width(&parts[*from..]) + ROOM <= columns).unwrap_or(parts.len());
+    let parts = &parts[fits..];
+    if parts.is_empty() {
+        return Prompt { plain: "dam> ".into(), coloured: format!("{}> ", colour.paint(Look::Strong, "dam")) };
+    }
+    Prompt {
+        plain: format!("dam {} > ", parts.join(between)),
+        coloured: format!("{} {} > ", colour.paint(Look::Strong, "dam"), parts.join(&colour.paint(Look::Quiet, between))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_has_a_short_prompt() {
+        let parts = ["3 sources", "step 120", "loss 0.43"].map(str::to_owned);
+        let at = |columns| of(&parts, columns, " · ", Colour::Off).plain;
+        assert_eq!(at(80), "dam 3 sources · step 120 · loss 0.43 > ");
+        assert_eq!(at(65), "dam step 120 · loss 0.43 > ");
+        assert_eq!(at(50), "dam loss 0.43 > ");
+        assert_eq!(at(40), "dam> ");
+        assert_eq!(of(&[], 80, " · ", Colour::Off).plain, "dam> ");
+        assert_eq!(of(&parts[..1], 80, " | ", Colour::On).coloured, "\x1b[1mdam\x1b[0m 3 sources > ");
+    }
+
+    #[test]
+    fn losses_have_two_digits_that_count() {
+        assert_eq!([12.3456, 0.4321, 0.0432, 0.00432, 0.0].map(short), ["12.35", "0.43", "0.043", "0.0043", "0.00"]);
+    }
+
+    #[test]
+    fn the_session_is_told() {
+        let mut context = Context::default();
+        assert!(parts(&context).is_empty());
+        context.models = dam_prelude::load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
+        assert_eq!(parts(&context), ["2 sources"]);
+        context.wrapped(context.models.wrap(dam_prelude::Columns::default()).unwrap());
+        assert_eq!(parts(&context), ["2 sources", "step 0"]);
+    }
+}

@@ -1,0 +1,229 @@
+//! A program in a pseudo-terminal: what is typed into it, and what a person would see on its screen.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long a text may take to appear before a test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Keys beside those that are characters.
+pub const ENTER: &str = "\r";
+pub const TAB: &str = "\t";
+pub const ESCAPE: &str = "\x1b";
+pub const UP: &str = "\x1b[A";
+pub const DOWN: &str = "\x1b[B";
+pub const RIGHT: &str = "\x1b[C";
+pub const LEFT: &str = "\x1b[D";
+pub const BACKSPACE: &str = "\x7f";
+
+/// The key that Ctrl and a letter make.
+pub fn ctrl(letter: char) -> String {
+    char::from(letter.to_ascii_uppercase() as u8 & 0x1f).to_string()
+}
+
+/// A program and its terminal; both end with it.
+pub struct Terminal {
+    child: Child,
+    master: File,
+    seen: Arc<Mutex<Seen>>,
+}
+
+struct Seen {
+    parser: vt100::Parser,
+    bytes: Vec<u8>,
+}
+
+impl Terminal {
+    /// `dam` in `directory`, which is its home too, in a terminal of 100 columns and 30 rows, once its prompt is there.
+    pub fn dam(directory: &Path) -> Self {
+        let terminal = Self::start(dam(directory), 30, 100);
+        terminal.wait_for("dam>");
+        terminal
+    }
+
+    /// `command` in a terminal.
+    pub fn start(mut command: Command, rows: u16, columns: u16) -> Self {
+        let (master, slave) = open(rows, columns);
+        let stdio = || Stdio::from(slave.try_clone().unwrap());
+        command.stdin(stdio()).stdout(stdio()).stderr(stdio());
+        // SAFETY: both calls may be made between fork and exec. The terminal becomes the program's own.
+        unsafe {
+            command.pre_exec(|| match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 {
+                true => Ok(()),
+                false => Err(std::io::Error::last_os_error()),
+            });
+        }
+        let child = command.spawn().unwrap();
+        drop((command, slave));
+        let seen = Arc::new(Mutex::new(Seen { parser: vt100::Parser::new(some(rows), some(columns), 0), bytes: Vec::new() }));
+        let (shared, mut reader) = (seen.clone(), master.try_clone().unwrap());
+        std::thread::spawn(move || {
+            let mut chunk = [0; 1 << 16];
+            while let Ok(count @ 1..) = reader.read(&mut chunk) {
+                let mut seen = shared.lock().unwrap();
+                seen.parser.process(&chunk[..count]);
+                seen.bytes.extend_from_slice(&chunk[..count]);
+            }
+        });
+        Self { child, master, seen }
+    }
+
+    /// Types `keys`, as they are.
+    pub fn send(&mut self, keys: impl AsRef<[u8]>) {
+        self.master.write_all(keys.as_ref()).unwrap();
+    }
+
+    /// Types a line and the enter key.
+    pub fn line(&mut self, text: &str) {
+        self.send(format!("{text}{ENTER}"));
+    }
+
+    /// Pastes `text`, in the marks with which a terminal tells a program that it is pasted.
+    pub fn paste(&mut self, text: &str) {
+        self.send(format!("\x1b[200~{text}\x1b[201~"));
+    }
+
+    /// The screen as text, blanks at the ends of lines left out.
+    pub fn screen(&self) -> String {
+        let seen = self.seen.lock().unwrap();
+        let rows = seen.parser.screen().rows(0, seen.parser.screen().size().1.get());
+        let text = rows.map(|row| row.trim_end().to_owned()).collect::<Vec<_>>().join("\n");
+        text.trim_end().to_owned()
+    }
+
+    /// The last line of the screen that has text.
+    pub fn last_line(&self) -> String {
+        self.screen().lines().last().unwrap_or_default().to_owned()
+    }
+
+    /// Where the cursor is: row and column, from 0.
+    pub fn cursor(&self) -> (u16, u16) {
+        self.seen.lock().unwrap().parser.screen().cursor_position()
+    }
+
+    /// How the first occurrence of `text` on the screen looks: the cell of its first character.
+    pub fn cell(&self, text: &str) -> vt100::Cell {
+        let seen = self.seen.lock().unwrap();
+        let screen = seen.parser.screen();
+        let (rows, columns) = screen.size();
+        let columns = columns.get();
+        let shown = |cell: &vt100::Cell| if cell.has_contents() { cell.contents().to_owned() } else { " ".to_owned() };
+        for row in 0..rows.get() {
+            for column in 0..columns {
+                let rest = (column..columns).filter_map(|c| screen.cell(row, c)).map(shown);
+                if rest.take(text.chars().count()).collect::<String>() == text {
+                    return screen.cell(row, column).unwrap().clone();
+                }
+            }
+        }
+        panic!("`{text}` is not on the screen:\n{}", screen.contents());
+    }
+
+    /// Everything that was written to the terminal so far.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.seen.lock().unwrap().bytes.clone()
+    }
+
+    /// Waits until `text` is on the screen, and gives the screen.
+    pub fn wait_for(&self, text: &str) -> String {
+        self.wait_until(&format!("`{text}`"), |screen| screen.contains(text))
+    }
+
+    /// Waits until the last line is a prompt that holds `text` and waits for input.
+    pub fn wait_for_prompt(&self, text: &str) -> String {
+        self.wait_until(&format!("a prompt with `{text}`"), |screen| {
+            screen.lines().last().is_some_and(|last| last.starts_with("dam") && last.contains('>') && last.contains(text))
+        })
+    }
+
+    /// Waits until the screen is as `fits` says, and gives it.
+    pub fn wait_until(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let start = Instant::now();
+        loop {
+            let screen = self.screen();
+            if fits(&screen) {
+                return screen;
+            }
+            assert!(start.elapsed() < PATIENCE, "{what} did not appear on the screen:\n{screen}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Gives the terminal another size.
+    pub fn resize(&mut self, rows: u16, columns: u16) {
+        self.seen.lock().unwrap().parser.screen_mut().set_size(some(rows), some(columns));
+        let size = size(rows, columns);
+        // SAFETY: the descriptor is open and the size is one.
+        assert_eq!(unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }, 0);
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the program at once, as `kill -9` does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until the program has ended.
+    pub fn end(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the program does not end:\n{}", self.screen());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The `dam` program in `directory`, which is its home too: nothing of whoever runs the tests is read or written.
+pub fn dam(directory: &Path) -> Command {
+    let mut command = super::dam(directory);
+    command.env("HOME", directory).env("XDG_STATE_HOME", directory.join("state")).env("TERM", "xterm-256color");
+    command.env("LANG", "C.UTF-8");
+    for other in ["NO_COLOR", "DAM_EDIT", "LC_ALL", "LC_CTYPE", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "COLORTERM"] {
+        command.env_remove(other);
+    }
+    command
+}
+
+fn some(count: u16) -> NonZero<u16> {
+    NonZero::new(count).unwrap()
+}
+
+fn size(rows: u16, columns: u16) -> libc::winsize {
+    libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+/// A new pseudo-terminal: our side and the program's.
+fn open(rows: u16, columns: u16) -> (File, OwnedFd) {
+    let (mut master, mut slave) = (-1, -1);
+    let mut size = size(rows, columns);
+    // SAFETY: the pointers are to live variables, or null where nothing is asked or given; the two descriptors
+    // are ours.
+    unsafe {
+        let done = libc::openpty(&raw mut master, &raw mut slave, std::ptr::null_mut(), std::ptr::null_mut(), &raw mut size);
+        assert_eq!(done, 0, "no pseudo-terminal");
+        libc::fcntl(master, libc::F_SETFD, libc::FD_CLOEXEC);
+        libc::fcntl(slave, libc::F_SETFD, libc::FD_CLOEXEC);
+        (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave))
+    }
+}
