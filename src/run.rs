@@ -25,7 +25,7 @@ pub enum After {
 pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64)> {
     let _running = Running::new();
     let start = Instant::now();
-    let reply = (verbs::find(&statement.verb)?.run)(context, &statement.arguments)?;
+    let reply = context.run(statement)?;
     Ok((reply, start.elapsed().as_secs_f64()))
 }
 

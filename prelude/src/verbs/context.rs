@@ -4,6 +4,8 @@ use crate::show::Html;
 use crate::{Dam, Error, Merged, Models, Result};
 use serde_json::{Map, Value};
 
+use super::{Statement, find};
+
 /// The session of one run of `dam`.
 #[derive(Default)]
 pub struct Context {
@@ -13,6 +15,8 @@ pub struct Context {
     pub dam: Option<Dam>,
     /// The merge that `merge` made last without writing it, until something else is made.
     pub merged: Option<Merged>,
+    /// What was done so far.
+    pub done: Vec<Statement>,
     /// The step that the last `save` or `open` kept.
     pub saved: usize,
 }
@@ -54,6 +58,28 @@ pub fn refuse<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<
 }
 
 impl Context {
+    /// Runs a statement, and keeps in mind what it did.
+    ///
+    /// # Errors
+    /// An unknown verb, or what the verb says.
+    pub fn run(&mut self, statement: &Statement) -> Result<Reply> {
+        let verb = find(&statement.verb)?;
+        let steps = |context: &Self| context.dam.as_ref().map_or(0, Dam::steps);
+        let before = steps(self);
+        let reply = (verb.run)(self, &statement.arguments);
+        // Of training that was stopped, or failed on the way, what was made is done.
+        let trains = ["step", "train"].contains(&verb.name);
+        let made = steps(self).saturating_sub(before);
+        if verb.rust.is_some() && if trains { made > 0 } else { reply.is_ok() } {
+            let mut done = statement.clone();
+            if trains {
+                done.arguments = vec![made.to_string()];
+            }
+            self.done.push(done);
+        }
+        reply
+    }
+
     /// The merge.
     ///
     /// # Errors

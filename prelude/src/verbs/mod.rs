@@ -10,6 +10,7 @@ mod context;
 mod data;
 mod eval;
 mod evolve;
+mod export;
 mod generate;
 mod help;
 mod inspect;
@@ -23,6 +24,7 @@ mod quit;
 mod save;
 mod set;
 mod step;
+mod topics;
 mod train;
 mod wrap;
 
@@ -30,7 +32,10 @@ use crate::Error;
 
 pub(crate) use context::refuse;
 pub use context::{Context, Latest, Reply};
+pub use export::Code;
+pub use help::reference;
 pub use parse::{Statement, Unclosed, is_complete, statements};
+pub use topics::{TOPICS, Topic};
 
 /// One verb.
 pub struct Verb {
@@ -42,6 +47,8 @@ pub struct Verb {
     pub about: &'static str,
     /// A line that does it.
     pub example: &'static str,
+    /// Writes what it does with its arguments as Rust; none of a verb that leaves nothing to do again.
+    pub rust: Option<fn(&mut Code, &[String]) -> Result<()>>,
     /// Does it, with its arguments.
     pub run: fn(&mut Context, &[String]) -> Result<Reply>,
 }
@@ -65,6 +72,7 @@ pub const VERBS: &[Verb] = &[
     bake::VERB,
     save::VERB,
     open::VERB,
+    export::VERB,
     help::VERB,
     quit::VERB,
 ];
