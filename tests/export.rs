@@ -57,7 +57,7 @@ fn sessions() -> Vec<Session> {
         trained("more", format!("{LOAD}; wrap; step; load m3=model0 --force; data m3=data1.jsonl; set lr=0.01; wrap; step 2")),
         trained(
             "opened",
-            format!("{LOAD}; set seed=4; wrap; step 2; save kept; step; open kept; step; wrap init=random --force; step"),
+            format!("{LOAD}; set seed=4; wrap; step 2; save kept; step; open kept --force; step; wrap init=random --force; step"),
         ),
         trained(
             "started",
@@ -198,7 +198,7 @@ fn compile(main: &Path) -> PathBuf {
     let deps = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
     let is_library = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        name.starts_with("libdam_prelude-") && name.ends_with(".rlib")
+        name.starts_with("libdam_prelude") && name.ends_with(".rlib")
     };
     let mut libraries: Vec<PathBuf> = std::fs::read_dir(&deps).unwrap().map(|e| e.unwrap().path()).filter(is_library).collect();
     libraries.sort_by_key(|path| std::cmp::Reverse(path.metadata().unwrap().modified().unwrap()));

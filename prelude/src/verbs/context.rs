@@ -75,6 +75,12 @@ impl Context {
             if trains {
                 done.arguments = vec![made.to_string()];
             }
+            // A search that was stopped is one of as many candidates as it tried.
+            let fields = reply.as_ref().map(|reply| &reply.json).ok().filter(|_| verb.name == "evolve");
+            if let Some(fields) = fields.filter(|fields| fields.get("stopped") == Some(&true.into())) {
+                done.arguments.retain(|argument| !argument.starts_with("budget="));
+                done.arguments.extend(fields.get("candidates").map(|tried| format!("budget={tried}")));
+            }
             self.done.push(done);
         }
         reply

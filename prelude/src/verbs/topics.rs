@@ -52,7 +52,7 @@ pub const TOPICS: &[Topic] = &[
 
 /// A name and what it means, under others of the kind.
 fn line(name: &str, meaning: &str) -> String {
-    format!("  {name:17} {meaning}")
+    format!("  {name:18} {meaning}")
 }
 
 fn sources() -> String {
@@ -74,14 +74,14 @@ fn data() -> String {
     [
         "`data NAME=FILE...` gives source NAME what it was tuned on: it is taught there to answer as the source does. No labels are".to_owned(),
         "compared, so that any text of the kind will do. Built-in models bring theirs. FILE is a path or hub:org/name, and holds".into(),
-        line("JSON lines, JSON", "or parquet: a row an example, with"),
-        line("  text", "all of it"),
-        line("  input, output", "instruction|question|query|input|text and output|answer|response|sql_query, through the chat template"),
-        line("  messages", "a conversation, through the chat template"),
-        line("  prompt, completion", "as they are"),
-        line("  input_ids", "tokens"),
-        line("  choices, answer", "with a question: eval decides it by likelihood"),
-        line("NAME.txt", "a line an example"),
+        "JSON lines, a JSON list or parquet: a row an example, with".into(),
+        line("text", "all of it"),
+        line("input, output", "instruction|question|query|input|text and output|answer|response|sql_query, through the chat template"),
+        line("messages", "a conversation, through the chat template"),
+        line("prompt, completion", "as they are"),
+        line("input_ids", "tokens"),
+        line("choices, answer", "with a question: eval decides it by likelihood"),
+        "or NAME.txt: a line an example.".into(),
         format!("Built in: {}.", builtin_datasets().iter().map(|name| format!("builtin:{name}")).collect::<Vec<_>>().join(", ")),
     ]
     .join("\n")
@@ -92,11 +92,14 @@ fn schemes() -> String {
     lines.extend(SCHEMES.iter().map(|s| line(s.name, &format!("{} {}", s.about, s.usage)).trim_end().to_owned()));
     let f = Nonlinearity::ALL.map(Nonlinearity::name).join("|");
     lines.push("All of them take".into());
-    lines.push(line(&format!("f={f}"), "  what c goes through"));
-    lines.push(line("train=linear,embedding,norm", "       the kinds of tensors that train"));
-    lines.push(line("init=uniform|random|METHOD|RECIPE.yml", "  1/N, drawn, or nearest to a merge that trains nothing"));
-    lines.push(line("bias=one|same", "            biases start at 1 each, or as weights do"));
-    lines.push(line("base=off|on", "            whether the base is merged too"));
+    let options = [
+        (format!("f={f}"), "what c goes through"),
+        ("train=linear,embedding,norm".into(), "the kinds of tensors that train"),
+        ("init=uniform|random|METHOD|RECIPE.yml".into(), "1/N, drawn, or nearest to a merge that trains nothing"),
+        ("bias=one|same".into(), "biases start at 1 each, or as weights do"),
+        ("base=off|on".into(), "whether the base is merged too"),
+    ];
+    lines.extend(options.iter().map(|(option, meaning)| format!("  {option:38} {meaning}")));
     lines.join("\n")
 }
 

@@ -235,7 +235,13 @@ pub fn call(before: &str, items: &[String], after: &str) -> String {
 pub fn fields(name: &str, given: &[(&str, String)], rest: Option<&str>) -> String {
     let mut all: Vec<String> = given.iter().map(|(field, value)| format!("{field}: {value}")).collect();
     all.extend(rest.map(|rest| format!("..{rest}")));
-    format!("{name} {{ {} }}", all.join(", "))
+    let line = format!("{name} {{ {} }}", all.join(", "));
+    if line.len() <= WIDTH - 20 {
+        return line;
+    }
+    // Nothing may follow the rest, not even a comma.
+    let comma = if rest.is_none() { "," } else { "" };
+    format!("{name} {{\n    {}{comma}\n}}", all.join(",\n").replace('\n', "\n    "))
 }
 
 /// Texts as Rust strings.

@@ -12,9 +12,11 @@ const HEADER: &str = "\
 //! What was done in a session of DAM Lab, as a program. Run it in the directory where it was made: paths are as they
 //! were given, and a checkpoint that was baked is replaced.
 //!
-//! It is the `src/main.rs` of a package with this in its `Cargo.toml`, where DIRECTORY is that of DAM Lab:
+//! It is the `src/main.rs` of a package with this `Cargo.toml`, where DIRECTORY is that of DAM Lab's sources:
 //!
 //! ```toml
+//! [package]
+//! name = \"merge\"
 //! edition = \"2024\"
 //!
 //! [dependencies]
