@@ -25,7 +25,7 @@ pub enum After {
 pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64)> {
     let _running = Running::new();
     let start = Instant::now();
-    let reply = verbs::run(context, statement)?;
+    let reply = context.run(statement)?;
     Ok((reply, start.elapsed().as_secs_f64()))
 }
 

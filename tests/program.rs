@@ -152,6 +152,13 @@ fn the_first_run_explains_itself() {
         assert!(help.lines().any(|line| line.starts_with(verb)), "{verb}: {help}");
     }
     assert!(help.contains("example: train"));
+    // Topics are told of, and a word that is neither gets the nearest.
+    let help = String::from_utf8(verbs(&golden(""), "help penalties; help data").stdout).unwrap();
+    for part in ["cosine=0.01 ", "example: set cosine", "data NAME=FILE", "example: data", "builtin:math-heldout"] {
+        assert!(help.contains(part), "{part}: {help}");
+    }
+    let (replies, ok) = json(&golden(""), "help penalty");
+    assert!(!ok && replies[0]["hint"].as_str().unwrap().contains("`penalties`"), "{replies:?}");
 }
 
 /// The main job: DAM beats the average clearly, specialists know their own skill and not the others',
@@ -225,4 +232,23 @@ fn the_model_card_is_honest_and_discreet() {
     assert!(!trained.contains(env!("CARGO_MANIFEST_DIR")), "{trained}");
     // A file that is learnt from is not held out by being named.
     assert!(card("step 2; eval data0.jsonl".into()).contains("On the data that the merge learnt from"));
+}
+
+/// The README's table of verbs is the program's; `DAM_README=update` writes it.
+#[test]
+fn the_readme_has_the_table_of_verbs() {
+    let (begin, end) = ("<!-- verbs -->\n", "<!-- /verbs -->");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(&file).unwrap();
+    let (before, rest) = readme.split_once(begin).unwrap();
+    let (table, after) = rest.split_once(end).unwrap();
+    let reference = dam_prelude::verbs::reference();
+    if std::env::var_os("DAM_README").is_some_and(|what| what == "update") {
+        std::fs::write(&file, format!("{before}{begin}{reference}{end}{after}")).unwrap();
+    } else {
+        assert!(table == reference, "run it with DAM_README=update: the table is\n{reference}");
+    }
+    for topic in dam_prelude::verbs::TOPICS {
+        assert!(before.contains(&format!("`{}`", topic.name)), "{}", topic.name);
+    }
 }

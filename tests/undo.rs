@@ -3,19 +3,19 @@
 mod common;
 
 use common::{golden, json};
-use dam_prelude::verbs::{Context, run, statements};
+use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{Columns, Dam, load};
 use serde_json::Value;
 
 /// Runs lines of verbs, all of which must go well; the replies' fields.
 fn verbs(context: &mut Context, lines: &str) -> Vec<Value> {
     let all = statements(lines).unwrap();
-    all.iter().map(|statement| Value::Object(run(context, statement).unwrap().json)).collect()
+    all.iter().map(|statement| Value::Object(context.run(statement).unwrap().json)).collect()
 }
 
 fn refused(context: &mut Context, line: &str) -> String {
     let statement = &statements(line).unwrap()[0];
-    run(context, statement).err().unwrap_or_else(|| panic!("{line} went well")).to_string()
+    context.run(statement).err().unwrap_or_else(|| panic!("{line} went well")).to_string()
 }
 
 /// All coefficients.

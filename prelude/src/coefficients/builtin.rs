@@ -15,6 +15,8 @@ pub struct Builtin {
     pub about: &'static str,
     /// The names of its settings.
     pub keys: &'static [&'static str],
+    /// As one writes it in Rust; of one with settings, which are its fields, its type.
+    pub rust: &'static str,
     /// Makes it.
     pub build: Build,
 }
@@ -25,7 +27,7 @@ pub type Build = fn(&[(&str, &str)]) -> Result<Arc<dyn Scheme>>;
 /// A scheme without settings.
 macro_rules! plain {
     ($name:expr, $about:literal, $scheme:expr) => {
-        Builtin { name: $name, usage: "", about: $about, keys: &[], build: |_| Ok(Arc::new($scheme)) }
+        Builtin { name: $name, usage: "", about: $about, keys: &[], rust: stringify!($scheme), build: |_| Ok(Arc::new($scheme)) }
     };
 }
 
@@ -44,6 +46,7 @@ pub const SCHEMES: &[Builtin] = &[
         usage: "[rank=4]",
         about: "a coefficient an element of every matrix of a layer: the start plus a matrix of low rank",
         keys: &["rank"],
+        rust: "LowRank",
         build: low_rank,
     },
 ];

@@ -14,7 +14,7 @@ use std::sync::{Mutex, Once, PoisonError};
 
 use crate::error::Result;
 use crate::session::{latest, watch};
-use crate::verbs::{self, Context, Reply, quits, refuse, statements};
+use crate::verbs::{Context, Reply, quits, refuse, statements};
 
 /// The environment variable with the path of the kernel's socket.
 pub const SOCKET: &str = "DAM_NOTEBOOK";
@@ -57,7 +57,7 @@ fn run(line: &str, mut shown: impl FnMut(Reply)) -> Result<()> {
         {
             context.wrapped(dam);
         }
-        shown(verbs::run(context, &statement)?);
+        shown(context.run(&statement)?);
     }
     Ok(())
 }

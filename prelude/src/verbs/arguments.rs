@@ -30,8 +30,7 @@ impl<'a> Arguments<'a> {
                 sorted.flags.push(argument);
                 continue;
             }
-            // A path may hold a `=`: only a plain key before it makes a pair.
-            match argument.split_once('=').filter(|(key, _)| key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-')) {
+            match pair(argument) {
                 Some((key, _)) if sorted.pairs.iter().any(|(known, _)| *known == key) => {
                     return refuse(format!("`{key}` is given twice"), "give it once");
                 }
@@ -114,6 +113,11 @@ impl<'a> Prompt<'a> {
             false => Ok(found),
         }
     }
+}
+
+/// `KEY=VALUE` in two. A path may hold a `=`: only a plain key before it makes a pair.
+pub fn pair(argument: &str) -> Option<(&str, &str)> {
+    argument.split_once('=').filter(|(key, _)| key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-'))
 }
 
 /// `path` with a leading `~/` as the home directory, which no shell has put in its place here.

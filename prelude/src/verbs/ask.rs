@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::Verb;
 use super::arguments::Prompt;
-use super::context::{Context, Latest, Reply};
+use super::context::{Context, Latest, Reply, width};
+use super::export::Code;
 use super::generate::by_name;
-use super::context::width;
 use crate::Result;
 use crate::eval::Likelihood;
 use crate::show::{Asked, AskedToken};
@@ -16,6 +16,7 @@ pub const VERB: Verb = Verb {
     usage: "ask \"PROMPT\" [tokens=64]",
     about: "answers of the merge and its sources, how likely each source finds the merge's, and which favours each token",
     example: "ask \"What is 12 plus 7?\"",
+    rust: Some(rust),
     run,
 };
 
@@ -48,4 +49,11 @@ fn fields(asked: &Asked) -> Value {
         "text": asked.text, "answers": by_name(&answers), "merge": likelihood(&asked.likelihood), "sources": sources,
         "tokens": tokens, "stopped": asked.stopped,
     })
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let Prompt { text, limit, .. } = Prompt::read(arguments, VERB.usage, &[])?;
+    let latest = code.latest()?;
+    code.show(format!("{latest}.ask({text:?}, {limit})?"));
+    Ok(())
 }

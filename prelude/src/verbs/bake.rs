@@ -7,12 +7,14 @@ use serde_json::json;
 use super::Verb;
 use super::arguments::{Arguments, at_home, bytes};
 use super::context::{Context, Latest, Reply};
+use super::export::{Code, fields, path};
 
 pub const VERB: Verb = Verb {
     name: "bake",
     usage: "bake DIR [dtype=f32|f16|bf16] [shard=5GB] [--force]",
     about: "write the merge as a Hugging Face checkpoint; --force replaces one that is there",
     example: "bake merged",
+    rust: Some(rust),
     run,
 };
 
@@ -37,4 +39,26 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     };
     let start = if untrained { "\nnot trained yet: this is the merge as it was wrapped" } else { "" };
     Ok(Reply::new(format!("{written}{start}"), json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let arguments = Arguments::read(arguments, &["dtype", "shard"], &["--force"])?;
+    let latest = code.latest()?;
+    code.show(format!("{latest}.{}?", written(arguments.word(VERB.usage)?, &arguments.pairs)?));
+    Ok(())
+}
+
+/// Baking to `directory` in Rust, with the `dtype` and `shard` of `pairs`. What was baked is baked again.
+pub(super) fn written(directory: &str, pairs: &[(&str, &str)]) -> Result<String> {
+    let mut given = Vec::new();
+    for (key, value) in pairs {
+        match *key {
+            "dtype" => given.push(("dtype", format!("Some({value:?}.into())"))),
+            "shard" => given.push(("shard_bytes", bytes("shard", value)?.to_string())),
+            _ => {}
+        }
+    }
+    given.push(("force", "true".into()));
+    let options = fields("Bake", &given, (given.len() < 3).then_some("Bake::default()"));
+    Ok(format!("bake_with({}, &{options})", path(directory)))
 }

@@ -13,6 +13,7 @@ pub const VERB: Verb = Verb {
     usage: "branch [NAME]",
     about: "go on from here under another name, to try something; alone: all branches",
     example: "branch cautious",
+    rust: None,
     run,
 };
 

@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 use super::Verb;
 use super::arguments::{Arguments, at_home, count, free};
 use super::context::{Context, Reply, refuse};
+use super::export::{Code, fields, path, strings};
 
 pub const VERB: Verb = Verb {
     name: "compare",
     usage: "compare [METHOD...] [steps=150] [budget=200] [examples=48] [on=FILE,...] [TABLE.md|TABLE.html|TABLE.json]",
     about: "a merge by every method, each tuned on the sources' own data, scored beside each other; with what each cost",
     example: "compare dam linear ties dare_ties evolve",
+    rust: Some(rust),
     run,
 };
 
@@ -23,7 +25,6 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &["steps", "budget", "examples", "on"], &[])?;
     context.loaded()?;
     let mut contest = Compare::default();
-    let is_table = |word: &&str| Comparison::FORMATS.iter().any(|end| word.ends_with(end));
     let (tables, methods): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_table);
     if tables.len() > 1 {
         return refuse("more than one table is named", format!("usage: {}", VERB.usage));
@@ -58,4 +59,36 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         fields["path"] = json!(written.path);
     }
     Ok(Reply::new(text, fields))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let arguments = Arguments::read(arguments, &["steps", "budget", "examples", "on"], &[])?;
+    let (tables, methods): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_table);
+    let list = |texts: Vec<String>| format!("[{}].map(String::from).into()", texts.join(", "));
+    let mut given = Vec::new();
+    if !methods.is_empty() {
+        given.push(("methods", list(strings(methods))));
+    }
+    for (key, value) in &arguments.pairs {
+        match *key {
+            "on" => given.push(("files", list(value.split(',').map(path).collect()))),
+            "steps" => given.push(("steps", count(key, value)?.to_string())),
+            "budget" => given.push(("budget", count(key, value)?.to_string())),
+            _ => given.push(("examples", count(key, value)?.to_string())),
+        }
+    }
+    let rest = (given.len() < 5).then_some("Compare::default()");
+    let models = code.models();
+    code.line(format!("let contest = {};", fields("Compare", &given, rest)));
+    code.line(format!("let table = {models}.compare(&contest, |_| std::ops::ControlFlow::Continue(()))?;"));
+    for file in tables.iter().map(|file| path(file)) {
+        code.line(format!("if !std::path::Path::new({file}).exists() {{\n    table.write({file})?;\n}}"));
+    }
+    code.show("table");
+    Ok(())
+}
+
+/// Whether a word is the name of a table to be written.
+fn is_table(word: &&str) -> bool {
+    Comparison::FORMATS.iter().any(|end| word.ends_with(end))
 }

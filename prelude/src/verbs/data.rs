@@ -6,12 +6,14 @@ use serde_json::{Map, json};
 use super::Verb;
 use super::arguments::at_home;
 use super::context::{Context, Reply, refuse};
+use super::export::{Code, path};
 
 pub const VERB: Verb = Verb {
     name: "data",
     usage: "data NAME=FILE...",
     about: "give each source the data it was tuned on: JSON lines, parquet or text, local or hub:org/name",
     example: "data ja=japanese.jsonl math=builtin:math",
+    rust: Some(rust),
     run,
 };
 
@@ -41,4 +43,16 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let lines = pairs.iter().zip(&examples).map(|((name, file), n)| format!("{name}: {n} examples of {file}"));
     let json: Map<_, _> = pairs.iter().zip(&examples).map(|((name, _), n)| (name.clone(), json!(n))).collect();
     Ok(Reply::new(lines.collect::<Vec<_>>().join("\n"), json!({"data": json})))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    for argument in arguments {
+        let known = code.names().iter().find_map(|name| Some((name.as_str(), argument.strip_prefix(name)?.strip_prefix('=')?)));
+        let Some((name, file)) = known.or_else(|| argument.split_once('=')) else { continue };
+        let given = format!("data({name:?}, {})?;", path(file));
+        let whose = if code.has_dam() { "dam" } else { code.models_mut() };
+        code.line(format!("{whose}.{given}"));
+    }
+    code.changed();
+    Ok(())
 }

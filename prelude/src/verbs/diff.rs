@@ -12,6 +12,7 @@ pub const VERB: Verb = Verb {
     usage: "diff NAME|N",
     about: "how far the coefficients of another branch or state are from these, tensor by tensor, and both scores",
     example: "diff main",
+    rust: None,
     run,
 };
 

@@ -6,12 +6,14 @@ use serde_json::{Value, json};
 use super::Verb;
 use super::arguments::{Arguments, at_home};
 use super::context::{Context, Latest, Reply};
+use super::export::{Code, call, path};
 
 pub const VERB: Verb = Verb {
     name: "eval",
     usage: "eval [FILE...] [--all]",
     about: "score the merge on files, or on held-out data of built-in models; --all: its sources and their average too",
     example: "eval --all",
+    rust: Some(rust),
     run,
 };
 
@@ -34,4 +36,12 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     // The merge has the last row.
     let scores = board.rows.last().map(|(_, scores)| scores.clone()).unwrap_or_default();
     Ok(Reply::shown(&board, json!({"scores": scores.data, "held_out": scores.held_out, "rows": rows})))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let arguments = Arguments::read(arguments, &[], &["--all"])?;
+    let files: Vec<String> = arguments.words.iter().map(|file| format!("{}.into()", path(file))).collect();
+    let (latest, what) = (code.latest()?, if arguments.flags.is_empty() { "eval" } else { "scoreboard" });
+    code.show(call(&format!("{latest}.{what}(&["), &files, "])?"));
+    Ok(())
 }

@@ -9,12 +9,14 @@ use serde_json::json;
 use super::Verb;
 use super::arguments::{Arguments, count, free, is_recipe};
 use super::context::{Context, Reply, refuse};
+use super::export::{Code, fields, path};
 
 pub const VERB: Verb = Verb {
     name: "evolve",
     usage: "evolve [METHOD] [budget=200] [groups=4] [examples=48] [RECIPE.yml]",
     about: "search weights and densities by layers and sources (CMA-ES), judged on the sources' own data; Ctrl-C keeps the best",
     example: "evolve dare_ties budget=100 best.yml",
+    rust: Some(rust),
     run,
 };
 
@@ -53,4 +55,27 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         text = format!("{text}\n{written}");
     }
     Ok(Reply::new(format!("{text}\nthe best merge can be tried now: eval, generate, inspect, bake DIR"), fields))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let arguments = Arguments::read(arguments, &["budget", "groups", "examples"], &[])?;
+    let models = code.models();
+    let mut given = Vec::new();
+    for word in arguments.words.iter().filter(|word| !is_recipe(word)) {
+        given.push(("method", format!("{word:?}.into()")));
+    }
+    for (key, value) in &arguments.pairs {
+        let field = ["budget", "groups"].into_iter().find(|field| field == key).unwrap_or("examples");
+        given.push((field, count(key, value)?.to_string()));
+    }
+    given.extend(code.seed());
+    let rest = (given.len() < 5).then_some("Evolve::default()");
+    code.line(format!("let search = {};", fields("Evolve", &given, rest)));
+    code.line(format!("let evolved = {models}.evolve(&search, |_| std::ops::ControlFlow::Continue(()))?;"));
+    for file in arguments.words.iter().filter(|word| is_recipe(word)).map(|file| path(file)) {
+        code.line(format!("if !std::path::Path::new({file}).exists() {{\n    evolved.write({file})?;\n}}"));
+    }
+    code.made("evolved.merged");
+    code.show("evolved");
+    Ok(())
 }

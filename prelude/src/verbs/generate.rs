@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::Verb;
 use super::arguments::Prompt;
-use super::context::{Context, Latest, Reply};
-use super::context::width;
+use super::context::{Context, Latest, Reply, width};
+use super::export::Code;
 use crate::Result;
 
 pub const VERB: Verb = Verb {
@@ -13,6 +13,7 @@ pub const VERB: Verb = Verb {
     usage: "generate \"PROMPT\" [tokens=64] [--all]",
     about: "the merge's likeliest answer to a prompt; --all: its sources' beside it",
     example: "generate \"What is 12 plus 7?\" --all",
+    rust: Some(rust),
     run,
 };
 
@@ -37,4 +38,11 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
 /// Answers by the names of models. The merge's is first, so that a source of the same name has it.
 pub(super) fn by_name(rows: &[(String, String)]) -> Map<String, Value> {
     rows.iter().map(|(name, text)| (name.clone(), json!(text))).collect()
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let Prompt { text, limit, flags } = Prompt::read(arguments, VERB.usage, &["--all"])?;
+    let (latest, how) = (code.latest()?, if flags.is_empty() { "generate" } else { "generate_all" });
+    code.show(format!("{latest}.{how}({text:?}, {limit})?"));
+    Ok(())
 }

@@ -1,26 +1,76 @@
-//! `help [VERB]`
+//! `help [VERB or TOPIC]`, and the reference that is made of the same table.
 
 use crate::Result;
 use serde_json::{Value, json};
 
 use super::arguments::Arguments;
 use super::context::{Context, Reply};
-use super::{VERBS, Verb, find};
+use super::topics::{TOPICS, Topic};
+use super::{VERBS, Verb};
+use crate::Error;
 
-pub const VERB: Verb =
-    Verb { name: "help", usage: "help [VERB]", about: "all verbs, or one with an example", example: "help train", run };
+pub const VERB: Verb = Verb {
+    name: "help",
+    usage: "help [VERB or TOPIC]",
+    about: "all verbs, or one with an example; or a topic",
+    example: "help train",
+    rust: None,
+    run,
+};
+
+/// What verbs are for, each with the first of them; those after it in the table belong to it too.
+const CHAPTERS: [(&str, &str); 6] = [
+    ("load", "first: the sources, and what is learnt"),
+    ("loss", "train"),
+    ("inspect", "look"),
+    ("merge", "other ways to merge"),
+    ("bake", "take it home"),
+    ("help", "and"),
+];
 
 fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
-    let verbs: Vec<&Verb> = match arguments.optional(VERB.usage)? {
-        Some(name) => vec![find(name)?],
-        None => VERBS.iter().collect(),
+    let Some(name) = arguments.optional(VERB.usage)? else {
+        return Ok(Reply::new(overview(), fields(VERBS.iter(), TOPICS.iter())));
     };
-    let text = match verbs.as_slice() {
-        [verb] => format!("{}\n  {}\n  example: {}", verb.usage, verb.about, verb.example),
-        all => all.iter().map(|v| format!("{:9} {}", v.name, v.about)).collect::<Vec<_>>().join("\n"),
-    };
-    let json: Vec<Value> =
-        verbs.iter().map(|v| json!({"name": v.name, "usage": v.usage, "about": v.about, "example": v.example})).collect();
-    Ok(Reply::new(text, json!({"verbs": json})))
+    let verb = VERBS.iter().find(|v| v.name == name);
+    let topic = TOPICS.iter().find(|t| t.name == name);
+    if verb.is_none() && topic.is_none() {
+        let known = VERBS.iter().map(|v| v.name).chain(TOPICS.iter().map(|t| t.name));
+        return Err(Error::unknown("verb or topic", name, known));
+    }
+    let of_verb = verb.map(|v| format!("{}\n  {}\n  example: {}", v.usage, v.about, v.example));
+    let of_topic = topic.map(|t| format!("{}\nexample: {}", (t.text)(), t.example));
+    let text: Vec<String> = of_verb.into_iter().chain(of_topic).collect();
+    Ok(Reply::new(text.join("\n\n"), fields(verb.into_iter(), topic.into_iter())))
+}
+
+/// Verbs by chapters, topics, and what to type first.
+fn overview() -> String {
+    let mut lines = Vec::new();
+    for verb in VERBS {
+        if let Some((_, chapter)) = CHAPTERS.iter().find(|(first, _)| *first == verb.name) {
+            lines.push(format!("{}{chapter}", if lines.is_empty() { "" } else { "\n" }));
+        }
+        lines.push(format!("{:9} {}", verb.name, verb.about));
+    }
+    lines.push("\ntopics: help TOPIC".into());
+    lines.extend(TOPICS.iter().map(|t| format!("{:9} {}", t.name, t.about)));
+    let first = VERBS.first().map_or("", |v| v.example);
+    lines.push(format!("\n`help VERB` has an example of each. To begin, type:\n  {first}"));
+    lines.join("\n")
+}
+
+fn fields<'a>(verbs: impl Iterator<Item = &'a Verb>, topics: impl Iterator<Item = &'a Topic>) -> Value {
+    let verb = |v: &Verb| json!({"name": v.name, "usage": v.usage, "about": v.about, "example": v.example});
+    let topic = |t: &Topic| json!({"name": t.name, "about": t.about, "text": (t.text)(), "example": t.example});
+    json!({"verbs": verbs.map(verb).collect::<Vec<_>>(), "topics": topics.map(topic).collect::<Vec<_>>()})
+}
+
+/// The table of verbs in Markdown: usage, what it does, an example.
+pub fn reference() -> String {
+    let code = |text: &str| format!("`{}`", text.replace('|', "\\|"));
+    let row = |v: &Verb| format!("| {} | {} | {} |\n", code(v.usage), v.about.replace('|', "\\|"), code(v.example));
+    let rows: String = VERBS.iter().map(row).collect();
+    format!("| verb | what it does | for example |\n| --- | --- | --- |\n{rows}")
 }

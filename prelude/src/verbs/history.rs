@@ -15,6 +15,7 @@ pub const VERB: Verb = Verb {
     usage: "history",
     about: "all states with what led to them and the loss at each; switch N goes to one",
     example: "history",
+    rust: None,
     run,
 };
 

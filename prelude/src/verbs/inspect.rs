@@ -8,12 +8,14 @@ use serde_json::{Map, Value, json};
 use super::Verb;
 use super::arguments::Arguments;
 use super::context::{Context, Latest, Reply};
+use super::export::Code;
 
 pub const VERB: Verb = Verb {
     name: "inspect",
     usage: "inspect [TENSOR|GLOB]",
     about: "coefficients of tensors and where sources differ most; of a merge without: how far it is from each source",
     example: "inspect layers.0.mlp",
+    rust: Some(rust),
     run,
 };
 
@@ -53,4 +55,11 @@ fn coefficients(dam: &Dam, pattern: &str) -> Result<Reply> {
         })
         .collect();
     Ok(Reply::shown(&report, json!({"tensors": tensors})))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    let latest = code.latest()?;
+    code.show(format!("{latest}.inspect({:?})?", arguments.optional(VERB.usage)?.unwrap_or_default()));
+    Ok(())
 }

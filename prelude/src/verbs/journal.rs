@@ -39,10 +39,14 @@ struct Journal {
     states: Vec<Line>,
 }
 
+/// A verb and its arguments.
+type Words = (String, Vec<String>);
+
 #[derive(Serialize, Deserialize)]
 struct Line {
     parent: Option<usize>,
-    done: Option<(String, Vec<String>)>,
+    done: Option<Words>,
+    looked: Vec<Words>,
     step: usize,
     loss: Option<f64>,
     scored: Option<(Option<f64>, f64)>,
@@ -72,7 +76,8 @@ impl Context {
         }
         let line = |s: &State| Line {
             parent: s.parent,
-            done: s.done.as_ref().map(|done| (done.verb.clone(), done.arguments.clone())),
+            done: s.done.as_ref().map(words),
+            looked: s.looked.iter().map(words).collect(),
             step: s.step,
             loss: s.loss,
             scored: s.scored,
@@ -108,9 +113,7 @@ impl Context {
     pub fn summary(directory: &Path) -> Result<String> {
         let journal = read(&directory.join(JOURNAL))?;
         let here = &journal.states[journal.here];
-        let done = here.done.as_ref().map_or_else(String::new, |(verb, arguments)| {
-            line(&Statement { verb: verb.clone(), arguments: arguments.clone(), line: 1 })
-        });
+        let done = here.done.clone().map_or_else(String::new, |words| line(&statement(words)));
         let loss = here.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
         let step = if here.in_file { format!("step {}{loss}, ", here.step) } else { String::new() };
         let under_way = if directory.join(NOW).is_file() { "; training was under way" } else { "" };
@@ -126,7 +129,8 @@ impl Context {
         let journal = read(&file)?;
         let states = journal.states.into_iter().map(|line| State {
             parent: line.parent,
-            done: line.done.map(|(verb, arguments)| Statement { verb, arguments, line: 1 }),
+            done: line.done.map(statement),
+            looked: line.looked.into_iter().map(statement).collect(),
             step: line.step,
             loss: line.loss,
             scored: line.scored,
@@ -152,7 +156,7 @@ impl Context {
         {
             context.dam = Some(dam);
             context.merged = None;
-            context.record(Some(&Statement { verb: "train".into(), arguments: Vec::new(), line: 1 }))?;
+            context.record(Some(&statement(("train".into(), Vec::new()))))?;
         }
         Ok(context)
     }
@@ -216,6 +220,14 @@ impl Context {
         }
         Ok(())
     }
+}
+
+fn words(statement: &Statement) -> Words {
+    (statement.verb.clone(), statement.arguments.clone())
+}
+
+fn statement((verb, arguments): Words) -> Statement {
+    Statement { verb, arguments, line: 1 }
 }
 
 /// The journal in `file`, whose numbers hold together.

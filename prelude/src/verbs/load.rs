@@ -6,12 +6,14 @@ use serde_json::json;
 use super::Verb;
 use super::arguments::{Arguments, source_at_home};
 use super::context::{Context, Reply, refuse};
+use super::export::{Code, call, strings};
 
 pub const VERB: Verb = Verb {
     name: "load",
     usage: "load [NAME=]SOURCE...",
     about: "open models: directories, org/name on the hub, FILE.gguf, builtin:NAME, each +ADAPTER; base= marks the base",
     example: "load base=builtin:base ja=builtin:japanese math=builtin:math sql=builtin:sql",
+    rust: Some(rust),
     run,
 };
 
@@ -25,4 +27,13 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let again = if context.dam.take().is_some() { "\nthe merge is of other sources now: wrap again" } else { "" };
     let report = context.models.report();
     Ok(Reply::new(format!("{report}{again}"), json!({"sources": report.0})))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    let specs = strings(arguments.words.iter().map(|spec| source_at_home(spec)));
+    let loaded = if code.has_models() { format!("{}.and_load([", code.models()) } else { "load([".into() };
+    code.let_models(&call(&loaded, &specs, "])?"));
+    code.show("models");
+    Ok(())
 }

@@ -6,12 +6,14 @@ use serde_json::{Map, json};
 use super::Verb;
 use super::arguments::Arguments;
 use super::context::{Context, Reply, refuse};
+use super::export::Code;
 
 pub const VERB: Verb = Verb {
     name: "loss",
     usage: "loss",
     about: "every term of the objective on the next batch, per source",
     example: "loss",
+    rust: Some(rust),
     run,
 };
 
@@ -22,4 +24,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let report = context.dam()?.loss()?;
     let terms: Map<_, _> = report.terms.iter().map(|(name, x)| (name.clone(), json!(x))).collect();
     Ok(Reply::shown(&report, json!({"total": report.total, "terms": terms, "notes": report.notes})))
+}
+
+fn rust(code: &mut Code, _: &[String]) -> Result<()> {
+    code.dam()?;
+    code.show("dam.loss()?");
+    Ok(())
 }

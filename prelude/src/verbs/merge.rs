@@ -8,20 +8,21 @@ use serde_json::{Value, json};
 
 use super::Verb;
 use super::arguments::{Arguments, at_home, bytes, is_recipe};
+use super::bake::written;
 use super::context::{Context, Reply, refuse};
+use super::export::{Code, call, path};
 
 pub const VERB: Verb = Verb {
     name: "merge",
     usage: "merge [METHOD|RECIPE.yml] [KEY=VALUE...] [DIR] [dtype=f32|f16|bf16] [shard=5GB] [--force]",
     about: "merge the sources by a method that trains nothing, or as a mergekit recipe says, to try it or into DIR; alone: all methods",
     example: "merge ties density=0.5 weight=1,0.5,0.5",
+    rust: Some(rust),
     run,
 };
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let keys = METHODS.iter().flat_map(|m| m.keys.iter().map(|key| key.name));
-    let keys: Vec<&str> = ["dtype", "shard", "weights", "data"].into_iter().chain(keys).collect();
-    let arguments = Arguments::read(arguments, &keys, &["--force"])?;
+    let arguments = Arguments::read(arguments, &keys(), &["--force"])?;
     let (name, directory) = match arguments.words.as_slice() {
         [] if arguments.pairs.is_empty() => return Ok(list()),
         [name] => (*name, None),
@@ -100,4 +101,42 @@ fn list() -> Reply {
     let all = table.rows.iter().map(|row| json!({"name": row[0], "about": row[1], "usage": row[2]}));
     let all: Vec<Value> = all.collect();
     Reply::shown(&table, json!({"methods": all}))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let arguments = Arguments::read(arguments, &keys(), &["--force"])?;
+    let Some(name) = arguments.words.first() else { return Ok(()) };
+    let of = |key: &str| ["dtype", "shard"].contains(&key);
+    let (baked, parameters): (Vec<_>, Vec<_>) = arguments.pairs.iter().copied().partition(|(key, _)| of(key));
+    let models = code.models();
+    let merged = match *name {
+        recipe if is_recipe(recipe) => format!("{models}.merge_recipe({})?", path(recipe)),
+        GREEDY_SOUP => {
+            let files = parameters.iter().flat_map(|(_, files)| files.split(',')).map(|file| format!("{}.into()", path(file)));
+            let files: Vec<String> = files.collect();
+            let score = match files.is_empty() {
+                true => format!("candidate.training_loss({})?", Compare::default().examples),
+                false => call("candidate.eval(&[", &files, "])?.mean_loss()"),
+            };
+            format!("{models}.greedy_soup(|candidate| Ok(-{score}))?")
+        }
+        name => {
+            let pairs: Vec<String> = parameters.iter().map(|(key, value)| format!("({key:?}, {value:?})")).collect();
+            call(&format!("{models}.merge_named({name:?}, &["), &pairs, "])?")
+        }
+    };
+    match arguments.words.get(1) {
+        Some(directory) => code.show(format!("{merged}.{}?", written(directory, &baked)?)),
+        None => {
+            code.let_merged(&merged);
+            code.show("merged");
+        }
+    }
+    Ok(())
+}
+
+/// All that may be given: how it is written, and the parameters of all methods.
+fn keys() -> Vec<&'static str> {
+    let keys = METHODS.iter().flat_map(|m| m.keys.iter().map(|key| key.name));
+    ["dtype", "shard", "weights", "data"].into_iter().chain(keys).collect()
 }

@@ -15,6 +15,7 @@ mod data;
 mod diff;
 mod eval;
 mod evolve;
+mod export;
 mod generate;
 mod help;
 mod history;
@@ -34,6 +35,7 @@ mod set;
 mod step;
 mod switch;
 mod timeline;
+mod topics;
 mod train;
 mod undo;
 pub mod usage;
@@ -45,9 +47,12 @@ pub(crate) use context::refuse;
 pub use check::{Problem, check};
 pub use complete::{Candidate, Completions, complete};
 pub use context::{Context, Latest, Reply};
+pub use export::Code;
+pub use help::reference;
 pub use next::next;
 pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, pieces, quoted, statements};
 pub use timeline::{State, Timeline};
+pub use topics::{TOPICS, Topic};
 
 /// One verb.
 pub struct Verb {
@@ -59,6 +64,8 @@ pub struct Verb {
     pub about: &'static str,
     /// A line that does it.
     pub example: &'static str,
+    /// Writes what it does with its arguments as Rust; none of a verb that leaves nothing to do again.
+    pub rust: Option<fn(&mut Code, &[String]) -> Result<()>>,
     /// Does it, with its arguments.
     pub run: fn(&mut Context, &[String]) -> Result<Reply>,
 }
@@ -89,6 +96,7 @@ pub const VERBS: &[Verb] = &[
     branch::VERB,
     switch::VERB,
     diff::VERB,
+    export::VERB,
     help::VERB,
     quit::VERB,
 ];
@@ -100,20 +108,6 @@ pub const VERBS: &[Verb] = &[
 pub fn find(name: &str) -> Result<&'static Verb> {
     let found = VERBS.iter().find(|v| v.name == name);
     found.ok_or_else(|| Error::unknown("verb", name, VERBS.iter().map(|v| v.name)))
-}
-
-/// Does one statement, and keeps the state that it leads to.
-///
-/// # Errors
-/// An unknown verb, or what the verb says.
-pub fn run(context: &mut Context, statement: &Statement) -> Result<Reply> {
-    let verb = find(&statement.verb)?;
-    // What a cell did meanwhile is a state of its own.
-    context.record(None)?;
-    let reply = (verb.run)(context, &statement.arguments);
-    // Also after an error: steps made before it stay made.
-    context.record(Some(statement))?;
-    reply
 }
 
 /// Whether the verb ends the session.

@@ -7,12 +7,14 @@ use serde_json::json;
 use super::Verb;
 use super::arguments::{Arguments, at_home};
 use super::context::{Context, Reply};
+use super::export::{Code, path};
 
 pub const VERB: Verb = Verb {
     name: "open",
     usage: "open FILE",
     about: "go on with what save kept, exactly where it was",
     example: "open merge.dam.safetensors",
+    rust: Some(rust),
     run,
 };
 
@@ -25,4 +27,12 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     context.is_saved();
     let json = json!({"sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients, "step": steps});
     Ok(Reply::new(format!("{report}\nat step {steps}"), json))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    code.let_dam(&format!("Dam::open({})?", path(arguments.word(VERB.usage)?)));
+    code.seeds();
+    code.show("dam");
+    Ok(())
 }

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::Verb;
 use super::arguments::{Arguments, at_home};
 use super::context::{Context, Latest, Reply, refuse};
+use super::export::{Code, path};
 use crate::Result;
 use crate::show::Figure;
 
@@ -13,16 +14,12 @@ pub const VERB: Verb = Verb {
     usage: "plot loss|coefficients|histogram|distances|lean [TENSOR] [FILE.svg|FILE.png]",
     about: "a picture, here or in a file: losses, coefficients by layer or of a tensor, how far sources are apart, where it leans",
     example: "plot coefficients layers.1.mlp.up_proj picture.svg",
+    rust: Some(rust),
     run,
 };
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &[], &[])?;
-    let is_file = |word: &&str| Figure::FORMATS.iter().any(|end| word.to_lowercase().ends_with(end));
-    let (files, words): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_file);
-    if words.is_empty() || files.len() > 1 {
-        return refuse("something is missing, or there are too many words", format!("usage: {}", VERB.usage));
-    }
+    let (files, words) = sorted(arguments)?;
     let what = words.join(" ");
     context.loaded()?;
     let figure = if context.dam.is_none() && context.merged.is_none() {
@@ -44,4 +41,23 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             Ok(Reply { figure: Some(figure.clone()), ..Reply::shown(&figure, fields) })
         }
     }
+}
+
+/// The file, where there is one, and the other words.
+fn sorted(arguments: &[String]) -> Result<(Vec<&str>, Vec<&str>)> {
+    let is_file = |word: &&str| Figure::FORMATS.iter().any(|end| word.to_lowercase().ends_with(end));
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    let (files, words): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_file);
+    if words.is_empty() || files.len() > 1 {
+        return refuse("something is missing, or there are too many words", format!("usage: {}", VERB.usage));
+    }
+    Ok((files, words))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let (files, words) = sorted(arguments)?;
+    let of = if code.is_only_loaded() { code.models() } else { code.latest()? };
+    let file = files.first().map(|file| format!(".save({})?", path(file))).unwrap_or_default();
+    code.show(format!("{of}.plot({:?})?{file}", words.join(" ")));
+    Ok(())
 }

@@ -11,6 +11,7 @@ pub const VERB: Verb = Verb {
     usage: "redo [N]",
     about: "forward again, one change or N, the way undo came",
     example: "redo",
+    rust: None,
     run,
 };
 

@@ -6,12 +6,14 @@ use serde_json::json;
 use super::Verb;
 use super::arguments::{Arguments, at_home};
 use super::context::{Context, Reply};
+use super::export::{Code, path};
 
 pub const VERB: Verb = Verb {
     name: "save",
     usage: "save FILE",
     about: "keep coefficients, settings, optimiser state and where the sources are",
     example: "save merge.dam.safetensors",
+    rust: Some(rust),
     run,
 };
 
@@ -21,4 +23,11 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let written = dam.save(at_home(arguments.word(VERB.usage)?))?;
     context.is_saved();
     Ok(Reply::new(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    code.dam()?;
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    code.show(format!("dam.save({})?", path(arguments.word(VERB.usage)?)));
+    Ok(())
 }

@@ -3,17 +3,19 @@
 use crate::Error;
 use crate::Result;
 use crate::show::Table;
-use crate::train::KEYS;
+use crate::train::{KEYS, Settings};
 use serde_json::{Map, json};
 
 use super::Verb;
 use super::context::{Context, Reply, refuse};
+use super::export::{Code, fields};
 
 pub const VERB: Verb = Verb {
     name: "set",
     usage: "set [KEY=VALUE...] [KEY...]",
     about: "change settings, or show them: all, or those named",
     example: "set lr=1e-2 batch_size=4 schedule=linear warmup=10",
+    rust: Some(rust),
     run,
 };
 
@@ -49,4 +51,50 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     };
     let json: Map<_, _> = shown.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
     Ok(Reply::new(text, json!({"settings": json})))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    let mut settings = Settings::default();
+    let mut given = Vec::new();
+    for (key, value) in arguments.iter().filter_map(|argument| argument.split_once('=')) {
+        settings.set(key, value)?;
+        given.retain(|known| *known != key);
+        given.push(key);
+    }
+    if given.is_empty() {
+        return Ok(());
+    }
+    let json = serde_json::to_value(&settings).unwrap_or_default();
+    let is_weight = |key: &str| json["weights"].get(key).is_some();
+    let literal = |key: &str| match key {
+        "optimizer" => format!("Optimizer::{:?}", settings.optimizer),
+        "schedule" => format!("Schedule::{:?}", settings.schedule),
+        "reduction" => format!("Reduction::{:?}", settings.reduction),
+        "recompute" => format!("train::Recompute::{:?}", settings.recompute),
+        "device" | "dtype" => format!("{}.into()", json[key]),
+        _ if is_weight(key) => json["weights"][key].to_string(),
+        _ => json[key].to_string(),
+    };
+    if code.has_dam() {
+        let (weights, others): (Vec<&str>, Vec<&str>) = given.iter().partition(|key| is_weight(key));
+        let mut all: Vec<(&str, String)> = others.into_iter().map(|key| (key, literal(key))).collect();
+        if !weights.is_empty() {
+            let weights: Vec<(&str, String)> = weights.into_iter().map(|key| (key, literal(key))).collect();
+            all.push(("weights", fields("train::Weights", &weights, Some("dam.settings().weights"))));
+        }
+        code.line(format!("dam.set({})?;", fields("Settings", &all, Some("dam.settings()"))));
+        code.show_in_cell("dam.settings()");
+    } else {
+        let models = code.models_mut();
+        for key in &given {
+            let within = if is_weight(key) { "weights." } else { "" };
+            code.line(format!("{models}.settings.{within}{key} = {};", literal(key)));
+        }
+        code.show_in_cell("models.settings.clone()");
+    }
+    if given.contains(&"seed") {
+        code.seeds();
+    }
+    code.changed();
+    Ok(())
 }

@@ -8,12 +8,14 @@ use serde_json::json;
 use super::Verb;
 use super::arguments::{Arguments, count};
 use super::context::{Context, Reply, refuse};
+use super::export::Code;
 
 pub const VERB: Verb = Verb {
     name: "step",
     usage: "step [N]",
     about: "one optimiser step, or N of them; shows the loss before the last one",
     example: "step 5",
+    rust: Some(rust),
     run,
 };
 
@@ -29,4 +31,15 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let stopped = if train.stopped { format!("\nstopped after step {}: everything is kept", step.step) } else { String::new() };
     let json = json!({"step": step.step, "total": step.total, "grad_norm": step.grad_norm, "lr": step.lr});
     Ok(Reply::new(format!("{step}{stopped}"), json))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    code.dam()?;
+    code.trains();
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    code.show(match arguments.optional(VERB.usage)? {
+        None | Some("1") => "dam.step()?".into(),
+        Some(n) => format!("dam.train({})?", count("step", n)?),
+    });
+    Ok(())
 }

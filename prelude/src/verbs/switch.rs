@@ -10,6 +10,7 @@ pub const VERB: Verb = Verb {
     usage: "switch NAME|N",
     about: "go to the end of a branch, or on this one to the state with a number of history",
     example: "switch main",
+    rust: None,
     run,
 };
 

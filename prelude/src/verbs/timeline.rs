@@ -9,8 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Statement;
-use super::context::{Context, refuse};
+use super::context::{Context, Reply, refuse};
+use super::{Statement, find};
 use crate::session::{Snapshot, set_latest};
 use crate::{Dam, Error, Merged, Models, Result};
 
@@ -38,6 +38,8 @@ pub struct State {
     pub step: usize,
     /// The loss before the last of them.
     pub loss: Option<f64>,
+    /// What was looked at then: verbs that change nothing.
+    pub looked: Vec<Statement>,
     /// The mean over data sets of what `eval` gave last: exact match, if there is one, and loss.
     pub scored: Option<(Option<f64>, f64)>,
     /// The state one came back from last: where `redo` goes.
@@ -63,6 +65,7 @@ impl Default for Timeline {
         let empty = State {
             parent: None,
             done: None,
+            looked: Vec::new(),
             step: 0,
             loss: None,
             scored: None,
@@ -122,16 +125,35 @@ impl Timeline {
 }
 
 impl Context {
-    /// Keeps the state as `done` left it, if that changed something.
+    /// Does one statement, and keeps the state that it leads to.
+    ///
+    /// # Errors
+    /// An unknown verb, or what the verb says.
+    pub fn run(&mut self, statement: &Statement) -> Result<Reply> {
+        let verb = find(&statement.verb)?;
+        // What a cell did meanwhile is a state of its own.
+        self.record(None)?;
+        let before = self.timeline.here;
+        let reply = (verb.run)(self, &statement.arguments);
+        let statement = exactly(statement, reply.as_ref().ok());
+        // Also after an error: steps made before it stay made.
+        let changed = self.record(Some(&statement))?;
+        if !changed && self.timeline.here == before && reply.is_ok() && verb.rust.is_some() {
+            self.timeline.states[before].looked.push(statement);
+        }
+        reply
+    }
+
+    /// Keeps the state as `done` left it, if that changed something, which it tells.
     ///
     /// # Errors
     /// None on the CPU.
-    pub(super) fn record(&mut self, done: Option<&Statement>) -> Result<()> {
+    pub(super) fn record(&mut self, done: Option<&Statement>) -> Result<bool> {
         self.remember()?;
         let before = self.timeline.here;
         let kept = self.timeline.states[before].kept.as_ref();
         if kept.is_some_and(|kept| kept.is(self)) {
-            return Ok(());
+            return Ok(false);
         }
         let merged_before = kept.and_then(|kept| kept.merged.clone());
         let dam = self.dam.clone().map(|dam| Ok::<_, Error>((dam.clone(), dam.snapshot()?))).transpose()?;
@@ -148,14 +170,14 @@ impl Context {
             (Some(now), Some(then)) if now.is(then) => self.timeline.states[before].merged_by,
             _ => Some(number),
         };
-        let done = done.map(|done| exactly(done, step.saturating_sub(self.timeline.states[before].step)));
+        let done = done.map(|done| stepped(done, step.saturating_sub(self.timeline.states[before].step)));
         let kept = Some(Kept { models: self.models.clone(), dam, merged: self.merged.clone() });
-        let state =
-            State { parent: Some(before), done, step, loss, scored: None, next: None, merged_by, kept, in_file: false };
+        let (looked, scored, next, in_file) = (Vec::new(), None, None, false);
+        let state = State { parent: Some(before), done, looked, step, loss, scored, next, merged_by, kept, in_file };
         self.timeline.states.push(state);
         self.timeline.states[before].next = Some(number);
         self.arrive(number);
-        Ok(())
+        Ok(true)
     }
 
     /// Notes what `eval` gave since the state was recorded.
@@ -271,18 +293,25 @@ impl Context {
         }
     }
 
-    /// What led here, from an empty session.
+    /// What led here from an empty session, and what was looked at on the way.
     ///
     /// # Errors
     /// Something that a cell of Rust did.
     pub fn done(&mut self) -> Result<Vec<Statement>> {
         self.record(None)?;
-        let path = self.timeline.path(self.timeline.here);
-        let done = path.into_iter().map(|state| self.timeline.states[state].done.clone()).collect::<Option<_>>();
-        match done {
-            Some(done) => Ok(done),
-            None => refuse("a cell of Rust changed the merge, which verbs do not say", "keep the coefficients themselves: save FILE"),
+        let Timeline { states, here, .. } = &self.timeline;
+        let mut all = states[0].looked.clone();
+        for number in self.timeline.path(*here) {
+            let Some(done) = states[number].done.clone() else {
+                return refuse(
+                    "a cell of Rust changed the merge, which no verb says",
+                    "keep the coefficients themselves: save FILE",
+                );
+            };
+            all.push(done);
+            all.extend(states[number].looked.iter().cloned());
         }
+        Ok(all)
     }
 }
 
@@ -302,11 +331,22 @@ impl Kept {
     }
 }
 
-/// `done` with as many steps as it made, which an interrupt or an error may have cut short.
-fn exactly(done: &Statement, steps: usize) -> Statement {
+/// `done` with as many steps as were made, which an interrupt or an error may have cut short.
+fn stepped(done: &Statement, steps: usize) -> Statement {
     let mut done = done.clone();
     if ["train", "step"].contains(&done.verb.as_str()) {
         done.arguments = vec![steps.to_string()];
+    }
+    done
+}
+
+/// `done` as what it came to: a search that was stopped is one of as many candidates as it tried.
+fn exactly(done: &Statement, reply: Option<&Reply>) -> Statement {
+    let mut done = done.clone();
+    let fields = reply.map(|reply| &reply.json).filter(|_| done.verb == "evolve");
+    if let Some(fields) = fields.filter(|fields| fields.get("stopped") == Some(&true.into())) {
+        done.arguments.retain(|argument| !argument.starts_with("budget="));
+        done.arguments.extend(fields.get("candidates").map(|tried| format!("budget={tried}")));
     }
     done
 }

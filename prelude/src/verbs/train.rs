@@ -6,12 +6,14 @@ use serde_json::json;
 use super::Verb;
 use super::arguments::{Arguments, count};
 use super::context::{Context, Reply};
+use super::export::Code;
 
 pub const VERB: Verb = Verb {
     name: "train",
     usage: "train N",
     about: "N optimiser steps with a progress bar; Ctrl-C stops after the current one and keeps everything",
     example: "train 200",
+    rust: Some(rust),
     run,
 };
 
@@ -23,4 +25,12 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         "steps": report.steps, "reached": report.reached, "first": report.first, "last": report.last, "stopped": report.stopped,
     });
     Ok(Reply::shown(&report, json))
+}
+
+fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
+    code.dam()?;
+    code.trains();
+    let arguments = Arguments::read(arguments, &[], &[])?;
+    code.show(format!("dam.train({})?", count("train", arguments.word(VERB.usage)?)?));
+    Ok(())
 }

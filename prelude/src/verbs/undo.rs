@@ -11,6 +11,7 @@ pub const VERB: Verb = Verb {
     usage: "undo [N]",
     about: "back to before the last change, or the last N; nothing is lost: redo goes forward again",
     example: "undo",
+    rust: None,
     run,
 };
 

@@ -1,0 +1,266 @@
+//! What `help` tells beside the verbs: subjects that several verbs share. Keys, defaults and lists come from where they
+//! are defined.
+
+use crate::coefficients::{Nonlinearity, SCHEMES};
+use crate::data::builtin_datasets;
+use crate::methods::{GREEDY_SOUP, METHODS};
+use crate::train::{KEYS, Settings};
+
+/// A subject.
+pub struct Topic {
+    /// What one types after `help`.
+    pub name: &'static str,
+    /// What it tells of, in a line.
+    pub about: &'static str,
+    /// What it tells.
+    pub text: fn() -> String,
+    /// A line that does something of it.
+    pub example: &'static str,
+}
+
+/// All subjects, in the order one meets them.
+pub const TOPICS: &[Topic] = &[
+    Topic {
+        name: "sources",
+        about: "what can be loaded",
+        text: sources,
+        example: "load base=builtin:base ja=builtin:japanese math=builtin:math",
+    },
+    Topic {
+        name: "data",
+        about: "what sources are taught on, and the forms it has",
+        text: data,
+        example: "data math=builtin:math",
+    },
+    Topic { name: "schemes", about: "what a coefficient is of", text: schemes, example: "wrap low_rank rank=2" },
+    Topic { name: "settings", about: "every key of set, with its default", text: settings, example: "set lr=1e-2 batch_size=4" },
+    Topic {
+        name: "penalties",
+        about: "the terms of the loss, with their formulas",
+        text: penalties,
+        example: "set cosine=0.1 l1=1e-6",
+    },
+    Topic {
+        name: "tensors",
+        about: "their names, and patterns of names",
+        text: tensors,
+        example: "inspect layers.*.mlp.up_proj.weight",
+    },
+    Topic { name: "methods", about: "ways to merge that train nothing", text: methods, example: "merge ties density=0.5" },
+    Topic { name: "undo", about: "going back, and branches", text: undo, example: "undo" },
+];
+
+/// A name and what it means, under others of the kind.
+fn line(name: &str, meaning: &str) -> String {
+    format!("  {name:18} {meaning}")
+}
+
+fn sources() -> String {
+    [
+        "A source is a fine-tune of one base model, the same for all. `load [NAME=]SOURCE...` takes".into(),
+        line("DIR", "a directory as transformers saves it: config.json, safetensors, tokenizer"),
+        line("org/name", "a model of the Hugging Face hub, from its cache where it is there; @REVISION behind it"),
+        line("FILE.gguf", "a GGUF file, decoded as it is needed; org/name/FILE.gguf on the hub"),
+        line("builtin:NAME", "a small model that lives in the program: base, japanese, math or sql"),
+        line("SOURCE+ADAPTER", "any of them with a LoRA adapter of PEFT: a directory or org/name"),
+        "A source is called as its directory is, or NAME. `base=` marks the base model: not merged unless wrap base=on asks for it,"
+            .into(),
+        "and needed by the scheme task and by the methods that measure from it.".into(),
+    ]
+    .join("\n")
+}
+
+fn data() -> String {
+    [
+        "`data NAME=FILE...` gives source NAME what it was tuned on: it is taught there to answer as the source does. No labels are".to_owned(),
+        "compared, so that any text of the kind will do. Built-in models bring theirs. FILE is a path or hub:org/name, and holds".into(),
+        "JSON lines, a JSON list or parquet: a row an example, with".into(),
+        line("text", "all of it"),
+        line("input, output", "instruction|question|query|input|text and output|answer|response|sql_query, through the chat template"),
+        line("messages", "a conversation, through the chat template"),
+        line("prompt, completion", "as they are"),
+        line("input_ids", "tokens"),
+        line("choices, answer", "with a question: eval decides it by likelihood"),
+        "or NAME.txt: a line an example.".into(),
+        format!("Built in: {}.", builtin_datasets().iter().map(|name| format!("builtin:{name}")).collect::<Vec<_>>().join(", ")),
+    ]
+    .join("\n")
+}
+
+fn schemes() -> String {
+    let mut lines = vec!["`wrap SCHEME` says what shares a coefficient. W = sum_i f(c_i) W_i, and c_i is".to_owned()];
+    lines.extend(SCHEMES.iter().map(|s| line(s.name, &format!("{} {}", s.about, s.usage)).trim_end().to_owned()));
+    let f = Nonlinearity::ALL.map(Nonlinearity::name).join("|");
+    lines.push("All of them take".into());
+    let options = [
+        (format!("f={f}"), "what c goes through"),
+        ("train=linear,embedding,norm".into(), "the kinds of tensors that train"),
+        ("init=uniform|random|METHOD|RECIPE.yml".into(), "1/N, drawn, or nearest to a merge that trains nothing"),
+        ("bias=one|same".into(), "biases start at 1 each, or as weights do"),
+        ("base=off|on".into(), "whether the base is merged too"),
+    ];
+    lines.extend(options.iter().map(|(option, meaning)| format!("  {option:38} {meaning}")));
+    lines.join("\n")
+}
+
+/// What every setting is.
+const SETTINGS: [(&str, &str); KEYS.len()] = [
+    ("lr", "learning rate; 1e-2 is right for the built-in models, and too high for real ones"),
+    ("optimizer", "adamw, or mofo, which moves the part of each vector with the largest momentum"),
+    ("weight_decay", "decoupled, per step and unit of learning rate"),
+    ("schedule", "constant, or linear: down to 0 at total_steps"),
+    ("warmup", "steps over which the learning rate rises"),
+    ("total_steps", "where the linear schedule ends; 0: after one pass over the longest data"),
+    ("clip", "the largest gradient norm; 0: any"),
+    ("batch_size", "examples a source and step"),
+    ("shuffle", "on: examples in a seeded order; off: as in the file"),
+    ("max_length", "tokens at which an example is cut"),
+    ("temperature", "T, what logits are divided by in kl and entropy"),
+    ("reduction", "of kl: reference, by tokens and batch size as published; or token_mean, by tokens"),
+    ("kl", "weight of a term of the loss, as the next seven: help penalties"),
+    ("mse", "weight"),
+    ("entropy", "weight"),
+    ("cosine", "weight"),
+    ("l1", "weight"),
+    ("l2", "weight"),
+    ("overlap", "weight"),
+    ("weighted_overlap", "weight; needs base="),
+    ("top_k", "teacher logits kept per token; 0: the whole vocabulary"),
+    ("seed", "of the order of examples, a random start, and draws of methods"),
+    ("recompute", "auto, on or off: layers are computed again on the way down, for memory"),
+    ("device", "auto, cpu, cuda or metal"),
+    ("threads", "0: one a core"),
+    ("dtype", "what the merge computes in: f32, or on a GPU bf16 or f16"),
+];
+
+fn settings() -> String {
+    let defaults = Settings::default();
+    let one = |(key, what): &(&str, &str)| {
+        let given = format!("{key}={}", defaults.get(key).unwrap_or_default());
+        format!("  {given:22} {what}")
+    };
+    let lines = SETTINGS.iter().map(one);
+    let first = "`set KEY=VALUE...` changes them at any time; `set` alone shows them. With their defaults:".to_owned();
+    std::iter::once(first).chain(lines).collect::<Vec<_>>().join("\n")
+}
+
+/// The terms of the loss with their formulas.
+const TERMS: [(&str, &str); 8] = [
+    ("kl", "T^2/(B n) sum over tokens of KL(softmax(z_i/T) || softmax(z/T)), on the data of source i"),
+    ("mse", "1/n sum over tokens of the mean over the vocabulary of (z - z_i)^2"),
+    ("entropy", "T^2/n sum over tokens of H(softmax(z/T)): the merge is to be sure"),
+    ("cosine", "mean over pairs of cos(c_a, c_b): sources are to take different columns"),
+    ("l1", "sum_i |c_i|_1: few coefficients"),
+    ("l2", "sum_i |c_i|_2: small coefficients"),
+    ("overlap", "mean over pairs of sum_j min(|c_aj|, |c_bj|): no column is shared"),
+    ("weighted_overlap", "the same with sin^2(2 angle_j) of the task vectors before it; needs base="),
+];
+
+fn penalties() -> String {
+    let defaults = Settings::default();
+    let one = |(key, formula): &(&str, &str)| {
+        let given = format!("{key}={}", defaults.get(key).unwrap_or_default());
+        format!("  {given:22} {formula}")
+    };
+    let (data, penalties) = TERMS.split_at(3);
+    let mut lines =
+        vec!["The loss is the sum of its terms by their weights, keys of set, here with their defaults; 0 is off.".to_owned()];
+    lines.push(
+        "Of the data: z are the merge's logits, z_i the source's, T the temperature, B the batch size, n its tokens".into(),
+    );
+    lines.extend(data.iter().map(one));
+    lines.push("Penalties: of the coefficients c_i of source i, summed over all tensors that train but biases".into());
+    lines.extend(penalties.iter().map(one));
+    lines.push("At a uniform start all c_i are parallel: cosine then has no gradient until the data has moved them.".into());
+    lines.join("\n")
+}
+
+fn tensors() -> String {
+    [
+        "Tensors are called as in the checkpoint, whatever the family: model.layers.0.mlp.up_proj.weight.".to_owned(),
+        "`inspect PATTERN` takes".into(),
+        line("a whole name", "model.norm.weight"),
+        line("a piece of one", "layers.0.mlp, or q_proj: whatever has it"),
+        line("a glob", "layers.*.mlp.up_proj.weight: * is any text, ? a letter, [abc] one of them; from any part on"),
+        "`plot coefficients` and `plot histogram` take one name, which model. and .weight may be left out of.".into(),
+        "A tensor is of one kind: linear, embedding, norm or bias; wrap train= says which train.".into(),
+    ]
+    .join("\n")
+}
+
+fn methods() -> String {
+    let mut lines = vec![
+        "`merge METHOD KEY=VALUE...`, here with all keys and their defaults; several values with commas are one a source:"
+            .to_owned(),
+    ];
+    for method in METHODS {
+        lines.push(line(method.name, method.about));
+        lines.push(line("", &method.usage()));
+    }
+    lines.push(line(GREEDY_SOUP, "the average of sources that are added while the loss on their data does not rise"));
+    lines.push(line("", "[data=FILE,...]"));
+    lines.push("`evolve METHOD` searches for weights and densities, `compare METHOD...` sets methods beside each other,".into());
+    lines.push("`wrap init=METHOD` trains on from one, and `merge RECIPE.yml` follows a recipe of mergekit.".into());
+    lines.join("\n")
+}
+
+fn undo() -> String {
+    [
+        "Everything that changes the merge can be taken back:".to_owned(),
+        line("undo, redo", "a change back, and forth again"),
+        line("history", "what was changed, with the loss at each"),
+        line("branch NAME", "a name for what there is now, to come back to"),
+        line("switch NAME", "to what NAME is"),
+        line("diff NAME", "which tensors differ from it, and by how much"),
+        "`save FILE` and `open FILE` do that across sessions; `export NAME.dam` writes down the way to what there is now.".into(),
+    ]
+    .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verbs::{Context, find, statements};
+
+    #[test]
+    fn every_setting_and_every_term_is_told_of() {
+        assert_eq!(SETTINGS.map(|(key, _)| key), KEYS);
+        // What kl is told to be the first of is what can be weighed.
+        let weights = serde_json::to_value(Settings::default().weights).unwrap();
+        let mut terms = TERMS.map(|(key, _)| key).to_vec();
+        let from = SETTINGS.iter().position(|(key, _)| *key == "kl").unwrap();
+        assert!(SETTINGS[from..from + 8].iter().zip(&terms).all(|((key, _), term)| key == term));
+        terms.sort_unstable();
+        let mut known: Vec<&str> = weights.as_object().unwrap().keys().map(String::as_str).collect();
+        known.sort_unstable();
+        assert_eq!(terms, known);
+    }
+
+    /// Words that a text of help takes for built-in sources and schemes' options are such.
+    #[test]
+    fn every_example_runs() {
+        for Topic { name, example, text, .. } in TOPICS {
+            assert!(text().lines().all(|line| line.chars().count() <= 140 && line == line.trim_end()), "{name}: {}", text());
+            let before = "load base=builtin:base builtin:japanese builtin:math; wrap; step; ";
+            let line = format!("{}{example}", if example.starts_with("load") { "" } else { before });
+            let mut context = Context::default();
+            for statement in statements(&line).unwrap() {
+                if find(&statement.verb).is_err() && *name == "undo" {
+                    continue;
+                }
+                let statement = crate::verbs::Statement {
+                    // A step is given up for the example.
+                    arguments: if statement.verb == "wrap" {
+                        [statement.arguments, vec!["--force".into()]].concat()
+                    } else {
+                        statement.arguments
+                    },
+                    ..statement
+                };
+                if let Err(error) = context.run(&statement) {
+                    panic!("{name}: {error:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! What `export` writes runs and gives the same coefficients, bit for bit: as a script, a program and a notebook.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{copy_checkpoint, dam, golden, json};
+use dam_prelude::coefficients::SCHEMES;
+use dam_prelude::train::KEYS;
+use serde_json::Value;
+
+/// A session: its verbs, and whether its end is a merge in training, which is saved, or another, which is baked.
+struct Session {
+    name: String,
+    verbs: String,
+    ends: Ends,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Ends {
+    Trained,
+    Merged,
+    Evolved,
+}
+
+const LOAD: &str =
+    "load base=base m0=model0; load m1=model1 m2=model2; data m0=data0.jsonl 'm1=the \"data\" of m1.jsonl' m2=data2.jsonl";
+
+fn session(name: &str, verbs: impl Into<String>, ends: Ends) -> Session {
+    Session { name: name.into(), verbs: verbs.into(), ends }
+}
+
+fn sessions() -> Vec<Session> {
+    let trained = |name: &str, verbs: String| session(name, verbs, Ends::Trained);
+    let mut all = vec![
+        trained(
+            "settings",
+            format!(
+                "set seed=3 threads=1; {LOAD}; \
+                 set lr=0.02 optimizer=mofo weight_decay=0.01 schedule=linear warmup=1 total_steps=9 clip=0.5 batch_size=2 \
+                 shuffle=off max_length=16 temperature=1.5 reduction=token_mean kl=0.5 mse=0.1; \
+                 wrap f=tanh train=linear,norm init=random bias=same base=on; loss; step; \
+                 set entropy=0.01 cosine=0.02 l1=1e-6 l2=2e-6 overlap=1e-4 weighted_overlap=1e-4 top_k=4 seed=5 recompute=on \
+                 device=cpu threads=2 dtype=f32 lr=1e-2; set lr; train 2; data m0=data1.jsonl; set optimizer=adamw; step 2"
+            ),
+        ),
+        trained(
+            "again",
+            format!(
+                "{LOAD}; set batch_size=2; wrap; train 2; plot loss loss.svg; eval; inspect 'layers.0.*'; save middle; \
+                 wrap rows train=linear; step; set seed=9; wrap low_rank rank=2 init=random --force; step 2; set l1=1e-3"
+            ),
+        ),
+        trained("more", format!("{LOAD}; wrap; step; load m3=model0 --force; data m3=data1.jsonl; set lr=0.01; wrap; step 2")),
+        trained(
+            "opened",
+            format!("{LOAD}; set seed=4; wrap; step 2; save kept; step; open kept --force; step; wrap init=random --force; step"),
+        ),
+        trained(
+            "started",
+            format!("{LOAD}; wrap init=recipe.yml; merge linear; wrap init=ties bias=same; step; inspect; plot lean"),
+        ),
+        trained(
+            "builtin",
+            "load ja=builtin:japanese builtin:math; plot distances; wrap; train 2; generate 'say \"it\\'; # now' tokens=2; \
+             generate \"What's\n7 + 5?\" tokens=3; compare dam linear steps=1 examples=2 table.md; \
+             bake out shard=1MB; bake out dtype=f32 --force; merge linear weight=1,2 other dtype=bf16; step; eval --all"
+                .replace("\\'", "'\"'\"'"),
+        ),
+        session(
+            "methods",
+            format!(
+                "{LOAD}; merge ties density=0.5 weight=1,0.5,0.25; inspect norm; merge recipe.yml; merge greedy_soup data=data0.jsonl; \
+                 merge dare_ties seed=7; set seed=1; data m0=data2.jsonl; eval data1.jsonl data2.jsonl; plot lean"
+            ),
+            Ends::Merged,
+        ),
+        session("evolved", format!("{LOAD}; evolve linear budget=5 groups=2 examples=2 best.yml; eval"), Ends::Evolved),
+        session(
+            "settled",
+            format!("{LOAD}; wrap; step; set seed=2; evolve budget=4 examples=1; set batch_size=2; inspect model.norm.weight"),
+            Ends::Merged,
+        ),
+        session("soup", format!("{LOAD}; wrap; step; merge greedy_soup"), Ends::Merged),
+    ];
+    all.extend(SCHEMES.iter().map(|scheme| {
+        let options = if scheme.name == "columns" { "" } else { " bias=same" };
+        trained(&format!("scheme_{}", scheme.name), format!("{LOAD}; set batch_size=2; wrap {}{options}; step 2", scheme.name))
+    }));
+    all
+}
+
+/// A directory with golden checkpoints and data, in which a session was run and exported in every form.
+struct Exported {
+    directory: tempfile::TempDir,
+    session: Session,
+}
+
+impl Exported {
+    fn new(session: Session) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        ["base", "model0", "model1", "model2"].iter().for_each(|name| copy_checkpoint(name, &at.join(name)));
+        for (from, to) in [(0, "data0.jsonl"), (1, "data1.jsonl"), (1, "the \"data\" of m1.jsonl"), (2, "data2.jsonl")] {
+            std::fs::copy(golden(&format!("data{from}.jsonl")), at.join(to)).unwrap();
+        }
+        std::fs::write(at.join("recipe.yml"), "models:\n- model: m0\n  parameters: {weight: 0.5}\n- model: m1\n  parameters: {weight: 0.3}\n- model: m2\n  parameters: {weight: 0.2}\nmerge_method: linear\n").unwrap();
+        let line = format!("{}; export do.dam; export do.rs; export do.ipynb; {}", session.verbs, Self::end(&session).0);
+        let (replies, ok) = json(at, &line);
+        assert!(ok, "{}: {:?}", session.name, replies.last());
+        std::fs::rename(at.join("end"), at.join("first")).unwrap();
+        Self { directory, session }
+    }
+
+    /// What keeps the end of a session, as a verb and in Rust.
+    fn end(session: &Session) -> (&'static str, &'static str) {
+        match session.ends {
+            Ends::Trained => ("save end", "dam.save(\"end\")?;"),
+            Ends::Merged => ("bake end", "merged.bake(\"end\")?;"),
+            Ends::Evolved => ("bake end", "evolved.merged.bake(\"end\")?;"),
+        }
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(file)).unwrap()
+    }
+
+    /// Whether what was kept at the end is what was kept at first, byte for byte; it is taken away.
+    fn same(&self, form: &str) {
+        let at = self.directory.path();
+        let file = |name: &str| if at.join(name).is_dir() { at.join(name).join("model.safetensors") } else { at.join(name) };
+        let [first, end] = ["first", "end"].map(|name| std::fs::read(file(name)).unwrap());
+        assert!(first == end, "{}: {form} gives other coefficients", self.session.name);
+        let end = at.join("end");
+        if end.is_dir() { std::fs::remove_dir_all(end) } else { std::fs::remove_file(end) }.unwrap();
+    }
+}
+
+/// The exported program as a module with `pub fn main`, which keeps its end.
+fn program(exported: &Exported) -> String {
+    let text = exported.read("do.rs");
+    assert!(text.contains("\nfn main() -> dam_prelude::Result<()> {\n"), "{text}");
+    let body = text.strip_suffix("    Ok(())\n}\n").unwrap_or_else(|| panic!("{text}"));
+    let end = Exported::end(&exported.session).1;
+    format!("{}    {end}\n    Ok(())\n}}\n", body.replace("\nfn main()", "\npub fn main()"))
+}
+
+/// The exported notebook, whose cells are those of nbformat 4.5, as such a module.
+fn notebook(exported: &Exported) -> String {
+    let notebook: Value = serde_json::from_str(&exported.read("do.ipynb")).unwrap();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&notebook), ["cells", "metadata", "nbformat", "nbformat_minor"]);
+    assert_eq!((&notebook["nbformat"], &notebook["nbformat_minor"]), (&4.into(), &5.into()));
+    let kernel = &notebook["metadata"]["kernelspec"];
+    assert_eq!((&kernel["name"], &kernel["display_name"]), (&"dam".into(), &"DAM (Rust)".into()));
+    assert_eq!(notebook["metadata"]["language_info"]["name"], "rust");
+    let mut ids = BTreeSet::new();
+    let mut text = String::from("use dam_prelude::*;\n\npub fn main() -> dam_prelude::Result<()> {\n");
+    let mut before = "";
+    for cell in notebook["cells"].as_array().unwrap() {
+        let id = cell["id"].as_str().unwrap();
+        assert!((1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'), "{id}");
+        assert!(ids.insert(id.to_owned()), "{id} twice");
+        assert!(cell["metadata"].is_object());
+        let lines: Vec<&str> = cell["source"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+        let (last, rest) = lines.split_last().unwrap();
+        assert!(
+            rest.iter().all(|line| line.ends_with('\n') && line.matches('\n').count() == 1) && !last.contains('\n'),
+            "{lines:?}"
+        );
+        let kind = cell["cell_type"].as_str().unwrap();
+        match kind {
+            "markdown" => assert_eq!(keys(cell), ["cell_type", "id", "metadata", "source"]),
+            "code" => {
+                assert_eq!(keys(cell), ["cell_type", "execution_count", "id", "metadata", "outputs", "source"]);
+                assert!(cell["execution_count"].is_null() && cell["outputs"].as_array().unwrap().is_empty());
+                assert_eq!(before, "markdown", "{id} is explained");
+                // The last statement is an expression, which a cell shows.
+                let source = lines.concat();
+                let shown = source.rfind(";\n").map_or(0, |i| i + 2);
+                let shown = source[shown..].strip_prefix("}\n").map_or(shown, |rest| source.len() - rest.len());
+                assert!(!source.ends_with(';') && !source[shown..].is_empty(), "{source}");
+                let _ = writeln!(text, "{}\nlet _ = &({});", &source[..shown], &source[shown..]);
+            }
+            other => panic!("{other}"),
+        }
+        before = kind;
+    }
+    let end = Exported::end(&exported.session).1;
+    text + end + "\nOk(())\n}\n"
+}
+
+/// Compiles `main.rs` with the library that was built for this test: of several, the newest that it links with.
+fn compile(main: &Path) -> PathBuf {
+    let deps = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+    let is_library = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("libdam_prelude") && name.ends_with(".rlib")
+    };
+    let mut libraries: Vec<PathBuf> = std::fs::read_dir(&deps).unwrap().map(|e| e.unwrap().path()).filter(is_library).collect();
+    libraries.sort_by_key(|path| std::cmp::Reverse(path.metadata().unwrap().modified().unwrap()));
+    let out = main.with_extension("");
+    let mut said = String::new();
+    for library in libraries {
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
+        rustc.args(["--edition", "2024", "-D", "warnings", "--extern"]).arg(format!("dam_prelude={}", library.display()));
+        let output =
+            rustc.arg("-L").arg(format!("dependency={}", deps.display())).arg("-o").arg(&out).arg(main).output().unwrap();
+        if output.status.success() {
+            return out;
+        }
+        if said.is_empty() {
+            said = String::from_utf8_lossy(&output.stderr).into_owned();
+        }
+    }
+    panic!("{said}");
+}
+
+/// Every session, in every form.
+#[test]
+fn what_is_exported_runs_and_gives_the_same_coefficients() {
+    let all: Vec<Exported> = sessions().into_iter().map(Exported::new).collect();
+
+    // As scripts.
+    for exported in &all {
+        let at = exported.directory.path();
+        let text = exported.read("do.dam");
+        assert!(text.starts_with("# "));
+        std::fs::write(at.join("ended.dam"), format!("{text}{}\n", Exported::end(&exported.session).0)).unwrap();
+        let run = dam(at).args(["run", "ended.dam"]).output().unwrap();
+        assert!(run.status.success(), "{}:\n{text}\n{}", exported.session.name, String::from_utf8_lossy(&run.stderr));
+        exported.same("the script");
+    }
+
+    // As programs and notebooks, all in one, to be compiled once.
+    let place = tempfile::tempdir().unwrap();
+    let (mut modules, mut arms) = (String::new(), String::new());
+    for exported in &all {
+        for (form, text) in [("program", program(exported)), ("notebook", notebook(exported))] {
+            let module = format!("{form}_{}", exported.session.name);
+            std::fs::write(place.path().join(format!("{module}.rs")), text).unwrap();
+            let _ = write!(modules, "mod {module};\n");
+            let _ = write!(arms, "        Some(\"{module}\") => {module}::main(),\n");
+        }
+    }
+    let main = format!(
+        "{modules}\nfn main() -> dam_prelude::Result<()> {{\n    match std::env::args().nth(1).as_deref() {{\n{arms}        \
+         other => panic!(\"{{other:?}}\"),\n    }}\n}}\n"
+    );
+    std::fs::write(place.path().join("main.rs"), main).unwrap();
+    let binary = compile(&place.path().join("main.rs"));
+    for exported in &all {
+        for form in ["program", "notebook"] {
+            let module = format!("{form}_{}", exported.session.name);
+            let run = Command::new(&binary).arg(&module).current_dir(exported.directory.path()).output().unwrap();
+            assert!(run.status.success(), "{module}: {}", String::from_utf8_lossy(&run.stderr));
+            exported.same(&module);
+        }
+    }
+}
+
+/// The sessions above leave no setting out.
+#[test]
+fn every_setting_is_exported() {
+    let verbs: String = sessions().into_iter().map(|session| session.verbs).collect::<Vec<_>>().join(" ");
+    for key in KEYS {
+        assert!(verbs.contains(&format!(" {key}=")), "{key}");
+    }
+}
+
+/// Training that was stopped is exported as the steps that were made.
+#[test]
+#[cfg(unix)]
+fn stopped_training_is_exported_as_what_was_made() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    let exported = Exported::new(session("before", format!("{LOAD}; wrap"), Ends::Trained));
+    let at = exported.directory.path();
+    let line = format!("{LOAD}; wrap; step; train 1000000; export stopped.dam");
+    let mut child = dam(at).args(["--json", "-c", &line]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    while next()["verb"] != "step" {}
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let steps = next()["steps"].as_u64().unwrap();
+    assert!(child.wait().unwrap().success() && steps < 1_000_000);
+    let text = exported.read("stopped.dam");
+    assert!(text.lines().any(|line| line == format!("train {steps}")), "{steps}: {text}");
+}
+
+/// What is refused, and what is not touched then.
+#[test]
+fn a_file_is_not_replaced_unasked_and_must_say_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let error = |line: &str| {
+        let (replies, ok) = json(at, line);
+        assert!(!ok, "{line}");
+        let last = replies.last().unwrap().clone();
+        format!("{} {}", last["error"].as_str().unwrap(), last["hint"].as_str().unwrap_or_default())
+    };
+    for name in ["merge", "merge.py", ".dam", "merge.dam.txt"] {
+        let said = error(&format!("load builtin:math; export {name}"));
+        assert!([".ipynb", ".dam", ".rs"].iter().all(|end| said.contains(end)), "{said}");
+    }
+    assert!(error("export a.dam").contains("nothing has been done"));
+    assert!(error("load builtin:math; export").contains("usage"));
+    std::fs::write(at.join("a.dam"), "mine").unwrap();
+    assert!(error("load builtin:math; export a.dam").contains("a.dam"));
+    assert_eq!(std::fs::read_to_string(at.join("a.dam")).unwrap(), "mine");
+    let (replies, ok) = json(at, "load builtin:math; export a.dam --force; export B.IPYNB");
+    assert!(ok, "{replies:?}");
+    let text = std::fs::read_to_string(at.join("a.dam")).unwrap();
+    assert_eq!(replies[1]["bytes"], text.len());
+    assert!(text.ends_with("\nload builtin:math\n"), "{text}");
+    let mut left: Vec<String> = std::fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["B.IPYNB", "a.dam"]);
+}
