@@ -171,6 +171,8 @@ fn library_path(directory: &Path) -> Result<OsString> {
     let [libraries, target] = answer.lines().collect::<Vec<_>>()[..] else { bail!("rustc does not say where its libraries are") };
     let debug = directory.join("target").join(target).join("debug");
     let own = [debug.join("deps"), debug, libraries.into()];
+    // The loader never looks again into a directory that was not there when the process began.
+    std::fs::create_dir_all(&own[0]).with_context(|| format!("cannot write {}", own[0].display()))?;
     let before = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
     Ok(std::env::join_paths(own.into_iter().chain(std::env::split_paths(&before)))?)
 }

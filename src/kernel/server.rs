@@ -250,58 +250,67 @@ impl Kernel {
             jobs.recv()
         });
         while let Ok(Some(job)) = next {
-            let failed = self.job(&mut engine, &job, &mut count);
-            // Cells that were sent together with one that failed are not run.
-            if failed {
-                let waiting: Vec<Option<JupyterMessage>> = jobs.try_iter().collect();
-                for job in waiting {
-                    let Some(job) = job else { return };
-                    match &job.content {
-                        JupyterMessageContent::ExecuteRequest(_) => self.reply(&job, aborted(count)),
-                        _ => drop(self.job(&mut engine, &job, &mut count)),
+            // Cells that were sent before it was known that this one failed are not run.
+            for job in self.job(&mut engine, &job, &mut count, jobs) {
+                let Some(job) = job else { return };
+                match &job.content {
+                    JupyterMessageContent::ExecuteRequest(_) => {
+                        self.status(&job, Status::busy());
+                        self.reply(&job, aborted(count));
+                        self.status(&job, Status::idle());
                     }
+                    _ => drop(self.job(&mut engine, &job, &mut count, jobs)),
                 }
             }
             next = jobs.recv();
         }
     }
 
-    /// One job. Tells whether it failed and what follows is to be given up.
-    fn job(&self, engine: &mut Result<Engine>, job: &JupyterMessage, count: &mut usize) -> bool {
+    /// One job. If it fails, what was sent before anybody could know is given back, to be given up.
+    fn job(
+        &self,
+        engine: &mut Result<Engine>,
+        job: &JupyterMessage,
+        count: &mut usize,
+        jobs: &Receiver<Option<JupyterMessage>>,
+    ) -> Vec<Option<JupyterMessage>> {
         match (&job.content, engine) {
             (JupyterMessageContent::ExecuteRequest(request), engine) => {
                 self.status(job, Status::busy());
-                let failed = self.execute(engine, job, request, count);
+                let (reply, failure) = self.execute(engine, job, request, count);
+                let waiting = if failure.is_some() && request.stop_on_error { jobs.try_iter().collect() } else { Vec::new() };
+                failure.inspect(|failure| self.output.failed(failure));
+                self.reply(job, reply);
                 self.status(job, Status::idle());
-                failed && request.stop_on_error
+                return waiting;
             }
             (JupyterMessageContent::CompleteRequest(request), Ok(engine)) => {
                 let (matches, cursor_start, cursor_end) = complete(engine, &request.code, request.cursor_pos);
                 self.reply(job, CompleteReply { matches, cursor_start, cursor_end, ..CompleteReply::default() });
-                false
             }
             (JupyterMessageContent::InspectRequest(request), Ok(engine)) => {
                 let found = inspect(engine, &request.code, request.cursor_pos);
                 let data = found.clone().and_then(|data| serde_json::from_value(data).ok()).unwrap_or_default();
                 self.reply(job, InspectReply { found: found.is_some(), data, ..InspectReply::default() });
-                false
             }
-            (JupyterMessageContent::CompleteRequest(_), Err(_)) => {
-                self.reply(job, CompleteReply::default());
-                false
-            }
-            _ => {
-                self.reply(job, InspectReply::default());
-                false
-            }
+            (JupyterMessageContent::CompleteRequest(_), Err(_)) => self.reply(job, CompleteReply::default()),
+            _ => self.reply(job, InspectReply::default()),
         }
+        Vec::new()
     }
 
     fn reply(&self, to: &JupyterMessage, content: impl Into<JupyterMessageContent>) {
         let _ = self.shell.send(JupyterMessage::new(content, Some(to)));
     }
 
-    fn execute(&self, engine: &mut Result<Engine>, job: &JupyterMessage, request: &ExecuteRequest, count: &mut usize) -> bool {
+    /// Runs a cell: its reply, and why it failed if it did.
+    fn execute(
+        &self,
+        engine: &mut Result<Engine>,
+        job: &JupyterMessage,
+        request: &ExecuteRequest,
+        count: &mut usize,
+    ) -> (ExecuteReply, Option<Failure>) {
         if request.store_history && !request.silent {
             *count += 1;
             self.history().push(request.code.clone());
@@ -326,13 +335,11 @@ impl Kernel {
         };
         let mut reply = ExecuteReply { execution_count, user_expressions: Some(Default::default()), ..ExecuteReply::default() };
         if let Err(failure) = &done {
-            self.output.failed(failure);
             reply.status = ReplyStatus::Error;
             let (ename, evalue, traceback) = (failure.name.clone(), failure.message.clone(), failure.lines.clone());
             reply.error = Some(Box::new(ReplyError { ename, evalue, traceback }));
         }
-        self.reply(job, reply);
-        done.is_err()
+        (reply, done.err())
     }
 }
 
