@@ -242,8 +242,8 @@ fn what_is_exported_runs_and_gives_the_same_coefficients() {
         for (form, text) in [("program", program(exported)), ("notebook", notebook(exported))] {
             let module = format!("{form}_{}", exported.session.name);
             std::fs::write(place.path().join(format!("{module}.rs")), text).unwrap();
-            let _ = write!(modules, "mod {module};\n");
-            let _ = write!(arms, "        Some(\"{module}\") => {module}::main(),\n");
+            let _ = writeln!(modules, "mod {module};");
+            let _ = writeln!(arms, "        Some(\"{module}\") => {module}::main(),");
         }
     }
     let main = format!(

@@ -54,6 +54,9 @@ pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, pieces, quo
 pub use timeline::{State, Timeline};
 pub use topics::{TOPICS, Topic};
 
+/// Writes a statement, by its arguments, into a program.
+pub type Rust = fn(&mut Code, &[String]) -> Result<()>;
+
 /// One verb.
 pub struct Verb {
     /// What one types.
@@ -65,7 +68,7 @@ pub struct Verb {
     /// A line that does it.
     pub example: &'static str,
     /// Writes what it does with its arguments as Rust; none of a verb that leaves nothing to do again.
-    pub rust: Option<fn(&mut Code, &[String]) -> Result<()>>,
+    pub rust: Option<Rust>,
     /// Does it, with its arguments.
     pub run: fn(&mut Context, &[String]) -> Result<Reply>,
 }
