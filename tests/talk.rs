@@ -166,7 +166,8 @@ fn the_base_is_asked_and_favours_nothing() {
 fn text_grows_by_whole_characters_and_an_interrupt_keeps_it() {
     let _alone = alone();
     let dam = merge();
-    let seen: Arc<Mutex<Vec<(usize, Option<usize>, String)>>> = Arc::default();
+    type Told = (usize, Option<usize>, String);
+    let seen: Arc<Mutex<Vec<Told>>> = Arc::default();
     let messages = seen.clone();
     watch(move |progress| {
         assert_eq!(progress.task, GENERATE);

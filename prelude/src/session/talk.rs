@@ -91,8 +91,12 @@ impl<'a> Judge<'a> {
         at_once: usize,
     ) -> Result<Vec<Spoken<'a>>> {
         let mut spoken = voices.iter().map(|_| Spoken::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
-        let mut task = Task::begin(GENERATE, Some(prompt.limit * voices.len().div_ceil(at_once)), None);
+        let steps = prompt.limit.saturating_mul(voices.len().div_ceil(at_once));
+        let mut task = Task::begin(GENERATE, Some(steps), None);
         for start in (0..voices.len()).step_by(at_once) {
+            if interrupt::requested() {
+                break;
+            }
             let group = &voices[start..(start + at_once).min(voices.len())];
             let weights = group.iter().map(|voice| self.held(merged, voice)).collect::<Result<Vec<_>>>()?;
             let generation = |(voice, weights): (&Voice<'a>, _)| {
@@ -236,10 +240,11 @@ impl Dam {
     /// use dam_prelude::{Columns, load};
     ///
     /// let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;
-    /// let asked = dam.ask("「tall sea」を日本語で言うと何ですか。", 32)?;
-    /// let text: String = asked.tokens.iter().map(|token| token.text.as_str()).collect();
-    /// assert_eq!(text, asked.text);
-    /// assert!(asked.sources[0].likelihood.nats_per_token() > asked.sources[1].likelihood.nats_per_token());
+    /// let asked = dam.ask("What is 12 plus 7?", 32)?;
+    /// let [japanese, math] = &asked.sources[..] else { panic!("two sources") };
+    /// assert!(math.likelihood.nats_per_token() > japanese.likelihood.nats_per_token());
+    /// let tokens: String = asked.tokens.iter().map(|token| token.text.as_str()).collect();
+    /// assert_eq!((tokens.as_str(), asked.text.as_str()), ("12 + 7 = 19", "12 + 7 = 19"));
     /// println!("{asked}");
     /// # Ok::<(), dam_prelude::Error>(())
     /// ```

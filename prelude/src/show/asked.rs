@@ -162,7 +162,8 @@ impl Asked {
             .into_iter()
             .chain(self.sources.iter().map(|s| (s.name.as_str(), s.answer.as_str())))
             .collect();
-        let used = table.to_string().lines().map(UnicodeWidthStr::width).max().unwrap_or(0);
+        let untitled = Table { title: String::new(), ..table.clone() }.to_string();
+        let used = untitled.lines().map(UnicodeWidthStr::width).max().unwrap_or(0);
         let fits = |text: &str| !text.contains(['\n', '\t']) && text.width() + used + 3 <= width;
         let mut lines = Vec::new();
         if answers.iter().all(|(_, text)| fits(&printable(text))) {
@@ -177,10 +178,14 @@ impl Asked {
 
     /// How likely each model finds the merge's answer.
     fn numbers(&self) -> Table {
-        let title = format!("log-likelihood in nats of the answer of {}: the sum over its tokens, and their mean", self.model);
-        let mut table = Table::new(title, ["model", "sum", "mean", "perplexity", "favours"]);
+        let title = format!("log-likelihood of the answer of {}, in nats", self.model);
+        let mut table = Table::new(title, ["model", "sum", "a token", "perplexity", "favours"]);
         let mut row = |name: &str, x: &Likelihood, favours: Option<usize>| {
-            let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{:.digits$}", x));
+            let number = |x: Option<f64>, digits: i32| {
+                // Rounded here, so that no zero has a sign.
+                let unit = 10f64.powi(digits);
+                x.map_or("-".into(), |x| format!("{:.*}", digits as usize, (x * unit).round() / unit + 0.0))
+            };
             table.rows.push(vec![
                 printable(name),
                 number((x.tokens > 0).then_some(x.log_likelihood), 2),
@@ -364,7 +369,10 @@ mod tests {
     fn tokens_are_marked_by_letters_below_them() {
         let text = asked().lines(80);
         let lines: Vec<&str> = text.lines().collect();
-        let at = lines.iter().position(|line| line.starts_with("十二 + ")).unwrap();
+        // The answers are in the table where there is room, and else above it.
+        assert!(lines[3].starts_with(" DAM ") && lines[3].ends_with("十二 + \u{fffd}[2J<7>"), "{text}");
+        assert!(asked().lines(40).starts_with("DAM "));
+        let at = lines.iter().rposition(|line| line.starts_with("十二 + ")).unwrap();
         assert_eq!(
             lines[at..at + 3],
             [

@@ -59,14 +59,15 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 pub(super) fn side_by_side(texts: &[(&str, &str)], width: usize) -> String {
     let names: Vec<String> = texts.iter().map(|(name, _)| printable(name)).collect();
     let widest = |lines: &[String]| lines.iter().map(|line| line.width()).max().unwrap_or(0);
-    let natural = |(name, (_, text)): (&String, &(&str, &str))| name.width().max(widest(&wrapped(text, width)));
-    let mut columns: Vec<usize> = names.iter().zip(texts).map(natural).collect();
+    let own = |(name, (_, text)): (&String, &(&str, &str))| name.width().max(widest(&wrapped(text, width)));
+    let mut columns: Vec<usize> = names.iter().zip(texts).map(own).collect();
     let gaps = GAP * texts.len().saturating_sub(1);
-    if columns.iter().sum::<usize>() + gaps > width {
+    let natural = columns.iter().sum::<usize>() + gaps <= width;
+    if !natural {
         columns.fill(width.saturating_sub(gaps) / texts.len().max(1));
     }
     let fits = |(name, columns): (&String, &usize)| name.width() <= *columns;
-    let narrow = columns.iter().sum::<usize>() + gaps + GAP > width && columns.iter().any(|columns| *columns < NARROWEST);
+    let narrow = !natural && columns.iter().any(|columns| *columns < NARROWEST);
     if narrow || !names.iter().zip(&columns).all(fits) {
         let one = |(name, (_, text)): (&String, &(&str, &str))| {
             let lines = wrapped(text, width.saturating_sub(2).max(2));
