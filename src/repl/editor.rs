@@ -17,8 +17,8 @@ use rustyline::hint::{Hint, Hinter};
 use rustyline::history::SearchDirection;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
-    Cmd, ColorMode, CompletionType, ConditionalEventHandler, EditMode, Event, EventContext, EventHandler, InputMode, KeyCode, KeyEvent,
-    Modifiers, RepeatCount, Result,
+    Cmd, ColorMode, CompletionType, ConditionalEventHandler, EditMode, Event, EventContext, EventHandler, InputMode, KeyCode,
+    KeyEvent, Modifiers, RepeatCount, Result,
 };
 
 use super::colour::{Colour, Look, shown};
@@ -27,7 +27,7 @@ use super::history::{self, Lines};
 use super::prompt::prompt;
 
 /// Longer lines are edited without colours, hints and checks.
-const LONG: usize = 10_000;
+const LONG: usize = 4_000;
 
 /// Longer lines cannot be typed: the editor draws a line anew with every row that it grows by. Pasted text that the
 /// terminal marks as such may be of any length.
@@ -257,9 +257,11 @@ impl Hinter for Helper {
 
 impl Highlighter for Helper {
     fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        if line.contains(|c: char| c.is_control() && c != '\n' && c != '\t') {
+            return Cow::Owned(shown(line));
+        }
         match self.looks(line) {
             Some(context) if self.colour == Colour::On => Cow::Owned(highlighted(&context, line)),
-            _ if line.contains(|c: char| c.is_control() && c != '\n' && c != '\t') => Cow::Owned(shown(line)),
             _ => Cow::Borrowed(line),
         }
     }

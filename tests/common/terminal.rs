@@ -143,6 +143,16 @@ impl Terminal {
         })
     }
 
+    /// Waits until `text` was written behind the first `from` bytes, with no more delay than it takes to look.
+    pub fn wait_for_bytes(&self, from: usize, text: &str) {
+        let start = Instant::now();
+        let is_there = || self.seen.lock().unwrap().bytes[from..].windows(text.len()).any(|bytes| bytes == text.as_bytes());
+        while !is_there() {
+            assert!(start.elapsed() < PATIENCE, "`{}` was not written", text.escape_debug());
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
     /// Waits until the screen is as `fits` says, and gives it.
     pub fn wait_until(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         let start = Instant::now();

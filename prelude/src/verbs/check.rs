@@ -113,7 +113,11 @@ impl Checked<'_> {
         }
         match word.split_once('=').filter(|(key, _)| is_plain(key) && self.usage.pairs().next().is_some()) {
             Some((key, value)) => self.pair(key, value),
-            None => self.plain(word),
+            None => self.plain(word).map_err(|mut fault| {
+                // What is no word may become a key.
+                fault.begins.extend(self.usage.pairs().map(|pair| pair.key.to_owned()));
+                fault
+            }),
         }
     }
 
@@ -247,7 +251,8 @@ impl Checked<'_> {
     /// What is wrong with a word that is to name a method, a scheme or a verb.
     fn known(&self, left: &[&Item], word: &str) -> Option<Fault> {
         let item = left.iter().find(|item| item.takes(word))?;
-        let place = item.choices.iter().find_map(|choice| if let Choice::Place(place) = choice { Some(place.name) } else { None })?;
+        let place =
+            item.choices.iter().find_map(|choice| if let Choice::Place(place) = choice { Some(place.name) } else { None })?;
         let (what, known): (_, Vec<&str>) = match place {
             "METHOD" => ("method", METHODS.iter().map(|m| m.name).chain([GREEDY_SOUP, DAM, EVOLVE]).collect()),
             "VERB" => ("verb", VERBS.iter().map(|verb| verb.name).collect()),
@@ -298,7 +303,7 @@ mod tests {
     #[test]
     fn what_is_unknown_is_marked() {
         assert_eq!(marked("laod builtin:base"), ["laod"]);
-        assert_eq!(marked("wrap colums"), [] as [&str; 0], "it may become something");
+        assert_eq!(marked("wrap colum"), [] as [&str; 0], "it may become something");
         for (line, words) in [
             ("wrap colums ", vec!["colums"]),
             ("wrap f=tan ", vec!["f=tan"]),
@@ -322,12 +327,13 @@ mod tests {
             ("train 0 ", vec!["0"]),
             ("plot los ", vec!["los"]),
             ("plot loss a.svg", vec![]),
-            ("plot coefficients layers.0 a.svg b", vec![]),
+            ("plot coefficients layers.0 a.svg b", vec!["b"]),
             ("help tarin ", vec!["tarin"]),
             ("generate what is --this f=1", vec![]),
             ("eval a.jsonl b.jsonl --al ", vec!["--al"]),
             ("bake a b ", vec!["b"]),
             ("compare dam tise steps=0 on=a,b ", vec!["tise", "steps=0"]),
+            ("wrap columns tra", vec![]),
             ("load base=a b+c d=e=f # laod", vec![]),
             ("generate \"what", vec!["\""]),
         ] {

@@ -24,3 +24,9 @@ fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {
         verbs.iter().map(|v| json!({"name": v.name, "usage": v.usage, "about": v.about, "example": v.example})).collect();
     Ok(Reply::new(text, json!({"verbs": json})))
 }
+
+/// All verbs with an example each, as Markdown: what the README lists.
+pub fn reference() -> String {
+    let one = |verb: &Verb| format!("- `{}`: {}. `{}`\n", verb.usage, verb.about, verb.example);
+    VERBS.iter().map(one).collect()
+}

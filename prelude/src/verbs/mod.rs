@@ -32,10 +32,11 @@ mod wrap;
 
 use crate::Error;
 
-pub(crate) use context::refuse;
 pub use check::{Problem, check};
 pub use complete::{Candidate, Completions, complete};
+pub(crate) use context::refuse;
 pub use context::{Context, Latest, Reply};
+pub use help::reference;
 pub use next::next;
 pub use parse::{Piece, Statement, Unclosed, Word, is_complete, pieces, quoted, statements};
 

@@ -26,7 +26,6 @@ pub fn of(context: &Context, verb: &Verb, cursor: &Cursor<'_>, place: Place, typ
         ("plot", "TENSOR") if !cursor.others().any(|word| ["coefficients", "histogram"].contains(&word)) => Vec::new(),
         (_, "TENSOR" | "GLOB") => context.known().map(|models| tensors::tensors(&models, typed)).unwrap_or_default(),
         (_, "METHOD") => without_those(methods(verb)),
-        (_, "KEY") => keys(context, verb, cursor),
         (_, "VERB") => VERBS.iter().map(|verb| Candidate::whole(verb.name, verb.about)).collect(),
         (_, "NAME") => names(context, verb),
         _ => Vec::new(),
@@ -74,7 +73,8 @@ fn methods(verb: &Verb) -> Vec<Candidate> {
     match verb.name {
         "merge" => all.chain([soup]).collect(),
         "compare" => {
-            let trained = [Candidate::whole(DAM, "coefficients that are trained"), Candidate::whole(EVOLVE, "weights by evolution")];
+            let trained =
+                [Candidate::whole(DAM, "coefficients that are trained"), Candidate::whole(EVOLVE, "weights by evolution")];
             trained.into_iter().chain(all).chain([soup]).collect()
         }
         _ => all.collect(),
@@ -113,7 +113,8 @@ pub fn keys(context: &Context, verb: &Verb, cursor: &Cursor<'_>) -> Vec<Candidat
 pub fn value(context: &Context, verb: &Verb, cursor: &Cursor<'_>, open: &Pair, typed: &str) -> Found {
     let known = context.known().unwrap_or_default();
     // The name of a source may itself hold a `=`.
-    let name = known.names().find(|name| open.key == "NAME" && typed.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
+    let name =
+        known.names().find(|name| open.key == "NAME" && typed.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
     let key = name.or_else(|| typed.split_once('=').map(|(key, _)| key)).unwrap_or_default();
     let stem = (key.len() + 1).min(typed.len());
     let switch = || ["on", "off"].map(|word| Candidate::whole(word, "")).into();
