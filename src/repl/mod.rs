@@ -49,7 +49,7 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
     let context = Rc::new(RefCell::new(Context::default()));
     let mut editor = Editor::new(keys, context.clone())?;
     if !output.json {
-        output.say("DAM Lab: merge language models one step at a time. `help` lists the verbs, Tab completes, Ctrl-D leaves.");
+        output.say("DAM Lab: merge language models step by step. `help` lists the verbs, Tab completes, Ctrl-D leaves.");
     }
     loop {
         let leaves = match editor.line() {

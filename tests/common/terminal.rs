@@ -108,8 +108,9 @@ impl Terminal {
         self.seen.lock().unwrap().parser.screen().cursor_position()
     }
 
-    /// How the first occurrence of `text` on the screen looks: the cell of its first character.
+    /// How the first occurrence of `text` on the screen looks, once it is there: the cell of its first character.
     pub fn cell(&self, text: &str) -> vt100::Cell {
+        self.wait_for(text);
         let seen = self.seen.lock().unwrap();
         let screen = seen.parser.screen();
         let (rows, columns) = screen.size();
