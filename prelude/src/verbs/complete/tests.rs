@@ -18,9 +18,8 @@ fn completed(context: &Context, line: &str) -> String {
 }
 
 fn loaded() -> Context {
-    let mut context = Context::default();
-    context.models = crate::load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
-    context
+    let models = crate::load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
+    Context { models, ..Context::default() }
 }
 
 #[test]
