@@ -81,7 +81,11 @@ fn bar(total: Option<usize>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(template) {
         let chars = if terminal::is_ascii() { "#> " } else { "━╸ " };
-        bar.set_style(style.with_key("rate", rate).progress_chars(chars).tick_chars(if terminal::is_ascii() { "-\\|/ " } else { "⠁⠂⠄⠂ " }));
+        bar.set_style(style.with_key("rate", rate).progress_chars(chars).tick_chars(if terminal::is_ascii() {
+            "-\\|/ "
+        } else {
+            "⠁⠂⠄⠂ "
+        }));
     }
     bar
 }

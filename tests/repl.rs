@@ -1,17 +1,320 @@
-//! The interactive session, in a pseudo-terminal.
+//! The interactive session, in a pseudo-terminal: what one types, and what one sees.
 #![cfg(unix)]
 
 mod common;
 
-use common::terminal::Terminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// What stands on the screen is what a person sees.
+use common::terminal::{BACKSPACE, ENTER, ESCAPE, RIGHT, TAB, Terminal, UP, ctrl, dam};
+
+/// Two built-in sources, wrapped: a session that trains fast.
+const WRAPPED: &str = "load ja=builtin:japanese math=builtin:math; wrap";
+
+fn home() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn history(home: &Path) -> String {
+    std::fs::read_to_string(home.join("state/dam/history")).unwrap_or_default()
+}
+
 #[test]
-fn the_prompt_answers() {
-    let home = tempfile::tempdir().unwrap();
+fn tab_completes_what_may_stand_there() {
+    let home = home();
+    std::fs::write(home.path().join("my data.jsonl"), "{\"input_ids\": [1, 2, 3]}\n").unwrap();
     let mut dam = Terminal::dam(home.path());
-    dam.line("help quit");
-    dam.wait_for("Ctrl-D does too");
+    // Verbs, with what they do.
+    dam.send(TAB);
+    let screen = dam.wait_for("write the merge as a Hugging Face checkpoint");
+    assert!(screen.contains("evolve") && screen.contains("change settings"), "{screen}");
+    // One that is left is put there, a blank behind it.
+    dam.send(format!("lo{BACKSPACE}oa{TAB}ja=builtin:j{TAB}builtin:m{TAB}"));
+    dam.wait_for("dam> load ja=builtin:japanese builtin:math");
+    dam.send(ENTER);
+    dam.wait_for_prompt("2 sources");
+    dam.send(format!("data math=my{TAB}"));
+    dam.wait_for("data math=\"my data.jsonl\"");
+    dam.send(ctrl('c'));
+    dam.send(format!("set schedule={TAB}"));
+    dam.wait_for("as it is");
+    dam.send(format!("l{TAB}"));
+    dam.wait_for("set schedule=linear");
+    dam.send(ctrl('c'));
+    dam.send(format!("inspect layers.1.mlp.{TAB}"));
+    dam.wait_for("down_proj");
+    dam.send(ctrl('c'));
     dam.line("quit");
     assert!(dam.end().success());
+}
+
+#[test]
+fn grey_hints_say_what_comes_next() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.wait_for("load base=builtin:base ja=builtin:japanese");
+    assert!(dam.cell("load base").dim());
+    dam.send(RIGHT);
+    dam.wait_until("what was grey to be typed", |_| !dam.cell("base=builtin").dim());
+    dam.send(ENTER);
+    dam.wait_for_prompt("3 sources");
+    dam.wait_until("`wrap`", |screen| screen.lines().last().is_some_and(|line| line.ends_with("> wrap")));
+    dam.send(ctrl('e'));
+    dam.send(ENTER);
+    dam.wait_for_prompt("step 0");
+    dam.wait_for("train 100");
+    // What was entered before goes before what makes sense.
+    dam.line("set lr=2e-3");
+    dam.wait_for("lr=0.002");
+    dam.send("se");
+    dam.wait_until("the earlier line", |screen| screen.lines().last().is_some_and(|line| line.ends_with("> set lr=2e-3")));
+    dam.send(format!("{}{ENTER}", ctrl('f')));
+    dam.wait_until("the setting again", |screen| screen.matches("lr=0.002").count() == 2);
+}
+
+#[test]
+fn verbs_are_coloured_and_mistakes_underlined() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.send("wrap f=tanh colour=2 ");
+    dam.wait_for("colour=2");
+    dam.wait_until("red", |_| dam.cell("colour").underline() && dam.cell("colour").fgcolor() == vt100::Color::Idx(1));
+    assert!(dam.cell("wrap f").bold() && !dam.cell("tanh").underline());
+    dam.send(format!("{}tra", ctrl('u')));
+    dam.wait_for("> tra");
+    dam.wait_until("no mistake yet", |_| !dam.cell("tra").underline());
+    dam.send("m ");
+    dam.wait_until("a mistake", |_| dam.cell("tram").underline());
+}
+
+#[test]
+fn history_outlives_the_session_and_is_searched() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    for (line, times) in [("help quit", 1), (" help save", 1), ("help loss", 1), ("help quit", 2)] {
+        dam.line(line);
+        // The next prompt, with its hint.
+        let entered = format!("> {line}\n");
+        dam.wait_until("the help", |screen| screen.matches(&entered).count() == times && screen.ends_with("sql"));
+    }
+    // Nothing is lost with the program.
+    dam.kill();
+    assert_eq!(history(home.path()), "help quit\nhelp loss\nhelp quit\n");
+    let mut dam = Terminal::dam(home.path());
+    dam.send(format!("{}los", ctrl('r')));
+    dam.wait_for("(reverse-i-search)`los': help loss");
+    dam.send(ENTER);
+    dam.wait_for("every term of the objective");
+    dam.wait_for_prompt("");
+    dam.send(format!("{UP}{UP}"));
+    dam.wait_until("the line before", |screen| screen.ends_with("> help quit"));
+    dam.send(ctrl('c'));
+    dam.send(ctrl('d'));
+    assert!(dam.end().success());
+    assert!(history(home.path()).ends_with("help quit\nhelp loss\n"));
+}
+
+#[test]
+fn a_line_goes_on_until_its_quotation_mark_is_closed() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.line("generate \"one");
+    dam.wait_for("Ctrl-C begins anew");
+    dam.line("two\"");
+    dam.wait_for("nothing is loaded yet");
+    assert_eq!(history(home.path()), "generate \"one\\ntwo\"\n");
+    dam.line("generate 'open");
+    dam.send(ctrl('c'));
+    dam.line("help loss");
+    dam.wait_for("every term of the objective");
+}
+
+#[test]
+fn pasted_lines_run_as_lines() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.paste("help loss # one\r\nhelp quit; help save\nhelp step");
+    dam.wait_for("help step");
+    assert!(!dam.screen().contains("every term"), "nothing runs before the enter key");
+    dam.send(ENTER);
+    let screen = dam.wait_for("or N of them");
+    for text in ["every term of the objective", "Ctrl-D does too", "keep coefficients"] {
+        assert!(screen.contains(text), "{text}: {screen}");
+    }
+    // What is typed ahead is not lost either.
+    dam.send(format!("help loss{ENTER}help evolve{ENTER}"));
+    dam.wait_for("judged on the sources");
+}
+
+#[test]
+fn an_interrupt_stops_training_and_not_the_session() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.line(&format!("{WRAPPED}; set device=cpu"));
+    dam.wait_for_prompt("step 0");
+    dam.line("train 100000");
+    std::thread::sleep(Duration::from_millis(1500));
+    dam.send(ctrl('c'));
+    dam.send(ctrl('c'));
+    dam.wait_for_prompt("loss ");
+    let prompt = dam.last_line();
+    let steps: usize = prompt.split("step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(steps > 0 && steps < 100_000, "{prompt}");
+    // At the prompt it only clears the line.
+    dam.send(format!("bake x{}", ctrl('c')));
+    dam.line("help loss");
+    dam.wait_for("every term of the objective");
+    assert!(!home.path().join("x").exists());
+
+    // Nobody leaves training behind unasked.
+    dam.send(ctrl('d'));
+    dam.wait_for(&format!("{steps} steps of training are not saved: leave?"));
+    dam.line("n");
+    dam.wait_for_prompt("step");
+    dam.line("quit");
+    dam.wait_until("the question again", |screen| screen.matches("are not saved: leave?").count() == 2);
+    dam.line("save kept.dam.safetensors");
+    assert!(dam.end().success());
+    assert!(home.path().join("kept.dam.safetensors").is_file());
+}
+
+#[test]
+fn who_says_nothing_twice_leaves() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.line(&format!("{WRAPPED}; step"));
+    dam.wait_for_prompt("step 1");
+    dam.send(ctrl('d'));
+    dam.wait_for("1 step of training is not saved");
+    dam.send(ctrl('d'));
+    assert!(dam.end().success());
+}
+
+#[test]
+fn another_size_while_one_types() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    let words = "generate what is twelve plus seven and what is nine plus thirty and what is that together";
+    dam.send(words);
+    dam.wait_for("together");
+    for columns in [40, 20, 120] {
+        dam.resize(20, columns);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    dam.send(" now");
+    dam.wait_for("together now");
+    dam.send(ENTER);
+    dam.wait_for("nothing is loaded yet");
+}
+
+#[test]
+fn control_characters_do_no_harm() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    for keys in [
+        "\x00\x02\x07\x0b\x0f\x10\x14\x17\x19\x1c\x1e\x1f",
+        "\x1b[99~\x1b[1;5Q\x1bOZ\x1b[[A",
+        "\x16\x1b[31mred\x16\x07",
+        "\x18\x18\x1b2\x1b-x",
+    ] {
+        dam.send(keys);
+        dam.send(ctrl('c'));
+    }
+    dam.paste("help \x1b[2Jloss\x07");
+    dam.send(ctrl('c'));
+    dam.line("help loss");
+    dam.wait_for("every term of the objective");
+    assert!(!dam.bytes().windows(4).any(|bytes| bytes == b"\x1b[2J"));
+}
+
+#[test]
+fn very_long_lines_take_no_time() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    let start = Instant::now();
+    let long = "x".repeat(1 << 20);
+    // Typed: it is refused, and not run in part.
+    dam.send(format!("help {long}{ENTER}"));
+    dam.wait_for("cannot be typed");
+    // Pasted: it is taken as it is.
+    dam.paste(&format!("help {long}"));
+    dam.send(ENTER);
+    dam.line("help loss");
+    dam.wait_for("every term of the objective");
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    assert!(history(home.path()).len() < 1000);
+}
+
+#[test]
+fn what_is_not_utf_8_is_refused() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.send(b"help \xff\xfe; help quit\r");
+    dam.wait_for("is not UTF-8");
+    std::thread::sleep(Duration::from_millis(200));
+    dam.send(ctrl('c'));
+    dam.line("help loss");
+    let screen = dam.wait_for("every term of the objective");
+    assert!(!screen.contains("Ctrl-D does too"), "{screen}");
+}
+
+/// Without colours there is no code that sets any; a plain terminal gets no codes at all.
+#[test]
+fn no_colours_where_they_are_not_wanted() {
+    let sets = |rest: &&str| rest.trim_start_matches(|c: char| c == ';' || c.is_ascii_digit()).starts_with('m');
+    let colours = |bytes: &[u8]| String::from_utf8_lossy(bytes).split("\x1b[").skip(1).filter(sets).count();
+    let home = home();
+    for (name, value) in [("TERM", "xterm"), ("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let mut command = dam(home.path());
+        command.env(name, value);
+        let mut dam = Terminal::start(command, 30, 100);
+        dam.wait_for("dam>");
+        dam.line("wrap colour=2; help loss");
+        dam.wait_for("unknown key `colour`");
+        dam.line("help loss");
+        dam.wait_for("every term of the objective");
+        match (name, value) {
+            ("TERM", "xterm") => assert!(colours(&dam.bytes()) > 0),
+            ("NO_COLOR", _) => assert_eq!(colours(&dam.bytes()), 0),
+            _ => assert!(!dam.bytes().contains(&0x1b)),
+        }
+        dam.line("quit");
+        assert!(dam.end().success());
+    }
+}
+
+#[test]
+fn vi_keys_on_request() {
+    let home = home();
+    for (argument, variable) in [(Some("--vi"), None), (None, Some("vi"))] {
+        let mut command = dam(home.path());
+        command.args(argument);
+        if let Some(value) = variable {
+            command.env("DAM_EDIT", value);
+        }
+        let mut dam = Terminal::start(command, 30, 100);
+        dam.wait_for("dam>");
+        dam.send("xhelp lossx");
+        dam.send(ESCAPE);
+        std::thread::sleep(Duration::from_millis(700));
+        dam.send("x0x");
+        dam.send(ENTER);
+        dam.wait_for("every term of the objective");
+    }
+    let mut command = dam(home.path());
+    command.env("DAM_EDIT", "vim");
+    let mut dam = Terminal::start(command, 30, 100);
+    dam.wait_for("`vim`");
+    assert_eq!(dam.end().code(), Some(1));
+}
+
+#[test]
+fn without_utf_8_the_prompt_is_ascii() {
+    let home = home();
+    let mut command = dam(home.path());
+    command.env("LANG", "C");
+    let mut dam = Terminal::start(command, 30, 100);
+    dam.wait_for("dam>");
+    dam.line(WRAPPED);
+    dam.wait_for_prompt("2 sources | step 0");
 }

@@ -73,7 +73,9 @@ fn branches_keep_what_was_tried() {
     let replies = verbs(&mut context, "branch bold; set lr=1e-1; train 2; diff main; switch main; diff bold; branch; history");
     assert_eq!(coefficients(context.dam().unwrap()), main);
     // One way and back: the same distances, which the coefficients give too.
-    let apart = |reply: &Value| -> f64 { reply["tensors"].as_array().unwrap().iter().map(|t| t["most"].as_f64().unwrap()).fold(0.0, f64::max) };
+    let apart = |reply: &Value| -> f64 {
+        reply["tensors"].as_array().unwrap().iter().map(|t| t["most"].as_f64().unwrap()).fold(0.0, f64::max)
+    };
     assert!((apart(&replies[3]) - apart(&replies[5])).abs() < 1e-12 && apart(&replies[3]) > 0.0);
     verbs(&mut context, "switch bold");
     let bold = coefficients(context.dam().unwrap());

@@ -247,8 +247,8 @@ impl Error {
     /// `name` is not among `known`; the nearest one becomes the hint.
     pub fn unknown<'a>(kind: &'static str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        let nearest = known
-            .iter()
+        // What is much longer is near to none, and takes long to compare.
+        let nearest = (known.iter().filter(|k| name.len() < 4 * k.len() + 16))
             .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), &k.to_lowercase()), *k))
             .min()
             .filter(|(distance, k)| *distance <= 2.max(k.len() / 3))

@@ -17,8 +17,8 @@ use rustyline::hint::{Hint, Hinter};
 use rustyline::history::SearchDirection;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
-    Cmd, ColorMode, CompletionType, ConditionalEventHandler, EditMode, Event, EventContext, EventHandler, InputMode, KeyCode, KeyEvent,
-    Modifiers, RepeatCount, Result,
+    Cmd, ColorMode, CompletionType, ConditionalEventHandler, EditMode, Event, EventContext, EventHandler, InputMode, KeyCode,
+    KeyEvent, Modifiers, RepeatCount, Result,
 };
 
 use super::colour::{Colour, Look, shown};
@@ -27,7 +27,7 @@ use super::history::{self, Lines};
 use super::prompt::prompt;
 
 /// Longer lines are edited without colours, hints and checks.
-const LONG: usize = 10_000;
+const LONG: usize = 4_000;
 
 /// Longer lines cannot be typed: the editor draws a line anew with every row that it grows by. Pasted text that the
 /// terminal marks as such may be of any length.
@@ -53,7 +53,16 @@ pub struct Editor {
     editor: rustyline::Editor<Helper, Lines>,
     context: Rc<RefCell<Context>>,
     colour: Colour,
+    marks: Marks,
+}
+
+/// What keys have said of the line that is typed.
+#[derive(Clone, Default)]
+struct Marks {
+    /// It was too long to be typed.
     overflown: Arc<AtomicBool>,
+    /// It was given up.
+    dropped: Arc<AtomicBool>,
 }
 
 impl Editor {
@@ -69,11 +78,10 @@ impl Editor {
             .edit_mode(if keys == Keys::Vi { EditMode::Vi } else { EditMode::Emacs })
             .build();
         let mut editor = rustyline::Editor::with_history(config, Lines::open(history::place()))?;
-        editor.set_helper(Some(Helper { context: context.clone(), colour, columns: 80, asks: false }));
-        let overflown = Arc::new(AtomicBool::new(false));
-        let handler = EventHandler::Conditional(Box::new(Any { overflown: overflown.clone() }));
-        editor.bind_sequence(Event::Any, handler);
-        Ok(Self { editor, context, colour, overflown })
+        let marks = Marks::default();
+        editor.set_helper(Some(Helper { context: context.clone(), colour, columns: 80, asks: false, marks: marks.clone() }));
+        editor.bind_sequence(Event::Any, EventHandler::Conditional(Box::new(Any(marks.clone()))));
+        Ok(Self { editor, context, colour, marks })
     }
 
     /// The next line, which may be of several, and is kept in the history.
@@ -107,9 +115,12 @@ impl Editor {
     }
 
     fn read(&mut self, prompt: (String, String)) -> Result<Line> {
-        self.overflown.store(false, Ordering::Relaxed);
+        for mark in [&self.marks.overflown, &self.marks.dropped] {
+            mark.store(false, Ordering::Relaxed);
+        }
         match self.editor.readline(&prompt) {
-            Ok(_) if self.overflown.load(Ordering::Relaxed) => {
+            Ok(_) if self.marks.dropped.load(Ordering::Relaxed) => Err(ReadlineError::Interrupted),
+            Ok(_) if self.marks.overflown.load(Ordering::Relaxed) => {
                 let message = format!("a line of more than {LONGEST} bytes cannot be typed");
                 Ok(Line::Refused(message, "put it in a file: dam run FILE"))
             }
@@ -149,6 +160,7 @@ struct Helper {
     columns: usize,
     /// Whether a question is asked, whose answer is no statement.
     asks: bool,
+    marks: Marks,
 }
 
 impl Helper {
@@ -209,7 +221,15 @@ fn listed(all: &[Candidate], columns: usize) -> Vec<Listed> {
         let gap = if about.is_empty() { String::new() } else { " ".repeat(width - name.chars().count() + 2) };
         Listed { shown: format!("{name}{gap}{about}"), text: candidate.text.clone() }
     };
-    names.iter().zip(all).map(one).collect()
+    let mut listed: Vec<Listed> = names.iter().zip(all).map(one).collect();
+    // One that is wider than half of the terminal makes the list one of a line each.
+    if listed.iter().any(|one| one.shown.contains("  "))
+        && let Some(first) = listed.first_mut()
+    {
+        let lacks = (columns / 2).saturating_sub(first.shown.chars().count());
+        first.shown.push_str(&" ".repeat(lacks));
+    }
+    listed
 }
 
 /// A grey text behind the line: what it may go on to, or only a remark.
@@ -257,9 +277,11 @@ impl Hinter for Helper {
 
 impl Highlighter for Helper {
     fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        if line.contains(|c: char| c.is_control() && c != '\n' && c != '\t') {
+            return Cow::Owned(shown(line));
+        }
         match self.looks(line) {
             Some(context) if self.colour == Colour::On => Cow::Owned(highlighted(&context, line)),
-            _ if line.contains(|c: char| c.is_control() && c != '\n' && c != '\t') => Cow::Owned(shown(line)),
             _ => Cow::Borrowed(line),
         }
     }
@@ -282,7 +304,8 @@ impl Highlighter for Helper {
 
 impl Validator for Helper {
     fn validate(&self, typed: &mut ValidationContext<'_>) -> Result<ValidationResult> {
-        let goes_on = !self.asks && !is_complete(typed.input());
+        let dropped = self.marks.dropped.load(Ordering::Relaxed);
+        let goes_on = !dropped && !self.asks && !is_complete(typed.input());
         Ok(if goes_on { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
     }
 }
@@ -290,22 +313,25 @@ impl Validator for Helper {
 impl rustyline::Helper for Helper {}
 
 /// What every key does first.
-struct Any {
-    overflown: Arc<AtomicBool>,
-}
+struct Any(Marks);
 
 impl ConditionalEventHandler for Any {
     fn handle(&self, event: &Event, _: RepeatCount, _: bool, editor: &EventContext<'_>) -> Option<Cmd> {
         let Event::KeySeq(keys) = event else { return None };
         let inserts = editor.mode() == EditMode::Emacs || editor.input_mode() != InputMode::Command;
         match keys.as_slice() {
+            [KeyEvent(KeyCode::Char('C'), Modifiers::CTRL)] => {
+                // The editor's own way to give a line up forgets what was typed behind it.
+                self.0.dropped.store(true, Ordering::Relaxed);
+                Some(Cmd::AcceptLine)
+            }
             [KeyEvent(KeyCode::Char('E' | 'F'), Modifiers::CTRL) | KeyEvent(KeyCode::End, Modifiers::NONE)]
                 if editor.hint_text().is_some() && editor.pos() == editor.line().len() =>
             {
                 Some(Cmd::CompleteHint)
             }
             [KeyEvent(KeyCode::Char(_), Modifiers::NONE)] if inserts && editor.line().len() >= LONGEST => {
-                self.overflown.store(true, Ordering::Relaxed);
+                self.0.overflown.store(true, Ordering::Relaxed);
                 Some(Cmd::Noop)
             }
             _ => None,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use dam_prelude::verbs::{Context, Piece, Word, check, find, pieces};
 
-use super::colour::{Look, shown};
+use super::colour::Look;
 
 /// The line with its colours, as wide as it is without.
 pub fn highlighted(context: &Context, line: &str) -> String {
@@ -58,17 +58,14 @@ fn argument(line: &str, word: &Word, paint: &mut impl FnMut(Range<usize>, Look))
 fn painted(line: &str, looks: &[Look]) -> String {
     let mut text = String::with_capacity(line.len() * 2);
     let mut start = 0;
-    let ends = line.char_indices().map(|(at, _)| at).skip(1).chain([line.len()]);
-    for end in ends {
-        if end == line.len() || looks[end] != looks[start] {
-            text.push_str(&looks[start].paint(&shown(&line[start..end])));
-            start = end;
-        }
-        if start >= looks.len() {
-            break;
+    for (at, _) in line.char_indices() {
+        if looks[at] != looks[start] {
+            text.push_str(&looks[start].paint(&line[start..at]));
+            start = at;
         }
     }
-    text
+    let last = looks.get(start).copied().unwrap_or_default();
+    text + &last.paint(&line[start..])
 }
 
 #[cfg(test)]
@@ -78,10 +75,10 @@ mod tests {
     #[test]
     fn a_line_keeps_its_text() {
         let plain = |text: &str| {
-            let mut plain = text.to_owned();
-            while let (Some(at), Some(end)) = (plain.find('\x1b'), plain.find('m').and_then(|_| plain.find('\x1b'))) {
-                let close = end + plain[end..].find('m').unwrap();
-                plain.replace_range(at..=close, "");
+            let mut chars = text.chars();
+            let mut plain = String::new();
+            while let Some(c) = chars.next() {
+                if c == '\x1b' { chars.by_ref().find(|c| *c == 'm').map(drop).unwrap_or_default() } else { plain.push(c) }
             }
             plain
         };
@@ -93,7 +90,10 @@ mod tests {
     #[test]
     fn colours_say_what_is_what() {
         let line = "wrap f=tanh colour=2 ";
-        assert_eq!(highlighted(&Context::default(), line), "\x1b[1;36mwrap\x1b[0m \x1b[35mf=\x1b[0mtanh \x1b[4;31mcolour=2\x1b[0m ");
+        assert_eq!(
+            highlighted(&Context::default(), line),
+            "\x1b[1;36mwrap\x1b[0m \x1b[35mf=\x1b[0mtanh \x1b[4;31mcolour=2\x1b[0m "
+        );
         assert_eq!(highlighted(&Context::default(), "step 5"), "\x1b[1;36mstep\x1b[0m \x1b[36m5\x1b[0m");
     }
 }

@@ -123,18 +123,17 @@ fn add(file: &Path, line: &str) -> std::io::Result<()> {
 }
 
 /// Whether `opened` is what is at `path` now, and not what was there before it was rewritten.
+#[cfg(unix)]
 fn is_same(opened: &File, path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        return opened.metadata().ok().map(id) == std::fs::metadata(path).ok().map(id);
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = (opened, path);
-        true
-    }
+    use std::os::unix::fs::MetadataExt;
+    let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    opened.metadata().ok().map(id) == std::fs::metadata(path).ok().map(id)
+}
+
+/// The same where files have no number: one that is open is not replaced.
+#[cfg(not(unix))]
+fn is_same(_: &File, _: &Path) -> bool {
+    true
 }
 
 /// Puts `lines` in the place of what `file` has, unless another session writes.

@@ -54,7 +54,7 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
     let context = Rc::new(RefCell::new(Context::default()));
     let mut editor = Editor::new(keys, context.clone())?;
     if !output.json {
-        output.say("DAM Lab: merge language models one step at a time. `help` lists the verbs, Tab completes, Ctrl-D leaves.");
+        output.say("DAM Lab: merge language models step by step. `help` lists the verbs, Tab completes, Ctrl-D leaves.");
     }
     let (mut autosave, begun) = offer::begin(&mut editor, output)?;
     *context.borrow_mut() = begun;

@@ -108,8 +108,9 @@ impl Terminal {
         self.seen.lock().unwrap().parser.screen().cursor_position()
     }
 
-    /// How the first occurrence of `text` on the screen looks: the cell of its first character.
+    /// How the first occurrence of `text` on the screen looks, once it is there: the cell of its first character.
     pub fn cell(&self, text: &str) -> vt100::Cell {
+        self.wait_for(text);
         let seen = self.seen.lock().unwrap();
         let screen = seen.parser.screen();
         let (rows, columns) = screen.size();
@@ -141,6 +142,16 @@ impl Terminal {
         self.wait_until(&format!("a prompt with `{text}`"), |screen| {
             screen.lines().last().is_some_and(|last| last.starts_with("dam") && last.contains('>') && last.contains(text))
         })
+    }
+
+    /// Waits until `text` was written behind the first `from` bytes, with no more delay than it takes to look.
+    pub fn wait_for_bytes(&self, from: usize, text: &str) {
+        let start = Instant::now();
+        let is_there = || self.seen.lock().unwrap().bytes[from..].windows(text.len()).any(|bytes| bytes == text.as_bytes());
+        while !is_there() {
+            assert!(start.elapsed() < PATIENCE, "`{}` was not written", text.escape_debug());
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 
     /// Waits until the screen is as `fits` says, and gives it.

@@ -96,7 +96,11 @@ impl Models {
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.settings == other.settings
             && self.sources.iter().map(Source::identity).eq(other.sources.iter().map(Source::identity))
-            && self.data.iter().map(|(name, d)| (name, Arc::as_ptr(d))).eq(other.data.iter().map(|(name, d)| (name, Arc::as_ptr(d))))
+            && self
+                .data
+                .iter()
+                .map(|(name, d)| (name, Arc::as_ptr(d)))
+                .eq(other.data.iter().map(|(name, d)| (name, Arc::as_ptr(d))))
     }
 
     /// The names of all sources, in the order of loading.

@@ -103,7 +103,8 @@ impl Dam {
         let fits = {
             let session = self.session();
             let sizes = session.merge.variables.iter().map(|v| v.value.elem_count());
-            let same = |(a, b): (&crate::checkpoint::Source, &crate::checkpoint::Source)| a.name() == b.name() && a.spec() == b.spec();
+            let same =
+                |(a, b): (&crate::checkpoint::Source, &crate::checkpoint::Source)| a.name() == b.name() && a.spec() == b.spec();
             sizes.eq(moment.values.iter().map(Vec::len))
                 && session.models.sources.len() == moment.models.sources.len()
                 && session.models.sources.iter().zip(&moment.models.sources).all(same)

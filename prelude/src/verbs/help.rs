@@ -1,4 +1,4 @@
-//! `help [VERB or TOPIC]`, and the reference that is made of the same table.
+//! `help [VERB|TOPIC]`, and the reference that is made of the same table.
 
 use crate::Result;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::Error;
 
 pub const VERB: Verb = Verb {
     name: "help",
-    usage: "help [VERB or TOPIC]",
+    usage: "help [VERB|TOPIC]",
     about: "all verbs, or one with an example; or a topic",
     example: "help train",
     rust: None,
@@ -19,12 +19,13 @@ pub const VERB: Verb = Verb {
 };
 
 /// What verbs are for, each with the first of them; those after it in the table belong to it too.
-const CHAPTERS: [(&str, &str); 6] = [
+const CHAPTERS: [(&str, &str); 7] = [
     ("load", "first: the sources, and what is learnt"),
     ("loss", "train"),
     ("inspect", "look"),
     ("merge", "other ways to merge"),
     ("bake", "take it home"),
+    ("undo", "change your mind"),
     ("help", "and"),
 ];
 

@@ -43,9 +43,9 @@ mod wrap;
 
 use crate::Error;
 
-pub(crate) use context::refuse;
 pub use check::{Problem, check};
 pub use complete::{Candidate, Completions, complete};
+pub(crate) use context::refuse;
 pub use context::{Context, Latest, Reply};
 pub use export::Code;
 pub use help::reference;
@@ -93,13 +93,13 @@ pub const VERBS: &[Verb] = &[
     bake::VERB,
     save::VERB,
     open::VERB,
+    export::VERB,
     undo::VERB,
     redo::VERB,
     history::VERB,
     branch::VERB,
     switch::VERB,
     diff::VERB,
-    export::VERB,
     help::VERB,
     quit::VERB,
 ];

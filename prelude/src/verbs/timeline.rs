@@ -118,7 +118,9 @@ impl Timeline {
         }
         match name.parse::<usize>() {
             Ok(number) if number < self.states.len() => Ok(number),
-            Ok(number) => refuse(format!("there is no state {number}"), format!("the last is {}: history", self.states.len() - 1)),
+            Ok(number) => {
+                refuse(format!("there is no state {number}"), format!("the last is {}: history", self.states.len() - 1))
+            }
             Err(_) => Err(Error::unknown("branch", name, self.branches.keys().map(String::as_str))),
         }
     }

@@ -303,17 +303,21 @@ mod tests {
 
     #[test]
     fn a_usage_says_what_may_stand_where() {
-        let usage = Usage::read("wrap [a|b_c] [f=none|tanh] [train=x,y] [init=uniform|METHOD|RECIPE.yml] [rank=4 of b_c] [--force]");
+        let usage =
+            Usage::read("wrap [a|b_c] [f=none|tanh] [train=x,y] [init=uniform|METHOD|RECIPE.yml] [rank=4 of b_c] [--force]");
         assert_eq!(usage.flags().collect::<Vec<_>>(), ["--force"]);
         assert_eq!(usage.places().len(), 1);
         assert!(usage.places()[0].takes("b_c") && !usage.places()[0].takes("c"));
         let pairs: Vec<&Pair> = usage.pairs().collect();
-        assert_eq!(pairs.iter().map(|p| (p.key, p.list, p.is_closed(), p.of)).collect::<Vec<_>>(), [
-            ("f", false, true, None),
-            ("train", true, true, None),
-            ("init", false, false, None),
-            ("rank", false, false, Some("b_c")),
-        ]);
+        assert_eq!(
+            pairs.iter().map(|p| (p.key, p.list, p.is_closed(), p.of)).collect::<Vec<_>>(),
+            [
+                ("f", false, true, None),
+                ("train", true, true, None),
+                ("init", false, false, None),
+                ("rank", false, false, Some("b_c")),
+            ]
+        );
         assert_eq!(pairs[2].values[2], Value::Place(Place { ending: ".yml", ..Place::of("RECIPE") }));
 
         let usage = Usage::read("x [NAME=]SOURCE... [NAME=FILE...] \"PROMPT\" [on=FILE,...] [FILE.svg|FILE.png]");

@@ -57,7 +57,9 @@ fn one(text: &str, name: &str, path: &Path, kind: FileType, wanted: Wanted) -> O
         Wanted::Adapters if is_directory && holds(&["adapter_config.json"]) => Some(Candidate::whole(text, "adapter")),
         _ if is_directory => Some(Candidate::open(format!("{text}/"), "directory")),
         Wanted::Models if name.to_lowercase().ends_with(".gguf") => Some(Candidate::whole(text, "GGUF file")),
-        Wanted::Files(endings) if endings.iter().any(|end| name.to_lowercase().ends_with(end)) => Some(Candidate::whole(text, "file")),
+        Wanted::Files(endings) if endings.iter().any(|end| name.to_lowercase().ends_with(end)) => {
+            Some(Candidate::whole(text, "file"))
+        }
         _ => None,
     }
 }
@@ -65,7 +67,8 @@ fn one(text: &str, name: &str, path: &Path, kind: FileType, wanted: Wanted) -> O
 /// What a source may go on to: built-in models, checkpoints, names in the hub's cache; behind a `+`, adapters.
 pub fn sources(typed: &str) -> Vec<Candidate> {
     let named = BUILTIN_PREFIX.starts_with(typed) || typed.starts_with(BUILTIN_PREFIX);
-    let builtin = builtin_models().filter(|_| named).map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in model"));
+    let builtin =
+        builtin_models().filter(|_| named).map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in model"));
     builtin.chain(paths(typed, Wanted::Models)).chain(hub("", typed, false)).collect()
 }
 
@@ -77,7 +80,8 @@ pub fn adapters(typed: &str) -> Vec<Candidate> {
 /// What data may go on to: built-in sets, files, names in the hub's cache.
 pub fn data(typed: &str) -> Vec<Candidate> {
     let named = BUILTIN_PREFIX.starts_with(typed) || typed.starts_with(BUILTIN_PREFIX);
-    let builtin = builtin_data().filter(|_| named).map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in data"));
+    let builtin =
+        builtin_data().filter(|_| named).map(|name| Candidate::whole(format!("{BUILTIN_PREFIX}{name}"), "built-in data"));
     builtin.chain(paths(typed, DATA)).chain(hub("hub:", typed, true)).collect()
 }
 

@@ -111,14 +111,19 @@ impl Asked<'_> {
 
     /// Keys that are not there yet.
     fn keys(&self) -> Vec<Candidate> {
-        let is_used = |key: &str| self.cursor.others().any(|word| word.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')));
+        let is_used =
+            |key: &str| self.cursor.others().any(|word| word.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')));
         let stands = |pair: &&Pair| pair.of.is_none_or(|word| self.cursor.others().any(|other| other == word));
         let own = self.usage.pairs().filter(|pair| !pair.is_open()).filter(stands);
         let own = own.filter(|_| places::writes(self.verb, self.cursor)).map(|pair| {
             let values = Pair { key: "", of: None, ..pair.clone() }.to_string();
             Candidate::open(format!("{}=", pair.key), values.trim_start_matches('=').to_owned())
         });
-        places::keys(self.context, self.verb, self.cursor).into_iter().chain(own).filter(|c| !is_used(c.text.trim_end_matches('='))).collect()
+        places::keys(self.context, self.verb, self.cursor)
+            .into_iter()
+            .chain(own)
+            .filter(|c| !is_used(c.text.trim_end_matches('=')))
+            .collect()
     }
 
     /// What may be the value, where the word has a key.

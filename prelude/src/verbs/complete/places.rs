@@ -1,7 +1,7 @@
 //! What the places of a usage are: which names, files, methods and keys may stand there.
 
 use super::super::usage::{Pair, Place, Value};
-use super::super::{Context, VERBS, Verb};
+use super::super::{Context, TOPICS, VERBS, Verb};
 use super::cursor::Cursor;
 use super::files::{self, Wanted};
 use super::{Candidate, Found, tensors};
@@ -26,8 +26,9 @@ pub fn of(context: &Context, verb: &Verb, cursor: &Cursor<'_>, place: Place, typ
         ("plot", "TENSOR") if !cursor.others().any(|word| ["coefficients", "histogram"].contains(&word)) => Vec::new(),
         (_, "TENSOR" | "GLOB") => context.known().map(|models| tensors::tensors(&models, typed)).unwrap_or_default(),
         (_, "METHOD") => without_those(methods(verb)),
-        (_, "KEY") => keys(context, verb, cursor),
         (_, "VERB") => VERBS.iter().map(|verb| Candidate::whole(verb.name, verb.about)).collect(),
+        (_, "TOPIC") => TOPICS.iter().map(|topic| Candidate::whole(topic.name, topic.about)).collect(),
+        ("export", "NAME") => files::paths(typed, Wanted::Files(EXPORTS)),
         (_, "NAME") => names(context, verb),
         _ => Vec::new(),
     };
@@ -42,9 +43,17 @@ fn names(context: &Context, verb: &Verb) -> Vec<Candidate> {
             let about = |name: &str| if known.has_data(name) { "has data" } else { "has no data yet" };
             known.names().map(|name| Candidate::whole(name, about(name))).collect()
         }
+        "switch" | "diff" => {
+            let timeline = context.timeline();
+            let others = timeline.branches().iter().filter(|(name, _)| *name != timeline.branch());
+            others.map(|(name, state)| Candidate::whole(name, format!("a branch that ends at state {state}"))).collect()
+        }
         _ => Vec::new(),
     }
 }
+
+/// What `export` writes.
+const EXPORTS: &[&str] = &[".ipynb", ".dam", ".rs"];
 
 /// `[NAME=]SOURCE`, with adapters behind a `+`.
 fn source(context: &Context, cursor: &Cursor<'_>, typed: &str) -> Found {
@@ -74,7 +83,8 @@ fn methods(verb: &Verb) -> Vec<Candidate> {
     match verb.name {
         "merge" => all.chain([soup]).collect(),
         "compare" => {
-            let trained = [Candidate::whole(DAM, "coefficients that are trained"), Candidate::whole(EVOLVE, "weights by evolution")];
+            let trained =
+                [Candidate::whole(DAM, "coefficients that are trained"), Candidate::whole(EVOLVE, "weights by evolution")];
             trained.into_iter().chain(all).chain([soup]).collect()
         }
         _ => all.collect(),
@@ -113,7 +123,8 @@ pub fn keys(context: &Context, verb: &Verb, cursor: &Cursor<'_>) -> Vec<Candidat
 pub fn value(context: &Context, verb: &Verb, cursor: &Cursor<'_>, open: &Pair, typed: &str) -> Found {
     let known = context.known().unwrap_or_default();
     // The name of a source may itself hold a `=`.
-    let name = known.names().find(|name| open.key == "NAME" && typed.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
+    let name =
+        known.names().find(|name| open.key == "NAME" && typed.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
     let key = name.or_else(|| typed.split_once('=').map(|(key, _)| key)).unwrap_or_default();
     let stem = (key.len() + 1).min(typed.len());
     let switch = || ["on", "off"].map(|word| Candidate::whole(word, "")).into();

@@ -64,7 +64,8 @@ mod tests {
     use super::*;
 
     fn texts(typed: &str) -> Vec<String> {
-        let names = ["embed_tokens", "layers.0.mlp.up_proj", "layers.0.mlp.down_proj", "layers.1.mlp.up_proj", "layers.10.norm", "norm"];
+        let names =
+            ["embed_tokens", "layers.0.mlp.up_proj", "layers.0.mlp.down_proj", "layers.1.mlp.up_proj", "layers.10.norm", "norm"];
         parts(&names, typed).into_iter().map(|c| c.text).collect()
     }
 

@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Value, json};
 
+use super::super::parse::line;
 use super::super::{Statement, find};
 use super::code::{Block, Code};
-use super::super::parse::line;
 
 const TITLE: &str = "\
 # A merge

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use crate::Result;
 
 use super::super::Statement;
-use super::code::Code;
 use super::super::parse::line;
+use super::code::Code;
 
 const HEADER: &str = "\
 //! What was done in a session of DAM Lab, as a program. Run it in the directory where it was made: paths are as they

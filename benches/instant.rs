@@ -1,0 +1,59 @@
+//! How long one waits for the program: from its start to its prompt, and from the enter key to the next prompt for
+//! verbs that compute nothing. In a pseudo-terminal, as one meets it: `cargo bench --bench instant`.
+//!
+//! The aim: a prompt in under 50 ms, an answer in under 5 ms.
+
+#[cfg(unix)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+/// How often each is measured.
+#[cfg(unix)]
+const TIMES: usize = 30;
+
+#[cfg(unix)]
+fn main() {
+    use common::terminal::{Terminal, dam};
+
+    let home = tempfile::tempdir().expect("a directory for the history");
+    let start = |_| {
+        let begun = std::time::Instant::now();
+        let terminal = Terminal::start(dam(home.path()), 30, 100);
+        terminal.wait_for_bytes(0, "> ");
+        begun.elapsed()
+    };
+    println!("{:32} {:>8}", "", "median");
+    report("start to prompt", (0..TIMES).map(start).collect());
+    let mut terminal = Terminal::dam(home.path());
+    for line in ["help", "help train", "set", "set lr=1e-2", "nonsense"] {
+        report(line, (0..TIMES).map(|_| answer(&mut terminal, line)).collect());
+    }
+    terminal.line("load builtin:japanese builtin:math builtin:sql; wrap; train 3");
+    terminal.wait_for_prompt("step 3");
+    for line in ["set lr=1e-3", "help loss", "plot loss"] {
+        report(&format!("{line} (after train)"), (0..TIMES).map(|_| answer(&mut terminal, line)).collect());
+    }
+}
+
+/// From the enter key behind `line` to the next prompt.
+#[cfg(unix)]
+fn answer(terminal: &mut common::terminal::Terminal, line: &str) -> std::time::Duration {
+    terminal.send(line);
+    // What is typed is drawn, with its hints, before the key is pressed.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let seen = terminal.bytes().len();
+    let begun = std::time::Instant::now();
+    terminal.send("\r");
+    // Bracketed paste is switched on again where the next line begins.
+    terminal.wait_for_bytes(seen, "\x1b[?2004h");
+    begun.elapsed()
+}
+
+#[cfg(unix)]
+fn report(what: &str, mut times: Vec<std::time::Duration>) {
+    times.sort();
+    println!("{what:32} {:5.2} ms", times[times.len() / 2].as_secs_f64() * 1e3);
+}
+
+#[cfg(not(unix))]
+fn main() {}
