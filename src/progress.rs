@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dam_prelude::session::{self, Progress};
+use dam_prelude::session::{self, GENERATE, Progress};
 use dam_prelude::show::Figure;
 use dam_prelude::train::History;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -18,6 +18,9 @@ const PLAIN: Duration = Duration::from_secs(5);
 
 /// Curves are at least so far apart.
 const PACE: Duration = Duration::from_millis(250);
+
+/// Rows of text that are seen while it grows.
+const TEXT: usize = 12;
 
 /// A task that is seen.
 struct Shown {
@@ -65,8 +68,30 @@ fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
         let width = terminal::width().saturating_sub(1).min(100);
         task.bar.set_prefix(Figure::losses(&task.history).text(width, terminal::is_ascii()));
     }
-    task.bar.set_message(progress.message.to_owned());
+    match progress.task {
+        GENERATE => task.bar.set_prefix(end(progress.message, terminal::width().saturating_sub(1), TEXT)),
+        _ => task.bar.set_message(progress.message.to_owned()),
+    }
     task.bar.set_position(progress.done as u64);
+}
+
+/// The last `rows` rows of `text`, broken at `width` columns.
+fn end(text: &str, width: usize, rows: usize) -> String {
+    let mut all = Vec::new();
+    for line in text.lines() {
+        let (mut row, mut used) = (String::new(), 0);
+        for c in line.chars() {
+            let columns = console::measure_text_width(c.encode_utf8(&mut [0; 4]));
+            if used + columns > width {
+                all.push(std::mem::take(&mut row));
+                used = 0;
+            }
+            row.push(c);
+            used += columns;
+        }
+        all.push(row);
+    }
+    all[all.len().saturating_sub(rows)..].join("\n")
 }
 
 fn bar(total: Option<usize>) -> ProgressBar {
@@ -80,12 +105,8 @@ fn bar(total: Option<usize>) -> ProgressBar {
     };
     let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(template) {
-        let chars = if terminal::is_ascii() { "#> " } else { "━╸ " };
-        bar.set_style(style.with_key("rate", rate).progress_chars(chars).tick_chars(if terminal::is_ascii() {
-            "-\\|/ "
-        } else {
-            "⠁⠂⠄⠂ "
-        }));
+        let (chars, ticks) = if terminal::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
+        bar.set_style(style.with_key("rate", rate).progress_chars(chars).tick_chars(ticks));
     }
     bar
 }
@@ -95,7 +116,7 @@ fn told(last: &mut Option<Instant>, progress: &Progress<'_>) {
     let due = last.is_none_or(|last| last.elapsed() > PLAIN);
     if progress.done == 0 || progress.finished {
         last.get_or_insert_with(Instant::now);
-    } else if due {
+    } else if due && progress.task != GENERATE {
         *last = Some(Instant::now());
         note(progress.message);
     }

@@ -563,7 +563,6 @@ fn verbs_and_keys_that_are_not_there() {
         ("load builtin:japanese builtin:math; step", &["not wrapped yet", "wrap"]),
         ("load builtin:japanese builtin:math; wrap; step 0", &["`0`", "whole number"]),
         ("load builtin:japanese builtin:math; wrap; inspect no.such", &["`no.such`"]),
-        ("load builtin:japanese builtin:math; wrap; step; wrap", &["discard 1 steps", "--force"]),
         ("load", &["usage: load"]),
         ("data x", &["usage: data"]),
         ("bake \"a", &["quotation mark"]),

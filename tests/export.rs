@@ -51,13 +51,13 @@ fn sessions() -> Vec<Session> {
             "again",
             format!(
                 "{LOAD}; set batch_size=2; wrap; train 2; plot loss loss.svg; eval; inspect 'layers.0.*'; save middle; \
-                 wrap rows train=linear; step; set seed=9; wrap low_rank rank=2 init=random --force; step 2; set l1=1e-3"
+                 wrap rows train=linear; step; set seed=9; wrap low_rank rank=2 init=random; step 2; set l1=1e-3"
             ),
         ),
-        trained("more", format!("{LOAD}; wrap; step; load m3=model0 --force; data m3=data1.jsonl; set lr=0.01; wrap; step 2")),
+        trained("more", format!("{LOAD}; wrap; step; load m3=model0; data m3=data1.jsonl; set lr=0.01; wrap; step 2")),
         trained(
             "opened",
-            format!("{LOAD}; set seed=4; wrap; step 2; save kept; step; open kept --force; step; wrap init=random --force; step"),
+            format!("{LOAD}; set seed=4; wrap; step 2; save kept; step; open kept; step; wrap init=random; step"),
         ),
         trained(
             "started",

@@ -184,7 +184,7 @@ fn dam_starts_from_a_merge() {
     assert!(models.wrap_from(scaled, &ties).unwrap_err().to_string().contains("`tanh`"));
 
     let dir = tempfile::tempdir().unwrap();
-    let verbs = "load base=builtin:base builtin:japanese builtin:math; wrap init=dare_ties; step; wrap init=tees --force";
+    let verbs = "load base=builtin:base builtin:japanese builtin:math; wrap init=dare_ties; step; wrap init=tees";
     let (replies, ok) = json(dir.path(), verbs);
     assert!(!ok && replies.len() == 4, "{replies:?}");
     assert!(replies[3].to_string().contains("did you mean `ties`"), "{replies:?}");

@@ -37,7 +37,7 @@ fn replies_have_the_fields_that_are_documented() {
     let out = dir.path().join("out");
     let save = dir.path().join("session");
     let line = format!(
-        "{GOLDEN}; loss; step; train 2; inspect model.norm.weight; eval; eval --all; bake {}; save {}; open {} --force; help; quit",
+        "{GOLDEN}; loss; step; train 2; inspect model.norm.weight; eval; eval --all; bake {}; save {}; open {}; help; quit",
         out.display(),
         save.display(),
         save.display()
@@ -195,18 +195,6 @@ fn the_tour_ends_with_a_merge_that_beats_the_average() {
     let again = dam(dir.path()).arg("tour").output().unwrap();
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8(again.stderr).unwrap().contains("--force"));
-}
-
-/// What is saved is not lost by wrapping anew; what is not saved is kept from it.
-#[test]
-fn saved_training_may_be_discarded() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("session");
-    let (replies, ok) = json(&golden(""), &format!("{GOLDEN}; step; save {}; wrap", file.display()));
-    assert!(ok, "{replies:?}");
-    let (replies, ok) = json(&golden(""), &format!("{GOLDEN}; step; save {}; step 2; wrap", file.display()));
-    assert!(!ok);
-    assert!(replies.last().unwrap()["error"].as_str().unwrap().contains("discard 2 steps"), "{replies:?}");
 }
 
 /// The card of a merge says what it is of and on what it was scored, and not where that lies.

@@ -82,7 +82,7 @@ mod tests {
             }
             plain
         };
-        for line in ["", "a", "load x", "wrap f=tanh --force # n", "generate \"日本 é", "set lr=1e-2 x=", "nonsense é 'a"] {
+        for line in ["", "a", "load x", "wrap f=tanh # n", "generate \"日本 é", "set lr=1e-2 x=", "nonsense é 'a"] {
             assert_eq!(plain(&highlighted(&Context::default(), line)), line);
         }
     }

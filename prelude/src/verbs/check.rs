@@ -314,7 +314,7 @@ mod tests {
             ("wrap f=tax", vec!["f=tax"]),
             ("wrap train=linear,nrom ", vec!["train=linear,nrom"]),
             ("wrap train=linear,norm init=ties rank=2 ", vec!["rank=2"]),
-            ("wrap low_rank rank=2 --force --now; los ", vec!["--now", "los"]),
+            ("wrap low_rank rank=2 --now; los ", vec!["--now", "los"]),
             ("wrap init=random; wrap init=a.yml; wrap init=tise ", vec!["init=tise"]),
             ("set lr=1e-2 lr=x bath_size=2 ", vec!["lr=x", "bath_size=2"]),
             ("set lr=1e-", vec![]),

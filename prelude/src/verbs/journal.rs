@@ -56,12 +56,15 @@ struct Line {
 }
 
 impl Context {
-    /// Writes what is new of the timeline into `directory`, which is for that alone.
+    /// Writes what is new of the timeline into `directory`, which is for that alone; nothing before anything was done.
     ///
     /// # Errors
     /// A place that has no room or may not be written.
     pub fn keep(&mut self, directory: &Path) -> Result<()> {
         self.record(None)?;
+        if self.timeline.states.len() == 1 {
+            return Ok(());
+        }
         for (number, state) in self.timeline.states.iter_mut().enumerate() {
             let Some(Kept { dam: Some((dam, snapshot)), .. }) = &state.kept else { continue };
             if state.in_file {

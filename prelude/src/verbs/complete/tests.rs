@@ -37,13 +37,13 @@ fn verbs_come_first_in_every_statement() {
 fn keys_and_flags_are_offered_once_with_their_values() {
     let context = Context::default();
     let wrap = texts(&context, "wrap ");
-    for word in ["columns", "low_rank", "f=", "train=", "init=", "base=", "--force"] {
+    for word in ["columns", "low_rank", "f=", "train=", "init=", "base="] {
         assert!(wrap.iter().any(|w| w == word), "{word}: {wrap:?}");
     }
     assert!(!wrap.iter().any(|w| w == "rank="), "only low_rank has a rank");
     assert_eq!(completed(&context, "wrap low_rank ra"), "wrap low_rank rank=");
-    let rest = texts(&context, "wrap columns f=tanh --force ");
-    assert!(!rest.iter().any(|w| w == "f=" || w == "--force" || w == "columns"), "{rest:?}");
+    let rest = texts(&context, "wrap columns f=tanh ");
+    assert!(!rest.iter().any(|w| w == "f=" || w == "columns"), "{rest:?}");
     assert_eq!(texts(&context, "wrap f="), ["none", "tanh", "sigmoid", "relu"]);
     assert_eq!(completed(&context, "wrap f=s"), "wrap f=sigmoid");
     assert_eq!(texts(&context, "wrap train="), ["linear", "embedding", "norm"]);

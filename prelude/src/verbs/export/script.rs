@@ -107,7 +107,6 @@ mod tests {
             "merge ties density=0.5 out --force",
             "wrap",
             "train 3",
-            "wrap --force",
             "bake dir --force",
             "compare dam on=x.md",
         ];
