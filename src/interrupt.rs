@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dam_prelude::interrupt;
 
-use crate::render::note;
+use crate::progress::say;
 
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
@@ -23,14 +23,14 @@ pub fn install() {
         if stays {
             if runs {
                 interrupt::request();
-                note("finishing what is under way; Ctrl-\\ ends the program");
+                say("finishing what is under way; Ctrl-\\ ends the program");
             }
             return;
         }
         if !runs || interrupt::request() {
             std::process::exit(STATUS);
         }
-        note("finishing what is under way; Ctrl-C again ends the program");
+        say("finishing what is under way; Ctrl-C again ends the program");
     });
 }
 

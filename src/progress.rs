@@ -30,17 +30,28 @@ struct Shown {
     drawn: Instant,
 }
 
+/// Those that are seen, the outermost first.
+static TASKS: Mutex<Vec<Shown>> = Mutex::new(Vec::new());
+
+/// Says something beside what is seen.
+pub fn say(text: &str) {
+    match TASKS.lock().unwrap_or_else(PoisonError::into_inner).last() {
+        Some(task) => task.bar.println(text),
+        None => note(text),
+    }
+}
+
 /// Shows what is under way from now on: downloads, and tasks such as training.
 pub fn watch() {
     let terminal = std::io::stderr().is_terminal();
     if terminal {
         watch_downloads();
     }
-    let (tasks, last) = (Mutex::new(Vec::new()), Mutex::new(None));
+    let last = Mutex::new(None);
     session::watch(move |progress| {
         repl::step(progress);
         if terminal {
-            drawn(&mut tasks.lock().unwrap_or_else(PoisonError::into_inner), progress);
+            drawn(&mut TASKS.lock().unwrap_or_else(PoisonError::into_inner), progress);
         } else {
             told(&mut last.lock().unwrap_or_else(PoisonError::into_inner), progress);
         }

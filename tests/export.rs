@@ -55,10 +55,7 @@ fn sessions() -> Vec<Session> {
             ),
         ),
         trained("more", format!("{LOAD}; wrap; step; load m3=model0; data m3=data1.jsonl; set lr=0.01; wrap; step 2")),
-        trained(
-            "opened",
-            format!("{LOAD}; set seed=4; wrap; step 2; save kept; step; open kept; step; wrap init=random; step"),
-        ),
+        trained("opened", format!("{LOAD}; set seed=4; wrap; step 2; save kept; step; open kept; step; wrap init=random; step")),
         trained(
             "started",
             format!("{LOAD}; wrap init=recipe.yml; merge linear; wrap init=ties bias=same; step; inspect; plot lean"),

@@ -164,6 +164,7 @@ fn an_interrupt_stops_training_and_not_the_session() {
     dam.send(format!("bake x{}", ctrl('c')));
     dam.line("help loss");
     dam.wait_for("every term of the objective");
+    dam.wait_for_prompt("loss ");
     assert!(!home.path().join("x").exists());
 
     // Nobody leaves training behind unasked.
@@ -211,6 +212,11 @@ fn another_size_while_one_types() {
 fn control_characters_do_no_harm() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
+    // What is typed between two lines is the terminal's: the next prompt is waited for.
+    let prompts = |dam: &Terminal, count| {
+        dam.wait_until("the next prompt", |screen| screen.matches("dam>").count() == count);
+    };
+    let mut count = 1;
     for keys in [
         "\x00\x02\x07\x0b\x0f\x10\x14\x17\x19\x1c\x1e\x1f",
         "\x1b[99~\x1b[1;5Q\x1bOZ\x1b[[A",
@@ -219,9 +225,12 @@ fn control_characters_do_no_harm() {
     ] {
         dam.send(keys);
         dam.send(ctrl('c'));
+        count += 1;
+        prompts(&dam, count);
     }
     dam.paste("help \x1b[2Jloss\x07");
     dam.send(ctrl('c'));
+    prompts(&dam, count + 1);
     dam.line("help loss");
     dam.wait_for("every term of the objective");
     assert!(!dam.bytes().windows(4).any(|bytes| bytes == b"\x1b[2J"));
@@ -317,4 +326,84 @@ fn without_utf_8_the_prompt_is_ascii() {
     dam.wait_for("dam>");
     dam.line(WRAPPED);
     dam.wait_for_prompt("2 sources | step 0");
+}
+
+const BEGIN: &str = "load builtin:japanese builtin:math; wrap; set lr=1e-2 batch_size=4";
+
+/// One changes one's mind, twice, and takes the result home as a notebook.
+#[test]
+fn what_was_done_can_be_undone_and_taken_home() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.line(BEGIN);
+    dam.wait_for("step 0 >");
+    dam.line("train 3");
+    dam.wait_for("step 3 · loss");
+    dam.line("undo");
+    dam.wait_for("step 0 >");
+    dam.line("branch bold; set lr=1e-1; train 2");
+    dam.wait_for("· bold >");
+    dam.line("switch main; redo");
+    dam.wait_for("· main >");
+    dam.wait_for("step 3 · loss");
+    dam.line("history");
+    dam.wait_for("train 2");
+    dam.line("bake out; export session.ipynb");
+    dam.wait_for("session.ipynb");
+    dam.line("quit");
+    assert!(dam.end().success(), "what was baked is not asked for");
+    let notebook: serde_json::Value = serde_json::from_slice(&std::fs::read(home.path().join("session.ipynb")).unwrap()).unwrap();
+    let text = notebook.to_string();
+    assert!(text.contains("dam.train(3)?") && !text.contains("1e-1") && !text.contains("train(2)"), "{text}");
+}
+
+/// A killed session is offered again, with the step that was under way; declined, it is offered once more.
+#[test]
+fn a_killed_session_is_offered_again() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.line(BEGIN);
+    dam.wait_for("step 0 >");
+    dam.line("train 100000");
+    dam.wait_for("step 4:");
+    dam.kill();
+    let start = || {
+        let dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
+        dam.wait_for("go on with it?");
+        dam
+    };
+    let mut dam = start();
+    dam.wait_for("training was under way");
+    dam.line("n");
+    dam.wait_for_prompt("");
+    dam.line("quit");
+    assert!(dam.end().success());
+    let mut dam = start();
+    dam.line("y");
+    dam.wait_for("2 sources · step ");
+    dam.line("history");
+    dam.wait_for("train ");
+    dam.line("undo");
+    dam.wait_for("step 0 >");
+    dam.line("quit");
+    assert!(dam.end().success());
+    // Left on purpose, it is gone.
+    drop(Terminal::dam(home.path()));
+}
+
+/// While it trains, bar and curve are there, in place; afterwards only the report.
+#[test]
+fn training_is_seen_as_it_goes() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.line(BEGIN);
+    dam.wait_for("step 0 >");
+    dam.line("train 100000");
+    dam.wait_for("a second");
+    dam.wait_for("loss, ");
+    assert_eq!(dam.screen().matches("loss before each step").count(), 1, "{}", dam.screen());
+    dam.send(ctrl('c'));
+    dam.wait_for("stopped");
+    dam.wait_for("· loss");
+    assert!(!dam.screen().contains("a second") && !dam.screen().contains("loss before"), "{}", dam.screen());
 }

@@ -43,6 +43,10 @@ fn parts(context: &Context) -> Vec<String> {
         }
         (None, None) => {}
     }
+    let timeline = context.timeline();
+    if timeline.branches().len() > 1 {
+        parts.push(timeline.branch().to_owned());
+    }
     parts
 }
 

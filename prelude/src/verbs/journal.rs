@@ -36,6 +36,7 @@ struct Journal {
     here: usize,
     branch: String,
     branches: BTreeMap<String, usize>,
+    undone: BTreeMap<String, Vec<usize>>,
     states: Vec<Line>,
 }
 
@@ -50,7 +51,6 @@ struct Line {
     step: usize,
     loss: Option<f64>,
     scored: Option<(Option<f64>, f64)>,
-    next: Option<usize>,
     merged_by: Option<usize>,
     in_file: bool,
 }
@@ -62,7 +62,7 @@ impl Context {
     /// A place that has no room or may not be written.
     pub fn keep(&mut self, directory: &Path) -> Result<()> {
         self.record(None)?;
-        if self.timeline.states.len() == 1 {
+        if !self.timeline.is_new {
             return Ok(());
         }
         for (number, state) in self.timeline.states.iter_mut().enumerate() {
@@ -84,16 +84,17 @@ impl Context {
             step: s.step,
             loss: s.loss,
             scored: s.scored,
-            next: s.next,
             merged_by: s.merged_by,
             in_file: s.in_file,
         };
-        let Timeline { here, branch, branches, states, .. } = &self.timeline;
-        let states = states.iter().map(line).collect();
-        let journal = Journal { version: VERSION, here: *here, branch: branch.clone(), branches: branches.clone(), states };
+        let Timeline { here, branch, branches, undone, states, .. } = &self.timeline;
+        let (states, branch) = (states.iter().map(line).collect(), branch.clone());
+        let (branches, undone) = (branches.clone(), undone.clone());
+        let journal = Journal { version: VERSION, here: *here, branch, branches, undone, states };
         let file = directory.join(JOURNAL);
         let text = serde_json::to_string(&journal).map_err(|e| Error::Json { file: file.clone(), reason: e.to_string() })?;
         replace_file(&file, text.as_bytes())?;
+        self.timeline.is_new = false;
         // What was under way has become a state.
         match std::fs::remove_file(directory.join(NOW)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("write", directory.join(NOW), error)),
@@ -137,7 +138,6 @@ impl Context {
             step: line.step,
             loss: line.loss,
             scored: line.scored,
-            next: line.next,
             merged_by: line.merged_by,
             kept: None,
             in_file: line.in_file,
@@ -147,6 +147,8 @@ impl Context {
             here: journal.here,
             branch: journal.branch,
             branches: journal.branches,
+            undone: journal.undone,
+            is_new: false,
             directory: Some(directory.into()),
         };
         timeline.states[0].kept = Some(Kept::default());
@@ -242,18 +244,17 @@ fn read(file: &Path) -> Result<Journal> {
     }
     let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
     let journal: Journal = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
-    let Journal { version, here, branches, states, .. } = &journal;
+    let Journal { version, here, branches, undone, states, .. } = &journal;
     if *version != VERSION {
         return Err(invalid(format!("it has version {version}, this program reads {VERSION}")));
     }
     let known = |state: &usize| *state < states.len();
     // A parent comes before what was made from it.
     let sound = |(i, line): (usize, &Line)| {
-        (i == 0) == line.parent.is_none()
-            && line.parent.is_none_or(|parent| parent < i)
-            && line.next.iter().chain(&line.merged_by).all(known)
+        (i == 0) == line.parent.is_none() && line.parent.is_none_or(|parent| parent < i) && line.merged_by.iter().all(known)
     };
-    match known(here) && branches.values().all(known) && states.iter().enumerate().all(sound) {
+    let named = branches.values().chain(undone.values().flatten());
+    match known(here) && { named }.all(known) && states.iter().enumerate().all(sound) {
         true => Ok(journal),
         false => Err(invalid("its states do not hold together".into())),
     }

@@ -24,6 +24,10 @@ pub struct Timeline {
     /// The branch that goes along with what is done.
     pub(super) branch: String,
     pub(super) branches: BTreeMap<String, usize>,
+    /// States that `undo` came back from, by branch, the last one last: where `redo` goes.
+    pub(super) undone: BTreeMap<String, Vec<usize>>,
+    /// Whether something is not on disk yet.
+    pub(super) is_new: bool,
     /// Where states are that are not in memory.
     pub(super) directory: Option<std::path::PathBuf>,
 }
@@ -42,8 +46,6 @@ pub struct State {
     pub looked: Vec<Statement>,
     /// The mean over data sets of what `eval` gave last: exact match, if there is one, and loss.
     pub scored: Option<(Option<f64>, f64)>,
-    /// The state one came back from last: where `redo` goes.
-    pub(super) next: Option<usize>,
     /// The state that made the merge that is tried, if one is.
     pub(super) merged_by: Option<usize>,
     /// None: it is in a file, or is made again.
@@ -69,13 +71,12 @@ impl Default for Timeline {
             step: 0,
             loss: None,
             scored: None,
-            next: None,
             merged_by: None,
             kept: Some(Kept::default()),
             in_file: false,
         };
         let (branch, branches) = (MAIN.to_owned(), BTreeMap::from([(MAIN.to_owned(), 0)]));
-        Self { states: vec![empty], here: 0, branch, branches, directory: None }
+        Self { states: vec![empty], here: 0, branch, branches, undone: BTreeMap::new(), is_new: false, directory: None }
     }
 }
 
@@ -142,6 +143,7 @@ impl Context {
         let changed = self.record(Some(&statement))?;
         if !changed && self.timeline.here == before && reply.is_ok() && verb.rust.is_some() {
             self.timeline.states[before].looked.push(statement);
+            self.timeline.is_new = true;
         }
         reply
     }
@@ -174,10 +176,10 @@ impl Context {
         };
         let done = done.map(|done| stepped(done, step.saturating_sub(self.timeline.states[before].step)));
         let kept = Some(Kept { models: self.models.clone(), dam, merged: self.merged.clone() });
-        let (looked, scored, next, in_file) = (Vec::new(), None, None, false);
-        let state = State { parent: Some(before), done, looked, step, loss, scored, next, merged_by, kept, in_file };
+        let (looked, scored, in_file) = (Vec::new(), None, false);
+        let state = State { parent: Some(before), done, looked, step, loss, scored, merged_by, kept, in_file };
         self.timeline.states.push(state);
-        self.timeline.states[before].next = Some(number);
+        self.timeline.undone.remove(&self.timeline.branch);
         self.arrive(number);
         Ok(true)
     }
@@ -216,8 +218,8 @@ impl Context {
     }
 
     fn arrive(&mut self, state: usize) {
-        let Timeline { here, branch, branches, .. } = &mut self.timeline;
-        *here = state;
+        let Timeline { here, branch, branches, is_new, .. } = &mut self.timeline;
+        (*here, *is_new) = (state, true);
         branches.insert(branch.clone(), state);
     }
 
@@ -226,31 +228,31 @@ impl Context {
     /// # Errors
     /// Nothing to undo.
     pub fn undo(&mut self, count: usize) -> Result<()> {
-        let from = self.timeline.here;
-        let mut to = from;
-        for _ in 0..count {
-            let Some(parent) = self.timeline.states[to].parent else { break };
-            self.timeline.states[parent].next = Some(to);
-            to = parent;
-        }
-        match to == from {
-            true => refuse("there is nothing to undo", "history shows all states, redo goes forward again"),
-            false => self.go(to),
-        }
+        let Timeline { states, here, branch, .. } = &self.timeline;
+        let way: Vec<usize> = std::iter::successors(Some(*here), |s| states[*s].parent).take(count.saturating_add(1)).collect();
+        let (Some(to), branch) = (way.last().copied().filter(|to| to != here), branch.clone()) else {
+            return refuse("there is nothing to undo", "history shows all states, redo goes forward again");
+        };
+        self.go(to)?;
+        self.timeline.undone.entry(branch).or_default().extend(&way[..way.len() - 1]);
+        Ok(())
     }
 
-    /// `count` changes forward again, the way one came back.
+    /// `count` changes forward again, the way `undo` came on this branch.
     ///
     /// # Errors
     /// Nothing to redo.
     pub fn redo(&mut self, count: usize) -> Result<()> {
-        let from = self.timeline.here;
-        let states = &self.timeline.states;
-        let to = std::iter::successors(Some(from), |s| states[*s].next).take(count.saturating_add(1)).last().unwrap_or(from);
-        match to == from {
-            true => refuse("there is nothing to redo", "history shows all states, switch N goes to one"),
-            false => self.go(to),
+        let undone = self.timeline.undone.get(&self.timeline.branch).map_or(&[][..], Vec::as_slice);
+        let left = undone.len().saturating_sub(count);
+        let Some(to) = undone.get(left).copied() else {
+            return refuse("there is nothing to redo", "history shows all states, switch N goes to one");
+        };
+        self.go(to)?;
+        if let Some(undone) = self.timeline.undone.get_mut(&self.timeline.branch) {
+            undone.truncate(left);
         }
+        Ok(())
     }
 
     /// Goes on from here under a new name; what the branch before had stays there.
@@ -267,6 +269,7 @@ impl Context {
         }
         name.clone_into(&mut self.timeline.branch);
         self.timeline.branches.insert(name.to_owned(), self.timeline.here);
+        self.timeline.is_new = true;
         Ok(())
     }
 
@@ -277,8 +280,10 @@ impl Context {
     pub fn switch(&mut self, name: &str) -> Result<()> {
         let state = self.timeline.find(name)?;
         let left = self.timeline.branch.clone();
-        if self.timeline.branches.contains_key(name) {
-            name.clone_into(&mut self.timeline.branch);
+        match self.timeline.branches.contains_key(name) {
+            true => name.clone_into(&mut self.timeline.branch),
+            // From a state that is chosen there is no way forward.
+            false => drop(self.timeline.undone.remove(&left)),
         }
         self.go(state).inspect_err(|_| self.timeline.branch = left)
     }

@@ -4,7 +4,7 @@
 use crate::coefficients::{Nonlinearity, SCHEMES};
 use crate::data::builtin_datasets;
 use crate::methods::{GREEDY_SOUP, METHODS};
-use crate::train::{KEYS, Settings};
+use crate::train::{KEYS, Settings, about, choices};
 
 /// A subject.
 pub struct Topic {
@@ -103,45 +103,17 @@ fn schemes() -> String {
     lines.join("\n")
 }
 
-/// What every setting is.
-const SETTINGS: [(&str, &str); KEYS.len()] = [
-    ("lr", "learning rate; 1e-2 is right for the built-in models, and too high for real ones"),
-    ("optimizer", "adamw, or mofo, which moves the part of each vector with the largest momentum"),
-    ("weight_decay", "decoupled, per step and unit of learning rate"),
-    ("schedule", "constant, or linear: down to 0 at total_steps"),
-    ("warmup", "steps over which the learning rate rises"),
-    ("total_steps", "where the linear schedule ends; 0: after one pass over the longest data"),
-    ("clip", "the largest gradient norm; 0: any"),
-    ("batch_size", "examples a source and step"),
-    ("shuffle", "on: examples in a seeded order; off: as in the file"),
-    ("max_length", "tokens at which an example is cut"),
-    ("temperature", "T, what logits are divided by in kl and entropy"),
-    ("reduction", "of kl: reference, by tokens and batch size as published; or token_mean, by tokens"),
-    ("kl", "weight of a term of the loss, as the next seven: help penalties"),
-    ("mse", "weight"),
-    ("entropy", "weight"),
-    ("cosine", "weight"),
-    ("l1", "weight"),
-    ("l2", "weight"),
-    ("overlap", "weight"),
-    ("weighted_overlap", "weight; needs base="),
-    ("top_k", "teacher logits kept per token; 0: the whole vocabulary"),
-    ("seed", "of the order of examples, a random start, and draws of methods"),
-    ("recompute", "auto, on or off: layers are computed again on the way down, for memory"),
-    ("device", "auto, cpu, cuda or metal"),
-    ("threads", "0: one a core"),
-    ("dtype", "what the merge computes in: f32, or on a GPU bf16 or f16"),
-];
-
 fn settings() -> String {
     let defaults = Settings::default();
-    let one = |(key, what): &(&str, &str)| {
+    let one = |key: &&str| {
         let given = format!("{key}={}", defaults.get(key).unwrap_or_default());
-        format!("  {given:22} {what}")
+        let choices = choices(key);
+        let of = if choices.is_empty() { String::new() } else { format!(": {}", choices.join(", ")) };
+        format!("  {given:22} {}{of}", about(key))
     };
-    let lines = SETTINGS.iter().map(one);
     let first = "`set KEY=VALUE...` changes them at any time; `set` alone shows them. With their defaults:".to_owned();
-    std::iter::once(first).chain(lines).collect::<Vec<_>>().join("\n")
+    let last = "lr=1e-2 is right for the built-in models, and too high for real ones; terms of the loss: help penalties";
+    std::iter::once(first).chain(KEYS.iter().map(one)).chain([last.to_owned()]).collect::<Vec<_>>().join("\n")
 }
 
 /// The terms of the loss with their formulas.
@@ -209,10 +181,11 @@ fn undo() -> String {
         "Everything that changes the merge can be taken back:".to_owned(),
         line("undo, redo", "a change back, and forth again"),
         line("history", "what was changed, with the loss at each"),
-        line("branch NAME", "a name for what there is now, to come back to"),
-        line("switch NAME", "to what NAME is"),
-        line("diff NAME", "which tensors differ from it, and by how much"),
-        "`save FILE` and `open FILE` do that across sessions; `export NAME.dam` writes down the way to what there is now.".into(),
+        line("branch NAME", "go on under another name, to try something; what there was keeps its own"),
+        line("switch NAME", "to the end of a branch, or to the state with a number of history"),
+        line("diff NAME", "which tensors differ there, by how much, and both scores"),
+        "Nothing that was tried is lost: history shows it all. A session in a terminal is kept as it goes, and offered".into(),
+        "again after a crash. `save FILE` keeps what there is now, `export NAME.dam` the way that led to it.".into(),
     ]
     .join("\n")
 }
@@ -224,7 +197,7 @@ mod tests {
 
     #[test]
     fn every_setting_and_every_term_is_told_of() {
-        assert_eq!(SETTINGS.map(|(key, _)| key), KEYS);
+        assert!(KEYS.iter().all(|key| !about(key).is_empty()));
         // What kl is told to be the first of is what can be weighed.
         let weights = serde_json::to_value(Settings::default().weights).unwrap();
         let mut terms = TERMS.map(|(key, _)| key).to_vec();
