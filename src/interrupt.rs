@@ -2,6 +2,7 @@
 //! one, or one while nothing runs, ends the program, unless it is an interactive session.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use dam_prelude::interrupt;
 
@@ -23,6 +24,9 @@ pub fn install() {
         if stays {
             if runs {
                 interrupt::request();
+                if let Some(stop) = &*STOPS.lock().unwrap_or_else(PoisonError::into_inner) {
+                    return stop();
+                }
                 say("finishing what is under way; Ctrl-\\ ends the program");
             }
             return;
@@ -39,19 +43,60 @@ pub fn stay() {
     STAYS.store(true, Ordering::SeqCst);
 }
 
-/// While it lives a verb runs, and Ctrl-C asks it to stop instead of ending the program.
-pub struct Running;
+/// What else is to be stopped.
+static STOPS: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
+
+/// Until its end Ctrl-C stops something else too.
+#[cfg(feature = "jupyter")]
+pub struct Stop;
+
+/// Calls `stop` at Ctrl-C while something runs.
+#[cfg(feature = "jupyter")]
+pub fn on_stop(stop: impl Fn() + Send + 'static) -> Stop {
+    *STOPS.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(stop));
+    Stop
+}
+
+#[cfg(feature = "jupyter")]
+impl Drop for Stop {
+    fn drop(&mut self) {
+        *STOPS.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// While it lives a verb runs, and Ctrl-C asks it to stop instead of ending the program. In an interactive session keys
+/// are not shown meanwhile, as they would stand in what is drawn.
+pub struct Running {
+    shown: Option<libc::termios>,
+}
 
 impl Running {
     pub fn new() -> Self {
         interrupt::clear();
         RUNNING.store(true, Ordering::SeqCst);
-        Self
+        Self { shown: if STAYS.load(Ordering::SeqCst) { hide_keys() } else { None } }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         RUNNING.store(false, Ordering::SeqCst);
+        if let Some(shown) = &self.shown {
+            // SAFETY: a call on standard input; that it fails changes nothing.
+            unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, shown) };
+        }
+    }
+}
+
+/// Has the terminal show no keys; gives what it did before.
+fn hide_keys() -> Option<libc::termios> {
+    // SAFETY: all of it is plain numbers, which the call fills; it is on standard input.
+    unsafe {
+        let mut before = std::mem::zeroed::<libc::termios>();
+        if libc::tcgetattr(libc::STDIN_FILENO, &raw mut before) != 0 {
+            return None;
+        }
+        let hidden = libc::termios { c_lflag: before.c_lflag & !libc::ECHO, ..before };
+        (libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const hidden) == 0).then_some(before)
     }
 }

@@ -36,7 +36,7 @@ fn is_dumb() -> bool {
 
 /// Where this program keeps what it needs to go on: the history of lines, sessions that run.
 pub fn state_directory() -> Option<PathBuf> {
-    let set = std::env::var_os("XDG_STATE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let state = set.or_else(|| Some(std::env::home_dir()?.join(".local").join("state")))?;
     Some(state.join("dam"))
 }

@@ -407,3 +407,42 @@ fn training_is_seen_as_it_goes() {
     dam.wait_for("· loss");
     assert!(!dam.screen().contains("a second") && !dam.screen().contains("loss before"), "{}", dam.screen());
 }
+
+/// Rust goes on with the merge, Ctrl-C stops what runs there, and what it became comes back.
+#[test]
+#[cfg(feature = "jupyter")]
+fn rust_goes_on_with_the_session() {
+    common::jupyter::prepare();
+    let home = home();
+    let mut command = dam(home.path());
+    command.env("XDG_CACHE_HOME", common::jupyter::cache());
+    for name in ["CARGO_HOME", "RUSTUP_HOME"] {
+        let own = std::env::home_dir().unwrap().join(if name == "CARGO_HOME" { ".cargo" } else { ".rustup" });
+        command.env(name, std::env::var_os(name).map_or(own, Into::into));
+    }
+    let mut dam = Terminal::start(command, 40, 110);
+    dam.wait_for("dam>");
+    dam.line("load builtin:japanese builtin:math; wrap; train 2");
+    dam.wait_for("step 2 ·");
+    dam.line("rust");
+    dam.wait_for("rust>");
+    dam.line("dam.steps() + 40");
+    dam.wait_for("\n42\n");
+    dam.line("dam.set(Settings { lr: 1e-2, ..dam.settings() })?;");
+    dam.line("dam.train(1_000_000)?");
+    dam.wait_for("1000000  step");
+    dam.send(ctrl('c'));
+    dam.wait_for("stopped after step");
+    dam.line("load([\"nowhere\"])?");
+    dam.wait_for("`nowhere`");
+    dam.line("back");
+    dam.wait_for("as Rust made it");
+    dam.line("undo");
+    dam.wait_for("step 2 ·");
+    dam.line("redo; set lr");
+    dam.wait_for("lr=0.01");
+    dam.line("quit");
+    dam.wait_for("not saved");
+    dam.line("y");
+    assert!(dam.end().success());
+}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use dam_prelude::verbs::{VERBS, find};
+use dam_prelude::verbs::{VERBS, find, quoted};
 use evcxr::{CompilationError, Error, Theme};
 use serde_json::{Value, json};
 
@@ -42,7 +42,14 @@ impl Cells {
     /// # Errors
     /// As for [`Engine::start`].
     pub fn start(&self) -> Result<Engine> {
-        let told = || self.output.note("building the prelude for notebooks; this takes some minutes, once\n");
+        self.start_telling(|| self.output.note("building the prelude for notebooks; this takes some minutes, once\n"))
+    }
+
+    /// Starts evcxr; `told` is called where the prelude has to be built first.
+    ///
+    /// # Errors
+    /// As for [`Engine::start`].
+    pub fn start_telling(&self, told: impl FnOnce()) -> Result<Engine> {
         let engine = Engine::start(Arc::clone(&self.link), &self.socket, told)?;
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine.process());
         Ok(engine)
@@ -95,6 +102,19 @@ impl Cells {
                 Err(Failure::new("error", &message, &hint.map(|h| format!("hint: {h}")).unwrap_or_default()))
             }
             Err(how) => Err(self.ended(engine, &how.to_string())),
+        }
+    }
+
+    /// Writes the merge that was made last to `file`, and says nothing.
+    ///
+    /// # Errors
+    /// None was, or a place that may not be written.
+    pub fn save(&self, file: &std::path::Path) -> Result<(), Failure> {
+        let failed = |message: &str| Failure::new("error", message, "");
+        self.link.begin();
+        match self.link.verbs(&format!("save {}", quoted(&file.display().to_string())), |_| {}) {
+            Ok(done) => done.map_err(|(message, _)| failed(&message)),
+            Err(error) => Err(failed(&error.to_string())),
         }
     }
 

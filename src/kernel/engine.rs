@@ -1,6 +1,7 @@
 //! evcxr, and what it is told before the first cell.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
@@ -127,6 +128,8 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
     // SAFETY: evcxr reads it when it starts, on this thread; nothing else reads or writes the environment.
     unsafe { std::env::set_var("EVCXR_TMPDIR", directory) };
     let mut command = Command::new(program()?);
+    // Ctrl-C in a terminal is for this process, which passes it on.
+    command.process_group(0);
     if let Some(socket) = socket {
         command.env(SOCKET, socket);
     }

@@ -1,4 +1,4 @@
-//! `dam kernel`: a Jupyter kernel whose cells have the prelude in scope, over evcxr.
+//! `dam kernel`: a Jupyter kernel whose cells have the prelude in scope, over evcxr; and the same at a prompt.
 //!
 //! ```text
 //! Jupyter == five sockets ==> server -> cell -> engine (evcxr) == marks ==> between == pipes ==> cells' process
@@ -17,6 +17,7 @@ mod install;
 mod link;
 mod output;
 mod prepare;
+mod prompt;
 mod server;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 pub use command::{Jupyter, jupyter};
+pub use prompt::Rust;
 
 /// Does what this process is for, if evcxr started it: running cells, or standing between. Does not come back then,
 /// or gives how it ended.

@@ -11,7 +11,6 @@ use jupyter_protocol::messaging::{
     UpdateDisplayData,
 };
 use serde_json::{Value, json};
-use tokio::sync::mpsc::UnboundedSender;
 
 /// How long what a cell wrote may take to arrive after its end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +35,7 @@ impl Failure {
 
 /// Sends what the cells say to the cell that runs.
 pub struct Output {
-    send: UnboundedSender<JupyterMessage>,
+    send: Box<dyn Fn(JupyterMessage) + Send + Sync>,
     state: Mutex<State>,
     synced: Condvar,
 }
@@ -56,8 +55,9 @@ struct State {
 }
 
 impl Output {
-    pub fn new(send: UnboundedSender<JupyterMessage>) -> Self {
-        Self { send, state: Mutex::default(), synced: Condvar::new() }
+    /// What is to be sent is given to `send`.
+    pub fn new(send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Self {
+        Self { send: Box::new(send), state: Mutex::default(), synced: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -164,8 +164,7 @@ impl Output {
     }
 
     fn publish(&self, state: &State, content: impl Into<JupyterMessageContent>) {
-        // Without a receiver the kernel is ending.
-        let _ = self.send.send(JupyterMessage::new(content, state.cell.as_ref()));
+        (self.send)(JupyterMessage::new(content, state.cell.as_ref()));
     }
 }
 
@@ -195,7 +194,7 @@ mod tests {
 
     fn output() -> (Output, UnboundedReceiver<JupyterMessage>) {
         let (send, receive) = unbounded_channel();
-        (Output::new(send), receive)
+        (Output::new(move |message| send.send(message).unwrap()), receive)
     }
 
     fn told(receive: &mut UnboundedReceiver<JupyterMessage>) -> Vec<String> {

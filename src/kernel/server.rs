@@ -74,7 +74,9 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
     let (answer, answers) = channel();
     let (work, jobs) = channel();
 
-    let output = Arc::new(Output::new(iopub.clone()));
+    let shown = iopub.clone();
+    // Without a receiver the kernel is ending.
+    let output = Arc::new(Output::new(move |message| drop(shown.send(message))));
     let said = Arc::clone(&output);
     let link = Link::listen(socket, move |message| said.take(&message))?;
     let cells = Cells::new(link, Arc::clone(&output), socket.to_owned());

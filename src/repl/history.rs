@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::terminal::state_directory;
 use rustyline::Result;
 use rustyline::history::{History, SearchDirection, SearchResult};
 
@@ -29,11 +30,9 @@ pub struct Lines {
     file: Option<PathBuf>,
 }
 
-/// Where history is kept: `dam/history` in `$XDG_STATE_HOME`, or in `~/.local/state`.
+/// Where history is kept.
 pub fn place() -> Option<PathBuf> {
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = state.or_else(|| Some(std::env::home_dir()?.join(".local/state")))?;
-    Some(state.join("dam").join("history"))
+    Some(state_directory()?.join("history"))
 }
 
 impl Lines {

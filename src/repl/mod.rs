@@ -8,6 +8,8 @@ mod history;
 mod leave;
 mod offer;
 mod prompt;
+#[cfg(feature = "jupyter")]
+mod rust;
 
 use std::cell::RefCell;
 use std::io::{IsTerminal, Read};
@@ -23,7 +25,13 @@ use crate::run::{After, script, statement};
 use autosave::Autosave;
 use editor::{Editor, Line};
 
+#[cfg(feature = "jupyter")]
+use rust::Prompt as Rust;
+
 pub use autosave::step;
+
+/// The verb that only this session has.
+const RUST: &str = "rust";
 
 pub use editor::Keys;
 
@@ -56,11 +64,12 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
     if !output.json {
         output.say("DAM Lab: merge language models step by step. `help` lists the verbs, Tab completes, Ctrl-D leaves.");
     }
-    let (mut autosave, begun) = offer::begin(&mut editor, output)?;
+    let (autosave, begun) = offer::begin(&mut editor, output)?;
     *context.borrow_mut() = begun;
+    let mut session = Session { context, output, autosave, rust: Rust::default() };
     loop {
         let leaves = match editor.line() {
-            Ok(Line::Text(text)) => run(&text, &context, output, &mut autosave) == After::Quit,
+            Ok(Line::Text(text)) => session.run(&text) == After::Quit,
             Ok(Line::Refused(message, hint)) => {
                 output.error("", &Error::Refused { message, hint: hint.into() }.into());
                 false
@@ -70,25 +79,63 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
             // The terminal is gone: what was done is kept.
             Err(error) => return Err(error),
         };
-        if leaves && leave::may(&mut editor, &context, output)? {
-            autosave.into_iter().for_each(Autosave::end);
+        if leaves && leave::may(&mut editor, &session.context, output)? {
+            session.autosave.into_iter().for_each(Autosave::end);
             return Ok(());
         }
     }
 }
 
-/// Runs the statements of a line; the first that fails ends it. What each did is kept.
-fn run(text: &str, context: &RefCell<Context>, output: &Output, autosave: &mut Option<Autosave>) -> After {
-    let mut after = After::Next;
-    for each in statements(text).unwrap_or_default() {
-        after = statement(&each, &mut context.borrow_mut(), output);
-        if let Some(Err(error)) = autosave.as_ref().map(|autosave| autosave.keep(&mut context.borrow_mut())) {
-            note(&format!("this session is not kept from here on: {error:#}"));
-            *autosave = None;
+/// What lines are run on.
+struct Session<'a> {
+    context: Rc<RefCell<Context>>,
+    output: &'a Output,
+    autosave: Option<Autosave>,
+    rust: Rust,
+}
+
+impl Session<'_> {
+    /// Runs the statements of a line; the first that fails ends it. What each did is kept.
+    fn run(&mut self, text: &str) -> After {
+        let mut after = After::Next;
+        for each in statements(text).unwrap_or_default() {
+            after = match each.verb.as_str() {
+                RUST => self.rust(),
+                _ => statement(&each, &mut self.context.borrow_mut(), self.output),
+            };
+            let kept = self.autosave.as_ref().map(|autosave| autosave.keep(&mut self.context.borrow_mut()));
+            if let Some(Err(error)) = kept {
+                note(&format!("this session is not kept from here on: {error:#}"));
+                self.autosave = None;
+            }
+            if after != After::Next {
+                break;
+            }
         }
-        if after != After::Next {
-            break;
+        after
+    }
+
+    /// Goes on in Rust.
+    fn rust(&mut self) -> After {
+        match self.rust.run(&mut self.context.borrow_mut(), self.output) {
+            Ok(()) => After::Next,
+            Err(error) => {
+                self.output.error(RUST, &error);
+                After::Failed
+            }
         }
     }
-    after
+}
+
+/// Where there is no evcxr.
+#[cfg(not(feature = "jupyter"))]
+#[derive(Default)]
+struct Rust;
+
+#[cfg(not(feature = "jupyter"))]
+impl Rust {
+    fn run(&self, _: &mut Context, _: &Output) -> anyhow::Result<()> {
+        let hint = "cargo install --locked --path . --features jupyter";
+        Err(Error::Refused { message: "this `dam` was built without Rust at the prompt".into(), hint: hint.into() }.into())
+    }
 }

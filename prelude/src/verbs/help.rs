@@ -26,7 +26,7 @@ const CHAPTERS: [(&str, &str); 7] = [
     ("merge", "other ways to merge"),
     ("bake", "take it home"),
     ("undo", "change your mind"),
-    ("help", "and"),
+    ("rust", "and"),
 ];
 
 fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {

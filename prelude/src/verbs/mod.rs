@@ -30,6 +30,7 @@ mod parse;
 mod plot;
 mod quit;
 mod redo;
+mod rust;
 mod save;
 mod set;
 mod step;
@@ -100,6 +101,7 @@ pub const VERBS: &[Verb] = &[
     branch::VERB,
     switch::VERB,
     diff::VERB,
+    rust::VERB,
     help::VERB,
     quit::VERB,
 ];
