@@ -446,3 +446,41 @@ fn rust_goes_on_with_the_session() {
     dam.line("y");
     assert!(dam.end().success());
 }
+
+/// Pictures are images where a terminal says that it draws them, each in its protocol.
+#[test]
+fn pictures_are_images_where_they_can_be() {
+    let home = home();
+    let drawn = |how: &str, question: &str, answers: &[(&str, &str)], image: &str| {
+        let mut command = dam(home.path());
+        command.env("DAM_IMAGES", how).env_remove("TMUX");
+        if how == "iterm" {
+            command.env("TERM_PROGRAM", "iTerm.app");
+        }
+        let mut dam = Terminal::start(command, 30, 100);
+        dam.wait_for("dam>");
+        dam.line("load builtin:japanese builtin:math");
+        dam.wait_for("2 sources >");
+        let from = dam.bytes().len();
+        dam.line("plot distances");
+        if !question.is_empty() {
+            dam.wait_for_bytes(from, question);
+        }
+        for (asked, answer) in answers {
+            dam.wait_for_bytes(from, asked);
+            dam.send(answer);
+        }
+        dam.wait_for_bytes(from, image);
+        dam.line("help quit");
+        dam.wait_for("Ctrl-D does too");
+        dam.line("quit");
+        assert!(dam.end().success());
+    };
+    drawn("iterm", "", &[], "\x1b]1337;File=");
+    drawn("sixel", "\x1b[c", &[("\x1b[c", "\x1b[?62;4c")], "\x1bP");
+    let kitty = [("\x1b[c", "\x1b_Gi=31;OK\x1b\\\x1b[?62c"), ("t=t", "\x1b_Gi=31;EBADF:no\x1b\\")];
+    drawn("kitty", "\x1b_G", &kitty, "\x1b_Gf=32");
+    // Where it does not draw them after all, it is text.
+    let answer = [("\x1b[c", "\x1b[?62c")];
+    drawn("sixel", "\x1b[c", &answer, "how far");
+}

@@ -130,7 +130,7 @@ impl Session<'_> {
 /// Where there is no evcxr.
 #[cfg(not(feature = "jupyter"))]
 #[derive(Default)]
-struct Rust;
+struct Rust {}
 
 #[cfg(not(feature = "jupyter"))]
 impl Rust {

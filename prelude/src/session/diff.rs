@@ -8,6 +8,9 @@ use super::Dam;
 use crate::error::{Error, Result};
 use crate::show::{Difference, TensorDifference};
 
+/// Names of sources, and the coefficients of all of them in order.
+type Coefficients = (Vec<String>, Vec<f64>);
+
 impl Dam {
     /// How far the coefficients of `other` are from these, for every tensor that both have with coefficients of one
     /// shape; and the scores of both on the data that [`Dam::eval`] uses, where they are not known yet.
@@ -50,8 +53,8 @@ impl Dam {
         Ok(Difference { tensors, incomparable: only, scores, steps: (self.steps(), other.steps()) })
     }
 
-    /// By tensor: its sources, and the coefficients of all of them in order.
-    fn all_coefficients(&self) -> Result<BTreeMap<String, (Vec<String>, Vec<f64>)>> {
+    /// By tensor.
+    fn all_coefficients(&self) -> Result<BTreeMap<String, Coefficients>> {
         let session = self.session();
         let names: Vec<String> = session.sources.iter().map(|s| s.name().to_owned()).collect();
         let one = |t: &crate::coefficients::MergedTensor| {

@@ -201,8 +201,8 @@ mod tests {
         // What kl is told to be the first of is what can be weighed.
         let weights = serde_json::to_value(Settings::default().weights).unwrap();
         let mut terms = TERMS.map(|(key, _)| key).to_vec();
-        let from = SETTINGS.iter().position(|(key, _)| *key == "kl").unwrap();
-        assert!(SETTINGS[from..from + 8].iter().zip(&terms).all(|((key, _), term)| key == term));
+        let from = KEYS.iter().position(|key| *key == "kl").unwrap();
+        assert!(KEYS[from..from + 8].iter().zip(&terms).all(|(key, term)| key == term));
         terms.sort_unstable();
         let mut known: Vec<&str> = weights.as_object().unwrap().keys().map(String::as_str).collect();
         known.sort_unstable();
