@@ -1,7 +1,8 @@
 //! The only file that prints: replies and errors, as text for a person or JSON for a program.
 
-use std::io::Write;
+use std::io::{ErrorKind, IsTerminal, Write};
 
+use console::measure_text_width;
 use dam_prelude::show::printable;
 use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
@@ -55,24 +56,77 @@ impl Output {
     /// Shows text for a person; nothing if there is none.
     pub fn say(&self, text: &str) {
         if !text.is_empty() {
-            self.line(&printable(text));
+            let text = printable(text);
+            self.line(&if std::io::stdout().is_terminal() { wrapped(&text, terminal::width()) } else { text });
         }
     }
 
     fn line(&self, text: &str) {
         let mut stdout = std::io::stdout().lock();
-        // A closed pipe (`dam ... | head`) ends quietly, as everywhere.
-        if writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_err() {
-            std::process::exit(0);
+        match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+            Ok(()) => {}
+            // A closed pipe (`dam ... | head`) ends quietly, as everywhere.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => {
+                note(&format!("error: what is to be said cannot be written: {error}"));
+                std::process::exit(1);
+            }
         }
     }
 }
 
 /// Prints a line on standard error.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
+    let text = printable(text);
+    let text = if std::io::stderr().is_terminal() { wrapped(&text, terminal::width()) } else { text };
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// `text` with lines of prose broken between words; what is set in columns stays.
+fn wrapped(text: &str, width: usize) -> String {
+    let mut all = String::with_capacity(text.len());
+    for (i, line) in text.split('\n').enumerate() {
+        if i > 0 {
+            all.push('\n');
+        }
+        let indent: String = line.chars().take_while(|c| *c == ' ').collect();
+        let is_prose = !line.trim_start().contains("  ") && !line.contains('─');
+        if !is_prose || measure_text_width(line) <= width || indent.len() * 2 > width {
+            all.push_str(line);
+            continue;
+        }
+        let mut used = indent.len();
+        all.push_str(&indent);
+        for (j, word) in line.split_whitespace().enumerate() {
+            let columns = measure_text_width(word);
+            if j > 0 && used + 1 + columns > width {
+                all.push('\n');
+                all.push_str(&indent);
+                used = indent.len();
+            } else if j > 0 {
+                all.push(' ');
+                used += 1;
+            }
+            all.push_str(word);
+            used += columns;
+        }
+    }
+    all
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.downcast_ref::<dam_prelude::Error>().and_then(dam_prelude::Error::hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn prose_is_broken_between_words_and_columns_are_not() {
+        assert_eq!(wrapped("hint: one two three", 10), "hint: one\ntwo three");
+        assert_eq!(wrapped("  a b c d e", 7), "  a b c\n  d e");
+        let table = " model   loss   a long cell\n─────────────────────────";
+        assert_eq!(wrapped(table, 10), table);
+    }
 }

@@ -1,5 +1,6 @@
 //! Runs statements: of `-c`, of a file, or of one line of the interactive loop.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Instant;
 
@@ -25,7 +26,12 @@ pub enum After {
 pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64)> {
     let _running = Running::new();
     let start = Instant::now();
-    let reply = context.run(statement)?;
+    // A fault of ours ends the verb, not the session: nothing that was done before is lost.
+    let done = catch_unwind(AssertUnwindSafe(|| context.run(statement)));
+    let reply = done.unwrap_or_else(|_| {
+        let hint = "this is a fault of dam: please report what led to it".into();
+        Err(Error::Refused { message: format!("`{}` failed in a way it should not", statement.verb), hint })
+    })?;
     Ok((reply, start.elapsed().as_secs_f64()))
 }
 

@@ -122,3 +122,21 @@ fn a_choice_is_the_likeliest_option() {
     let (replies, ok) = json(dir.path(), "load a b; wrap; eval bad.jsonl");
     assert!(!ok && replies[2]["error"].as_str().unwrap().contains("two texts"), "{replies:?}");
 }
+
+/// Candidates of some density beside sources that are kept whole, and of densities that DELLA can have.
+#[test]
+fn evolution_searches_whatever_the_method_thins_by() {
+    for method in ["ties", "breadcrumbs", "della", "dare_ties"] {
+        let line = format!("load base=builtin:base builtin:japanese builtin:math; evolve {method} budget=10 examples=2 groups=2");
+        let (replies, ok) = json(std::path::Path::new("."), &line);
+        assert!(ok, "{replies:?}");
+        let (first, all) = (&replies[1]["tokens"], replies[1]["candidates"].as_u64().unwrap());
+        let (alone, _) = json(std::path::Path::new("."), &line.replace("budget=10", "budget=1"));
+        let each = alone[1]["tokens"].as_u64().unwrap();
+        // All but a few can be made and are run.
+        assert!(first.as_u64().unwrap() >= each * (all - 3), "{method}: {first} of {all} candidates of {each} tokens");
+    }
+    let (replies, ok) =
+        json(std::path::Path::new("."), "load base=builtin:base builtin:japanese builtin:math; evolve nuslerp budget=2");
+    assert!(!ok && replies[1]["hint"].as_str().unwrap().contains("layer by layer"), "{replies:?}");
+}

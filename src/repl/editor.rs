@@ -74,6 +74,7 @@ impl Editor {
             .completion_show_all_if_ambiguous(true)
             .completion_prompt_limit(200)
             .bell_style(BellStyle::None)
+            .keyseq_timeout(Some(100))
             .color_mode(ColorMode::Forced)
             .edit_mode(if keys == Keys::Vi { EditMode::Vi } else { EditMode::Emacs })
             .build();
@@ -257,7 +258,8 @@ impl Hinter for Helper {
             return None;
         }
         if !is_complete(line) {
-            let remark = if line.contains('\n') { "  (Ctrl-C begins anew)" } else { return None };
+            let remark =
+                if line.contains('\n') { "  (a quotation mark is open: close it, or Ctrl-C begins anew)" } else { return None };
             return Some(Grey { shown: remark.into(), text: None });
         }
         let earlier = || {

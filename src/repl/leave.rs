@@ -45,7 +45,7 @@ pub fn may(editor: &mut Editor, context: &RefCell<Context>, output: &Output) -> 
                     }
                 }
             }
-            Answer::Other => {}
+            Answer::Other => output.say("answer y, n, or save and the name of a file: save merge.dam.safetensors"),
         }
     }
 }

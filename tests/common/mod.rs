@@ -5,6 +5,7 @@
 pub mod jupyter;
 #[cfg(unix)]
 pub mod terminal;
+pub mod text;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -3,6 +3,8 @@
 //! wanted, the first of them by position are taken, a third pass. A float that is not negative is in the
 //! order of its bits.
 
+use std::collections::BTreeSet;
+
 use super::{Block, Operands, TILE};
 
 /// A place in the order from the largest to the smallest, equals by position.
@@ -53,21 +55,23 @@ const LOW: usize = 1 << 16;
 pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'_>) + Sync) -> Vec<Cut> {
     let n = tensor.elements();
     let inside: Vec<Rank> = ranks.iter().copied().filter(|r| r.rank > 0 && r.rank < n).collect();
-    let rows = inside.iter().map(|r| r.row + 1).max().unwrap_or(0);
+    // Only the rows that are asked for have keys.
+    let rows: Vec<usize> = inside.iter().map(|r| r.row).collect::<BTreeSet<_>>().into_iter().collect();
+    let place = |row: usize| rows.binary_search(&row).unwrap_or(0);
     let join = |a: &mut Vec<u64>, b: Vec<u64>| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
 
     // The leading bits of the element at each rank, and how many are ahead within those bits.
     let high = tensor.tally(
-        || vec![0u64; rows * HIGH],
+        || vec![0u64; rows.len() * HIGH],
         |counts, block| {
             keys(block);
-            for (row, counts) in counts.chunks_mut(HIGH).enumerate() {
-                block.source(row).iter().for_each(|x| counts[(x.to_bits() >> 16) as usize] += 1);
+            for (row, counts) in rows.iter().zip(counts.chunks_mut(HIGH)) {
+                block.source(*row).iter().for_each(|x| counts[(x.to_bits() >> 16) as usize] += 1);
             }
         },
         join,
     );
-    let leading: Vec<(usize, usize)> = inside.iter().map(|r| find(&high[r.row * HIGH..][..HIGH], r.rank)).collect();
+    let leading: Vec<(usize, usize)> = inside.iter().map(|r| find(&high[place(r.row) * HIGH..][..HIGH], r.rank)).collect();
 
     // The trailing bits.
     let low = tensor.tally(
@@ -183,5 +187,16 @@ mod tests {
             }
             assert!(kept == sorted(values, rank.rank), "{rank:?}");
         }
+    }
+
+    /// A source that keeps all has no keys, and its negative values are none.
+    #[test]
+    fn rows_that_are_not_asked_for_are_not_looked_at() {
+        let values: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin()).collect();
+        let tensor = operands(&[1000], &[&values, &values], None);
+        let second = |block: &mut Block<'_>| block.source_mut(1).iter_mut().for_each(|x| *x = x.abs());
+        let rank = Rank { row: 1, rank: 300 };
+        let (both, alone) = (cuts(&tensor, &[Rank { row: 0, ..rank }, rank], absolute), cuts(&tensor, &[rank], second));
+        assert_eq!((both[1].bits, both[1].position), (alone[0].bits, alone[0].position));
     }
 }

@@ -115,6 +115,8 @@ struct Space<'a> {
     base: Option<&'a str>,
     groups: Vec<Range<usize>>,
     has_density: bool,
+    /// Whether density and what it varies by must stay between 0 and 1, as in DELLA.
+    has_epsilon: bool,
     has_seed: bool,
     seed: u64,
 }
@@ -145,7 +147,13 @@ impl Models {
             Ok((recipe, merged, trial))
         };
         // Where the search starts is a candidate too; what is wrong with it is wrong with all.
-        let (recipe, merged, trial) = attempt(&start)?;
+        let whole = |error| match error {
+            Error::Recipe { reason, .. } => {
+                Error::bad_value("method", space.method.name, format!("a method for these sources: {reason}"))
+            }
+            error => error,
+        };
+        let (recipe, merged, trial) = attempt(&start).map_err(whole)?;
         let first = if trial.loss.is_finite() { trial.loss } else { WORST };
         let mut stopped = watch(&Tried { tried: 1, loss: first, best: first }).is_break();
         let (mut tried, mut tokens, mut best) = (1, trial.tokens, (first, recipe, merged));
@@ -196,6 +204,7 @@ impl<'a> Space<'a> {
             base: base.map(|_| BASE).filter(|_| method.origin != Origin::Never),
             groups: (0..groups).map(|i| i * layers / groups..(i + 1) * layers / groups).collect(),
             has_density: has("density"),
+            has_epsilon: has("epsilon"),
             has_seed: has("seed"),
             seed: search.seed,
         })
@@ -207,6 +216,16 @@ impl<'a> Space<'a> {
         let weights = vec![1.0 / self.sources.len() as f64; count];
         let densities = vec![1.0; if self.has_density { count } else { 0 }];
         [weights, densities].concat()
+    }
+
+    /// The density that a number means.
+    fn density(&self, x: f64) -> f64 {
+        // Beside an epsilon of 0.15, its default, only these are densities.
+        match self.has_epsilon {
+            true if x < 0.925 => x.clamp(0.16, 0.84),
+            true => 1.0,
+            false => x.clamp(0.01, 1.0),
+        }
     }
 
     /// The recipe of a candidate.
@@ -237,7 +256,7 @@ impl<'a> Space<'a> {
                 ));
                 line(format!("      weight: {:.6}", x[at]));
                 if self.has_density {
-                    line(format!("      density: {:.6}", x[count + at].clamp(0.01, 1.0)));
+                    line(format!("      density: {:.6}", self.density(x[count + at])));
                 }
             }
         }

@@ -108,6 +108,14 @@ impl TrainReport {
         Figure::losses(&History { total, terms: self.terms.clone() })
     }
 
+    /// Whether the last losses are above the first by more than batches differ.
+    fn has_risen(&self) -> bool {
+        const FEW: usize = 10;
+        let part = self.losses.len() / 3;
+        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        part >= FEW && mean(&self.losses[self.losses.len() - part..]) > 1.1 * mean(&self.losses[..part])
+    }
+
     fn picture(&self) -> Option<Figure> {
         (self.losses.len() > 1).then(|| self.plot())
     }
@@ -116,7 +124,7 @@ impl TrainReport {
         let mut table = Table::new("", ["steps", "reached", "first loss", "last loss", "seconds"]);
         let row = [self.steps.to_string(), self.reached.to_string(), number(self.first), number(self.last)];
         table.rows.push([row.to_vec(), vec![format!("{:.1}", self.seconds)]].concat());
-        if self.steps > 1 && self.last > self.first {
+        if self.has_risen() {
             table.notes.push(
                 "the loss has risen: lower the learning rate (set lr=), or take more examples a step (set batch_size=)".into(),
             );

@@ -112,7 +112,7 @@ fn settings() -> String {
         format!("  {given:22} {}{of}", about(key))
     };
     let first = "`set KEY=VALUE...` changes them at any time; `set` alone shows them. With their defaults:".to_owned();
-    let last = "lr=1e-2 is right for the built-in models, and too high for real ones; terms of the loss: help penalties";
+    let last = "lr=1e-2 is right for the built-in models with batch_size=8, and too high for real ones; terms of the loss: help penalties";
     std::iter::once(first).chain(KEYS.iter().map(one)).chain([last.to_owned()]).collect::<Vec<_>>().join("\n")
 }
 
