@@ -109,6 +109,7 @@ fn history_outlives_the_session_and_is_searched() {
     dam.send(format!("{UP}{UP}"));
     dam.wait_until("the line before", |screen| screen.ends_with("> help quit"));
     dam.send(ctrl('c'));
+    dam.wait_until("the next prompt", |screen| screen.ends_with("sql"));
     dam.send(ctrl('d'));
     assert!(dam.end().success());
     assert!(history(home.path()).ends_with("help quit\nhelp loss\n"));

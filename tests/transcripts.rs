@@ -33,7 +33,9 @@ fn seen(lines: &[String]) -> String {
     }
     let screen = dam.screen();
     let shown: Vec<&str> = screen.lines().collect();
-    shown[1..shown.len() - 1].join("\n") + "\n"
+    // Where that was is nobody's business.
+    let text = shown[1..shown.len() - 1].join("\n") + "\n";
+    text.replace(&home.path().display().to_string(), "~")
 }
 
 fn transcript(name: &str) {
