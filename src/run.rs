@@ -54,6 +54,11 @@ pub fn script(text: &str, output: &Output) -> bool {
     placed(text, None, output)
 }
 
+/// [`script`] of what comes on standard input.
+pub fn input(text: &str, output: &Output) -> bool {
+    placed(text, Some(Path::new("standard input")), output)
+}
+
 /// [`script`], whose errors say where in `file` they are.
 fn placed(text: &str, file: Option<&Path>, output: &Output) -> bool {
     let all = match statements(text) {

@@ -225,6 +225,9 @@ impl Error {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge | std::io::ErrorKind::QuotaExceeded => {
                     "there is no room: free some space or choose another place; nothing was left behind"
                 }
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                    "its directory is not there: make it first, or choose another place"
+                }
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                     "choose a place you may write to"
                 }

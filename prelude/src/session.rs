@@ -52,6 +52,7 @@ pub(crate) use latest::set_latest;
 pub use merged::Merged;
 pub use models::{Models, load};
 pub use progress::{GENERATE, Progress, watch};
+pub(crate) use saved::step_of;
 pub use snapshot::Snapshot;
 
 use self::progress::Task;

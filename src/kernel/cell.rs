@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use dam_prelude::verbs::{VERBS, find, quoted};
+use dam_prelude::verbs::{self, Context, find, quoted};
 use evcxr::{CompilationError, Error, Theme};
 use serde_json::{Value, json};
 
@@ -180,9 +180,11 @@ pub fn complete(engine: &mut Engine, cell: &str, cursor: usize) -> (Vec<String>,
     let position = code::position(cell, cursor);
     let line = cell[..position].rsplit('\n').next().unwrap_or_default();
     if let Some(verb) = line.trim_start().strip_prefix('%') {
-        let word = verb.trim_start();
-        let names = VERBS.iter().map(|v| v.name.to_owned()).filter(|name| name.starts_with(word));
-        return (names.collect(), cursor - word.chars().count(), cursor);
+        // What is loaded the cells' process knows; verbs, keys, values, methods and files are known here.
+        let line = verb.trim_start();
+        let found = verbs::complete(&Context::default(), line, line.len());
+        let typed = line.get(found.start..).unwrap_or_default().chars().count();
+        return (found.candidates.into_iter().map(|found| found.text).collect(), cursor - typed, cursor);
     }
     match engine.completions(cell, position) {
         Some((start, end, words)) => {

@@ -21,7 +21,7 @@ use rustyline::error::ReadlineError;
 
 use crate::interrupt;
 use crate::render::{Output, note};
-use crate::run::{After, script, statement};
+use crate::run::{After, input, statement};
 use autosave::Autosave;
 use editor::{Editor, Line};
 
@@ -41,7 +41,7 @@ pub fn repl(keys: Keys, output: &Output) -> bool {
     if !stdin.is_terminal() {
         let mut text = Vec::new();
         return match stdin.lock().read_to_end(&mut text) {
-            Ok(_) => script(&String::from_utf8_lossy(&text), output),
+            Ok(_) => input(&String::from_utf8_lossy(&text), output),
             Err(error) => {
                 output.error("", &error.into());
                 false

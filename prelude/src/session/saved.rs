@@ -36,6 +36,12 @@ fn session_text(bytes: &[u8]) -> std::result::Result<String, String> {
     text.ok_or_else(|| "it has no session in it".into())
 }
 
+/// The step of the session in `file`.
+pub(crate) fn step_of(file: &Path) -> Option<usize> {
+    let text = session_text(&map(file).ok()?).ok()?;
+    serde_json::from_str::<Saved>(&text).ok().map(|saved| saved.step)
+}
+
 #[derive(Serialize, Deserialize)]
 struct Saved {
     version: u32,

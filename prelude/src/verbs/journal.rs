@@ -18,6 +18,7 @@ use super::parse::line;
 use super::timeline::{Kept, State, Timeline};
 use super::{Statement, find};
 use crate::checkpoint::replace_file;
+use crate::session::step_of;
 use crate::{Dam, Error, Result};
 
 const JOURNAL: &str = "journal.json";
@@ -120,7 +121,8 @@ impl Context {
         let done = here.done.clone().map_or_else(String::new, |words| line(&statement(words)));
         let loss = here.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
         let step = if here.in_file { format!("step {}{loss}, ", here.step) } else { String::new() };
-        let under_way = if directory.join(NOW).is_file() { "; training was under way" } else { "" };
+        let now = step_of(&directory.join(NOW)).filter(|step| *step > here.step);
+        let under_way = now.map(|step| format!("; training was under way, at step {step}")).unwrap_or_default();
         Ok(format!("{step}{} changes, the last: {done}{under_way}", journal.states.len() - 1))
     }
 

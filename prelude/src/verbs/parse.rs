@@ -132,7 +132,10 @@ pub fn quoted(text: &str) -> String {
     if !text.is_empty() && !text.starts_with('#') && text.chars().all(plain) {
         return text.to_owned();
     }
-    format!("\"{}\"", escaped(text))
+    match !text.contains('\'') && text.contains(['"', '\\']) {
+        true => format!("'{text}'"),
+        false => format!("\"{}\"", escaped(text)),
+    }
 }
 
 /// `text` as it stands between double quotation marks.

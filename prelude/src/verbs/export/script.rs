@@ -107,6 +107,7 @@ mod tests {
             "merge ties density=0.5 out --force",
             "wrap",
             "train 3",
+            "wrap",
             "bake dir --force",
             "compare dam on=x.md",
         ];
