@@ -97,41 +97,6 @@ def run_all(page, address, shot):
     command(page, "notebook:run-all-cells")
     cells = json.loads((NOTEBOOKS / FIRST).read_text())["cells"]
     count = sum(cell["cell_type"] == "code" for cell in cells)
-    # Cells that are out of sight are drawn when they come into sight, so the page's own model is asked. The number of the
-    # last cell comes with its result too: a gateway was seen to lose the reply of one.
-    ran = """() => {
-        const cells = [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code');
-        const last = cells[cells.length - 1];
-        return Math.max(last.executionCount || 0, ...last.outputs.toJSON().map(o => o.execution_count || 0));
-    }"""
-    wait(page, "all cells run", lambda: page.evaluate(ran) == count)
-    wait(page, "the kernel is idle", lambda: page.evaluate(STATUS) == "idle")
-
-
-def command(page, name):
-    page.evaluate("name => void window.jupyterapp.commands.execute(name)", name)
-
-
-def prompts(page):
-    """The numbers of all code cells of the notebook, without those that never ran."""
-    return page.eval_on_selector_all(".jp-CodeCell .jp-InputPrompt", "all => all.map(e => e.textContent.trim())")
-
-
-def wait(page, what, condition, seconds=60):
-    for _ in range(seconds * 5):
-        if condition():
-            return
-        time.sleep(0.2)
-    page.screenshot(path=SCREENSHOTS / "failed.png", full_page=True)
-    raise SystemExit(f"{what}: not within {seconds} s; see {SCREENSHOTS / 'failed.png'}")
-
-
-def run_all(page, address, shot):
-    begin = time.time()
-    open_notebook(page, address, FIRST)
-    command(page, "notebook:run-all-cells")
-    cells = json.loads((NOTEBOOKS / FIRST).read_text())["cells"]
-    count = sum(cell["cell_type"] == "code" for cell in cells)
     # Cells that are out of sight are drawn when they come into sight, so the page's own model is asked.
     ran = "() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code' && c.executionCount > 0).length"
     wait(page, "all cells run", lambda: page.evaluate(ran) == count)
