@@ -88,6 +88,13 @@ fn errors_are_errors_with_the_message_first() {
 }
 
 #[test]
+fn a_client_that_goes_away_takes_no_replies_with_it() {
+    let (mut kernel, _directory) = kernel();
+    kernel.send_and_go("std::thread::sleep(std::time::Duration::from_secs(1)); let kept = 7;");
+    assert_eq!(kernel.run("kept").text("shown"), "7");
+}
+
+#[test]
 fn an_interrupt_stops_after_a_step_and_keeps_everything() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
@@ -202,14 +209,14 @@ fn notebooks_run_side_by_side_and_leave_no_process() {
     two.outputs(&second, |_, _| {});
     assert_eq!((one.reply()["status"].clone(), two.reply()["status"].clone()), ("ok".into(), "ok".into()));
     assert_eq!((one.run("x").text("shown"), two.run("x").text("shown")), ("1".into(), "2".into()));
-    let mut processes = descendants(one.process.id());
+    let mut processes = descendants(one.id());
     assert!(processes.len() >= 2, "{processes:?}");
     // A kernel that runs a cell is shut down too.
     one.send("loop {}");
     std::thread::sleep(Duration::from_secs(2));
     one.shut_down();
     // One that is killed cannot clean up: its processes end by themselves.
-    processes.extend(descendants(two.process.id()));
+    processes.extend(descendants(two.id()));
     drop(two);
     let begin = Instant::now();
     while processes.iter().any(|process| is_alive(*process)) {

@@ -95,9 +95,7 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
     });
     tokio::spawn(async move {
         while let Some(message) = published.recv().await {
-            if iopub_socket.send(message.with_zmq_identities(Vec::new())).await.is_err() {
-                return;
-            }
+            let _ = iopub_socket.send(message.with_zmq_identities(Vec::new())).await;
         }
     });
     tokio::spawn(send(replies, shell_send));
@@ -139,7 +137,8 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
             kernel.cells.shut_down();
             let _ = work.send(None);
         }
-        control_send.send(JupyterMessage::new(reply, Some(&message))).await?;
+        // Who asked may be gone.
+        let _ = control_send.send(JupyterMessage::new(reply, Some(&message))).await;
         kernel.status(&message, Status::idle());
         if last {
             break;
@@ -150,12 +149,11 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sends what comes on a socket, while that lasts.
+/// Sends what comes on a socket. What is for a client that is gone is lost, and only that: Jupyter's servers ask a new
+/// kernel who it is on connections of the moment.
 async fn send(mut messages: UnboundedReceiver<JupyterMessage>, mut socket: RouterSendConnection) {
     while let Some(message) = messages.recv().await {
-        if socket.send(message).await.is_err() {
-            return;
-        }
+        let _ = socket.send(message).await;
     }
 }
 

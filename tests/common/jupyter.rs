@@ -48,13 +48,44 @@ impl Cell {
     }
 }
 
+/// What a kernel runs in, which ends with this.
+pub struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+type Sockets = (ClientShellConnection, ClientControlConnection, ClientIoPubConnection);
+
+/// Connects to a kernel that may still be starting. Its ports may for a moment be held open by a process that another
+/// test is just starting, which resets the connection: so this is tried again.
+async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
+    let sockets = || async {
+        let identity = peer_identity_for_session(session)?;
+        let shell = create_client_shell_connection_with_identity(info, session, identity).await?;
+        let control = create_client_control_connection(info, session).await?;
+        jupyter_zmq_client::Result::Ok((shell, control, create_client_iopub_connection(info, "", session).await?))
+    };
+    for _ in 0..100 {
+        if let Ok(sockets) = sockets().await {
+            return sockets;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    sockets().await.unwrap()
+}
+
 /// A kernel that runs.
 pub struct Kernel {
     runtime: Runtime,
-    pub process: Child,
+    process: Process,
     shell: ClientShellConnection,
     control: ClientControlConnection,
     iopub: ClientIoPubConnection,
+    info: ConnectionInfo,
     _directory: tempfile::TempDir,
 }
 
@@ -105,19 +136,22 @@ impl Kernel {
         let file = files.path().join("connection.json");
         std::fs::write(&file, serde_json::to_string(&info).unwrap()).unwrap();
         drop(listeners);
-        let process = dam(directory).arg("kernel").arg(&file).spawn().unwrap();
-        let session = "tests";
-        let connected = runtime.block_on(async {
-            let identity = peer_identity_for_session(session).unwrap();
-            let shell = create_client_shell_connection_with_identity(&info, session, identity).await.unwrap();
-            let control = create_client_control_connection(&info, session).await.unwrap();
-            let iopub = create_client_iopub_connection(&info, "", session).await.unwrap();
-            (shell, control, iopub)
-        });
-        let (shell, control, iopub) = connected;
-        let mut kernel = Self { runtime, process, shell, control, iopub, _directory: files };
+        let process = Process(dam(directory).env("JPY_PARENT_PID", "").arg("kernel").arg(&file).spawn().unwrap());
+        let (shell, control, iopub) = runtime.block_on(connect(&info, "tests"));
+        let mut kernel = Self { runtime, process, shell, control, iopub, info, _directory: files };
         kernel.wait();
         kernel
+    }
+
+    /// Sends a cell as another client, that goes away before it has the answer.
+    pub fn send_and_go(&mut self, code: &str) {
+        let request: JupyterMessage = JupyterMessage::new(ExecuteRequest::new(code.into()), None);
+        self.runtime.block_on(async {
+            let (mut shell, ..) = connect(&self.info, "another").await;
+            shell.send(request.clone()).await.unwrap();
+            // It has arrived when the kernel says that it is busy with it.
+            while self.iopub.read().await.unwrap().parent_header.is_none_or(|parent| parent.msg_id != request.header.msg_id) {}
+        });
     }
 
     /// Waits until it answers, and what it publishes arrives.
@@ -249,20 +283,18 @@ impl Kernel {
         self.reply()["history"].clone()
     }
 
+    /// The process that it is.
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// Shuts it down, and waits for its end.
     pub fn shut_down(mut self) {
         self.command(ShutdownRequest { restart: false });
         let begin = Instant::now();
-        while self.process.try_wait().unwrap().is_none() {
+        while self.process.0.try_wait().unwrap().is_none() {
             assert!(begin.elapsed() < Duration::from_secs(20), "the kernel does not end");
             std::thread::sleep(Duration::from_millis(20));
         }
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
