@@ -1,14 +1,14 @@
 //! A bar and the loss curve while something long runs, in place; plain lines where nobody can see that.
 
-use std::fmt::Write;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use console::measure_text_width;
 use dam_prelude::session::{self, GENERATE, Progress};
 use dam_prelude::show::Figure;
 use dam_prelude::train::History;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::render::note;
 use crate::{repl, terminal};
@@ -19,6 +19,9 @@ const PLAIN: Duration = Duration::from_secs(5);
 /// Curves are at least so far apart.
 const PACE: Duration = Duration::from_millis(250);
 
+/// Columns of a bar.
+const BAR: usize = 30;
+
 /// Rows of text that are seen while it grows.
 const TEXT: usize = 12;
 
@@ -28,6 +31,45 @@ struct Shown {
     history: History,
     /// When its curve was drawn last.
     drawn: Instant,
+    /// The columns of the terminal that it was drawn for.
+    columns: usize,
+}
+
+impl Shown {
+    fn new(total: Option<usize>) -> Self {
+        Self { bar: bar(total), history: History::default(), drawn: Instant::now(), columns: terminal::width() }
+    }
+
+    /// What is on the screen goes away if the terminal has another width now: terminals break lines anew, so that other
+    /// rows are there than those that were drawn, and the bar takes away what it drew.
+    fn resize(&mut self) {
+        let columns = terminal::width();
+        let before = std::mem::replace(&mut self.columns, columns);
+        if before == columns {
+            return;
+        }
+        let line = match self.bar.length() {
+            Some(length) => format!(
+                "{}{}/{length}  {}  {:.1} a second  {:#} left",
+                " ".repeat(BAR + 1),
+                self.bar.position(),
+                self.bar.message(),
+                self.bar.per_sec(),
+                HumanDuration(self.bar.eta()),
+            ),
+            None => format!("  {}  {:#}", self.bar.message(), HumanDuration(self.bar.elapsed())),
+        };
+        let prefix = self.bar.prefix();
+        let rows = [line.as_str()].into_iter().chain(prefix.lines()).map(|line| measure_text_width(line).div_ceil(before).max(1));
+        // Rows are filled with blanks, with nothing between them: to the terminal all are one long line.
+        let above = match (rows.sum::<usize>() * before).div_ceil(columns).saturating_sub(1) {
+            0 => String::new(),
+            above => format!("\x1b[{above}A"),
+        };
+        let _ = write!(std::io::stderr(), "{above}\r\x1b[J");
+        // A new target knows of nothing that it drew.
+        self.bar.set_draw_target(ProgressDrawTarget::stderr());
+    }
 }
 
 /// Those that are seen, the outermost first.
@@ -60,13 +102,14 @@ pub fn watch() {
 
 /// A bar a task; a task inside another has the place, and gives it back.
 fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
+    tasks.last_mut().into_iter().for_each(Shown::resize);
     if progress.finished {
         tasks.pop().inspect(|task| task.bar.finish_and_clear());
         return;
     }
     if progress.done == 0 {
         tasks.last().inspect(|outer| outer.bar.set_draw_target(ProgressDrawTarget::hidden()));
-        tasks.push(Shown { bar: bar(progress.total), history: History::default(), drawn: Instant::now() });
+        tasks.push(Shown::new(progress.total));
     }
     let Some(task) = tasks.last_mut() else { return };
     match (progress.step, progress.loss) {
@@ -76,11 +119,11 @@ fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
     }
     if task.history.total.len() > 1 && task.drawn.elapsed() > PACE {
         task.drawn = Instant::now();
-        let width = terminal::width().saturating_sub(1).min(100);
+        let width = task.columns.saturating_sub(1).min(100);
         task.bar.set_prefix(Figure::losses(&task.history).text(width, terminal::is_ascii()));
     }
     match progress.task {
-        GENERATE => task.bar.set_prefix(end(progress.message, terminal::width().saturating_sub(1), TEXT)),
+        GENERATE => task.bar.set_prefix(end(progress.message, task.columns.saturating_sub(1), TEXT)),
         _ => task.bar.set_message(progress.message.to_owned()),
     }
     task.bar.set_position(progress.done as u64);
@@ -107,15 +150,15 @@ fn end(text: &str, width: usize, rows: usize) -> String {
 
 fn bar(total: Option<usize>) -> ProgressBar {
     let template = match total {
-        Some(_) => "{bar:30} {pos}/{len}  {msg}  {rate}  {eta} left\n{prefix}",
-        None => "{spinner} {msg}  {elapsed}\n{prefix}",
+        Some(_) => format!("{{bar:{BAR}}} {{pos}}/{{len}}  {{msg}}  {{rate}}  {{eta}} left\n{{prefix}}"),
+        None => "{spinner} {msg}  {elapsed}\n{prefix}".into(),
     };
-    let rate = |state: &ProgressState, out: &mut dyn Write| {
+    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         // Writing into the bar's own text does not fail.
         let _ = write!(out, "{:.1} a second", state.per_sec());
     };
     let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template(template) {
+    if let Ok(style) = ProgressStyle::with_template(&template) {
         let (chars, ticks) = if terminal::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
         bar.set_style(style.with_key("rate", rate).progress_chars(chars).tick_chars(ticks));
     }

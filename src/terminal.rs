@@ -3,12 +3,9 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
-use console::Term;
-use dam_prelude::show::Figure;
+use dam_prelude::show::{COLUMNS, Figure};
+use dam_prelude::verbs::columns;
 use viuer::{Config, KittySupport};
-
-/// Where nothing says how wide it is.
-const WIDTH: usize = 80;
 
 /// Pictures are so wide at most, in columns: more makes them large, not clear.
 const PICTURE: u16 = 100;
@@ -18,7 +15,7 @@ const IMAGES: &str = "DAM_IMAGES";
 
 /// Columns.
 pub fn width() -> usize {
-    Term::stdout().size_checked().map_or(WIDTH, |(_, columns)| usize::from(columns)).clamp(24, 400)
+    columns().unwrap_or(COLUMNS)
 }
 
 /// Whether letters beyond ASCII would not be shown.

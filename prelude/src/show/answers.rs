@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::lines::{printable, side_by_side};
-use super::{Html, Table, cell};
+use super::{COLUMNS, Shown, Table, cell};
 
 shown_as_table!(Answer);
 
@@ -75,12 +75,16 @@ pub(super) const STOPPED: &str = "stopped: answers are as far as they had come";
 
 impl fmt::Display for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.lines(80))
+        f.write_str(&self.lines(COLUMNS))
     }
 }
 
-impl Html for Answers {
+impl Shown for Answers {
     fn html(&self) -> String {
         self.table().html()
+    }
+
+    fn lines(&self, columns: Option<usize>) -> String {
+        Self::lines(self, columns.unwrap_or(COLUMNS))
     }
 }

@@ -11,8 +11,8 @@ use super::answers::STOPPED;
 use super::figure::palette;
 use super::lines::{broken, or_nothing, printable, side_by_side};
 use super::numbers::perplexity;
-use super::table::escape;
-use super::{Html, Table, cell};
+use super::table::{escape, paragraph};
+use super::{COLUMNS, Shown, Table, cell};
 use crate::eval::{Likelihood, MARGIN, favoured};
 
 /// What `ask` gives.
@@ -171,7 +171,7 @@ impl Asked {
         } else {
             lines.extend([side_by_side(&answers, width), String::new()]);
         }
-        lines.push(printable(&table.to_string()));
+        lines.push(printable(&table.lines(Some(width))));
         lines.extend((!self.pieces().is_empty()).then(String::new));
         lines
     }
@@ -283,7 +283,7 @@ impl Asked {
     }
 }
 
-impl Html for Asked {
+impl Shown for Asked {
     fn html(&self) -> String {
         let mut table = self.numbers();
         self.with_answers(&mut table);
@@ -313,15 +313,19 @@ impl Html for Asked {
         let put = |html: &mut String, text: fmt::Arguments<'_>| html.write_fmt(text).unwrap_or(());
         put(&mut html, format_args!("<p style=\"white-space:pre-wrap;line-height:1.6\">{tokens}</p><p>{}</p>", legend.join(" ")));
         for note in self.notes() {
-            put(&mut html, format_args!("<p style=\"margin:0.3em 0;opacity:0.8\">{}</p>", escape(&note)));
+            html += &paragraph(&note);
         }
         html
+    }
+
+    fn lines(&self, columns: Option<usize>) -> String {
+        Self::lines(self, columns.unwrap_or(COLUMNS))
     }
 }
 
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.lines(80))
+        f.write_str(&self.lines(COLUMNS))
     }
 }
 

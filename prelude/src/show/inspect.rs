@@ -89,7 +89,7 @@ impl Inspection {
         let columns = if self.tensors.iter().all(|t| t.along == Along::Column) { " over columns" } else { "" };
         let mut table = Table::new(format!("coefficients c: mean ± spread{columns}"), header);
         for tensor in &self.tensors {
-            let mut row = vec![tensor.name.trim_start_matches("model.").to_owned()];
+            let mut row = vec![short_name(&tensor.name).to_owned()];
             row.extend(tensor.sources.iter().map(|(_, s)| format!("{:.3} ± {:.3}", s.mean, s.std)));
             let low = tensor.sources.iter().map(|(_, s)| s.min).fold(f64::INFINITY, f64::min);
             let high = tensor.sources.iter().map(|(_, s)| s.max).fold(f64::NEG_INFINITY, f64::max);
@@ -190,7 +190,7 @@ impl Distances {
         for tensor in &self.tensors {
             let of = |name: &&String| tensor.sources.iter().find(|(source, _)| source == *name).map(|(_, d)| d);
             let cell = |d: Option<&Distance>| d.map_or("-".into(), |d| format!("{:.4} ({:.4})", d.relative, d.cosine));
-            let name = tensor.name.trim_start_matches("model.").to_owned();
+            let name = short_name(&tensor.name).to_owned();
             table.rows.push([name].into_iter().chain(names.iter().map(|name| cell(of(name)))).collect());
         }
         table

@@ -8,6 +8,9 @@ const NARROWEST: usize = 18;
 /// Blanks between columns.
 const GAP: usize = 3;
 
+/// What ends a part of the name of a tensor or of a file.
+const PARTS: [char; 3] = ['.', '/', '_'];
+
 /// What stands where there is no text.
 const NOTHING: &str = "(nothing)";
 
@@ -27,7 +30,7 @@ pub fn printable(text: &str) -> String {
 }
 
 /// Characters, each with a mark, in lines of at most `width` columns: broken at line ends, and where a line is too
-/// long after its last blank, or anywhere.
+/// long after its last blank; or else where a name of several parts has an end of one; or else anywhere.
 pub(super) fn broken<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(char, T)>> {
     let columns = |line: &[(char, T)]| line.iter().map(|(c, _)| c.width().unwrap_or(0)).sum::<usize>();
     let mut lines = Vec::new();
@@ -36,8 +39,9 @@ pub(super) fn broken<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(cha
         for (c, mark) in whole {
             let c = if *c == '\t' { ' ' } else { *c };
             if columns(&line) + c.width().unwrap_or(0) > width && !line.is_empty() {
-                let blank = line.iter().rposition(|(c, _)| *c == ' ').map_or(line.len(), |at| at + 1);
-                let rest = line.split_off(blank);
+                let last = |ends: &[char]| line.iter().rposition(|(c, _)| ends.contains(c));
+                let end = last(&[' ']).or_else(|| last(&PARTS)).map_or(line.len(), |at| at + 1);
+                let rest = line.split_off(end);
                 lines.push(std::mem::replace(&mut line, rest));
             }
             line.push((c, *mark));
@@ -47,9 +51,14 @@ pub(super) fn broken<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(cha
     lines
 }
 
+/// The columns of the longest part of `text` that [`broken`] need not break.
+pub(super) fn longest_piece(text: &str) -> usize {
+    text.split_inclusive(PARTS).flat_map(|part| part.split([' ', '\n'])).map(UnicodeWidthStr::width).max().unwrap_or(0)
+}
+
 /// [`broken`] of plain text, control characters replaced.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let text = printable(or_nothing(text));
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let text = printable(text);
     let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
     let line = |line: Vec<(char, ())>| line.into_iter().map(|(c, ())| c).collect::<String>().trim_end().to_owned();
     broken(&cells, width).into_iter().map(line).collect()
@@ -59,7 +68,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 pub(super) fn side_by_side(texts: &[(&str, &str)], width: usize) -> String {
     let names: Vec<String> = texts.iter().map(|(name, _)| printable(name)).collect();
     let widest = |lines: &[String]| lines.iter().map(|line| line.width()).max().unwrap_or(0);
-    let own = |(name, (_, text)): (&String, &(&str, &str))| name.width().max(widest(&wrapped(text, width)));
+    let own = |(name, (_, text)): (&String, &(&str, &str))| name.width().max(widest(&wrapped(or_nothing(text), width)));
     let mut columns: Vec<usize> = names.iter().zip(texts).map(own).collect();
     let gaps = GAP * texts.len().saturating_sub(1);
     let natural = columns.iter().sum::<usize>() + gaps <= width;
@@ -70,12 +79,13 @@ pub(super) fn side_by_side(texts: &[(&str, &str)], width: usize) -> String {
     let narrow = !natural && columns.iter().any(|columns| *columns < NARROWEST);
     if narrow || !names.iter().zip(&columns).all(fits) {
         let one = |(name, (_, text)): (&String, &(&str, &str))| {
-            let lines = wrapped(text, width.saturating_sub(2).max(2));
+            let lines = wrapped(or_nothing(text), width.saturating_sub(2).max(2));
             [name.clone()].into_iter().chain(lines.into_iter().map(|line| format!("  {line}"))).collect::<Vec<_>>()
         };
         return names.iter().zip(texts).flat_map(one).collect::<Vec<_>>().join("\n");
     }
-    let bodies: Vec<Vec<String>> = texts.iter().zip(&columns).map(|((_, text), columns)| wrapped(text, *columns)).collect();
+    let bodies: Vec<Vec<String>> =
+        texts.iter().zip(&columns).map(|((_, text), columns)| wrapped(or_nothing(text), *columns)).collect();
     let row = |cells: &[&str]| {
         let pad = |(cell, columns): (&&str, &usize)| format!("{cell}{}", " ".repeat(columns.saturating_sub(cell.width())));
         cells.iter().zip(&columns).map(pad).collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_owned()
@@ -97,7 +107,7 @@ mod tests {
         assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
         assert_eq!(wrapped("十二足す七は", 5), ["十二", "足す", "七は"]);
         assert_eq!(wrapped("a\n\nb\x1b", 5), ["a", "", "b\u{fffd}"]);
-        assert_eq!(wrapped(" ", 9), [NOTHING]);
+        assert_eq!(wrapped("a layers.0.mlp", 11), ["a", "layers.0.", "mlp"]);
         assert_eq!(printable("十二 ─ ±"), "十二 ─ ±");
         for width in [1, 2, 3, 7] {
             let text = "十 abcdefghij 二三四 k";

@@ -17,9 +17,13 @@ macro_rules! shown_as_table {
             }
         }
 
-        impl crate::show::Html for $report {
+        impl crate::show::Shown for $report {
             fn html(&self) -> String {
                 self.table().html()
+            }
+
+            fn lines(&self, columns: Option<usize>) -> String {
+                self.table().lines(columns)
             }
         }
     )*};
@@ -43,9 +47,13 @@ macro_rules! shown_with_picture {
             }
         }
 
-        impl crate::show::Html for $report {
+        impl crate::show::Shown for $report {
             fn html(&self) -> String {
                 format!("{}{}", self.table().html(), self.picture().map(|p| p.html()).unwrap_or_default())
+            }
+
+            fn lines(&self, columns: Option<usize>) -> String {
+                self.table().lines(columns)
             }
         }
     )*};
@@ -78,27 +86,41 @@ pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};
 pub use scores::{AVERAGE, MERGED, Scoreboard, Scores};
 pub use table::Table;
-pub(crate) use table::escape;
+pub(crate) use table::{escape, paragraph};
 pub use train::{LossReport, StepReport, TrainReport};
 pub use wrap::WrapReport;
 
-/// What has a form for a notebook beside its text.
-pub(crate) trait Html: std::fmt::Display {
+/// What has a form for a notebook, and one for a terminal.
+pub(crate) trait Shown {
     /// As an HTML fragment.
     fn html(&self) -> String;
+
+    /// As text, for a terminal of so many columns if it is for one.
+    fn lines(&self, columns: Option<usize>) -> String;
 }
 
-impl Html for Table {
+impl Shown for Table {
     fn html(&self) -> String {
         Table::html(self)
     }
+
+    fn lines(&self, columns: Option<usize>) -> String {
+        Table::lines(self, columns)
+    }
 }
 
-impl Html for Figure {
+impl Shown for Figure {
     fn html(&self) -> String {
         Figure::html(self)
     }
+
+    fn lines(&self, columns: Option<usize>) -> String {
+        self.text(columns.unwrap_or(COLUMNS), false)
+    }
 }
+
+/// Columns that text is set in where nothing says how many there are.
+pub const COLUMNS: usize = 80;
 
 /// Shows something as an evcxr cell's result: HTML with its text twin.
 fn cell(html: &str, text: &str) {

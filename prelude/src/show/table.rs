@@ -1,14 +1,20 @@
 //! A table that knows how to draw itself as text, as HTML and as Markdown.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use comfy_table::{CellAlignment, LineStyle, TableStyle};
+use unicode_width::UnicodeWidthStr;
 
 use super::cell;
+use super::lines::{longest_piece, wrapped};
 
 /// A line under the header, and no other.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+
+/// Blanks beside a column, and where there is little room.
+const AIRY: u16 = 1;
+const CLOSE: u16 = 0;
 
 /// Rows under a header, a title above and notes below. All but the first column align right, and but for words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,8 +51,7 @@ impl Table {
         };
         let rows = self.marked(escape, |text| format!("<strong>{text}</strong>"));
         let rows: String = rows.iter().map(|row| format!("<tr>{}</tr>", cells("td", row))).collect();
-        let note = |note: &String| format!("<p style=\"margin:0.3em 0;opacity:0.8\">{}</p>", escape(note));
-        let notes: String = self.notes.iter().map(note).collect();
+        let notes: String = self.notes.iter().map(|note| paragraph(note)).collect();
         let head = cells("th", &self.header.iter().map(|name| escape(name)).collect::<Vec<_>>());
         let caption = match self.title.as_str() {
             "" => String::new(),
@@ -71,6 +76,87 @@ impl Table {
         format!("{title}{}{}{rows}{notes}", line(&header), line(&align))
     }
 
+    /// The table in lines of at most `columns`, where that is given: as it is where it fits; or else closer; or else
+    /// with columns of words broken; or else with rows and columns exchanged; or else with a line a cell.
+    pub fn lines(&self, columns: Option<usize>) -> String {
+        let rows = self.marked(str::to_owned, |text| format!("{text}*"));
+        let room = columns.unwrap_or(usize::MAX);
+        let widest = |lines: &[String]| lines.iter().map(|line| line.width()).max().unwrap_or(0);
+        let fits = |lines: &Vec<String>| widest(lines) <= room;
+        let body = Some(self.grid(rows.clone(), AIRY)).filter(fits).unwrap_or_else(|| {
+            let close = self.grid(rows.clone(), CLOSE);
+            let less = widest(&close).saturating_sub(room);
+            Some(close)
+                .filter(fits)
+                .or_else(|| self.narrowed(&rows, less).map(|rows| self.grid(rows, CLOSE)))
+                .or_else(|| Some(self.exchanged(&rows)).filter(fits))
+                .unwrap_or_else(|| self.records(&rows, room))
+        });
+        let title = Some(&self.title).filter(|title| !title.is_empty());
+        title.into_iter().chain(&body).chain(&self.notes).map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Rows below each other under the header; with so many blanks on either side of a column, beside one between two.
+    fn grid(&self, rows: Vec<Vec<String>>, blanks: u16) -> Vec<String> {
+        let mut table = comfy_table::Table::new();
+        table.load_style(STYLE).set_header(&self.header).add_rows(rows);
+        for (i, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((blanks, blanks));
+            if i > 0 && !self.words.contains(&i) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table.lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    /// The rows with cells of words broken so that the table takes `less` columns; none where they cannot be.
+    fn narrowed(&self, rows: &[Vec<String>], mut less: usize) -> Option<Vec<Vec<String>>> {
+        let cells = |j: usize| rows.iter().filter_map(move |row| row.get(j));
+        let widest = |j: usize| cells(j).map(|cell| cell.width()).max().unwrap_or(0);
+        let least = |j: usize| cells(j).map(|cell| longest_piece(cell)).max().unwrap_or(0).max(self.header[j].width());
+        let words = || (0..self.header.len()).filter(|j| *j == 0 || self.words.contains(j));
+        let mut widths: BTreeMap<usize, (usize, usize)> = words().map(|j| (j, (widest(j), least(j)))).collect();
+        while less > 0 {
+            let (width, _) = widths.values_mut().filter(|(width, least)| width > least).max()?;
+            *width -= 1;
+            less -= 1;
+        }
+        let cell =
+            |(j, cell): (usize, &String)| widths.get(&j).map_or(cell.clone(), |(width, _)| wrapped(cell, *width).join("\n"));
+        Some(rows.iter().map(|row| row.iter().enumerate().map(cell).collect()).collect())
+    }
+
+    /// Rows beside each other, with a line for every column.
+    fn exchanged(&self, rows: &[Vec<String>]) -> Vec<String> {
+        let column = |j: usize| rows.iter().filter_map(move |row| row.get(j).cloned());
+        let line = |(j, name): (usize, &String)| [name.clone()].into_iter().chain(column(j)).collect::<Vec<_>>();
+        let mut lines = self.header.iter().enumerate().map(line);
+        let exchanged = Self { header: lines.next().unwrap_or_default(), rows: lines.collect(), ..Self::default() };
+        exchanged.grid(exchanged.rows.clone(), AIRY)
+    }
+
+    /// Rows as records: the first cell, and those of columns without a name, and below them a line for every other.
+    fn records(&self, rows: &[Vec<String>], columns: usize) -> Vec<String> {
+        let named = self.header.iter().skip(1).map(|name| name.width()).max().unwrap_or(0);
+        let indent = 2 + named + 2;
+        let mut lines = Vec::new();
+        for row in rows {
+            let cells = || self.header.iter().zip(row).filter(|(_, cell)| !cell.trim().is_empty());
+            let heads =
+                cells().enumerate().filter(|(i, (name, _))| *i == 0 || name.is_empty()).map(|(_, (_, cell))| cell.as_str());
+            let name = self.header.first().map(String::as_str);
+            lines.extend(wrapped(&name.into_iter().chain(heads).collect::<Vec<_>>().join(" "), columns));
+            for (name, cell) in cells().skip(1).filter(|(name, _)| !name.is_empty()) {
+                let mut name = format!("  {name}{}  ", " ".repeat(named - name.width()));
+                for part in wrapped(cell, columns.saturating_sub(indent).max(6)) {
+                    lines.push(name + &part);
+                    name = " ".repeat(indent);
+                }
+            }
+        }
+        lines
+    }
+
     /// The rows with every cell as `plain` gives it and the best as `mark` makes it.
     fn marked(&self, plain: impl Fn(&str) -> String, mark: impl Fn(String) -> String) -> Vec<Vec<String>> {
         let cell = |i, j, text: &String| if self.best.contains(&(i, j)) { mark(plain(text)) } else { plain(text) };
@@ -84,6 +170,11 @@ impl Table {
     }
 }
 
+/// A note below something, as HTML.
+pub(crate) fn paragraph(note: &str) -> String {
+    format!("<p style=\"margin:0.3em 0;opacity:0.8\">{}</p>", escape(note))
+}
+
 /// `text` as it is written in HTML.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -91,20 +182,48 @@ pub(crate) fn escape(text: &str) -> String {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = comfy_table::Table::new();
-        table.load_style(STYLE).set_header(&self.header);
-        for row in self.marked(str::to_owned, |text| format!("{text}*")) {
-            table.add_row(row);
+        f.write_str(&self.lines(None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new("", ["tensor", "", "mean", "what was done"]);
+        table.rows.push(["layers.0.mlp.up_proj", ">", "0.25", "load ja=one math=two"].map(str::to_owned).to_vec());
+        table.rows.push(["norm", "", "十二", "wrap"].map(str::to_owned).to_vec());
+        table.words = [1, 3].into();
+        table
+    }
+
+    fn lines(columns: usize) -> Vec<String> {
+        table().lines(Some(columns)).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_there_is_room() {
+        assert_eq!(lines(200), table().to_string().lines().collect::<Vec<_>>());
+        for columns in 24..80 {
+            assert!(lines(columns).iter().all(|line| line.width() <= columns), "{columns}: {:#?}", lines(columns));
         }
-        for (_, column) in table.column_iter_mut().enumerate().skip(1).filter(|(i, _)| !self.words.contains(i)) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        let mut lines: Vec<String> = Vec::new();
-        if !self.title.is_empty() {
-            lines.push(self.title.clone());
-        }
-        lines.extend(table.lines().map(|line| line.trim_end().to_owned()));
-        lines.extend(self.notes.iter().cloned());
-        write!(f, "{}", lines.join("\n"))
+        assert_eq!(lines(50)[2..4], ["layers.0.mlp.up_proj > 0.25 load ja=one math=two", "norm                   十二 wrap"]);
+        let mut numbers = Table::new("", ["source", "mean", "spread", "least", "most"]);
+        numbers.rows.push(["ja", "0.25", "0.5", "0.1", "0.75"].map(str::to_owned).to_vec());
+        let exchanged =
+            [" source     ja", "───────────────", " mean     0.25", " spread    0.5", " least     0.1", " most     0.75"];
+        assert_eq!(numbers.lines(Some(30)).lines().collect::<Vec<_>>(), exchanged);
+        assert_eq!(lines(44)[2..4], ["layers.0.mlp.up_proj > 0.25 load ja=one", "                              math=two"]);
+        let records = [
+            "tensor layers.0.mlp.up_proj >",
+            "  mean           0.25",
+            "  what was done  load ja=one",
+            "                 math=two",
+            "tensor norm",
+            "  mean           十二",
+            "  what was done  wrap",
+        ];
+        assert_eq!(lines(29), records);
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Verb;
 use super::arguments::Prompt;
-use super::context::{Context, Latest, Reply, width};
+use super::context::{Context, Latest, Reply, columns};
 use super::export::Code;
 use super::generate::by_name;
 use crate::Result;
@@ -26,8 +26,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         Latest::Dam(dam) => dam.ask(&prompt, limit)?,
         Latest::Merged(merged) => merged.ask(&prompt, limit)?,
     };
-    let ansi = Some(asked.coloured(width()));
-    Ok(Reply { text: asked.lines(width()), ansi, ..Reply::shown(&asked, fields(&asked)) })
+    let ansi = columns().map(|columns| asked.coloured(columns));
+    Ok(Reply { ansi, ..Reply::shown(&asked, fields(&asked)) })
 }
 
 fn fields(asked: &Asked) -> Value {

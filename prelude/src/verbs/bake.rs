@@ -37,8 +37,9 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         }
         Latest::Merged(merged) => (merged.bake_with(directory, &options)?, false),
     };
-    let start = if untrained { "\nnot trained yet: this is the merge as it was wrapped" } else { "" };
-    Ok(Reply::new(format!("{written}{start}"), json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
+    let start = if untrained { "not trained yet: this is the merge as it was wrapped" } else { "" };
+    let json = json!({"path": written.path, "files": written.files, "bytes": written.bytes});
+    Ok(Reply::shown(&written, json).and(start))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

@@ -52,13 +52,13 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         })
         .collect();
     let mut fields = json!({"rows": rows, "notes": table.notes});
-    let mut text = table.to_string();
+    let mut at = String::new();
     if let Some(file) = &file {
         let written = table.write(file)?;
-        text = format!("{text}\n{written}");
+        at = format!("written to {}", written.path.display());
         fields["path"] = json!(written.path);
     }
-    Ok(Reply::new(text, fields))
+    Ok(Reply::shown(&table, fields).and(at))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

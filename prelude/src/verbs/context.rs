@@ -1,7 +1,7 @@
 //! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
 use super::timeline::Timeline;
-use crate::show::{Figure, Html};
+use crate::show::{Figure, Shown, paragraph};
 use crate::{Dam, Error, Merged, Models, Result};
 use serde_json::{Map, Value};
 
@@ -50,15 +50,25 @@ impl Reply {
         Self { text: text.to_string(), ansi: None, html: None, json, figure: None }
     }
 
-    /// The same of what has a form for a notebook too.
-    pub(super) fn shown(report: &impl Html, json: Value) -> Self {
-        Self { html: Some(report.html()), ..Self::new(report, json) }
+    /// The same of what has a form for a notebook too, and fits the terminal.
+    pub(super) fn shown(report: &impl Shown, json: Value) -> Self {
+        Self { html: Some(report.html()), ..Self::new(report.lines(columns()), json) }
+    }
+
+    /// With one more line, if there is one.
+    pub(super) fn and(mut self, note: impl std::fmt::Display) -> Self {
+        let note = note.to_string();
+        if !note.is_empty() {
+            self.text = format!("{}\n{note}", self.text);
+            self.html = self.html.map(|html| html + &paragraph(&note));
+        }
+        self
     }
 }
 
-/// The terminal's columns, or 80 where there is none.
-pub(super) fn width() -> usize {
-    console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns)).clamp(40, 160)
+/// The columns of the terminal that is standard output; none where it is not one.
+pub fn columns() -> Option<usize> {
+    console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns).clamp(24, 400))
 }
 
 /// Refuses with a message and a hint.

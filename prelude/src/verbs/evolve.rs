@@ -48,13 +48,13 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         "method": report.method, "candidates": report.tried, "first": report.first, "best": report.best,
         "tokens": report.tokens, "dimensions": report.dimensions, "stopped": report.stopped, "recipe": evolved.recipe,
     });
-    let mut text = report.to_string();
+    let mut at = String::new();
     if let Some(file) = file {
         let written = evolved.write(file)?;
         fields["path"] = json!(written.path);
-        text = format!("{text}\n{written}");
+        at = format!("written to {}", written.path.display());
     }
-    Ok(Reply::new(format!("{text}\nthe best merge can be tried now: eval, generate, inspect, bake DIR"), fields))
+    Ok(Reply::shown(report, fields).and(at).and("the best merge can be tried now: eval, generate, inspect, bake DIR"))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

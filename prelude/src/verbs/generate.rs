@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Verb;
 use super::arguments::Prompt;
-use super::context::{Context, Latest, Reply, width};
+use super::context::{Context, Latest, Reply};
 use super::export::Code;
 use crate::Result;
 
@@ -32,7 +32,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         Latest::Merged(merged) => merged.generate_all(&prompt, limit)?,
     };
     let json = json!({"text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped});
-    Ok(Reply { text: answers.lines(width()), ..Reply::shown(&answers, json) })
+    Ok(Reply::shown(&answers, json))
 }
 
 /// Answers by the names of models. The merge's is first, so that a source of the same name has it.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Verb;
 use super::arguments::Arguments;
-use super::context::{Context, Reply, refuse, width};
+use super::context::{Context, Reply, refuse};
 use super::parse::line;
 use super::timeline::{State, Timeline};
 use crate::Result;
@@ -55,16 +55,10 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
 impl State {
     /// What was done, and after what if that is not the state before.
     fn what(&self, number: usize) -> String {
-        // The other columns take so much.
-        let most = width().saturating_sub(52).max(16);
         let done = self.done.as_ref().map_or_else(|| "(a cell of Rust)".into(), line);
-        let mut text: String = done.chars().take(most).collect();
-        if text.len() < done.len() {
-            text.push('…');
-        }
         match self.parent {
-            Some(parent) if parent + 1 != number => format!("{text}  (after {parent})"),
-            _ => text,
+            Some(parent) if parent + 1 != number => format!("{done}  (after {parent})"),
+            _ => done,
         }
     }
 

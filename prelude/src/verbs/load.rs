@@ -24,9 +24,9 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     }
     context.models = context.current().and_load(arguments.words.iter().map(|spec| source_at_home(spec)))?;
     context.merged = None;
-    let again = if context.dam.take().is_some() { "\nthe merge is of other sources now: wrap again" } else { "" };
+    let again = if context.dam.take().is_some() { "the merge is of other sources now: wrap again" } else { "" };
     let report = context.models.report();
-    Ok(Reply::new(format!("{report}{again}"), json!({"sources": report.0})))
+    Ok(Reply::shown(&report, json!({"sources": report.0})).and(again))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

@@ -47,7 +47,7 @@ use crate::Error;
 pub use check::{Problem, check};
 pub use complete::{Candidate, Completions, complete};
 pub(crate) use context::refuse;
-pub use context::{Context, Latest, Reply};
+pub use context::{Context, Latest, Reply, columns};
 pub use export::Code;
 pub use help::reference;
 pub use next::next;

@@ -26,7 +26,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     context.wrapped(dam);
     context.is_saved();
     let json = json!({"sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients, "step": steps});
-    Ok(Reply::new(format!("{report}\nat step {steps}"), json))
+    Ok(Reply::shown(&report, json).and(format!("at step {steps}")))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

@@ -34,7 +34,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         Some(file) => {
             let written = figure.save(at_home(file))?;
             let fields = json!({"path": written.path, "files": written.files, "bytes": written.bytes});
-            Ok(Reply::new(&written, fields))
+            Ok(Reply::shown(&written, fields))
         }
         None => {
             let fields = json!({"text": figure.to_string()});

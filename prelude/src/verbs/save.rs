@@ -22,7 +22,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let dam = context.dam()?;
     let written = dam.save(at_home(arguments.word(VERB.usage)?))?;
     context.is_saved();
-    Ok(Reply::new(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
+    Ok(Reply::shown(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

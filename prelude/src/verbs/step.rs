@@ -28,9 +28,9 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         ControlFlow::Continue(())
     })?;
     let Some(step) = last else { return refuse("no step was made", format!("usage: {}", VERB.usage)) };
-    let stopped = if train.stopped { format!("\nstopped after step {}: everything is kept", step.step) } else { String::new() };
+    let stopped = if train.stopped { format!("stopped after step {}: everything is kept", step.step) } else { String::new() };
     let json = json!({"step": step.step, "total": step.total, "grad_norm": step.grad_norm, "lr": step.lr});
-    Ok(Reply::new(format!("{step}{stopped}"), json))
+    Ok(Reply::shown(&step, json).and(stopped))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

@@ -22,7 +22,7 @@ pub use heatmap::{Heatmap, Scale};
 pub use histogram::Histogram;
 
 use self::scene::{Colour, Scene, WIDTH, series_colour};
-use super::{cell, numbers};
+use super::{COLUMNS, cell, numbers};
 use crate::checkpoint::{Written, replace_file};
 use crate::error::{Error, Result};
 
@@ -211,6 +211,6 @@ pub(super) fn palette(i: usize) -> [u8; 3] {
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text(80, false))
+        f.write_str(&self.text(COLUMNS, false))
     }
 }

@@ -57,5 +57,5 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let names: Vec<String> = context.current().names().map(str::to_owned).collect();
     let text = write(&done, &names)?;
     let written = if arguments.force() { replace_file(file, text.as_bytes())? } else { new_file(file, text.as_bytes())? };
-    Ok(Reply::new(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
+    Ok(Reply::shown(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
 }
