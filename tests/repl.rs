@@ -210,6 +210,24 @@ fn another_size_while_one_types() {
 }
 
 #[test]
+fn tables_fit_the_terminal() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.line(WRAPPED);
+    dam.wait_for_prompt("step 0");
+    for (columns, header) in [(100, " tensor "), (60, "tensor "), (40, "tensor layers.1.mlp.up_proj")] {
+        dam.resize(30, columns);
+        dam.line("inspect layers.1.mlp");
+        let is_done = |screen: &str| screen.lines().last().is_some_and(|line| line.starts_with("dam") && !line.contains("mlp"));
+        let screen = dam.wait_until("the last tensor", |screen| screen.contains("0.50 to 0.50") && is_done(screen));
+        let begins = |start: &str| screen.lines().any(|line| line.starts_with(start));
+        assert!(begins(header), "{columns}:\n{screen}");
+        dam.send(ctrl('l'));
+        dam.wait_until("an empty screen", |screen| !screen.contains("mlp"));
+    }
+}
+
+#[test]
 fn control_characters_do_no_harm() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
