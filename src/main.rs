@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0") };
     }
+    keep_memory();
     #[cfg(feature = "jupyter")]
     if let Some(code) = kernel::hook() {
         return code;
@@ -56,6 +57,16 @@ fn main() -> ExitCode {
         },
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Has memory that one step frees kept for the next, up to a gibibyte: new memory costs a fault for every page of it.
+/// (glibc would give every large piece back at once.)
+fn keep_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        // SAFETY: no other thread runs yet.
+        unsafe { libc::mallopt(parameter, 1 << 30) };
+    }
 }
 
 /// An error that says its causes, as those of the library do.

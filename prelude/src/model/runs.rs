@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-/// Logits of a run of tokens that are in memory at once, in bytes. glibc gives memory of this size back
-/// only when asked, so that the next run finds its pages mapped.
-const LOGITS_BYTES: usize = 28 << 20;
+/// Logits of a run of tokens that are in memory at once, in bytes: products with the output layer are faster the more
+/// tokens there are, and memory is what they take.
+const LOGITS_BYTES: usize = 52 << 20;
 
 /// Fewer tokens than this make the product with the output layer slow.
 const FEWEST: usize = 64;

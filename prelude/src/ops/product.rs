@@ -1,6 +1,9 @@
 //! Matrix products of slices with strides, through the gemm crate, whose kernels candle runs on too.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 use super::Real;
 
@@ -25,6 +28,13 @@ impl<'a, T> Matrix<'a, T> {
     #[inline(always)]
     pub fn t(self) -> Self {
         Self { rows: self.columns, columns: self.rows, row: self.column, column: self.row, ..self }
+    }
+
+    /// Those of its rows.
+    #[inline(always)]
+    fn of_rows(self, rows: Range<usize>) -> Self {
+        let data = if rows.is_empty() { &[] } else { &self.data[rows.start * self.row..] };
+        Self { data, rows: rows.len(), ..self }
     }
 
     /// Elements from its first to its last.
@@ -77,21 +87,102 @@ pub(crate) fn new_product<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T>
 /// `out` must be writable for all elements of the result, and with `Into::Add` hold them.
 #[inline(always)]
 unsafe fn run<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T, (out, stride): (*mut T, usize), into: Into, parallel: bool) {
-    let (m, n, k) = (a.rows, b.columns, a.columns);
+    let (m, n) = (a.rows, b.columns);
     if m == 0 || n == 0 {
         return;
     }
-    assert!(b.rows == k, "a product of matrices that do not fit");
+    assert!(b.rows == a.columns, "a product of matrices that do not fit");
     assert!(a.extent() <= a.data.len() && b.extent() <= b.data.len(), "a matrix beyond its slice");
-    let parallelism = if parallel { Parallelism::Rayon(0) } else { Parallelism::None };
-    let step = |x: usize| x as isize;
-    let alpha = if into == Into::Add { T::one() } else { T::zero() };
+    let threads = if parallel { rayon::current_num_threads() } else { 1 };
+    let longer = m.max(n);
     // SAFETY: every element that is read lies within its slice, as asserted above; `out` is the caller's.
     unsafe {
+        match threads {
+            1 => block(a, b, scale, (out, stride), into, Parallelism::None),
+            _ if longer < threads * FEWEST => block(a, b, scale, (out, stride), into, Parallelism::Rayon(0)),
+            _ => blocks(a, b, scale, (Out(out), stride), into, threads * longer.div_ceil(threads * MOST)),
+        }
+    }
+}
+
+/// A block of the result that one thread makes has so many rows, or columns, at least: fewer are slow.
+const FEWEST: usize = 128;
+
+/// And at most: where there are more, what the kernel has at hand is not in the cache when it is needed again.
+const MOST: usize = 6144;
+
+/// Blocks begin at a multiple of so many rows and columns: what kernels make at a time.
+const UNIT: usize = 192;
+
+/// Where a result goes, for several threads that write different parts of it.
+#[derive(Clone, Copy)]
+struct Out<T>(*mut T);
+
+// SAFETY: what it is for is said above.
+unsafe impl<T> Send for Out<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Out<T> {}
+
+impl<T> Out<T> {
+    /// # Safety
+    /// As for a pointer's own.
+    unsafe fn add(self, count: usize) -> *mut T {
+        // SAFETY: the caller's.
+        unsafe { self.0.add(count) }
+    }
+}
+
+/// The product in `count` blocks of rows or columns, whichever are more: threads that need not wait for each other
+/// are faster than the kernels' own division of the work.
+///
+/// # Safety
+/// As for [`run`]; what is read must lie within its slices.
+unsafe fn blocks<T: Real>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    scale: T,
+    (out, stride): (Out<T>, usize),
+    into: Into,
+    count: usize,
+) {
+    let (m, n) = (a.rows, b.columns);
+    let longer = m.max(n);
+    let start = |i: usize| if i == count { longer } else { i * longer / count / UNIT * UNIT };
+    (0..count).into_par_iter().with_max_len(1).for_each(|i| {
+        let range = start(i)..start(i + 1);
+        // SAFETY: the blocks are parts of the matrices, those of the result apart from each other.
+        unsafe {
+            let at = |step: usize| out.add(range.start * step);
+            match m > n {
+                true => block(a.of_rows(range.clone()), b, scale, (at(stride), stride), into, Parallelism::None),
+                false => block(a, b.t().of_rows(range.clone()).t(), scale, (at(1), stride), into, Parallelism::None),
+            }
+        }
+    });
+}
+
+/// # Safety
+/// As for [`run`]; what is read must lie within its slices.
+#[inline(always)]
+unsafe fn block<T: Real>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    scale: T,
+    (out, stride): (*mut T, usize),
+    into: Into,
+    parallelism: Parallelism,
+) {
+    if a.rows == 0 || b.columns == 0 {
+        return;
+    }
+    let step = |x: usize| x as isize;
+    let alpha = if into == Into::Add { T::one() } else { T::zero() };
+    // SAFETY: the caller's.
+    unsafe {
         gemm::gemm(
-            m,
-            n,
-            k,
+            a.rows,
+            b.columns,
+            a.columns,
             out,
             1,
             step(stride),
