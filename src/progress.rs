@@ -19,8 +19,8 @@ const PLAIN: Duration = Duration::from_secs(5);
 /// Curves are at least so far apart.
 const PACE: Duration = Duration::from_millis(250);
 
-/// Columns of a bar.
-const BAR: usize = 30;
+/// Columns that the words beside a bar take at most.
+const WORDS: usize = 56;
 
 /// Rows of text that are seen while it grows.
 const TEXT: usize = 12;
@@ -37,7 +37,10 @@ struct Shown {
 
 impl Shown {
     fn new(total: Option<usize>) -> Self {
-        Self { bar: bar(total), history: History::default(), drawn: Instant::now(), columns: terminal::width() }
+        let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
+        let columns = terminal::width();
+        set_style(&bar, columns);
+        Self { bar, history: History::default(), drawn: Instant::now(), columns }
     }
 
     /// What is on the screen goes away if the terminal has another width now: terminals break lines anew, so that other
@@ -51,7 +54,7 @@ impl Shown {
         let line = match self.bar.length() {
             Some(length) => format!(
                 "{}{}/{length}  {}  {:.1} a second  {:#} left",
-                " ".repeat(BAR + 1),
+                " ".repeat(bar_width(before) + 1),
                 self.bar.position(),
                 self.bar.message(),
                 self.bar.per_sec(),
@@ -69,6 +72,7 @@ impl Shown {
         let _ = write!(std::io::stderr(), "{above}\r\x1b[J");
         // A new target knows of nothing that it drew.
         self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        set_style(&self.bar, columns);
     }
 }
 
@@ -148,21 +152,25 @@ fn end(text: &str, width: usize, rows: usize) -> String {
     all[all.len().saturating_sub(rows)..].join("\n")
 }
 
-fn bar(total: Option<usize>) -> ProgressBar {
-    let template = match total {
-        Some(_) => format!("{{bar:{BAR}}} {{pos}}/{{len}}  {{msg}}  {{rate}}  {{eta}} left\n{{prefix}}"),
+/// How wide a bar is in a terminal of so many columns.
+fn bar_width(columns: usize) -> usize {
+    columns.saturating_sub(WORDS).clamp(6, 30)
+}
+
+/// How a bar looks in a terminal of so many columns.
+fn set_style(bar: &ProgressBar, columns: usize) {
+    let template = match bar.length() {
+        Some(_) => format!("{{bar:{}}} {{pos}}/{{len}}  {{msg}}  {{rate}}  {{eta}} left\n{{prefix}}", bar_width(columns)),
         None => "{spinner} {msg}  {elapsed}\n{prefix}".into(),
     };
     let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         // Writing into the bar's own text does not fail.
         let _ = write!(out, "{:.1} a second", state.per_sec());
     };
-    let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(&template) {
         let (chars, ticks) = if terminal::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
         bar.set_style(style.with_key("rate", rate).progress_chars(chars).tick_chars(ticks));
     }
-    bar
 }
 
 /// A line now and then.

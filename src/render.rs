@@ -82,27 +82,27 @@ pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// `text` with lines of prose broken between words; what is set in columns stays.
+/// `text` with lines of prose broken between words, those with a word before it under its beginning; what is set in
+/// columns stays.
 fn wrapped(text: &str, width: usize) -> String {
     let mut all = String::with_capacity(text.len());
     for (i, line) in text.split('\n').enumerate() {
         if i > 0 {
             all.push('\n');
         }
-        let indent: String = line.chars().take_while(|c| *c == ' ').collect();
-        let is_prose = !line.trim_start().contains("  ") && !line.contains('─');
-        if !is_prose || measure_text_width(line) <= width || indent.len() * 2 > width {
+        let prose = prose(line).filter(|(_, indent)| indent * 2 <= width && measure_text_width(line) > width);
+        let Some((start, indent)) = prose else {
             all.push_str(line);
             continue;
-        }
-        let mut used = indent.len();
-        all.push_str(&indent);
-        for (j, word) in line.split_whitespace().enumerate() {
+        };
+        all.push_str(&line[..start]);
+        let mut used = indent;
+        for (j, word) in line[start..].split_whitespace().enumerate() {
             let columns = measure_text_width(word);
             if j > 0 && used + 1 + columns > width {
                 all.push('\n');
-                all.push_str(&indent);
-                used = indent.len();
+                all.push_str(&" ".repeat(indent));
+                used = indent;
             } else if j > 0 {
                 all.push(' ');
                 used += 1;
@@ -112,6 +112,15 @@ fn wrapped(text: &str, width: usize) -> String {
         }
     }
     all
+}
+
+/// Where the prose of a line begins, in bytes and in columns; none where it is set in columns.
+fn prose(line: &str) -> Option<(usize, usize)> {
+    let indent = line.len() - line.trim_start().len();
+    let text = line.trim();
+    let label = text.find("  ").map_or(0, |gap| text.len() - text[gap..].trim_start().len());
+    let is_prose = !text[label..].contains("  ") && !text.contains('─');
+    is_prose.then(|| (indent + label, measure_text_width(&line[..indent + label])))
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
@@ -126,6 +135,7 @@ mod tests {
     fn prose_is_broken_between_words_and_columns_are_not() {
         assert_eq!(wrapped("hint: one two three", 10), "hint: one\ntwo three");
         assert_eq!(wrapped("  a b c d e", 7), "  a b c\n  d e");
+        assert_eq!(wrapped("bake   write the merge", 16), "bake   write the\n       merge");
         let table = " model   loss   a long cell\n─────────────────────────";
         assert_eq!(wrapped(table, 10), table);
     }

@@ -329,10 +329,12 @@ impl fmt::Display for Asked {
     }
 }
 
-/// The nearest of the 6 x 6 x 6 colours that terminals with 256 have.
+/// The nearest of the 6 x 6 x 6 colours that terminals with 256 have, of one a little lighter: the blue of pictures is
+/// hard to read on black.
 fn ansi(colour: [u8; 3]) -> u8 {
     const LEVELS: [u8; 6] = [0, 95, 135, 175, 215, 255];
-    let nearest = |x: u8| (0..6u8).min_by_key(|i| LEVELS[usize::from(*i)].abs_diff(x)).unwrap_or(0);
+    const LIGHTER: u8 = 15;
+    let nearest = |x: u8| (0..6u8).min_by_key(|i| LEVELS[usize::from(*i)].abs_diff(x.saturating_add(LIGHTER))).unwrap_or(0);
     let [r, g, b] = colour.map(nearest);
     16 + 36 * r + 6 * g + b
 }
@@ -406,7 +408,7 @@ mod tests {
     #[test]
     fn colours_are_all_that_is_not_plain_text() {
         let text = asked().coloured(40);
-        let codes = ["\x1b[1;38;5;25m", "\x1b[1;38;5;178m", "\x1b[4m", "\x1b[0m"];
+        let codes = ["\x1b[1;38;5;31m", "\x1b[1;38;5;214m", "\x1b[4m", "\x1b[0m"];
         assert!(codes.iter().all(|code| text.contains(code)), "{text:?}");
         let plain = codes.iter().fold(text, |text, code| text.replace(code, ""));
         assert!(plain.chars().all(|c| !c.is_control() || c == '\n'), "{plain:?}");

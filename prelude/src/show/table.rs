@@ -214,16 +214,18 @@ mod tests {
         let exchanged =
             [" source     ja", "───────────────", " mean     0.25", " spread    0.5", " least     0.1", " most     0.75"];
         assert_eq!(numbers.lines(Some(28)).lines().collect::<Vec<_>>(), exchanged);
-        assert_eq!(lines(44)[2..4], ["layers.0.mlp.up_proj > 0.25 load ja=one", "                              math=two"]);
+        assert_eq!(lines(44)[2..4], ["layers.0.mlp.up_ > 0.25 load ja=one", "proj                    math=two"]);
         let records = [
-            "tensor layers.0.mlp.up_proj >",
+            "tensor",
+            "layers.0.mlp.up_proj >",
             "  mean           0.25",
-            "  what was done  load ja=one",
+            "  what was done  load",
+            "                 ja=one",
             "                 math=two",
             "tensor norm",
             "  mean           十二",
             "  what was done  wrap",
         ];
-        assert_eq!(lines(29), records);
+        assert_eq!(lines(27), records);
     }
 }

@@ -53,10 +53,10 @@ fn overview() -> String {
         if let Some((_, chapter)) = CHAPTERS.iter().find(|(first, _)| *first == verb.name) {
             lines.push(format!("{}{chapter}", if lines.is_empty() { "" } else { "\n" }));
         }
-        lines.push(format!("{:9} {}", verb.name, verb.about));
+        lines.push(format!("{:9}  {}", verb.name, verb.about));
     }
     lines.push("\ntopics: help TOPIC".into());
-    lines.extend(TOPICS.iter().map(|t| format!("{:9} {}", t.name, t.about)));
+    lines.extend(TOPICS.iter().map(|t| format!("{:9}  {}", t.name, t.about)));
     let first = VERBS.first().map_or("", |v| v.example);
     lines.push(format!("\n`help VERB` has an example of each. To begin, type:\n  {first}"));
     lines.join("\n")
