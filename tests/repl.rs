@@ -231,8 +231,14 @@ fn tables_fit_the_terminal() {
 fn control_characters_do_no_harm() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
-    // What is typed between two lines is the terminal's.
-    let pause = || std::thread::sleep(Duration::from_millis(300));
+    // Ends the line. What is typed between two lines is the terminal's: the next prompt is waited for, and that it stays.
+    let next = |dam: &mut Terminal| {
+        let count = |screen: &str| screen.matches("dam>").count();
+        let before = count(&dam.screen());
+        dam.send(ctrl('c'));
+        dam.wait_until("the next prompt", |screen| count(screen) > before);
+        std::thread::sleep(Duration::from_millis(300));
+    };
     for keys in [
         "\x00\x02\x07\x0b\x0f\x10\x14\x17\x19\x1c\x1e\x1f",
         "\x1b[99~\x1b[1;5Q\x1bOZ\x1b[[A",
@@ -240,15 +246,10 @@ fn control_characters_do_no_harm() {
         "\x18\x18\x1b2\x1b-x",
     ] {
         dam.send(keys);
-        dam.send(ctrl('c'));
-        pause();
+        next(&mut dam);
     }
     dam.paste("help \x1b[2Jloss\x07");
-    // Once more, where a key before it took it for its own.
-    for _ in 0..2 {
-        dam.send(ctrl('c'));
-        pause();
-    }
+    next(&mut dam);
     dam.line("help loss");
     dam.wait_for("every term of the objective");
     assert!(!dam.bytes().windows(4).any(|bytes| bytes == b"\x1b[2J"));

@@ -67,9 +67,10 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
 /// Texts with their headings: side by side where `width` columns are enough for that, else one after the other.
 pub(super) fn side_by_side(texts: &[(&str, &str)], width: usize) -> String {
     let names: Vec<String> = texts.iter().map(|(name, _)| printable(name)).collect();
+    let texts: Vec<&str> = texts.iter().map(|(_, text)| or_nothing(text)).collect();
     let widest = |lines: &[String]| lines.iter().map(|line| line.width()).max().unwrap_or(0);
-    let own = |(name, (_, text)): (&String, &(&str, &str))| name.width().max(widest(&wrapped(or_nothing(text), width)));
-    let mut columns: Vec<usize> = names.iter().zip(texts).map(own).collect();
+    let own = |(name, text): (&String, &&str)| name.width().max(widest(&wrapped(text, width)));
+    let mut columns: Vec<usize> = names.iter().zip(&texts).map(own).collect();
     let gaps = GAP * texts.len().saturating_sub(1);
     let natural = columns.iter().sum::<usize>() + gaps <= width;
     if !natural {
@@ -78,14 +79,13 @@ pub(super) fn side_by_side(texts: &[(&str, &str)], width: usize) -> String {
     let fits = |(name, columns): (&String, &usize)| name.width() <= *columns;
     let narrow = !natural && columns.iter().any(|columns| *columns < NARROWEST);
     if narrow || !names.iter().zip(&columns).all(fits) {
-        let one = |(name, (_, text)): (&String, &(&str, &str))| {
-            let lines = wrapped(or_nothing(text), width.saturating_sub(2).max(2));
+        let one = |(name, text): (&String, &&str)| {
+            let lines = wrapped(text, width.saturating_sub(2).max(2));
             [name.clone()].into_iter().chain(lines.into_iter().map(|line| format!("  {line}"))).collect::<Vec<_>>()
         };
-        return names.iter().zip(texts).flat_map(one).collect::<Vec<_>>().join("\n");
+        return names.iter().zip(&texts).flat_map(one).collect::<Vec<_>>().join("\n");
     }
-    let bodies: Vec<Vec<String>> =
-        texts.iter().zip(&columns).map(|((_, text), columns)| wrapped(or_nothing(text), *columns)).collect();
+    let bodies: Vec<Vec<String>> = texts.iter().zip(&columns).map(|(text, columns)| wrapped(text, *columns)).collect();
     let row = |cells: &[&str]| {
         let pad = |(cell, columns): (&&str, &usize)| format!("{cell}{}", " ".repeat(columns.saturating_sub(cell.width())));
         cells.iter().zip(&columns).map(pad).collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_owned()
@@ -107,6 +107,7 @@ mod tests {
         assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
         assert_eq!(wrapped("十二足す七は", 5), ["十二", "足す", "七は"]);
         assert_eq!(wrapped("a\n\nb\x1b", 5), ["a", "", "b\u{fffd}"]);
+        assert_eq!(wrapped(or_nothing(" "), 9), [NOTHING]);
         assert_eq!(wrapped("a layers.0.mlp", 11), ["a", "layers.0.", "mlp"]);
         assert_eq!(printable("十二 ─ ±"), "十二 ─ ±");
         for width in [1, 2, 3, 7] {

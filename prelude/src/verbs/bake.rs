@@ -2,7 +2,6 @@
 
 use crate::Bake;
 use crate::Result;
-use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, at_home, bytes};
@@ -38,8 +37,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         Latest::Merged(merged) => (merged.bake_with(directory, &options)?, false),
     };
     let start = if untrained { "not trained yet: this is the merge as it was wrapped" } else { "" };
-    let json = json!({"path": written.path, "files": written.files, "bytes": written.bytes});
-    Ok(Reply::shown(&written, json).and(start))
+    Ok(Reply::written(&written).and(start))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

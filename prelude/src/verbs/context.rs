@@ -1,9 +1,10 @@
 //! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
 use super::timeline::Timeline;
+use crate::checkpoint::Written;
 use crate::show::{Figure, Shown, paragraph};
 use crate::{Dam, Error, Merged, Models, Result};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The session of one run of `dam`.
 #[derive(Default)]
@@ -53,6 +54,11 @@ impl Reply {
     /// The same of what has a form for a notebook too, and fits the terminal.
     pub(super) fn shown(report: &impl Shown, json: Value) -> Self {
         Self { html: Some(report.html()), ..Self::new(report.lines(columns()), json) }
+    }
+
+    /// The same of files that were written.
+    pub(super) fn written(written: &Written) -> Self {
+        Self::shown(written, json!({"path": written.path, "files": written.files, "bytes": written.bytes}))
     }
 
     /// With one more line, if there is one.

@@ -31,11 +31,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         }
     };
     match files.first() {
-        Some(file) => {
-            let written = figure.save(at_home(file))?;
-            let fields = json!({"path": written.path, "files": written.files, "bytes": written.bytes});
-            Ok(Reply::shown(&written, fields))
-        }
+        Some(file) => Ok(Reply::written(&figure.save(at_home(file))?)),
         None => {
             let fields = json!({"text": figure.to_string()});
             Ok(Reply { figure: Some(figure.clone()), ..Reply::shown(&figure, fields) })

@@ -1,7 +1,6 @@
 //! `save FILE`
 
 use crate::Result;
-use serde_json::json;
 
 use super::Verb;
 use super::arguments::{Arguments, at_home};
@@ -22,7 +21,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let dam = context.dam()?;
     let written = dam.save(at_home(arguments.word(VERB.usage)?))?;
     context.is_saved();
-    Ok(Reply::shown(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
+    Ok(Reply::written(&written))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

@@ -15,7 +15,6 @@ use std::path::Path;
 
 use crate::Result;
 use crate::checkpoint::{new_file, replace_file};
-use serde_json::json;
 
 use super::arguments::{Arguments, at_home};
 use super::context::{Context, Reply, refuse};
@@ -57,5 +56,5 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let names: Vec<String> = context.current().names().map(str::to_owned).collect();
     let text = write(&done, &names)?;
     let written = if arguments.force() { replace_file(file, text.as_bytes())? } else { new_file(file, text.as_bytes())? };
-    Ok(Reply::shown(&written, json!({"path": written.path, "files": written.files, "bytes": written.bytes})))
+    Ok(Reply::written(&written))
 }
