@@ -95,6 +95,21 @@ fn a_client_that_goes_away_takes_no_replies_with_it() {
 }
 
 #[test]
+fn replies_go_to_who_asked_where_two_clients_have_one_name() {
+    let (mut kernel, _directory) = kernel();
+    assert_eq!(kernel.run_as_twin("let kept = 7;"), "ok");
+    assert_eq!(kernel.run("kept").text("shown"), "7");
+}
+
+#[test]
+fn a_cell_may_ask_for_a_line() {
+    let (mut kernel, _directory) = kernel();
+    let code = "println!(\"EVCXR_INPUT_REQUEST:who? \");\nlet mut line = String::new();\nstd::io::stdin().read_line(&mut line)?;\n\
+                println!(\"it is {}\", line.trim());";
+    assert_eq!(kernel.run_and_answer(code, "me"), ("who? ".into(), "it is me\n".into()));
+}
+
+#[test]
 fn an_interrupt_stops_after_a_step_and_keeps_everything() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");

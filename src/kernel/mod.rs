@@ -9,6 +9,7 @@
 mod between;
 mod cargo;
 mod cell;
+mod clients;
 mod code;
 mod command;
 mod doctor;
@@ -63,5 +64,5 @@ pub fn forget_cargo() {
 pub fn kernel(connection_file: &Path) -> Result<()> {
     let directory = tempfile::tempdir()?;
     cargo::stand_in(directory.path())?;
-    server::serve(connection_file, &directory.path().join("kernel"))
+    server::serve(connection_file, directory.path())
 }

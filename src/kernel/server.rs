@@ -23,6 +23,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cell::{Cells, complete, inspect};
+use super::clients::{behind, own_identity, tell_apart};
 use super::code::{Whole, whole};
 use super::engine::Engine;
 use super::link::Link;
@@ -35,7 +36,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 const LULL: Duration = Duration::from_millis(300);
 
 /// How long a socket that failed is left alone.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// What the parts of the kernel share.
 struct Kernel {
@@ -47,27 +48,31 @@ struct Kernel {
     /// What was run, in order.
     history: Mutex<Vec<String>>,
     answers: Mutex<Receiver<String>>,
+    info: ConnectionInfo,
 }
 
-/// Serves the connection that `file` describes, until it is shut down.
+/// Serves the connection that `file` describes, until it is shut down, with its own sockets in `directory`.
 ///
 /// # Errors
 /// A file that is not one, ports that are taken.
-pub fn serve(file: &Path, socket: &Path) -> Result<()> {
+pub fn serve(file: &Path, directory: &Path) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let info: ConnectionInfo =
         serde_json::from_str(&text).with_context(|| format!("{} is not a connection file of Jupyter", file.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(sockets(&info, socket))
+    runtime.block_on(sockets(info, directory))
 }
 
-async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
+async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     let session = uuid();
-    let mut heartbeat = create_kernel_heartbeat_connection(info).await?;
-    let mut iopub_socket = create_kernel_iopub_connection(info, &session).await?;
-    let (shell_send, shell) = create_kernel_shell_connection(info, &session).await?.split();
-    let (mut control_send, mut control) = create_kernel_control_connection(info, &session).await?.split();
-    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(info, &session).await?.split();
+    let mut heartbeat = create_kernel_heartbeat_connection(&info).await?;
+    let mut iopub_socket = create_kernel_iopub_connection(&info, &session).await?;
+    let behind = behind(&info, directory);
+    let (shell_send, shell) = create_kernel_shell_connection(&behind, &session).await?.split();
+    let (mut control_send, mut control) = create_kernel_control_connection(&behind, &session).await?.split();
+    tell_apart(&info, &behind, info.shell_port).await?;
+    tell_apart(&info, &behind, info.control_port).await?;
+    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(&info, &session).await?.split();
     let (iopub, mut published) = unbounded_channel::<JupyterMessage>();
     let (shell_out, replies) = unbounded_channel();
     let (stdin, asked) = unbounded_channel();
@@ -78,10 +83,11 @@ async fn sockets(info: &ConnectionInfo, socket: &Path) -> Result<()> {
     // Without a receiver the kernel is ending.
     let output = Arc::new(Output::new(move |message| drop(shown.send(message))));
     let said = Arc::clone(&output);
-    let link = Link::listen(socket, move |message| said.take(&message))?;
-    let cells = Cells::new(link, Arc::clone(&output), socket.to_owned());
+    let socket = directory.join("kernel");
+    let link = Link::listen(&socket, move |message| said.take(&message))?;
+    let cells = Cells::new(link, Arc::clone(&output), socket);
     let (history, answers) = (Mutex::default(), Mutex::new(answers));
-    let kernel = Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers });
+    let kernel = Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers, info });
     let working = Arc::clone(&kernel);
     let worker = std::thread::spawn(move || working.work(&jobs));
 
@@ -326,7 +332,8 @@ impl Kernel {
                 return String::new();
             }
             let asked = InputRequest { prompt: prompt.to_owned(), password };
-            let _ = self.stdin.send(JupyterMessage::new(asked, Some(job)));
+            let client = job.zmq_identities.iter().map(|name| own_identity(name, &self.info).into()).collect();
+            let _ = self.stdin.send(JupyterMessage::new(asked, Some(job)).with_zmq_identities(client));
             self.answers.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap_or_default()
         };
         let done = match engine {

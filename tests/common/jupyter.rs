@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use jupyter_protocol::ConnectionInfo;
 use jupyter_protocol::connection_info::Transport;
 use jupyter_protocol::messaging::{
-    CompleteRequest, ExecuteRequest, HistoryRequest, InspectRequest, InterruptRequest, IsCompleteRequest, JupyterMessage,
-    JupyterMessageContent, KernelInfoRequest, ShutdownRequest,
+    CompleteRequest, ExecuteRequest, HistoryRequest, InputReply, InspectRequest, InterruptRequest, IsCompleteRequest,
+    JupyterMessage, JupyterMessageContent, KernelInfoRequest, ShutdownRequest,
 };
 use jupyter_zmq_client::{
     ClientControlConnection, ClientIoPubConnection, ClientShellConnection, create_client_control_connection,
-    create_client_iopub_connection, create_client_shell_connection_with_identity, peek_ports_with_listeners,
-    peer_identity_for_session,
+    create_client_iopub_connection, create_client_shell_connection_with_identity, create_client_stdin_connection_with_identity,
+    peek_ports_with_listeners, peer_identity_for_session,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -152,6 +152,36 @@ impl Kernel {
             // It has arrived when the kernel says that it is busy with it.
             while self.iopub.read().await.unwrap().parent_header.is_none_or(|parent| parent.msg_id != request.header.msg_id) {}
         });
+    }
+
+    /// The status of the reply to `code` where it is sent by one of two clients of the same name, with the other the last
+    /// that connected.
+    pub fn run_as_twin(&mut self, code: &str) -> Value {
+        let request: JupyterMessage = JupyterMessage::new(ExecuteRequest::new(code.into()), None);
+        self.runtime.block_on(async {
+            let (mut shell, ..) = connect(&self.info, "twins").await;
+            let _twin = connect(&self.info, "twins").await;
+            shell.send(request).await.unwrap();
+            json!(timeout(PATIENCE, shell.read()).await.unwrap().unwrap().content)["status"].clone()
+        })
+    }
+
+    /// Runs a cell that asks for a line: what it asked, with the text that it then wrote.
+    pub fn run_and_answer(&mut self, code: &str, line: &str) -> (String, String) {
+        let mut stdin = self.runtime.block_on(async {
+            let identity = peer_identity_for_session("tests").unwrap();
+            create_client_stdin_connection_with_identity(&self.info, "tests", identity).await.unwrap()
+        });
+        let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
+        let question = self.runtime.block_on(async {
+            let question = timeout(PATIENCE, stdin.read()).await.unwrap().unwrap();
+            let answer = InputReply { value: line.into(), ..InputReply::default() };
+            stdin.send(JupyterMessage::new(answer, Some(&question))).await.unwrap();
+            json!(question.content)["prompt"].as_str().unwrap().to_owned()
+        });
+        let cell = self.outputs(&request, |_, _| {});
+        assert_eq!(self.reply()["status"], "ok");
+        (question, cell.text("stdout"))
     }
 
     /// Waits until it answers, and what it publishes arrives.

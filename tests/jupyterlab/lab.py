@@ -23,6 +23,9 @@ FIRST = "01_first_merge.ipynb"
 PATIENCE_MS = 60_000
 STATUS = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status"
 
+CELLS = """() => [...window.jupyterapp.shell.currentWidget?.content?.model?.cells ?? []].filter(c => c.type == 'code')
+    .map(c => `${c.executionCount} ${c.executionState}`)"""
+
 
 def free_port():
     with socket.socket() as probe:
@@ -88,6 +91,7 @@ def wait(page, what, condition, seconds=60):
             return
         time.sleep(0.2)
     page.screenshot(path=SCREENSHOTS / "failed.png", full_page=True)
+    print(f"the kernel: {page.evaluate(STATUS)}; code cells: {page.evaluate(CELLS)}", flush=True)
     raise SystemExit(f"{what}: not within {seconds} s; see {SCREENSHOTS / 'failed.png'}")
 
 
