@@ -8,6 +8,7 @@ mod progress;
 mod render;
 mod repl;
 mod run;
+mod sixel;
 mod terminal;
 mod tour;
 

@@ -1,5 +1,6 @@
 //! The only file that prints: replies and errors, as text for a person or JSON for a program.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
 
 use console::measure_text_width;
@@ -21,7 +22,7 @@ impl Output {
         if !self.json {
             match (&reply.figure, reply.ansi.as_deref().filter(|_| terminal::has_colours())) {
                 (Some(figure), _) => terminal::show(figure).inspect(|text| self.say(text)).map_or((), drop),
-                (None, Some(ansi)) => self.line(ansi),
+                (None, Some(ansi)) => self.line(&shown(ansi)),
                 (None, None) => self.say(&reply.text),
             }
             return;
@@ -57,7 +58,7 @@ impl Output {
     pub fn say(&self, text: &str) {
         if !text.is_empty() {
             let text = printable(text);
-            self.line(&if std::io::stdout().is_terminal() { wrapped(&text, terminal::width()) } else { text });
+            self.line(&if std::io::stdout().is_terminal() { shown(&wrapped(&text, terminal::width())).into() } else { text });
         }
     }
 
@@ -78,8 +79,22 @@ impl Output {
 /// Prints a line on standard error.
 pub fn note(text: &str) {
     let text = printable(text);
-    let text = if std::io::stderr().is_terminal() { wrapped(&text, terminal::width()) } else { text };
+    let text = if std::io::stderr().is_terminal() { shown(&wrapped(&text, terminal::width())).into() } else { text };
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// `text` in letters that the terminal has: what tables are drawn with, as wide as it was.
+fn shown(text: &str) -> Cow<'_, str> {
+    if !terminal::is_ascii() {
+        return text.into();
+    }
+    let plain = |c| match c {
+        '─' => '-',
+        '±' => '~',
+        '…' => '.',
+        c => c,
+    };
+    text.chars().map(plain).collect()
 }
 
 /// `text` with lines of prose broken between words, those with a word before it under its beginning; what is set in

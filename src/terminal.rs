@@ -7,6 +7,8 @@ use dam_prelude::show::{COLUMNS, Figure};
 use dam_prelude::verbs::columns;
 use viuer::{Config, KittySupport};
 
+use crate::sixel;
+
 /// Pictures are so wide at most, in columns: more makes them large, not clear.
 const PICTURE: u16 = 100;
 
@@ -47,25 +49,23 @@ pub fn has_colours() -> bool {
 /// Shows a picture on standard output: as an image where the terminal draws them, in Braille otherwise, in plain
 /// ASCII where it must.
 pub fn show(figure: &Figure) -> Option<String> {
-    match images().filter(|_| std::io::stdout().is_terminal()) {
+    let how = if std::io::stdout().is_terminal() { images() } else { None };
+    match how {
         Some(how) if image(figure, &how).is_some() => None,
         _ => Some(figure.text(width().min(160), is_ascii())),
     }
 }
 
-/// How the terminal draws pictures, by what it says of itself: asking one that does not answer would wait for ever.
+/// How the terminal draws pictures, by what it says of itself: in its environment, and of sixel by its answer.
 fn images() -> Option<Config> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|value| values.iter().any(|v| value.contains(v)));
     let asked = std::env::var(IMAGES).unwrap_or_default();
     // In tmux and screen pictures would be drawn over what else is there.
     let auto = asked.is_empty() && std::env::var_os("TMUX").is_none() && !is("TERM", &["screen", "tmux"]);
-    let config = Config {
-        use_kitty: asked == "kitty" || auto && (is("TERM", &["kitty", "ghostty"]) || is("TERM_PROGRAM", &["ghostty"])),
-        use_iterm: asked == "iterm" || auto && viuer::is_iterm_supported(),
-        use_sixel: asked == "sixel" || auto && is("TERM", &["foot", "mlterm", "contour"]),
-        absolute_offset: false,
-        ..Config::default()
-    };
+    let use_kitty = asked == "kitty" || auto && (is("TERM", &["kitty", "ghostty"]) || is("TERM_PROGRAM", &["ghostty"]));
+    let use_iterm = asked == "iterm" || auto && viuer::is_iterm_supported();
+    let use_sixel = asked == "sixel" || auto && !use_kitty && !use_iterm && !is_dumb() && sixel::is_drawn();
+    let config = Config { use_kitty, use_iterm, use_sixel, absolute_offset: false, ..Config::default() };
     (config.use_kitty || config.use_iterm || config.use_sixel).then_some(config)
 }
 
@@ -74,7 +74,7 @@ fn image(figure: &Figure, how: &Config) -> Option<()> {
     // Half blocks, which viuer would draw where the terminal denies what was said of it, show less than Braille.
     let able = how.use_kitty && viuer::get_kitty_support() != KittySupport::None
         || how.use_iterm && viuer::is_iterm_supported()
-        || how.use_sixel && viuer::is_sixel_supported();
+        || how.use_sixel && sixel::is_drawn();
     if !able {
         return None;
     }

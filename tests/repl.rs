@@ -345,6 +345,10 @@ fn without_utf_8_the_prompt_is_ascii() {
     dam.wait_for("dam>");
     dam.line(WRAPPED);
     dam.wait_for_prompt("2 sources | step 0");
+    dam.line("inspect *.q_proj");
+    dam.wait_for("layers.0.self_attn.q_proj");
+    dam.wait_for("0.500 ~ 0.000");
+    assert!(dam.screen().is_ascii(), "{}", dam.screen());
 }
 
 const BEGIN: &str = "load builtin:japanese builtin:math; wrap; set lr=1e-2 batch_size=4";
@@ -410,6 +414,46 @@ fn a_killed_session_is_offered_again() {
     drop(Terminal::dam(home.path()));
 }
 
+/// Of several killed sessions the latest is offered, and the one before it where that one is deleted.
+#[test]
+fn where_a_killed_session_is_deleted_the_next_is_offered() {
+    let home = home();
+    let start = || {
+        let dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
+        dam.wait_for("go on with it?");
+        dam
+    };
+    let mut dam = Terminal::dam(home.path());
+    dam.line("load builtin:math");
+    dam.wait_for("1 source >");
+    dam.kill();
+    let mut dam = start();
+    dam.line("n");
+    dam.wait_for_prompt("");
+    dam.line("load builtin:japanese builtin:sql");
+    dam.wait_for("2 sources >");
+    dam.kill();
+    let mut dam = start();
+    assert!(dam.screen().contains("1 change, the last: load builtin:japanese"), "{}", dam.screen());
+    dam.line("d");
+    dam.wait_for("1 change, the last: load builtin:math");
+    dam.line("y");
+    dam.wait_for("1 source >");
+}
+
+/// A line of the history that would fail is no hint.
+#[test]
+fn what_failed_is_not_hinted_at() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.line("help step");
+    dam.wait_for("example: step 5");
+    dam.line("helq me");
+    dam.wait_for("unknown verb");
+    dam.send("hel");
+    dam.wait_for_prompt("> help step");
+}
+
 /// While it trains, bar and curve are there, in place; afterwards only the report.
 #[test]
 fn training_is_seen_as_it_goes() {
@@ -470,7 +514,7 @@ fn rust_goes_on_with_the_session() {
 #[test]
 fn pictures_are_images_where_they_can_be() {
     let home = home();
-    let drawn = |how: &str, question: &str, answers: &[(&str, &str)], image: &str| {
+    let drawn = |how: &str, answers: &[(&str, &str)], image: &str| {
         let mut command = dam(home.path());
         command.env("DAM_IMAGES", how).env_remove("TMUX");
         if how == "iterm" {
@@ -480,13 +524,10 @@ fn pictures_are_images_where_they_can_be() {
         dam.wait_for("dam>");
         dam.line("load builtin:japanese builtin:math");
         dam.wait_for("2 sources >");
-        let from = dam.bytes().len();
+        let mut from = dam.bytes().len();
         dam.line("plot distances");
-        if !question.is_empty() {
-            dam.wait_for_bytes(from, question);
-        }
         for (asked, answer) in answers {
-            dam.wait_for_bytes(from, asked);
+            from = dam.wait_for_bytes(from, asked);
             dam.send(answer);
         }
         dam.wait_for_bytes(from, image);
@@ -495,11 +536,16 @@ fn pictures_are_images_where_they_can_be() {
         dam.line("quit");
         assert!(dam.end().success());
     };
-    drawn("iterm", "", &[], "\x1b]1337;File=");
-    drawn("sixel", "\x1b[c", &[("\x1b[c", "\x1b[?62;4c")], "\x1bP");
-    let kitty = [("\x1b[c", "\x1b_Gi=31;OK\x1b\\\x1b[?62c"), ("t=t", "\x1b_Gi=31;EBADF:no\x1b\\")];
-    drawn("kitty", "\x1b_G", &kitty, "\x1b_Gf=32");
-    // Where it does not draw them after all, it is text.
-    let answer = [("\x1b[c", "\x1b[?62c")];
-    drawn("sixel", "\x1b[c", &answer, "how far");
+    drawn("iterm", &[], "\x1b]1337;File=");
+    // A terminal that is not known is asked, by us and then by who draws.
+    let sixel = [("\x1b[c", "\x1b[?62;4c"); 2];
+    drawn("sixel", &sixel, "\x1bP");
+    drawn("", &sixel, "\x1bP");
+    let kitty = [("\x1b_G", ""), ("\x1b[c", "\x1b_Gi=31;OK\x1b\\\x1b[?62c"), ("t=t", "\x1b_Gi=31;EBADF:no\x1b\\")];
+    drawn("kitty", &kitty, "\x1b_Gf=32");
+    // Where it does not draw them after all, or does not answer, it is text.
+    for answers in [[("\x1b[c", "\x1b[?62c")], [("\x1b[c", "")]] {
+        drawn("sixel", &answers, "how far");
+        drawn("", &answers, "how far");
+    }
 }

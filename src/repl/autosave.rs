@@ -130,9 +130,9 @@ impl Left {
         Ok(Context::summary(&self.directory)?)
     }
 
-    /// Removes it.
-    pub fn forget(self) {
-        let _ = fs::remove_dir_all(&self.directory);
+    /// Removes it; whether that could be done.
+    pub fn forget(self) -> bool {
+        fs::remove_dir_all(&self.directory).is_ok()
     }
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dam_prelude::verbs::{Candidate, Context, complete, is_complete, next};
+use dam_prelude::verbs::{Candidate, Context, check, complete, is_complete, next};
 use rustyline::completion::Completer;
 use rustyline::config::{BellStyle, Config};
 use rustyline::error::ReadlineError;
@@ -28,6 +28,9 @@ use super::prompt::prompt;
 
 /// Longer lines are edited without colours, hints and checks.
 const LONG: usize = 4_000;
+
+/// Lines of the history that are looked at for a hint.
+const LOOKED_AT: usize = 20;
 
 /// Longer lines cannot be typed: the editor draws a line anew with every row that it grows by. Pasted text that the
 /// terminal marks as such may be of any length.
@@ -264,12 +267,20 @@ impl Hinter for Helper {
         }
         let earlier = || {
             let history = editor.history();
-            let last = history.len().checked_sub(1)?;
-            let found = history.starts_with(line, last, SearchDirection::Reverse).ok()??;
-            found.entry.get(line.len()..).filter(|rest| !rest.contains(char::is_control)).map(str::to_owned)
+            let mut at = history.len();
+            for _ in 0..LOOKED_AT {
+                let found = history.starts_with(line, at.checked_sub(1)?, SearchDirection::Reverse).ok()??;
+                let rest = found.entry.get(line.len()..).filter(|rest| !rest.is_empty() && !rest.contains(char::is_control));
+                // What would fail now, perhaps as it did then, is nothing to go on to.
+                if let Some(rest) = rest.filter(|_| check(&context, &found.entry).is_empty()) {
+                    return Some(rest.to_owned());
+                }
+                at = found.idx;
+            }
+            None
         };
         let likely = || next(&context).strip_prefix(line).map(str::to_owned);
-        let text = if line.is_empty() { likely() } else { earlier().filter(|rest| !rest.is_empty()).or_else(likely) };
+        let text = if line.is_empty() { likely() } else { earlier().or_else(likely) };
         let text = text.filter(|text| !text.is_empty())?;
         // Without colours it would look like what was typed.
         let shown = if self.colour == Colour::On { shown(&text) } else { format!("({})", shown(&text)) };

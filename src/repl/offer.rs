@@ -13,10 +13,12 @@ use super::editor::{Editor, Line};
 
 /// The session to begin with, and where it is kept; without a place it is not.
 pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, Context)> {
-    if let Some(left) = Left::last().filter(|_| !output.json)
-        && let Some((autosave, context)) = offer(editor, left, output)?
-    {
-        return Ok((Some(autosave), context));
+    while let Some(left) = Left::last().filter(|_| !output.json) {
+        match offer(editor, left, output)? {
+            Offered::Taken(taken) => return Ok((Some(taken.0), taken.1)),
+            Offered::Later => break,
+            Offered::Gone => {}
+        }
     }
     match Autosave::begin() {
         Ok(autosave) => Ok((Some(autosave), Context::default())),
@@ -27,11 +29,19 @@ pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, 
     }
 }
 
+/// What became of a session that was offered.
+enum Offered {
+    Taken(Box<(Autosave, Context)>),
+    /// It stays for another time.
+    Later,
+    /// It is deleted, and another may be offered.
+    Gone,
+}
+
 /// Asks whether to go on with `left`.
-fn offer(editor: &mut Editor, left: Left, output: &Output) -> Result<Option<(Autosave, Context)>> {
+fn offer(editor: &mut Editor, left: Left, output: &Output) -> Result<Offered> {
     let Ok(summary) = left.summary() else {
-        left.forget();
-        return Ok(None);
+        return Ok(gone(left));
     };
     output.say(&format!("a session ended without being left, {}: {summary}", ago(left.when)));
     loop {
@@ -43,20 +53,22 @@ fn offer(editor: &mut Editor, left: Left, output: &Output) -> Result<Option<(Aut
         };
         match answer.as_str() {
             "" | "y" | "yes" => match Autosave::recover(left) {
-                Ok(recovered) => return Ok(Some(recovered)),
+                Ok(recovered) => return Ok(Offered::Taken(Box::new(recovered))),
                 Err(error) => {
                     output.error("", &error);
-                    return Ok(None);
+                    return Ok(Offered::Later);
                 }
             },
-            "n" | "no" => return Ok(None),
-            "d" | "delete" => {
-                left.forget();
-                return Ok(None);
-            }
+            "n" | "no" => return Ok(Offered::Later),
+            "d" | "delete" => return Ok(gone(left)),
             _ => {}
         }
     }
+}
+
+/// Deletes a session; one that cannot be deleted stays, and would be offered again.
+fn gone(left: Left) -> Offered {
+    if left.forget() { Offered::Gone } else { Offered::Later }
 }
 
 /// How long ago, as one says it.

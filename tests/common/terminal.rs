@@ -144,11 +144,14 @@ impl Terminal {
         })
     }
 
-    /// Waits until `text` was written behind the first `from` bytes, with no more delay than it takes to look.
-    pub fn wait_for_bytes(&self, from: usize, text: &str) {
+    /// Waits until `text` was written behind the first `from` bytes, with no more delay than it takes to look: where it ends.
+    pub fn wait_for_bytes(&self, from: usize, text: &str) -> usize {
         let start = Instant::now();
-        let is_there = || self.seen.lock().unwrap().bytes[from..].windows(text.len()).any(|bytes| bytes == text.as_bytes());
-        while !is_there() {
+        let place = || self.seen.lock().unwrap().bytes[from..].windows(text.len()).position(|bytes| bytes == text.as_bytes());
+        loop {
+            if let Some(at) = place() {
+                return from + at + text.len();
+            }
             assert!(start.elapsed() < PATIENCE, "`{}` was not written", text.escape_debug());
             std::thread::sleep(Duration::from_micros(50));
         }

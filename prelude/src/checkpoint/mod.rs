@@ -31,7 +31,7 @@ pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};
 pub(crate) use hub::{Hub, Place, Wanted, cached_names};
 pub(crate) use restack::Restacked;
-pub(crate) use source::{SIDE_FILES, common_dtype, in_one_numbering, mix, views};
+pub(crate) use source::{SIDE_FILES, common_dtype, in_one_numbering, mix, split_name, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub(crate) use view::TILE;
 pub use write::Written;

@@ -5,7 +5,7 @@ use globset::Glob;
 
 use crate::coefficients::MergedTensor;
 use crate::error::{Error, Result};
-use crate::show::{Along, Inspection, SourceStats, TensorStats};
+use crate::show::{Along, Inspection, SourceStats, TensorStats, short_name};
 
 use super::Session;
 
@@ -56,11 +56,11 @@ impl Session {
     }
 }
 
-/// The `tensors` whose name is, or is matched by, or has a part of, `pattern`.
+/// The `tensors` whose name is, or is matched by, or has a part of, `pattern`, as it is or as tables have it.
 ///
 /// # Errors
 /// None of them.
-pub(super) fn matching<'a, T>(
+pub(crate) fn matching<'a, T>(
     pattern: &str,
     tensors: impl Iterator<Item = &'a T> + Clone,
     name: impl Fn(&T) -> &str,
@@ -70,7 +70,8 @@ pub(super) fn matching<'a, T>(
     // A name matches whole, from any of its parts on, or by a piece of it.
     let starts = |name: &str| std::iter::once(0).chain(name.match_indices('.').map(|(i, _)| i + 1)).collect::<Vec<_>>();
     let globbed = |name: &str| starts(name).into_iter().any(|i| glob.is_match(&name[i..]));
-    let matches = |name: &str| if exact { name == pattern } else { name.contains(pattern) || globbed(name) };
+    let fits = |name: &str| name.contains(pattern) || globbed(name) || globbed(short_name(name));
+    let matches = |name: &str| if exact { name == pattern } else { fits(name) };
     let found: Vec<&T> = tensors.filter(|t| matches(name(t))).collect();
     if found.is_empty() { Err(Error::NoMatch { pattern: pattern.into() }) } else { Ok(found) }
 }

@@ -1,5 +1,7 @@
 //! What verbs share in reading their arguments.
 
+use std::ops::Range;
+
 use crate::Error;
 use crate::Result;
 
@@ -78,33 +80,31 @@ pub struct Prompt<'a> {
 }
 
 impl<'a> Prompt<'a> {
-    /// Reads `arguments`: a prompt, quoted or not, with `tokens=N` behind it and one of `flags` behind or before it.
-    /// One word alone is always the prompt, whatever it looks like.
+    /// Which of the words of a line are the prompt, quoted or not: flags may stand before and behind it, `tokens=N` behind
+    /// it. One word alone is always the prompt, whatever it looks like.
+    pub fn text(words: &[impl AsRef<str>]) -> Range<usize> {
+        let is_flag = |word: &str| word.len() > 2 && word.starts_with("--");
+        let is_option = |word: &str| is_flag(word) || word.starts_with("tokens=");
+        let most = words.len().saturating_sub(1);
+        let begin = words[..most].iter().take_while(|word| is_flag(word.as_ref())).count();
+        let behind = words.iter().skip(begin + 1).rev().take_while(|word| is_option(word.as_ref())).count();
+        begin..words.len() - behind
+    }
+
+    /// Reads `arguments`: a [prompt](Self::text), with `flags` and `tokens=N`.
     ///
     /// # Errors
     /// No prompt, an unknown flag, or a `tokens` that is no count.
     pub fn read(arguments: &'a [String], usage: &str, flags: &[&str]) -> Result<Self> {
-        let mut found = Self { text: String::new(), limit: 64, flags: Vec::new() };
-        let is_flag = |word: &str| word.len() > 2 && word.starts_with("--");
-        let mut words = arguments;
-        while let [first, rest @ ..] = words
-            && !rest.is_empty()
-            && is_flag(first)
-        {
-            found.flags.push(first);
-            words = rest;
-        }
-        while let [rest @ .., last] = words
-            && !rest.is_empty()
-        {
-            match last.strip_prefix("tokens=") {
+        let text = Self::text(arguments);
+        let (before, behind) = (&arguments[..text.start], &arguments[text.end..]);
+        let mut found = Self { text: arguments[text].join(" "), limit: 64, flags: Vec::new() };
+        for word in before.iter().chain(behind) {
+            match word.strip_prefix("tokens=") {
                 Some(limit) => found.limit = count("tokens", limit)?,
-                None if is_flag(last) => found.flags.push(last),
-                None => break,
+                None => found.flags.push(word),
             }
-            words = rest;
         }
-        found.text = words.join(" ");
         if let Some(flag) = found.flags.iter().find(|flag| !flags.contains(flag)) {
             return refuse(format!("unknown flag `{flag}`"), format!("put a prompt into quotation marks; usage: {usage}"));
         }

@@ -123,7 +123,11 @@ impl Context {
         let step = if here.in_file { format!("step {}{loss}, ", here.step) } else { String::new() };
         let now = step_of(&directory.join(NOW)).filter(|step| *step > here.step);
         let under_way = now.map(|step| format!("; training was under way, at step {step}")).unwrap_or_default();
-        Ok(format!("{step}{} changes, the last: {done}{under_way}", journal.states.len() - 1))
+        let changes = match journal.states.len() - 1 {
+            1 => "1 change".to_owned(),
+            count => format!("{count} changes"),
+        };
+        Ok(format!("{step}{changes}, the last: {done}{under_way}"))
     }
 
     /// Goes on with what [`Context::keep`] wrote, where that stopped.

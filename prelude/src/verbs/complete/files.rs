@@ -47,6 +47,19 @@ pub fn paths(typed: &str, wanted: Wanted) -> Vec<Candidate> {
     found
 }
 
+/// What the name `typed` of a file that will be written may go on to: files that are there, and each of `endings`.
+pub fn written(typed: &str, endings: &'static [&'static str]) -> Vec<Candidate> {
+    let mut found = paths(typed, Wanted::Files(endings));
+    let name = typed.rsplit('/').next().unwrap_or_default();
+    let stem = typed.len() - name.rfind('.').map_or(0, |dot| name.len() - dot);
+    if !name.is_empty() && !name.starts_with('.') {
+        let new = endings.iter().map(|ending| format!("{}{ending}", &typed[..stem]));
+        let new: Vec<String> = new.filter(|text| text.starts_with(typed) && found.iter().all(|c| c.text != *text)).collect();
+        found.extend(new.into_iter().map(|text| Candidate::whole(text, "a new file")));
+    }
+    found
+}
+
 fn one(text: &str, name: &str, path: &Path, kind: FileType, wanted: Wanted) -> Option<Candidate> {
     let is_directory = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
     let holds = |names: &[&str]| names.iter().any(|name| path.join(name).is_file());

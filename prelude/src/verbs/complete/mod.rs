@@ -11,6 +11,7 @@ mod tensors;
 use super::usage::{Choice, Pair, Usage, Value};
 use super::{Context, VERBS, Verb, find};
 use cursor::Cursor;
+pub(super) use tensors::tensors;
 
 /// What may stand at a place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -15,20 +15,23 @@ use crate::train::{KEYS, about, choices};
 pub fn of(context: &Context, verb: &Verb, cursor: &Cursor<'_>, place: Place, typed: &str) -> Found {
     let is_there = |text: &str| cursor.others().any(|word| word == text || word.split_once('=').is_some_and(|(_, w)| w == text));
     let without_those = |found: Vec<Candidate>| found.into_iter().filter(|c| !is_there(&c.text)).collect();
+    let of_tensors = cursor.others().any(|word| ["coefficients", "histogram"].contains(&word));
     let found = match (verb.name, place.name) {
         (_, "SOURCE") => return source(context, cursor, typed),
         ("save" | "open", "FILE") => files::paths(typed, files::SESSIONS),
-        (_, "FILE") if place.ending == ".svg" => files::paths(typed, Wanted::Files(&[".svg", ".png"])),
+        // Where a tensor may stand, what is typed is more likely one.
+        (_, "FILE") if place.ending == ".svg" && of_tensors => files::paths(typed, Wanted::Files(PICTURES)),
+        (_, "FILE") if place.ending == ".svg" => files::written(typed, PICTURES),
         (_, "FILE") if !place.ending.is_empty() => Vec::new(),
         (_, "FILE") => without_those(files::data(typed)),
         (_, "DIR") => files::paths(typed, Wanted::Directories),
         (_, "RECIPE") => files::paths(typed, Wanted::Files(&[".yml", ".yaml"])),
-        ("plot", "TENSOR") if !cursor.others().any(|word| ["coefficients", "histogram"].contains(&word)) => Vec::new(),
+        ("plot", "TENSOR") if !of_tensors => Vec::new(),
         (_, "TENSOR" | "GLOB") => context.known().map(|models| tensors::tensors(&models, typed)).unwrap_or_default(),
         (_, "METHOD") => without_those(methods(verb)),
         (_, "VERB") => VERBS.iter().map(|verb| Candidate::whole(verb.name, verb.about)).collect(),
         (_, "TOPIC") => TOPICS.iter().map(|topic| Candidate::whole(topic.name, topic.about)).collect(),
-        ("export", "NAME") => files::paths(typed, Wanted::Files(EXPORTS)),
+        ("export", "NAME") => files::written(typed, EXPORTS),
         (_, "NAME") => names(context, verb),
         _ => Vec::new(),
     };
@@ -52,8 +55,9 @@ fn names(context: &Context, verb: &Verb) -> Vec<Candidate> {
     }
 }
 
-/// What `export` writes.
+/// What `export` writes, and what `plot` does.
 const EXPORTS: &[&str] = &[".ipynb", ".dam", ".rs"];
+const PICTURES: &[&str] = &[".svg", ".png"];
 
 /// `[NAME=]SOURCE`, with adapters behind a `+`.
 fn source(context: &Context, cursor: &Cursor<'_>, typed: &str) -> Found {

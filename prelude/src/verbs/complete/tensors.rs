@@ -1,5 +1,7 @@
 //! Names of tensors, part by part as paths are: `layers.`, then `layers.0.`. Globs go on to what they match.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use globset::Glob;
 
 use super::Candidate;
@@ -28,8 +30,7 @@ pub fn tensors(models: &Models, typed: &str) -> Vec<Candidate> {
 fn parts(names: &[&str], typed: &str) -> Vec<Candidate> {
     let (stem, fragment) = typed.split_at(typed.rfind('.').map_or(0, |at| at + 1));
     let depth = stem.matches('.').count();
-    let is_glob = stem.contains(['*', '?', '[', '{']);
-    let glob = if is_glob { Glob::new(stem).ok().map(|glob| glob.compile_matcher()) } else { None };
+    let glob = if is_glob(stem) { Glob::new(stem).ok().map(|glob| glob.compile_matcher()) } else { None };
     // The next part of each, whether it ends there, and how many tensors have it.
     let mut found: Vec<(&str, bool, usize)> = Vec::new();
     for name in names {
@@ -47,6 +48,9 @@ fn parts(names: &[&str], typed: &str) -> Vec<Candidate> {
             None => found.push((part, ends, 1)),
         }
     }
+    if found.is_empty() && is_glob(typed) {
+        return globbed(names, typed);
+    }
     found.sort_by_key(|(part, ends, _)| (part.parse::<usize>().unwrap_or(usize::MAX), *part, *ends));
     let total: usize = found.iter().map(|(_, _, count)| count).sum();
     let numbered = fragment.is_empty() && found.len() > 1 && found.iter().all(|(part, ..)| part.parse::<usize>().is_ok());
@@ -57,6 +61,32 @@ fn parts(names: &[&str], typed: &str) -> Vec<Candidate> {
         false => Candidate::open(format!("{stem}{part}."), format!("{count} of {total} tensors")),
     };
     found.iter().map(one).chain(all).collect()
+}
+
+fn is_glob(text: &str) -> bool {
+    text.contains(['*', '?', '[', '{'])
+}
+
+/// What goes on from the glob `typed`, whose `*` may stand for several parts: to the end of a part of a name.
+fn globbed(names: &[&str], typed: &str) -> Vec<Candidate> {
+    let (head, tail) = typed.split_at(typed.rfind(['*', '?', ']', '}']).map_or(0, |at| at + 1));
+    let Ok(glob) = Glob::new(head).map(|glob| glob.compile_matcher()) else { return Vec::new() };
+    // Behind a glob that ends, only the next part.
+    let begin = if tail.is_empty() { "." } else { tail };
+    // What stands behind the glob, and the names that have it there.
+    let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for name in names {
+        for (at, _) in name.match_indices(begin).filter(|(at, _)| glob.is_match(&name[..*at])) {
+            let rest = &name[at..];
+            let end = rest[tail.len()..].find('.').map_or(rest.len(), |dot| tail.len() + dot + 1);
+            found.entry(&rest[..end]).or_default().insert(name);
+        }
+    }
+    let one = |(more, names): (&str, BTreeSet<&str>)| {
+        let (text, about) = (format!("{head}{more}"), format!("{} tensors", names.len()));
+        if more.ends_with('.') { Candidate::open(text, about) } else { Candidate::whole(text, about) }
+    };
+    found.into_iter().map(one).collect()
 }
 
 #[cfg(test)]
@@ -78,6 +108,12 @@ mod tests {
         assert_eq!(texts("layers.0.mlp."), ["layers.0.mlp.down_proj", "layers.0.mlp.up_proj"]);
         assert_eq!(texts("layers.*."), ["layers.*.mlp.", "layers.*.norm"]);
         assert_eq!(texts("layers.*.mlp.u"), ["layers.*.mlp.up_proj"]);
+        assert_eq!(texts("layers.*"), ["layers.*."]);
+        assert_eq!(texts("*up"), ["*up_proj"]);
+        assert_eq!(texts("layers.{0,1}.*_p"), ["layers.{0,1}.*_proj"]);
+        assert_eq!(texts("l*.m"), ["l*.mlp."]);
+        assert_eq!(texts("*no"), ["*norm"]);
+        assert!(texts("*nothing").is_empty() && texts("*é").is_empty() && texts("layers.{0").is_empty());
         assert!(texts("layers.[.").is_empty() && texts("...").is_empty() && texts("é.").is_empty());
     }
 }

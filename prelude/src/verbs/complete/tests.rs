@@ -100,6 +100,15 @@ fn sources_and_data_are_named() {
 }
 
 #[test]
+fn files_that_are_written_get_their_endings() {
+    let context = loaded();
+    assert_eq!(texts(&context, "export merge."), ["merge.ipynb", "merge.dam", "merge.rs"]);
+    assert_eq!(completed(&context, "export nowhere/merge.i"), "export nowhere/merge.ipynb");
+    assert!(texts(&context, "plot loss curve").iter().any(|text| text == "curve.svg"));
+    assert!(texts(&context, "export nowhere/").is_empty() && texts(&context, "export nowhere/.").is_empty());
+}
+
+#[test]
 fn tensors_go_on_part_by_part() {
     let context = loaded();
     assert_eq!(completed(&context, "inspect lay"), "inspect layers.");
@@ -107,6 +116,15 @@ fn tensors_go_on_part_by_part() {
     assert_eq!(completed(&context, "inspect layers.*.mlp.up"), "inspect layers.*.mlp.up_proj");
     assert_eq!(completed(&context, "inspect model.lay"), "inspect model.layers.");
     assert!(texts(&context, "inspect up_").contains(&"up_proj".to_owned()));
+    // What a glob goes on to is taken.
+    let dam = context.models.wrap(crate::Columns::default()).unwrap();
+    for typed in ["*q_", "layers.*.self_attn.q", "layers.{0,1}.mlp.do", "q_pr", "*.up", "*up"] {
+        let found = texts(&context, &format!("inspect {typed}"));
+        assert!(!found.is_empty(), "{typed}");
+        for pattern in found {
+            assert!(dam.inspect(&pattern).unwrap().tensors.len() > 1, "{pattern}");
+        }
+    }
     assert_eq!(completed(&context, "plot coefficients embed"), "plot coefficients embed_tokens");
     assert!(!texts(&context, "plot loss ").iter().any(|text| text == "layers."));
     assert_eq!(texts(&context, "plot lo"), ["loss"]);

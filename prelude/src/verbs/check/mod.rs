@@ -3,16 +3,19 @@
 //!
 //! A word at the very end of the line is still being typed: it is no problem while it may become something known.
 
+mod named;
+
 use std::ops::Range;
 
+use super::arguments::Prompt;
 use super::parse::{Piece, Word, pieces};
 use super::usage::{Choice, Item, Pair, Place, Usage, Value};
 use super::{Context, VERBS, Verb, find};
-use crate::coefficients;
+use crate::checkpoint::builtin_data;
 use crate::error::{Error, Result};
 use crate::methods::{self, GREEDY_SOUP, METHODS};
-use crate::session::{DAM, EVOLVE};
 use crate::train::KEYS;
+use named::{builtin, named};
 
 /// Something that no verb would take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +56,10 @@ fn of_statement(context: &Context, words: &[Word], line: &str) -> Vec<Problem> {
         match find(&verb.text) {
             Ok(known) => {
                 let mut checked = Checked { context, verb: known, usage: Usage::read(known.usage), words: Vec::new() };
-                for word in arguments {
+                let texts: Vec<&str> = arguments.iter().map(|word| word.text.as_str()).collect();
+                // A prompt may be any text.
+                let prompt = if checked.takes_text() { Prompt::text(&texts) } else { 0..0 };
+                for (_, word) in arguments.iter().enumerate().filter(|(i, _)| !prompt.contains(i)) {
                     let text = word.text.as_str();
                     if let Err(fault) = checked.word(text)
                         && !(is_typed(word) && fault.begins.iter().any(|known| known.starts_with(&fault.typed)))
@@ -99,11 +105,6 @@ struct Checked<'a> {
 
 impl Checked<'_> {
     fn word(&mut self, word: &str) -> std::result::Result<(), Fault> {
-        let takes_text = self.places().iter().any(|i| i.choices.iter().any(|c| matches!(c, Choice::Place(p) if p.text)));
-        if takes_text {
-            // Any text will do; only its keys are known.
-            return Ok(());
-        }
         if word.starts_with("--") {
             return self.flag(word);
         }
@@ -119,6 +120,10 @@ impl Checked<'_> {
                 fault
             }),
         }
+    }
+
+    fn takes_text(&self) -> bool {
+        self.places().iter().any(|item| item.choices.iter().any(|choice| matches!(choice, Choice::Place(place) if place.text)))
     }
 
     fn places(&self) -> Vec<&Item> {
@@ -209,7 +214,7 @@ impl Checked<'_> {
                 let names: Vec<&str> = known.names().collect();
                 let is_known = names.iter().any(|name| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
                 match is_known || names.is_empty() {
-                    true => Ok(()),
+                    true => builtin("data set", value, builtin_data()).map_or(Ok(()), Err),
                     false => Err(Fault::new(format!("unknown source `{key}`"), key, [] as [&str; 0])),
                 }
             }
@@ -228,7 +233,7 @@ impl Checked<'_> {
         // Nothing that must be there is passed over.
         let must = items.iter().skip(next).position(|item| !item.optional).map_or(items.len(), |at| next + at + 1);
         let left = &items[next.min(items.len())..must];
-        let fault = if left.iter().any(|item| item.takes(word)) { self.known(left, word) } else { self.unfit(left, word) };
+        let fault = if left.iter().any(|item| item.takes(word)) { named(self, left, word) } else { self.unfit(left, word) };
         self.words.push(word.to_owned());
         fault.map_or(Ok(()), Err)
     }
@@ -248,22 +253,6 @@ impl Checked<'_> {
             (true, false) => Some(Fault::new(format!("`{word}` is not a whole number"), word, [""])),
             _ => Some(Fault::new(format!("`{word}` does not fit here"), word, [word])),
         }
-    }
-
-    /// What is wrong with a word that is to name a method, a scheme or a verb.
-    fn known(&self, left: &[&Item], word: &str) -> Option<Fault> {
-        let item = left.iter().find(|item| item.takes(word))?;
-        let place =
-            item.choices.iter().find_map(|choice| if let Choice::Place(place) = choice { Some(place.name) } else { None })?;
-        let (what, known): (_, Vec<&str>) = match place {
-            "METHOD" => ("method", METHODS.iter().map(|m| m.name).chain([GREEDY_SOUP, DAM, EVOLVE]).collect()),
-            "VERB" => ("verb", VERBS.iter().map(|verb| verb.name).collect()),
-            "N" if word == "0" => return Some(Fault::new("`0` is not a whole number from 1", word, ["0"])),
-            _ => return None,
-        };
-        let is_file = word.contains(['.', '/']);
-        let is_scheme = coefficients::find(word).is_ok() && self.verb.name == "wrap";
-        (!known.contains(&word) && !is_file && !is_scheme).then(|| Fault::new(format!("unknown {what} `{word}`"), word, known))
     }
 }
 
@@ -333,6 +322,17 @@ mod tests {
             ("plot coefficients layers.0 a.svg b", vec!["b"]),
             ("help tarin ", vec!["tarin"]),
             ("generate what is --this f=1", vec![]),
+            ("generate what is --this tokens=x --al", vec!["--this", "tokens=x"]),
+            ("generate --some what is tokens=4 ", vec!["--some"]),
+            ("ask --all", vec![]),
+            ("load builtin:mat", vec![]),
+            ("load builtin:japanise", vec!["builtin:japanise"]),
+            ("load base=builtin:bas builtin:math+adapter ", vec!["base=builtin:bas"]),
+            ("data math=builtin:maths ja=b", vec!["math=builtin:maths"]),
+            ("inspect no.such ", vec![]),
+            ("switch nob", vec!["nob"]),
+            ("switch mai", vec![]),
+            ("switch 0; switch 7", vec!["7"]),
             ("eval a.jsonl b.jsonl --al ", vec!["--al"]),
             ("bake a b ", vec!["b"]),
             ("compare dam tise steps=0 on=a,b ", vec!["tise", "steps=0"]),
@@ -354,5 +354,11 @@ mod tests {
         context.models = crate::load(["builtin:japanese", "builtin:math"]).unwrap();
         assert_eq!(check(&context, "data math=x "), []);
         assert_eq!(check(&context, "data japan=x ")[0].message, "unknown source `japan`");
+        let marked = |line: &str| check(&context, line).into_iter().map(|p| line[p.range].to_owned()).collect::<Vec<_>>();
+        for line in ["inspect *.q_pro", "inspect norm ", "inspect lay", "plot coefficients a.s", "plot coefficients mlp a.svg "] {
+            assert_eq!(marked(line), [] as [&str; 0], "{line}");
+        }
+        assert_eq!(marked("inspect nosuch.*; plot coefficients upp "), ["nosuch.*", "upp"]);
+        assert_eq!(marked("inspect nosu"), ["nosu"]);
     }
 }
