@@ -49,7 +49,7 @@ struct State {
     /// Live pictures of this cell.
     live: BTreeSet<String>,
     failure: Option<Failure>,
-    /// Said when no cell ran.
+    /// Said before there was a cell.
     notes: String,
     synced: u64,
 }
@@ -64,14 +64,23 @@ impl Output {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The first cell has come: what is said before it can run, as of a prelude that is being built, is said to it.
+    pub fn awaits(&self, cell: &JupyterMessage) {
+        let mut state = self.state();
+        if state.cell.is_none() {
+            state.cell = Some(cell.clone());
+            let notes = std::mem::take(&mut state.notes);
+            if !notes.is_empty() {
+                self.publish(&state, StreamContent::stdout(&notes));
+            }
+        }
+    }
+
     /// What is said from now on belongs to `cell`, the `count`th.
     pub fn begin(&self, cell: &JupyterMessage, count: usize) {
         let mut state = self.state();
-        let (notes, synced) = (std::mem::take(&mut state.notes), state.synced);
+        let synced = state.synced;
         *state = State { cell: Some(cell.clone()), count, synced, ..State::default() };
-        if !notes.is_empty() {
-            self.publish(&state, StreamContent::stdout(&notes));
-        }
     }
 
     /// The cell is over, when all that was written before sync `number` has come. Its last thing shown is its result.
@@ -90,7 +99,7 @@ impl Output {
         state.failure.take()
     }
 
-    /// Tells a person something that no cell said.
+    /// Tells a person something that no cell said: with the cell that runs or waits, or with the first that comes.
     pub fn note(&self, text: &str) {
         let mut state = self.state();
         if state.cell.is_some() {
@@ -213,6 +222,24 @@ mod tests {
         assert!(told[0].starts_with("display_data") && told[0].contains("<b>a</b>") && told[0].contains("\"a\""), "{told:?}");
         assert!(told[1].starts_with("execute_result") && told[1].contains("<b>b</b>"), "{told:?}");
         assert_eq!(told.len(), 2);
+    }
+
+    #[test]
+    fn what_is_said_before_the_first_cell_runs_is_said_to_it_at_once() {
+        let (output, mut receive) = output();
+        let cell = JupyterMessage::new(jupyter_protocol::messaging::ExecuteRequest::new("1".into()), None);
+        output.note("building; ");
+        assert_eq!(told(&mut receive), [] as [&str; 0], "there is no cell yet");
+        output.awaits(&cell);
+        output.note("this takes minutes");
+        let notes: Vec<JupyterMessage> = std::iter::from_fn(|| receive.try_recv().ok()).collect();
+        assert!(notes.iter().all(|note| note.parent_header.as_ref().is_some_and(|parent| parent.msg_id == cell.header.msg_id)));
+        assert_eq!(
+            notes.iter().map(|note| json!(note.content)["text"].clone()).collect::<Vec<_>>(),
+            ["building; ", "this takes minutes"]
+        );
+        output.begin(&cell, 1);
+        assert_eq!(told(&mut receive), [] as [&str; 0], "it is not said twice");
     }
 
     #[test]

@@ -168,6 +168,9 @@ async fn hear(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender
     loop {
         // What is signed wrongly, or is no message, is not for this kernel.
         let Ok(message) = shell.read().await else { continue };
+        if matches!(message.content, JupyterMessageContent::ExecuteRequest(_)) {
+            kernel.output.awaits(&message);
+        }
         match kernel.answer(&message) {
             Some(reply) => {
                 kernel.status(&message, Status::busy());
