@@ -4,11 +4,11 @@ mod cli;
 mod interrupt;
 #[cfg(feature = "jupyter")]
 mod kernel;
+mod pictures;
 mod progress;
 mod render;
 mod repl;
 mod run;
-mod sixel;
 mod terminal;
 mod tour;
 
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0") };
     }
     keep_memory();
+    terminal::believe();
     #[cfg(feature = "jupyter")]
     if let Some(code) = kernel::hook() {
         return code;

@@ -56,7 +56,7 @@ pub fn script(text: &str, output: &Output) -> bool {
 
 /// [`script`] of what comes on standard input.
 pub fn input(text: &str, output: &Output) -> bool {
-    placed(text, Some(Path::new("standard input")), output)
+    placed(text.trim_start_matches('\u{feff}'), Some(Path::new("standard input")), output)
 }
 
 /// [`script`], whose errors say where in `file` they are.

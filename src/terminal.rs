@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use dam_prelude::show::{COLUMNS, Figure};
 use dam_prelude::verbs::columns;
-use viuer::{Config, KittySupport};
+use viuer::Config;
 
-use crate::sixel;
+use crate::pictures;
 
 /// Pictures are so wide at most, in columns: more makes them large, not clear.
 const PICTURE: u16 = 100;
@@ -56,6 +56,16 @@ pub fn show(figure: &Figure) -> Option<String> {
     }
 }
 
+/// Lets `DAM_IMAGES=iterm` be believed by what draws, which knows terminals by a variable that ssh does not bring along.
+///
+/// Called while no other thread runs.
+pub fn believe() {
+    if std::env::var_os(IMAGES).is_some_and(|asked| asked == "iterm") {
+        // SAFETY: no other thread runs.
+        unsafe { std::env::set_var("LC_TERMINAL", "iTerm2") };
+    }
+}
+
 /// How the terminal draws pictures, by what it says of itself: in its environment, and of sixel by its answer.
 fn images() -> Option<Config> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|value| values.iter().any(|v| value.contains(v)));
@@ -64,7 +74,7 @@ fn images() -> Option<Config> {
     let auto = asked.is_empty() && std::env::var_os("TMUX").is_none() && !is("TERM", &["screen", "tmux"]);
     let use_kitty = asked == "kitty" || auto && (is("TERM", &["kitty", "ghostty"]) || is("TERM_PROGRAM", &["ghostty"]));
     let use_iterm = asked == "iterm" || auto && viuer::is_iterm_supported();
-    let use_sixel = asked == "sixel" || auto && !use_kitty && !use_iterm && !is_dumb() && sixel::is_drawn();
+    let use_sixel = asked == "sixel" || auto && !use_kitty && !use_iterm && !is_dumb() && pictures::sixel();
     let config = Config { use_kitty, use_iterm, use_sixel, absolute_offset: false, ..Config::default() };
     (config.use_kitty || config.use_iterm || config.use_sixel).then_some(config)
 }
@@ -72,9 +82,8 @@ fn images() -> Option<Config> {
 /// Draws `figure` as `how` says; none where that does not work after all.
 fn image(figure: &Figure, how: &Config) -> Option<()> {
     // Half blocks, which viuer would draw where the terminal denies what was said of it, show less than Braille.
-    let able = how.use_kitty && viuer::get_kitty_support() != KittySupport::None
-        || how.use_iterm && viuer::is_iterm_supported()
-        || how.use_sixel && sixel::is_drawn();
+    let able =
+        how.use_kitty && pictures::kitty() || how.use_iterm && viuer::is_iterm_supported() || how.use_sixel && pictures::sixel();
     if !able {
         return None;
     }

@@ -558,7 +558,7 @@ fn verbs_and_keys_that_are_not_there() {
         ("set lr 1e-2", &["`1e-2` stands alone", "KEY=VALUE"]),
         ("set top_k=1", &["`1`", "from 2"]),
         ("load builtin:japanese; wrap", &["two sources, and 1 is loaded", "load more"]),
-        ("save x --force", &["unknown flag `--force`"]),
+        ("save x --forse", &["unknown flag `--forse`", "--force"]),
         ("step", &["nothing is loaded yet", "load"]),
         ("load builtin:japanese builtin:math; step", &["not wrapped yet", "wrap"]),
         ("load builtin:japanese builtin:math; wrap; step 0", &["`0`", "whole number"]),

@@ -111,6 +111,67 @@ fn a_state_is_reached_by_its_number() {
     assert_eq!(context.dam().unwrap().steps(), 2);
 }
 
+/// Going back to a state by its number is undoing, and what was undone can be done again, also on a new branch.
+#[test]
+fn what_was_left_for_a_number_can_be_done_again() {
+    let mut context = Context::default();
+    verbs(&mut context, &format!("{BEGIN}; train 1; train 1; switch 3; redo"));
+    assert_eq!(context.dam().unwrap().steps(), 1);
+    verbs(&mut context, "redo; undo 2; branch other; redo 2");
+    assert_eq!((context.dam().unwrap().steps(), context.timeline().branch()), (2, "other"));
+    // From a state that is not on the way back there is no way forward.
+    verbs(&mut context, "switch 4; train 3; switch 5");
+    assert!(refused(&mut context, "redo").contains("nothing to redo"));
+    // A state that cannot be reached changes nothing.
+    verbs(&mut context, "switch main");
+    assert!(refused(&mut context, "switch 99").contains("no state 99") && context.timeline().branch() == "main");
+}
+
+/// Training that would be lost: at the end of any branch, and before a merge was wrapped anew.
+#[test]
+fn what_is_not_saved_is_known_of_every_branch() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let mut context = Context::default();
+    verbs(&mut context, BEGIN);
+    assert_eq!(context.timeline().unsaved(), []);
+    verbs(&mut context, "train 3; branch bold; undo");
+    assert_eq!(context.timeline().unsaved(), [("main", 3)]);
+    verbs(&mut context, "train 2");
+    assert_eq!(context.timeline().unsaved(), [("bold", 2), ("main", 3)]);
+    verbs(&mut context, &format!("save {}; set seed=1; train 1; switch main", file("bold")));
+    assert_eq!(context.timeline().unsaved(), [("main", 3), ("bold", 1)]);
+    verbs(&mut context, &format!("wrap rows; train 4; bake {}", file("baked")));
+    assert_eq!(context.timeline().unsaved(), [("main", 3), ("bold", 1)]);
+    // Another merge that is opened saves nothing of this one.
+    verbs(&mut context, &format!("train 1; open {}", file("bold")));
+    assert_eq!(context.timeline().unsaved(), [("main", 4), ("bold", 1)]);
+    let kept = tempfile::tempdir().unwrap();
+    context.keep(kept.path()).unwrap();
+    assert_eq!(Context::recover(kept.path()).unwrap().timeline().unsaved(), context.timeline().unsaved());
+}
+
+/// `save` replaces what it wrote itself, and nothing else unasked.
+#[test]
+fn a_file_of_another_session_is_not_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let [one, other] = ["one", "other"].map(|name| directory.path().join(name).display().to_string());
+    let mut context = Context::default();
+    verbs(&mut context, &format!("{BEGIN}; save {other}; save {one}; step; save {one}"));
+    assert!(refused(&mut context, &format!("save {other}")).contains("exists already"));
+    verbs(&mut context, &format!("open {other}; step; save {other}; save --force {one}"));
+}
+
+/// Merges of different schemes have no coefficients to compare, but scores.
+#[test]
+fn other_schemes_are_compared_by_their_scores() {
+    let mut context = Context::default();
+    let replies = verbs(&mut context, &format!("{BEGIN}; branch other; wrap tensor; diff main"));
+    let difference = replies.last().unwrap();
+    assert_eq!(difference["tensors"].as_array().unwrap().len(), 0);
+    assert!(difference["incomparable"].as_u64().unwrap() > 0 && difference["scores"]["there"].is_object(), "{difference}");
+}
+
 /// A fork does not see what its origin does.
 #[test]
 fn a_fork_is_a_session_of_its_own() {

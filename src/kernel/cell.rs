@@ -112,7 +112,7 @@ impl Cells {
     pub fn save(&self, file: &std::path::Path) -> Result<(), Failure> {
         let failed = |message: &str| Failure::new("error", message, "");
         self.link.begin();
-        match self.link.verbs(&format!("save {}", quoted(&file.display().to_string())), |_| {}) {
+        match self.link.verbs(&format!("save --force {}", quoted(&file.display().to_string())), |_| {}) {
             Ok(done) => done.map_err(|(message, _)| failed(&message)),
             Err(error) => Err(failed(&error.to_string())),
         }

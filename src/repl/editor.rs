@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dam_prelude::verbs::{Candidate, Context, check, complete, is_complete, next};
+use dam_prelude::verbs::{Candidate, Context, check, complete, is_complete, is_possible, next};
 use rustyline::completion::Completer;
 use rustyline::config::{BellStyle, Config};
 use rustyline::error::ReadlineError;
@@ -272,7 +272,8 @@ impl Hinter for Helper {
                 let found = history.starts_with(line, at.checked_sub(1)?, SearchDirection::Reverse).ok()??;
                 let rest = found.entry.get(line.len()..).filter(|rest| !rest.is_empty() && !rest.contains(char::is_control));
                 // What would fail now, perhaps as it did then, is nothing to go on to.
-                if let Some(rest) = rest.filter(|_| check(&context, &found.entry).is_empty()) {
+                let is_possible = is_possible(&context, &found.entry) && check(&context, &found.entry).is_empty();
+                if let Some(rest) = rest.filter(|_| is_possible) {
                     return Some(rest.to_owned());
                 }
                 at = found.idx;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use dam_prelude::verbs::{Context, statements};
+use dam_prelude::verbs::{Context, Timeline, statements};
 use rustyline::Result;
 use rustyline::error::ReadlineError;
 
@@ -22,12 +22,8 @@ enum Answer {
 /// Whether the session may end. Asks where there is training that nothing has saved; who says nothing twice leaves.
 pub fn may(editor: &mut Editor, context: &RefCell<Context>, output: &Output) -> Result<bool> {
     loop {
-        let unsaved = context.borrow().unsaved();
-        if unsaved == 0 {
-            return Ok(true);
-        }
-        let (steps, are) = if unsaved == 1 { ("step", "is") } else { ("steps", "are") };
-        let question = format!("{unsaved} {steps} of training {are} not saved: leave? [y]es, [n]o, or save FILE: ");
+        let Some(unsaved) = unsaved(context.borrow().timeline()) else { return Ok(true) };
+        let question = format!("{unsaved} not saved: leave? [y]es, [n]o, or save FILE: ");
         let answer = match editor.ask(&question) {
             Ok(Line::Text(text)) => read(&text),
             Ok(Line::Refused(..)) => Answer::Other,
@@ -48,6 +44,19 @@ pub fn may(editor: &mut Editor, context: &RefCell<Context>, output: &Output) -> 
             Answer::Other => output.say("answer y, n, or save and the name of a file: save merge.dam.safetensors"),
         }
     }
+}
+
+/// What would be lost, if anything would: how many steps, and where they are if that is not here alone.
+fn unsaved(timeline: &Timeline) -> Option<String> {
+    let all = timeline.unsaved();
+    let count: usize = all.iter().map(|(_, steps)| steps).sum();
+    let (steps, are) = if count == 1 { ("step", "is") } else { ("steps", "are") };
+    let places = match all.as_slice() {
+        [] => return None,
+        [(branch, _)] if *branch == timeline.branch() => String::new(),
+        all => format!(" ({})", all.iter().map(|(branch, steps)| format!("{branch}: {steps}")).collect::<Vec<_>>().join(", ")),
+    };
+    Some(format!("{count} {steps} of training{places} {are}"))
 }
 
 fn read(text: &str) -> Answer {

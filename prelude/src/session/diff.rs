@@ -27,7 +27,7 @@ impl Dam {
     /// ```
     ///
     /// # Errors
-    /// No tensor to compare, or data that cannot be used.
+    /// Nothing to compare, neither tensors nor scores, or data that cannot be used.
     pub fn diff(&self, other: &Dam) -> Result<Difference> {
         let (mine, theirs) = (self.all_coefficients()?, other.all_coefficients()?);
         let mut tensors = Vec::new();
@@ -39,9 +39,9 @@ impl Dam {
             let changed = apart.filter(|d| *d > 0.0).count();
             tensors.push(TensorDifference { name: name.clone(), coefficients: values.len(), changed, mean, most });
         }
-        if tensors.is_empty() {
-            let what = "these merges have no tensor with coefficients of the same sources and shape".into();
-            return Err(Error::Sources { what, hint: "compare merges of the same sources, wrapped with the same scheme" });
+        if tensors.is_empty() && self.models().data.is_empty() {
+            let what = "these merges have neither coefficients of the same sources and shape nor data to be scored on".into();
+            return Err(Error::Sources { what, hint: "compare merges wrapped with the same scheme, or give them data" });
         }
         tensors.sort_by(|a, b| b.mean.total_cmp(&a.mean).then_with(|| a.name.cmp(&b.name)));
         let only = mine.keys().chain(theirs.keys()).filter(|name| !tensors.iter().any(|t| t.name == **name)).count();

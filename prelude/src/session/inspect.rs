@@ -65,7 +65,9 @@ pub(crate) fn matching<'a, T>(
     tensors: impl Iterator<Item = &'a T> + Clone,
     name: impl Fn(&T) -> &str,
 ) -> Result<Vec<&'a T>> {
-    let glob = Glob::new(pattern).map_err(|_| Error::NoMatch { pattern: pattern.into() })?.compile_matcher();
+    // What ends with a part is of all that go on from there.
+    let whole = if pattern.ends_with('.') { format!("{pattern}*") } else { pattern.to_owned() };
+    let glob = Glob::new(&whole).map_err(|_| Error::NoMatch { pattern: pattern.into() })?.compile_matcher();
     let exact = tensors.clone().any(|t| name(t) == pattern);
     // A name matches whole, from any of its parts on, or by a piece of it.
     let starts = |name: &str| std::iter::once(0).chain(name.match_indices('.').map(|(i, _)| i + 1)).collect::<Vec<_>>();

@@ -46,7 +46,7 @@ impl Difference {
         table.rows = (changed.iter().take(SHOWN))
             .map(|t| vec![short_name(&t.name).into(), count(t.coefficients), count(t.changed), number(t.mean), number(t.most)])
             .collect();
-        if changed.is_empty() {
+        if changed.is_empty() && !self.tensors.is_empty() {
             table.notes.push("all coefficients are the same".into());
         }
         if changed.len() > SHOWN {

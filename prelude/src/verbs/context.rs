@@ -1,5 +1,7 @@
 //! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
+use std::path::PathBuf;
+
 use super::timeline::Timeline;
 use crate::checkpoint::Written;
 use crate::show::{Figure, Shown, paragraph};
@@ -15,8 +17,10 @@ pub struct Context {
     pub dam: Option<Dam>,
     /// The merge that `merge` made last without writing it, until something else is made.
     pub merged: Option<Merged>,
-    /// The state of the merge that was taken out last, by `save`, `open` or `bake`, and its step.
-    pub(super) saved: Option<(u64, usize)>,
+    /// The state of the merge that was taken out last, by `save`, `open` or `bake`.
+    pub(super) saved: Option<u64>,
+    /// The file that `save` wrote or `open` read last, which `save` may write again.
+    pub(super) file: Option<PathBuf>,
     /// What was done, to go back to.
     pub(super) timeline: Timeline,
 }
@@ -124,22 +128,6 @@ impl Context {
     pub fn wrapped(&mut self, dam: Dam) {
         self.dam = Some(dam);
         self.merged = None;
-    }
-
-    /// The merge as it is has been taken out.
-    pub(super) fn is_saved(&mut self) {
-        self.saved = self.dam.as_ref().map(|dam| (dam.state(), dam.steps()));
-    }
-
-    /// Steps of training that would be lost with the session.
-    pub fn unsaved(&self) -> usize {
-        let Some(dam) = &self.dam else { return 0 };
-        let steps = dam.steps();
-        match self.saved {
-            Some((state, _)) if state == dam.state() => 0,
-            Some((_, saved)) if saved < steps => steps - saved,
-            _ => steps,
-        }
     }
 
     /// What was done, and the states that came of it.

@@ -52,6 +52,8 @@ struct Line {
     step: usize,
     loss: Option<f64>,
     scored: Option<(Option<f64>, f64)>,
+    #[serde(default)]
+    saved: bool,
     merged_by: Option<usize>,
     in_file: bool,
 }
@@ -85,6 +87,7 @@ impl Context {
             step: s.step,
             loss: s.loss,
             scored: s.scored,
+            saved: s.saved,
             merged_by: s.merged_by,
             in_file: s.in_file,
         };
@@ -144,6 +147,7 @@ impl Context {
             step: line.step,
             loss: line.loss,
             scored: line.scored,
+            saved: line.saved,
             merged_by: line.merged_by,
             kept: None,
             in_file: line.in_file,

@@ -50,7 +50,7 @@ pub(crate) use context::refuse;
 pub use context::{Context, Latest, Reply, columns};
 pub use export::Code;
 pub use help::reference;
-pub use next::next;
+pub use next::{is_possible, next};
 pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, pieces, quoted, statements};
 pub use timeline::{State, Timeline};
 pub use topics::{TOPICS, Topic};
@@ -111,11 +111,17 @@ pub const VERBS: &[Verb] = &[
 /// # Errors
 /// An unknown one, with the nearest.
 pub fn find(name: &str) -> Result<&'static Verb> {
-    let found = VERBS.iter().find(|v| v.name == name);
+    // What shells of other programs call them.
+    let known = match name {
+        "exit" => quit::VERB.name,
+        "?" => help::VERB.name,
+        _ => name,
+    };
+    let found = VERBS.iter().find(|v| v.name == known);
     found.ok_or_else(|| Error::unknown("verb", name, VERBS.iter().map(|v| v.name)))
 }
 
 /// Whether the verb ends the session.
 pub fn quits(name: &str) -> bool {
-    name == quit::VERB.name
+    find(name).is_ok_and(|verb| verb.name == quit::VERB.name)
 }

@@ -1,15 +1,16 @@
 //! What makes sense next in a session, as a line that one could run.
 
-use super::{Context, quoted};
+use super::{Context, quoted, statements};
 use crate::Models;
 use crate::checkpoint::BASE;
 
 /// What one who has nothing of their own begins with.
 const BEGIN: &str = "load base=builtin:base ja=builtin:japanese math=builtin:math sql=builtin:sql";
 
-/// Where `bake` and `save` are suggested to write.
+/// Where `bake`, `save` and `export` are suggested to write.
 const DIRECTORY: &str = "merged";
 const FILE: &str = "merge.dam.safetensors";
+const NOTEBOOK: &str = "merge.ipynb";
 
 /// Steps that are suggested: enough that the loss of the built-in models is seen to fall.
 const STEPS: usize = 100;
@@ -40,14 +41,28 @@ pub fn next(context: &Context) -> String {
             Some(data) => data,
             None if glance.steps == 0 => format!("train {STEPS}"),
             None if !glance.is_scored => "eval --all".into(),
-            None => written(if context.unsaved() > 0 { format!("save {FILE}") } else { String::new() }),
+            None => written(if context.timeline().lacks_saving() { format!("save {FILE}") } else { String::new() }),
         },
     }
 }
 
-/// `bake`, unless something is there.
+/// `bake`, unless something is there; then `otherwise`, or at last the way home.
 fn written(otherwise: String) -> String {
-    if std::fs::symlink_metadata(DIRECTORY).is_ok() { otherwise } else { format!("bake {DIRECTORY}") }
+    let is_there = |path: &str| std::fs::symlink_metadata(path).is_ok();
+    match (is_there(DIRECTORY), otherwise.is_empty() && !is_there(NOTEBOOK)) {
+        (false, _) => format!("bake {DIRECTORY}"),
+        (true, true) => format!("export {NOTEBOOK}"),
+        (true, false) => otherwise,
+    }
+}
+
+/// Whether `line` could be run with what is there: before anything is loaded, few verbs can.
+pub fn is_possible(context: &Context, line: &str) -> bool {
+    /// They need nothing.
+    const ALONE: [&str; 8] = ["load", "open", "set", "branch", "history", "help", "rust", "quit"];
+    let is_empty = context.dam.is_none() && context.models.names().next().is_none();
+    let first = statements(line).ok().and_then(|all| Some(all.first()?.verb.clone()));
+    !is_empty || first.is_none_or(|verb| ALONE.contains(&verb.as_str()))
 }
 
 fn loaded(models: &Models) -> String {

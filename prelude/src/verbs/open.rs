@@ -21,10 +21,11 @@ pub const VERB: Verb = Verb {
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let file = at_home(arguments.word(VERB.usage)?);
-    let dam = Dam::open(file)?;
+    let dam = Dam::open(&file)?;
     let (report, steps) = (dam.report(), dam.steps());
     context.wrapped(dam);
     context.is_saved();
+    context.file = std::path::absolute(file).ok();
     let json = json!({"sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients, "step": steps});
     Ok(Reply::shown(&report, json).and(format!("at step {steps}")))
 }

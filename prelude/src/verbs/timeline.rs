@@ -7,7 +7,7 @@
 //!
 //! A state keeps the sources, data and settings, the merge and a moment of it. Coefficients are small: all are kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::{Context, Reply, refuse};
 use super::{Statement, find};
@@ -46,6 +46,8 @@ pub struct State {
     pub looked: Vec<Statement>,
     /// The mean over data sets of what `eval` gave last: exact match, if there is one, and loss.
     pub scored: Option<(Option<f64>, f64)>,
+    /// Whether its merge has been taken out: saved, baked, or opened.
+    pub(super) saved: bool,
     /// The state that made the merge that is tried, if one is.
     pub(super) merged_by: Option<usize>,
     /// None: it is in a file, or is made again.
@@ -71,6 +73,7 @@ impl Default for Timeline {
             step: 0,
             loss: None,
             scored: None,
+            saved: false,
             merged_by: None,
             kept: Some(Kept::default()),
             in_file: false,
@@ -107,6 +110,39 @@ impl Timeline {
         path.pop();
         path.reverse();
         path
+    }
+
+    /// Steps of training at the ends of branches, and before a merge was wrapped anew on the way there, that were not taken
+    /// out: by branch, the present one first.
+    pub fn unsaved(&self) -> Vec<(&str, usize)> {
+        let mut counted = BTreeSet::new();
+        let mut ends: Vec<(&String, &usize)> = self.branches.iter().collect();
+        ends.sort_by_key(|(name, _)| **name != self.branch);
+        let mut all = Vec::new();
+        for (name, end) in ends {
+            let path = self.path(*end);
+            let (mut saved, mut lost) = (0, 0);
+            for (i, at) in path.iter().enumerate() {
+                let state = &self.states[*at];
+                if state.saved {
+                    saved = state.step;
+                }
+                let next = path.get(i + 1).map(|next| self.states[*next].step);
+                if next.is_none_or(|next| next < state.step) {
+                    lost += if counted.insert(*at) { state.step - saved.min(state.step) } else { 0 };
+                    saved = 0;
+                }
+            }
+            if lost > 0 {
+                all.push((name.as_str(), lost));
+            }
+        }
+        all
+    }
+
+    /// Whether that is so of the present branch.
+    pub fn lacks_saving(&self) -> bool {
+        self.unsaved().first().is_some_and(|(name, _)| *name == self.branch)
     }
 
     /// The state that `name` means: a branch, or a number.
@@ -177,7 +213,8 @@ impl Context {
         let done = done.map(|done| stepped(done, step.saturating_sub(self.timeline.states[before].step)));
         let kept = Some(Kept { models: self.models.clone(), dam, merged: self.merged.clone() });
         let (looked, scored, in_file) = (Vec::new(), None, false);
-        let state = State { parent: Some(before), done, looked, step, loss, scored, merged_by, kept, in_file };
+        let saved = self.dam.as_ref().is_some_and(|dam| self.saved == Some(dam.state()));
+        let state = State { parent: Some(before), done, looked, step, loss, scored, saved, merged_by, kept, in_file };
         self.timeline.states.push(state);
         self.timeline.undone.remove(&self.timeline.branch);
         self.arrive(number);
@@ -267,6 +304,10 @@ impl Context {
         if self.timeline.branches.contains_key(name) {
             return refuse(format!("there is a branch `{name}` already"), format!("go there: switch {name}"));
         }
+        // What was undone can be done again on either.
+        if let Some(undone) = self.timeline.undone.get(&self.timeline.branch).cloned() {
+            self.timeline.undone.insert(name.to_owned(), undone);
+        }
         name.clone_into(&mut self.timeline.branch);
         self.timeline.branches.insert(name.to_owned(), self.timeline.here);
         self.timeline.is_new = true;
@@ -282,10 +323,35 @@ impl Context {
         let left = self.timeline.branch.clone();
         match self.timeline.branches.contains_key(name) {
             true => name.clone_into(&mut self.timeline.branch),
-            // From a state that is chosen there is no way forward.
-            false => drop(self.timeline.undone.remove(&left)),
+            // To a state on the way here one goes back, as `undo` does; from another there is no way forward.
+            false => {
+                let here = self.timeline.here;
+                let back = std::iter::successors(Some(here), |s| self.timeline.states[*s].parent);
+                let back: Vec<usize> = back.take_while(|s| *s != state).collect();
+                let is_on_the_way = back.last().is_some_and(|last| self.timeline.states[*last].parent == Some(state));
+                self.go(state)?;
+                match is_on_the_way {
+                    true => self.timeline.undone.entry(left).or_default().extend(back),
+                    false if state != here => drop(self.timeline.undone.remove(&left)),
+                    false => {}
+                }
+                return Ok(());
+            }
         }
         self.go(state).inspect_err(|_| self.timeline.branch = left)
+    }
+
+    /// The merge as it is has been taken out.
+    pub(super) fn is_saved(&mut self) {
+        let Some(dam) = &self.dam else { return };
+        self.saved = Some(dam.state());
+        let state = &mut self.timeline.states[self.timeline.here];
+        if let Some((kept, snapshot)) = state.kept.as_ref().and_then(|kept| kept.dam.as_ref())
+            && kept.is(dam)
+            && snapshot.state() == dam.state()
+        {
+            (state.saved, self.timeline.is_new) = (true, true);
+        }
     }
 
     /// The merge of a state, as a session of its own.

@@ -37,25 +37,32 @@ pub struct Problem {
 /// ```
 pub fn check(context: &Context, line: &str) -> Vec<Problem> {
     let mut found = Vec::new();
-    let mut statement: Vec<Word> = Vec::new();
+    let (mut statement, mut is_first): (Vec<Word>, _) = (Vec::new(), true);
     for piece in pieces(line) {
         match piece {
             Piece::Word(word) => statement.push(word),
             Piece::Comment(_) => {}
-            Piece::End(_) => found.extend(of_statement(context, &std::mem::take(&mut statement), line)),
+            Piece::End(_) => {
+                found.extend(of_statement(context, &statement, line, is_first));
+                is_first &= statement.first().is_none_or(|verb| !NAMING.contains(&verb.text.as_str()));
+                statement.clear();
+            }
         }
     }
-    found.extend(of_statement(context, &statement, line));
+    found.extend(of_statement(context, &statement, line, is_first));
     found
 }
 
-fn of_statement(context: &Context, words: &[Word], line: &str) -> Vec<Problem> {
+/// Verbs behind which a session may have other sources, tensors and branches.
+const NAMING: [&str; 7] = ["load", "open", "branch", "switch", "undo", "redo", "rust"];
+
+fn of_statement(context: &Context, words: &[Word], line: &str, is_first: bool) -> Vec<Problem> {
     let mut found = Vec::new();
     if let Some((verb, arguments)) = words.split_first() {
         let is_typed = |word: &Word| word.range.end == line.len();
         match find(&verb.text) {
             Ok(known) => {
-                let mut checked = Checked { context, verb: known, usage: Usage::read(known.usage), words: Vec::new() };
+                let mut checked = Checked { context, verb: known, usage: Usage::read(known.usage), is_first, words: Vec::new() };
                 let texts: Vec<&str> = arguments.iter().map(|word| word.text.as_str()).collect();
                 // A prompt may be any text.
                 let prompt = if checked.takes_text() { Prompt::text(&texts) } else { 0..0 };
@@ -99,6 +106,8 @@ struct Checked<'a> {
     context: &'a Context,
     verb: &'static Verb,
     usage: Usage,
+    /// Whether the session will be as it is now when this runs: names may be made earlier in the line.
+    is_first: bool,
     /// Its plain words so far.
     words: Vec<String>,
 }
@@ -171,7 +180,7 @@ impl Checked<'_> {
 
     fn value(&self, pair: &Pair, value: &str) -> std::result::Result<(), Fault> {
         let bad = |value: &str, known: Vec<&str>| {
-            let expected = known.join(", ");
+            let expected = known.iter().filter(|known| **known != value).copied().collect::<Vec<_>>().join(", ");
             let message = Error::bad_value(pair.key, value, expected).to_string();
             Fault::new(message, value, known)
         };
@@ -194,7 +203,8 @@ impl Checked<'_> {
         let known: Vec<&str> = pair.words().chain(METHODS.iter().map(|m| m.name)).collect();
         match !methods || is_recipe || known.contains(&value) || value.contains(['/', '.']) {
             true => Ok(()),
-            false => Err(bad(value, known)),
+            // A recipe may be typed on until it has its ending.
+            false => Err(bad(value, known.into_iter().chain([value]).collect())),
         }
     }
 
@@ -213,7 +223,7 @@ impl Checked<'_> {
                 let known = self.context.known().unwrap_or_default();
                 let names: Vec<&str> = known.names().collect();
                 let is_known = names.iter().any(|name| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
-                match is_known || names.is_empty() {
+                match is_known || names.is_empty() || !self.is_first {
                     true => builtin("data set", value, builtin_data()).map_or(Ok(()), Err),
                     false => Err(Fault::new(format!("unknown source `{key}`"), key, [] as [&str; 0])),
                 }
@@ -330,9 +340,14 @@ mod tests {
             ("load base=builtin:bas builtin:math+adapter ", vec!["base=builtin:bas"]),
             ("data math=builtin:maths ja=b", vec!["math=builtin:maths"]),
             ("inspect no.such ", vec![]),
+            ("help penalties; help methods ", vec![]),
+            ("help penalty ", vec!["penalty"]),
+            ("branch neu; switch neu; diff neu; switch", vec![]),
+            ("merge rec", vec![]),
+            ("wrap init=rec", vec![]),
             ("switch nob", vec!["nob"]),
             ("switch mai", vec![]),
-            ("switch 0; switch 7", vec!["7"]),
+            ("switch 7", vec!["7"]),
             ("eval a.jsonl b.jsonl --al ", vec!["--al"]),
             ("bake a b ", vec!["b"]),
             ("compare dam tise steps=0 on=a,b ", vec!["tise", "steps=0"]),
@@ -355,10 +370,15 @@ mod tests {
         assert_eq!(check(&context, "data math=x "), []);
         assert_eq!(check(&context, "data japan=x ")[0].message, "unknown source `japan`");
         let marked = |line: &str| check(&context, line).into_iter().map(|p| line[p.range].to_owned()).collect::<Vec<_>>();
-        for line in ["inspect *.q_pro", "inspect norm ", "inspect lay", "plot coefficients a.s", "plot coefficients mlp a.svg "] {
+        for line in ["inspect *.q_pro", "inspect norm ", "inspect lay", "plot coefficients a.s", "plot coefficients norm a.svg "]
+        {
             assert_eq!(marked(line), [] as [&str; 0], "{line}");
         }
-        assert_eq!(marked("inspect nosuch.*; plot coefficients upp "), ["nosuch.*", "upp"]);
+        for line in ["inspect layers.*.mlp.up_proj.w", "inspect layers.{0,", "inspect layers.*.", "load x; data x=y; inspect z "]
+        {
+            assert_eq!(marked(line), [] as [&str; 0], "{line}");
+        }
+        assert_eq!(marked("inspect nosuch.*; plot coefficients mlp ; plot coefficients upp "), ["nosuch.*", "mlp", "upp"]);
         assert_eq!(marked("inspect nosu"), ["nosu"]);
     }
 }

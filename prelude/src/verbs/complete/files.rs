@@ -47,13 +47,15 @@ pub fn paths(typed: &str, wanted: Wanted) -> Vec<Candidate> {
     found
 }
 
-/// What the name `typed` of a file that will be written may go on to: files that are there, and each of `endings`.
-pub fn written(typed: &str, endings: &'static [&'static str]) -> Vec<Candidate> {
+/// What the name `typed` of a file that will be written may go on to: files that are there, and each of `endings`, behind
+/// `suggested` where nothing is typed.
+pub fn written(typed: &str, endings: &'static [&'static str], suggested: &str) -> Vec<Candidate> {
     let mut found = paths(typed, Wanted::Files(endings));
     let name = typed.rsplit('/').next().unwrap_or_default();
     let stem = typed.len() - name.rfind('.').map_or(0, |dot| name.len() - dot);
-    if !name.is_empty() && !name.starts_with('.') {
-        let new = endings.iter().map(|ending| format!("{}{ending}", &typed[..stem]));
+    let stem = if name.is_empty() { format!("{typed}{suggested}") } else { typed[..stem].to_owned() };
+    if !name.starts_with('.') && !(name.is_empty() && suggested.is_empty()) {
+        let new = endings.iter().map(|ending| format!("{stem}{ending}"));
         let new: Vec<String> = new.filter(|text| text.starts_with(typed) && found.iter().all(|c| c.text != *text)).collect();
         found.extend(new.into_iter().map(|text| Candidate::whole(text, "a new file")));
     }

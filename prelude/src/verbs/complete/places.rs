@@ -21,17 +21,19 @@ pub fn of(context: &Context, verb: &Verb, cursor: &Cursor<'_>, place: Place, typ
         ("save" | "open", "FILE") => files::paths(typed, files::SESSIONS),
         // Where a tensor may stand, what is typed is more likely one.
         (_, "FILE") if place.ending == ".svg" && of_tensors => files::paths(typed, Wanted::Files(PICTURES)),
-        (_, "FILE") if place.ending == ".svg" => files::written(typed, PICTURES),
+        (_, "FILE") if place.ending == ".svg" => files::written(typed, PICTURES, ""),
         (_, "FILE") if !place.ending.is_empty() => Vec::new(),
         (_, "FILE") => without_those(files::data(typed)),
         (_, "DIR") => files::paths(typed, Wanted::Directories),
         (_, "RECIPE") => files::paths(typed, Wanted::Files(&[".yml", ".yaml"])),
         ("plot", "TENSOR") if !of_tensors => Vec::new(),
-        (_, "TENSOR" | "GLOB") => context.known().map(|models| tensors::tensors(&models, typed)).unwrap_or_default(),
+        (_, "TENSOR" | "GLOB") => {
+            context.known().map(|models| tensors::tensors(&models, typed, verb.name != "plot")).unwrap_or_default()
+        }
         (_, "METHOD") => without_those(methods(verb)),
         (_, "VERB") => VERBS.iter().map(|verb| Candidate::whole(verb.name, verb.about)).collect(),
         (_, "TOPIC") => TOPICS.iter().map(|topic| Candidate::whole(topic.name, topic.about)).collect(),
-        ("export", "NAME") => files::written(typed, EXPORTS),
+        ("export", "NAME") => files::written(typed, EXPORTS, "merge"),
         (_, "NAME") => names(context, verb),
         _ => Vec::new(),
     };

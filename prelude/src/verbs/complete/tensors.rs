@@ -8,22 +8,24 @@ use super::Candidate;
 use crate::Models;
 use crate::show::short_name;
 
-/// What the name or glob `typed` may go on to.
-pub fn tensors(models: &Models, typed: &str) -> Vec<Candidate> {
+/// What the name `typed` may go on to; where `several` tensors may be named, also a glob, or the parts of names.
+pub fn tensors(models: &Models, typed: &str, several: bool) -> Vec<Candidate> {
     let specs = || models.sources.first().into_iter().flat_map(|source| source.tensors());
     let names: Vec<&str> = specs().map(|spec| short_name(&spec.name)).collect();
-    let found = parts(&names, typed);
-    if !found.is_empty() || typed.is_empty() {
-        return found;
-    }
     let whole: Vec<&str> = specs().map(|spec| spec.name.as_str()).collect();
-    let found = parts(&whole, typed);
-    if !found.is_empty() {
-        return found;
+    if !several {
+        let found = Some(parts(&names, typed)).filter(|found| !found.is_empty()).unwrap_or_else(|| parts(&whole, typed));
+        return found.into_iter().filter(|candidate| !is_glob(&candidate.text)).collect();
     }
     // A name is matched from any of its parts on.
-    let inner: Vec<&str> = names.iter().flat_map(|name| name.match_indices('.').map(|(at, _)| &name[at + 1..])).collect();
-    parts(&inner, typed)
+    let [inner_names, inner_whole] = [&names, &whole].map(|names| inner(names));
+    let mut found = [&names, &whole, &inner_names, &inner_whole].into_iter().map(|names| parts(names, typed));
+    found.find(|found| !found.is_empty() || typed.is_empty()).unwrap_or_default()
+}
+
+/// Names without their first parts.
+fn inner<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    names.iter().flat_map(|name| name.match_indices('.').map(|(at, _)| &name[at + 1..])).collect()
 }
 
 /// The next parts of `names` that go on from `typed`, whose last part is unfinished.

@@ -14,7 +14,7 @@ const TITLE: &str = "\
 # A merge
 
 What was done in a session of DAM Lab. Run it with the kernel *DAM (Rust)* in the directory where it was made: paths are as
-they were given, and a checkpoint that was baked is replaced.";
+they were given, and what was baked or saved is replaced.";
 
 /// The notebook of `statements` over sources called `names`.
 pub fn notebook(statements: &[Statement], names: &[String]) -> Result<String> {

@@ -10,7 +10,7 @@ use super::code::Code;
 
 const HEADER: &str = "\
 //! What was done in a session of DAM Lab, as a program. Run it in the directory where it was made: paths are as they
-//! were given, and a checkpoint that was baked is replaced.
+//! were given, and what was baked or saved is replaced.
 //!
 //! It is the `src/main.rs` of a package with this `Cargo.toml`, where DIRECTORY is that of DAM Lab's sources:
 //!

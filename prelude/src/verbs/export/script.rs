@@ -9,7 +9,7 @@ use super::super::parse::line;
 
 const HEADER: &str = "\
 # What was done in a session of DAM Lab. Run it in the directory where it was made: dam run FILE
-# Paths are as they were given, and a checkpoint that was baked is replaced.
+# Paths are as they were given, and what was baked or saved is replaced.
 ";
 
 /// The script of `statements`.
@@ -28,7 +28,7 @@ fn again(statement: &Statement) -> Statement {
     let mut again = statement.clone();
     let arguments = &mut again.arguments;
     let forced = match statement.verb.as_str() {
-        "bake" => true,
+        "bake" | "save" => true,
         "merge" => arguments.iter().filter(|a| pair(a).is_none() && !a.starts_with("--")).count() > 1,
         "evolve" => {
             arguments.retain(|a| !is_recipe(a));

@@ -1,5 +1,4 @@
-//! Whether the terminal draws sixel pictures: its own answer to what it is (DA1, `CSI c`), which names them by a 4.
-//! Terminals answer at once; one that does not is not waited for.
+//! Which pictures the terminal draws, by its own answers. Terminals answer at once; one that does not is not waited for.
 
 use std::fs::File;
 use std::io::{Read, Result, Write};
@@ -14,14 +13,28 @@ const PATIENCE: u8 = 10;
 /// More bytes than any answer has.
 const MOST: usize = 256;
 
-/// Whether it does. It is asked once.
-pub fn is_drawn() -> bool {
+/// What it is (DA1, `CSI c`): sixel is a 4 in the answer.
+const WHAT: &str = "\x1b[c";
+
+/// Whether it draws a picture of kitty's protocol, of one pixel that it is not to show, and then what it is, which
+/// terminals that know nothing of it answer too.
+const KITTY: &str = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c";
+
+/// Whether it draws sixel pictures. It is asked once.
+pub fn sixel() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| ask().is_ok_and(|answer| names_sixel(&answer)))
+    *ANSWER.get_or_init(|| ask(WHAT).is_ok_and(|answer| names_sixel(&answer)))
 }
 
-/// What the terminal says that it is; nothing if it does not answer, or if keys wait that would be taken for it.
-fn ask() -> Result<Vec<u8>> {
+/// Whether it draws those of kitty's protocol. It is asked once.
+pub fn kitty() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| ask(KITTY).is_ok_and(|answer| answer.windows(9).any(|bytes| bytes == b"_Gi=31;OK")))
+}
+
+/// What the terminal answers to `question`, up to what it is; nothing if it does not answer, or if keys wait that would
+/// be taken for it.
+fn ask(question: &str) -> Result<Vec<u8>> {
     let mut terminal = File::options().read(true).write(true).open("/dev/tty")?;
     // SAFETY: it can be called at any time. In the background a program that changes the terminal is stopped.
     let is_ours = tcgetpgrp(&terminal)?.as_raw_pid() == unsafe { libc::getpgrp() };
@@ -34,13 +47,13 @@ fn ask() -> Result<Vec<u8>> {
     quiet.special_codes[SpecialCodeIndex::VMIN] = 0;
     quiet.special_codes[SpecialCodeIndex::VTIME] = PATIENCE;
     tcsetattr(&terminal, OptionalActions::Now, &quiet)?;
-    let answer = answered(&mut terminal);
+    let answer = answered(&mut terminal, question);
     tcsetattr(&terminal, OptionalActions::Now, &before)?;
     answer
 }
 
-fn answered(terminal: &mut File) -> Result<Vec<u8>> {
-    terminal.write_all(b"\x1b[c")?;
+fn answered(terminal: &mut File, question: &str) -> Result<Vec<u8>> {
+    terminal.write_all(question.as_bytes())?;
     let (mut answer, mut byte) = (Vec::new(), [0]);
     while answer.len() < MOST && terminal.read(&mut byte)? == 1 {
         answer.extend(byte);
