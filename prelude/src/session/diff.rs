@@ -1,6 +1,6 @@
 //! diff: how far the coefficients of two merges are apart, tensor by tensor, and what each scores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device};
 
@@ -44,7 +44,8 @@ impl Dam {
             return Err(Error::Sources { what, hint: "compare merges wrapped with the same scheme, or give them data" });
         }
         tensors.sort_by(|a, b| b.mean.total_cmp(&a.mean).then_with(|| a.name.cmp(&b.name)));
-        let only = mine.keys().chain(theirs.keys()).filter(|name| !tensors.iter().any(|t| t.name == **name)).count();
+        let all: BTreeSet<&String> = mine.keys().chain(theirs.keys()).collect();
+        let only = all.into_iter().filter(|name| !tensors.iter().any(|t| t.name == **name)).count();
         let scores = |dam: &Dam| {
             let known = dam.session().scores.clone();
             known.map_or_else(|| dam.eval(&[]), Ok)

@@ -52,7 +52,8 @@ impl Table {
         let rows = self.marked(escape, |text| format!("<strong>{text}</strong>"));
         let rows: String = rows.iter().map(|row| format!("<tr>{}</tr>", cells("td", row))).collect();
         let notes: String = self.notes.iter().map(|note| paragraph(note)).collect();
-        let head = cells("th", &self.header.iter().map(|name| escape(name)).collect::<Vec<_>>());
+        let header = if rows.is_empty() { &[][..] } else { &self.header };
+        let head = cells("th", &header.iter().map(|name| escape(name)).collect::<Vec<_>>());
         let caption = match self.title.as_str() {
             "" => String::new(),
             title => {
@@ -83,7 +84,9 @@ impl Table {
         let room = columns.unwrap_or(usize::MAX);
         let widest = |lines: &[String]| lines.iter().map(|line| line.width()).max().unwrap_or(0);
         let fits = |lines: &Vec<String>| widest(lines) <= room;
-        let body = Some(self.grid(rows.clone(), AIRY)).filter(fits).unwrap_or_else(|| {
+        // A heading above nothing says nothing.
+        let airy = if rows.is_empty() { Vec::new() } else { self.grid(rows.clone(), AIRY) };
+        let body = Some(airy).filter(fits).unwrap_or_else(|| {
             let close = self.grid(rows.clone(), CLOSE);
             let less = widest(&close).saturating_sub(room);
             Some(close)

@@ -128,8 +128,10 @@ impl Timeline {
                     saved = state.step;
                 }
                 let next = path.get(i + 1).map(|next| self.states[*next].step);
+                // Where another branch ends, it counts.
+                let is_others = next.is_some() && self.branches.values().any(|end| end == at);
                 if next.is_none_or(|next| next < state.step) {
-                    lost += if counted.insert(*at) { state.step - saved.min(state.step) } else { 0 };
+                    lost += if !is_others && counted.insert(*at) { state.step - saved.min(state.step) } else { 0 };
                     saved = 0;
                 }
             }
