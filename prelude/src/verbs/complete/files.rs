@@ -54,7 +54,7 @@ pub fn written(typed: &str, endings: &'static [&'static str], suggested: &str) -
     let name = typed.rsplit('/').next().unwrap_or_default();
     let stem = typed.len() - name.rfind('.').map_or(0, |dot| name.len() - dot);
     let stem = if name.is_empty() { format!("{typed}{suggested}") } else { typed[..stem].to_owned() };
-    if !name.starts_with('.') && !(name.is_empty() && suggested.is_empty()) {
+    if !(name.starts_with('.') || name.is_empty() && suggested.is_empty()) {
         let new = endings.iter().map(|ending| format!("{stem}{ending}"));
         let new: Vec<String> = new.filter(|text| text.starts_with(typed) && found.iter().all(|c| c.text != *text)).collect();
         found.extend(new.into_iter().map(|text| Candidate::whole(text, "a new file")));
