@@ -57,8 +57,7 @@ impl Output {
     /// Shows text for a person; nothing if there is none.
     pub fn say(&self, text: &str) {
         if !text.is_empty() {
-            let text = printable(text);
-            self.line(&if std::io::stdout().is_terminal() { shown(&wrapped(&text, terminal::width())).into() } else { text });
+            self.line(&fitted(text, std::io::stdout().is_terminal()));
         }
     }
 
@@ -78,9 +77,13 @@ impl Output {
 
 /// Prints a line on standard error.
 pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", fitted(text, std::io::stderr().is_terminal()));
+}
+
+/// `text` as it can be shown: on a terminal in its width and letters.
+fn fitted(text: &str, is_terminal: bool) -> String {
     let text = printable(text);
-    let text = if std::io::stderr().is_terminal() { shown(&wrapped(&text, terminal::width())).into() } else { text };
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    if is_terminal { shown(&wrapped(&text, terminal::width())).into_owned() } else { text }
 }
 
 /// `text` in letters that the terminal has: what tables are drawn with, as wide as it was.

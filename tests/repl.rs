@@ -387,6 +387,13 @@ fn what_was_done_can_be_undone_and_taken_home() {
     assert!(text.contains("dam.train(3)?") && !text.contains("1e-1") && !text.contains("train(2)"), "{text}");
 }
 
+/// `dam` where a session ended without being left, once it asks whether to go on with it.
+fn offered(home: &tempfile::TempDir) -> Terminal {
+    let dam = Terminal::start(dam(home.path()), 30, 100);
+    dam.wait_for("go on with it?");
+    dam
+}
+
 /// A killed session is offered again, with the step that was under way; declined, it is offered once more.
 #[test]
 fn a_killed_session_is_offered_again() {
@@ -397,18 +404,13 @@ fn a_killed_session_is_offered_again() {
     dam.line("train 100000");
     dam.wait_for("step 4:");
     dam.kill();
-    let start = || {
-        let dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
-        dam.wait_for("go on with it?");
-        dam
-    };
-    let mut dam = start();
+    let mut dam = offered(&home);
     dam.wait_for("training was under way");
     dam.line("n");
     dam.wait_for_prompt("");
     dam.line("quit");
     assert!(dam.end().success());
-    let mut dam = start();
+    let mut dam = offered(&home);
     dam.line("y");
     dam.wait_for("2 sources · step ");
     dam.line("history");
@@ -425,22 +427,17 @@ fn a_killed_session_is_offered_again() {
 #[test]
 fn where_a_killed_session_is_deleted_the_next_is_offered() {
     let home = home();
-    let start = || {
-        let dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
-        dam.wait_for("go on with it?");
-        dam
-    };
     let mut dam = Terminal::dam(home.path());
     dam.line("load builtin:math");
     dam.wait_for("1 source >");
     dam.kill();
-    let mut dam = start();
+    let mut dam = offered(&home);
     dam.line("n");
     dam.wait_for_prompt("");
     dam.line("load builtin:japanese builtin:sql");
     dam.wait_for("2 sources >");
     dam.kill();
-    let mut dam = start();
+    let mut dam = offered(&home);
     assert!(dam.screen().contains("1 change, the last: load builtin:japanese"), "{}", dam.screen());
     dam.line("d");
     dam.wait_for("1 change, the last: load builtin:math");

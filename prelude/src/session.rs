@@ -47,7 +47,7 @@ pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
 pub use evolve::{Evolve, Evolved, Tried};
 pub use handle::Glance;
-pub(crate) use inspect::matching;
+pub(crate) use inspect::{matching, single};
 pub use latest::latest;
 pub(crate) use latest::set_latest;
 pub use merged::Merged;

@@ -6,6 +6,7 @@
 //! added to each one's name; nothing else of what they say is changed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jupyter_protocol::ConnectionInfo;
@@ -13,7 +14,8 @@ use jupyter_protocol::connection_info::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
-use super::server::PAUSE;
+/// How long a socket that failed is left alone.
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// The bytes of a greeting of ZMTP 3.0 (<https://rfc.zeromq.org/spec/23>), and the most that its handshake may have then.
 const GREETING: u64 = 64;

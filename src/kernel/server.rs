@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cell::{Cells, complete, inspect};
-use super::clients::{behind, own_identity, tell_apart};
+use super::clients::{PAUSE, behind, own_identity, tell_apart};
 use super::code::{Whole, whole};
 use super::engine::Engine;
 use super::link::Link;
@@ -34,9 +34,6 @@ const FAREWELL: Duration = Duration::from_secs(3);
 
 /// How long nothing is asked after the start until there is time to warm up.
 const LULL: Duration = Duration::from_millis(300);
-
-/// How long a socket that failed is left alone.
-pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// What the parts of the kernel share.
 struct Kernel {

@@ -272,8 +272,10 @@ impl Hinter for Helper {
                 let found = history.starts_with(line, at.checked_sub(1)?, SearchDirection::Reverse).ok()??;
                 let rest = found.entry.get(line.len()..).filter(|rest| !rest.is_empty() && !rest.contains(char::is_control));
                 // What would fail now, perhaps as it did then, is nothing to go on to.
-                let is_possible = is_possible(&context, &found.entry) && check(&context, &found.entry).is_empty();
-                if let Some(rest) = rest.filter(|_| is_possible) {
+                if let Some(rest) = rest
+                    && is_possible(&context, &found.entry)
+                    && check(&context, &found.entry).is_empty()
+                {
                     return Some(rest.to_owned());
                 }
                 at = found.idx;

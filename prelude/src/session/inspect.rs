@@ -77,3 +77,25 @@ pub(crate) fn matching<'a, T>(
     let found: Vec<&T> = tensors.filter(|t| matches(name(t))).collect();
     if found.is_empty() { Err(Error::NoMatch { pattern: pattern.into() }) } else { Ok(found) }
 }
+
+/// The one of `tensors` that is named `pattern`, whole or as tables have it, or the only one that matches it.
+///
+/// # Errors
+/// None of them, with the nearest, or several.
+pub(crate) fn single<'a, T>(
+    pattern: &str,
+    tensors: impl Iterator<Item = &'a T> + Clone,
+    name: impl Fn(&T) -> &str,
+) -> Result<&'a T> {
+    if let Some(found) = tensors.clone().find(|t| short_name(name(t)) == short_name(pattern)) {
+        return Ok(found);
+    }
+    match matching(pattern, tensors.clone(), &name).unwrap_or_default()[..] {
+        [one] => Ok(one),
+        [] => Err(Error::unknown("tensor", pattern, tensors.map(|t| short_name(name(t))))),
+        [one, ..] => Err(Error::Sources {
+            what: format!("`{pattern}` is several tensors, and the picture is of one, such as {}", short_name(name(one))),
+            hint: "see which they are: inspect GLOB",
+        }),
+    }
+}

@@ -7,7 +7,7 @@ use crate::coefficients::{MergedTensor, Nonlinearity};
 use crate::error::{Error, Result};
 use crate::show::{Distances, Figure, short_name};
 
-use super::{Dam, Merged, Models, Session, matching};
+use super::{Dam, Merged, Models, Session, single};
 
 /// The pictures that there are, of which a merge without coefficients has the last two.
 const PICTURES: [&str; 5] = ["loss", "coefficients", "histogram", "distances", "lean"];
@@ -110,21 +110,9 @@ impl Session {
         1.0 / self.sources.len() as f64
     }
 
-    /// The tensor named `name`, whole or without what all names have, or the only one that is matched by it.
+    /// The tensor that is meant by `name`.
     fn one(&self, name: &str) -> Result<&MergedTensor> {
-        let specs = self.merge.tensors.iter();
-        let found = specs.clone().find(|t| t.spec.name == name || short_name(&t.spec.name) == short_name(name));
-        if let Some(found) = found {
-            return Ok(found);
-        }
-        match matching(name, specs.clone(), |t| &t.spec.name).unwrap_or_default()[..] {
-            [one] => Ok(one),
-            [] => Err(Error::unknown("tensor", name, specs.map(|t| short_name(&t.spec.name)))),
-            [one, ..] => Err(Error::Sources {
-                what: format!("`{name}` is several tensors, and the picture is of one, such as {}", short_name(&one.spec.name)),
-                hint: "see which they are: inspect GLOB",
-            }),
-        }
+        single(name, self.merge.tensors.iter(), |t| &t.spec.name)
     }
 
     /// The coefficients of a tensor, sources x (rows x columns), f64.

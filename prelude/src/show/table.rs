@@ -84,9 +84,7 @@ impl Table {
         let room = columns.unwrap_or(usize::MAX);
         let widest = |lines: &[String]| lines.iter().map(|line| line.width()).max().unwrap_or(0);
         let fits = |lines: &Vec<String>| widest(lines) <= room;
-        // A heading above nothing says nothing.
-        let airy = if rows.is_empty() { Vec::new() } else { self.grid(rows.clone(), AIRY) };
-        let body = Some(airy).filter(fits).unwrap_or_else(|| {
+        let body = Some(self.grid(rows.clone(), AIRY)).filter(fits).unwrap_or_else(|| {
             let close = self.grid(rows.clone(), CLOSE);
             let less = widest(&close).saturating_sub(room);
             Some(close)
@@ -101,6 +99,10 @@ impl Table {
 
     /// Rows below each other under the header; with so many blanks on either side of a column, beside one between two.
     fn grid(&self, rows: Vec<Vec<String>>, blanks: u16) -> Vec<String> {
+        // A heading above nothing says nothing.
+        if rows.is_empty() {
+            return Vec::new();
+        }
         let mut table = comfy_table::Table::new();
         table.load_style(STYLE).set_header(&self.header).add_rows(rows);
         for (i, column) in table.column_iter_mut().enumerate() {

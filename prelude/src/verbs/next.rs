@@ -49,10 +49,12 @@ pub fn next(context: &Context) -> String {
 /// `bake`, unless something is there; then `otherwise`, or at last the way home.
 fn written(otherwise: String) -> String {
     let is_there = |path: &str| std::fs::symlink_metadata(path).is_ok();
-    match (is_there(DIRECTORY), otherwise.is_empty() && !is_there(NOTEBOOK)) {
-        (false, _) => format!("bake {DIRECTORY}"),
-        (true, true) => format!("export {NOTEBOOK}"),
-        (true, false) => otherwise,
+    if !is_there(DIRECTORY) {
+        format!("bake {DIRECTORY}")
+    } else if otherwise.is_empty() && !is_there(NOTEBOOK) {
+        format!("export {NOTEBOOK}")
+    } else {
+        otherwise
     }
 }
 
@@ -60,9 +62,8 @@ fn written(otherwise: String) -> String {
 pub fn is_possible(context: &Context, line: &str) -> bool {
     /// They need nothing.
     const ALONE: [&str; 8] = ["load", "open", "set", "branch", "history", "help", "rust", "quit"];
-    let is_empty = context.dam.is_none() && context.models.names().next().is_none();
-    let first = statements(line).ok().and_then(|all| Some(all.first()?.verb.clone()));
-    !is_empty || first.is_none_or(|verb| ALONE.contains(&verb.as_str()))
+    let first = || statements(line).unwrap_or_default().into_iter().next();
+    context.loaded().is_ok() || first().is_none_or(|first| ALONE.contains(&first.verb.as_str()))
 }
 
 fn loaded(models: &Models) -> String {

@@ -19,9 +19,11 @@ pub const VERB: Verb = Verb {
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &["--force"])?;
     let dam = context.dam()?;
-    let file = arguments.word(VERB.usage)?;
-    let is_own = context.file.is_some() && context.file == std::path::absolute(at_home(file)).ok();
-    let file = if arguments.force() || is_own { at_home(file) } else { free(file)? };
+    let file = at_home(arguments.word(VERB.usage)?);
+    let is_own = context.file.is_some() && context.file == std::path::absolute(&file).ok();
+    if !arguments.force() && !is_own {
+        free(&file)?;
+    }
     let written = dam.save(file)?;
     context.file = Some(written.path.clone());
     context.is_saved();

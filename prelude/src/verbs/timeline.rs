@@ -322,37 +322,33 @@ impl Context {
     /// No such branch or state.
     pub fn switch(&mut self, name: &str) -> Result<()> {
         let state = self.timeline.find(name)?;
-        let left = self.timeline.branch.clone();
-        match self.timeline.branches.contains_key(name) {
-            true => name.clone_into(&mut self.timeline.branch),
-            // To a state on the way here one goes back, as `undo` does; from another there is no way forward.
-            false => {
-                let here = self.timeline.here;
-                let back = std::iter::successors(Some(here), |s| self.timeline.states[*s].parent);
-                let back: Vec<usize> = back.take_while(|s| *s != state).collect();
-                let is_on_the_way = back.last().is_some_and(|last| self.timeline.states[*last].parent == Some(state));
+        let Timeline { states, here, branch, branches, .. } = &mut self.timeline;
+        let left = branch.clone();
+        if branches.contains_key(name) {
+            name.clone_into(branch);
+            return self.go(state).inspect_err(|_| self.timeline.branch = left);
+        }
+        match std::iter::successors(Some(*here), |s| states[*s].parent).position(|s| s == state) {
+            Some(0) => self.go(state),
+            Some(count) => self.undo(count),
+            // From a state that is not on the way here there is no way forward.
+            None => {
                 self.go(state)?;
-                match is_on_the_way {
-                    true => self.timeline.undone.entry(left).or_default().extend(back),
-                    false if state != here => drop(self.timeline.undone.remove(&left)),
-                    false => {}
-                }
-                return Ok(());
+                self.timeline.undone.remove(&left);
+                Ok(())
             }
         }
-        self.go(state).inspect_err(|_| self.timeline.branch = left)
     }
 
     /// The merge as it is has been taken out.
     pub(super) fn is_saved(&mut self) {
         let Some(dam) = &self.dam else { return };
         self.saved = Some(dam.state());
-        let state = &mut self.timeline.states[self.timeline.here];
-        if let Some((kept, snapshot)) = state.kept.as_ref().and_then(|kept| kept.dam.as_ref())
-            && kept.is(dam)
-            && snapshot.state() == dam.state()
-        {
-            (state.saved, self.timeline.is_new) = (true, true);
+        let state = &self.timeline.states[self.timeline.here];
+        // What was only just opened has no state yet.
+        if state.kept.as_ref().is_some_and(|kept| kept.is(self)) {
+            self.timeline.states[self.timeline.here].saved = true;
+            self.timeline.is_new = true;
         }
     }
 

@@ -144,6 +144,16 @@ impl Item {
         Self { choices, optional, repeated: behind || inside }
     }
 
+    /// The places among its choices.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.choices.iter().filter_map(|choice| if let Choice::Place(place) = choice { Some(place) } else { None })
+    }
+
+    /// Whether a file may stand here that has an ending of its own.
+    pub fn may_be_file(&self) -> bool {
+        self.places().any(|place| !place.ending.is_empty())
+    }
+
     /// Whether `word` may stand here, as far as its form says.
     pub fn takes(&self, word: &str) -> bool {
         self.choices.iter().any(|choice| match choice {

@@ -132,7 +132,7 @@ impl Checked<'_> {
     }
 
     fn takes_text(&self) -> bool {
-        self.places().iter().any(|item| item.choices.iter().any(|choice| matches!(choice, Choice::Place(place) if place.text)))
+        self.places().into_iter().flat_map(Item::places).any(|place| place.text)
     }
 
     fn places(&self) -> Vec<&Item> {
@@ -180,7 +180,7 @@ impl Checked<'_> {
 
     fn value(&self, pair: &Pair, value: &str) -> std::result::Result<(), Fault> {
         let bad = |value: &str, known: Vec<&str>| {
-            let expected = known.iter().filter(|known| **known != value).copied().collect::<Vec<_>>().join(", ");
+            let expected = known.join(", ");
             let message = Error::bad_value(pair.key, value, expected).to_string();
             Fault::new(message, value, known)
         };
@@ -201,11 +201,13 @@ impl Checked<'_> {
         let ends = pair.values.iter().any(|v| matches!(v, Value::Place(p) if !p.ending.is_empty() && p.takes(value)));
         let is_recipe = ends || super::arguments::is_recipe(value);
         let known: Vec<&str> = pair.words().chain(METHODS.iter().map(|m| m.name)).collect();
-        match !methods || is_recipe || known.contains(&value) || value.contains(['/', '.']) {
-            true => Ok(()),
-            // A recipe may be typed on until it has its ending.
-            false => Err(bad(value, known.into_iter().chain([value]).collect())),
+        if !methods || is_recipe || known.contains(&value) || value.contains(['/', '.']) {
+            return Ok(());
         }
+        let mut fault = bad(value, known);
+        // A recipe may be typed on until it has its ending.
+        fault.begins.push(value.to_owned());
+        Err(fault)
     }
 
     /// `KEY=VALUE` of settings, `NAME=FILE` of sources.
@@ -256,7 +258,7 @@ impl Checked<'_> {
         let known = item.choices.iter().filter_map(|choice| if let Choice::Word(word) = choice { Some(*word) } else { None });
         let known: Vec<&str> = known.collect();
         // A file without an ending that is known may be typed on.
-        let is_file = left.iter().any(|item| item.choices.iter().any(|c| matches!(c, Choice::Place(p) if !p.ending.is_empty())));
+        let is_file = left.iter().any(|item| item.may_be_file());
         match (known.is_empty(), is_file) {
             (false, false) => Some(Fault::new(format!("unknown word `{word}`"), word, known)),
             (false, true) if self.words.is_empty() => Some(Fault::new(format!("unknown word `{word}`"), word, known)),
@@ -370,12 +372,17 @@ mod tests {
         assert_eq!(check(&context, "data math=x "), []);
         assert_eq!(check(&context, "data japan=x ")[0].message, "unknown source `japan`");
         let marked = |line: &str| check(&context, line).into_iter().map(|p| line[p.range].to_owned()).collect::<Vec<_>>();
-        for line in ["inspect *.q_pro", "inspect norm ", "inspect lay", "plot coefficients a.s", "plot coefficients norm a.svg "]
-        {
-            assert_eq!(marked(line), [] as [&str; 0], "{line}");
-        }
-        for line in ["inspect layers.*.mlp.up_proj.w", "inspect layers.{0,", "inspect layers.*.", "load x; data x=y; inspect z "]
-        {
+        for line in [
+            "inspect *.q_pro",
+            "inspect norm ",
+            "inspect lay",
+            "plot coefficients a.s",
+            "plot coefficients norm a.svg ",
+            "inspect layers.*.mlp.up_proj.w",
+            "inspect layers.{0,",
+            "inspect layers.*.",
+            "load x; data x=y; inspect z ",
+        ] {
             assert_eq!(marked(line), [] as [&str; 0], "{line}");
         }
         assert_eq!(marked("inspect nosuch.*; plot coefficients mlp ; plot coefficients upp "), ["nosuch.*", "mlp", "upp"]);

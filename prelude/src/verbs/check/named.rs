@@ -1,20 +1,17 @@
 //! Words that name something: whether there is such a thing, as far as this session knows without running the line.
 
-use super::{Checked, Choice, Fault, Item};
+use super::{Checked, Fault, Item};
 use crate::checkpoint::{BUILTIN_PREFIX, builtin_models, split_name};
 use crate::coefficients;
 use crate::methods::{GREEDY_SOUP, METHODS};
-use crate::session::{DAM, EVOLVE, matching};
-use crate::show::short_name;
+use crate::session::{DAM, EVOLVE, matching, single};
 use crate::verbs::complete::tensors;
 use crate::verbs::{TOPICS, VERBS};
 
 /// What is wrong with `word`, which is to name what the first of `left` that takes it says.
 pub fn named(checked: &Checked<'_>, left: &[&Item], word: &str) -> Option<Fault> {
     let item = left.iter().find(|item| item.takes(word))?;
-    let mut places =
-        item.choices.iter().filter_map(|choice| if let Choice::Place(place) = choice { Some(place.name) } else { None });
-    let (what, known): (_, Vec<&str>) = match (checked.verb.name, places.next()?) {
+    let (what, known): (_, Vec<&str>) = match (checked.verb.name, item.places().next()?.name) {
         (_, "METHOD") => ("method", METHODS.iter().map(|m| m.name).chain([GREEDY_SOUP, DAM, EVOLVE]).collect()),
         (_, "VERB") => ("word", VERBS.iter().map(|verb| verb.name).chain(TOPICS.iter().map(|topic| topic.name)).collect()),
         (_, "N") if word == "0" => return Some(Fault::new("`0` is not a whole number from 1", word, ["0"])),
@@ -33,7 +30,7 @@ pub fn named(checked: &Checked<'_>, left: &[&Item], word: &str) -> Option<Fault>
     let is_file = word.contains(['.', '/']);
     let is_scheme = coefficients::find(word).is_ok() && checked.verb.name == "wrap";
     // What may be a file too may be typed on until it has its ending.
-    let file = left.iter().any(|item| may_be_file(item)).then_some(word);
+    let file = left.iter().any(|item| item.may_be_file()).then_some(word);
     let fault = || Fault::new(format!("unknown {what} `{word}`"), word, known.iter().copied().chain(file));
     (!known.contains(&word) && !is_file && !is_scheme).then(fault)
 }
@@ -45,29 +42,21 @@ pub fn builtin(what: &str, word: &str, known: impl Iterator<Item = &'static str>
     (!known.contains(&name)).then(|| Fault::new(format!("unknown built-in {what} `{name}`"), name, known))
 }
 
-/// Whether a file with an ending of its own may stand there.
-fn may_be_file(item: &Item) -> bool {
-    item.choices.iter().any(|choice| matches!(choice, Choice::Place(place) if !place.ending.is_empty()))
-}
-
 /// What is wrong with a pattern that no tensor of the sources fits, or more than the one that `plot` takes.
 fn tensor(checked: &Checked<'_>, left: &[&Item], word: &str) -> Option<Fault> {
     let models = checked.context.known()?;
     let specs = models.sources.first()?.tensors();
     let several = checked.verb.name == "inspect";
-    let message = match matching(word, specs.iter(), |spec| &spec.name) {
-        Ok(found) if found.len() > 1 && !several && !found.iter().any(|spec| short_name(&spec.name) == word) => {
-            format!("`{word}` is {} tensors, and the picture is of one", found.len())
-        }
-        Ok(_) => return None,
-        Err(error) => error.to_string(),
+    let error = match several {
+        true => matching(word, specs.iter(), |spec| &spec.name).err()?,
+        false => single(word, specs.iter(), |spec| &spec.name).err()?,
     };
-    if left.iter().filter(|item| may_be_file(item)).any(|item| item.takes(word)) {
+    if left.iter().any(|item| item.may_be_file() && item.takes(word)) {
         return None;
     }
     let more = tensors(&models, word, several).into_iter().map(|candidate| candidate.text);
     // A file without its ending may be typed on, and so may letters or names of which some are to fit.
     let is_open = [('{', '}'), ('[', ']')].iter().any(|(open, close)| word.rfind(*open) > word.rfind(*close));
-    let typed = (is_open || left.iter().any(|item| may_be_file(item))).then(|| word.to_owned());
-    Some(Fault::new(message, word, more.chain(typed)))
+    let typed = (is_open || left.iter().any(|item| item.may_be_file())).then(|| word.to_owned());
+    Some(Fault::new(error.to_string(), word, more.chain(typed)))
 }

@@ -51,11 +51,10 @@ pub fn paths(typed: &str, wanted: Wanted) -> Vec<Candidate> {
 /// `suggested` where nothing is typed.
 pub fn written(typed: &str, endings: &'static [&'static str], suggested: &str) -> Vec<Candidate> {
     let mut found = paths(typed, Wanted::Files(endings));
-    let name = typed.rsplit('/').next().unwrap_or_default();
-    let stem = typed.len() - name.rfind('.').map_or(0, |dot| name.len() - dot);
-    let stem = if name.is_empty() { format!("{typed}{suggested}") } else { typed[..stem].to_owned() };
-    if !(name.starts_with('.') || name.is_empty() && suggested.is_empty()) {
-        let new = endings.iter().map(|ending| format!("{stem}{ending}"));
+    let (directory, name) = typed.split_at(typed.rfind('/').map_or(0, |at| at + 1));
+    let stem = if name.is_empty() { suggested } else { name.rsplit_once('.').map_or(name, |(stem, _)| stem) };
+    if !stem.is_empty() && !name.starts_with('.') {
+        let new = endings.iter().map(|ending| format!("{directory}{stem}{ending}"));
         let new: Vec<String> = new.filter(|text| text.starts_with(typed) && found.iter().all(|c| c.text != *text)).collect();
         found.extend(new.into_iter().map(|text| Candidate::whole(text, "a new file")));
     }

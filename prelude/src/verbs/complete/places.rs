@@ -9,6 +9,7 @@ use crate::checkpoint::BASE;
 use crate::coefficients::SCHEMES;
 use crate::methods::{self, GREEDY_SOUP, METHODS};
 use crate::session::{DAM, EVOLVE};
+use crate::show::Figure;
 use crate::train::{KEYS, about, choices};
 
 /// What may stand at `place`, of which `typed` is there.
@@ -20,8 +21,8 @@ pub fn of(context: &Context, verb: &Verb, cursor: &Cursor<'_>, place: Place, typ
         (_, "SOURCE") => return source(context, cursor, typed),
         ("save" | "open", "FILE") => files::paths(typed, files::SESSIONS),
         // Where a tensor may stand, what is typed is more likely one.
-        (_, "FILE") if place.ending == ".svg" && of_tensors => files::paths(typed, Wanted::Files(PICTURES)),
-        (_, "FILE") if place.ending == ".svg" => files::written(typed, PICTURES, ""),
+        (_, "FILE") if place.ending == ".svg" && of_tensors => files::paths(typed, Wanted::Files(&Figure::FORMATS)),
+        (_, "FILE") if place.ending == ".svg" => files::written(typed, &Figure::FORMATS, ""),
         (_, "FILE") if !place.ending.is_empty() => Vec::new(),
         (_, "FILE") => without_those(files::data(typed)),
         (_, "DIR") => files::paths(typed, Wanted::Directories),
@@ -57,9 +58,8 @@ fn names(context: &Context, verb: &Verb) -> Vec<Candidate> {
     }
 }
 
-/// What `export` writes, and what `plot` does.
+/// What `export` writes.
 const EXPORTS: &[&str] = &[".ipynb", ".dam", ".rs"];
-const PICTURES: &[&str] = &[".svg", ".png"];
 
 /// `[NAME=]SOURCE`, with adapters behind a `+`.
 fn source(context: &Context, cursor: &Cursor<'_>, typed: &str) -> Found {

@@ -13,14 +13,11 @@ pub fn tensors(models: &Models, typed: &str, several: bool) -> Vec<Candidate> {
     let specs = || models.sources.first().into_iter().flat_map(|source| source.tensors());
     let names: Vec<&str> = specs().map(|spec| short_name(&spec.name)).collect();
     let whole: Vec<&str> = specs().map(|spec| spec.name.as_str()).collect();
-    if !several {
-        let found = Some(parts(&names, typed)).filter(|found| !found.is_empty()).unwrap_or_else(|| parts(&whole, typed));
-        return found.into_iter().filter(|candidate| !is_glob(&candidate.text)).collect();
-    }
+    let plain = [&names, &whole].into_iter().map(|names| parts(names, typed));
     // A name is matched from any of its parts on.
-    let [inner_names, inner_whole] = [&names, &whole].map(|names| inner(names));
-    let mut found = [&names, &whole, &inner_names, &inner_whole].into_iter().map(|names| parts(names, typed));
-    found.find(|found| !found.is_empty() || typed.is_empty()).unwrap_or_default()
+    let inner = [&names, &whole].into_iter().filter(|_| several).map(|names| parts(&inner(names), typed));
+    let found = plain.chain(inner).find(|found| !found.is_empty() || typed.is_empty()).unwrap_or_default();
+    found.into_iter().filter(|candidate| several || !is_glob(&candidate.text)).collect()
 }
 
 /// Names without their first parts.
