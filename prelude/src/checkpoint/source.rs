@@ -41,13 +41,17 @@ struct Inner {
     name: String,
     spec: String,
     files: Files,
-    /// None where the family cannot be run here.
+    /// None where it cannot be run here.
     architecture: Option<Architecture>,
+    /// Why it cannot be run: the key of config.json, and what is wrong with it.
+    obstacle: Option<(String, String)>,
     family: String,
     tensors: Vec<TensorSpec>,
     views: BTreeMap<String, View>,
     buffers: BTreeMap<String, Buffer>,
     unused: Vec<String>,
+    /// What a reader should know of it.
+    notes: Vec<String>,
     tokenizer: Option<Arc<Tokenizer>>,
     chat: Arc<Chat>,
     fingerprint: OnceLock<String>,
@@ -81,11 +85,14 @@ impl Source {
         let files = Files::find(place)?;
         let config = files.require("config.json")?;
         let config_file = files.path().join("config.json");
-        let (architecture, family) = match Architecture::parse(&config_file, &config) {
-            Ok(architecture) => (Some(architecture.clone()), architecture.family),
-            Err(Error::UnknownFamily { found, .. }) => (None, found),
+        let (architecture, obstacle) = match Architecture::parse(&config_file, &config) {
+            Ok(architecture) => (Some(architecture), None),
+            Err(Error::UnknownFamily { .. }) => (None, None),
+            // What cannot be run can still be merged by methods that run nothing.
+            Err(Error::Config { key, reason, .. }) => (None, Some((key, reason))),
             Err(error) => return Err(error),
         };
+        let family = Architecture::family_of(&config_file, &config)?;
         let mut archive = Archive::open(&files)?;
         let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
         let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
@@ -108,6 +115,7 @@ impl Source {
             None => None,
         };
         let chat = Arc::new(Chat::read(&files)?);
+        let notes = files.note().map(str::to_owned).into_iter().collect();
         let name = match name {
             Some(name) => name.to_owned(),
             None => match &files {
@@ -126,11 +134,13 @@ impl Source {
             spec,
             files,
             architecture,
+            obstacle,
             family,
             tensors,
             views,
             buffers,
             unused,
+            notes,
             tokenizer,
             chat,
             fingerprint: OnceLock::new(),
@@ -177,11 +187,13 @@ impl Source {
             spec: inner.spec.clone(),
             files: inner.files.clone(),
             architecture,
+            obstacle: inner.obstacle.clone(),
             family: inner.family.clone(),
             tensors,
             views,
             buffers: inner.buffers.clone(),
             unused: inner.unused.clone(),
+            notes: inner.notes.clone(),
             tokenizer,
             chat: inner.chat.clone(),
             fingerprint: OnceLock::new(),
@@ -237,10 +249,20 @@ impl Source {
     /// What its config.json says.
     ///
     /// # Errors
-    /// A family that cannot be run here: its tensors can be merged, by methods that need no forward pass.
+    /// A family or configuration that cannot be run here: its tensors can be merged, by methods that need no
+    /// forward pass.
     pub fn architecture(&self) -> Result<&Architecture> {
-        let unknown = || Error::UnknownFamily { file: self.path().join("config.json"), found: self.0.family.clone() };
-        self.0.architecture.as_ref().ok_or_else(unknown)
+        let file = || self.path().join("config.json");
+        let obstacle = || match &self.0.obstacle {
+            Some((key, reason)) => Error::Config { file: file(), key: key.clone(), reason: reason.clone() },
+            None => Error::UnknownFamily { file: file(), found: self.0.family.clone() },
+        };
+        self.0.architecture.as_ref().ok_or_else(obstacle)
+    }
+
+    /// Why it cannot be run here, where it cannot.
+    pub fn obstacle(&self) -> Option<String> {
+        self.architecture().err().map(|error| error.to_string())
     }
 
     /// Its `model_type`, which is known even where it cannot be run.
@@ -274,9 +296,9 @@ impl Source {
         &self.0.chat
     }
 
-    /// What of its file could not be taken over.
-    pub fn note(&self) -> Option<&str> {
-        self.0.files.note()
+    /// What a reader should know of it: what could not be taken over, what was understood and how.
+    pub fn notes(&self) -> &[String] {
+        &self.0.notes
     }
 
     /// Tensors of the file that no layer uses.

@@ -223,7 +223,8 @@ impl Models {
             unused: s.unused().to_vec(),
             copied: s.buffers().keys().cloned().collect(),
             is_base: s.name() == BASE,
-            note: s.note().map(str::to_owned),
+            obstacle: s.obstacle(),
+            notes: s.notes().to_vec(),
             vocabulary: s.vocabulary_rows(),
             lack: s.numbering().map(|n| n.lack.clone()).unwrap_or_default(),
         };

@@ -35,8 +35,10 @@ pub struct SourceReport {
     pub copied: Vec<String>,
     /// Whether it is the base model.
     pub is_base: bool,
-    /// What of its file could not be taken over: `no tokenizer: ...`.
-    pub note: Option<String>,
+    /// Why it cannot be run here, where it cannot.
+    pub obstacle: Option<String>,
+    /// What a reader should know of it: `no tokenizer: ...`.
+    pub notes: Vec<String>,
     /// Rows of the vocabulary that all sources are seen with.
     pub vocabulary: usize,
     /// What of it this source lacks and is given by others.
@@ -65,15 +67,14 @@ impl Sources {
             if s.is_base {
                 table.notes.push(format!("{} is the base model: it is not merged itself unless wrap base=on", s.name));
             }
-            if s.layers.is_none() {
-                let note = "cannot be run here: static methods only (merge linear)";
-                table.notes.push(format!("{}: the family {} {note}", s.name, s.architecture));
+            if let Some(obstacle) = &s.obstacle {
+                table.notes.push(format!("{}: static methods only (merge linear), as {obstacle}", s.name));
             }
             if !s.copied.is_empty() {
                 let copied = s.copied.join(", ");
                 table.notes.push(format!("{}: not merged but copied from the first source: {copied}", s.name));
             }
-            table.notes.extend(s.note.iter().map(|note| format!("{}: {note}", s.name)));
+            table.notes.extend(s.notes.iter().map(|note| format!("{}: {note}", s.name)));
             if s.lack != Lack::default() {
                 table.notes.push(lacks(s));
             }

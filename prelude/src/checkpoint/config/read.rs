@@ -17,6 +17,16 @@ const FAMILIES: [&str; 9] = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gem
 const MOST_LAYERS: usize = 4096;
 
 impl Architecture {
+    /// The `model_type` of config.json, whether it can be run or not.
+    ///
+    /// # Errors
+    /// A file that is not a JSON object.
+    pub fn family_of(file: &Path, bytes: &[u8]) -> Result<String> {
+        let map: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|e| Error::Json { file: file.into(), reason: e.to_string() })?;
+        Ok(map.get("model_type").and_then(Value::as_str).unwrap_or("unnamed").to_owned())
+    }
+
     /// Reads config.json. Defaults where a key is missing are those of transformers.
     ///
     /// # Errors
