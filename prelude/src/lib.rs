@@ -73,7 +73,7 @@ pub use candle_core;
 pub use candle_core::Tensor;
 pub use checkpoint::Kind;
 pub use coefficients::{
-    BiasStart, Columns, Heads, Init, LowRank, Nonlinearity, Options, Parameter, PerLayer, PerTensor, Rows, RowsColumns, Scheme,
+    BiasStart, Columns, Heads, Init, LowRank, Nonlinearity, Options, Parameter, PerLayer, PerTensor, Rest, Rows, RowsColumns, Scheme,
     Site, Softmax, Task, Wrap,
 };
 pub use error::{Error, Result};

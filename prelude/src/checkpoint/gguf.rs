@@ -154,7 +154,9 @@ impl Gguf {
     fn config(&self) -> Result<serde_json::Value> {
         let (file, m) = (self.path.clone(), self.metadata());
         let family = ARCHITECTURES.iter().find(|(name, _)| *name == self.architecture).map(|(_, family)| *family);
-        let family = family.ok_or_else(|| Error::UnknownFamily { file: file.clone(), found: self.architecture.clone() })?;
+        let known = || ARCHITECTURES.map(|(name, _)| name).join(", ");
+        let unknown = || Error::UnknownFamily { file: file.clone(), found: self.architecture.clone(), known: known() };
+        let family = family.ok_or_else(unknown)?;
         let missing =
             |key: &str| Error::Gguf { file: file.clone(), reason: format!("it does not say {}.{key}", self.architecture) };
         let whole = |key: &str| m.own(key).and_then(Metadata::whole).ok_or_else(|| missing(key));

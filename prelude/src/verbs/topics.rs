@@ -1,6 +1,7 @@
 //! What `help` tells beside the verbs: subjects that several verbs share. Keys, defaults and lists come from where they
 //! are defined.
 
+use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
 use crate::data::builtin_datasets;
 use crate::methods::{GREEDY_SOUP, METHODS};
@@ -63,6 +64,9 @@ fn sources() -> String {
         line("FILE.gguf", "a GGUF file, decoded as it is needed; org/name/FILE.gguf on the hub"),
         line("builtin:NAME", "a small model that lives in the program: base, japanese, math or sql"),
         line("SOURCE+ADAPTER", "any of them with a LoRA adapter of PEFT: a directory or org/name"),
+        format!("Families that train and run: {}.", Architecture::families().collect::<Vec<_>>().join(", ")),
+        "Of multimodal models the text decoder trains; what is beside it goes along as wrap rest= says, or is merged by the method.".into(),
+        "Any other family can be merged without running: merge linear DIR.".into(),
         "A source is called as its directory is, or NAME. `base=` marks the base model: not merged unless wrap base=on asks for it,"
             .into(),
         "and needed by the scheme task and by the methods that measure from it.".into(),
@@ -98,6 +102,7 @@ fn schemes() -> String {
         ("init=uniform|random|METHOD|RECIPE.yml".into(), "1/N, drawn, or nearest to a merge that trains nothing"),
         ("bias=one|same".into(), "biases start at 1 each, or as weights do"),
         ("base=off|on".into(), "whether the base is merged too"),
+        ("rest=average|base|first".into(), "what a multimodal model has beside its text decoder, which does not train"),
     ];
     lines.extend(options.iter().map(|(option, meaning)| format!("  {option:38} {meaning}")));
     lines.join("\n")
