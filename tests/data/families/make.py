@@ -62,9 +62,8 @@ MODELS = {
     "smollm3-window": (SmolLM3ForCausalLM, SmolLM3Config(**SMALL, no_rope_layers=[1, 0], use_sliding_window=True,
                                                          sliding_window=5, pad_token_id=0), "float32", "10GB"),
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**TINY, pad_token_id=0, eos_token_id=2), "bfloat16", "10GB"),
-    "granite": (GraniteForCausalLM, GraniteConfig(**TINY, attention_bias=True, mlp_bias=True, embedding_multiplier=3.0,
-                                                  residual_multiplier=0.7, attention_multiplier=0.2, logits_scaling=4.0,
-                                                  tie_word_embeddings=True), "bfloat16", "10GB"),
+    "granite": (GraniteForCausalLM, GraniteConfig(**TINY, embedding_multiplier=3.0, residual_multiplier=0.7,
+                                                  attention_multiplier=0.2, logits_scaling=4.0, tie_word_embeddings=True), "bfloat16", "10GB"),
     "glm4": (Glm4ForCausalLM, Glm4Config(**TINY, head_dim=8, pad_token_id=0, eos_token_id=2), "bfloat16", "10GB"),
     "glm": (GlmForCausalLM, GlmConfig(**TINY, head_dim=8, attention_bias=False, pad_token_id=0, eos_token_id=2), "bfloat16", "10GB"),
     # The global layer alone has a stretched rotary embedding.
