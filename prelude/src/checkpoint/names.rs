@@ -69,9 +69,14 @@ impl Names {
         if self.wrapper { decoders(&name) } else { name }
     }
 
-    /// The name of the tensor `name` in the files of its checkpoint.
-    pub fn stored<'a>(&'a self, name: &'a str) -> &'a str {
-        self.stored.get(name).map_or(name, String::as_str)
+    /// The name of the tensor `name` in the files of its checkpoint; of a layer that it lacks, what it would be.
+    pub fn stored(&self, name: &str) -> String {
+        let like_first = || {
+            let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+            let first = self.stored.get(&format!("model.layers.0.{part}"))?;
+            Some(first.replacen("layers.0.", &format!("layers.{layer}."), 1))
+        };
+        self.stored.get(name).cloned().or_else(like_first).unwrap_or_else(|| name.to_owned())
     }
 
     /// Drops what all names begin with, if a wrapper left it.

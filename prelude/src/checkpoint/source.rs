@@ -302,8 +302,16 @@ impl Source {
         }
     }
 
+    /// [`Source::rest`] in words, where there is any.
+    pub(crate) fn beside(&self) -> Option<String> {
+        let rest = self.rest();
+        let parts: BTreeSet<&str> = rest.iter().filter_map(|spec| spec.name.split('.').next()).collect();
+        let parts = parts.into_iter().collect::<Vec<_>>().join(", ");
+        (!rest.is_empty()).then(|| format!("{} tensors beside the text decoder ({parts})", rest.len()))
+    }
+
     /// What the tensor `name` is called in the files of its checkpoint.
-    pub(crate) fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
+    pub(crate) fn stored_name(&self, name: &str) -> String {
         self.0.names.stored(name)
     }
 

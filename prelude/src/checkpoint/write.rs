@@ -40,13 +40,13 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// A tensor of `spec` to be encoded as `dtype`, f32, f16 or bf16, and `stored` under that name.
-    pub fn new(spec: &TensorSpec, stored: &str, dtype: DType) -> Self {
+    pub fn new(spec: &TensorSpec, stored: String, dtype: DType) -> Self {
         let dtype = match dtype {
             DType::F16 => Dtype::F16,
             DType::BF16 => Dtype::BF16,
             _ => Dtype::F32,
         };
-        Self { name: spec.name.clone(), stored: stored.into(), shape: spec.shape.clone(), dtype }
+        Self { name: spec.name.clone(), stored, shape: spec.shape.clone(), dtype }
     }
 
     /// What its values are encoded as.

@@ -43,7 +43,7 @@ impl Output<'_> {
         let buffers = self.merged.first().map(Source::buffers).into_iter().flatten();
         let entry = |(name, buffer): (&String, &Buffer)| Entry {
             name: name.clone(),
-            stored: self.stored_name(name).into(),
+            stored: self.stored_name(name),
             shape: buffer.shape.clone(),
             dtype: buffer.dtype,
         };
@@ -51,8 +51,8 @@ impl Output<'_> {
     }
 
     /// What the first source calls the tensor `name` in its files.
-    fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
-        self.merged.first().map_or(name, |source| source.stored_name(name))
+    fn stored_name(&self, name: &str) -> String {
+        self.merged.first().map_or_else(|| name.to_owned(), |source| source.stored_name(name))
     }
 
     /// Writes `tensors`, made of `content`, to the new directory `directory`.

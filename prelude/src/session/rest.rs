@@ -1,7 +1,6 @@
 //! What a multimodal model has beside the decoder of its text: it does not train, and goes into what is baked as
 //! [`Rest`] says.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Session;
@@ -39,14 +38,12 @@ impl Session {
 
     /// What becomes of them, for a reader; none where there are none.
     pub(super) fn rest_note(&self) -> Option<String> {
-        let rest = self.sources[0].rest();
-        let parts: BTreeSet<&str> = rest.iter().filter_map(|spec| spec.name.split('.').next()).collect();
-        let parts = parts.into_iter().collect::<Vec<_>>().join(", ");
-        let whose = match self.merge.wrap.options.rest {
-            Rest::Average => "the average of the sources'".to_owned(),
-            Rest::Base => "the base model's".to_owned(),
-            Rest::First => format!("those of `{}`", self.sources[0].name()),
+        let source = &self.sources[0];
+        let what = match self.merge.wrap.options.rest {
+            Rest::Average => "averaged over the sources".to_owned(),
+            Rest::Base => "taken from the base model".to_owned(),
+            Rest::First => format!("taken from `{}`", source.name()),
         };
-        (!rest.is_empty()).then(|| format!("{} tensors beside the text decoder ({parts}) do not train: they are {whose}", rest.len()))
+        source.beside().map(|tensors| format!("{tensors} are not trained but {what} (wrap rest=average|base|first)"))
     }
 }

@@ -211,7 +211,7 @@ impl Recipe {
             names.push(source.name().to_owned());
             views.push(view);
             // Filters are for names as they are stored.
-            inputs.push((input, source.stored_name(&stored).to_owned()));
+            inputs.push((input, source.stored_name(&stored)));
         }
         let alone = views.len() + usize::from(base.is_some()) == 1 && !["linear", "passthrough"].contains(&self.method.name);
         let method: Arc<dyn Method> = match alone {
