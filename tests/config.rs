@@ -237,7 +237,7 @@ fn the_text_of_a_multimodal_model_is_read() {
     assert!(matches!(&error, Error::UnknownFamily { found, .. } if found == "mistral3 around ministral9"), "{error:?}");
     // The remedy names all families that there are.
     let hint = error.hint().unwrap();
-    assert!(Architecture::families().all(|family| hint.contains(family)), "{hint}");
+    assert!(Architecture::families().chain(Architecture::multimodal()).all(|family| hint.contains(family)), "{hint}");
     // transformers 5 says beside the text whether the output layer is the embedding, transformers 4 within.
     for (beside, within, tied) in
         [(json!(true), json!(false), true), (json!(null), json!(true), true), (json!(null), json!(null), false)]

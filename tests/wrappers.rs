@@ -291,6 +291,24 @@ fn static_merges_merge_all_and_stack_layers_of_text() {
     }
 }
 
+/// A recipe's filters are for names as files have them.
+#[test]
+fn filters_are_for_names_as_they_are_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = copy("llava", dir.path().join("llava"), scaled, |_| {});
+    let recipe = dir.path().join("recipe.yml");
+    let weight = "weight: [{filter: language_model, value: 3}, {value: 1}]";
+    let (a, b) = (place("llava").display().to_string(), other.display());
+    let models = format!("  - {{model: {a}, parameters: {{{weight}}}}}\n  - {{model: {b}, parameters: {{weight: 1}}}}\n");
+    fs::write(&recipe, format!("merge_method: linear\nmodels:\n{models}")).unwrap();
+    let written = Models::default().merge_recipe(&recipe).unwrap().bake(dir.path().join("out")).unwrap();
+    for (tensor, after) in tensors(&written.path) {
+        let factor = if tensor.starts_with("language_model.") { 1.0625 } else { 1.125 };
+        let before = tensors(&place("llava"))[&tensor].to_dtype(DType::F32).unwrap();
+        agrees(&after, &(before * factor).unwrap(), 1e-2);
+    }
+}
+
 /// Rows of a vocabulary, and layers, are of the text: its part of the configuration says them.
 #[test]
 fn a_larger_vocabulary_is_written_where_it_is_read() {

@@ -145,7 +145,7 @@ impl Kind {
 /// A tensor that an architecture has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
-    /// As in the checkpoint.
+    /// As a decoder asks for it; the files of multimodal models may have it under another.
     pub name: String,
     /// What it is.
     pub kind: Kind,

@@ -64,9 +64,9 @@ fn sources() -> String {
         line("FILE.gguf", "a GGUF file, decoded as it is needed; org/name/FILE.gguf on the hub"),
         line("builtin:NAME", "a small model that lives in the program: base, japanese, math or sql"),
         line("SOURCE+ADAPTER", "any of them with a LoRA adapter of PEFT: a directory or org/name"),
-        format!("Families that train and run: {}.", Architecture::families().collect::<Vec<_>>().join(", ")),
-        "Of multimodal models the text decoder trains; what is beside it goes along as wrap rest= says, or is merged by the method.".into(),
-        "Any other family can be merged without running: merge linear DIR.".into(),
+        format!("These families train and run: {};", Architecture::families().collect::<Vec<_>>().join(", ")),
+        format!("and the text of {}:", Architecture::multimodal().collect::<Vec<_>>().join(", ")),
+        "what these have beside it becomes what wrap rest= says. Any other family can be merged without running: merge linear DIR.".into(),
         "A source is called as its directory is, or NAME. `base=` marks the base model: not merged unless wrap base=on asks for it,"
             .into(),
         "and needed by the scheme task and by the methods that measure from it.".into(),

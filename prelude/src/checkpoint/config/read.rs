@@ -16,14 +16,19 @@ use crate::error::{Error, Result};
 const MOST_LAYERS: usize = 4096;
 
 impl Architecture {
-    /// The `model_type` of every model that can be run: families of text, and multimodal models around one.
+    /// The `model_type` of every family of text that can be run.
     pub fn families() -> impl Iterator<Item = &'static str> {
-        FAMILIES.iter().map(|family| family.name).chain(WRAPPERS.iter().map(|(name, _)| *name))
+        FAMILIES.iter().map(|family| family.name)
     }
 
-    /// The error that `found` is not one of them.
+    /// The `model_type` of every multimodal model whose text can be run.
+    pub fn multimodal() -> impl Iterator<Item = &'static str> {
+        WRAPPERS.iter().map(|(name, _)| *name)
+    }
+
+    /// The error that `found` is none of them.
     pub(crate) fn unknown(file: &Path, found: &str) -> Error {
-        let known = Self::families().collect::<Vec<_>>().join(", ");
+        let known = Self::families().chain(Self::multimodal()).collect::<Vec<_>>().join(", ");
         Error::UnknownFamily { file: file.into(), found: found.into(), known }
     }
 
