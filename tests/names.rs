@@ -78,7 +78,8 @@ fn leftovers_are_dropped_and_said() {
 #[test]
 fn names_of_two_kinds_are_refused_with_an_example_of_each() {
     let dir = tempfile::tempdir().unwrap();
-    let partly = |prefix: &'static str| move |n: &str| Some(if n.contains("layers.1") { format!("{prefix}{n}") } else { n.into() });
+    let partly =
+        |prefix: &'static str| move |n: &str| Some(if n.contains("layers.1") { format!("{prefix}{n}") } else { n.into() });
     for (name, prefix) in [("compiled", "_orig_mod."), ("parallel", "module."), ("peft", "base_model.model.")] {
         let error = open(&renamed(dir.path().join(name), partly(prefix))).unwrap_err();
         let Error::TensorNames { reason, .. } = &error else { panic!("{error:?}") };

@@ -51,12 +51,7 @@ fn config(directory: &Path) -> Value {
 }
 
 /// A copy of the model `name` in `directory`, with other tensors and another configuration.
-fn copy(
-    name: &str,
-    directory: PathBuf,
-    change: impl Fn(Tensors) -> Tensors,
-    configure: impl Fn(&mut Value),
-) -> PathBuf {
+fn copy(name: &str, directory: PathBuf, change: impl Fn(Tensors) -> Tensors, configure: impl Fn(&mut Value)) -> PathBuf {
     fs::create_dir_all(&directory).unwrap();
     safetensors::save(&change(tensors(&place(name))), directory.join("model.safetensors")).unwrap();
     let mut config = config(&place(name));

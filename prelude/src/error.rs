@@ -149,7 +149,9 @@ impl Error {
                 return Some(format!("GGUF files are read of {known}; of others load the checkpoint that it was made from"));
             }
             Error::UnknownFamily { known, .. } => {
-                return Some(format!("the families that run are {known}; others can be merged without running: merge linear DIR"));
+                return Some(format!(
+                    "the families that run are {known}; others can be merged without running: merge linear DIR"
+                ));
             }
             Error::TensorNames { hint, .. } => hint,
             Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",

@@ -50,7 +50,8 @@ impl Names {
         let file = archive.file.clone();
         if let Some(name) = all(archive).find(|name| ADAPTERS.iter().any(|part| name.contains(part))) {
             let reason = format!("`{name}` is of an adapter that was not merged into its model");
-            let hint = "merge it first (PEFT: merge_and_unload, then save_pretrained), or load the base with the adapter: BASE+ADAPTER";
+            let hint =
+                "merge it first (PEFT: merge_and_unload, then save_pretrained), or load the base with the adapter: BASE+ADAPTER";
             return Err(Error::TensorNames { file, reason, hint });
         }
         while names.drop_leading(archive, &file, runs)? {}
@@ -156,7 +157,8 @@ fn without(name: &str) -> String {
 fn decoders(name: &str) -> String {
     const DECODER: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
     let is_decoder = |rest: &&str| DECODER.iter().any(|part| rest.starts_with(part));
-    for within in ["language_model.model.", "model.language_model.", "model.text_model.", "language_model.", "text_model.", "model."]
+    for within in
+        ["language_model.model.", "model.language_model.", "model.text_model.", "language_model.", "text_model.", "model."]
     {
         match name.strip_prefix(within) {
             Some(rest) if is_decoder(&rest) => return format!("model.{rest}"),

@@ -37,7 +37,8 @@ impl Source {
         set(&mut config, "num_hidden_layers", json!(layers.len()));
         // Lists that say something of every layer.
         for key in ["layer_types", "no_rope_layers"] {
-            if let Some(Value::Array(all)) = get(&config, key).filter(|list| list.as_array().is_some_and(|l| l.len() == old.layers))
+            if let Some(Value::Array(all)) =
+                get(&config, key).filter(|list| list.as_array().is_some_and(|l| l.len() == old.layers))
             {
                 let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
                 set(&mut config, key, moved.into());

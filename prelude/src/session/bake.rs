@@ -53,7 +53,8 @@ impl Session {
         let stored = |spec| Ok((spec, common_dtype(&views(&self.sources, spec)?)));
         let rest = self.rest()?;
         let specs = self.merge.tensors.iter().map(|t| stored(&t.spec)).collect::<Result<Vec<_>>>()?;
-        let mut entries = output.entries(specs.into_iter().chain(rest.iter().map(|t| (t.operands.spec(), t.operands.dtype()))))?;
+        let mut entries =
+            output.entries(specs.into_iter().chain(rest.iter().map(|t| (t.operands.spec(), t.operands.dtype()))))?;
         let buffers = self.sources[0].buffers();
         entries.extend(output.copied());
         let rest: BTreeMap<&str, &Planned> = rest.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();

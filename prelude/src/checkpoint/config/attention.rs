@@ -39,9 +39,7 @@ impl Config<'_> {
         let window = if self.map.contains_key("sliding_window") { self.size("sliding_window")? } else { family.window };
         let window = match family.windows {
             Windows::All | Windows::Pattern(_) => window,
-            Windows::Late(_) | Windows::Bare => {
-                window.filter(|_| self.value("use_sliding_window") == Some(&Value::Bool(true)))
-            }
+            Windows::Late(_) | Windows::Bare => window.filter(|_| self.value("use_sliding_window") == Some(&Value::Bool(true))),
             Windows::Never => None,
         };
         self.flag("use_sliding_window", false)?;

@@ -175,8 +175,7 @@ const QWEN2: Family = Family {
     windows: Windows::Late(28),
     ..LLAMA
 };
-const QWEN3: Family =
-    Family { name: "qwen3", head_dim: Some(128), biases: Biases::Asked, qk_norm: QkNorm::Heads, ..QWEN2 };
+const QWEN3: Family = Family { name: "qwen3", head_dim: Some(128), biases: Biases::Asked, qk_norm: QkNorm::Heads, ..QWEN2 };
 const GEMMA: Family = Family {
     name: "gemma",
     sizes: [256_000, 3072, 24_576, 28, 16],
@@ -308,9 +307,8 @@ const ERNIE: Family = Family {
 };
 
 /// The families that are loaded by themselves or within a multimodal model.
-pub(super) const FAMILIES: [Family; 16] = [
-    LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, PHI3, SMOLLM3, OLMO2, OLMO3, EXAONE4, GRANITE, GLM, GLM4, ERNIE,
-];
+pub(super) const FAMILIES: [Family; 16] =
+    [LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, PHI3, SMOLLM3, OLMO2, OLMO3, EXAONE4, GRANITE, GLM, GLM4, ERNIE];
 
 const QWEN2_VL: Family = Family {
     name: "qwen2_vl_text",

@@ -6,8 +6,8 @@
 
 use serde_json::{Map, Value};
 
-use super::family::{FAMILIES, Family, WITHIN};
 use super::Architecture;
+use super::family::{FAMILIES, Family, WITHIN};
 use super::values::Config;
 use crate::error::Result;
 
