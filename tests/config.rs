@@ -88,6 +88,25 @@ fn what_a_family_cannot_do_is_refused_by_its_key() {
         ("phi3-long", "rope_parameters/long_factor", json!([1.0]), "long_factor"),
         ("phi3-long", "rope_parameters/short_factor", json!([1.0, 0.0]), "short_factor"),
         ("smollm3", "no_rope_layers", json!([1, 0]), "no_rope_layers"),
+        ("olmo2", "mlp_bias", json!(true), "mlp_bias"),
+        ("olmo2", "partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
+        ("olmo2", "layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
+        ("olmo2", "hidden_act", json!("relu"), "hidden_act"),
+        ("granite", "embedding_multiplier", json!(0), "embedding_multiplier"),
+        ("granite", "residual_multiplier", json!("1"), "residual_multiplier"),
+        ("granite", "attention_multiplier", json!(-1.0), "attention_multiplier"),
+        ("granite", "logits_scaling", json!(0.0), "logits_scaling"),
+        ("granite", "rope_parameters/rope_type", json!("dynamic"), "rope_type"),
+        ("glm4", "mlp_bias", json!(true), "mlp_bias"),
+        ("glm4", "attention_bias", json!("yes"), "attention_bias"),
+        ("glm4", "rope_parameters/partial_rotary_factor", json!(1.5), "partial_rotary_factor"),
+        ("glm4", "rope_parameters/partial_rotary_factor", json!(0.4), "head_dim"),
+        ("glm4", "final_logit_softcapping", json!(3.0), "final_logit_softcapping"),
+        ("olmo3", "rope_parameters", json!({"rope_type": "default", "rope_theta": 1e4}), "rope_parameters"),
+        ("exaone4", "attention_bias", json!(true), "attention_bias"),
+        ("exaone4", "layer_types", json!(["chunked_attention", "full_attention"]), "layer_types"),
+        ("ernie4_5", "use_bias", json!(1), "use_bias"),
+        ("ernie4_5", "mlp_bias", json!(true), "mlp_bias"),
     ];
     for (model, path, value, expected) in refused {
         match parse(&edited(model, path, value.clone())) {
@@ -116,9 +135,9 @@ fn whatever_changes_logits_is_a_difference() {
         ("qwen3-yarn", "layer_types", json!(["sliding_attention", "sliding_attention"]), "attention"),
         ("mistral-window", "sliding_window", json!(6), "attention"),
         ("gemma2", "query_pre_attn_scalar", json!(16), "scales"),
-        ("gemma2", "attn_logit_softcapping", json!(null), "scales"),
-        ("gemma2", "final_logit_softcapping", json!(null), "scales"),
-        ("gemma3", "final_logit_softcapping", json!(5.0), "scales"),
+        ("gemma2", "attn_logit_softcapping", json!(null), "caps"),
+        ("gemma2", "final_logit_softcapping", json!(null), "caps"),
+        ("gemma3", "final_logit_softcapping", json!(5.0), "caps"),
         ("gemma3", "rope_parameters/sliding_attention/rope_theta", json!(1e3), "rotary embedding"),
         ("gemma3", "layer_types", json!(["full_attention", "full_attention"]), "attention"),
         ("phi3", "rope_parameters/partial_rotary_factor", json!(0.5), "rotary embedding"),
@@ -126,6 +145,18 @@ fn whatever_changes_logits_is_a_difference() {
         ("phi3-long", "rope_parameters/long_factor", json!([3.0, 1.25]), "rotary embedding"),
         ("phi3-long", "max_position_embeddings", json!(256), "rotary embedding"),
         ("smollm3", "no_rope_layers", json!([0, 1, 1, 0]), "attention"),
+        ("granite", "embedding_multiplier", json!(1.0), "scales"),
+        ("granite", "residual_multiplier", json!(1.0), "scales"),
+        ("granite", "attention_multiplier", json!(1.0), "scales"),
+        ("granite", "logits_scaling", json!(1.0), "scales"),
+        ("granite", "attention_bias", json!(true), "biases"),
+        ("granite", "mlp_bias", json!(true), "biases"),
+        ("glm4", "rope_parameters/partial_rotary_factor", json!(1.0), "rotary embedding"),
+        ("glm4", "attention_bias", json!(false), "biases"),
+        ("olmo3", "rope_parameters/full_attention/factor", json!(8.0), "rotary embedding"),
+        ("olmo3", "layer_types", json!(["full_attention", "full_attention"]), "attention"),
+        ("exaone4", "sliding_window", json!(null), "attention"),
+        ("ernie4_5", "use_bias", json!(false), "biases"),
     ];
     for (model, path, value, word) in changes {
         let before = parse(&read(&data("families").join(model).join("config.json"))).unwrap();
@@ -150,4 +181,69 @@ fn older_names_are_read() {
         parse(&edited("gemma", "hidden_act", json!("gelu"))).unwrap(),
         parse(&edited("gemma", "hidden_act", json!(null))).unwrap()
     );
+}
+
+/// A key that is missing is what transformers takes it for. `tests/data/wrappers/make.py` asked it.
+#[test]
+fn defaults_are_those_of_transformers() {
+    let all = read(&data("wrappers/defaults.json"));
+    let wrapped = |name: &str| match name {
+        "qwen2_vl_text" | "qwen2_5_vl_text" | "qwen3_vl_text" => name.trim_end_matches("_text").to_owned(),
+        _ => "llava".to_owned(),
+    };
+    for (name, expected) in all.as_object().unwrap() {
+        let config = json!({"model_type": wrapped(name), "text_config": {"model_type": name}});
+        let a = parse(&config).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        let eos = match &expected["eos_token_id"] {
+            Value::Null => json!([]),
+            Value::Array(ids) => json!(ids),
+            id => json!([id]),
+        };
+        let found = json!({
+            "vocab_size": a.vocabulary, "hidden_size": a.hidden, "intermediate_size": a.intermediate,
+            "num_hidden_layers": a.layers, "num_attention_heads": a.heads, "num_key_value_heads": a.key_value_heads,
+            "rms_norm_eps": a.norm_eps, "max_position_embeddings": a.max_positions, "eos_token_id": a.eos,
+            "head_dim": a.head_dim, "tie_word_embeddings": a.tied, "rope_theta": a.ropes[0].theta,
+        });
+        for (key, found) in found.as_object().unwrap() {
+            let expected = if key == "eos_token_id" { &eos } else { &expected[key] };
+            match (found.as_f64(), expected.as_f64()) {
+                (Some(x), Some(y)) => assert_eq!(x, y, "{name}: {key}"),
+                _ => assert_eq!(found, expected, "{name}: {key}"),
+            }
+        }
+    }
+}
+
+/// What a multimodal model says of its text is read where it is, and refused under that name.
+#[test]
+fn the_text_of_a_multimodal_model_is_read() {
+    let config = |name: &str| read(&data("wrappers").join(name).join("config.json"));
+    let key = |config: &Value| match parse(config) {
+        Err(Error::Config { key, .. }) => key,
+        other => panic!("{other:?}"),
+    };
+    let mut one = config("gemma3");
+    one["text_config"]["use_bidirectional_attention"] = json!(true);
+    assert_eq!(key(&one), "text_config.use_bidirectional_attention");
+    let mut one = config("llava");
+    one["text_config"]["rope_scaling"] = json!({"type": "mrope", "mrope_section": [1, 1, 2]});
+    assert_eq!(key(&one), "text_config.rope_type");
+    one.as_object_mut().unwrap().remove("text_config");
+    assert_eq!(key(&one), "text_config");
+    let mut one = config("mistral3");
+    one["text_config"]["model_type"] = json!("ministral9");
+    let error = parse(&one).unwrap_err();
+    assert!(matches!(&error, Error::UnknownFamily { found, .. } if found == "mistral3 around ministral9"), "{error:?}");
+    // The remedy names all families that there are.
+    let hint = error.hint().unwrap();
+    assert!(Architecture::families().chain(Architecture::multimodal()).all(|family| hint.contains(family)), "{hint}");
+    // transformers 5 says beside the text whether the output layer is the embedding, transformers 4 within.
+    for (beside, within, tied) in
+        [(json!(true), json!(false), true), (json!(null), json!(true), true), (json!(null), json!(null), false)]
+    {
+        let mut one = config("mistral3");
+        (one["tie_word_embeddings"], one["text_config"]["tie_word_embeddings"]) = (beside, within);
+        assert_eq!(parse(&one).unwrap().tied, tied);
+    }
 }

@@ -4,17 +4,18 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use common::data;
-use dam_prelude::candle_core::{DType, Device, Tensor, safetensors};
+use dam_prelude::candle_core::{DType, Device, Tensor, Var, safetensors};
 use dam_prelude::checkpoint::Source;
 use dam_prelude::data::Batch;
 use dam_prelude::model::{Cache, Decoder, SourceWeights};
 use dam_prelude::{Bake, BiasStart, Columns, load};
 
-const MODELS: [&str; 13] = [
+const MODELS: [&str; 20] = [
     "mistral-window",
     "qwen2-bias-tied",
     "llama-sharded",
@@ -28,6 +29,13 @@ const MODELS: [&str; 13] = [
     "gemma",
     "qwen3-yarn",
     "smollm3-window",
+    "olmo2",
+    "granite",
+    "glm4",
+    "glm",
+    "olmo3",
+    "exaone4",
+    "ernie4_5",
 ];
 
 fn place(name: &str) -> String {
@@ -126,8 +134,8 @@ fn a_source_merged_with_itself_is_itself() {
         let dam = models.wrap(Columns { bias: BiasStart::Same, ..Columns::default() }).unwrap();
         let dir = tempfile::tempdir().unwrap();
         for (dtype, relative) in [(None, 1e-5), (Some("f32"), 1e-5), (Some("bf16"), 3e-2)] {
-            // Shards of at most 10 kB.
-            let options = Bake { dtype: dtype.map(str::to_owned), shard_bytes: 10_000, force: true };
+            // Shards of at most 3 kB.
+            let options = Bake { dtype: dtype.map(str::to_owned), shard_bytes: 3_000, force: true };
             let written = dam.bake_with(dir.path().join("out"), &options).unwrap();
             assert!(written.files > 4, "{written:?}");
             let baked = Source::open(&written.path.display().to_string()).unwrap();
@@ -194,6 +202,40 @@ fn every_family_trains() {
         let first = dam.step().unwrap().total;
         let last = dam.train(20).unwrap().last;
         assert!(last < first, "{name}: {first} to {last}");
+    }
+}
+
+/// The gradient by every tensor agrees with central finite differences, in f64 along one direction each.
+#[test]
+fn gradients_agree_with_finite_differences() {
+    let ids: Vec<u32> = (0..9).map(|i| i * 7 % 64).collect();
+    let batch = Batch::new([&ids[..6], &ids[6..]], &Device::Cpu).unwrap();
+    let wave = |shape: &[usize], step: f64| {
+        let values: Vec<f64> = (0..shape.iter().product()).map(|i| (1.0 + step * i as f64).sin()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    };
+    for name in MODELS {
+        let source = Source::open(&place(name)).unwrap();
+        let architecture = source.architecture().unwrap();
+        let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F64 }.collect().unwrap();
+        let loss = |weights: &BTreeMap<String, Tensor>| {
+            let decoder = Decoder::new(architecture, weights);
+            let logits = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
+            (&logits * wave(logits.dims(), 0.7)).unwrap().sum_all().unwrap()
+        };
+        let vars: BTreeMap<String, Var> = weights.iter().map(|(k, w)| (k.clone(), Var::from_tensor(w).unwrap())).collect();
+        let gradients = loss(&vars.iter().map(|(k, v)| (k.clone(), v.as_tensor().clone())).collect()).backward().unwrap();
+        for (tensor, var) in &vars {
+            let (gradient, direction) = (gradients.get(var).unwrap(), wave(var.dims(), 1.7));
+            let analytic: f64 = (gradient * &direction).unwrap().sum_all().unwrap().to_scalar().unwrap();
+            let shifted = |h: f64| -> f64 {
+                let mut weights = weights.clone();
+                weights.insert(tensor.clone(), (&weights[tensor] + (&direction * h).unwrap()).unwrap());
+                loss(&weights).to_scalar().unwrap()
+            };
+            let numeric = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
+            assert!((analytic - numeric).abs() <= 1e-6 * (1.0 + numeric.abs()), "{name}, {tensor}: {analytic} and {numeric}");
+        }
     }
 }
 

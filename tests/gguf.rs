@@ -54,6 +54,32 @@ fn logits_are_those_of_transformers_before_and_after_baking() {
     }
 }
 
+/// `tests/data/gguf/make_families.py` wrote them, of models whose logits are those of transformers.
+#[test]
+fn olmo2_and_granite_are_the_models_that_they_were_made_from() {
+    let expected = safetensors::load(data("families/expected.safetensors"), &Device::Cpu).unwrap();
+    let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
+    for name in ["olmo2", "granite"] {
+        let source = Source::open(&file(&format!("{name}.gguf"))).unwrap();
+        for (row, ids) in ids.iter().enumerate() {
+            agrees(&logits(&source, ids), &expected[name].get(row).unwrap(), 1e-5);
+        }
+        assert!(source.unused().is_empty(), "{:?}", source.unused());
+    }
+}
+
+#[test]
+fn an_architecture_that_is_not_read_has_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("other.gguf");
+    let bytes = fs::read(file("olmo2.gguf")).unwrap();
+    let at = bytes.windows(5).position(|w| w == b"olmo2").unwrap();
+    fs::write(&path, [&bytes[..at], b"olmo9", &bytes[at + 5..]].concat()).unwrap();
+    let error = Source::open(&path.display().to_string()).unwrap_err();
+    assert!(matches!(&error, Error::UnknownFamily { found, .. } if found == "olmo9"), "{error:?}");
+    assert!(error.hint().unwrap().contains("granite; of others"), "{error:?}");
+}
+
 #[test]
 fn text_becomes_the_tokens_of_transformers() {
     let expected: BTreeMap<String, Vec<u32>> = serde_json::from_slice(&fs::read(data("gguf/tokens.json")).unwrap()).unwrap();

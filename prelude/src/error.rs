@@ -28,7 +28,9 @@ pub enum Error {
     #[error("`{}` has no usable `{key}`: {reason}", file.display())]
     Config { file: PathBuf, key: String, reason: String },
     #[error("`{}` is of the family `{found}`, which cannot be run here", file.display())]
-    UnknownFamily { file: PathBuf, found: String },
+    UnknownFamily { file: PathBuf, found: String, known: String },
+    #[error("the names of the tensors of `{}` cannot be followed: {reason}", file.display())]
+    TensorNames { file: PathBuf, reason: String, hint: &'static str },
     #[error("`{}` has no tensor `{tensor}`", file.display())]
     MissingTensor { file: PathBuf, tensor: String },
     #[error("tensor `{tensor}` of `{}` has shape `{found:?}`, expected `{expected:?}`", file.display())]
@@ -143,9 +145,15 @@ impl Error {
             Error::OutsideDirectory { .. } => {
                 "an index may name only files beside it; get the checkpoint from a source you trust"
             }
-            Error::UnknownFamily { .. } => {
-                "the families that run are llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi3 and smollm3; others can be merged without running: merge linear DIR"
+            Error::UnknownFamily { file, known, .. } if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) => {
+                return Some(format!("GGUF files are read of {known}; of others load the checkpoint that it was made from"));
             }
+            Error::UnknownFamily { known, .. } => {
+                return Some(format!(
+                    "the families that run are {known}; others can be merged without running: merge linear DIR"
+                ));
+            }
+            Error::TensorNames { hint, .. } => hint,
             Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
             Error::TokenizerTooLarge { .. } => "use the tokenizer.json that came with these weights",

@@ -73,8 +73,8 @@ pub use candle_core;
 pub use candle_core::Tensor;
 pub use checkpoint::Kind;
 pub use coefficients::{
-    BiasStart, Columns, Heads, Init, LowRank, Nonlinearity, Options, Parameter, PerLayer, PerTensor, Rows, RowsColumns, Scheme,
-    Site, Softmax, Task, Wrap,
+    BiasStart, Columns, Heads, Init, LowRank, Nonlinearity, Options, Parameter, PerLayer, PerTensor, Rest, Rows, RowsColumns,
+    Scheme, Site, Softmax, Task, Wrap,
 };
 pub use error::{Error, Result};
 pub use objective::Reduction;

@@ -26,6 +26,7 @@ mod models;
 mod output;
 mod plot;
 mod progress;
+mod rest;
 mod saved;
 mod score;
 mod snapshot;
@@ -252,7 +253,7 @@ impl Dam {
         let merge = Merge::new(&sources, wrap, device)?;
         forecast.working_bytes += merge.coefficient_bytes();
         let moments = merge.variables.iter().map(|_| Moments::default()).collect();
-        Ok(Self(Arc::new(Mutex::new(Session {
+        let session = Session {
             models,
             sources,
             merge,
@@ -269,7 +270,9 @@ impl Dam {
             scores: None,
             start: None,
             state: snapshot::new_state(),
-        }))))
+        };
+        session.rest()?;
+        Ok(Self(Arc::new(Mutex::new(session))))
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {

@@ -2,16 +2,19 @@
 //! families apart is data here: only the reader of config.json knows them by name.
 
 mod attention;
+mod family;
 mod read;
 mod rope;
 mod values;
+mod wrapper;
 
-pub use rope::{Rope, Scaling};
+pub use rope::{Pairs, Rope, Scaling};
+pub(crate) use wrapper::{get, is_wrapper, set};
 
 /// The shape of a decoder. Two sources can be merged when theirs are equal but for the vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
-    /// `model_type`: `llama`, `qwen3`, ...
+    /// `model_type`: `llama`, `qwen3`, ...; of a multimodal model that of the whole.
     pub family: String,
     /// Rows of the embedding.
     pub vocabulary: usize,
@@ -31,16 +34,22 @@ pub struct Architecture {
     pub norm_eps: f64,
     /// What RMS norms add to their weights: 1 for gemma, else 0.
     pub norm_offset: f64,
-    /// Whether queries and keys are normed, head by head.
-    pub qk_norm: bool,
-    /// Whether attention and MLP are followed by norms of their own, as in gemma2 and gemma3.
-    pub post_norms: bool,
+    /// Which norms queries and keys have.
+    pub qk_norm: QkNorm,
+    /// Which norms stand before and after attention and MLP.
+    pub norms: Norms,
     /// What embeddings are multiplied by.
     pub embedding_scale: f64,
+    /// What attention and MLP are multiplied by before they are added.
+    pub residual_scale: f64,
+    /// What logits are multiplied by.
+    pub logit_scale: f64,
     /// The gate of the MLP.
     pub activation: Activation,
-    /// Whether query, key and value projections are one weight, and gate and up another.
-    pub fused: bool,
+    /// Whether query, key and value projections are one weight.
+    pub fused_qkv: bool,
+    /// Whether gate and up projections are one weight.
+    pub fused_gate_up: bool,
     /// What attention scores are multiplied by.
     pub attention_scale: f64,
     /// `c` of `c tanh(s / c)`, which attention scores go through.
@@ -72,6 +81,30 @@ pub struct Attends {
     pub window: Option<usize>,
     /// Its rotary embedding among [`Architecture::ropes`]; none: positions are not told.
     pub rope: Option<usize>,
+}
+
+/// Which norms queries and keys have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// One over each head, the same for all.
+    Heads,
+    /// One over all heads together.
+    Whole,
+}
+
+/// The norms of a layer, as its tensors name them: `x += after(f(before(x)))` for attention and MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Norms {
+    /// Of what attention is given.
+    pub before_attention: Option<&'static str>,
+    /// Of what it gives.
+    pub after_attention: Option<&'static str>,
+    /// Of what the MLP is given.
+    pub before_mlp: Option<&'static str>,
+    /// Of what it gives.
+    pub after_mlp: Option<&'static str>,
 }
 
 /// The gate of an MLP.
@@ -112,7 +145,7 @@ impl Kind {
 /// A tensor that an architecture has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
-    /// As in the checkpoint.
+    /// As a decoder asks for it; the files of multimodal models may have it under another.
     pub name: String,
     /// What it is.
     pub kind: Kind,
@@ -146,56 +179,53 @@ impl Architecture {
         let mut specs = Vec::new();
         let mut add = |name: String, kind, shape: &[usize]| specs.push(TensorSpec { name, kind, shape: shape.to_vec() });
         add(TensorSpec::EMBEDDING.into(), Kind::Embedding, &[self.vocabulary, self.hidden]);
-        let (queries, keys) = (self.heads * self.head_dim, self.key_value_heads * self.head_dim);
         for layer in 0..self.layers {
             let prefix = format!("model.layers.{layer}");
-            add(format!("{prefix}.input_layernorm.weight"), Kind::Norm, &[self.hidden]);
-            let mut linear = |name: &str, rows, columns, bias| {
-                add(format!("{prefix}.{name}.weight"), Kind::Linear, &[rows, columns]);
-                if bias {
-                    add(format!("{prefix}.{name}.bias"), Kind::Bias, &[rows]);
-                }
+            let norm = |name: &'static str| (format!("{prefix}.{name}.weight"), Kind::Norm, vec![self.hidden]);
+            let mut part = |before: Option<&'static str>, inner: Vec<_>, after: Option<&'static str>| {
+                let all = before.map(norm).into_iter().chain(inner).chain(after.map(norm));
+                all.for_each(|(name, kind, shape): (String, Kind, Vec<usize>)| add(name, kind, &shape));
             };
-            match self.fused {
-                true => linear("self_attn.qkv_proj", queries + 2 * keys, self.hidden, self.qkv_bias),
-                false => {
-                    linear("self_attn.q_proj", queries, self.hidden, self.qkv_bias);
-                    linear("self_attn.k_proj", keys, self.hidden, self.qkv_bias);
-                    linear("self_attn.v_proj", keys, self.hidden, self.qkv_bias);
-                }
-            }
-            linear("self_attn.o_proj", self.hidden, queries, self.output_bias);
-            if self.qk_norm {
-                add(format!("{prefix}.self_attn.q_norm.weight"), Kind::Norm, &[self.head_dim]);
-                add(format!("{prefix}.self_attn.k_norm.weight"), Kind::Norm, &[self.head_dim]);
-            }
-            add(format!("{prefix}.post_attention_layernorm.weight"), Kind::Norm, &[self.hidden]);
-            if self.post_norms {
-                add(format!("{prefix}.pre_feedforward_layernorm.weight"), Kind::Norm, &[self.hidden]);
-            }
-            let mut linear = |name: &str, rows, columns| {
-                add(format!("{prefix}.mlp.{name}.weight"), Kind::Linear, &[rows, columns]);
-                if self.mlp_bias {
-                    add(format!("{prefix}.mlp.{name}.bias"), Kind::Bias, &[rows]);
-                }
-            };
-            match self.fused {
-                true => linear("gate_up_proj", 2 * self.intermediate, self.hidden),
-                false => {
-                    linear("gate_proj", self.intermediate, self.hidden);
-                    linear("up_proj", self.intermediate, self.hidden);
-                }
-            }
-            linear("down_proj", self.hidden, self.intermediate);
-            if self.post_norms {
-                add(format!("{prefix}.post_feedforward_layernorm.weight"), Kind::Norm, &[self.hidden]);
-            }
+            part(self.norms.before_attention, self.attention_tensors(&prefix), self.norms.after_attention);
+            part(self.norms.before_mlp, self.mlp_tensors(&prefix), self.norms.after_mlp);
         }
         add("model.norm.weight".into(), Kind::Norm, &[self.hidden]);
         if !self.tied {
             add("lm_head.weight".into(), Kind::Linear, &[self.vocabulary, self.hidden]);
         }
         specs
+    }
+
+    /// The tensors of a layer's attention, without the norms around it.
+    fn attention_tensors(&self, prefix: &str) -> Vec<(String, Kind, Vec<usize>)> {
+        let (queries, keys) = (self.heads * self.head_dim, self.key_value_heads * self.head_dim);
+        let linear = |name, rows, columns, bias| linear(format!("{prefix}.self_attn.{name}"), rows, columns, bias);
+        let mut all = match self.fused_qkv {
+            true => linear("qkv_proj", queries + 2 * keys, self.hidden, self.qkv_bias),
+            false => {
+                let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
+                parts.into_iter().flat_map(|(name, rows)| linear(name, rows, self.hidden, self.qkv_bias)).collect()
+            }
+        };
+        all.extend(linear("o_proj", self.hidden, queries, self.output_bias));
+        let widths = match self.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Heads => Some([("q_norm", self.head_dim), ("k_norm", self.head_dim)]),
+            QkNorm::Whole => Some([("q_norm", queries), ("k_norm", keys)]),
+        };
+        let norm = |(name, width)| (format!("{prefix}.self_attn.{name}.weight"), Kind::Norm, vec![width]);
+        all.extend(widths.into_iter().flatten().map(norm));
+        all
+    }
+
+    /// The tensors of a layer's MLP, without the norms around it.
+    fn mlp_tensors(&self, prefix: &str) -> Vec<(String, Kind, Vec<usize>)> {
+        let inner = match self.fused_gate_up {
+            true => vec![("gate_up_proj", 2 * self.intermediate, self.hidden)],
+            false => vec![("gate_proj", self.intermediate, self.hidden), ("up_proj", self.intermediate, self.hidden)],
+        };
+        let all = inner.into_iter().chain([("down_proj", self.hidden, self.intermediate)]);
+        all.flat_map(|(name, rows, columns)| linear(format!("{prefix}.mlp.{name}"), rows, columns, self.mlp_bias)).collect()
     }
 
     /// The windows of its layers and which of them have which rotary embedding.
@@ -234,9 +264,10 @@ impl Architecture {
                 ("norm epsilon", a.norm_eps.to_string()),
                 ("rotary embedding", a.ropes.iter().map(Rope::describe).collect::<Vec<_>>().join(" and ")),
                 ("attention", a.describe_attention()),
-                ("norms", format!("{:?}", (a.norm_offset, a.qk_norm, a.post_norms))),
+                ("norms", format!("{:?}", (a.norm_offset, a.qk_norm, a.norms))),
                 ("activation", format!("{:?}", a.activation)),
-                ("scales", format!("{:?}", (a.embedding_scale, a.attention_scale, a.attention_cap, a.logit_cap))),
+                ("scales", format!("{:?}", (a.embedding_scale, a.attention_scale, a.residual_scale, a.logit_scale))),
+                ("caps", format!("{:?}", (a.attention_cap, a.logit_cap))),
                 ("biases", format!("{:?}", [a.qkv_bias, a.output_bias, a.mlp_bias])),
                 ("tied output layer", a.tied.to_string()),
             ]
@@ -248,4 +279,10 @@ impl Architecture {
             format!("{name} is `{a}` and `{b}`{}", tensor.unwrap_or_default())
         })
     }
+}
+
+/// A linear layer's weight and, where it has one, its bias.
+fn linear(name: String, rows: usize, columns: usize, bias: bool) -> Vec<(String, Kind, Vec<usize>)> {
+    let bias = bias.then(|| (format!("{name}.bias"), Kind::Bias, vec![rows]));
+    [(format!("{name}.weight"), Kind::Linear, vec![rows, columns])].into_iter().chain(bias).collect()
 }

@@ -29,7 +29,7 @@ pub(crate) struct Gguf {
 }
 
 /// Architectures by llama.cpp's name and Hugging Face's.
-const ARCHITECTURES: [(&str, &str); 8] = [
+const ARCHITECTURES: [(&str, &str); 10] = [
     ("llama", "llama"),
     ("qwen2", "qwen2"),
     ("qwen3", "qwen3"),
@@ -38,6 +38,8 @@ const ARCHITECTURES: [(&str, &str); 8] = [
     ("gemma3", "gemma3_text"),
     ("phi3", "phi3"),
     ("smollm3", "smollm3"),
+    ("olmo2", "olmo2"),
+    ("granite", "granite"),
 ];
 
 /// Parts of tensors' names, llama.cpp's and Hugging Face's.
@@ -154,7 +156,9 @@ impl Gguf {
     fn config(&self) -> Result<serde_json::Value> {
         let (file, m) = (self.path.clone(), self.metadata());
         let family = ARCHITECTURES.iter().find(|(name, _)| *name == self.architecture).map(|(_, family)| *family);
-        let family = family.ok_or_else(|| Error::UnknownFamily { file: file.clone(), found: self.architecture.clone() })?;
+        let known = || ARCHITECTURES.map(|(name, _)| name).join(", ");
+        let unknown = || Error::UnknownFamily { file: file.clone(), found: self.architecture.clone(), known: known() };
+        let family = family.ok_or_else(unknown)?;
         let missing =
             |key: &str| Error::Gguf { file: file.clone(), reason: format!("it does not say {}.{key}", self.architecture) };
         let whole = |key: &str| m.own(key).and_then(Metadata::whole).ok_or_else(|| missing(key));
@@ -214,6 +218,17 @@ impl Gguf {
         if matches!(family, "gemma2" | "gemma3_text") {
             set("query_pre_attn_scalar", attention_scalar(family, whole("block_count")?, hidden, heads, head_dim).into());
         }
+        if family == "granite" {
+            let scale = number("attention.scale").unwrap_or((head_dim as f64).sqrt().recip());
+            set("attention_multiplier", scale.into());
+            for (key, name) in [
+                ("embedding_multiplier", "embedding_scale"),
+                ("residual_multiplier", "residual_scale"),
+                ("logits_scaling", "logit_scale"),
+            ] {
+                set(key, number(name).unwrap_or(1.0).into());
+            }
+        }
         for (key, name) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
             if let Some(id) = m.id(&format!("tokenizer.ggml.{name}_token_id")) {
                 set(key, id.into());
@@ -268,7 +283,7 @@ impl Gguf {
             let turned = rotated
                 .iter()
                 .find(|(part, _)| name.contains(part))
-                .filter(|_| ["llama", "smollm3"].contains(&self.architecture.as_str()));
+                .filter(|_| ["llama", "smollm3", "granite"].contains(&self.architecture.as_str()));
             if let Some((_, key)) = turned {
                 let heads = self.metadata().own(key).and_then(Metadata::whole).unwrap_or(1).max(1) as usize;
                 let (rows, kind) = (view.shape[0], info.ggml_dtype);

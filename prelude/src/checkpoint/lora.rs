@@ -172,6 +172,13 @@ impl Adapter {
         }
     }
 
+    /// The adapter with the names of tensors that `new` gives.
+    pub fn renamed(self, new: impl Fn(&str) -> String) -> Self {
+        let Self { path, deltas, replaced } = self;
+        let deltas = deltas.into_iter().map(|(name, delta)| (new(&name), delta)).collect();
+        Self { path, deltas, replaced: replaced.into_iter().map(|(name, view)| (new(&name), view)).collect() }
+    }
+
     /// Puts the adapter on top of `tensors`.
     pub fn apply(self, tensors: &mut BTreeMap<String, View>) -> Result<()> {
         let file = self.path.join(WEIGHTS);

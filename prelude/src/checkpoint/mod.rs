@@ -9,6 +9,7 @@ mod gguf;
 mod gguf_tokenizer;
 mod hub;
 mod lora;
+mod names;
 mod other;
 mod restack;
 mod source;
@@ -20,12 +21,13 @@ mod write;
 /// The name that marks the base model.
 pub const BASE: &str = "base";
 
-pub use config::{Activation, Architecture, Attends, Kind, Rope, Scaling, TensorSpec};
+pub use config::{Activation, Architecture, Attends, Kind, Norms, Pairs, QkNorm, Rope, Scaling, TensorSpec};
 pub use download::{Download, watch_downloads};
 pub use source::Source;
 pub use view::View;
 pub use vocabulary::Lack;
 
+pub(crate) use archive::Buffer;
 #[cfg(test)]
 pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};

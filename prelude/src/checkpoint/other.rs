@@ -1,13 +1,15 @@
 //! Checkpoints of families that cannot be run here: what their tensors are is guessed from names and
-//! ranks, which is enough for the methods that need no forward pass.
+//! ranks, which is enough for the methods that need no forward pass. So is what multimodal models have beside
+//! the decoder of their text.
 
 use std::path::Path;
 
 use safetensors::Dtype;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::archive::Archive;
-use super::config::{Kind, TensorSpec};
+use super::config::{Kind, TensorSpec, get};
+use super::view::View;
 use crate::error::{Error, Result};
 
 /// The output layer, where it is not the embedding.
@@ -19,27 +21,47 @@ pub(super) const OUTPUT: &str = "lm_head.weight";
 /// Weights that are packed, or of a dtype that does not merge.
 pub(super) fn tensors(archive: &Archive, config: &Path, json: &[u8]) -> Result<Vec<TensorSpec>> {
     let invalid = |e: serde_json::Error| Error::Json { file: config.into(), reason: e.to_string() };
-    let json: Value = serde_json::from_slice(json).map_err(invalid)?;
-    for (name, buffer) in &archive.buffers {
-        use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
-        if !matches!(buffer.dtype, BOOL | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64) {
-            let found = format!("{:?}", buffer.dtype);
-            return Err(Error::DType { file: archive.file.clone(), tensor: name.clone(), found });
-        }
-    }
-    let tensors = archive.tensors.iter().map(|(name, view)| TensorSpec {
-        name: name.clone(),
-        kind: kind(name, view.shape.len()),
-        shape: view.shape.clone(),
-    });
-    let stored = tensors.collect::<Vec<_>>();
+    let json: Map<String, Value> = serde_json::from_slice(json).map_err(invalid)?;
+    check_buffers(archive)?;
+    let stored: Vec<TensorSpec> = archive.tensors.iter().map(|(name, view)| spec(name, view)).collect();
     // A tied output layer is the embedding, whether it is stored a second time or not.
     let embedding = stored.iter().find(|t| t.kind == Kind::Embedding && same_bytes(archive, &t.name));
-    let tied = match &json["tie_word_embeddings"] {
-        Value::Bool(tied) => *tied,
+    let tied = match get(&json, "tie_word_embeddings") {
+        Some(Value::Bool(tied)) => *tied,
         _ => embedding.is_some(),
     };
     Ok(stored.into_iter().filter(|t| !tied || t.name != OUTPUT).collect())
+}
+
+/// The tensors of a multimodal model beside those of its decoder, by name.
+///
+/// # Errors
+/// A dtype that does not merge.
+pub(super) fn rest(archive: &Archive) -> Result<Vec<TensorSpec>> {
+    check_buffers(archive)?;
+    Ok(archive.tensors.iter().filter(|(name, _)| is_rest(name)).map(|(name, view)| spec(name, view)).collect())
+}
+
+/// Whether `name` is not of the decoder of a multimodal model.
+pub(super) fn is_rest(name: &str) -> bool {
+    !name.starts_with("model.") && !name.starts_with("lm_head.")
+}
+
+fn spec(name: &str, view: &View) -> TensorSpec {
+    TensorSpec { name: name.to_owned(), kind: kind(name, view.shape.len()), shape: view.shape.clone() }
+}
+
+/// What is not of floating point is copied, and must be whole numbers or truth values.
+fn check_buffers(archive: &Archive) -> Result<()> {
+    use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
+    let known = |dtype: Dtype| matches!(dtype, BOOL | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64);
+    match archive.buffers.iter().find(|(_, buffer)| !known(buffer.dtype)) {
+        Some((name, buffer)) => {
+            let found = format!("{:?}", buffer.dtype);
+            Err(Error::DType { file: archive.file.clone(), tensor: name.clone(), found })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Whether the output layer is stored with the bytes of the tensor `name`.

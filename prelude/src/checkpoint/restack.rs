@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Source;
-use super::config::Architecture;
+use super::config::{Architecture, TensorSpec, get, set};
 use crate::error::{Error, Result};
 
 /// A configuration with other layers.
@@ -12,6 +12,8 @@ pub(crate) struct Restacked {
     pub config: Vec<u8>,
     /// What it says.
     pub architecture: Architecture,
+    /// Its tensors, those beside the decoder among them.
+    pub tensors: Vec<TensorSpec>,
 }
 
 impl Source {
@@ -32,20 +34,24 @@ impl Source {
         let bytes = self.side_file("config.json")?;
         let json = |e: serde_json::Error| Error::Json { file: file.clone(), reason: e.to_string() };
         let mut config: Map<String, Value> = serde_json::from_slice(bytes.as_deref().unwrap_or_default()).map_err(json)?;
-        config.insert("num_hidden_layers".into(), json!(layers.len()));
+        set(&mut config, "num_hidden_layers", json!(layers.len()));
         // Lists that say something of every layer.
         for key in ["layer_types", "no_rope_layers"] {
-            if let Some(Value::Array(all)) = config.get(key).filter(|list| list.as_array().is_some_and(|l| l.len() == old.layers))
+            if let Some(Value::Array(all)) =
+                get(&config, key).filter(|list| list.as_array().is_some_and(|l| l.len() == old.layers))
             {
                 let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
-                config.insert(key.into(), moved.into());
+                set(&mut config, key, moved.into());
             }
         }
         let config = serde_json::to_vec(&config).map_err(json)?;
         let architecture = Architecture::parse(&file, &config)?;
         match layers.iter().enumerate().find(|(new, layer)| architecture.attends.get(*new) != old.attends.get(**layer)) {
             Some((new, layer)) => Err(differs(format!("layer {layer} would attend otherwise as layer {new}"))),
-            None => Ok(Restacked { config, architecture }),
+            None => {
+                let tensors = architecture.tensors().into_iter().chain(self.rest().iter().cloned()).collect();
+                Ok(Restacked { config, architecture, tensors })
+            }
         }
     }
 }

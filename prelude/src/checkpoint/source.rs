@@ -10,9 +10,10 @@ use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
 use super::archive::{Archive, Buffer};
-use super::config::{Architecture, Kind, TensorSpec};
+use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
 use super::lora::Adapter;
+use super::names::{Names, Runs};
 use super::other::{self, OUTPUT};
 use super::tokenizer::{Chat, read_tokenizer};
 use super::view::View;
@@ -49,6 +50,8 @@ struct Inner {
     tensors: Vec<TensorSpec>,
     views: BTreeMap<String, View>,
     buffers: BTreeMap<String, Buffer>,
+    /// What they are called where they are stored.
+    names: Names,
     unused: Vec<String>,
     /// What a reader should know of it.
     notes: Vec<String>,
@@ -94,11 +97,19 @@ impl Source {
         };
         let family = Architecture::family_of(&config_file, &config)?;
         let mut archive = Archive::open(&files)?;
+        let runs = if architecture.is_some() || obstacle.is_some() { Runs::Yes } else { Runs::No };
+        let names = Names::settle(&mut archive, &family, runs)?;
         let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
         let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
-        adapters.into_iter().try_for_each(|adapter| adapter.apply(&mut archive.tensors))?;
+        let mut apply = |adapter: Adapter| adapter.renamed(|name| names.known_as(name)).apply(&mut archive.tensors);
+        adapters.into_iter().try_for_each(&mut apply)?;
         // Without a forward pass to serve, all that is stored is to be merged.
         let (tensors, buffers) = match &architecture {
+            Some(architecture) if is_wrapper(&family) => {
+                let mut buffers = archive.buffers.clone();
+                buffers.retain(|name, _| other::is_rest(name));
+                (architecture.tensors().into_iter().chain(other::rest(&archive)?).collect(), buffers)
+            }
             Some(architecture) => (architecture.tensors(), BTreeMap::new()),
             None => (other::tensors(&archive, &config_file, &config)?, archive.buffers.clone()),
         };
@@ -115,7 +126,8 @@ impl Source {
             None => None,
         };
         let chat = Arc::new(Chat::read(&files)?);
-        let notes = files.note().map(str::to_owned).into_iter().collect();
+        let mut notes: Vec<String> = files.note().map(str::to_owned).into_iter().collect();
+        notes.extend(names.notes.iter().cloned());
         let name = match name {
             Some(name) => name.to_owned(),
             None => match &files {
@@ -139,6 +151,7 @@ impl Source {
             tensors,
             views,
             buffers,
+            names,
             unused,
             notes,
             tokenizer,
@@ -192,6 +205,7 @@ impl Source {
             tensors,
             views,
             buffers: inner.buffers.clone(),
+            names: inner.names.clone(),
             unused: inner.unused.clone(),
             notes: inner.notes.clone(),
             tokenizer,
@@ -220,6 +234,10 @@ impl Source {
 
     /// The tensors that have a row a token: the embedding and, where it is not the same, the output layer.
     pub(crate) fn vocabulary_tensors(&self) -> Vec<String> {
+        if let Some(architecture) = &self.0.architecture {
+            let names = [TensorSpec::EMBEDDING, architecture.output()];
+            return names.into_iter().take(if architecture.tied { 1 } else { 2 }).map(str::to_owned).collect();
+        }
         let rows = self.vocabulary_rows();
         let has_rows = |t: &&TensorSpec| t.shape.len() == 2 && t.shape[0] == rows;
         let is_vocabulary = |t: &&TensorSpec| t.kind == Kind::Embedding || t.name == OUTPUT;
@@ -255,7 +273,7 @@ impl Source {
         let file = || self.path().join("config.json");
         let obstacle = || match &self.0.obstacle {
             Some((key, reason)) => Error::Config { file: file(), key: key.clone(), reason: reason.clone() },
-            None => Error::UnknownFamily { file: file(), found: self.0.family.clone() },
+            None => Architecture::unknown(&file(), &self.0.family),
         };
         self.0.architecture.as_ref().ok_or_else(obstacle)
     }
@@ -276,7 +294,28 @@ impl Source {
         &self.0.tensors
     }
 
-    /// What is stored of whole numbers and truth values; only of families that cannot be run.
+    /// Of a multimodal model, the tensors beside those of its decoder: its vision tower, what projects from there.
+    pub fn rest(&self) -> &[TensorSpec] {
+        match is_wrapper(&self.0.family) && self.0.architecture.is_some() {
+            true => &self.0.tensors[self.0.tensors.partition_point(|spec| !other::is_rest(&spec.name))..],
+            false => &[],
+        }
+    }
+
+    /// [`Source::rest`] in words, where there is any.
+    pub(crate) fn beside(&self) -> Option<String> {
+        let rest = self.rest();
+        let parts: BTreeSet<&str> = rest.iter().filter_map(|spec| spec.name.split('.').next()).collect();
+        let parts = parts.into_iter().collect::<Vec<_>>().join(", ");
+        (!rest.is_empty()).then(|| format!("{} tensors beside the text decoder ({parts})", rest.len()))
+    }
+
+    /// What the tensor `name` is called in the files of its checkpoint.
+    pub(crate) fn stored_name(&self, name: &str) -> String {
+        self.0.names.stored(name)
+    }
+
+    /// What is stored of whole numbers and truth values that no decoder uses.
     pub(crate) fn buffers(&self) -> &BTreeMap<String, Buffer> {
         &self.0.buffers
     }
@@ -397,7 +436,10 @@ impl Source {
     /// An error that names the first thing but the vocabulary in which `other` differs.
     pub(crate) fn check_mergeable(&self, other: &Source) -> Result<()> {
         let difference = match (&self.0.architecture, &other.0.architecture) {
-            (Some(a), Some(b)) => a.difference(b),
+            (Some(a), Some(b)) => a.difference(b).or_else(|| {
+                let rest = !self.rest().is_empty() || !other.rest().is_empty();
+                rest.then(|| self.difference(other)).flatten()
+            }),
             _ => self.difference(other),
         };
         match difference {

@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::config::set;
 use super::source::Source;
 use super::tokenizer::{read_tokenizer, tokenizing};
 use super::view::View;
@@ -235,9 +236,7 @@ fn see(
 
 /// config.json with `rows` for its vocabulary.
 pub(crate) fn config_of(json: &[u8], rows: usize) -> serde_json::Result<Vec<u8>> {
-    let mut config: Value = serde_json::from_slice(json)?;
-    if let Some(config) = config.as_object_mut() {
-        config.insert("vocab_size".into(), rows.into());
-    }
+    let mut config: Map<String, Value> = serde_json::from_slice(json)?;
+    set(&mut config, "vocab_size", rows.into());
     serde_json::to_vec_pretty(&config)
 }

@@ -32,19 +32,21 @@ pub struct Written {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub name: String,
+    /// What it is called in the file.
+    pub stored: String,
     pub shape: Vec<usize>,
     pub dtype: Dtype,
 }
 
 impl Entry {
-    /// A tensor of `spec` to be encoded as `dtype`, f32, f16 or bf16.
-    pub fn new(spec: &TensorSpec, dtype: DType) -> Self {
+    /// A tensor of `spec` to be encoded as `dtype`, f32, f16 or bf16, and `stored` under that name.
+    pub fn new(spec: &TensorSpec, stored: String, dtype: DType) -> Self {
         let dtype = match dtype {
             DType::F16 => Dtype::F16,
             DType::BF16 => Dtype::BF16,
             _ => Dtype::F32,
         };
-        Self { name: spec.name.clone(), shape: spec.shape.clone(), dtype }
+        Self { name: spec.name.clone(), stored, shape: spec.shape.clone(), dtype }
     }
 
     /// What its values are encoded as.
@@ -92,7 +94,7 @@ impl Checkpoint {
     /// # Errors
     /// A value that its dtype cannot hold, or a file that cannot be written.
     pub fn write<'a>(mut self, directory: &Path, content: impl Fn(&Entry) -> Result<Content<'a>> + Sync) -> Result<()> {
-        self.tensors.sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
+        self.tensors.sort_by(|a, b| (b.dtype.bitsize(), &a.stored).cmp(&(a.dtype.bitsize(), &b.stored)));
         let mut shards: Vec<Vec<&Entry>> = vec![Vec::new()];
         let mut filled = 0;
         for tensor in &self.tensors {
@@ -111,7 +113,7 @@ impl Checkpoint {
                 1 => "model.safetensors".to_owned(),
                 _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
             };
-            weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
+            weight_map.extend(shard.iter().map(|tensor| (tensor.stored.clone(), name.clone())));
             write_shard(&directory.join(&name), shard, &buffers, &content)?;
         }
         if count > 1 {
@@ -135,7 +137,7 @@ fn write_shard<'a>(
     for tensor in shard {
         let end = offset + tensor.bytes();
         let entry = json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end]});
-        header.insert(tensor.name.clone(), entry);
+        header.insert(tensor.stored.clone(), entry);
         placed.push((*tensor, offset));
         offset = end;
     }

@@ -4,7 +4,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{BiasStart, Init, Nonlinearity, Options, Parameter, Scheme, Site};
+use super::{BiasStart, Init, Nonlinearity, Options, Parameter, Rest, Scheme, Site};
 use crate::checkpoint::Kind;
 
 /// The name of DAM's own scheme.
@@ -34,14 +34,16 @@ pub struct Columns {
     pub bias: BiasStart,
     /// See [`Options::with_base`].
     pub with_base: bool,
+    /// See [`Options::rest`].
+    pub rest: Rest,
     /// See [`Options::seed`].
     pub seed: u64,
 }
 
 impl Default for Columns {
     fn default() -> Self {
-        let Options { f, train, init, bias, with_base, seed } = Options::default();
-        Self { f, train, init, bias, with_base, seed }
+        let Options { f, train, init, bias, with_base, rest, seed } = Options::default();
+        Self { f, train, init, bias, with_base, rest, seed }
     }
 }
 
@@ -51,8 +53,8 @@ impl Scheme for Columns {
     }
 
     fn options(&self) -> Options {
-        let Self { f, train, init, bias, with_base, seed } = self.clone();
-        Options { f, train, init, bias, with_base, seed }
+        let Self { f, train, init, bias, with_base, rest, seed } = self.clone();
+        Options { f, train, init, bias, with_base, rest, seed }
     }
 
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {

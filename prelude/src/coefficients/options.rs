@@ -30,6 +30,9 @@ pub struct Options {
     pub bias: BiasStart,
     /// Whether the base model is merged too, as a source of its own.
     pub with_base: bool,
+    /// What becomes of a multimodal model's tensors beside its decoder, which do not train.
+    #[serde(default)]
+    pub rest: Rest,
     /// Seeds a random start.
     pub seed: u64,
 }
@@ -42,6 +45,7 @@ impl Default for Options {
             init: Init::Uniform,
             bias: BiasStart::One,
             with_base: false,
+            rest: Rest::Average,
             seed: 0,
         }
     }
@@ -67,6 +71,34 @@ pub enum BiasStart {
     One,
     /// As the weights: a uniform merge is then the average, biases included.
     Same,
+}
+
+/// What becomes of the tensors that a multimodal model has beside the decoder of its text: a vision tower, a
+/// projector. No gradient reaches them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rest {
+    /// The average of the sources, as coefficients that do not train start.
+    #[default]
+    Average,
+    /// The base model's.
+    Base,
+    /// The first source's.
+    First,
+}
+
+impl Rest {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Average, Self::Base, Self::First];
+
+    /// The name in reports and settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rest::Average => "average",
+            Rest::Base => "base",
+            Rest::First => "first",
+        }
+    }
 }
 
 impl Options {

@@ -1,7 +1,7 @@
 //! A pre-norm decoder of the llama kind, every operation of it differentiable.
 //!
 //! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`. What
-//! families add (norms of queries, keys and results, caps, scales) is asked of the architecture.
+//! families add or lack (norms of queries, keys and results, caps, scales) is asked of the architecture.
 //! Sequences stand one after another: `x` is tokens x hidden, and only attention and positions know where
 //! one ends.
 
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::weights::Weights;
-use crate::checkpoint::{Architecture, Attends, TensorSpec};
+use crate::checkpoint::{Architecture, Attends, QkNorm, TensorSpec};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::ops::{Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary, soft_cap};
@@ -159,19 +159,16 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 
     fn layer_cached(&self, layer: usize, x: &Tensor, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
-        let name = |norm: &str| format!("model.layers.{layer}.{norm}_layernorm");
-        let post = self.architecture.post_norms;
-        let mut y = self.attention(&self.norm(x, &name("input"))?, layer, places, cache)?;
-        if post {
-            y = self.norm(&y, &name("post_attention"))?;
-        }
-        let x = (x + y)?;
-        let before = if post { "pre_feedforward" } else { "post_attention" };
-        let mut y = self.mlp(&self.norm(&x, &name(before))?, layer)?;
-        if post {
-            y = self.norm(&y, &name("post_feedforward"))?;
-        }
-        Ok((&x + y)?)
+        let (norms, scale) = (self.architecture.norms, self.architecture.residual_scale);
+        let norm = |x: Tensor, name: Option<&str>| match name {
+            Some(name) => self.norm(&x, &format!("model.layers.{layer}.{name}")),
+            None => Ok(x),
+        };
+        let add = |x: &Tensor, y: Tensor| x + if scale == 1.0 { y } else { (y * scale)? };
+        let y = self.attention(&norm(x.clone(), norms.before_attention)?, layer, places, cache)?;
+        let x = add(x, norm(y, norms.after_attention)?)?;
+        let y = self.mlp(&norm(x.clone(), norms.before_mlp)?, layer)?;
+        Ok(add(&x, norm(y, norms.after_mlp)?)?)
     }
 
     fn attention(&self, x: &Tensor, layer: usize, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
@@ -197,7 +194,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     fn queries_keys_values(&self, x: &Tensor, prefix: &str) -> Result<(Tensor, Tensor, Tensor)> {
         let a = self.architecture;
         let project = |part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.qkv_bias);
-        if !a.fused {
+        if !a.fused_qkv {
             return Ok((project("q")?, project("k")?, project("v")?));
         }
         let (all, queries, keys) = (project("qkv")?, a.heads * a.head_dim, a.key_value_heads * a.head_dim);
@@ -207,10 +204,12 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
 
     /// Queries or keys (tokens x (heads * head_dim)), normed and turned as their layer has it.
     fn placed(&self, x: &Tensor, heads: usize, norm: &str, attends: Attends, places: &Places) -> Result<Tensor> {
-        let mut x = x.reshape((x.dim(0)?, heads, self.architecture.head_dim))?;
-        if self.architecture.qk_norm {
-            x = self.norm(&x, norm)?;
-        }
+        let apart = |x: &Tensor| x.reshape((x.dim(0)?, heads, self.architecture.head_dim));
+        let mut x = match self.architecture.qk_norm {
+            QkNorm::None => apart(x)?,
+            QkNorm::Heads => self.norm(&apart(x)?, norm)?,
+            QkNorm::Whole => apart(&self.norm(x, norm)?)?,
+        };
         if let Some(table) = attends.rope.and_then(|rope| places.tables.get(rope)) {
             x = rotary(&x, table)?;
         }
@@ -219,7 +218,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
 
     fn mlp(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
         let (a, prefix) = (self.architecture, format!("model.layers.{layer}.mlp"));
-        if is_fused(x) && x.track_op() && !a.fused && !a.mlp_bias {
+        if is_fused(x) && x.track_op() && !a.fused_gate_up && !a.mlp_bias {
             let names = ["gate", "up", "down"].map(|part| format!("{prefix}.{part}_proj.weight"));
             let weight = |name: &String| -> Result<_> {
                 let (weight, gradient) = (self.weights.weight(name)?, self.weights.gradient(name));
@@ -232,7 +231,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             }
         }
         let project = |x: &Tensor, part: &str| self.linear_named(x, &format!("{prefix}.{part}_proj"), a.mlp_bias);
-        let (gate, up) = match a.fused {
+        let (gate, up) = match a.fused_gate_up {
             false => (project(x, "gate")?, project(x, "up")?),
             true => {
                 let both = project(x, "gate_up")?;
@@ -267,11 +266,14 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 }
 
-/// What the output layer's product becomes: `c tanh(z / c)` where the architecture caps logits.
+/// What the output layer's product becomes: scaled as the architecture has it, and `c tanh(z / c)` where it caps
+/// logits.
 ///
 /// # Errors
 /// A device that has no room.
 pub fn capped(architecture: &Architecture, logits: Tensor) -> Result<Tensor> {
+    let scale = architecture.logit_scale;
+    let logits = if scale == 1.0 { logits } else { (logits * scale)? };
     let Some(cap) = architecture.logit_cap else { return Ok(logits) };
     Ok(soft_cap(&logits, cap)?)
 }

@@ -48,12 +48,13 @@ pub struct SourceWeights<'a> {
 }
 
 impl SourceWeights<'_> {
-    /// All of them at once, for many runs of one model.
+    /// All that its decoder has at once, for many runs of one model.
     ///
     /// # Errors
-    /// A device that has no room.
+    /// A family that cannot be run here, or a device that has no room.
     pub fn collect(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.source.tensors().iter().map(|spec| Ok((spec.name.clone(), self.weight(&spec.name)?))).collect()
+        let specs = self.source.architecture()?.tensors();
+        specs.into_iter().map(|spec| Ok((spec.name.clone(), self.weight(&spec.name)?))).collect()
     }
 }
 

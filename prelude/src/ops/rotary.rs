@@ -1,12 +1,13 @@
-//! Rotary position embedding in the half-split layout of Hugging Face checkpoints (arXiv 2104.09864):
-//! `y[k] = x[k] cos - x[k + d/2] sin`, `y[k + d/2] = x[k + d/2] cos + x[k] sin`.
+//! Rotary position embedding (arXiv 2104.09864), in the half-split layout of most Hugging Face checkpoints
+//! `y[k] = x[k] cos - x[k + d/2] sin`, `y[k + d/2] = x[k + d/2] cos + x[k] sin`, or of neighbours, `2k` and
+//! `2k + 1`, as published.
 //!
 //! A rotation's backward is the rotation by the opposite angle.
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 
 use super::{Real, elements, for_rows, is_fused, with_real};
-use crate::checkpoint::Rope;
+use crate::checkpoint::{Pairs, Rope};
 
 /// Cosines and sines of tokens' positions: each tokens x head_dim/2, f64, computed once.
 #[derive(Clone)]
@@ -14,6 +15,7 @@ pub struct RotaryTable {
     cos: Vec<f64>,
     sin: Vec<f64>,
     half: usize,
+    pairs: Pairs,
 }
 
 impl RotaryTable {
@@ -32,7 +34,7 @@ impl RotaryTable {
                 });
             }
         }
-        Self { cos, sin, half }
+        Self { cos, sin, half, pairs: rope.pairs }
     }
 
     fn tensors(&self, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
@@ -73,10 +75,17 @@ fn rotate<T: Real>(x: &[T], table: &RotaryTable, heads: usize, direction: f64) -
     let sin: Vec<T> = table.sin.iter().map(|s| <T as WithDType>::from_f64(s * direction)).collect();
     let mut y = vec![T::default(); x.len()];
     for_rows(&mut y, 2 * half, |row, y| {
-        let (first, second) = x[row * 2 * half..][..2 * half].split_at(half);
-        let (out_first, out_second) = y.split_at_mut(half);
+        let x = &x[row * 2 * half..][..2 * half];
         let at = row / heads * half;
         let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
+        if table.pairs == Pairs::Neighbours {
+            let (x, y) = (x.as_chunks::<2>().0, y.as_chunks_mut::<2>().0);
+            for (k, (x, y)) in x.iter().zip(y).enumerate() {
+                *y = [x[0] * cos[k] - x[1] * sin[k], x[1] * cos[k] + x[0] * sin[k]];
+            }
+            return;
+        }
+        let ((first, second), (out_first, out_second)) = (x.split_at(half), y.split_at_mut(half));
         for k in 0..half {
             out_first[k] = first[k] * cos[k] - second[k] * sin[k];
             out_second[k] = second[k] * cos[k] + first[k] * sin[k];
@@ -107,10 +116,20 @@ pub fn rotary(x: &Tensor, table: &RotaryTable) -> Result<Tensor> {
 
 fn composed(x: &Tensor, table: &RotaryTable) -> Result<Tensor> {
     let (cos, sin) = table.tensors(x.dtype(), x.device())?;
-    let (first, second) = (x.narrow(D::Minus1, 0, table.half)?, x.narrow(D::Minus1, table.half, table.half)?);
+    let (first, second) = match table.pairs {
+        Pairs::Halves => (x.narrow(D::Minus1, 0, table.half)?, x.narrow(D::Minus1, table.half, table.half)?),
+        Pairs::Neighbours => {
+            let pairs = x.reshape((x.dim(0)?, x.dim(1)?, table.half, 2))?;
+            let one = |i: usize| pairs.narrow(D::Minus1, i, 1)?.squeeze(D::Minus1);
+            (one(0)?, one(1)?)
+        }
+    };
     let left = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
     let right = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[left, right], D::Minus1)
+    match table.pairs {
+        Pairs::Halves => Tensor::cat(&[left, right], D::Minus1),
+        Pairs::Neighbours => Tensor::stack(&[left, right], D::Minus1)?.reshape(x.shape()),
+    }
 }
 
 #[cfg(test)]
@@ -121,14 +140,16 @@ mod tests {
 
     #[test]
     fn agrees_with_its_composition_and_finite_differences() {
-        let table = RotaryTable::new(&Rope { theta: 1e4, dims: 6, scaling: Scaling::None }, &[2, 3], 4);
-        let x = random(&[5, 3, 6], 1);
-        agrees(&rotary(&x, &table).unwrap(), &composed(&x, &table).unwrap());
-        differentiates(&[x], |v| rotary(&v[0], &table));
-        // Features beyond the table's stay.
-        let wide = random(&[5, 3, 8], 2);
-        let turned = rotary(&wide, &table).unwrap();
-        agrees(&turned.narrow(2, 6, 2).unwrap(), &wide.narrow(2, 6, 2).unwrap());
-        differentiates(&[wide], |v| rotary(&v[0], &table));
+        for pairs in [Pairs::Halves, Pairs::Neighbours] {
+            let table = RotaryTable::new(&Rope { theta: 1e4, dims: 6, scaling: Scaling::None, pairs }, &[2, 3], 4);
+            let x = random(&[5, 3, 6], 1);
+            agrees(&rotary(&x, &table).unwrap(), &composed(&x, &table).unwrap());
+            differentiates(&[x], |v| rotary(&v[0], &table));
+            // Features beyond the table's stay.
+            let wide = random(&[5, 3, 8], 2);
+            let turned = rotary(&wide, &table).unwrap();
+            agrees(&turned.narrow(2, 6, 2).unwrap(), &wide.narrow(2, 6, 2).unwrap());
+            differentiates(&[wide], |v| rotary(&v[0], &table));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! bake: the merge as an ordinary Hugging Face checkpoint.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use crate::checkpoint::{Content, Written, common_dtype, views};
 use crate::coefficients::{COLUMNS, Wrap};
 use crate::error::Result;
 use crate::interrupt;
+use crate::methods::Planned;
 
 /// How to bake.
 ///
@@ -49,10 +51,22 @@ impl Session {
             card: self.card(),
         };
         let stored = |spec| Ok((spec, common_dtype(&views(&self.sources, spec)?)));
-        let entries = output.entries(self.merge.tensors.iter().map(|t| stored(&t.spec)).collect::<Result<Vec<_>>>()?)?;
+        let rest = self.rest()?;
+        let specs = self.merge.tensors.iter().map(|t| stored(&t.spec)).collect::<Result<Vec<_>>>()?;
+        let mut entries =
+            output.entries(specs.into_iter().chain(rest.iter().map(|t| (t.operands.spec(), t.operands.dtype()))))?;
+        let buffers = self.sources[0].buffers();
+        entries.extend(output.copied());
+        let rest: BTreeMap<&str, &Planned> = rest.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
         output.write(directory, entries, |entry| {
             interrupt::check()?;
-            Ok(Content::Values(self.merge.values(self.merge.tensor(&entry.name)?)?))
+            if let Some(buffer) = buffers.get(&entry.name) {
+                return Ok(Content::Bytes(buffer.bytes()));
+            }
+            Ok(Content::Values(match rest.get(entry.name.as_str()) {
+                Some(planned) => planned.values()?,
+                None => self.merge.values(self.merge.tensor(&entry.name)?)?,
+            }))
         })
     }
 
@@ -75,6 +89,9 @@ impl Session {
             let merged =
                 if self.sources.iter().any(|s| s.name() == source.name()) { "" } else { " (the base, not merged itself)" };
             line(format!("- `{}`: `{}`, {data}{merged}", source.name(), last(source.spec())));
+        }
+        if let Some(note) = self.rest_note() {
+            line(format!("\n{note}."));
         }
         line("\n## Recipe\n\n```json".into());
         let Wrap { scheme, options } = &self.merge.wrap;

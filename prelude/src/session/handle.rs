@@ -50,6 +50,7 @@ impl Dam {
         if has_biases && !averaged && options.bias == BiasStart::One && session.start.is_none() {
             notes.push("biases start at 1 each, as published, so they add up: bias=same starts at their average".into());
         }
+        notes.extend(session.rest_note());
         WrapReport {
             sources: session.sources.iter().map(|s| s.name().to_owned()).collect(),
             tensors: session.merge.tensors.iter().filter(|t| t.spec.kind != Kind::Bias).count(),

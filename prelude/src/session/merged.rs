@@ -11,7 +11,7 @@ use super::inspect::matching;
 use super::output::{Output, last};
 use super::score::{Judge, Scored};
 use super::{Bake, Models, on_threads};
-use crate::checkpoint::{Content, Entry, Written};
+use crate::checkpoint::{Content, Written};
 use crate::error::Result;
 use crate::methods::{Plan, Planned};
 use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
@@ -137,14 +137,12 @@ impl Merged {
             card: self.card(),
         };
         let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
-        let buffers = plan.models.first().map(|s| s.buffers()).into_iter().flatten();
-        let bytes: std::collections::BTreeMap<&str, &[u8]> =
-            buffers.clone().map(|(name, b)| (name.as_str(), b.bytes())).collect();
-        entries.extend(buffers.map(|(name, b)| Entry { name: name.clone(), shape: b.shape.clone(), dtype: b.dtype }));
+        entries.extend(output.copied());
+        let buffers = plan.models.first().map(|s| s.buffers());
         let directory = directory.as_ref();
         on_threads(models.settings.threads, || {
-            output.write(directory, entries, |entry| match bytes.get(entry.name.as_str()) {
-                Some(bytes) => Ok(Content::Bytes(bytes)),
+            output.write(directory, entries, |entry| match buffers.and_then(|all| all.get(&entry.name)) {
+                Some(buffer) => Ok(Content::Bytes(buffer.bytes())),
                 None => Ok(Content::Values(plan.tensor(&entry.name)?.values()?)),
             })
         })

@@ -224,7 +224,7 @@ impl Models {
             copied: s.buffers().keys().cloned().collect(),
             is_base: s.name() == BASE,
             obstacle: s.obstacle(),
-            notes: s.notes().to_vec(),
+            notes: s.notes().iter().cloned().chain(s.beside().map(|b| format!("{b} are merged, but only text trains"))).collect(),
             vocabulary: s.vocabulary_rows(),
             lack: s.numbering().map(|n| n.lack.clone()).unwrap_or_default(),
         };

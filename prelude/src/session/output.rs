@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::Bake;
 use crate::checkpoint::{
-    Checkpoint, Content, Entry, Restacked, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file,
+    Buffer, Checkpoint, Content, Entry, Restacked, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file,
 };
 use crate::error::{Error, Result};
 
@@ -34,7 +34,25 @@ impl Output<'_> {
     /// they differ.
     pub fn entries<'s>(&self, specs: impl IntoIterator<Item = (&'s TensorSpec, DType)>) -> Result<Vec<Entry>> {
         let asked = self.options.dtype.as_deref().map(named).transpose()?;
-        Ok(specs.into_iter().map(|(spec, stored)| Entry::new(spec, asked.unwrap_or(stored))).collect())
+        let entry = |(spec, stored)| Entry::new(spec, self.stored_name(&spec.name), asked.unwrap_or(stored));
+        Ok(specs.into_iter().map(entry).collect())
+    }
+
+    /// Whole numbers and truth values that are copied: those of the first source.
+    pub fn copied(&self) -> Vec<Entry> {
+        let buffers = self.merged.first().map(Source::buffers).into_iter().flatten();
+        let entry = |(name, buffer): (&String, &Buffer)| Entry {
+            name: name.clone(),
+            stored: self.stored_name(name),
+            shape: buffer.shape.clone(),
+            dtype: buffer.dtype,
+        };
+        buffers.map(entry).collect()
+    }
+
+    /// What the first source calls the tensor `name` in its files.
+    fn stored_name(&self, name: &str) -> String {
+        self.merged.first().map_or_else(|| name.to_owned(), |source| source.stored_name(name))
     }
 
     /// Writes `tensors`, made of `content`, to the new directory `directory`.
@@ -103,6 +121,12 @@ fn config(source: &Source, bytes: &[u8], dtype: Dtype) -> Result<Vec<u8>> {
     };
     let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     config.insert(key.into(), name.into());
+    // A multimodal model's parts say theirs too.
+    for part in config.values_mut().filter_map(Value::as_object_mut) {
+        for key in ["dtype", "torch_dtype"] {
+            part.get_mut(key).into_iter().filter(|dtype| dtype.is_string()).for_each(|dtype| *dtype = name.into());
+        }
+    }
     config.remove("_name_or_path");
     serde_json::to_vec_pretty(&config).map_err(json)
 }

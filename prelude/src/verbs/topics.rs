@@ -1,6 +1,7 @@
 //! What `help` tells beside the verbs: subjects that several verbs share. Keys, defaults and lists come from where they
 //! are defined.
 
+use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
 use crate::data::builtin_datasets;
 use crate::methods::{GREEDY_SOUP, METHODS};
@@ -55,6 +56,18 @@ fn line(name: &str, meaning: &str) -> String {
     format!("  {name:18} {meaning}")
 }
 
+/// Names in lines of at most 120 characters.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut lines = vec![String::from(" ")];
+    for name in names {
+        match lines.last_mut() {
+            Some(line) if line.len() + name.len() < 119 => *line += &format!(" {name}"),
+            _ => lines.push(format!("  {name}")),
+        }
+    }
+    lines.join("\n")
+}
+
 fn sources() -> String {
     [
         "A source is a fine-tune of one base model, the same for all. `load [NAME=]SOURCE...` takes".into(),
@@ -63,6 +76,11 @@ fn sources() -> String {
         line("FILE.gguf", "a GGUF file, decoded as it is needed; org/name/FILE.gguf on the hub"),
         line("builtin:NAME", "a small model that lives in the program: base, japanese, math or sql"),
         line("SOURCE+ADAPTER", "any of them with a LoRA adapter of PEFT: a directory or org/name"),
+        "These families train and run:".into(),
+        listed(Architecture::families()),
+        "and the text of multimodal models:".into(),
+        listed(Architecture::multimodal()),
+        "What these have beside their text becomes what wrap rest= says. Others can be merged without running: merge linear DIR.".into(),
         "A source is called as its directory is, or NAME. `base=` marks the base model: not merged unless wrap base=on asks for it,"
             .into(),
         "and needed by the scheme task and by the methods that measure from it.".into(),
@@ -98,6 +116,7 @@ fn schemes() -> String {
         ("init=uniform|random|METHOD|RECIPE.yml".into(), "1/N, drawn, or nearest to a merge that trains nothing"),
         ("bias=one|same".into(), "biases start at 1 each, or as weights do"),
         ("base=off|on".into(), "whether the base is merged too"),
+        ("rest=average|base|first".into(), "what a multimodal model has beside its text decoder, which does not train"),
     ];
     lines.extend(options.iter().map(|(option, meaning)| format!("  {option:38} {meaning}")));
     lines.join("\n")

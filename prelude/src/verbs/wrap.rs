@@ -4,7 +4,7 @@ use crate::Result;
 use crate::coefficients::{Builtin, COLUMNS, SCHEMES, find};
 use crate::methods::METHODS;
 use crate::train::choose;
-use crate::{BiasStart, Error, Init, Kind, Nonlinearity, Options, Wrap};
+use crate::{BiasStart, Error, Init, Kind, Nonlinearity, Options, Rest, Wrap};
 use serde_json::json;
 
 use super::Verb;
@@ -14,7 +14,7 @@ use super::export::{Code, fields, path};
 
 pub const VERB: Verb = Verb {
     name: "wrap",
-    usage: "wrap [columns|rows|rows_columns|tensor|layer|heads|softmax|task|low_rank] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random|METHOD|RECIPE.yml] [bias=one|same] [base=off|on] [rank=4 of low_rank]",
+    usage: "wrap [columns|rows|rows_columns|tensor|layer|heads|softmax|task|low_rank] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random|METHOD|RECIPE.yml] [bias=one|same] [base=off|on] [rest=average|base|first] [rank=4 of low_rank]",
     about: "give every weight column of every source its coefficient, or what else a scheme says",
     example: "wrap columns f=tanh train=linear,norm",
     rust: Some(rust),
@@ -22,7 +22,7 @@ pub const VERB: Verb = Verb {
 };
 
 /// The keys of every scheme.
-const OPTIONS: [&str; 5] = ["f", "train", "init", "bias", "base"];
+const OPTIONS: [&str; 6] = ["f", "train", "init", "bias", "base", "rest"];
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let Asked { builtin, mut options, settings, start } = asked(arguments)?;
@@ -86,6 +86,7 @@ fn asked(arguments: &[String]) -> Result<Asked<'_>> {
             },
             "bias" => options.bias = choose(key, value, &[("one", BiasStart::One), ("same", BiasStart::Same)])?,
             "base" => options.with_base = choose(key, value, &[("off", false), ("on", true)])?,
+            "rest" => options.rest = choose(key, value, &Rest::ALL.map(|rest| (rest.name(), rest)))?,
             _ => settings.push((key, value)),
         }
     }
@@ -107,9 +108,10 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     put("init", options.init != default.init, format!("Init::{:?}", options.init));
     put("bias", options.bias != default.bias, format!("BiasStart::{:?}", options.bias));
     put("with_base", options.with_base != default.with_base, options.with_base.to_string());
+    put("rest", options.rest != default.rest, format!("Rest::{:?}", options.rest));
     let models = code.models();
     given.extend(code.seed());
-    let with = |name: &str| fields(name, &given, (given.len() < 6).then_some(&format!("{name}::default()")));
+    let with = |name: &str| fields(name, &given, (given.len() < 7).then_some(&format!("{name}::default()")));
     let settings: Vec<(&str, String)> = (builtin.build)(&settings)?.settings();
     let scheme = if settings.is_empty() { builtin.rust.to_owned() } else { fields(builtin.rust, &settings, None) };
     let how = match (builtin.name, given.is_empty()) {

@@ -2,7 +2,7 @@
 
     pip install torch transformers safetensors && python make.py
 
-Random weights, seeded; only the numbers are of interest. Written with torch 2.15, transformers 5.23.
+Random weights, seeded; only the numbers are of interest. Written with torch 2.15, transformers 5.23; those from olmo2 on with 5.24, which gives the same of all others.
 """
 
 import json
@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import (
-    Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM, LlamaConfig,
-    LlamaForCausalLM, MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-    Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM,
+    Ernie4_5Config, Ernie4_5ForCausalLM, Exaone4Config, Exaone4ForCausalLM, Gemma2Config, Gemma2ForCausalLM,
+    Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM, Glm4Config, Glm4ForCausalLM, GlmConfig,
+    GlmForCausalLM, GraniteConfig, GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+    Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config,
+    Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM,
 )
 
 HERE = Path(__file__).parent
@@ -21,8 +23,11 @@ SMALL = dict(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=128, attn_implementation="eager",
 )
+TINY = {**SMALL, "hidden_size": 16, "intermediate_size": 24}
 LOCAL_GLOBAL = dict(full_attention=dict(rope_type="linear", factor=4.0, rope_theta=1e6),
                     sliding_attention=dict(rope_type="default", rope_theta=1e4))
+OLMO3 = dict(full_attention=dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=32),
+             sliding_attention=dict(rope_type="default", rope_theta=1e4))
 # The sequences are longer than the original context, so the long factors count.
 LONG = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0, 1.5], long_factor=[1.25, 3.0],
             original_max_position_embeddings=8, partial_rotary_factor=0.5)
@@ -56,6 +61,18 @@ MODELS = {
     # Layers without positions have a window.
     "smollm3-window": (SmolLM3ForCausalLM, SmolLM3Config(**SMALL, no_rope_layers=[1, 0], use_sliding_window=True,
                                                          sliding_window=5, pad_token_id=0), "float32", "10GB"),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**TINY, pad_token_id=0, eos_token_id=2), "bfloat16", "10GB"),
+    "granite": (GraniteForCausalLM, GraniteConfig(**TINY, embedding_multiplier=3.0, residual_multiplier=0.7,
+                                                  attention_multiplier=0.2, logits_scaling=4.0, tie_word_embeddings=True), "bfloat16", "10GB"),
+    "glm4": (Glm4ForCausalLM, Glm4Config(**TINY, head_dim=8, pad_token_id=0, eos_token_id=2), "bfloat16", "10GB"),
+    "glm": (GlmForCausalLM, GlmConfig(**TINY, head_dim=8, attention_bias=False, pad_token_id=0, eos_token_id=2), "bfloat16", "10GB"),
+    # The global layer alone has a stretched rotary embedding.
+    "olmo3": (Olmo3ForCausalLM, Olmo3Config(**TINY, sliding_window=5, layer_types=["sliding_attention", "full_attention"],
+                                            attention_bias=True, rope_parameters=OLMO3, pad_token_id=0, eos_token_id=2),
+              "bfloat16", "10GB"),
+    # The global layer has no rotary embedding.
+    "exaone4": (Exaone4ForCausalLM, Exaone4Config(**TINY, sliding_window=5, sliding_window_pattern=2), "bfloat16", "10GB"),
+    "ernie4_5": (Ernie4_5ForCausalLM, Ernie4_5Config(**TINY, head_dim=8, use_bias=True), "bfloat16", "10GB"),
 }
 
 
@@ -77,7 +94,7 @@ for seed, (name, (model_class, config, dtype, shard)) in enumerate(MODELS.items(
     model = model_class(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.15 + (1.0 if parameter.dim() == 1 and parameter.numel() == 32 else 0.0))
+            parameter.copy_(torch.randn_like(parameter) * 0.15 + (1.0 if parameter.dim() == 1 and parameter.numel() == config.hidden_size else 0.0))
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(HERE / name, max_shard_size=shard)
     if name in ("qwen2-bias-tied", "llama-sharded"):

@@ -26,6 +26,8 @@ def old_keys(config):
         # Hub configurations of that time name the pattern, and no layers.
         config.pop("layer_types")
         config["sliding_window_pattern"] = 2
+    if config["model_type"] == "olmo3":
+        rope = rope["full_attention"]
     for key in ("rope_theta", "partial_rotary_factor"):
         if key in rope:
             config[key] = rope.pop(key)

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::family::{Bare, Family, Local, Windows};
 use super::values::Config;
 use super::{Attends, Rope, Scaling};
 use crate::error::Result;
@@ -11,15 +12,18 @@ type Object = Map<String, Value>;
 
 impl Config<'_> {
     /// The rotary embeddings, and how every layer attends.
-    pub(super) fn attention(&self, family: &str, layers: usize, head_dim: usize) -> Result<(Vec<Rope>, Vec<Attends>)> {
+    pub(super) fn attention(&self, family: &Family, layers: usize, head_dim: usize) -> Result<(Vec<Rope>, Vec<Attends>)> {
         if self.flag("use_bidirectional_attention", false)? {
             return Err(self.bad("use_bidirectional_attention", "tokens see only what is before them here"));
         }
         if !self.flag("is_causal", true)? {
             return Err(self.bad("is_causal", "tokens see only what is before them here"));
         }
-        let turns = self.turns(family, layers)?;
+        let mut turns = self.turns(family, layers)?;
         let (window, slides) = self.windows(family, &turns)?;
+        if family.bare == Bare::Global && window.is_some() {
+            turns.clone_from(&slides);
+        }
         let ropes = self.ropes(family, head_dim)?;
         let local = ropes.len() - 1;
         let attends = slides.iter().zip(turns).map(|(slides, turns)| Attends {
@@ -31,31 +35,37 @@ impl Config<'_> {
     }
 
     /// The window, and which layers have it. `turns`: which have rotary embeddings.
-    fn windows(&self, family: &str, turns: &[bool]) -> Result<(Option<usize>, Vec<bool>)> {
-        let default = if matches!(family, "phi3" | "smollm3") { None } else { Some(4096) };
-        let window = if self.map.contains_key("sliding_window") { self.size("sliding_window")? } else { default };
-        let window = match family {
-            "mistral" | "phi3" | "gemma2" | "gemma3_text" => window,
-            "qwen2" | "qwen3" | "smollm3" => window.filter(|_| self.value("use_sliding_window") == Some(&Value::Bool(true))),
-            _ => None,
+    fn windows(&self, family: &Family, turns: &[bool]) -> Result<(Option<usize>, Vec<bool>)> {
+        let window = if self.map.contains_key("sliding_window") { self.size("sliding_window")? } else { family.window };
+        let window = match family.windows {
+            Windows::All | Windows::Pattern(_) => window,
+            Windows::Late(_) | Windows::Bare => window.filter(|_| self.value("use_sliding_window") == Some(&Value::Bool(true))),
+            Windows::Never => None,
         };
         self.flag("use_sliding_window", false)?;
-        let pattern = self.size("sliding_window_pattern")?;
-        if family == "gemma2" && pattern.is_some_and(|p| p != 2) {
-            return Err(self.bad("sliding_window_pattern", "every second layer of gemma2 has a window"));
+        let types = self.layer_types(turns.len())?;
+        // What exaone4 spells with letters, `layer_types` says too; without a window it says nothing.
+        let settled = family.bare == Bare::Global && (types.is_some() || window.is_none());
+        let pattern = if settled { None } else { self.size("sliding_window_pattern")? };
+        if family.windows == Windows::Pattern(2) && pattern.is_some_and(|p| p != 2) {
+            let reason = format!("every second layer of {} has a window", family.name);
+            return Err(self.bad("sliding_window_pattern", reason));
         }
-        let (pattern, from) = (pattern.unwrap_or(if family == "gemma2" { 2 } else { 6 }), self.whole("max_window_layers", 28)?);
-        let known = |(layer, turns): (usize, &bool)| match family {
-            "qwen2" | "qwen3" => window.is_some() && layer >= from,
-            "smollm3" => window.is_some() && !turns,
-            "gemma2" | "gemma3_text" => (layer + 1) % pattern != 0,
-            _ => window.is_some(),
+        let from = match family.windows {
+            Windows::Late(from) => self.whole("max_window_layers", from)?,
+            _ => 0,
+        };
+        let known = |(layer, turns): (usize, &bool)| match family.windows {
+            Windows::Late(_) => window.is_some() && layer >= from,
+            Windows::Bare => window.is_some() && !turns,
+            Windows::Pattern(usual) => (layer + 1) % pattern.unwrap_or(usual) != 0,
+            Windows::All | Windows::Never => window.is_some(),
         };
         let known: Vec<bool> = turns.iter().enumerate().map(known).collect();
         // Where a model has one kind of layer, `layer_types` cannot make it two.
-        let free = window.is_some() && !matches!(family, "mistral" | "phi3");
-        match self.layer_types(turns.len())? {
-            Some(types) if free || types == known => Ok((window, types)),
+        let free = window.is_some() && family.windows != Windows::All;
+        match types {
+            Some(types) if free || types == known || family.bare == Bare::Global => Ok((window, types)),
             Some(_) => Err(self.bad("layer_types", "it does not agree with the sliding window")),
             None => Ok((window, known)),
         }
@@ -76,8 +86,8 @@ impl Config<'_> {
     }
 
     /// Which layers have rotary embeddings: all but smollm3's every fourth.
-    fn turns(&self, family: &str, layers: usize) -> Result<Vec<bool>> {
-        if family != "smollm3" {
+    fn turns(&self, family: &Family, layers: usize) -> Result<Vec<bool>> {
+        if family.bare != Bare::Listed {
             return Ok(vec![true; layers]);
         }
         let interval = self.size("no_rope_layer_interval")?.unwrap_or(4);
@@ -89,21 +99,21 @@ impl Config<'_> {
         turns.ok_or_else(|| self.bad("no_rope_layers", format!("`{list}` is not {layers} numbers")))
     }
 
-    /// The rotary embedding of all layers; in gemma3_text that of full layers, then that of sliding ones.
+    /// The rotary embedding of all layers; where sliding ones have their own, that of full layers first.
     /// transformers 4 spells it `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`.
-    fn ropes(&self, family: &str, head_dim: usize) -> Result<Vec<Rope>> {
+    fn ropes(&self, family: &Family, head_dim: usize) -> Result<Vec<Rope>> {
         let empty = Object::new();
         let (new, old) = (self.object("rope_parameters")?, self.object("rope_scaling")?);
-        let theta = match family {
-            "gemma3_text" => 1_000_000.0,
-            "smollm3" => 2_000_000.0,
-            _ => 10_000.0,
+        let theta = self.number("rope_theta", family.theta)?;
+        let local = match family.local {
+            Some(Local::OwnBase) => Some(self.number("rope_local_base_freq", 10_000.0)?),
+            Some(Local::SameBase) => Some(theta),
+            None => None,
         };
-        let theta = self.number("rope_theta", theta)?;
         let Some(new) = new else {
             let mut ropes = vec![self.rope(family, old.unwrap_or(&empty), theta, head_dim)?];
-            if family == "gemma3_text" {
-                ropes.push(self.rope(family, &empty, self.number("rope_local_base_freq", 10_000.0)?, head_dim)?);
+            if let Some(local) = local {
+                ropes.push(self.rope(family, &empty, local, head_dim)?);
             }
             return Ok(ropes);
         };
@@ -112,16 +122,15 @@ impl Config<'_> {
             Some(Value::Object(part)) => Ok(part),
             Some(other) => Err(self.bad(kind, format!("`{other}` is not an object"))),
         };
-        let parts = match family {
-            "gemma3_text" => {
+        let parts = match local {
+            Some(local) => {
                 let known = ["full_attention", "sliding_attention"];
                 if let Some(key) = new.keys().find(|key| !known.contains(&key.as_str())) {
                     return Err(self.bad("rope_parameters", format!("`{key}` is not full_attention or sliding_attention")));
                 }
-                let local = self.number("rope_local_base_freq", 10_000.0)?;
                 vec![(part("full_attention")?, theta), (part("sliding_attention")?, local)]
             }
-            _ => vec![(new, theta)],
+            None => vec![(new, theta)],
         };
         let full = parts.first().map_or(&empty, |(full, _)| full);
         let name = |key: &str| if key == "type" { "rope_type".to_owned() } else { key.to_owned() };
@@ -133,14 +142,14 @@ impl Config<'_> {
     }
 
     /// The rotary embedding that `parameters` tell; `theta` where they do not say it.
-    fn rope(&self, family: &str, parameters: &Object, theta: f64, head_dim: usize) -> Result<Rope> {
+    fn rope(&self, family: &Family, parameters: &Object, theta: f64, head_dim: usize) -> Result<Rope> {
         if let Some((key, _)) = parameters.iter().find(|(_, value)| value.is_object()) {
-            return Err(self.bad("rope_parameters", format!("no {family} has a part for `{key}`")));
+            return Err(self.bad("rope_parameters", format!("no {} has a part for `{key}`", family.name)));
         }
         let theta = self.number_in(parameters, "rope_theta")?.unwrap_or(theta);
-        let partial = self.number("partial_rotary_factor", 1.0)?;
+        let partial = self.number("partial_rotary_factor", family.partial.unwrap_or(1.0))?;
         let partial = self.number_in(parameters, "partial_rotary_factor")?.unwrap_or(partial);
-        if partial > 1.0 || (partial < 1.0 && family != "phi3") {
+        if partial > 1.0 || (partial < 1.0 && family.partial.is_none()) {
             return Err(self.bad("partial_rotary_factor", format!("`{partial}` is not 1")));
         }
         let dims = (head_dim as f64 * partial) as usize;
@@ -152,11 +161,13 @@ impl Config<'_> {
             Some(Value::String(name)) => name,
             Some(other) => return Err(self.bad("rope_type", format!("`{other}` is not a name"))),
         };
-        let scaling = match (family, name) {
+        let scaling = match (family.longrope_only, name) {
             (_, "default") => Scaling::None,
-            // Names that phi3's longrope had before.
-            ("phi3", "longrope" | "su" | "yarn") => self.longrope(family, parameters, dims)?,
-            ("phi3", other) => return Err(self.bad("rope_type", format!("`{other}` is not default or longrope"))),
+            // Positions of text are the same in time, height and width.
+            (_, "mrope") if family.mrope => Scaling::None,
+            // Names that longrope had before.
+            (true, "longrope" | "su" | "yarn") => self.longrope(family, parameters, dims)?,
+            (true, other) => return Err(self.bad("rope_type", format!("`{other}` is not default or longrope"))),
             (_, "linear") => Scaling::Linear { factor: self.required_in(parameters, "factor")? },
             (_, "llama3") => self.llama3(family, parameters)?,
             (_, "yarn") => self.yarn(family, parameters, theta, dims)?,
@@ -165,14 +176,14 @@ impl Config<'_> {
                 return Err(self.bad("rope_type", format!("`{other}` is not default, linear, llama3, yarn or longrope")));
             }
         };
-        Ok(Rope { theta, dims, scaling })
+        Ok(Rope { theta, dims, scaling, pairs: family.pairs })
     }
 
     /// The context before it was stretched: beside the rotary embedding, or in it.
-    fn original(&self, family: &str, parameters: &Object) -> Result<usize> {
+    fn original(&self, family: &Family, parameters: &Object) -> Result<usize> {
         const KEY: &str = "original_max_position_embeddings";
         let own = self.size_in(parameters, KEY)?;
-        match (self.size(KEY)?.or((family == "phi3").then_some(4096)), own) {
+        match (self.size(KEY)?.or(family.longrope_only.then_some(4096)), own) {
             (Some(beside), Some(own)) if beside != own => {
                 Err(self.bad(KEY, format!("it is `{beside}`, and `{own}` in the rotary embedding")))
             }
@@ -181,7 +192,7 @@ impl Config<'_> {
         }
     }
 
-    fn llama3(&self, family: &str, parameters: &Object) -> Result<Scaling> {
+    fn llama3(&self, family: &Family, parameters: &Object) -> Result<Scaling> {
         let (low, high) = (self.required_in(parameters, "low_freq_factor")?, self.required_in(parameters, "high_freq_factor")?);
         if high <= low {
             return Err(self.bad("high_freq_factor", format!("`{high}` is not above low_freq_factor, `{low}`")));
@@ -192,7 +203,7 @@ impl Config<'_> {
 
     /// arXiv 2309.00071: pairs that turn more than `beta_fast` times over the original context stay, those
     /// that turn less than `beta_slow` times are divided.
-    fn yarn(&self, family: &str, parameters: &Object, theta: f64, dims: usize) -> Result<Scaling> {
+    fn yarn(&self, family: &Family, parameters: &Object, theta: f64, dims: usize) -> Result<Scaling> {
         let (original, factor) = (self.original(family, parameters)? as f64, self.required_in(parameters, "factor")?);
         if theta <= 1.0 {
             return Err(self.bad("rope_theta", format!("`{theta}` is not above 1")));
@@ -219,7 +230,7 @@ impl Config<'_> {
         Ok(Scaling::Yarn { factor, low, high, attention })
     }
 
-    fn longrope(&self, family: &str, parameters: &Object, dims: usize) -> Result<Scaling> {
+    fn longrope(&self, family: &Family, parameters: &Object, dims: usize) -> Result<Scaling> {
         let factors = |key: &str| {
             let list = parameters.get(key).and_then(Value::as_array);
             let list: Option<Vec<f64>> = list.and_then(|l| l.iter().map(|v| v.as_f64().filter(|x| *x > 0.0)).collect());

@@ -6,17 +6,32 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::family::{Biases, FAMILIES, Family};
 use super::values::Config;
+use super::wrapper::{WRAPPERS, decoder};
 use super::{Activation, Architecture};
 use crate::error::{Error, Result};
-
-/// The families that can be run, by `model_type`.
-const FAMILIES: [&str; 9] = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "smollm3"];
 
 /// Layers of the deepest decoder that is read; the deepest known ones have fewer than 200.
 const MOST_LAYERS: usize = 4096;
 
 impl Architecture {
+    /// The `model_type` of every family of text that can be run.
+    pub fn families() -> impl Iterator<Item = &'static str> {
+        FAMILIES.iter().map(|family| family.name)
+    }
+
+    /// The `model_type` of every multimodal model whose text can be run.
+    pub fn multimodal() -> impl Iterator<Item = &'static str> {
+        WRAPPERS.iter().map(|(name, _)| *name)
+    }
+
+    /// The error that `found` is none of them.
+    pub(crate) fn unknown(file: &Path, found: &str) -> Error {
+        let known = Self::families().chain(Self::multimodal()).collect::<Vec<_>>().join(", ");
+        Error::UnknownFamily { file: file.into(), found: found.into(), known }
+    }
+
     /// The `model_type` of config.json, whether it can be run or not.
     ///
     /// # Errors
@@ -27,76 +42,72 @@ impl Architecture {
         Ok(map.get("model_type").and_then(Value::as_str).unwrap_or("unnamed").to_owned())
     }
 
-    /// Reads config.json. Defaults where a key is missing are those of transformers.
+    /// Reads config.json. Defaults where a key is missing are those of transformers. Of a multimodal model, the
+    /// decoder of its text is read.
     ///
     /// # Errors
     /// Unknown families, and values that are missing, of the wrong type, or do not fit each other.
     pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
         let json = |reason: String| Error::Json { file: file.into(), reason };
         let map: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| json(e.to_string()))?;
-        let config = Config { file, map: &map };
-        config.refuse_packed()?;
-        let family = config.value("model_type").and_then(Value::as_str).unwrap_or("unnamed").to_owned();
-        if !FAMILIES.contains(&family.as_str()) {
-            return Err(Error::UnknownFamily { file: file.into(), found: family });
-        }
-        let name = family.as_str();
-        let gemma = name.starts_with("gemma");
-        let (hidden, heads) = (config.required("hidden_size")?, config.required("num_attention_heads")?);
-        let key_value_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
+        let root = Config { file, map: &map, within: None };
+        root.refuse_packed()?;
+        let name = root.value("model_type").and_then(Value::as_str).unwrap_or("unnamed").to_owned();
+        let (config, family) = decoder(&root, &name)?;
+        let [vocabulary, hidden, intermediate, layers, heads] = family.sizes;
+        let (hidden, heads) = (config.sized("hidden_size", hidden)?, config.sized("num_attention_heads", heads)?);
+        let key_value_heads = match config.size("num_key_value_heads")? {
+            Some(count) => count,
+            // Written as null it is as many as heads.
+            None if config.map.contains_key("num_key_value_heads") => heads,
+            None => family.key_value_heads.unwrap_or(heads),
+        };
         if heads % key_value_heads != 0 {
             return Err(config.bad("num_key_value_heads", format!("`{key_value_heads}` does not divide `{heads}` heads")));
         }
-        let head_dim = match config.size("head_dim")? {
+        let head_dim = match config.size("head_dim")?.or(family.head_dim) {
             Some(dim) => dim,
-            None if gemma => 256,
-            None if name == "qwen3" => 128,
             None if hidden % heads == 0 => hidden / heads,
             None => return Err(config.bad("hidden_size", format!("`{hidden}` is not a multiple of `{heads}` heads"))),
         };
-        let layers = config.required("num_hidden_layers")?;
+        let layers = config.sized("num_hidden_layers", layers)?;
         if layers > MOST_LAYERS {
             return Err(config.bad("num_hidden_layers", format!("`{layers}` is more than `{MOST_LAYERS}`")));
         }
-        let (ropes, attends) = config.attention(name, layers, head_dim)?;
-        // qwen2 has biases of its own, whatever `attention_bias` says.
-        let attention_bias = config.bias("attention_bias", name, !matches!(name, "mistral" | "phi3"))? && name != "qwen2";
-        let two = matches!(name, "gemma2" | "gemma3_text");
-        let scalar = if two { config.number("query_pre_attn_scalar", 256.0)? } else { head_dim as f64 };
+        let (ropes, attends) = config.attention(family, layers, head_dim)?;
+        let [qkv_bias, output_bias, mlp_bias] = config.biases(family)?;
+        let scalar = if family.scalar { config.number("query_pre_attn_scalar", 256.0)? } else { head_dim as f64 };
+        let multiplier = |key: &str| if family.multipliers { config.number(key, 1.0) } else { Ok(1.0) };
         Ok(Self {
-            vocabulary: config.required("vocab_size")?,
+            vocabulary: config.sized("vocab_size", vocabulary)?,
             hidden,
-            intermediate: config.required("intermediate_size")?,
+            intermediate: config.sized("intermediate_size", intermediate)?,
             layers,
             heads,
             key_value_heads,
             head_dim,
-            norm_eps: config.number("rms_norm_eps", if name == "phi3" { 1e-5 } else { 1e-6 })?,
-            norm_offset: if gemma { 1.0 } else { 0.0 },
-            qk_norm: matches!(name, "qwen3" | "gemma3_text"),
-            post_norms: two,
-            embedding_scale: if gemma { (hidden as f64).sqrt() } else { 1.0 },
-            activation: config.activation(gemma)?,
-            fused: name == "phi3",
-            attention_scale: scalar.sqrt().recip(),
-            attention_cap: match name {
-                "gemma2" => config.switchable("attn_logit_softcapping", Some(50.0))?,
-                _ => config.without("attn_logit_softcapping", name)?,
-            },
-            logit_cap: match name {
-                "gemma2" => config.switchable("final_logit_softcapping", Some(30.0))?,
-                "gemma3_text" => config.switchable("final_logit_softcapping", None)?,
-                _ => config.without("final_logit_softcapping", name)?,
-            },
+            norm_eps: config.number("rms_norm_eps", family.norm_eps)?,
+            norm_offset: if family.gemma { 1.0 } else { 0.0 },
+            qk_norm: family.qk_norm,
+            norms: family.norms,
+            embedding_scale: if family.gemma { (hidden as f64).sqrt() } else { multiplier("embedding_multiplier")? },
+            residual_scale: multiplier("residual_multiplier")?,
+            logit_scale: multiplier("logits_scaling")?.recip(),
+            activation: config.activation(family.gemma)?,
+            fused_qkv: family.fused_qkv,
+            fused_gate_up: family.fused_gate_up,
+            attention_scale: if family.multipliers { multiplier("attention_multiplier")? } else { scalar.sqrt().recip() },
+            attention_cap: config.cap("attn_logit_softcapping", family.attention_cap, family)?,
+            logit_cap: config.cap("final_logit_softcapping", family.logit_cap, family)?,
             ropes,
             attends,
-            qkv_bias: attention_bias || name == "qwen2",
-            output_bias: attention_bias,
-            mlp_bias: config.bias("mlp_bias", name, matches!(name, "llama" | "smollm3"))?,
-            tied: config.flag("tie_word_embeddings", gemma || name == "smollm3")?,
-            max_positions: config.max_positions(name)?,
-            eos: config.ids("eos_token_id")?,
-            family,
+            qkv_bias,
+            output_bias,
+            mlp_bias,
+            tied: config.tied(family)?,
+            max_positions: config.max_positions(family)?,
+            eos: config.eos(family)?,
+            family: name,
         })
     }
 }
@@ -107,29 +118,72 @@ impl Config<'_> {
         self.value("quantization_config").map_or(Ok(()), |_| Err(self.bad("quantization_config", reason)))
     }
 
+    /// A size, which only a nested configuration leaves out.
+    fn sized(&self, key: &str, default: usize) -> Result<usize> {
+        match self.size(key)? {
+            Some(size) => Ok(size),
+            None if self.within.is_some() => Ok(default),
+            None => Err(self.bad(key, "it is missing")),
+        }
+    }
+
     /// The longest sequence that the model is made for.
-    pub(super) fn max_positions(&self, family: &str) -> Result<usize> {
-        let default = match family {
-            "mistral" | "gemma3_text" => 131_072,
-            "qwen2" | "qwen3" | "smollm3" => 32_768,
-            "gemma" | "gemma2" => 8192,
-            "phi3" => 4096,
-            _ => 2048,
-        };
-        Ok(self.size("max_position_embeddings")?.unwrap_or(default))
+    pub(super) fn max_positions(&self, family: &Family) -> Result<usize> {
+        Ok(self.size("max_position_embeddings")?.unwrap_or(family.max_positions))
+    }
+
+    /// Whether the output layer is the embedding. A multimodal model says it beside its text or in it: releases
+    /// of transformers differ in where they look, and either counts.
+    fn tied(&self, family: &Family) -> Result<bool> {
+        const KEY: &str = "tie_word_embeddings";
+        let own = self.value(KEY).map(|_| self.flag(KEY, false)).transpose()?;
+        let Some(root) = self.within else { return Ok(own.unwrap_or(family.tied)) };
+        let beside = Config { file: self.file, map: root, within: None };
+        let beside = beside.value(KEY).map(|_| beside.flag(KEY, false)).transpose()?;
+        Ok([own, beside].into_iter().flatten().reduce(|a, b| a || b).unwrap_or(family.tied))
+    }
+
+    /// Tokens that end an answer: of the text, or else of the whole model.
+    fn eos(&self, family: &Family) -> Result<Vec<u32>> {
+        const KEY: &str = "eos_token_id";
+        let own = self.ids(KEY)?;
+        let Some(root) = self.within.filter(|_| own.is_empty()) else { return Ok(own) };
+        let beside = Config { file: self.file, map: root, within: None }.ids(KEY)?;
+        Ok(if beside.is_empty() { family.eos.to_vec() } else { beside })
+    }
+
+    /// Which projections have biases: of queries, keys and values, of the attention's output, of the MLP.
+    fn biases(&self, family: &Family) -> Result<[bool; 3]> {
+        let mlp = self.bias("mlp_bias", family, family.mlp_bias)?;
+        let attention = || self.bias("attention_bias", family, family.biases != Biases::Never);
+        Ok(match family.biases {
+            Biases::Never | Biases::Asked => {
+                let asked = attention()?;
+                [asked, asked, mlp]
+            }
+            Biases::Inputs => {
+                attention()?;
+                [true, false, mlp]
+            }
+            Biases::InputsUnlessOff => [self.flag("attention_bias", true)?, false, mlp],
+            Biases::Everywhere => [self.flag("use_bias", false)?; 3],
+        })
     }
 
     /// Whether `key` asks for biases, which not all families can have.
-    fn bias(&self, key: &str, family: &str, known: bool) -> Result<bool> {
+    fn bias(&self, key: &str, family: &Family, known: bool) -> Result<bool> {
         match self.flag(key, false)? {
-            true if !known => Err(self.bad(key, format!("no {family} has it"))),
+            true if !known => Err(self.bad(key, format!("no {} has it", family.name))),
             bias => Ok(bias),
         }
     }
 
-    /// Nothing, as the family does not know `key`.
-    fn without(&self, key: &str, family: &str) -> Result<Option<f64>> {
-        self.value(key).map_or(Ok(None), |_| Err(self.bad(key, format!("no {family} has it"))))
+    /// A cap that may be switched off with null; `default` is none where the family does not know `key`.
+    fn cap(&self, key: &str, default: Option<Option<f64>>, family: &Family) -> Result<Option<f64>> {
+        match default {
+            Some(default) => self.switchable(key, default),
+            None => self.value(key).map_or(Ok(None), |_| Err(self.bad(key, format!("no {} has it", family.name)))),
+        }
     }
 
     fn activation(&self, gemma: bool) -> Result<Activation> {

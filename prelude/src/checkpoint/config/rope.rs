@@ -11,11 +11,22 @@ pub struct Rope {
     pub dims: usize,
     /// How they are stretched.
     pub scaling: Scaling,
+    /// Which two features turn together.
+    pub pairs: Pairs,
+}
+
+/// Which two of the `d` features that turn make a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// `k` and `k + d/2`.
+    Halves,
+    /// `2k` and `2k + 1`.
+    Neighbours,
 }
 
 impl Rope {
     pub(super) fn describe(&self) -> String {
-        let Self { theta, dims, scaling } = self;
+        let Self { theta, dims, scaling, pairs: _ } = self;
         match scaling {
             Scaling::None => format!("theta {theta} over {dims}"),
             Scaling::Linear { factor } => format!("theta {theta}, linear by {factor}"),
@@ -115,7 +126,7 @@ mod tests {
     #[test]
     fn llama3_stretches_long_wavelengths_only() {
         let scaling = Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 };
-        let rope = Rope { theta: 500_000.0, dims: 128, scaling };
+        let rope = Rope { theta: 500_000.0, dims: 128, scaling, pairs: Pairs::Halves };
         // Wavelengths below 2048 positions stay, those above 8192 are divided by 8.
         let plain = |k: f64| 500_000f64.powf(-2.0 * k / 128.0);
         assert_eq!(rope.frequency(0, 1), 1.0);

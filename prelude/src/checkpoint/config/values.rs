@@ -6,15 +6,19 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// config.json, and where it is.
+/// config.json or the part of it that tells of the decoder, and where it is.
+#[derive(Clone, Copy)]
 pub(super) struct Config<'a> {
     pub file: &'a Path,
     pub map: &'a Map<String, Value>,
+    /// The whole, where `map` is its `text_config`.
+    pub within: Option<&'a Map<String, Value>>,
 }
 
 impl<'a> Config<'a> {
     pub fn bad(&self, key: &str, reason: impl Into<String>) -> Error {
-        Error::Config { file: self.file.into(), key: key.into(), reason: reason.into() }
+        let part = if self.within.is_some() { "text_config." } else { "" };
+        Error::Config { file: self.file.into(), key: format!("{part}{key}"), reason: reason.into() }
     }
 
     /// What is there; null is nothing.
@@ -25,10 +29,6 @@ impl<'a> Config<'a> {
     /// A count from 1.
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
         self.size_in(self.map, key)
-    }
-
-    pub fn required(&self, key: &str) -> Result<usize> {
-        self.size(key)?.ok_or_else(|| self.bad(key, "it is missing"))
     }
 
     pub fn size_in(&self, map: &Map<String, Value>, key: &str) -> Result<Option<usize>> {

@@ -59,10 +59,12 @@ impl Recipe {
             None => first.clone(),
         };
         let restacked = if self.whole { None } else { self.restack(&donor, &layers, depth)? };
-        let specs = restacked.as_ref().map_or_else(|| first.tensors().to_vec(), |r: &Restacked| r.architecture.tensors());
+        let specs = restacked.as_ref().map_or_else(|| first.tensors().to_vec(), |r: &Restacked| r.tensors.clone());
         let merged_layers: usize = layers.iter().map(|(_, layers)| layers.len()).sum();
         let tensors = specs.into_iter().map(|spec| {
-            let place = self.place(&spec, &layers, merged_layers)?;
+            // The layers of a vision tower are not those that slices name.
+            let layer = layer_of(&spec.name).filter(|_| !first.rest().contains(&spec));
+            let place = self.place(&spec, layer, &layers, merged_layers)?;
             self.tensor(spec, &place, opened)
         });
         let tensors = tensors.collect::<Result<Vec<_>>>()?;
@@ -166,10 +168,16 @@ impl Recipe {
     }
 
     /// Where the merged tensor `spec` comes from.
-    fn place<'a>(&self, spec: &TensorSpec, layers: &[(&'a Slice, Range<usize>)], merged: usize) -> Result<Place<'a>> {
+    fn place<'a>(
+        &self,
+        spec: &TensorSpec,
+        layer: Option<usize>,
+        layers: &[(&'a Slice, Range<usize>)],
+        merged: usize,
+    ) -> Result<Place<'a>> {
         let outside = |slice| Place { slice, layer: None, t: 0.0 };
         let ends = || layers.first().zip(layers.last()).ok_or_else(|| self.bad("slices", "expected a list"));
-        let Some(layer) = layer_of(&spec.name).filter(|layer| *layer < merged) else {
+        let Some(layer) = layer.filter(|layer| *layer < merged) else {
             let ((first, _), (last, _)) = ends()?;
             return Ok(outside(if spec.name == TensorSpec::EMBEDDING { first } else { last }));
         };
@@ -202,7 +210,8 @@ impl Recipe {
             }
             names.push(source.name().to_owned());
             views.push(view);
-            inputs.push((input, stored));
+            // Filters are for names as they are stored.
+            inputs.push((input, source.stored_name(&stored)));
         }
         let alone = views.len() + usize::from(base.is_some()) == 1 && !["linear", "passthrough"].contains(&self.method.name);
         let method: Arc<dyn Method> = match alone {
@@ -242,7 +251,10 @@ impl Recipe {
                     };
                     inputs.iter().map(own).collect::<Result<_>>()?
                 }
-                false => vec![shared(&spec.name).map_or_else(|| self.default(key, None, &spec.name), Ok)?],
+                false => {
+                    let name = inputs.first().map_or(&spec.name, |(_, name)| name);
+                    vec![shared(name).map_or_else(|| self.default(key, None, name), Ok)?]
+                }
             };
             given.set(key, values);
         }

@@ -1,0 +1,123 @@
+//! Names that compilers, trainers and PEFT leave in a checkpoint, and names without `model.`: read, said, and
+//! written as a decoder has them; what cannot be followed is refused with an example.
+
+mod common;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::data;
+use dam_prelude::candle_core::{DType, Device, Tensor, safetensors};
+use dam_prelude::checkpoint::Source;
+use dam_prelude::methods::Linear;
+use dam_prelude::model::SourceWeights;
+use dam_prelude::{Error, load};
+use serde_json::json;
+
+type Tensors = HashMap<String, Tensor>;
+
+fn model() -> PathBuf {
+    data("families/qwen3")
+}
+
+fn read(directory: &Path) -> Tensors {
+    safetensors::load(directory.join("model.safetensors"), &Device::Cpu).unwrap()
+}
+
+/// The model with the names that `new` gives; none: the tensor goes.
+fn renamed(directory: PathBuf, new: impl Fn(&str) -> Option<String>) -> PathBuf {
+    fs::create_dir_all(&directory).unwrap();
+    let tensors: Tensors = read(&model()).into_iter().filter_map(|(name, t)| Some((new(&name)?, t))).collect();
+    safetensors::save(&tensors, directory.join("model.safetensors")).unwrap();
+    fs::copy(model().join("config.json"), directory.join("config.json")).unwrap();
+    directory
+}
+
+fn open(directory: &Path) -> Result<Source, Error> {
+    Source::open(&directory.display().to_string())
+}
+
+fn weights(source: &Source) -> Vec<(String, Vec<f32>)> {
+    let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
+    weights.into_iter().map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1().unwrap())).collect()
+}
+
+#[test]
+fn leftovers_are_dropped_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let expected = open(&model()).unwrap();
+    type New = fn(&str) -> Option<String>;
+    let cases: [(&str, New, &str); 9] = [
+        ("compiled", |n| Some(format!("_orig_mod.{n}")), "`_orig_mod.`"),
+        ("parallel", |n| Some(format!("module.{n}")), "`module.`"),
+        ("both", |n| Some(format!("module._orig_mod.{n}")), "`module.`"),
+        ("peft", |n| Some(format!("base_model.model.{n}")), "`base_model.model.`"),
+        ("decoder", |n| Some(format!("language_model.{n}")), "`language_model.`"),
+        ("inner", |n| Some(n.replace("model.layers.0.", "model.layers.0._orig_mod.")), "`_orig_mod`"),
+        ("sharded", |n| Some(n.replace(".mlp.", "._fsdp_wrapped_module.mlp.")), "`_fsdp_wrapped_module`"),
+        ("bare", |n| Some(n.strip_prefix("model.").unwrap_or(n).to_owned()), "`model.`"),
+        ("plain", |n| Some(n.to_owned()), ""),
+    ];
+    for (name, new, said) in cases {
+        println!("{name}");
+        let place = renamed(dir.path().join(name), new);
+        let source = open(&place).unwrap();
+        assert_eq!(weights(&source), weights(&expected));
+        assert_eq!(source.notes().iter().any(|note| note.contains(said)), !said.is_empty(), "{:?}", source.notes());
+        assert!(source.unused().is_empty());
+        // Beside the model as it was, and written as a decoder has it.
+        let models = load([format!("a={}", place.display()), format!("b={}", model().display())]).unwrap();
+        let written = models.merge(Linear::default()).unwrap().bake(dir.path().join(format!("{name}-merged"))).unwrap();
+        let names = |place: &Path| read(place).into_keys().collect::<BTreeSet<_>>();
+        assert_eq!(names(&written.path), names(&model()));
+        assert!(said.is_empty() || models.to_string().contains(said));
+    }
+}
+
+#[test]
+fn names_of_two_kinds_are_refused_with_an_example_of_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let partly =
+        |prefix: &'static str| move |n: &str| Some(if n.contains("layers.1") { format!("{prefix}{n}") } else { n.into() });
+    for (name, prefix) in [("compiled", "_orig_mod."), ("parallel", "module."), ("peft", "base_model.model.")] {
+        let error = open(&renamed(dir.path().join(name), partly(prefix))).unwrap_err();
+        let Error::TensorNames { reason, .. } = &error else { panic!("{error:?}") };
+        assert!(reason.contains(&format!("`{prefix}model.layers.1.")) && reason.matches('`').count() == 4, "{reason}");
+        assert!(error.hint().unwrap().contains("save_pretrained"));
+    }
+    let bare = |n: &str| Some(if n.contains("layers.1") { n.replacen("model.", "", 1) } else { n.to_owned() });
+    let error = open(&renamed(dir.path().join("bare"), bare)).unwrap_err();
+    assert!(matches!(&error, Error::TensorNames { reason, .. } if reason.contains("`layers.1.")), "{error:?}");
+}
+
+#[test]
+fn an_adapter_that_was_not_merged_has_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let unmerged = |n: &str| Some(format!("base_model.model.{}", n.replace("q_proj.weight", "q_proj.base_layer.weight")));
+    let error = open(&renamed(dir.path().join("peft"), unmerged)).unwrap_err();
+    assert!(matches!(&error, Error::TensorNames { reason, .. } if reason.contains(".base_layer.")), "{error:?}");
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("merge_and_unload") && hint.contains("BASE+ADAPTER"), "{hint}");
+}
+
+/// GPT-2 was published without `transformer.`, and fine-tunes have it: they are the same tensors.
+#[test]
+fn families_that_cannot_be_run_are_completed_where_that_is_sure() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = |name: &str, prefix: &str| {
+        let directory = dir.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        let tensor = || Tensor::ones((4, 2), DType::F32, &Device::Cpu).unwrap();
+        let names = ["wte.weight", "h.0.mlp.c_fc.weight", "ln_f.weight"];
+        let tensors: Tensors = names.into_iter().map(|n| (format!("{prefix}{n}"), tensor())).collect();
+        safetensors::save(&tensors, directory.join("model.safetensors")).unwrap();
+        fs::write(directory.join("config.json"), json!({"model_type": "gpt2"}).to_string()).unwrap();
+        directory
+    };
+    let places = [make("bare", ""), make("full", "transformer.")];
+    let models = load(places.each_ref().map(|p| p.display().to_string())).unwrap();
+    let written = models.merge(Linear::default()).unwrap().bake(dir.path().join("out")).unwrap();
+    assert!(read(&written.path).contains_key("transformer.h.0.mlp.c_fc.weight"));
+    assert!(models.to_string().contains("lack `transformer.`"), "{models}");
+}
