@@ -35,7 +35,6 @@ impl Architecture {
         let json = |reason: String| Error::Json { file: file.into(), reason };
         let map: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| json(e.to_string()))?;
         let config = Config { file, map: &map };
-        config.refuse_packed()?;
         let family = config.value("model_type").and_then(Value::as_str).unwrap_or("unnamed").to_owned();
         if !FAMILIES.contains(&family.as_str()) {
             return Err(Error::UnknownFamily { file: file.into(), found: family });
@@ -102,11 +101,6 @@ impl Architecture {
 }
 
 impl Config<'_> {
-    fn refuse_packed(&self) -> Result<()> {
-        let reason = "its weights are packed numbers, whose average means nothing: use the checkpoint it was made from";
-        self.value("quantization_config").map_or(Ok(()), |_| Err(self.bad("quantization_config", reason)))
-    }
-
     /// The longest sequence that the model is made for.
     pub(super) fn max_positions(&self, family: &str) -> Result<usize> {
         let default = match family {
