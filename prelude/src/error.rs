@@ -27,6 +27,8 @@ pub enum Error {
     Packed { file: PathBuf, tensor: String, method: String },
     #[error("`{}` has no output layer: there is no `lm_head.weight`, and config.json does not tie it to the embedding", file.display())]
     NoOutputLayer { file: PathBuf },
+    #[error("the merge cannot be written as GGUF: {reason}")]
+    GgufOut { reason: String },
     #[error("`{}` names `{entry}`, which is not a file of its own directory", index.display())]
     OutsideDirectory { index: PathBuf, entry: String },
     #[error("`{}` is not valid: {reason}", file.display())]
@@ -159,6 +161,7 @@ impl Error {
             Error::NoOutputLayer { .. } => {
                 "if the model is tied, set \"tie_word_embeddings\": true in its config.json; otherwise the checkpoint is incomplete: get it again"
             }
+            Error::GgufOut { .. } => "bake it into a directory, and convert that with llama.cpp's convert_hf_to_gguf.py",
             Error::OutsideDirectory { .. } => {
                 "an index may name only files beside it; get the checkpoint from a source you trust"
             }

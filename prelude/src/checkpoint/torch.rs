@@ -227,7 +227,7 @@ impl State<'_, '_> {
         for (name, id) in found {
             let tensor = |reason: String| format!("tensor `{name}` {reason}");
             let told = self.tensor(id, storages).map_err(tensor)?;
-            self.put(&mut archive, name, told).map_err(tensor)?;
+            self.put(&mut archive, &name, told).map_err(tensor)?;
         }
         Ok(archive)
     }
@@ -318,7 +318,7 @@ impl State<'_, '_> {
         Ok(Told { dtype, shape, strides, range: start..range.end })
     }
 
-    fn put(&self, archive: &mut Archive, name: String, told: Told) -> Read<()> {
+    fn put(&self, archive: &mut Archive, name: &str, told: Told) -> Read<()> {
         let Told { dtype, shape, strides, range } = told;
         let mut expected = 1;
         let in_order = shape.iter().zip(&strides).rev().all(|(size, stride)| {
@@ -329,7 +329,7 @@ impl State<'_, '_> {
         let elements: usize = shape.iter().product();
         if in_order || elements == 0 {
             let end = range.start + elements * dtype.bitsize() / 8;
-            archive.put(name, dtype, shape, self.bytes.clone(), range.start..end);
+            archive.put(name.to_owned(), dtype, shape, self.bytes.clone(), range.start..end);
             return Ok(());
         }
         let dtype = match dtype {
@@ -339,7 +339,95 @@ impl State<'_, '_> {
             other => return Err(format!("is a view of a storage of {other:?} that is not in order")),
         };
         let (file, bytes, stored) = (self.file.into(), self.bytes.clone(), Stored::Strided(Arc::from(strides)));
-        archive.tensors.insert(name, View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
+        archive.tensors.insert(name.to_owned(), View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, safetensors};
+
+    use super::*;
+
+    fn bytes(name: &str) -> Vec<u8> {
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/formats").join(name)).unwrap()
+    }
+
+    fn read(bytes: Vec<u8>) -> Result<Archive> {
+        read_torch(Path::new("weights.bin"), Bytes::Owned(Arc::new(bytes)))
+    }
+
+    fn values(view: &View) -> Vec<f32> {
+        let tensor = view.to_tensor(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// `tests/data/formats/make.py` made the files and the numbers.
+    #[test]
+    fn tensors_of_every_kind_have_the_values_of_torch() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/formats/kinds.safetensors");
+        let expected = safetensors::load(path, &Device::Cpu).unwrap();
+        for name in ["kinds.bin", "legacy.bin", "wrapped.bin"] {
+            let archive = read(bytes(name)).unwrap();
+            assert_eq!(archive.tensors.len(), expected.len(), "{name}");
+            for (tensor, expected) in &expected {
+                let view = &archive.tensors[tensor];
+                assert_eq!(view.shape, expected.dims(), "{name} {tensor}");
+                let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
+                assert_eq!(values(view), expected, "{name} {tensor}");
+                // Pieces that begin and end anywhere.
+                if expected.len() > 3 {
+                    let mut piece = vec![0.0; expected.len() - 3];
+                    view.read(2, &mut piece);
+                    assert_eq!(piece, expected[2..expected.len() - 1], "{name} {tensor}");
+                }
+            }
+            let buffers: Vec<(&str, Dtype, usize)> =
+                archive.buffers.iter().map(|(name, b)| (name.as_str(), b.dtype, b.bytes().len())).collect();
+            assert_eq!(buffers, [("mask", Dtype::BOOL, 4), ("position_ids", Dtype::I64, 96)]);
+            assert_eq!(archive.notes.len(), usize::from(name == "wrapped.bin"));
+        }
+        // What lies in order is read where it is, and shared storage stays shared.
+        let archive = read(bytes("kinds.bin")).unwrap();
+        let (whole, part) = (&archive.tensors["f32.weight"], &archive.tensors["part.weight"]);
+        assert!(whole.is_plain() && part.is_plain() && part.range.start == whole.range.start + 80);
+    }
+
+    #[test]
+    fn what_is_no_state_dictionary_of_plain_tensors_is_refused_by_name() {
+        let expected = [
+            ("repeated.bin", "tensor `x.weight` repeats the elements of its storage"),
+            ("quantised.bin", "_rebuild_qtensor"),
+            ("module.bin", "not a state dictionary"),
+            ("list.bin", "no state dictionary"),
+            ("kinds.safetensors", "no zip archive"),
+        ];
+        for (name, expected) in expected {
+            let error = read(bytes(name)).err().unwrap();
+            assert!(error.to_string().contains(expected) && error.hint().is_some(), "{name}: {error:?}");
+        }
+    }
+
+    /// Errors, or archives whose tensors can be read; never a panic.
+    #[test]
+    fn damaged_files_are_errors_or_files() {
+        let look = |bytes: Vec<u8>| {
+            let Ok(archive) = read(bytes) else { return };
+            archive.tensors.values().for_each(|view| drop(values(view)));
+        };
+        for name in ["kinds.bin", "legacy.bin"] {
+            let whole = bytes(name);
+            for length in 0..whole.len() {
+                look(whole[..length].to_vec());
+            }
+            for at in 0..whole.len() {
+                for change in [1 << (at % 8), 0x80, 0xff] {
+                    let mut damaged = whole.clone();
+                    damaged[at] ^= change;
+                    look(damaged);
+                }
+            }
+        }
     }
 }

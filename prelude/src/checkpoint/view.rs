@@ -71,6 +71,12 @@ pub(super) fn interleaved(row: usize, head: usize) -> usize {
     row - within + within % (head / 2) * 2 + within / (head / 2)
 }
 
+/// The row that is in place `row` of a head whose rows are interleaved: the other direction of [`interleaved`].
+pub(super) fn deinterleaved(row: usize, head: usize) -> usize {
+    let within = row % head;
+    row - within + within % 2 * (head / 2) + within / 2
+}
+
 /// Elements of the largest blocks.
 const MOST: usize = 256;
 
