@@ -196,6 +196,10 @@ impl Gguf {
         if let Some(scaling) = self.rope_scaling(family)? {
             set("rope_scaling", scaling);
         }
+        let original = m.own("rope.scaling.original_context_length").and_then(Metadata::whole);
+        if let Some(original) = original.filter(|_| self.content.tensor_infos.contains_key("rope_factors_long.weight")) {
+            set("original_max_position_embeddings", original.into());
+        }
         let turned = m.own("rope.dimension_count").and_then(Metadata::whole).filter(|dims| family == "phi3" && *dims < head_dim);
         if let Some(dims) = turned {
             set("partial_rotary_factor", (dims as f64 / head_dim as f64).into());
@@ -213,6 +217,9 @@ impl Gguf {
         }
         if let Some(window) = window {
             set("sliding_window", window.into());
+        }
+        if let Some(cap) = number("final_logit_softcapping").filter(|_| family == "gemma3_text") {
+            set("final_logit_softcapping", cap.into());
         }
         if family == "gemma2" {
             set("attn_logit_softcapping", number("attn_logit_softcapping").unwrap_or(50.0).into());
@@ -255,9 +262,6 @@ impl Gguf {
             let mut scaling = json!({"rope_type": "longrope", "short_factor": short, "long_factor": long});
             if let Some(attention) = number("rope.scaling.attn_factor") {
                 scaling["attention_factor"] = attention.into();
-            }
-            if let Some(original) = original {
-                scaling["original_max_position_embeddings"] = original.into();
             }
             return Ok(Some(scaling));
         }

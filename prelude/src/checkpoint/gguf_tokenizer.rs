@@ -64,7 +64,9 @@ pub(super) fn tokenizer_files(
     file: &Path,
 ) -> Result<std::result::Result<BTreeMap<&'static str, Json>, String>> {
     let bad = |key: &str| Error::Gguf { file: file.into(), reason: format!("its {key} is damaged") };
-    let Some(kind) = metadata.text("tokenizer.ggml.model") else { return Ok(Err("the file has none".into())) };
+    let Some(kind) = metadata.text("tokenizer.ggml.model").filter(|kind| !["no_vocab", "none"].contains(kind)) else {
+        return Ok(Err("the file has none".into()));
+    };
     let list = |key: &str| metadata.get(key).and_then(|v| v.to_vec().ok());
     let texts = |key: &str| -> Option<Vec<&str>> { list(key)?.iter().map(|v| v.to_string().ok().map(String::as_str)).collect() };
     let tokens = texts("tokenizer.ggml.tokens").ok_or_else(|| bad("tokenizer.ggml.tokens"))?;

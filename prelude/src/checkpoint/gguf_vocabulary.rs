@@ -67,9 +67,22 @@ pub(crate) fn tokenizer_keys(told: &Told<'_>) -> Result<(Vec<(String, Value)>, V
     if let Some(template) = &told.chat.template {
         written.key("chat_template", Value::String(template.clone()));
     }
-    let keys: Vec<_> = written.keys.iter().map(|(key, value)| (format!("tokenizer.{key}"), value.clone())).collect();
-    written.agrees(&keys, &original)?;
-    Ok((keys, written.notes))
+    written.agrees(&original)?;
+    Ok((written.keys, written.notes))
+}
+
+/// The keys of a model without a tokenizer: the ids that `config`, its config.json, names.
+pub(crate) fn ids_alone(config: &Json) -> Vec<(String, Value)> {
+    let mut keys = vec![("tokenizer.ggml.model".to_owned(), Value::String("no_vocab".into()))];
+    let ids = |key: &str| -> Vec<u32> {
+        let found = config[key].as_array().map_or(std::slice::from_ref(&config[key]), Vec::as_slice);
+        found.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
+    };
+    let ends = ENDS.iter().copied().zip(ids("eos_token_id"));
+    let others = [("bos", "bos_token_id"), ("padding", "pad_token_id")];
+    let others = others.into_iter().filter_map(|(name, key)| Some((name, *ids(key).first()?)));
+    keys.extend(ends.chain(others).map(|(name, id)| (format!("tokenizer.ggml.{name}_token_id"), Value::U32(id))));
+    keys
 }
 
 fn cannot(told: &Told<'_>, reason: &str) -> crate::Error {
@@ -83,14 +96,16 @@ struct Written<'a> {
     types: Vec<i32>,
     /// The added tokens that have rows.
     added: Vec<String>,
-    keys: Vec<(&'static str, Value)>,
+    keys: Vec<(String, Value)>,
     notes: Vec<String>,
     is_byte_level: bool,
+    /// Whether a blank is put before a text.
+    has_prefix: bool,
 }
 
 impl<'a> Written<'a> {
-    fn key(&mut self, key: &'static str, value: Value) {
-        self.keys.push((key, value));
+    fn key(&mut self, key: &str, value: Value) {
+        self.keys.push((format!("tokenizer.{key}"), value));
     }
 
     /// All tokens with their types.
@@ -122,7 +137,7 @@ impl<'a> Written<'a> {
             tokens.into_iter().enumerate().map(|(id, token)| token.unwrap_or_else(|| format!("[PAD{id}]"))).collect();
         let notes = (beyond > 0).then(|| format!("{beyond} tokens without a row of the embedding are left out"));
         let notes = notes.into_iter().collect();
-        Ok(Self { told, tokens, types, added, keys: Vec::new(), notes, is_byte_level: false })
+        Ok(Self { told, tokens, types, added, keys: Vec::new(), notes, is_byte_level: false, has_prefix: false })
     }
 
     /// The model, its tokens and merges or scores.
@@ -163,6 +178,10 @@ impl<'a> Written<'a> {
                 self.key("ggml.model", Value::String("llama".into()));
                 self.key("ggml.pre", Value::String("default".into()));
                 self.key("ggml.add_space_prefix", Value::Bool(prefix));
+                self.has_prefix = prefix;
+                if prefix {
+                    self.notes.push("llama.cpp puts a blank before every text, transformers only before one that has none".into());
+                }
                 Some(self.scores(&merges)?)
             }
             false => return Err(cannot(self.told, "is neither byte-level BPE nor sentencepiece BPE")),
@@ -231,19 +250,17 @@ impl<'a> Written<'a> {
             }
         }
         let named = [("ggml.bos_token_id", bos), ("ggml.padding_token_id", id(&chat.pad_token))];
-        let unknown = self.keys.iter().all(|(key, _)| *key != "ggml.unknown_token_id").then(|| id(&chat.unk_token)).flatten();
+        let unknown = self.keys.iter().all(|(key, _)| key != "tokenizer.ggml.unknown_token_id").then(|| id(&chat.unk_token)).flatten();
         for (key, id) in named.into_iter().chain([("ggml.unknown_token_id", unknown)]) {
             if let Some(id) = id {
                 self.key(key, Value::U32(id));
             }
         }
-        const KEYS: [&str; 3] = ["ggml.eos_token_id", "ggml.eot_token_id", "ggml.eom_token_id"];
-        debug_assert_eq!(KEYS.len(), ENDS.len());
-        for (key, end) in KEYS.into_iter().zip(&ends) {
-            self.key(key, Value::U32(*end));
+        for (name, end) in ENDS.iter().zip(&ends) {
+            self.key(&format!("ggml.{name}_token_id"), Value::U32(*end));
         }
-        if ends.len() > KEYS.len() {
-            self.notes.push(format!("{} of the tokens that end an answer are left out", ends.len() - KEYS.len()));
+        if ends.len() > ENDS.len() {
+            self.notes.push(format!("{} of the tokens that end an answer are left out", ends.len() - ENDS.len()));
         }
         self.key("ggml.add_bos_token", Value::Bool(!before.is_empty()));
         self.key("ggml.add_eos_token", Value::Bool(!after.is_empty()));
@@ -251,8 +268,8 @@ impl<'a> Written<'a> {
     }
 
     /// An error where what was written, read back, splits a text otherwise than `original`.
-    fn agrees(&self, keys: &[(String, Value)], original: &Tokenizer) -> Result<()> {
-        let metadata = keys.iter().cloned().collect();
+    fn agrees(&self, original: &Tokenizer) -> Result<()> {
+        let metadata = self.keys.iter().cloned().collect();
         let content =
             Content { magic: VersionedMagic::GgufV3, metadata, tensor_infos: HashMap::new(), tensor_data_offset: 0 };
         let files = tokenizer_files(&Metadata::new(&content, "llama"), self.told.file)?;
@@ -265,9 +282,11 @@ impl<'a> Written<'a> {
             true => probes.extend(self.added.iter().take(512).map(|token| format!("a {token} b\n{token}c{token}"))),
             false => probes.extend(self.added.iter().take(512).cloned()),
         }
-        for probe in probes {
+        for probe in &probes {
+            // A text that begins with a blank is given another, or is not.
+            let probe = if self.has_prefix { probe.trim_start_matches([' ', '\u{2581}']) } else { probe };
             let ids = |tokenizer: &Tokenizer| {
-                tokenizing(self.told.file, || Ok(tokenizer.encode_fast(probe.as_str(), true)?.get_ids().to_vec()))
+                tokenizing(self.told.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()))
             };
             let (expected, found) = (ids(original)?, ids(&back)?);
             let has_rows = expected.iter().all(|id| (*id as usize) < self.told.rows);

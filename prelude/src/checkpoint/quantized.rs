@@ -5,16 +5,15 @@
 //! refused: a merge of them means nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use candle_core::{DType, Device};
 use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::archive::{Archive, Buffer};
 use super::float8::{Codes, Float8, power};
 use super::view::{Stored, View};
-use candle_core::{DType, Device};
-use std::sync::Arc;
-
 use crate::error::{Error, Result};
 
 /// The keys of config.json that tell how weights are packed.
@@ -38,8 +37,18 @@ const PACKED: [(&str, &str); 14] = [
     ("_blocks", "MXFP4"),
 ];
 
-/// What is put behind a weight's name, or in its place, by what scales a packed one.
-const SCALES: [&str; 6] = ["weight_scale", "weight_scales", "scales", "scale", "SCB", "weight_scale_inv"];
+/// What stands beside a packed weight, in place of the last part of its name or, from a dot or underscore on, behind
+/// it; and what packs so, where that is known by it.
+const SCALES: [(&str, Option<&str>); 8] = [
+    ("SCB", Some("bitsandbytes, 8 bits")),
+    (".absmax", Some("bitsandbytes, 4 bits")),
+    ("weight_scales", Some("EETQ")),
+    ("weight_scale", None),
+    ("weight_scale_inv", None),
+    ("scales", None),
+    ("scale", None),
+    ("_scale", None),
+];
 
 /// Ends of names of scales and zero points of activations, and of scales of weights that are none any more.
 const DROPPED: [&str; 20] = [
@@ -151,23 +160,32 @@ fn is_whole(dtype: Dtype) -> bool {
 /// An error for the first tensor that is packed.
 fn refuse_packed(archive: &Archive, said: Option<&Said>) -> Result<()> {
     let has = |name: &str| archive.tensors.contains_key(name) || archive.buffers.contains_key(name);
-    for (name, buffer) in &archive.buffers {
+    // Exponents of float8 blocks are bytes too.
+    let of_float8 = |name: &str| {
+        let weight = name.strip_suffix("_scale_inv").or_else(|| name.strip_suffix("_scale"));
+        let weight = weight.and_then(|weight| archive.buffers.get(weight));
+        weight.is_some_and(|weight| matches!(weight.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2))
+    };
+    let suspects = archive.buffers.iter().filter(|(name, buffer)| buffer.dtype != Dtype::U8 || !of_float8(name));
+    for (name, buffer) in suspects {
         let (stem, last) = parts(name);
         let known = PACKED.iter().find(|(end, _)| last == *end || (end.starts_with('_') && last.ends_with(end)));
         let small = matches!(buffer.dtype, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2);
-        let scaled = SCALES.iter().any(|scale| has(&format!("{stem}{scale}"))) || has(&format!("{name}_scale"));
+        let beside = |end: &str| has(&if end.starts_with(['.', '_']) { format!("{name}{end}") } else { format!("{stem}{end}") });
+        let scale = SCALES.iter().find(|(end, _)| beside(end));
         // Masks and positions are whole numbers too.
         let harmless = last == "position_ids" || last == "token_type_ids" || last == "num_batches_tracked";
         let is_mask = last.contains("mask") || (last == "bias" && buffer.shape.len() > 2);
-        let matrix = buffer.shape.len() > 1 && !harmless && !is_mask;
+        let is_weight = last == "weight" || (buffer.shape.len() > 1 && !harmless && !is_mask);
         let is_packed = match is_whole(buffer.dtype) {
-            true => known.is_some() || (last == "weight" && (scaled || said.is_some())) || (matrix && (scaled || said.is_some())),
+            true => known.is_some() || (is_weight && (scale.is_some() || said.is_some())),
             false => small,
         };
         if is_packed {
+            let known = known.map(|(_, method)| *method).or_else(|| scale.and_then(|(_, method)| *method));
             let method = match (said, known) {
                 (Some(said), _) => said.method.clone(),
-                (None, Some((_, method))) => (*method).to_owned(),
+                (None, Some(method)) => method.to_owned(),
                 (None, None) => format!("{:?}", buffer.dtype),
             };
             return Err(Error::Packed { file: archive.file.clone(), tensor: name.clone(), method });
@@ -308,7 +326,7 @@ fn of_scale(
         let even = down > 0 && across > 0 && rows.is_multiple_of(down) && columns.is_multiple_of(across);
         even.then(|| (rows / down, columns / across))
     };
-    let block = said.filter(fits).or_else(divides)?;
+    let block = said.map_or_else(divides, |said| Some(said).filter(fits))?;
     Some(Float8 { codes, scales, block, size })
 }
 

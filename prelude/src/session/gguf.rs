@@ -9,7 +9,7 @@ use candle_core::quantized::gguf_file::Value;
 
 use super::output::Output;
 use crate::checkpoint::{
-    Content, Encoding, Entry, GgufFile, GgufTensor, Keys, Of, Source, Told, Written, encoding, fill_file, tokenizer_keys,
+    Content, Encoding, Entry, GgufFile, GgufTensor, Keys, Of, Source, Told, Written, encoding, fill_file, ids_alone, tokenizer_keys,
 };
 use crate::error::{Error, Result};
 
@@ -72,7 +72,8 @@ impl Output<'_> {
                 notes.extend(more);
             }
             None => {
-                values.push(("tokenizer.ggml.model".into(), Value::String("no_vocab".into())));
+                let config = first.side_file("config.json")?;
+                values.extend(ids_alone(&serde_json::from_slice(config.as_deref().unwrap_or(b"null")).unwrap_or_default()));
                 notes.push("no source has a tokenizer: the file has none, and takes and gives ids alone".into());
             }
         }
