@@ -138,7 +138,9 @@ fn float8_has_the_values_of_torch_and_the_logits_of_transformers() {
 fn float8_without_a_scale_is_what_its_codes_are() {
     let (expected, dir) = (expected(), tempfile::tempdir().unwrap());
     fs::write(dir.path().join("config.json"), r#"{"model_type": "other"}"#).unwrap();
-    for (name, kind, nan) in [("e4m3", "F8_E4M3", &[0x7f, 0xff][..]), ("e5m2", "F8_E5M2", &[0x7c, 0x7d, 0x7e, 0x7f, 0xfc, 0xfd, 0xfe, 0xff])] {
+    for (name, kind, nan) in
+        [("e4m3", "F8_E4M3", &[0x7f, 0xff][..]), ("e5m2", "F8_E5M2", &[0x7c, 0x7d, 0x7e, 0x7f, 0xfc, 0xfd, 0xfe, 0xff])]
+    {
         let codes: Vec<u8> = (0..=255).map(|code: u8| if nan.contains(&code) { 0 } else { code }).collect();
         let header = format!(r#"{{"x.weight":{{"dtype":"{kind}","shape":[2,128],"data_offsets":[0,256]}}}}"#);
         let file = |codes: &[u8]| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), codes].concat();
@@ -195,7 +197,10 @@ fn scales_that_do_not_fit_are_refused() {
 
 #[test]
 fn a_quantization_config_over_plain_floats_is_passed_over() {
-    for method in [serde_json::json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), serde_json::json!({"quant_method": "gptq", "bits": 4})] {
+    for method in [
+        serde_json::json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
+        serde_json::json!({"quant_method": "gptq", "bits": 4}),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("leftover");
         copy_builtin("math", &source);
@@ -227,14 +232,16 @@ type Stored = (&'static str, &'static str, &'static [usize], usize);
 
 #[test]
 fn packed_weights_are_refused_by_method_whatever_the_family() {
-    const GPTQ: &[Stored] = &[("l.q.qweight", "I32", &[4, 8], 4), ("l.q.scales", "F16", &[1, 8], 2), ("l.q.g_idx", "I32", &[32], 4)];
+    const GPTQ: &[Stored] =
+        &[("l.q.qweight", "I32", &[4, 8], 4), ("l.q.scales", "F16", &[1, 8], 2), ("l.q.g_idx", "I32", &[32], 4)];
     const BNB4: &[Stored] = &[("l.q.weight", "U8", &[16, 1], 1), ("l.q.weight.absmax", "F32", &[2], 4)];
     const BNB8: &[Stored] = &[("l.q.weight", "I8", &[4, 8], 1), ("l.q.SCB", "F32", &[4], 4)];
     const PACKED: &[Stored] = &[("l.q.weight_packed", "I32", &[4, 1], 4), ("l.q.weight_scale", "BF16", &[4, 1], 2)];
     const HQQ: &[Stored] = &[("l.q.W_q", "U8", &[4, 8], 1), ("l.q.scale", "F16", &[1, 8], 2)];
     const EETQ: &[Stored] = &[("l.q.weight", "I8", &[4, 8], 1), ("l.q.weight_scales", "F16", &[8], 2)];
     const NVFP4: &[Stored] = &[("l.q.weight", "U8", &[4, 8], 1), ("l.q.weight_scale", "F8_E4M3", &[4, 1], 1)];
-    const MXFP4: &[Stored] = &[("l.experts.down_proj_blocks", "U8", &[2, 4, 2, 16], 1), ("l.experts.down_proj_scales", "U8", &[2, 4, 2], 1)];
+    const MXFP4: &[Stored] =
+        &[("l.experts.down_proj_blocks", "U8", &[2, 4, 2, 16], 1), ("l.experts.down_proj_scales", "U8", &[2, 4, 2], 1)];
     let cases: [(&str, &[Stored], &str); 8] = [
         ("gptq", GPTQ, "GPTQ"),
         ("bitsandbytes", BNB4, "4 bits"),
@@ -264,7 +271,10 @@ fn packed_weights_are_refused_by_method_whatever_the_family() {
     }
     // Masks and positions are no weights.
     fs::write(dir.path().join("config.json"), r#"{"model_type": "gpt2"}"#).unwrap();
-    write_zeros(dir.path(), &[("h.0.attn.bias", "U8", &[1, 1, 8, 8], 1), ("position_ids", "I64", &[1, 8], 8), ("wte.weight", "F32", &[4, 8], 4)]);
+    write_zeros(
+        dir.path(),
+        &[("h.0.attn.bias", "U8", &[1, 1, 8, 8], 1), ("position_ids", "I64", &[1, 8], 8), ("wte.weight", "F32", &[4, 8], 4)],
+    );
     assert!(open(dir.path()).is_ok());
     // Nor are whole numbers weights.
     write_zeros(dir.path(), &[("wte.weight", "I64", &[4, 8], 8)]);
@@ -279,7 +289,11 @@ fn f64_is_rounded_to_f32() {
     let header = r#"{"x.weight":{"dtype":"F64","shape":[1,3],"data_offsets":[0,24]}}"#;
     let numbers = [1.0f64 / 3.0, -2.5, 1e-320];
     let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-    fs::write(dir.path().join("model.safetensors"), [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes].concat()).unwrap();
+    fs::write(
+        dir.path().join("model.safetensors"),
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes].concat(),
+    )
+    .unwrap();
     let source = open(dir.path()).unwrap();
     assert!(source.notes()[0].contains("f64"), "{:?}", source.notes());
     let to = dir.path().join("out");
@@ -346,6 +360,9 @@ fn an_untied_model_without_a_head_says_so() {
     for tied in [Value::Bool(false), Value::Null] {
         configure(dir.path(), |config| config["tie_word_embeddings"] = tied.clone());
         let error = open(dir.path()).unwrap_err();
-        assert!(matches!(&error, Error::NoOutputLayer { .. }) && error.hint().unwrap().contains("tie_word_embeddings"), "{error:?}");
+        assert!(
+            matches!(&error, Error::NoOutputLayer { .. }) && error.hint().unwrap().contains("tie_word_embeddings"),
+            "{error:?}"
+        );
     }
 }

@@ -126,11 +126,14 @@ fn tensors_are_those_of_the_gguf_package_and_come_back() {
             }
             let more = found.keys().filter(|name| !tensors.contains_key(*name)).collect::<Vec<_>>();
             assert!(more.iter().all(|name| factors(name)), "{more:?}");
-            assert_eq!(more.len(), match name.as_str() {
-                "llama-sharded" => 1,
-                "phi3-long" => 2,
-                _ => 0,
-            });
+            assert_eq!(
+                more.len(),
+                match name.as_str() {
+                    "llama-sharded" => 1,
+                    "phi3-long" => 2,
+                    _ => 0,
+                }
+            );
             let architecture = own.architecture().unwrap();
             let own_key = |key: &str| {
                 let Gguf::String(family) = &keys["general.architecture"] else { panic!() };
@@ -176,7 +179,8 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
         written(&source, &dir.path().join("out.gguf"), None).unwrap_err().to_string()
     };
     assert!(edited("qwen3", "hidden_act", json!("gelu_pytorch_tanh")).contains("GeluTanh"));
-    let yarn = json!({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": 4.0, "original_max_position_embeddings": 32});
+    let yarn =
+        json!({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": 4.0, "original_max_position_embeddings": 32});
     assert!(edited("qwen3", "rope_parameters", yarn).contains("beta_fast"));
     let long = json!({"rope_type": "longrope", "rope_theta": 1e4, "short_factor": vec![1.0; 4], "long_factor": vec![2.0; 4]});
     assert!(edited("llama-biases", "rope_parameters", long).contains("rotary"));
@@ -334,7 +338,10 @@ fn tokenizers_split_text_as_before_and_as_transformers_reads_them() {
     // What cannot be told is refused with the file's name.
     with_tokenizer("unknown", 300, &dir.path().join("unknown"));
     let error = written(&dir.path().join("unknown"), &dir.path().join("unknown.gguf"), None).unwrap_err();
-    assert!(matches!(&error, Error::GgufOut { reason } if reason.contains("tokenizer.json") && reason.contains("rule")), "{error:?}");
+    assert!(
+        matches!(&error, Error::GgufOut { reason } if reason.contains("tokenizer.json") && reason.contains("rule")),
+        "{error:?}"
+    );
 }
 
 /// `name`, its tokenizer.json changed.

@@ -147,7 +147,9 @@ impl Error {
             Error::NotFound { .. } => {
                 "check the name and the directory you are in; built-in models are named builtin:NAME, as builtin:math"
             }
-            Error::MissingFile { .. } => "a model is a directory with config.json and weights: *.safetensors, or pytorch_model.bin",
+            Error::MissingFile { .. } => {
+                "a model is a directory with config.json and weights: *.safetensors, or pytorch_model.bin"
+            }
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
             Error::Gguf { .. } => "download the file again, or convert the model with a newer llama.cpp",
             Error::Torch { .. } => {

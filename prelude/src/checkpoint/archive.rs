@@ -125,11 +125,18 @@ impl Archive {
 fn missing(directory: &Path) -> Error {
     const ENDS: [&str; 9] = [".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx", ".npz", ".gguf"];
     let names = std::fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
-    let is_other = |name: &String| ENDS.iter().any(|end| name.ends_with(end)) && !name.starts_with('.') && !name.starts_with("training_args");
+    let is_other = |name: &String| {
+        ENDS.iter().any(|end| name.ends_with(end)) && !name.starts_with('.') && !name.starts_with("training_args")
+    };
     match names.filter(is_other).min() {
         None => Error::MissingFile { directory: directory.into(), file: WEIGHTS[0].into() },
         Some(name) => Error::Sources {
-            what: format!("`{}` has neither `{}` nor `{}` nor an index, but `{name}`", directory.display(), WEIGHTS[0], WEIGHTS[2]),
+            what: format!(
+                "`{}` has neither `{}` nor `{}` nor an index, but `{name}`",
+                directory.display(),
+                WEIGHTS[0],
+                WEIGHTS[2]
+            ),
             hint: "parts need their index beside them, a GGUF file is named itself, and other formats are saved anew by transformers' save_pretrained",
         },
     }

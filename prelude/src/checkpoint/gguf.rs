@@ -236,7 +236,11 @@ impl Gguf {
         }
         // The end of a text, of a turn, of a message: all end an answer.
         let mut ends: Vec<u64> = Vec::new();
-        ENDS.iter().filter_map(|name| id(name)).for_each(|id| if !ends.contains(&id) { ends.push(id) });
+        ENDS.iter().filter_map(|name| id(name)).for_each(|id| {
+            if !ends.contains(&id) {
+                ends.push(id)
+            }
+        });
         match ends.as_slice() {
             [] => {}
             [end] => set("eos_token_id", (*end).into()),
@@ -258,7 +262,8 @@ impl Gguf {
         let factor = number("rope.scaling.factor").unwrap_or(1.0);
         let original = m.own("rope.scaling.original_context_length").and_then(Metadata::whole);
         // A factor for every frequency, in short sequences and in long ones.
-        if let (Some(short), Some(long)) = (self.factors("rope_factors_short.weight")?, self.factors("rope_factors_long.weight")?) {
+        if let (Some(short), Some(long)) = (self.factors("rope_factors_short.weight")?, self.factors("rope_factors_long.weight")?)
+        {
             let mut scaling = json!({"rope_type": "longrope", "short_factor": short, "long_factor": long});
             if let Some(attention) = number("rope.scaling.attn_factor") {
                 scaling["attention_factor"] = attention.into();

@@ -89,7 +89,10 @@ impl Keys {
         let gemma = self.architecture.starts_with("gemma");
         let gate = if gemma { Activation::GeluTanh } else { Activation::Silu };
         if a.activation != gate {
-            return Err(refused(format!("the gate of its MLP is {:?}, and llama.cpp knows {gate:?} for `{}`", a.activation, a.family)));
+            return Err(refused(format!(
+                "the gate of its MLP is {:?}, and llama.cpp knows {gate:?} for `{}`",
+                a.activation, a.family
+            )));
         }
         let family = if self.architecture == "gemma3" { "gemma3_text" } else { self.architecture };
         let two = matches!(family, "gemma2" | "gemma3_text");
@@ -181,7 +184,8 @@ impl Keys {
                 self.factors.push(("rope_freqs.weight", (0..rope.dims / 2).map(factor).collect()));
             }
             Scaling::Yarn { factor, attention, .. } if !gemma => {
-                let usual = [("beta_fast", 32.0), ("beta_slow", 1.0)].iter().all(|(key, value)| said(key).is_none_or(|x| x == *value));
+                let usual =
+                    [("beta_fast", 32.0), ("beta_slow", 1.0)].iter().all(|(key, value)| said(key).is_none_or(|x| x == *value));
                 let warmth = 0.1 * factor.ln() + 1.0;
                 let truncates = ["rope_parameters", "rope_scaling"]
                     .iter()

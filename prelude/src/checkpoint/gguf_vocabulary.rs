@@ -180,7 +180,8 @@ impl<'a> Written<'a> {
                 self.key("ggml.add_space_prefix", Value::Bool(prefix));
                 self.has_prefix = prefix;
                 if prefix {
-                    self.notes.push("llama.cpp puts a blank before every text, transformers only before one that has none".into());
+                    self.notes
+                        .push("llama.cpp puts a blank before every text, transformers only before one that has none".into());
                 }
                 Some(self.scores(&merges)?)
             }
@@ -216,7 +217,8 @@ impl<'a> Written<'a> {
             }
         }
         // Single characters come after all that is merged; what is no text has none.
-        let mut scores: Vec<f32> = self.types.iter().map(|kind| if *kind == NORMAL { -(order.len() as f32) } else { 0.0 }).collect();
+        let mut scores: Vec<f32> =
+            self.types.iter().map(|kind| if *kind == NORMAL { -(order.len() as f32) } else { 0.0 }).collect();
         for (rank, id) in order.iter().enumerate() {
             scores[*id] = -(rank as f32);
         }
@@ -231,14 +233,15 @@ impl<'a> Written<'a> {
     /// Special tokens, and which of them are put around a text.
     fn begin_and_end(&mut self, json: &Json, original: &Tokenizer) -> Result<()> {
         let id = |token: &str| original.token_to_id(token).filter(|id| (*id as usize) < self.told.rows);
-        let (before, after) = around(&json["post_processor"]).ok_or_else(|| {
-            cannot(self.told, "puts tokens around a text in a way that llama.cpp does not")
-        })?;
+        let (before, after) = around(&json["post_processor"])
+            .ok_or_else(|| cannot(self.told, "puts tokens around a text in a way that llama.cpp does not"))?;
         let chat = self.told.chat;
         let one = |around: &[String], said: &str| -> Result<Option<u32>> {
             match around {
                 [] => Ok(id(said)),
-                [token] => id(token).map(Some).ok_or_else(|| cannot(self.told, &format!("puts `{token}` around texts, which has no row"))),
+                [token] => id(token)
+                    .map(Some)
+                    .ok_or_else(|| cannot(self.told, &format!("puts `{token}` around texts, which has no row"))),
                 _ => Err(cannot(self.told, "puts several tokens around a text")),
             }
         };
@@ -250,7 +253,8 @@ impl<'a> Written<'a> {
             }
         }
         let named = [("ggml.bos_token_id", bos), ("ggml.padding_token_id", id(&chat.pad_token))];
-        let unknown = self.keys.iter().all(|(key, _)| key != "tokenizer.ggml.unknown_token_id").then(|| id(&chat.unk_token)).flatten();
+        let unknown =
+            self.keys.iter().all(|(key, _)| key != "tokenizer.ggml.unknown_token_id").then(|| id(&chat.unk_token)).flatten();
         for (key, id) in named.into_iter().chain([("ggml.unknown_token_id", unknown)]) {
             if let Some(id) = id {
                 self.key(key, Value::U32(id));
@@ -270,8 +274,7 @@ impl<'a> Written<'a> {
     /// An error where what was written, read back, splits a text otherwise than `original`.
     fn agrees(&self, original: &Tokenizer) -> Result<()> {
         let metadata = self.keys.iter().cloned().collect();
-        let content =
-            Content { magic: VersionedMagic::GgufV3, metadata, tensor_infos: HashMap::new(), tensor_data_offset: 0 };
+        let content = Content { magic: VersionedMagic::GgufV3, metadata, tensor_infos: HashMap::new(), tensor_data_offset: 0 };
         let files = tokenizer_files(&Metadata::new(&content, "llama"), self.told.file)?;
         let files = files.map_err(|reason| cannot(self.told, &format!("does not come back: {reason}")))?;
         let text = files.get("tokenizer.json").map(Json::to_string).unwrap_or_default();
@@ -285,13 +288,15 @@ impl<'a> Written<'a> {
         for probe in &probes {
             // A text that begins with a blank is given another, or is not.
             let probe = if self.has_prefix { probe.trim_start_matches([' ', '\u{2581}']) } else { probe };
-            let ids = |tokenizer: &Tokenizer| {
-                tokenizing(self.told.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()))
-            };
+            let ids =
+                |tokenizer: &Tokenizer| tokenizing(self.told.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()));
             let (expected, found) = (ids(original)?, ids(&back)?);
             let has_rows = expected.iter().all(|id| (*id as usize) < self.told.rows);
             if has_rows && expected != found {
-                return Err(cannot(self.told, &format!("splits `{}` otherwise than what would be written", probe.escape_debug())));
+                return Err(cannot(
+                    self.told,
+                    &format!("splits `{}` otherwise than what would be written", probe.escape_debug()),
+                ));
             }
         }
         Ok(())
@@ -300,7 +305,10 @@ impl<'a> Written<'a> {
 
 /// Whether a token is the byte of its number: `<0x0A>`.
 fn is_byte(token: &str) -> bool {
-    token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok())
+    token
+        .strip_prefix("<0x")
+        .and_then(|rest| rest.strip_suffix('>'))
+        .is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok())
 }
 
 /// Merges, which are pairs or texts of two with a blank between.

@@ -101,7 +101,9 @@ impl GgufTensor<'_> {
         let values = match &self.of {
             Of::Made(values) => {
                 let values: &'c [f32] = values;
-                return Ok(Content::Values(Box::new(move |start, into| into.copy_from_slice(&values[start..start + into.len()]))));
+                return Ok(Content::Values(Box::new(move |start, into| {
+                    into.copy_from_slice(&values[start..start + into.len()])
+                })));
             }
             Of::Merged(name) => match content(name)? {
                 Content::Values(values) => values,

@@ -33,10 +33,10 @@ pub use source::Source;
 pub use view::View;
 pub use vocabulary::Lack;
 
+pub(crate) use encode::Encoding;
 #[cfg(test)]
 pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};
-pub(crate) use encode::Encoding;
 pub(crate) use gguf_keys::Keys;
 pub(crate) use gguf_vocabulary::{Told, ids_alone, tokenizer_keys};
 pub(crate) use gguf_write::{GgufFile, GgufTensor, Of, encoding};

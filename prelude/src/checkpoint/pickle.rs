@@ -47,7 +47,8 @@ impl<'a> Pickle<'a> {
     /// # Errors
     /// Why it is not one, in words.
     pub fn read(bytes: &'a [u8]) -> Read<Self> {
-        let mut machine = Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+        let mut machine =
+            Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
         for _ in 0..MOST {
             if machine.step()? {
                 let root = machine.pop()?;
@@ -278,7 +279,8 @@ impl<'a> Machine<'a> {
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let text = |id: Id| if let Value::Text(text) = self.values[id] { Ok(text) } else { Err("its pickle names no class") };
+                let text =
+                    |id: Id| if let Value::Text(text) = self.values[id] { Ok(text) } else { Err("its pickle names no class") };
                 let (module, name) = (text(module)?, text(name)?);
                 self.push(Value::Global(module, name));
             }

@@ -219,7 +219,8 @@ fn float8(archive: &mut Archive, said: Option<&Said>) -> Result<usize> {
         archive.buffers.iter().filter_map(|(name, buffer)| Some((name.clone(), codes(buffer.dtype)?))).collect();
     for (name, codes) in &names {
         let (stem, _) = parts(name);
-        let scales = [format!("{name}_scale_inv"), format!("{name}_scale"), format!("{stem}scale_weight"), format!("{stem}scale")];
+        let scales =
+            [format!("{name}_scale_inv"), format!("{name}_scale"), format!("{stem}scale_weight"), format!("{stem}scale")];
         let scale = scales.into_iter().find(|scale| archive.tensors.contains_key(scale) || archive.buffers.contains_key(scale));
         let Some(buffer) = archive.buffers.remove(name) else { continue };
         let float8 = match &scale {
@@ -292,12 +293,7 @@ fn matrix(shape: &[usize]) -> (usize, usize) {
 
 /// Codes of `shape` with their scales: one, one a row, or one a block of the size that is said or, where none is, that
 /// divides rows and columns. None where they do not fit.
-fn of_scale(
-    codes: Codes,
-    shape: &[usize],
-    scales: Vec<f32>,
-    of: Option<(&[usize], Option<(usize, usize)>)>,
-) -> Option<Float8> {
+fn of_scale(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize], Option<(usize, usize)>)>) -> Option<Float8> {
     let size @ (rows, columns) = matrix(shape);
     let count: usize = shape[..shape.len().saturating_sub(2)].iter().product();
     if shape.contains(&0) {

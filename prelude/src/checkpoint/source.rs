@@ -117,7 +117,8 @@ impl Source {
             None => None,
         };
         let chat = Arc::new(Chat::read(&files)?);
-        let mut notes: Vec<String> = files.note().map(str::to_owned).into_iter().chain(archive.notes).chain(settled.notes).collect();
+        let mut notes: Vec<String> =
+            files.note().map(str::to_owned).into_iter().chain(archive.notes).chain(settled.notes).collect();
         let rows = rows_of(architecture.as_ref(), &tensors);
         notes.extend(tokenizer.as_deref().filter(|_| rows > 0).and_then(|tokenizer| beyond(tokenizer, rows)));
         let name = match name {

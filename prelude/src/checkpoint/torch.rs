@@ -301,9 +301,10 @@ impl State<'_, '_> {
         let claimed = usize::try_from(count).ok().map(|n| n / (width / element.width()).max(1));
         let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         let offset = pickle.int(offset).and_then(|n| usize::try_from(n).ok());
-        let last = shape.iter().zip(&strides).try_fold(offset.unwrap_or(0), |last, (d, stride)| {
-            last.checked_add(d.saturating_sub(1).checked_mul(*stride)?)
-        });
+        let last = shape
+            .iter()
+            .zip(&strides)
+            .try_fold(offset.unwrap_or(0), |last, (d, stride)| last.checked_add(d.saturating_sub(1).checked_mul(*stride)?));
         let (Some(elements), Some(offset), Some(last), true) = (elements, offset, last, shape.len() == strides.len()) else {
             return Err("has a shape that is not one".into());
         };

@@ -169,9 +169,8 @@ pub(crate) fn fill_slots<'a>(
 ) -> Result<()> {
     let buffers = Buffers::default();
     slots.par_iter().enumerate().try_for_each(|(i, slot)| {
-        let put = |at: usize, bytes: &[u8]| {
-            file.write_all_at(bytes, slot.start + at as u64).map_err(|e| Error::io("write", path, e))
-        };
+        let put =
+            |at: usize, bytes: &[u8]| file.write_all_at(bytes, slot.start + at as u64).map_err(|e| Error::io("write", path, e));
         match content(i)? {
             Content::Bytes(bytes) => put(0, bytes),
             Content::Values(values) => {

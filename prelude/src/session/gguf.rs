@@ -9,7 +9,8 @@ use candle_core::quantized::gguf_file::Value;
 
 use super::output::Output;
 use crate::checkpoint::{
-    Content, Encoding, Entry, GgufFile, GgufTensor, Keys, Of, Source, Told, Written, encoding, fill_file, ids_alone, tokenizer_keys,
+    Content, Encoding, Entry, GgufFile, GgufTensor, Keys, Of, Source, Told, Written, encoding, fill_file, ids_alone,
+    tokenizer_keys,
 };
 use crate::error::{Error, Result};
 
@@ -93,7 +94,8 @@ impl Output<'_> {
             return Err(Error::Exists { path: path.into() });
         }
         let mut magic = [0; 4];
-        let is_one = found.is_file() && fs::File::open(path).and_then(|mut f| f.read_exact(&mut magic)).is_ok() && &magic == b"GGUF";
+        let is_one =
+            found.is_file() && fs::File::open(path).and_then(|mut f| f.read_exact(&mut magic)).is_ok() && &magic == b"GGUF";
         if is_one { Ok(()) } else { Err(Error::NotReplaced { path: path.into(), what: "a GGUF file" }) }
     }
 
