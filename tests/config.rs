@@ -46,8 +46,6 @@ fn transformers_4_and_5_mean_the_same() {
 fn what_a_family_cannot_do_is_refused_by_its_key() {
     let refused = [
         ("llama-biases", "is_causal", json!(false), "is_causal"),
-        ("llama-biases", "quantization_config", json!({"quant_method": "gptq"}), "quantization_config"),
-        ("gpt2", "quantization_config", json!({"quant_method": "gptq"}), "quantization_config"),
         ("llama-biases", "attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
         ("llama-biases", "final_logit_softcapping", json!(30.0), "final_logit_softcapping"),
         ("llama-biases", "layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),

@@ -228,8 +228,23 @@ fn data_sets_come_from_the_hub_too() {
 fn weights_that_cannot_be_read_are_named() {
     let home = tempfile::tempdir().unwrap();
     let only = |names: &[&str]| Server::start(names.iter().map(|n| ((*n).to_owned(), b"{}".to_vec())).collect());
-    let server = only(&["config.json", "pytorch_model.bin"]);
-    refuses(home.path(), &server.endpoint, "load org/bin", &[".bin"]);
+    let server = only(&["config.json", "tf_model.h5"]);
+    refuses(home.path(), &server.endpoint, "load org/h5", &["neither safetensors nor pytorch_model.bin"]);
     let server = only(&["a.Q4_K.gguf"]);
     refuses(home.path(), &server.endpoint, "load org/gguf", &["org/gguf/a.Q4_K.gguf"]);
+}
+
+#[test]
+fn bin_weights_are_downloaded_where_there_are_no_others() {
+    let (home, mut files) = (tempfile::tempdir().unwrap(), BTreeMap::new());
+    for entry in fs::read_dir(data("formats/bin-shards")).unwrap() {
+        let path = entry.unwrap().path();
+        files.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap());
+    }
+    let server = Server::start(files);
+    works(home.path(), &server.endpoint, "load org/old", &[]);
+    let parts = server.log().iter().filter(|l| l.contains(".bin") && !l.contains("index")).count();
+    assert!(parts >= 2, "{:?}", server.log());
+    // Whole in the cache.
+    works(home.path(), "http://127.0.0.1:1", "load org/old", &[("HF_HUB_OFFLINE", "1")]);
 }

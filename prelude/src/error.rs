@@ -21,6 +21,14 @@ pub enum Error {
     Safetensors { file: PathBuf, reason: String },
     #[error("`{}` is not a usable GGUF file: {reason}", file.display())]
     Gguf { file: PathBuf, reason: String },
+    #[error("`{}` is not a PyTorch file that can be read: {reason}", file.display())]
+    Torch { file: PathBuf, reason: String },
+    #[error("the weights of `{}` are packed ({method}): `{tensor}` holds codes that cannot be merged", file.display())]
+    Packed { file: PathBuf, tensor: String, method: String },
+    #[error("`{}` has no output layer: there is no `lm_head.weight`, and config.json does not tie it to the embedding", file.display())]
+    NoOutputLayer { file: PathBuf },
+    #[error("the merge cannot be written as GGUF: {reason}")]
+    GgufOut { reason: String },
     #[error("`{}` names `{entry}`, which is not a file of its own directory", index.display())]
     OutsideDirectory { index: PathBuf, entry: String },
     #[error("`{}` is not valid: {reason}", file.display())]
@@ -41,8 +49,6 @@ pub enum Error {
     NonFinite { file: PathBuf, tensor: String, position: usize, value: f32 },
     #[error("`{}` is not a usable tokenizer: {reason}", file.display())]
     Tokenizer { file: PathBuf, reason: String },
-    #[error("`{}` has the token id `{id}`, but the embedding has only `{rows}` rows", file.display())]
-    TokenizerTooLarge { file: PathBuf, id: u32, rows: usize },
     #[error("the chat template of `{}` does not render: {reason}", file.display())]
     ChatTemplate { file: PathBuf, reason: String },
     #[error("`{first}` and `{second}` cannot be merged: {difference}")]
@@ -61,8 +67,12 @@ pub enum Error {
     EmptyData { file: PathBuf },
     #[error("line `{line}` of `{}` is not usable: {reason}", file.display())]
     BadLine { file: PathBuf, line: usize, reason: String },
-    #[error("line `{line}` of `{}` has the token id `{id}`, outside the vocabulary of `{vocabulary}`", file.display())]
-    TokenOutOfRange { file: PathBuf, line: usize, id: u32, vocabulary: usize },
+    #[error(
+        "line `{line}` of `{}` has the token id `{id}`{}, outside the vocabulary of `{vocabulary}`",
+        file.display(),
+        token.as_ref().map(|token| format!(" (`{token}`)")).unwrap_or_default()
+    )]
+    TokenOutOfRange { file: PathBuf, line: usize, id: u32, token: Option<String>, vocabulary: usize },
     #[error("source `{source_name}` has no data")]
     NoData { source_name: String },
     #[error("unknown {kind} `{name}`")]
@@ -139,9 +149,23 @@ impl Error {
             Error::NotFound { .. } => {
                 "check the name and the directory you are in; built-in models are named builtin:NAME, as builtin:math"
             }
-            Error::MissingFile { .. } => "a model is a directory with config.json and *.safetensors",
+            Error::MissingFile { .. } => {
+                "a model is a directory with config.json and weights: *.safetensors, or pytorch_model.bin"
+            }
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
             Error::Gguf { .. } => "download the file again, or convert the model with a newer llama.cpp",
+            Error::Torch { .. } => {
+                "convert it: python -c \"import torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for k, v in \
+                 torch.load('pytorch_model.bin', map_location='cpu', weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})\""
+            }
+            Error::Packed { .. } => {
+                "load the checkpoint it was made from, or a GGUF file of it; or unpack it in Python: \
+                 AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(NEW)"
+            }
+            Error::NoOutputLayer { .. } => {
+                "if the model is tied, set \"tie_word_embeddings\": true in its config.json; otherwise the checkpoint is incomplete: get it again"
+            }
+            Error::GgufOut { .. } => "bake it into a directory, and convert that with llama.cpp's convert_hf_to_gguf.py",
             Error::OutsideDirectory { .. } => {
                 "an index may name only files beside it; get the checkpoint from a source you trust"
             }
@@ -154,9 +178,8 @@ impl Error {
                 ));
             }
             Error::TensorNames { hint, .. } => hint,
-            Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",
+            Error::DType { .. } => "weights are floats (f32, f16, bf16, f64, or float8 with its scales): convert the checkpoint",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
-            Error::TokenizerTooLarge { .. } => "use the tokenizer.json that came with these weights",
             Error::Differs { .. } => {
                 "sources must be fine-tunes of one base model: same layers and shapes, and a tokenizer of which added tokens are all that differs"
             }
@@ -175,6 +198,9 @@ impl Error {
             Error::BadLine { .. } => {
                 "a row has an input (instruction, question, query, input or text) and an output (output, answer, \
                  response or sql_query), or messages, or prompt and completion, or text alone, or input_ids"
+            }
+            Error::TokenOutOfRange { token: Some(_), .. } => {
+                "the model's tokenizer has this token, its embedding has no row for it: leave it out of the text or its template"
             }
             Error::TokenOutOfRange { .. } => "the data was tokenized for another model",
             Error::NoData { source_name } => {

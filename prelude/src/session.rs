@@ -17,6 +17,7 @@ mod check;
 mod compare;
 mod diff;
 mod evolve;
+mod gguf;
 mod handle;
 mod inspect;
 mod latest;

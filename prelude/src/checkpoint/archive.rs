@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint: one safetensors file or many with an index, checked before use and
+//! The tensors of a checkpoint: one file or many with an index, safetensors or PyTorch's own, checked before use and
 //! read in place. Format: <https://huggingface.co/docs/safetensors>.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,20 +8,18 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
-use super::files::{Bytes, Files, WEIGHTS};
+use super::files::{Bytes, Files, WEIGHTS, is_index};
+use super::torch::read_torch;
 use super::view::{Stored, View};
 use crate::error::{Error, Result};
 
-const SINGLE: &str = WEIGHTS[0];
-const INDEX: &str = WEIGHTS[1];
-
-/// A stored tensor of another dtype: a buffer of whole numbers or truth values that no merge changes.
+/// A stored tensor of another dtype: whole numbers, truth values, or floats that only a scale gives a meaning.
 #[derive(Clone)]
 pub(crate) struct Buffer {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    bytes: Bytes,
-    range: Range<usize>,
+    pub(super) bytes: Bytes,
+    pub(super) range: Range<usize>,
 }
 
 impl Buffer {
@@ -39,24 +37,35 @@ pub(crate) struct Archive {
     pub buffers: BTreeMap<String, Buffer>,
     /// The file that holds the tensors, or the index of many.
     pub file: PathBuf,
+    /// What a reader should know of how it was read.
+    pub notes: Vec<String>,
 }
 
 impl Archive {
-    /// Opens `model.safetensors`, the files its index names, or a GGUF file.
+    /// Opens the weights that are there, safetensors before `.bin`, one file before the files of an index; or a GGUF
+    /// file.
     pub fn open(files: &Files) -> Result<Self> {
         if let Files::Gguf(gguf) = files {
             return Ok(Self { tensors: gguf.tensors()?, file: gguf.path.clone(), ..Self::default() });
         }
-        if let Some(bytes) = files.get(SINGLE)? {
-            let file = files.path().join(SINGLE);
-            return Ok(Self { file: file.clone(), ..read(&file, bytes)? });
+        for name in WEIGHTS {
+            let Some(bytes) = files.get(name)? else { continue };
+            let file = files.path().join(name);
+            let mut archive = match is_index(name) {
+                true => Self::indexed(files, file.clone(), &bytes)?,
+                false => read_any(&file, bytes)?,
+            };
+            archive.file = file;
+            archive.notes.dedup();
+            return Ok(archive);
         }
-        let Some(index) = files.get(INDEX)? else {
-            return Err(Error::MissingFile { directory: files.path().into(), file: SINGLE.into() });
-        };
-        let file = files.path().join(INDEX);
+        Err(missing(files.path()))
+    }
+
+    /// The files that the index `file` names.
+    fn indexed(files: &Files, file: PathBuf, index: &[u8]) -> Result<Self> {
         let json = |reason: String| Error::Json { file: file.clone(), reason };
-        let index: Index = serde_json::from_slice(&index).map_err(|e| json(e.to_string()))?;
+        let index: Index = serde_json::from_slice(index).map_err(|e| json(e.to_string()))?;
         let shards: BTreeSet<&String> = index.weight_map.values().collect();
         let mut all = Self { file, ..Self::default() };
         for shard in shards {
@@ -67,7 +76,8 @@ impl Archive {
             let path = files.path().join(shard);
             // A tensor counts where the index says it is, as in transformers.
             let counts = |name: &String| index.weight_map.get(name) == Some(shard);
-            let found = read(&path, files.require(shard)?)?;
+            let found = read_any(&path, files.require(shard)?)?;
+            all.notes.extend(found.notes);
             all.tensors.extend(found.tensors.into_iter().filter(|(name, _)| counts(name)));
             all.buffers.extend(found.buffers.into_iter().filter(|(name, _)| counts(name)));
         }
@@ -76,6 +86,22 @@ impl Archive {
             return Err(Error::MissingTensor { file: files.path().join(&index.weight_map[tensor]), tensor: tensor.clone() });
         }
         Ok(all)
+    }
+
+    /// Adds a tensor whose elements lie in order: floats to merge, or what else is seen when all are there.
+    pub(super) fn put(&mut self, name: String, dtype: Dtype, shape: Vec<usize>, bytes: Bytes, range: Range<usize>) {
+        let (dtype, stored) = match dtype {
+            Dtype::F32 => (DType::F32, Stored::Plain),
+            Dtype::F16 => (DType::F16, Stored::Plain),
+            Dtype::BF16 => (DType::BF16, Stored::Plain),
+            Dtype::F64 => (DType::F32, Stored::Double),
+            dtype => {
+                self.buffers.insert(name, Buffer { dtype, shape, bytes, range });
+                return;
+            }
+        };
+        let file = self.file.clone();
+        self.tensors.insert(name, View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
     }
 
     /// The tensor `name` of `shape`, finite throughout.
@@ -95,37 +121,56 @@ impl Archive {
     }
 }
 
+/// An error that names the weights of other formats that are in `directory`.
+fn missing(directory: &Path) -> Error {
+    const ENDS: [&str; 9] = [".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx", ".npz", ".gguf"];
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    let is_other = |name: &String| {
+        ENDS.iter().any(|end| name.ends_with(end)) && !name.starts_with('.') && !name.starts_with("training_args")
+    };
+    match names.filter(is_other).min() {
+        None => Error::MissingFile { directory: directory.into(), file: WEIGHTS[0].into() },
+        Some(name) => Error::Sources {
+            what: format!(
+                "`{}` has neither `{}` nor `{}` nor an index, but `{name}`",
+                directory.display(),
+                WEIGHTS[0],
+                WEIGHTS[2]
+            ),
+            hint: "parts need their index beside them, a GGUF file is named itself, and other formats are saved anew by transformers' save_pretrained",
+        },
+    }
+}
+
 #[derive(serde::Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Every tensor and buffer of one file. The safetensors crate checks the header's length, and that offsets
+/// Every tensor and buffer of one file, of either format.
+///
+/// # Errors
+/// A damaged file, or one that holds what cannot be read.
+pub(super) fn read_any(file: &Path, bytes: Bytes) -> Result<Archive> {
+    match file.extension().is_some_and(|end| end == "safetensors") {
+        true => read(file, bytes),
+        false => read_torch(file, bytes),
+    }
+}
+
+/// Every tensor and buffer of one safetensors file. The safetensors crate checks the header's length, and that offsets
 /// lie within the file without overlap or gap.
 pub(super) fn read(file: &Path, bytes: Bytes) -> Result<Archive> {
     let invalid = |reason: String| Error::Safetensors { file: file.into(), reason };
     let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| invalid(explain(&e, &bytes)))?;
     let start = 8 + header;
-    let mut found = Archive::default();
+    let mut found = Archive { file: file.into(), ..Archive::default() };
     for (name, info) in metadata.tensors() {
         let range = start + info.data_offsets.0..start + info.data_offsets.1;
         if range.end > bytes.len() {
             return Err(invalid(format!("tensor `{name}` ends at byte {}, the file at {}", range.end, bytes.len())));
         }
-        let (shape, bytes) = (info.shape.clone(), bytes.clone());
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            // Buffers that no layer uses (masks, position ids) may be of any dtype.
-            dtype if !name.ends_with(".weight") && !name.ends_with(".bias") => {
-                found.buffers.insert(name, Buffer { dtype, shape, bytes, range });
-                continue;
-            }
-            other => return Err(Error::DType { file: file.into(), tensor: name, found: format!("{other:?}") }),
-        };
-        let (file, stored) = (file.into(), Stored::Plain);
-        found.tensors.insert(name, View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
+        found.put(name, info.dtype, info.shape.clone(), bytes.clone(), range);
     }
     Ok(found)
 }

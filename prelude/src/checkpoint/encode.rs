@@ -5,6 +5,75 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pulp::Arch;
 
+/// How values are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// Each by itself, as f32, f16 or bf16.
+    Plain(DType),
+    /// 32 at a time: a scale in f16, then as many whole numbers from -127 to 127.
+    Q8_0,
+}
+
+/// Values of a block of `q8_0`.
+const BLOCK: usize = 32;
+
+impl Encoding {
+    /// The values of a block and its bytes.
+    pub fn block(self) -> (usize, usize) {
+        match self {
+            Encoding::Plain(dtype) => (1, dtype.size_in_bytes()),
+            Encoding::Q8_0 => (BLOCK, 2 + BLOCK),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Encoding::Plain(dtype) => dtype.as_str(),
+            Encoding::Q8_0 => "q8_0",
+        }
+    }
+
+    /// The number that ggml has for it.
+    pub fn ggml(self) -> u32 {
+        match self {
+            Encoding::Plain(DType::F16) => 1,
+            Encoding::Plain(DType::BF16) => 30,
+            Encoding::Plain(_) => 0,
+            Encoding::Q8_0 => 8,
+        }
+    }
+
+    /// Writes `values`, whole blocks, as [`encode`] does.
+    pub fn encode(self, values: &[f32], bytes: &mut [u8]) -> Option<usize> {
+        match self {
+            Encoding::Plain(dtype) => encode(values, dtype, bytes),
+            Encoding::Q8_0 => {
+                let mut blocks = values.as_chunks::<BLOCK>().0.iter().zip(bytes.as_chunks_mut::<34>().0).enumerate();
+                blocks.find_map(|(i, (values, bytes))| encode_q8_0(values, bytes).map(|at| i * BLOCK + at))
+            }
+        }
+    }
+}
+
+/// As ggml's reference does it: `d = max |x| / 127`, then each `x / d` rounded, half away from zero. Returns where a
+/// value is that cannot be held.
+fn encode_q8_0(values: &[f32; BLOCK], bytes: &mut [u8; 34]) -> Option<usize> {
+    let most = values.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let scale = most / 127.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let stored = f16::from_f32(scale);
+    // What is not finite is passed over by `max`, or makes the scale infinite.
+    let finite = values.iter().fold(0f32, |sum, x| sum + x * 0.0) == 0.0;
+    if !finite || !stored.is_finite() || !inverse.is_finite() {
+        return values.iter().position(|x| !x.is_finite()).or_else(|| values.iter().position(|x| x.abs() == most));
+    }
+    bytes[..2].copy_from_slice(&stored.to_le_bytes());
+    for (byte, x) in bytes[2..].iter_mut().zip(values) {
+        *byte = ((x * inverse).round() as i8).cast_unsigned();
+    }
+    None
+}
+
 /// Values converted at a time, small enough to stay in the nearest cache.
 const TILE: usize = 512;
 

@@ -14,8 +14,14 @@ use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
 
-/// The weights of a checkpoint: one file, or the index of many.
-pub(crate) const WEIGHTS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
+/// The weights of a checkpoint, one file or the index of many: the first of them that is there.
+pub(crate) const WEIGHTS: [&str; 4] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// Whether one of the names of [`WEIGHTS`] is an index.
+pub(crate) fn is_index(name: &str) -> bool {
+    name.ends_with(".index.json")
+}
 
 /// The prefix of a built-in model or data set.
 pub const BUILTIN_PREFIX: &str = "builtin:";

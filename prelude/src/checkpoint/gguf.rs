@@ -11,6 +11,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use serde_json::{Map, json};
 
+use super::config::{Rope, Scaling};
 use super::files::{Bytes, map};
 use super::gguf_tokenizer::tokenizer_files;
 use super::view::{Stored, View, interleaved};
@@ -29,7 +30,7 @@ pub(crate) struct Gguf {
 }
 
 /// Architectures by llama.cpp's name and Hugging Face's.
-const ARCHITECTURES: [(&str, &str); 10] = [
+pub(super) const ARCHITECTURES: [(&str, &str); 10] = [
     ("llama", "llama"),
     ("qwen2", "qwen2"),
     ("qwen3", "qwen3"),
@@ -43,7 +44,7 @@ const ARCHITECTURES: [(&str, &str); 10] = [
 ];
 
 /// Parts of tensors' names, llama.cpp's and Hugging Face's.
-const NAMES: [(&str, &str); 17] = [
+pub(super) const NAMES: [(&str, &str); 17] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
@@ -64,6 +65,9 @@ const NAMES: [(&str, &str); 17] = [
     ("output", "lm_head"),
 ];
 
+/// The tokens that end an answer, by what `tokenizer.ggml.NAME_token_id` calls them.
+pub(super) const ENDS: [&str; 3] = ["eos", "eot", "eom"];
+
 /// A file's metadata, read key by key.
 pub(super) struct Metadata<'a> {
     content: &'a Content,
@@ -71,6 +75,10 @@ pub(super) struct Metadata<'a> {
 }
 
 impl<'a> Metadata<'a> {
+    pub fn new(content: &'a Content, architecture: &'a str) -> Self {
+        Self { content, architecture }
+    }
+
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.content.metadata.get(key)
     }
@@ -109,7 +117,7 @@ impl<'a> Metadata<'a> {
 
 /// `query_pre_attn_scalar` of gemma2 and gemma3, which no metadata has: the features of a head, but in the
 /// models of 27 B, which llama.cpp too tells by their layers, the width by the number of heads.
-fn attention_scalar(family: &str, layers: u64, hidden: u64, heads: u64, head_dim: u64) -> u64 {
+pub(super) fn attention_scalar(family: &str, layers: u64, hidden: u64, heads: u64, head_dim: u64) -> u64 {
     match (family, layers) {
         ("gemma2", 46) | ("gemma3_text", 62) => hidden / heads.max(1),
         _ => head_dim,
@@ -189,19 +197,22 @@ impl Gguf {
             number("attention.layer_norm_rms_epsilon").ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?.into(),
         );
         set("rope_theta", number("rope.freq_base").unwrap_or(10_000.0).into());
-        match (m.own("rope.scaling.type").map(|v| v.to_string().cloned()), self.rope_factors()?) {
-            (Some(Ok(kind)), _) if kind == "linear" => {
-                set("rope_scaling", json!({"rope_type": "linear", "factor": number("rope.scaling.factor").unwrap_or(1.0)}));
-            }
-            (Some(Ok(kind)), _) if kind != "none" => {
-                return Err(Error::Gguf { file, reason: format!("its rope.scaling.type is `{kind}`, not none or linear") });
-            }
-            (_, Some(factor)) => {
-                let scaling = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                    "original_max_position_embeddings": 8192});
-                set("rope_scaling", scaling);
-            }
-            _ => {}
+        if let Some(scaling) = self.rope_scaling(family)? {
+            set("rope_scaling", scaling);
+        }
+        let original = m.own("rope.scaling.original_context_length").and_then(Metadata::whole);
+        if let Some(original) = original.filter(|_| self.content.tensor_infos.contains_key("rope_factors_long.weight")) {
+            set("original_max_position_embeddings", original.into());
+        }
+        let turned = m.own("rope.dimension_count").and_then(Metadata::whole).filter(|dims| family == "phi3" && *dims < head_dim);
+        if let Some(dims) = turned {
+            set("partial_rotary_factor", (dims as f64 / head_dim as f64).into());
+        }
+        // qwen2 has biases of its own.
+        let has = |part: &str| self.content.tensor_infos.contains_key(&format!("blk.0.{part}.bias"));
+        if matches!(family, "llama" | "qwen3" | "smollm3") {
+            set("attention_bias", has("attn_q").into());
+            set("mlp_bias", has("ffn_down").into());
         }
         let window = m.own("attention.sliding_window").and_then(Metadata::whole);
         match family {
@@ -210,6 +221,9 @@ impl Gguf {
         }
         if let Some(window) = window {
             set("sliding_window", window.into());
+        }
+        if let Some(cap) = number("final_logit_softcapping").filter(|_| family == "gemma3_text") {
+            set("final_logit_softcapping", cap.into());
         }
         if family == "gemma2" {
             set("attn_logit_softcapping", number("attn_logit_softcapping").unwrap_or(50.0).into());
@@ -229,23 +243,103 @@ impl Gguf {
                 set(key, number(name).unwrap_or(1.0).into());
             }
         }
-        for (key, name) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-            if let Some(id) = m.id(&format!("tokenizer.ggml.{name}_token_id")) {
+        let id = |name: &str| m.id(&format!("tokenizer.ggml.{name}_token_id"));
+        for (key, name) in [("bos_token_id", "bos"), ("pad_token_id", "padding")] {
+            if let Some(id) = id(name) {
                 set(key, id.into());
             }
+        }
+        // The end of a text, of a turn, of a message: all end an answer.
+        let mut ends: Vec<u64> = Vec::new();
+        ENDS.iter().filter_map(|name| id(name)).for_each(|id| {
+            if !ends.contains(&id) {
+                ends.push(id)
+            }
+        });
+        match ends.as_slice() {
+            [] => {}
+            [end] => set("eos_token_id", (*end).into()),
+            ends => set("eos_token_id", json!(ends)),
         }
         set("dtype", "float32".into());
         Ok(config.into())
     }
 
-    /// The factor of Llama 3.1's long contexts, which llama.cpp stores as a tensor of one factor a
-    /// frequency; the largest of them is that of the longest wavelengths.
-    fn rope_factors(&self) -> Result<Option<f64>> {
-        let Some(info) = self.content.tensor_infos.get("rope_freqs.weight") else { return Ok(None) };
-        let view = self.view("rope_freqs.weight", info)?;
+    /// How rotary frequencies are stretched, as config.json says it.
+    fn rope_scaling(&self, family: &str) -> Result<Option<serde_json::Value>> {
+        let (file, m) = (self.path.clone(), self.metadata());
+        let number = |key: &str| m.own(key).and_then(Metadata::number);
+        let kind = match m.own("rope.scaling.type").map(Value::to_string) {
+            None => "none",
+            Some(Ok(kind)) => kind.as_str(),
+            Some(Err(_)) => return Err(Error::Gguf { file, reason: "its rope.scaling.type is not text".into() }),
+        };
+        let factor = number("rope.scaling.factor").unwrap_or(1.0);
+        let original = m.own("rope.scaling.original_context_length").and_then(Metadata::whole);
+        // A factor for every frequency, in short sequences and in long ones.
+        if let (Some(short), Some(long)) = (self.factors("rope_factors_short.weight")?, self.factors("rope_factors_long.weight")?)
+        {
+            let mut scaling = json!({"rope_type": "longrope", "short_factor": short, "long_factor": long});
+            if let Some(attention) = number("rope.scaling.attn_factor") {
+                scaling["attention_factor"] = attention.into();
+            }
+            return Ok(Some(scaling));
+        }
+        match (kind, self.factors("rope_freqs.weight")?) {
+            ("linear", _) => Ok(Some(json!({"rope_type": "linear", "factor": factor}))),
+            ("yarn", _) => {
+                let mut scaling = json!({"rope_type": "yarn", "factor": factor});
+                if let Some(original) = original {
+                    scaling["original_max_position_embeddings"] = original.into();
+                }
+                Ok(Some(scaling))
+            }
+            ("none", None) => Ok(None),
+            ("none", Some(factors)) => self.stretched(family, &factors).map(Some),
+            (other, _) => {
+                Err(Error::Gguf { file, reason: format!("its rope.scaling.type is `{other}`, not none, linear or yarn") })
+            }
+        }
+    }
+
+    /// Llama 3's stretching, which llama.cpp stores as a tensor of one factor a frequency. The largest factor is that of
+    /// the longest wavelengths; where the others are not those of the published models, each is told by itself.
+    fn stretched(&self, family: &str, factors: &[f64]) -> Result<serde_json::Value> {
+        let m = self.metadata();
+        let theta = m.own("rope.freq_base").and_then(Metadata::number).unwrap_or(10_000.0);
+        let factor = factors.iter().copied().fold(1f64, f64::max);
+        let scaling = Scaling::Llama3 { factor, low: 1.0, high: 4.0, original: 8192.0 };
+        let [plain, llama3] = [Scaling::None, scaling].map(|scaling| Rope { theta, dims: 2 * factors.len(), scaling });
+        let known = |(k, found): (usize, &f64)| {
+            let expected = plain.frequency(k, 1) / llama3.frequency(k, 1);
+            (expected - found).abs() <= 1e-4 * expected
+        };
+        if factors.iter().enumerate().all(known) {
+            return Ok(json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192}));
+        }
+        match family {
+            "gemma" | "gemma2" | "gemma3_text" => {
+                Err(Error::Gguf { file: self.path.clone(), reason: format!("no {family} has rope_freqs") })
+            }
+            _ => Ok(json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "attention_factor": 1.0})),
+        }
+    }
+
+    /// The positive numbers of a small tensor.
+    fn factors(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        const MOST: usize = 1 << 12;
+        let Some(info) = self.content.tensor_infos.get(name) else { return Ok(None) };
+        let view = self.view(name, info)?;
+        let bad = || Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` is not of rotary factors") };
+        if view.shape.iter().product::<usize>() > MOST {
+            return Err(bad());
+        }
         let values = view.to_tensor(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        let largest = values.into_iter().fold(1f32, f32::max);
-        Ok((largest > 1.0).then_some(f64::from(largest)))
+        match values.iter().all(|x| x.is_finite() && *x > 0.0) {
+            true => Ok(Some(values.into_iter().map(f64::from).collect())),
+            false => Err(bad()),
+        }
     }
 
     /// A stored tensor where it is.

@@ -22,13 +22,51 @@ fn split_rule(digits: &str) -> String {
     )
 }
 
+fn byte_level(regex: bool) -> Json {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
+}
+
+/// How a byte-level tokenizer splits text before BPE.
+pub(super) struct Rule {
+    pub normalizer: Json,
+    pub pre_tokenizer: Json,
+    /// Whether a piece that is a token is one, whatever its merges.
+    pub ignore_merges: bool,
+}
+
+impl Rule {
+    /// The names that llama.cpp writes.
+    pub const NAMES: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
+
+    /// The rule that `tokenizer.ggml.pre` names.
+    pub fn named(name: &str) -> Option<Self> {
+        let split = |rule: String| {
+            json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": false}, byte_level(false)]})
+        };
+        let (normalizer, pre_tokenizer) = match name {
+            "gpt-2" | "default" => (Json::Null, byte_level(true)),
+            "smollm" => {
+                let digits = json!({"type": "Digits", "individual_digits": true});
+                (Json::Null, json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]}))
+            }
+            "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" => (Json::Null, split(split_rule("{1,3}"))),
+            "qwen2" => (json!({"type": "NFC"}), split(split_rule(""))),
+            _ => return None,
+        };
+        Some(Self { normalizer, pre_tokenizer, ignore_merges: matches!(name, "llama-bpe" | "llama3" | "llama-v3") })
+    }
+}
+
 /// The files; or why the tokenizer cannot be taken over, which leaves a model without one.
 pub(super) fn tokenizer_files(
     metadata: &Metadata<'_>,
     file: &Path,
 ) -> Result<std::result::Result<BTreeMap<&'static str, Json>, String>> {
     let bad = |key: &str| Error::Gguf { file: file.into(), reason: format!("its {key} is damaged") };
-    let Some(kind) = metadata.text("tokenizer.ggml.model") else { return Ok(Err("the file has none".into())) };
+    let Some(kind) = metadata.text("tokenizer.ggml.model").filter(|kind| !["no_vocab", "none"].contains(kind)) else {
+        return Ok(Err("the file has none".into()));
+    };
     let list = |key: &str| metadata.get(key).and_then(|v| v.to_vec().ok());
     let texts = |key: &str| -> Option<Vec<&str>> { list(key)?.iter().map(|v| v.to_string().ok().map(String::as_str)).collect() };
     let tokens = texts("tokenizer.ggml.tokens").ok_or_else(|| bad("tokenizer.ggml.tokens"))?;
@@ -53,11 +91,6 @@ pub(super) fn tokenizer_files(
             "normalized": false, "special": named.contains(&id) || types.get(id) != Some(&4)})
     };
     let added: Vec<Json> = (0..tokens.len()).filter(|id| is_special(*id)).map(added).collect();
-    let bytes = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
-    let split = |rule: String| {
-        json!({"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": false}, bytes(false)]})
-    };
     let (normalizer, pre_tokenizer, decoder, merges, ignore_merges, fallback);
     match kind {
         "gpt2" => {
@@ -65,22 +98,11 @@ pub(super) fn tokenizer_files(
             let pairs: Option<Vec<(&str, &str)>> = found.into_iter().map(|m| m.split_once(' ')).collect();
             merges = pairs.ok_or_else(|| bad("tokenizer.ggml.merges"))?;
             let rule = metadata.text("tokenizer.ggml.pre").unwrap_or("gpt-2");
-            let mut first = Json::Null;
-            pre_tokenizer = match rule {
-                "gpt-2" | "default" => bytes(true),
-                "smollm" => {
-                    json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, bytes(true)]})
-                }
-                "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" => split(split_rule("{1,3}")),
-                "qwen2" => {
-                    first = json!({"type": "NFC"});
-                    split(split_rule(""))
-                }
-                other => return Ok(Err(format!("its rule `{other}` for splitting text is not known"))),
+            let Some(found) = Rule::named(rule) else {
+                return Ok(Err(format!("its rule `{rule}` for splitting text is not known")));
             };
-            normalizer = first;
-            decoder = bytes(true);
-            ignore_merges = matches!(rule, "llama-bpe" | "llama3" | "llama-v3");
+            (normalizer, pre_tokenizer, ignore_merges) = (found.normalizer, found.pre_tokenizer, found.ignore_merges);
+            decoder = byte_level(true);
             fallback = false;
         }
         "llama" => {
@@ -140,7 +162,7 @@ pub(super) fn tokenizer_files(
 
 /// The merges of a sentencepiece vocabulary: every way to put a token together from two others, best score
 /// first, as transformers derives them.
-fn merges_of<'a>(tokens: &[&'a str], scores: &[f32], vocab: &HashMap<&str, usize>) -> Vec<(&'a str, &'a str)> {
+pub(super) fn merges_of<'a>(tokens: &[&'a str], scores: &[f32], vocab: &HashMap<&str, usize>) -> Vec<(&'a str, &'a str)> {
     let mut merges = Vec::new();
     for (token, score) in tokens.iter().zip(scores) {
         let mut ways = Vec::new();

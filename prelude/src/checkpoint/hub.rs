@@ -10,7 +10,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
 use super::download::{Client, Server};
-use super::files::WEIGHTS;
+use super::files::{WEIGHTS, is_index};
 use super::source::SIDE_FILES;
 use crate::error::{Error, Result};
 
@@ -178,7 +178,7 @@ impl Hub {
         let mut done = 0;
         while let Some(name) = files.get(done).cloned() {
             let path = server.fetch(&name)?;
-            if name == WEIGHTS[1] {
+            if WEIGHTS.contains(&name.as_str()) && is_index(&name) {
                 files.extend(shards(&path)?);
             }
             done += 1;
@@ -216,8 +216,8 @@ impl Hub {
         list(&directory, "", &mut names);
         names.sort();
         let mut files = self.choose(place, wanted, &names).ok()?;
-        if files.iter().any(|name| name == WEIGHTS[1]) {
-            files.extend(shards(&directory.join(WEIGHTS[1])).ok()?);
+        if let Some(index) = WEIGHTS.into_iter().find(|name| is_index(name) && files.iter().any(|file| file == name)) {
+            files.extend(shards(&directory.join(index)).ok()?);
         }
         let whole = files.iter().all(|name| directory.join(name).is_file());
         whole.then_some(Snapshot { commit, directory, files })
@@ -231,7 +231,9 @@ impl Hub {
             return if has(file) { Ok(vec![file.clone()]) } else { Err(missing(&format!("file `{file}`"))) };
         }
         if wanted == Wanted::Adapter {
-            let files = ["adapter_config.json", "adapter_model.safetensors"];
+            let weights = ["adapter_model.safetensors", "adapter_model.bin"];
+            let weights = weights.into_iter().find(|file| has(file)).unwrap_or(weights[0]);
+            let files = ["adapter_config.json", weights];
             return match files.into_iter().find(|file| !has(file)) {
                 Some(file) => Err(missing(&format!("file `{file}`"))),
                 None => Ok(files.map(str::to_owned).into()),
@@ -256,7 +258,7 @@ impl Hub {
         let mut files: Vec<String> = SIDE_FILES.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect();
         match WEIGHTS.iter().find(|name| has(name)) {
             Some(weights) => files.push((*weights).to_owned()),
-            None => return Err(missing("safetensors weights (a repository of .bin files only cannot be read)")),
+            None => return Err(missing("weights: neither safetensors nor pytorch_model.bin")),
         }
         Ok(files)
     }

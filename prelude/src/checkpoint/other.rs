@@ -4,7 +4,6 @@
 
 use std::path::Path;
 
-use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::archive::Archive;
@@ -18,11 +17,10 @@ pub(super) const OUTPUT: &str = "lm_head.weight";
 /// The tensors of `archive` to merge, by name. `config` is its config.json.
 ///
 /// # Errors
-/// Weights that are packed, or of a dtype that does not merge.
+/// A config.json that is no JSON.
 pub(super) fn tensors(archive: &Archive, config: &Path, json: &[u8]) -> Result<Vec<TensorSpec>> {
     let invalid = |e: serde_json::Error| Error::Json { file: config.into(), reason: e.to_string() };
     let json: Map<String, Value> = serde_json::from_slice(json).map_err(invalid)?;
-    check_buffers(archive)?;
     let stored: Vec<TensorSpec> = archive.tensors.iter().map(|(name, view)| spec(name, view)).collect();
     // A tied output layer is the embedding, whether it is stored a second time or not.
     let embedding = stored.iter().find(|t| t.kind == Kind::Embedding && same_bytes(archive, &t.name));
@@ -38,7 +36,6 @@ pub(super) fn tensors(archive: &Archive, config: &Path, json: &[u8]) -> Result<V
 /// # Errors
 /// A dtype that does not merge.
 pub(super) fn rest(archive: &Archive) -> Result<Vec<TensorSpec>> {
-    check_buffers(archive)?;
     Ok(archive.tensors.iter().filter(|(name, _)| is_rest(name)).map(|(name, view)| spec(name, view)).collect())
 }
 
@@ -49,19 +46,6 @@ pub(super) fn is_rest(name: &str) -> bool {
 
 fn spec(name: &str, view: &View) -> TensorSpec {
     TensorSpec { name: name.to_owned(), kind: kind(name, view.shape.len()), shape: view.shape.clone() }
-}
-
-/// What is not of floating point is copied, and must be whole numbers or truth values.
-fn check_buffers(archive: &Archive) -> Result<()> {
-    use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
-    let known = |dtype: Dtype| matches!(dtype, BOOL | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64);
-    match archive.buffers.iter().find(|(_, buffer)| !known(buffer.dtype)) {
-        Some((name, buffer)) => {
-            let found = format!("{:?}", buffer.dtype);
-            Err(Error::DType { file: archive.file.clone(), tensor: name.clone(), found })
-        }
-        None => Ok(()),
-    }
 }
 
 /// Whether the output layer is stored with the bytes of the tensor `name`.

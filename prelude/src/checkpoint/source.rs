@@ -15,7 +15,8 @@ use super::files::{BUILTIN_PREFIX, Bytes, Files};
 use super::lora::Adapter;
 use super::names::{Names, Runs};
 use super::other::{self, OUTPUT};
-use super::tokenizer::{Chat, read_tokenizer};
+use super::quantized::settle;
+use super::tokenizer::{Chat, beyond, read_tokenizer};
 use super::view::View;
 use super::vocabulary::{Numbering, Seen, align, config_of};
 use crate::error::{Error, Result};
@@ -97,6 +98,7 @@ impl Source {
         };
         let family = Architecture::family_of(&config_file, &config)?;
         let mut archive = Archive::open(&files)?;
+        let settled = settle(&mut archive, &config_file, &config)?;
         let runs = if architecture.is_some() || obstacle.is_some() { Runs::Yes } else { Runs::No };
         let names = Names::settle(&mut archive, &family, runs)?;
         let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
@@ -113,21 +115,24 @@ impl Source {
             Some(architecture) => (architecture.tensors(), BTreeMap::new()),
             None => (other::tensors(&archive, &config_file, &config)?, archive.buffers.clone()),
         };
+        if architecture.as_ref().is_some_and(|a| !a.tied) && !archive.tensors.contains_key(OUTPUT) {
+            return Err(Error::NoOutputLayer { file: archive.file });
+        }
         let views = tensors
             .par_iter()
             .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape)?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
         let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
         let tokenizer = match files.get("tokenizer.json")? {
-            Some(bytes) => {
-                let rows = architecture.as_ref().map_or(usize::MAX, |a| a.vocabulary);
-                Some(Arc::new(read_tokenizer(&files.path().join("tokenizer.json"), &bytes, rows)?))
-            }
+            Some(bytes) => Some(Arc::new(read_tokenizer(&files.path().join("tokenizer.json"), &bytes)?)),
             None => None,
         };
         let chat = Arc::new(Chat::read(&files)?);
-        let mut notes: Vec<String> = files.note().map(str::to_owned).into_iter().collect();
+        let mut notes: Vec<String> =
+            files.note().map(str::to_owned).into_iter().chain(archive.notes).chain(settled.notes).collect();
         notes.extend(names.notes.iter().cloned());
+        let rows = rows_of(architecture.as_ref(), &tensors);
+        notes.extend(tokenizer.as_deref().filter(|_| rows > 0).and_then(|tokenizer| beyond(tokenizer, rows)));
         let name = match name {
             Some(name) => name.to_owned(),
             None => match &files {
@@ -158,7 +163,7 @@ impl Source {
             chat,
             fingerprint: OnceLock::new(),
             seen: None,
-            replaced: BTreeMap::new(),
+            replaced: settled.config.map(|config| ("config.json", Arc::new(config))).into_iter().collect(),
         })))
     }
 
@@ -190,7 +195,7 @@ impl Source {
         }
         let mut views = inner.views.clone();
         views.extend(gathered);
-        let config = inner.files.require("config.json")?;
+        let config = self.side_file("config.json")?.unwrap_or(Bytes::Static(&[]));
         let json = |e: serde_json::Error| Error::Json { file: self.path().join("config.json"), reason: e.to_string() };
         let mut replaced = BTreeMap::from([("config.json", Arc::new(config_of(&config, rows).map_err(json)?))]);
         let (tokenizer, file) = extended.map_or_else(|| (inner.tokenizer.clone(), None), |(t, file)| (Some(t), Some(file)));
@@ -226,10 +231,7 @@ impl Source {
 
     /// Rows of its vocabulary's tensors.
     pub(crate) fn vocabulary_rows(&self) -> usize {
-        match &self.0.architecture {
-            Some(architecture) => architecture.vocabulary,
-            None => self.0.tensors.iter().filter(|t| t.kind == Kind::Embedding).map(|t| t.shape[0]).max().unwrap_or(0),
-        }
+        rows_of(self.0.architecture.as_ref(), &self.0.tensors)
     }
 
     /// The tensors that have a row a token: the embedding and, where it is not the same, the output layer.
@@ -404,7 +406,7 @@ impl Source {
         let hashes = views.par_iter().map(|(name, view)| {
             let layout = hash(format!("{name}{:?}{:?}", view.dtype, view.shape).as_bytes());
             let blocks: Vec<u64> = view.bytes().par_chunks(1 << 20).map(hash).collect();
-            let added = view.deltas.iter().flat_map(|delta| delta.parts()).map(u64::from);
+            let added = view.layout().into_iter().chain(view.deltas.iter().flat_map(|delta| delta.parts()).map(u64::from));
             blocks.into_iter().chain(added).fold(layout, mix)
         });
         let hashes: Vec<u64> = hashes.collect();
@@ -447,6 +449,12 @@ impl Source {
             None => Ok(()),
         }
     }
+}
+
+/// Rows of the vocabulary's tensors.
+fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize {
+    let embedding = || tensors.iter().filter(|t| t.kind == Kind::Embedding).map(|t| t.shape[0]).max().unwrap_or(0);
+    architecture.map_or_else(embedding, |architecture| architecture.vocabulary)
 }
 
 /// `sources`, their tokens in one numbering where their vocabularies differ.

@@ -19,17 +19,26 @@ pub(crate) fn tokenizing<T>(file: &Path, f: impl FnOnce() -> tokenizers::Result<
     }
 }
 
-/// Reads tokenizer.json, none of whose ids may be beyond the `rows` of the embedding.
-pub(super) fn read_tokenizer(file: &Path, bytes: &[u8], rows: usize) -> Result<Tokenizer> {
+/// Reads tokenizer.json.
+pub(super) fn read_tokenizer(file: &Path, bytes: &[u8]) -> Result<Tokenizer> {
     let mut tokenizer = tokenizing(file, || Tokenizer::from_bytes(bytes))?;
-    let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
-    if largest as usize >= rows {
-        return Err(Error::TokenizerTooLarge { file: file.into(), id: largest, rows });
-    }
     // Cutting and padding are this library's to do.
     tokenizer.with_padding(None);
     let _ = tokenizer.with_truncation(None);
     Ok(tokenizer)
+}
+
+/// What is to be said of a tokenizer that has ids beyond the `rows` of the embedding, `CodeLlama-Python`'s say.
+pub(super) fn beyond(tokenizer: &Tokenizer, rows: usize) -> Option<String> {
+    let vocabulary = tokenizer.get_vocab(true);
+    let mut beyond: Vec<(u32, &String)> =
+        vocabulary.iter().map(|(token, id)| (*id, token)).filter(|(id, _)| *id as usize >= rows).collect();
+    beyond.sort_unstable();
+    let (id, token) = beyond.first()?;
+    Some(format!(
+        "the embedding has `{rows}` rows, the tokenizer has {} tokens beyond them, the first of them `{token}` ({id}): text with them cannot be used",
+        beyond.len()
+    ))
 }
 
 /// How a model was tuned to be talked to.

@@ -15,6 +15,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use super::files::Bytes;
+use super::float8::Float8;
 use super::lora::LowRank;
 use crate::error::{Error, Result};
 
@@ -24,7 +25,7 @@ pub(crate) const TILE: usize = 512;
 /// One stored tensor.
 #[derive(Clone)]
 pub struct View {
-    /// The plain dtype nearest to how it is stored: f32, f16 or bf16; f32 for blocks.
+    /// The plain dtype nearest to how it is stored: f32, f16 or bf16; f32 for blocks, bf16 for float8.
     pub(crate) dtype: DType,
     /// Rows first.
     pub(crate) shape: Vec<usize>,
@@ -46,6 +47,12 @@ pub(super) enum Stored {
     /// The same, where every head of this many rows has its halves interleaved, as llama.cpp stores the
     /// query and key projections of llama models: rows 0, d/2, 1, d/2 + 1, ...
     Interleaved(GgmlDType, usize),
+    /// Little-endian elements of the view's dtype, so many of them apart in each dimension.
+    Strided(Arc<[usize]>),
+    /// Little-endian f64, row by row.
+    Double,
+    /// Float8 codes with their scales.
+    Float8(Arc<Float8>),
     /// Rows of other views.
     Gathered(Arc<Gathered>),
 }
@@ -62,6 +69,12 @@ pub(super) struct Gathered {
 pub(super) fn interleaved(row: usize, head: usize) -> usize {
     let within = row % head;
     row - within + within % (head / 2) * 2 + within / (head / 2)
+}
+
+/// The row that is in place `row` of a head whose rows are interleaved: the other direction of [`interleaved`].
+pub(super) fn deinterleaved(row: usize, head: usize) -> usize {
+    let within = row % head;
+    row - within + within % 2 * (head / 2) + within / 2
 }
 
 /// Elements of the largest blocks.
@@ -99,7 +112,18 @@ impl View {
     pub(super) fn format(&self) -> String {
         match &self.stored {
             Stored::Blocks(kind) | Stored::Interleaved(kind, _) => format!("{kind:?}"),
-            Stored::Plain | Stored::Gathered(_) => self.dtype.as_str().to_owned(),
+            Stored::Float8(float8) => float8.codes.name().to_owned(),
+            Stored::Double => "f64".to_owned(),
+            Stored::Plain | Stored::Strided(_) | Stored::Gathered(_) => self.dtype.as_str().to_owned(),
+        }
+    }
+
+    /// What its values depend on beside its bytes and what adapters add, for a fingerprint.
+    pub(super) fn layout(&self) -> Vec<u64> {
+        match &self.stored {
+            Stored::Strided(strides) => strides.iter().map(|stride| *stride as u64).collect(),
+            Stored::Float8(float8) => float8.scales.iter().map(|scale| u64::from(scale.to_bits())).collect(),
+            _ => Vec::new(),
         }
     }
 
@@ -144,6 +168,13 @@ impl View {
                 let (row, column) = (start / self.columns(), start % self.columns());
                 self.blocks(*kind, interleaved(row, *head) * self.columns() + column, into);
             }
+            Stored::Strided(strides) => self.strided(strides, start, into),
+            Stored::Double => {
+                for (x, b) in into.iter_mut().zip(self.bytes()[8 * start..].as_chunks::<8>().0) {
+                    *x = f64::from_le_bytes(*b) as f32;
+                }
+            }
+            Stored::Float8(float8) => float8.decode(self.bytes(), start, into),
             Stored::Gathered(rows) => rows.decode(start / self.columns(), start % self.columns(), into),
         }
         for delta in &self.deltas {
@@ -205,6 +236,24 @@ impl View {
                 }
                 bits.reinterpret_cast::<f16>().convert_to_f32_slice(into);
             }
+        }
+    }
+
+    /// Elements of one row of a tensor whose elements lie apart.
+    fn strided(&self, strides: &[usize], start: usize, into: &mut [f32]) {
+        let (mut rest, mut place) = (start, 0);
+        for (size, stride) in self.shape.iter().zip(strides).rev() {
+            place += rest % size * stride;
+            rest /= size;
+        }
+        let (step, width) = (strides.last().copied().unwrap_or(0), self.dtype.size_in_bytes());
+        for (i, x) in into.iter_mut().enumerate() {
+            let bytes = &self.bytes()[(place + i * step) * width..][..width];
+            *x = match (self.dtype, bytes) {
+                (DType::BF16, &[low, high]) => f32::from_bits(u32::from(u16::from_le_bytes([low, high])) << 16),
+                (_, &[low, high]) => f16::from_bits(u16::from_le_bytes([low, high])).to_f32(),
+                (_, bytes) => bytes.first_chunk().map_or(0.0, |b| f32::from_le_bytes(*b)),
+            };
         }
     }
 

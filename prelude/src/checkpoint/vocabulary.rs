@@ -60,8 +60,20 @@ struct Row {
     of: Vec<Option<u32>>,
 }
 
-/// Tokens by text, with their ids; none without a tokenizer.
+/// Tokens by text, with their ids; none without a tokenizer. A token without a row is as if the tokenizer did not have it.
 type Tokens = Option<HashMap<String, u32>>;
+
+/// The tokens of a source that have rows.
+fn tokens_of(source: &Source) -> Tokens {
+    let mut tokens = source.tokenizer()?.get_vocab(true);
+    tokens.retain(|_, id| (*id as usize) < source.vocabulary_rows());
+    Some(tokens)
+}
+
+/// Whether a source's tokenizer has tokens without a row, behind which none can be appended.
+fn has_rowless(source: &Source) -> bool {
+    source.tokenizer().is_some_and(|t| t.get_vocab(true).into_values().any(|id| id as usize >= source.vocabulary_rows()))
+}
 
 /// How each of `sources`, as they are on disk, is seen where their vocabularies differ; none where they are
 /// the same.
@@ -79,7 +91,7 @@ pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Seen>>> {
     if same {
         return Ok(None);
     }
-    let tokens: Vec<Tokens> = sources.iter().map(|s| Some(s.tokenizer()?.get_vocab(true))).collect();
+    let tokens: Vec<Tokens> = sources.iter().map(tokens_of).collect();
     let known: Vec<&HashMap<String, u32>> = tokens.iter().flatten().collect();
     if known.windows(2).all(|w| w[0] == w[1]) && sources.iter().all(|s| s.vocabulary_rows() == first.vocabulary_rows()) {
         return Ok(None);
@@ -113,9 +125,15 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
                 missing.entry(token).or_insert((k, *id));
             }
         }
+        if !missing.is_empty() && has_rowless(&sources[i]) {
+            let reason = format!("`{}` has tokens without a row, behind which no token can be appended", sources[i].name());
+            obstacle.get_or_insert((i, missing.values().next().map_or(i, |(k, _)| *k), reason));
+            continue;
+        }
         // Added tokens are found in text before it is split; any other would change how it is split.
         if let Some((token, (k, _))) = missing.iter().find(|(_, (k, id))| !added[*k].contains_key(id)) {
-            obstacle.get_or_insert((i, *k, (*token).clone()));
+            let reason = format!("`{}` does not split text into tokens like `{token}`", sources[i].name());
+            obstacle.get_or_insert((i, *k, reason));
             continue;
         }
         if best.as_ref().is_none_or(|(_, fewest)| missing.len() < fewest.len()) {
@@ -125,11 +143,8 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
     }
     match (best, obstacle) {
         (Some(best), _) => Ok(best),
-        (None, Some((i, k, token))) => {
-            let difference = format!(
-                "`{}` does not split text into tokens like `{token}`, and no source has the tokens of all",
-                sources[i].name()
-            );
+        (None, Some((i, k, reason))) => {
+            let difference = format!("{reason}, and no source has the tokens of all");
             Err(Error::Differs { first: sources[i].name().into(), second: sources[k].name().into(), difference })
         }
         // Without any tokenizer, rows are all that is known: the source with the most of them has the others'.
@@ -149,7 +164,7 @@ fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<Tokeni
         tokenizer.add_tokens(appended.iter().cloned())?;
         tokenizer.to_string(true)
     })?;
-    let tokenizer = read_tokenizer(&path, text.as_bytes(), usize::MAX)?;
+    let tokenizer = read_tokenizer(&path, text.as_bytes())?;
     let vocabulary = tokenizer.get_vocab(true);
     if vocabulary.values().collect::<BTreeSet<_>>().len() < vocabulary.len() {
         return Err(Error::Tokenizer { file: path, reason: "its ids have gaps, so that no token can be appended".into() });

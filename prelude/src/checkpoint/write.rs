@@ -13,7 +13,7 @@ use safetensors::Dtype;
 use serde_json::json;
 
 use super::config::TensorSpec;
-use super::encode::encode;
+use super::encode::Encoding;
 use super::source::SIDE_FILES;
 use crate::error::{Error, Result};
 
@@ -26,6 +26,8 @@ pub struct Written {
     pub files: usize,
     /// Their size together.
     pub bytes: u64,
+    /// What a reader should know of them.
+    pub notes: Vec<String>,
 }
 
 /// One tensor to be written.
@@ -50,7 +52,7 @@ impl Entry {
     }
 
     /// What its values are encoded as.
-    fn encoding(&self) -> DType {
+    pub fn encoding(&self) -> DType {
         match self.dtype {
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
@@ -107,14 +109,13 @@ impl Checkpoint {
         }
         let count = shards.len();
         let mut weight_map = BTreeMap::new();
-        let buffers = Buffers::default();
         for (number, shard) in shards.iter().enumerate() {
             let name = match count {
                 1 => "model.safetensors".to_owned(),
                 _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
             };
             weight_map.extend(shard.iter().map(|tensor| (tensor.stored.clone(), name.clone())));
-            write_shard(&directory.join(&name), shard, &buffers, &content)?;
+            write_shard(&directory.join(&name), shard, &content)?;
         }
         if count > 1 {
             let total: u64 = self.tensors.iter().map(Entry::bytes).sum();
@@ -126,59 +127,78 @@ impl Checkpoint {
 }
 
 /// Writes one safetensors file: its header, then every tensor at its place, and syncs it.
-fn write_shard<'a>(
-    path: &Path,
-    shard: &[&Entry],
-    buffers: &Buffers,
-    content: &(impl Fn(&Entry) -> Result<Content<'a>> + Sync),
-) -> Result<()> {
-    let (mut header, mut placed, mut offset) = (serde_json::Map::new(), Vec::new(), 0);
+fn write_shard<'a>(path: &Path, shard: &[&Entry], content: &(impl Fn(&Entry) -> Result<Content<'a>> + Sync)) -> Result<()> {
+    let (mut header, mut slots, mut offset) = (serde_json::Map::new(), Vec::new(), 0);
     header.insert("__metadata__".into(), json!({"format": "pt"}));
     for tensor in shard {
         let end = offset + tensor.bytes();
         let entry = json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end]});
         header.insert(tensor.stored.clone(), entry);
-        placed.push((*tensor, offset));
+        let encoding = Encoding::Plain(tensor.encoding());
+        slots.push(Slot { name: tensor.name.clone(), encoding, start: offset, bytes: tensor.bytes() });
         offset = end;
     }
     let mut text = serde_json::Value::Object(header).to_string();
     text.push_str(&" ".repeat((8 - text.len() % 8) % 8));
     let start = 8 + text.len() as u64;
+    slots.iter_mut().for_each(|slot| slot.start += start);
     let io = |e| Error::io("write", path, e);
     let mut file = File::create(path).map_err(io)?;
     file.write_all(&(text.len() as u64).to_le_bytes()).map_err(io)?;
     file.write_all(text.as_bytes()).map_err(io)?;
-    // Many tensors at once, so that no thread waits where one ends.
-    placed.par_iter().try_for_each(|(tensor, offset)| {
-        let content = content(tensor)?;
-        let put = |at: usize, bytes: &[u8]| file.write_all_at(bytes, start + offset + at as u64).map_err(io);
-        match content {
+    fill_slots(&file, path, &slots, |i| content(shard[i]))?;
+    file.sync_all().map_err(io)
+}
+
+/// A tensor's place in a file.
+pub(crate) struct Slot {
+    pub name: String,
+    pub encoding: Encoding,
+    /// Its first byte in the file.
+    pub start: u64,
+    pub bytes: u64,
+}
+
+/// Writes what `content` gives for each slot to its place: many tensors at once, so that no thread waits where one ends.
+///
+/// # Errors
+/// A value that its encoding cannot hold, or a file that cannot be written.
+pub(crate) fn fill_slots<'a>(
+    file: &File,
+    path: &Path,
+    slots: &[Slot],
+    content: impl Fn(usize) -> Result<Content<'a>> + Sync,
+) -> Result<()> {
+    let buffers = Buffers::default();
+    slots.par_iter().enumerate().try_for_each(|(i, slot)| {
+        let put =
+            |at: usize, bytes: &[u8]| file.write_all_at(bytes, slot.start + at as u64).map_err(|e| Error::io("write", path, e));
+        match content(i)? {
             Content::Bytes(bytes) => put(0, bytes),
             Content::Values(values) => {
-                let blocks = (0..tensor.bytes() as usize).into_par_iter().step_by(BLOCK);
+                let step = BLOCK - BLOCK % slot.encoding.block().1;
+                let blocks = (0..slot.bytes as usize).into_par_iter().step_by(step);
                 blocks.try_for_each(|at| {
                     buffers.lend(|buffer, tile| {
-                        let bytes = &mut buffer[..BLOCK.min(tensor.bytes() as usize - at)];
-                        fill(tensor, &values, at, bytes, tile)?;
+                        let bytes = &mut buffer[..step.min(slot.bytes as usize - at)];
+                        fill(slot, &values, at, bytes, tile)?;
                         put(at, bytes)
                     })
                 })
             }
         }
-    })?;
-    file.sync_all().map_err(io)
+    })
 }
 
-/// Fills `bytes` with what `tensor` has from byte `at` on.
-fn fill(tensor: &Entry, values: &Values<'_>, at: usize, bytes: &mut [u8], tile: &mut [f32]) -> Result<()> {
-    let dtype = tensor.encoding();
-    let width = dtype.size_in_bytes();
-    let mut start = at / width;
-    for bytes in bytes.chunks_mut(VALUES * width) {
-        let tile = &mut tile[..bytes.len() / width];
+/// Fills `bytes` with what the tensor of `slot` has from byte `at` on.
+fn fill(slot: &Slot, values: &Values<'_>, at: usize, bytes: &mut [u8], tile: &mut [f32]) -> Result<()> {
+    let (per, width) = slot.encoding.block();
+    let mut start = at / width * per;
+    for bytes in bytes.chunks_mut(VALUES / per * width) {
+        let tile = &mut tile[..bytes.len() / width * per];
         values(start, tile);
-        if let Some(bad) = encode(tile, dtype, bytes) {
-            let (tensor, dtype) = (tensor.name.clone(), dtype.as_str());
+        if let Some(bad) = slot.encoding.encode(tile, bytes) {
+            let (tensor, dtype) = (slot.name.clone(), slot.encoding.name());
             return Err(Error::NotBaked { tensor, position: start + bad, value: tile[bad], dtype });
         }
         start += tile.len();
@@ -233,7 +253,7 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
         .tempdir_in(&parent.path)
         .map_err(io)?;
     fill(new.path())?;
-    let mut written = Written { path: path.clone(), files: 0, bytes: 0 };
+    let mut written = Written { path: path.clone(), files: 0, bytes: 0, notes: Vec::new() };
     for entry in fs::read_dir(new.path()).map_err(io)? {
         written.files += 1;
         written.bytes += entry.and_then(|e| e.metadata()).map_err(io)?.len();
@@ -260,15 +280,22 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
 
 /// Writes `bytes` to a temporary sibling of `path` and renames it into place.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
+    fill_file(path, |file| file.write_all(bytes).map_err(|e| Error::io("write", path, e)))
+}
+
+/// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
+pub(crate) fn fill_file(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<Written> {
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
     let (parent, prefix) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
     let mode = Permissions::from_mode(0o666);
     let mut file = tempfile::Builder::new().prefix(&prefix).permissions(mode).tempfile_in(&parent.path).map_err(io)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
+    fill(file.as_file_mut())?;
+    file.as_file().sync_all().map_err(io)?;
+    let bytes = file.as_file().metadata().map_err(io)?.len();
     file.persist(&path).map_err(|e| io(e.error))?;
     parent.keep();
-    Ok(Written { path, files: 1, bytes: bytes.len() as u64 })
+    Ok(Written { path, files: 1, bytes, notes: Vec::new() })
 }
 
 /// [`replace_file`] where nothing is there yet.

@@ -248,7 +248,8 @@ impl Line<'_> {
     /// The token `id` of the source's own numbering in that of all sources.
     fn here(&self, id: u32) -> Result<u32> {
         let vocabulary = self.source.as_it_is().architecture()?.vocabulary;
-        let out = || Error::TokenOutOfRange { file: self.file.into(), line: self.line, id, vocabulary };
+        let token = || self.source.as_it_is().tokenizer()?.id_to_token(id);
+        let out = || Error::TokenOutOfRange { file: self.file.into(), line: self.line, id, token: token(), vocabulary };
         self.source.row_of(id).ok_or_else(out)
     }
 

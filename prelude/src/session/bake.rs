@@ -26,9 +26,9 @@ use crate::methods::Planned;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bake {
-    /// `f32`, `f16` or `bf16`; none: as the sources have each tensor (f32 where they differ).
+    /// `f32`, `f16` or `bf16`, or `q8_0` for a GGUF file; none: as the sources have each tensor (f32 where they differ).
     pub dtype: Option<String>,
-    /// Bytes past which another file is begun.
+    /// Bytes past which another file is begun; a GGUF file is always one.
     pub shard_bytes: u64,
     /// Replace a checkpoint that is there.
     pub force: bool,

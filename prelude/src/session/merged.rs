@@ -111,7 +111,7 @@ impl Merged {
         Ok(Distances { method: plan.method.into(), tensors })
     }
 
-    /// Writes it as a Hugging Face checkpoint to a new directory.
+    /// Writes it as a Hugging Face checkpoint to a new directory, or as a GGUF file where `directory` ends in `.gguf`.
     ///
     /// # Errors
     /// A tensor that the method cannot merge, a value that the dtype cannot hold, or a directory that exists, has

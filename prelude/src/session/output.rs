@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::Bake;
+use super::gguf::{Q8_0, is_gguf};
 use crate::checkpoint::{
     Buffer, Checkpoint, Content, Entry, Restacked, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file,
 };
@@ -33,7 +34,8 @@ impl Output<'_> {
     /// Tensors as they are stored: in the dtype asked for, or else in that of the sources, which is f32 where
     /// they differ.
     pub fn entries<'s>(&self, specs: impl IntoIterator<Item = (&'s TensorSpec, DType)>) -> Result<Vec<Entry>> {
-        let asked = self.options.dtype.as_deref().map(named).transpose()?;
+        // Blocks are made of what is stored.
+        let asked = self.options.dtype.as_deref().filter(|name| *name != Q8_0).map(named).transpose()?;
         let entry = |(spec, stored)| Entry::new(spec, self.stored_name(&spec.name), asked.unwrap_or(stored));
         Ok(specs.into_iter().map(entry).collect())
     }
@@ -69,7 +71,13 @@ impl Output<'_> {
         let is_target = |s: &&Source| target.is_some() && s.path().canonicalize().ok() == target;
         if let Some(source) = self.loaded.iter().find(is_target) {
             let what = format!("`{}` is the source `{}`", directory.display(), source.name());
-            return Err(Error::Sources { what, hint: "write into another directory" });
+            return Err(Error::Sources { what, hint: "write to another place" });
+        }
+        if is_gguf(directory) {
+            return self.write_gguf(directory, &tensors, content);
+        }
+        if self.options.dtype.as_deref() == Some(Q8_0) {
+            return Err(Error::bad_value("dtype", Q8_0, "f32, f16 or bf16; a FILE.gguf may be q8_0"));
         }
         let main = tensors.iter().max_by_key(|t| t.shape.iter().product::<usize>()).map_or(Dtype::F32, |t| t.dtype);
         let checkpoint = Checkpoint { tensors, shard_bytes: self.options.shard_bytes };
@@ -101,7 +109,7 @@ fn named(name: &str) -> Result<DType> {
         "f32" => Ok(DType::F32),
         "f16" => Ok(DType::F16),
         "bf16" => Ok(DType::BF16),
-        _ => Err(Error::bad_value("dtype", name, "f32, f16 or bf16")),
+        _ => Err(Error::bad_value("dtype", name, "f32, f16 or bf16, or q8_0 for a FILE.gguf")),
     }
 }
 

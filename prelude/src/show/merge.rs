@@ -89,6 +89,7 @@ impl Written {
     fn table(&self) -> Table {
         let mut table = Table::new("", ["written", "files", "size"]);
         table.rows.push(vec![self.path.display().to_string(), self.files.to_string(), bytes(self.bytes)]);
+        table.notes.extend(self.notes.iter().cloned());
         table
     }
 }

@@ -1,17 +1,17 @@
-//! `bake DIR`
+//! `bake DIR`, `bake FILE.gguf`
 
 use crate::Bake;
 use crate::Result;
 
 use super::Verb;
 use super::arguments::{Arguments, at_home, bytes};
-use super::context::{Context, Latest, Reply};
+use super::context::{Context, Latest, Reply, refuse};
 use super::export::{Code, fields, path};
 
 pub const VERB: Verb = Verb {
     name: "bake",
-    usage: "bake DIR [dtype=f32|f16|bf16] [shard=5GB] [--force]",
-    about: "write the merge as a Hugging Face checkpoint; --force replaces one that is there",
+    usage: "bake DIR|FILE.gguf [dtype=f32|f16|bf16|q8_0] [shard=5GB] [--force]",
+    about: "write the merge as a Hugging Face checkpoint, or as a GGUF file (which q8_0 is for); --force replaces one that is there",
     example: "bake merged",
     rust: Some(rust),
     run,
@@ -28,6 +28,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     }
     let latest = context.latest()?;
     let directory = at_home(arguments.word(VERB.usage)?);
+    check_options(&directory, &arguments.pairs)?;
     let (written, untrained) = match latest {
         Latest::Dam(dam) => {
             let written = dam.bake_with(directory, &options)?;
@@ -38,6 +39,20 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     };
     let start = if untrained { "not trained yet: this is the merge as it was wrapped" } else { "" };
     Ok(Reply::written(&written).and(start))
+}
+
+/// An error where `pairs` do not go with the place that is written.
+///
+/// # Errors
+/// A GGUF file in shards, blocks in a directory.
+pub(super) fn check_options(place: &str, pairs: &[(&str, &str)]) -> Result<()> {
+    let is_gguf = place.to_lowercase().ends_with(".gguf");
+    let has = |key: &str| pairs.iter().find(|(known, _)| *known == key).map(|(_, value)| *value);
+    match (is_gguf, has("shard"), has("dtype")) {
+        (true, Some(_), _) => refuse("`shard` is for directories, a GGUF file is one file", "leave it out"),
+        (false, _, Some("q8_0")) => refuse("`q8_0` is for a GGUF file", "name one: bake FILE.gguf dtype=q8_0"),
+        _ => Ok(()),
+    }
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

@@ -62,7 +62,11 @@ impl Reply {
 
     /// The same of files that were written.
     pub(super) fn written(written: &Written) -> Self {
-        Self::shown(written, json!({"path": written.path, "files": written.files, "bytes": written.bytes}))
+        let mut json = json!({"path": written.path, "files": written.files, "bytes": written.bytes});
+        if !written.notes.is_empty() {
+            json["notes"] = json!(written.notes);
+        }
+        Self::shown(written, json)
     }
 
     /// With one more line, if there is one.

@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::Verb;
 use super::arguments::{Arguments, at_home, bytes, is_recipe};
-use super::bake::written;
+use super::bake::{check_options, written};
 use super::context::{Context, Reply, refuse};
 use super::export::{Code, call, path};
 
 pub const VERB: Verb = Verb {
     name: "merge",
-    usage: "merge [METHOD|RECIPE.yml] [KEY=VALUE...] [DIR] [dtype=f32|f16|bf16] [shard=5GB] [--force]",
-    about: "merge the sources by a method that trains nothing, or as a mergekit recipe says, to try it or into DIR; alone: all methods",
+    usage: "merge [METHOD|RECIPE.yml] [KEY=VALUE...] [DIR|FILE.gguf] [dtype=f32|f16|bf16|q8_0] [shard=5GB] [--force]",
+    about: "merge the sources by a method that trains nothing, or as a mergekit recipe says, to try it, or into DIR or FILE.gguf; alone: all methods",
     example: "merge ties density=0.5 weight=1,0.5,0.5",
     rust: Some(rust),
     run,
@@ -44,6 +44,9 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             "shard" => options.shard_bytes = bytes("shard", value)?,
             key => parameters.push((key, *value)),
         }
+    }
+    if let Some(directory) = &directory {
+        check_options(directory, &arguments.pairs)?;
     }
     let merged = match is_recipe(name) {
         true if !parameters.is_empty() => {

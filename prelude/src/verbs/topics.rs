@@ -71,7 +71,7 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 fn sources() -> String {
     [
         "A source is a fine-tune of one base model, the same for all. `load [NAME=]SOURCE...` takes".into(),
-        line("DIR", "a directory as transformers saves it: config.json, safetensors, tokenizer"),
+        line("DIR", "a directory as transformers saves it: config.json, safetensors (float8 too) or pytorch_model.bin, tokenizer"),
         line("org/name", "a model of the Hugging Face hub, from its cache where it is there; @REVISION behind it"),
         line("FILE.gguf", "a GGUF file, decoded as it is needed; org/name/FILE.gguf on the hub"),
         line("builtin:NAME", "a small model that lives in the program: base, japanese, math or sql"),

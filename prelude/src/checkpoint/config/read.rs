@@ -51,7 +51,6 @@ impl Architecture {
         let json = |reason: String| Error::Json { file: file.into(), reason };
         let map: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| json(e.to_string()))?;
         let root = Config { file, map: &map, within: None };
-        root.refuse_packed()?;
         let name = root.value("model_type").and_then(Value::as_str).unwrap_or("unnamed").to_owned();
         let (config, family) = decoder(&root, &name)?;
         let [vocabulary, hidden, intermediate, layers, heads] = family.sizes;
@@ -113,11 +112,6 @@ impl Architecture {
 }
 
 impl Config<'_> {
-    fn refuse_packed(&self) -> Result<()> {
-        let reason = "its weights are packed numbers, whose average means nothing: use the checkpoint it was made from";
-        self.value("quantization_config").map_or(Ok(()), |_| Err(self.bad("quantization_config", reason)))
-    }
-
     /// A size, which only a nested configuration leaves out.
     fn sized(&self, key: &str, default: usize) -> Result<usize> {
         match self.size(key)? {

@@ -23,6 +23,9 @@ pub fn of(context: &Context, verb: &Verb, cursor: &Cursor<'_>, place: Place, typ
         // Where a tensor may stand, what is typed is more likely one.
         (_, "FILE") if place.ending == ".svg" && of_tensors => files::paths(typed, Wanted::Files(&Figure::FORMATS)),
         (_, "FILE") if place.ending == ".svg" => files::written(typed, &Figure::FORMATS, ""),
+        // What stands first is more likely a method.
+        ("merge", "FILE") if method(cursor).is_none() => Vec::new(),
+        ("bake" | "merge", "FILE") => files::written(typed, GGUF, ""),
         (_, "FILE") if !place.ending.is_empty() => Vec::new(),
         (_, "FILE") => without_those(files::data(typed)),
         (_, "DIR") => files::paths(typed, Wanted::Directories),
@@ -57,6 +60,9 @@ fn names(context: &Context, verb: &Verb) -> Vec<Candidate> {
         _ => Vec::new(),
     }
 }
+
+/// What `bake` writes beside directories.
+const GGUF: &[&str] = &[".gguf"];
 
 /// What `export` writes.
 const EXPORTS: &[&str] = &[".ipynb", ".dam", ".rs"];

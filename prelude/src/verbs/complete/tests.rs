@@ -151,9 +151,11 @@ fn files_have_fitting_endings_and_are_quoted() {
     assert_eq!(names(&format!("eval {at}/.h")), [".hidden.txt"]);
     assert_eq!(names(&format!("load x={at}/")), ["m.gguf", "model", "other/"]);
     assert_eq!(names(&format!("merge {at}/")), ["e.yml", "model/", "other/"]);
+    assert_eq!(names(&format!("merge ties {at}/")), ["model/", "other/", "m.gguf"]);
     assert_eq!(names(&format!("open {at}/")), ["model/", "other/", "s.dam.safetensors"]);
     assert_eq!(names(&format!("plot loss {at}/")), ["d.png", "model/", "other/"]);
-    assert_eq!(names(&format!("bake {at}/")), ["model/", "other/"]);
+    assert_eq!(names(&format!("bake {at}/")), ["model/", "other/", "m.gguf"]);
+    assert_eq!(names(&format!("bake {at}/ne")), ["ne.gguf"]);
     assert_eq!(completed(&context, &format!("data math={at}/b")), format!("data math=\"{at}/b c.txt\""));
     assert_eq!(completed(&context, &format!("eval '{at}/b")), format!("eval \"{at}/b c.txt\""));
     assert_eq!(

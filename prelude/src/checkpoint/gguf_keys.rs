@@ -1,0 +1,248 @@
+//! What a GGUF file says of a model, and the names and order of rows that its tensors have there: the other direction
+//! of `gguf.rs`. What llama.cpp would compute otherwise is refused, never written.
+
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::Value;
+use serde_json::{Map, Value as Json};
+
+use super::config::{Activation, Architecture, Attends, Rope, Scaling};
+use super::gguf::{ARCHITECTURES, NAMES, attention_scalar};
+use crate::error::{Error, Result};
+
+/// A model as a GGUF file has it.
+pub(crate) struct Keys {
+    /// llama.cpp's name of the family.
+    architecture: &'static str,
+    /// What is said of the model, by key.
+    pub values: Vec<(String, Value)>,
+    /// Tensors that no checkpoint has: factors of rotary frequencies.
+    pub factors: Vec<(&'static str, Vec<f32>)>,
+    /// What a reader should know.
+    pub notes: Vec<String>,
+    /// Rows of a head, of queries and keys that are interleaved.
+    head: Option<usize>,
+    /// What is added to norms.
+    offset: f32,
+}
+
+/// How one tensor is written.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Place {
+    /// llama.cpp's name.
+    pub name: String,
+    /// Rows of a head whose halves are interleaved.
+    pub interleaved: Option<usize>,
+    /// What is added to its values.
+    pub added: f32,
+}
+
+/// The error of what cannot be written.
+pub(super) fn refused(reason: impl Into<String>) -> Error {
+    Error::GgufOut { reason: reason.into() }
+}
+
+impl Keys {
+    /// Those of the model that `config`, config.json of `file`, describes.
+    ///
+    /// # Errors
+    /// A family that llama.cpp or this library does not know, or what llama.cpp computes otherwise.
+    pub fn new(file: &Path, config: &[u8]) -> Result<Self> {
+        let a = Architecture::parse(file, config)?;
+        let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
+        let config: Map<String, Json> = serde_json::from_slice(config).map_err(json)?;
+        let family = if a.family == "mistral" { "llama" } else { a.family.as_str() };
+        let architecture = ARCHITECTURES.iter().find(|(_, known)| *known == family).map(|(name, _)| *name);
+        let architecture = architecture.ok_or_else(|| {
+            let known: Vec<&str> = ARCHITECTURES.iter().map(|(_, family)| *family).chain(["mistral"]).collect();
+            refused(format!("its family is `{}`, not one of {}", a.family, known.join(", ")))
+        })?;
+        let mut keys = Self {
+            architecture,
+            values: Vec::new(),
+            factors: Vec::new(),
+            notes: Vec::new(),
+            head: ["llama", "smollm3"].contains(&architecture).then_some(a.head_dim),
+            offset: a.norm_offset as f32,
+        };
+        keys.fits(&a)?;
+        keys.sizes(&a);
+        keys.rotary(&a, &config)?;
+        Ok(keys)
+    }
+
+    /// A key of the architecture's own.
+    fn own(&mut self, key: &str, value: Value) {
+        self.values.push((format!("{}.{key}", self.architecture), value));
+    }
+
+    fn count(&mut self, key: &str, value: usize) {
+        self.own(key, Value::U32(u32::try_from(value).unwrap_or(u32::MAX)));
+    }
+
+    fn number(&mut self, key: &str, value: f64) {
+        self.own(key, Value::F32(value as f32));
+    }
+
+    /// An error for what llama.cpp does in one way only, where the model does it in another.
+    fn fits(&mut self, a: &Architecture) -> Result<()> {
+        let gemma = self.architecture.starts_with("gemma");
+        let gate = if gemma { Activation::GeluTanh } else { Activation::Silu };
+        if a.activation != gate {
+            return Err(refused(format!(
+                "the gate of its MLP is {:?}, and llama.cpp knows {gate:?} for `{}`",
+                a.activation, a.family
+            )));
+        }
+        let family = if self.architecture == "gemma3" { "gemma3_text" } else { self.architecture };
+        let two = matches!(family, "gemma2" | "gemma3_text");
+        let [layers, hidden, heads, head_dim] = [a.layers, a.hidden, a.heads, a.head_dim].map(|n| n as u64);
+        let scalar = if two { attention_scalar(family, layers, hidden, heads, head_dim) } else { head_dim };
+        if (a.attention_scale - (scalar as f64).sqrt().recip()).abs() > 1e-9 {
+            return Err(refused(format!("its query_pre_attn_scalar is not `{scalar}`, which llama.cpp takes")));
+        }
+        let window = a.attends.iter().find_map(|attends| attends.window);
+        let expected = |layer: usize| match self.architecture {
+            "gemma2" => Attends { window: window.filter(|_| layer % 2 == 0), rope: Some(0) },
+            "gemma3" => {
+                let slides = (layer + 1) % 6 != 0;
+                Attends { window: window.filter(|_| slides), rope: Some(if slides { 1 } else { 0 }) }
+            }
+            "smollm3" => Attends { window: None, rope: ((layer + 1) % 4 != 0).then_some(0) },
+            "phi3" => Attends { window, rope: Some(0) },
+            "llama" if a.family == "mistral" => Attends { window, rope: Some(0) },
+            _ => Attends { window: None, rope: Some(0) },
+        };
+        let differs = |(layer, attends): &(usize, &Attends)| **attends != expected(*layer);
+        if let Some((layer, attends)) = a.attends.iter().enumerate().find(differs) {
+            let reason = format!("layer {layer} attends with {attends:?}, and llama.cpp takes {:?}", expected(layer));
+            return Err(refused(reason));
+        }
+        Ok(())
+    }
+
+    fn sizes(&mut self, a: &Architecture) {
+        let window = a.attends.iter().find_map(|attends| attends.window);
+        // llama.cpp gives mistral no window: within it, both are the same.
+        let context = match (a.family.as_str(), window) {
+            ("mistral", Some(window)) if window < a.max_positions => {
+                self.notes.push(format!(
+                    "llama.cpp gives mistral no sliding window: the context is {window} positions, within which it is the same"
+                ));
+                window
+            }
+            _ => a.max_positions,
+        };
+        if self.architecture == "phi3" && window.is_some_and(|window| window < a.max_positions) {
+            self.notes.push("llama.cpp may pass over the sliding window of phi3".into());
+        }
+        self.count("block_count", a.layers);
+        self.count("context_length", context);
+        self.count("embedding_length", a.hidden);
+        self.count("feed_forward_length", a.intermediate);
+        self.count("attention.head_count", a.heads);
+        self.count("attention.head_count_kv", a.key_value_heads);
+        self.count("attention.key_length", a.head_dim);
+        self.count("attention.value_length", a.head_dim);
+        self.number("attention.layer_norm_rms_epsilon", a.norm_eps);
+        self.count("vocab_size", a.vocabulary);
+        if let Some(window) = window.filter(|_| ["gemma2", "gemma3", "phi3"].contains(&self.architecture)) {
+            self.count("attention.sliding_window", window);
+        }
+        if let Some(cap) = a.attention_cap {
+            self.number("attn_logit_softcapping", cap);
+        }
+        if let Some(cap) = a.logit_cap {
+            self.number("final_logit_softcapping", cap);
+        }
+    }
+
+    /// Rotary embeddings.
+    fn rotary(&mut self, a: &Architecture, config: &Map<String, Json>) -> Result<()> {
+        let Some(rope) = a.ropes.first() else { return Err(refused("it has no rotary embedding")) };
+        if let Some(local) = a.ropes.get(1)
+            && *local != (Rope { theta: 10_000.0, dims: rope.dims, scaling: Scaling::None })
+        {
+            return Err(refused("the rotary embedding of its sliding layers is not the plain one of theta 10000"));
+        }
+        self.count("rope.dimension_count", rope.dims);
+        self.number("rope.freq_base", rope.theta);
+        let said = |key: &str| ["rope_parameters", "rope_scaling"].iter().find_map(|part| config.get(*part)?.get(key)?.as_f64());
+        let original = said("original_max_position_embeddings")
+            .or_else(|| config.get("original_max_position_embeddings")?.as_f64())
+            .unwrap_or(a.max_positions as f64);
+        let gemma = self.architecture.starts_with("gemma");
+        match &rope.scaling {
+            Scaling::None => {}
+            Scaling::Linear { factor } => {
+                self.own("rope.scaling.type", Value::String("linear".into()));
+                self.number("rope.scaling.factor", *factor);
+            }
+            Scaling::Llama3 { .. } if !gemma => {
+                let plain = Rope { scaling: Scaling::None, ..rope.clone() };
+                let factor = |k: usize| (plain.frequency(k, 1) / rope.frequency(k, 1)) as f32;
+                self.factors.push(("rope_freqs.weight", (0..rope.dims / 2).map(factor).collect()));
+            }
+            Scaling::Yarn { factor, attention, .. } if !gemma => {
+                let usual =
+                    [("beta_fast", 32.0), ("beta_slow", 1.0)].iter().all(|(key, value)| said(key).is_none_or(|x| x == *value));
+                let warmth = 0.1 * factor.ln() + 1.0;
+                let truncates = ["rope_parameters", "rope_scaling"]
+                    .iter()
+                    .all(|part| config.get(*part).and_then(|part| part.get("truncate")) != Some(&Json::Bool(false)));
+                if !usual || !truncates || (attention - warmth).abs() > 1e-6 {
+                    return Err(refused("its yarn has a beta_fast, beta_slow or attention_factor that is not the usual one"));
+                }
+                self.own("rope.scaling.type", Value::String("yarn".into()));
+                self.number("rope.scaling.factor", *factor);
+                self.count("rope.scaling.original_context_length", original as usize);
+            }
+            Scaling::Long { short, long, original, attention } if self.architecture == "phi3" => {
+                let factors = |factors: &[f64]| factors.iter().map(|x| *x as f32).collect();
+                self.factors.push(("rope_factors_long.weight", factors(long)));
+                self.factors.push(("rope_factors_short.weight", factors(short)));
+                self.number("rope.scaling.attn_factor", *attention);
+                self.count("rope.scaling.original_context_length", *original);
+            }
+            other => {
+                let name = format!("{other:?}").split([' ', '{']).next().unwrap_or_default().to_lowercase();
+                return Err(refused(format!("llama.cpp has no {name} rotary embedding for `{}`", a.family)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the tensor `name` of a checkpoint goes.
+    ///
+    /// # Errors
+    /// A tensor that llama.cpp does not have.
+    pub fn place(&self, name: &str) -> Result<Place> {
+        let unknown = || refused(format!("llama.cpp has no tensor for `{name}`"));
+        let (path, kind) = name.rsplit_once('.').ok_or_else(unknown)?;
+        let layer = path.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        let part = layer.map_or(path, |(_, part)| part);
+        let found = match (self.architecture, part) {
+            ("gemma2" | "gemma3", "pre_feedforward_layernorm") => "ffn_norm",
+            ("gemma2" | "gemma3", "post_attention_layernorm") => "post_attention_norm",
+            ("phi3", "mlp.gate_up_proj") => "ffn_up",
+            _ => NAMES.iter().find(|(_, to)| *to == part).map(|(from, _)| *from).ok_or_else(unknown)?,
+        };
+        let new = match layer {
+            Some((layer, _)) => format!("blk.{layer}.{found}.{kind}"),
+            None => format!("{found}.{kind}"),
+        };
+        let turned = self.head.filter(|_| matches!(found, "attn_q" | "attn_k"));
+        let added = if found.ends_with("norm") { self.offset } else { 0.0 };
+        Ok(Place { name: new, interleaved: turned, added })
+    }
+
+    /// That of a tensor that is made, by llama.cpp's name.
+    pub fn made(&self, name: &str) -> Place {
+        Place { name: name.to_owned(), interleaved: None, added: 0.0 }
+    }
+
+    /// llama.cpp's name of the family.
+    pub fn architecture(&self) -> &'static str {
+        self.architecture
+    }
+}

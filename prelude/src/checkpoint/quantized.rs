@@ -1,0 +1,338 @@
+//! What config.json says of quantisation, and what the weights are: only their dtypes decide.
+//!
+//! Plain floats are used as they are, and a `quantization_config` that was left over is passed over. Float8 weights
+//! are multiplied by their scales as they are read (`float8.rs`). Packed integers (GPTQ, AWQ, bitsandbytes, ...) are
+//! refused: a merge of them means nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use safetensors::Dtype;
+use serde_json::{Map, Value};
+
+use super::archive::{Archive, Buffer};
+use super::float8::{Codes, Float8, power};
+use super::view::{Stored, View};
+use crate::error::{Error, Result};
+
+/// The keys of config.json that tell how weights are packed.
+const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
+
+/// Ends of names that only packed weights have, and what packs them so.
+const PACKED: [(&str, &str); 14] = [
+    ("qweight", "GPTQ or AWQ"),
+    ("qzeros", "GPTQ or AWQ"),
+    ("g_idx", "GPTQ"),
+    ("weight_packed", "compressed-tensors"),
+    ("weight_shape", "compressed-tensors"),
+    ("W_q", "HQQ"),
+    ("SCB", "bitsandbytes, 8 bits"),
+    ("weight_format", "bitsandbytes, 8 bits"),
+    ("absmax", "bitsandbytes, 4 bits"),
+    ("quant_map", "bitsandbytes, 4 bits"),
+    ("codes", "AQLM"),
+    ("dense_weights", "SpQR"),
+    ("_data", "quanto"),
+    ("_blocks", "MXFP4"),
+];
+
+/// What stands beside a packed weight, in place of the last part of its name or, from a dot or underscore on, behind
+/// it; and what packs so, where that is known by it.
+const SCALES: [(&str, Option<&str>); 8] = [
+    ("SCB", Some("bitsandbytes, 8 bits")),
+    (".absmax", Some("bitsandbytes, 4 bits")),
+    ("weight_scales", Some("EETQ")),
+    ("weight_scale", None),
+    ("weight_scale_inv", None),
+    ("scales", None),
+    ("scale", None),
+    ("_scale", None),
+];
+
+/// Ends of names of scales and zero points of activations, and of scales of weights that are none any more.
+const DROPPED: [&str; 20] = [
+    "input_scale",
+    "input_scale_ub",
+    "input_zero_point",
+    "input_global_scale",
+    "input_amax",
+    "output_scale",
+    "output_zero_point",
+    "activation_scale",
+    "act_scale",
+    "scale_input",
+    "k_scale",
+    "v_scale",
+    "q_scale",
+    "prob_scale",
+    "kv_scale",
+    "weight_scale",
+    "weight_scale_inv",
+    "weight_zero_point",
+    "weight_g_idx",
+    "scale_weight",
+];
+
+/// What came of it.
+pub(super) struct Settled {
+    /// config.json without what no longer holds; none where it stays as it is.
+    pub config: Option<Vec<u8>>,
+    pub notes: Vec<String>,
+}
+
+/// Makes weights of what `archive` has, as `config` (in `file`) says how they are stored.
+///
+/// # Errors
+/// Packed weights, dtypes that are no weights', and scales that do not fit.
+pub(super) fn settle(archive: &mut Archive, file: &Path, config: &[u8]) -> Result<Settled> {
+    let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
+    let mut config: Map<String, Value> = serde_json::from_slice(config).map_err(json)?;
+    let said = Said::take(&mut config);
+    refuse_packed(archive, said.as_ref())?;
+    let (codes, mut notes) = (float8(archive, said.as_ref())?, Vec::new());
+    let dropped = if said.is_some() || codes > 0 { drop_scales(archive) } else { Vec::new() };
+    refuse_dtypes(archive)?;
+    let name = file.display();
+    if codes > 0 {
+        notes.push(format!("{codes} tensors are stored as float8 and are multiplied by their scales as they are read"));
+    }
+    if let Some(said) = &said {
+        let why = if codes > 0 { "what is baked has none" } else { "its weights are plain floats" };
+        notes.push(format!("`{}` of `{name}` ({}) is passed over: {why}", said.key, said.method));
+    }
+    if let [first, ..] = dropped.as_slice() {
+        notes.push(format!("{} scales of activations and the like are left out, as `{first}`", dropped.len()));
+    }
+    let doubles = archive.tensors.values().filter(|view| matches!(view.stored, Stored::Double)).count();
+    if doubles > 0 {
+        notes.push(format!("{doubles} tensors are stored as f64 and are rounded to f32 as they are read"));
+    }
+    let config = said.map(|_| serde_json::to_vec_pretty(&config).map_err(json)).transpose()?;
+    Ok(Settled { config, notes })
+}
+
+/// What config.json says.
+struct Said {
+    key: &'static str,
+    /// `quant_method`.
+    method: String,
+    /// Rows and columns that share a scale.
+    block: Option<(usize, usize)>,
+}
+
+impl Said {
+    /// Takes it out of `config` and of the configurations within.
+    fn take(config: &mut Map<String, Value>) -> Option<Self> {
+        let mut found = None;
+        for key in KEYS {
+            let inner = config.values_mut().filter_map(Value::as_object_mut).filter_map(|inner| inner.remove(key));
+            let inner: Vec<Value> = inner.collect();
+            for value in config.remove(key).into_iter().chain(inner).filter(|value| !value.is_null()) {
+                found.get_or_insert_with(|| Self::read(key, &value));
+            }
+        }
+        found
+    }
+
+    fn read(key: &'static str, value: &Value) -> Self {
+        let bits = || ["load_in_4bit", "load_in_8bit"].iter().any(|key| value[key] == true);
+        let method = value["quant_method"].as_str().or_else(|| bits().then_some("bitsandbytes"));
+        let groups = value["config_groups"].as_object().into_iter().flatten();
+        let structure = groups.map(|(_, group)| &group["weights"]["block_structure"]).find(|block| block.is_array());
+        let block = Some(&value["weight_block_size"]).filter(|block| block.is_array()).or(structure);
+        let side = |i: usize| block.and_then(|block| block[i].as_u64()).and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+        Self { key, method: method.unwrap_or("no quant_method").to_owned(), block: side(0).zip(side(1)) }
+    }
+}
+
+/// The last part of a tensor's name, and what is before it, dot and all.
+fn parts(name: &str) -> (&str, &str) {
+    let at = name.rfind('.').map_or(0, |at| at + 1);
+    name.split_at(at)
+}
+
+fn is_whole(dtype: Dtype) -> bool {
+    use Dtype::{I8, I16, I32, I64, U8, U16, U32, U64};
+    matches!(dtype, I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)
+}
+
+/// An error for the first tensor that is packed.
+fn refuse_packed(archive: &Archive, said: Option<&Said>) -> Result<()> {
+    let has = |name: &str| archive.tensors.contains_key(name) || archive.buffers.contains_key(name);
+    // Exponents of float8 blocks are bytes too.
+    let of_float8 = |name: &str| {
+        let weight = name.strip_suffix("_scale_inv").or_else(|| name.strip_suffix("_scale"));
+        let weight = weight.and_then(|weight| archive.buffers.get(weight));
+        weight.is_some_and(|weight| matches!(weight.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2))
+    };
+    let suspects = archive.buffers.iter().filter(|(name, buffer)| buffer.dtype != Dtype::U8 || !of_float8(name));
+    for (name, buffer) in suspects {
+        let (stem, last) = parts(name);
+        let known = PACKED.iter().find(|(end, _)| last == *end || (end.starts_with('_') && last.ends_with(end)));
+        let small = matches!(buffer.dtype, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2);
+        let beside = |end: &str| has(&if end.starts_with(['.', '_']) { format!("{name}{end}") } else { format!("{stem}{end}") });
+        let scale = SCALES.iter().find(|(end, _)| beside(end));
+        // Masks and positions are whole numbers too.
+        let harmless = last == "position_ids" || last == "token_type_ids" || last == "num_batches_tracked";
+        let is_mask = last.contains("mask") || (last == "bias" && buffer.shape.len() > 2);
+        let is_weight = last == "weight" || (buffer.shape.len() > 1 && !harmless && !is_mask);
+        let is_packed = match is_whole(buffer.dtype) {
+            true => known.is_some() || (is_weight && (scale.is_some() || said.is_some())),
+            false => small,
+        };
+        if is_packed {
+            let known = known.map(|(_, method)| *method).or_else(|| scale.and_then(|(_, method)| *method));
+            let method = match (said, known) {
+                (Some(said), _) => said.method.clone(),
+                (None, Some(method)) => method.to_owned(),
+                (None, None) => format!("{:?}", buffer.dtype),
+            };
+            return Err(Error::Packed { file: archive.file.clone(), tensor: name.clone(), method });
+        }
+    }
+    Ok(())
+}
+
+/// An error for the first tensor of a dtype that no weight has.
+fn refuse_dtypes(archive: &Archive) -> Result<()> {
+    for (name, buffer) in &archive.buffers {
+        let last = parts(name).1;
+        // Buffers that no layer uses (masks, position ids) may be whole numbers and truth values.
+        let is_buffer = is_whole(buffer.dtype) || buffer.dtype == Dtype::BOOL;
+        if !is_buffer || last == "weight" || (last == "bias" && buffer.shape.len() < 3) {
+            let found = format!("{:?}", buffer.dtype);
+            return Err(Error::DType { file: archive.file.clone(), tensor: name.clone(), found });
+        }
+    }
+    Ok(())
+}
+
+/// Makes weights of float8 codes and their scales; how many.
+fn float8(archive: &mut Archive, said: Option<&Said>) -> Result<usize> {
+    let codes = |dtype: Dtype| match dtype {
+        Dtype::F8_E4M3 => Some(Codes::E4M3),
+        Dtype::F8_E5M2 => Some(Codes::E5M2),
+        _ => None,
+    };
+    let names: Vec<(String, Codes)> =
+        archive.buffers.iter().filter_map(|(name, buffer)| Some((name.clone(), codes(buffer.dtype)?))).collect();
+    for (name, codes) in &names {
+        let (stem, _) = parts(name);
+        let scales =
+            [format!("{name}_scale_inv"), format!("{name}_scale"), format!("{stem}scale_weight"), format!("{stem}scale")];
+        let scale = scales.into_iter().find(|scale| archive.tensors.contains_key(scale) || archive.buffers.contains_key(scale));
+        let Some(buffer) = archive.buffers.remove(name) else { continue };
+        let float8 = match &scale {
+            Some(scale) => scaled(archive, name, &buffer, *codes, scale, said.and_then(|said| said.block))?,
+            // Plain numbers of eight bits.
+            None if said.is_none() => of_scale(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes)),
+            None => {
+                return Err(Error::MissingTensor { file: archive.file.clone(), tensor: format!("{name}_scale_inv") });
+            }
+        };
+        let Buffer { shape, bytes, range, .. } = buffer;
+        let (file, stored) = (archive.file.clone(), Stored::Float8(Arc::new(float8)));
+        let view = View { dtype: DType::BF16, shape, file, bytes, range, stored, deltas: Vec::new() };
+        archive.tensors.insert(name.clone(), view);
+        if let Some(scale) = scale {
+            archive.tensors.remove(&scale);
+            archive.buffers.remove(&scale);
+        }
+    }
+    Ok(names.len())
+}
+
+/// Codes of a tensor without elements.
+fn unscaled(codes: Codes) -> Float8 {
+    Float8 { codes, scales: vec![1.0], block: (1, 1), size: (1, 1) }
+}
+
+/// The codes of the tensor `name` with the scales that the tensor `scale` has for them.
+fn scaled(
+    archive: &Archive,
+    name: &str,
+    buffer: &Buffer,
+    codes: Codes,
+    scale: &str,
+    block: Option<(usize, usize)>,
+) -> Result<Float8> {
+    let (shape, values) = match (archive.tensors.get(scale), archive.buffers.get(scale)) {
+        (Some(view), _) => {
+            view.check_finite(scale)?;
+            (view.shape.clone(), view.to_tensor(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
+        }
+        // Exponents of two.
+        (None, Some(scales)) if matches!(scales.dtype, Dtype::F8_E8M0 | Dtype::U8) => {
+            (scales.shape.clone(), scales.bytes().iter().map(|code| power(*code)).collect())
+        }
+        (None, found) => {
+            let found = found.map_or_else(String::new, |scales| format!("{:?}", scales.dtype));
+            return Err(Error::DType { file: archive.file.clone(), tensor: scale.into(), found });
+        }
+    };
+    let given = block;
+    of_scale(codes, &buffer.shape, values, Some((&shape, given))).ok_or_else(|| {
+        let (rows, columns) = matrix(&buffer.shape);
+        let (down, across) = given.unwrap_or((rows, columns));
+        let mut expected = buffer.shape[..buffer.shape.len().saturating_sub(2)].to_vec();
+        expected.extend([rows.div_ceil(down.max(1)), columns.div_ceil(across.max(1))]);
+        let tensor = format!("{scale}, the scales of {name}");
+        Error::Shape { file: archive.file.clone(), tensor, expected, found: shape }
+    })
+}
+
+/// Rows and columns of the matrices of a shape.
+fn matrix(shape: &[usize]) -> (usize, usize) {
+    match shape {
+        [] => (1, 1),
+        [columns] => (1, *columns),
+        [.., rows, columns] => (*rows, *columns),
+    }
+}
+
+/// Codes of `shape` with their scales: one, one a row, or one a block of the size that is said or, where none is, that
+/// divides rows and columns. None where they do not fit.
+fn of_scale(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize], Option<(usize, usize)>)>) -> Option<Float8> {
+    let size @ (rows, columns) = matrix(shape);
+    let count: usize = shape[..shape.len().saturating_sub(2)].iter().product();
+    if shape.contains(&0) {
+        return Some(unscaled(codes));
+    }
+    let whole = |scales: Vec<f32>| Float8 { codes, scales, block: size, size };
+    let (found, said) = match of {
+        None => return Some(Float8 { block: size, ..whole(vec![1.0; count]) }),
+        Some(_) if scales.len() == 1 => return Some(whole(vec![scales[0]; count])),
+        Some(of) => of,
+    };
+    // One a matrix, or one a row.
+    let ones = found.iter().rev().take_while(|n| **n == 1).count();
+    if scales.len() == count && (ones >= 2 || found.len() + 2 == shape.len()) {
+        return Some(whole(scales));
+    }
+    if scales.len() == count * rows && (ones == 1 || found.len() + 1 == shape.len()) && found.contains(&rows) {
+        return Some(Float8 { codes, scales, block: (1, columns), size });
+    }
+    let (down, across) = match found {
+        [stack @ .., down, across] if stack == &shape[..shape.len().saturating_sub(2)] => (*down, *across),
+        _ => return None,
+    };
+    let fits = |(r, c): &(usize, usize)| rows.div_ceil(*r) == down && columns.div_ceil(*c) == across;
+    let divides = || {
+        let even = down > 0 && across > 0 && rows.is_multiple_of(down) && columns.is_multiple_of(across);
+        even.then(|| (rows / down, columns / across))
+    };
+    let block = said.map_or_else(divides, |said| Some(said).filter(fits))?;
+    Some(Float8 { codes, scales, block, size })
+}
+
+/// Takes out what scales activations, and weights that are plain floats; their names.
+fn drop_scales(archive: &mut Archive) -> Vec<String> {
+    let drops = |name: &String| DROPPED.contains(&parts(name).1);
+    let names: Vec<String> = archive.tensors.keys().chain(archive.buffers.keys()).filter(|name| drops(name)).cloned().collect();
+    for name in &names {
+        archive.tensors.remove(name);
+        archive.buffers.remove(name);
+    }
+    names
+}
