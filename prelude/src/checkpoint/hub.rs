@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
+use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES};
 use super::download::{Client, Server};
 use super::files::WEIGHTS;
 use super::source::SIDE_FILES;
@@ -234,7 +235,10 @@ impl Hub {
             let files = ["adapter_config.json", "adapter_model.safetensors"];
             return match files.into_iter().find(|file| !has(file)) {
                 Some(file) => Err(missing(&format!("file `{file}`"))),
-                None => Ok(files.map(str::to_owned).into()),
+                None => {
+                    let beside = ADAPTER_FILES.into_iter().filter(|file| has(file));
+                    Ok(files.into_iter().chain(beside).map(str::to_owned).collect())
+                }
             };
         }
         if wanted == Wanted::Data {
@@ -248,6 +252,9 @@ impl Hub {
             return if files.is_empty() { Err(missing("parquet or JSON lines file of a training split")) } else { Ok(files) };
         }
         if !has("config.json") {
+            if has(ADAPTER_CONFIG) {
+                return Err(missing(&format!("file `config.json`, but an adapter: name its base too, BASE+{}", place.repo)));
+            }
             let gguf = names.iter().find(|n| n.ends_with(".gguf"));
             let named =
                 gguf.map_or_else(|| "file `config.json`".into(), |n| format!("file `config.json`; name one: {}/{n}", place.repo));

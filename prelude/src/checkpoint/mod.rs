@@ -1,5 +1,6 @@
 //! Floor 1: find, open, verify and write Hugging Face checkpoints.
 
+mod adapter;
 mod archive;
 mod config;
 mod download;
@@ -8,7 +9,6 @@ mod files;
 mod gguf;
 mod gguf_tokenizer;
 mod hub;
-mod lora;
 mod other;
 mod restack;
 mod source;

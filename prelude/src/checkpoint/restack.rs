@@ -33,19 +33,22 @@ impl Source {
         let json = |e: serde_json::Error| Error::Json { file: file.clone(), reason: e.to_string() };
         let mut config: Map<String, Value> = serde_json::from_slice(bytes.as_deref().unwrap_or_default()).map_err(json)?;
         config.insert("num_hidden_layers".into(), json!(layers.len()));
-        // Lists that say something of every layer.
-        for key in ["layer_types", "no_rope_layers"] {
-            if let Some(Value::Array(all)) = config.get(key).filter(|list| list.as_array().is_some_and(|l| l.len() == old.layers))
-            {
-                let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
-                config.insert(key.into(), moved.into());
-            }
-        }
+        move_layers(&mut config, layers, old.layers);
         let config = serde_json::to_vec(&config).map_err(json)?;
         let architecture = Architecture::parse(&file, &config)?;
         match layers.iter().enumerate().find(|(new, layer)| architecture.attends.get(*new) != old.attends.get(**layer)) {
             Some((new, layer)) => Err(differs(format!("layer {layer} would attend otherwise as layer {new}"))),
             None => Ok(Restacked { config, architecture }),
+        }
+    }
+}
+
+/// Makes layer `i` what layer `layers[i]` of `count` was, in the lists of a configuration that say something of each.
+pub(super) fn move_layers(config: &mut Map<String, Value>, layers: &[usize], count: usize) {
+    for key in ["layer_types", "no_rope_layers"] {
+        if let Some(Value::Array(all)) = config.get(key).filter(|list| list.as_array().is_some_and(|l| l.len() == count)) {
+            let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
+            config.insert(key.into(), moved.into());
         }
     }
 }
