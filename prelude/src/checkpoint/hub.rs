@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
-use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES};
+use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS};
 use super::download::{Client, Server};
 use super::files::WEIGHTS;
 use super::source::SIDE_FILES;
@@ -232,14 +232,13 @@ impl Hub {
             return if has(file) { Ok(vec![file.clone()]) } else { Err(missing(&format!("file `{file}`"))) };
         }
         if wanted == Wanted::Adapter {
-            let files = ["adapter_config.json", "adapter_model.safetensors"];
-            return match files.into_iter().find(|file| !has(file)) {
-                Some(file) => Err(missing(&format!("file `{file}`"))),
-                None => {
-                    let beside = ADAPTER_FILES.into_iter().filter(|file| has(file));
-                    Ok(files.into_iter().chain(beside).map(str::to_owned).collect())
-                }
-            };
+            let weights = ADAPTER_WEIGHTS.into_iter().find(|file| has(file));
+            let weights = weights.ok_or_else(|| missing(&format!("file `{}`", ADAPTER_WEIGHTS[0])))?;
+            if !has(ADAPTER_CONFIG) {
+                return Err(missing(&format!("file `{ADAPTER_CONFIG}`")));
+            }
+            let beside = ADAPTER_FILES.into_iter().filter(|file| has(file));
+            return Ok([ADAPTER_CONFIG, weights].into_iter().chain(beside).map(str::to_owned).collect());
         }
         if wanted == Wanted::Data {
             let reads = |n: &&String| [".parquet", ".jsonl", ".json", ".txt"].iter().any(|end| n.ends_with(end));

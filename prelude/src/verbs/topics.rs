@@ -62,7 +62,7 @@ fn sources() -> String {
         line("org/name", "a model of the Hugging Face hub, from its cache where it is there; @REVISION behind it"),
         line("FILE.gguf", "a GGUF file, decoded as it is needed; org/name/FILE.gguf on the hub"),
         line("builtin:NAME", "a small model that lives in the program: base, japanese, math or sql"),
-        line("SOURCE+ADAPTER", "any of them with a LoRA adapter of PEFT: a directory or org/name"),
+        line("SOURCE+ADAPTER", "any of them with an adapter of PEFT (LoRA, DoRA, PiSSA, OLoRA): a directory or org/name"),
         "A source is called as its directory is, or NAME. `base=` marks the base model: not merged unless wrap base=on asks for it,"
             .into(),
         "and needed by the scheme task and by the methods that measure from it.".into(),

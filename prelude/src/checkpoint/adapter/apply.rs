@@ -6,16 +6,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
-use serde_json::json;
 
 use super::super::view::View;
-use super::base::{Base, set};
-use super::change::{Change, LowRank, Rows};
-use super::config::{Init, MERGE_IT, Tokens};
+use super::base::Base;
+use super::change::{Change, LowRank};
 use super::magnitude::{Gains, gains};
 use super::names::{mismatch, resolve};
 use super::parts::LowRankPart;
-use super::pattern::is_end;
 use super::{Adapter, initial, replicate};
 use crate::error::{Error, Result};
 
@@ -33,6 +30,9 @@ enum Layout {
 /// Families whose layers of these names are stored transposed (`Conv1D` of transformers), and only those.
 const TRANSPOSED_FAMILIES: [&str; 5] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"];
 const TRANSPOSED_LAYERS: [&str; 4] = ["c_attn", "c_fc", "c_proj", "q_attn"];
+
+/// The remedy where the file and its configuration do not belong together.
+pub(super) const SAVED_WITH: &str = "use the adapter_config.json that was saved with these weights";
 
 /// A low-rank part, and the weight that it acts on.
 struct Placed<'a> {
@@ -61,7 +61,7 @@ impl Adapter {
             true => vec![embedding.clone(), output.clone()],
             false => vec![weight.to_owned()],
         };
-        let rows = base.tensors.get(&embedding).map(|view| view.shape[0]);
+        let rows = base.tensors.get(&embedding).and_then(|view| view.shape.first().copied());
         let untouched = [&embedding, &output].map(|name| base.tensors.get(name).cloned());
         let mut replaced: BTreeMap<String, View> = BTreeMap::new();
         for (name, whole) in &self.parts.whole {
@@ -86,11 +86,7 @@ impl Adapter {
         }
         if let Some(first) = left_out.first().filter(|_| placed.is_empty()) {
             let reason = format!("none of the modules of its file is among them, as `{first}`");
-            return Err(self.config.refused(
-                "target_modules",
-                reason,
-                "use the adapter_config.json that was saved with these weights",
-            ));
+            return Err(self.config.refused("target_modules", reason, SAVED_WITH));
         }
         let shape = |weight: &String| replaced.get(weight).unwrap_or(&base.tensors[weight]).shape.clone();
         let placed = placed.into_iter().map(|(module, part, weight)| self.place(base, module, shape(&weight), weight, part));
@@ -129,7 +125,7 @@ impl Adapter {
     }
 
     /// The name of the base's tensor that `name` means.
-    fn find(&self, base: &Base<'_>, name: &str) -> Result<String> {
+    pub(super) fn find(&self, base: &Base<'_>, name: &str) -> Result<String> {
         resolve(base.tensors, name).ok_or_else(|| match mismatch(base.tensors, name) {
             Some(reason) => {
                 let hint = format!("{}, or on a model whose names it has, as `{name}`", self.remedy());
@@ -150,12 +146,12 @@ impl Adapter {
         }
     }
 
-    fn misfit(&self, reason: String, hint: String) -> Error {
+    pub(super) fn misfit(&self, reason: String, hint: String) -> Error {
         Error::Adapter { path: self.path.clone(), reason, hint }
     }
 
     /// Whether the file has a low-rank part for the weight `name` of `base`.
-    fn acts_on(&self, base: &Base<'_>, name: &str) -> bool {
+    pub(super) fn acts_on(&self, base: &Base<'_>, name: &str) -> bool {
         let is = |module: &String| resolve(base.tensors, &format!("{module}.weight")).as_deref() == Some(name);
         self.parts.low_rank.keys().any(is)
     }
@@ -164,7 +160,7 @@ impl Adapter {
     fn check_whole(&self, base: &Base<'_>, name: &str, view: &View, is_vocabulary: bool) -> Result<()> {
         let expected = &base.tensors[name].shape;
         let fits = match is_vocabulary {
-            true => view.shape.len() == 2 && view.shape[0] > 0 && view.shape[1..] == expected[1..],
+            true => matches!((view.shape.as_slice(), expected.as_slice()), (&[rows, a], &[_, b]) if rows > 0 && a == b),
             false => view.shape == *expected,
         };
         match fits {
@@ -236,11 +232,7 @@ impl Adapter {
                     true => format!("`{}` has no magnitudes in its file", placed.module),
                     false => format!("`{}` has magnitudes in its file, which are of DoRA", placed.module),
                 };
-                return Err(self.config.refused(
-                    "use_dora",
-                    reason,
-                    "use the adapter_config.json that was saved with these weights",
-                ));
+                return Err(self.config.refused("use_dora", reason, SAVED_WITH));
             }
             return Ok(vec![Change::Add(placed.term)]);
         };
@@ -267,6 +259,10 @@ impl Adapter {
     /// What `placed` adds to the bias of its layer: `scale` times that of `B`.
     fn bias(&self, base: &Base<'_>, placed: &Placed<'_>) -> Result<Option<(String, Vec<Change>)>> {
         let Some(bias) = &placed.part.bias else { return Ok(None) };
+        if !self.config.has_biases {
+            let reason = format!("`{}` has a bias of `lora_B` in its file", placed.module);
+            return Err(self.config.refused("lora_bias", reason, SAVED_WITH));
+        }
         let name = placed.weight.strip_suffix("weight").map(|module| format!("{module}bias"));
         let found = name.and_then(|name| Some((base.tensors.get(&name)?.shape.clone(), name)));
         let Some((shape, name)) = found else {
@@ -288,123 +284,6 @@ impl Adapter {
         let values: Vec<f32> = (floats(bias)? * placed.scale)?.to_vec1()?;
         let term = LowRank { rank: 1, columns: values.len(), b: vec![1.0], a: values };
         Ok(Some((name, vec![Change::Add(term)])))
-    }
-
-    /// Puts the rows of single tokens in their places.
-    fn put_tokens(&self, base: &mut Base<'_>, was_tied: bool) -> Result<()> {
-        let key = if self.parts.low_rank.is_empty() { "token_indices" } else { "trainable_token_indices" };
-        let bad =
-            |reason: String| self.config.refused(key, reason, "use the adapter_config.json that was saved with these weights");
-        let mut done = Vec::new();
-        for (module, view) in &self.parts.tokens {
-            let ids = match &self.config.tokens {
-                Tokens::None => return Err(bad(format!("`{module}` has rows of tokens, and their ids are missing"))),
-                Tokens::Of(ids) => ids,
-                Tokens::ByModule(modules) => {
-                    let found = modules.iter().find(|(name, _)| is_end(module, name));
-                    &found.ok_or_else(|| bad(format!("the ids of the tokens of `{module}` are missing")))?.1
-                }
-            };
-            let weight = self.find(base, &format!("{module}.weight"))?;
-            let target = &base.tensors[&weight];
-            let (rows, columns) = (target.shape[0], target.columns());
-            if view.shape != [ids.len(), columns] {
-                let (file, tensor) = (self.parts.file.clone(), format!("{module}.trainable_tokens_delta"));
-                return Err(Error::Shape { file, tensor, expected: vec![ids.len(), columns], found: view.shape.clone() });
-            }
-            if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
-                let hint = format!(
-                    "its training resized the vocabulary: resize and save the base first (resize_token_embeddings({}))",
-                    id + 1
-                );
-                return Err(self.config.refused(key, format!("the token `{id}` is beyond the {rows} rows of `{weight}`"), hint));
-            }
-            if self.acts_on(base, &weight) {
-                return Err(self.config.refused(key, format!("`{module}` has a low-rank part too"), MERGE_IT));
-            }
-            view.check_finite(&format!("{module}.trainable_tokens_delta"))?;
-            let values: Vec<f32> = floats(view)?.flatten_all()?.to_vec1()?;
-            let mut order: Vec<usize> = (0..ids.len()).collect();
-            order.sort_by_key(|at| ids[*at]);
-            if order.windows(2).any(|w| ids[w[0]] == ids[w[1]]) {
-                return Err(bad("a token is there twice".into()));
-            }
-            let numbers = order.iter().map(|at| ids[*at]).collect();
-            let values = order.iter().flat_map(|at| &values[at * columns..][..columns]).copied().collect();
-            done.push((weight, Arc::new(Change::Rows(Rows { numbers, columns, values }))));
-        }
-        // A tied output layer follows the embedding, unless it has tokens of its own.
-        let embedding = base.embedding.clone().unwrap_or_default();
-        let has_own = done.iter().any(|(weight, _)| *weight == base.output);
-        let follows = done.iter().find(|(weight, _)| was_tied && !has_own && *weight == embedding);
-        let follows = follows.map(|(_, change)| (base.output.clone(), change.clone()));
-        for (weight, change) in follows.into_iter().chain(done) {
-            base.tensors.entry(weight).and_modify(|view| view.deltas.push(change));
-        }
-        Ok(())
-    }
-
-    /// Decides whether a base that was tied still is.
-    fn settle(&self, base: &mut Base<'_>, [embedding, output]: [Option<View>; 2]) -> Result<()> {
-        let (Some(name), head) = (base.embedding.clone(), base.output.clone()) else { return Ok(()) };
-        let is_same = |view: &Option<View>, now: &View| view.as_ref().is_some_and(|view| view.is(now));
-        if self.config.keeps_tied {
-            // The embedding's changes hold for both; where only the output layer is stored, its.
-            let from_output = is_same(&embedding, &base.tensors[&name]) && !is_same(&output, &base.tensors[&head]);
-            let (from, to) = if from_output { (&head, &name) } else { (&name, &head) };
-            let view = base.tensors[from].clone();
-            base.tensors.insert(to.clone(), view);
-        }
-        match base.has_one_vocabulary_tensor()? {
-            true => {
-                base.tensors.remove(&head);
-                Ok(())
-            }
-            false => {
-                base.untie(&format!("the adapter `{}` changes only one of the tied embedding and output layer", self.name()))
-            }
-        }
-    }
-
-    /// Says how many rows the vocabulary has, where the adapter changed that.
-    fn grow(&self, base: &mut Base<'_>, before: Option<usize>) -> Result<()> {
-        let Some((name, before)) = base.embedding.clone().zip(before) else { return Ok(()) };
-        let after = base.tensors[&name].shape[0];
-        let output = base.tensors.get(&base.output).map_or(after, |view| view.shape[0]);
-        if output != after {
-            return Err(self.misfit(
-                format!("it brings {after} rows of the embedding, and the output layer has {output}"),
-                "its training resized the vocabulary: save the adapter with both (save_pretrained(DIR, save_embedding_layers=True))".into(),
-            ));
-        }
-        if after == before {
-            return Ok(());
-        }
-        base.notes.push(format!("the adapter `{}` brings a vocabulary of {after} rows, the base has {before}", self.name()));
-        base.edit(|config| set(config, "vocab_size", &json!(after)))
-    }
-
-    /// Says what a reader should know of it.
-    fn say(&self, base: &mut Base<'_>, left_out: &[&str], changed: usize) {
-        let name = self.name();
-        if let Some(first) = left_out.first() {
-            let count = left_out.len();
-            base.notes.push(format!(
-                "the adapter `{name}` has parts for {count} modules that its adapter_config.json leaves out, as `{first}`: they are left out, as in PEFT"
-            ));
-        }
-        let initial = match self.config.init {
-            Init::Plain => None,
-            Init::Principal => Some("PiSSA: without their principal part"),
-            Init::LeadingColumns => Some("OLoRA: without the part of their leading columns"),
-        };
-        if let Some(initial) = initial.filter(|_| changed > 0) {
-            base.notes.push(format!("the adapter `{name}` is relative to {changed} changed weights of the base ({initial})"));
-        }
-        if !self.parts.taken_off.is_empty() {
-            let wrappers = self.parts.taken_off.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
-            base.notes.push(format!("names in the adapter `{name}` have {wrappers}, which is taken off"));
-        }
     }
 }
 
@@ -428,6 +307,6 @@ fn is_transposed(family: &str, weight: &str) -> bool {
     TRANSPOSED_FAMILIES.contains(&family) && TRANSPOSED_LAYERS.contains(&layer)
 }
 
-fn floats(view: &View) -> Result<Tensor> {
+pub(super) fn floats(view: &View) -> Result<Tensor> {
     Ok(view.to_tensor(&Device::Cpu)?.to_dtype(DType::F32)?)
 }

@@ -8,14 +8,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::super::config::{Architecture, TensorSpec};
-use super::super::other::OUTPUT;
+use super::super::config::{Architecture, Kind, TensorSpec};
+use super::super::other::{OUTPUT, kind};
 use super::super::view::View;
 use crate::error::{Error, Result};
-
-/// Ends of the names that families give their embedding.
-const EMBEDDINGS: [&str; 5] =
-    ["embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight"];
 
 /// A model under change.
 pub(in crate::checkpoint) struct Base<'a> {
@@ -43,9 +39,11 @@ impl<'a> Base<'a> {
     /// A configuration that is no JSON object.
     pub fn new(config_file: &'a Path, config: Vec<u8>, tensors: &'a mut BTreeMap<String, View>) -> Result<Self> {
         let family = Architecture::family_of(config_file, &config)?;
+        // Elsewhere than in the families that run, it is the largest that seems to be one.
+        let seems = |(name, view): &(&String, &View)| kind(name, view.shape.len()) == Kind::Embedding;
         let embedding = match tensors.contains_key(TensorSpec::EMBEDDING) {
             true => Some(TensorSpec::EMBEDDING.to_owned()),
-            false => EMBEDDINGS.iter().find_map(|end| tensors.keys().find(|name| is_part(name, end))).cloned(),
+            false => tensors.iter().filter(seems).max_by_key(|(_, view)| view.shape[0]).map(|(name, _)| name.clone()),
         };
         let stored = tensors.keys().find(|name| is_part(name, OUTPUT)).cloned();
         // Within a multimodal model the output layer may stand beside the text model.

@@ -15,6 +15,8 @@ pub(super) enum Init {
     Plain,
     /// PiSSA (arXiv 2404.02948): without the part with the largest singular values.
     Principal,
+    /// The same, found by a random decomposition (`pissa_niter_N`).
+    DrawnPrincipal,
     /// OLoRA (arXiv 2406.01775): without what the first steps of a QR decomposition give, times the scale.
     LeadingColumns,
 }
@@ -288,7 +290,7 @@ impl<'a> Of<'a> {
         let lower = name.to_lowercase();
         match name {
             "pissa" => Ok(Init::Principal),
-            _ if iterations == Some(true) => Ok(Init::Principal),
+            _ if iterations == Some(true) => Ok(Init::DrawnPrincipal),
             _ if lower == "olora" => Ok(Init::LeadingColumns),
             // These begin with a product of zero, and leave the base as it is.
             "eva" | "orthogonal" => Ok(Init::Plain),

@@ -3,7 +3,9 @@
 //! PiSSA (arXiv 2404.02948) moves the principal part of a weight into the adapter: `W - top_r(W)` is left. OLoRA (arXiv
 //! 2406.01775) takes `W = Q R` and moves the first `r` columns of `Q` and rows of `R`: `W - s Q_r R_r` is left, `s` the
 //! adapter's scale. Both are low-rank terms, so that nothing but their factors is held. The base is taken as it is
-//! stored, in f32; `pissa_niter_N`, whose random decomposition PEFT draws anew whenever it loads, is computed exactly.
+//! stored, in f32. `pissa_niter_N`, whose random decomposition PEFT draws anew whenever it loads, is computed exactly: on
+//! random matrices of 16 x 16 and 24 x 16 (rank 4, 4 iterations) two loads in PEFT, and PEFT and this, are up to 0.5
+//! apart, where the weights' spread is 0.3.
 
 use std::sync::Arc;
 

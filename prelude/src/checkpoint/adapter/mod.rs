@@ -4,10 +4,10 @@
 //! | --- | --- |
 //! | the keys of adapter_config.json: followed, without effect, or refused by name | [`config`], [`pattern`] |
 //! | the tensors of the file, by modules | [`parts`], [`names`] |
-//! | putting them on a model, in PEFT's order | [`apply`], [`base`] |
+//! | putting them on a model, in PEFT's order | [`apply`], [`base`], [`settle`] |
 //! | PiSSA and OLoRA, which are relative to a changed base | [`initial`] |
 //! | DoRA's magnitudes | [`magnitude`] |
-//! | stacked layers | [`replicate`] |
+//! | trainable tokens; stacked layers | [`tokens`], [`replicate`] |
 //! | the tokenizer and chat template beside it | [`beside`] |
 //! | what is done to a weight as it is decoded | [`change`] |
 //!
@@ -25,12 +25,15 @@ mod names;
 mod parts;
 mod pattern;
 mod replicate;
+mod settle;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 
 pub(super) use base::{Base, untied};
 pub(super) use beside::{Beside, FILES};
 pub(super) use change::Change;
+pub(super) use parts::WEIGHTS;
 
 use self::config::Config;
 use self::parts::Parts;

@@ -12,7 +12,9 @@ use super::super::view::View;
 use super::pattern::is_end;
 use crate::error::{Error, Result};
 
-const WEIGHTS: &str = "adapter_model.safetensors";
+/// Files of an adapter's weights, the better first.
+pub(in crate::checkpoint) const WEIGHTS: [&str; 2] = [PLAIN, PICKLED];
+const PLAIN: &str = "adapter_model.safetensors";
 const PICKLED: &str = "adapter_model.bin";
 
 /// What an adapter's file has, by modules as its training named them.
@@ -57,19 +59,19 @@ const WRAPPERS: [&str; 4] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint
 /// # Errors
 /// No weights that are read here, or a damaged file.
 fn tensors(directory: &Path) -> Result<(PathBuf, BTreeMap<String, View>)> {
-    let file = directory.join(WEIGHTS);
+    let file = directory.join(PLAIN);
     match map(&file) {
         Ok(bytes) => Ok((file.clone(), read(&file, bytes)?.tensors)),
         Err(Error::NotFound { .. }) if directory.join(PICKLED).exists() => Err(Error::Adapter {
             path: directory.into(),
             reason: format!("its weights are in `{PICKLED}`, which is not read here"),
             hint: format!(
-                "convert it in Python: safetensors.torch.save_file(torch.load(\"{PICKLED}\", weights_only=True), \"{WEIGHTS}\")"
+                "convert it in Python: safetensors.torch.save_file(torch.load(\"{PICKLED}\", weights_only=True), \"{PLAIN}\")"
             ),
         }),
         Err(Error::NotFound { .. }) => Err(Error::Adapter {
             path: directory.into(),
-            reason: format!("it has no `{WEIGHTS}`"),
+            reason: format!("it has no `{PLAIN}`"),
             hint: "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as PEFT saves it".into(),
         }),
         Err(error) => Err(error),
