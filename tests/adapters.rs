@@ -79,10 +79,15 @@ fn weights_and_logits_are_those_of_peft() {
         for (name, expected) in tensors {
             let found = match name.as_str() {
                 "logits" => logits(&source),
+                // What transformers calls the output layer of a tied model.
+                HEAD if source.architecture().unwrap().tied => weights.weight(EMBEDDING).unwrap(),
                 _ => weights.weight(&name).unwrap().to_dtype(DType::F32).unwrap(),
             };
-            let worst = worst(&found, &expected);
-            if worst >= 1e-5 {
+            // Logits relative to the largest. PEFT decomposes in single precision, which takes some of its digits.
+            let scale = if name == "logits" { worst(&expected, &expected.zeros_like().unwrap()) } else { 1.0 };
+            let tolerance = if name == "logits" || case.contains("pissa") || case == "stacked" { 1e-5 } else { 2e-6 };
+            let worst = worst(&found, &expected) / scale;
+            if worst >= tolerance {
                 failed.push(format!("{case} {name}: {worst:e}"));
             }
         }
@@ -137,7 +142,7 @@ fn what_cannot_be_followed_is_refused_by_its_key() {
     refused("alpha_pattern", json!({"q_proj": "x"}), &["string"]);
     refused("target_modules", json!("(q_proj"), &["parenthesis"]);
     refused("target_modules", json!(7), &["`7`"]);
-    refused("target_modules", json!(["k_proj"]), &["q_proj"]);
+    refused("target_modules", json!(["k_proj"]), &["up_proj"]);
     refused("layers_to_transform", json!("x"), &["not numbers"]);
     refused("layer_replication", json!([[0, 3]]), &["2 layers"]);
     refused("layer_replication", json!([[1, 1]]), &["1 to 1"]);
