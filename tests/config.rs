@@ -123,7 +123,6 @@ fn whatever_changes_logits_is_a_difference() {
     let changes = [
         ("llama-biases", "rms_norm_eps", json!(1e-3), "norm epsilon"),
         ("llama-biases", "hidden_act", json!("gelu_pytorch_tanh"), "activation"),
-        ("llama-biases", "tie_word_embeddings", json!(true), "tied output layer"),
         ("llama-biases", "mlp_bias", json!(false), "biases"),
         ("llama-biases", "head_dim", json!(16), "head dimension"),
         ("llama-biases", "rope_parameters/rope_theta", json!(5e5), "rotary embedding"),

@@ -142,6 +142,22 @@ fn shards_gguf_files_and_adapters_come_too() {
     let server = Server::start(files.into());
     let text = works(home.path(), &server.endpoint, &format!("load {}+org/adapter", golden("model0").display()), &[]);
     assert!(text.contains("LoRA"), "{text}");
+    let (output, text) = run(home.path(), &server.endpoint, "load org/adapter", &[]);
+    assert!(!output.status.success() && text.contains("BASE+org/adapter"), "{text}");
+}
+
+#[test]
+fn the_tokenizer_beside_an_adapter_comes_too() {
+    let math = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
+    let adapter = ["adapter_config.json", "adapter_model.safetensors"];
+    let mut files = BTreeMap::from(adapter.map(|name| (name.to_owned(), fs::read(data("adapters/tokens").join(name)).unwrap())));
+    files.insert("tokenizer_config.json".into(), fs::read(math.join("tokenizer_config.json")).unwrap());
+    files.insert("notes.txt".into(), b"x".to_vec());
+    let (server, home) = (Server::start(files), tempfile::tempdir().unwrap());
+    let base = data("adapters/untied").display().to_string();
+    works(home.path(), &server.endpoint, &format!("load {base}+org/adapter; merge passthrough out"), &[]);
+    let written = fs::read_to_string(home.path().join("out/tokenizer_config.json")).unwrap();
+    assert!(written.contains("<|end|>"));
 }
 
 #[test]

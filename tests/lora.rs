@@ -11,7 +11,6 @@ use dam_prelude::candle_core::{DType, Device, Tensor, safetensors};
 use dam_prelude::checkpoint::Source;
 use dam_prelude::model::{SourceWeights, Weights};
 use dam_prelude::{Columns, Error, load};
-use serde_json::{Value, json};
 
 fn with(adapter: &Path) -> String {
     format!("{}+{}", golden("model0").display(), adapter.display())
@@ -54,37 +53,11 @@ fn adapted_sources_merge_train_and_come_back() {
     Source::open(&dir.path().join("out").display().to_string()).unwrap();
 }
 
-/// A copy of the plain adapter with `key` of its configuration changed, and what loading it says.
-#[track_caller]
-fn refused(key: &str, value: Value, words: &[&str]) {
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        fs::copy(data("lora/plain").join(name), dir.path().join(name)).unwrap();
-    }
-    let file = dir.path().join("adapter_config.json");
-    let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    config[key] = value;
-    fs::write(&file, config.to_string()).unwrap();
-    let text = format!("{:?}", load([with(dir.path())]).unwrap_err());
-    assert!(text.contains("adapter_config.json") && words.iter().all(|word| text.contains(word)), "{text}");
-}
-
-#[test]
-fn what_cannot_be_applied_is_refused_by_name() {
-    refused("use_dora", json!(true), &["use_dora"]);
-    refused("fan_in_fan_out", json!(true), &["fan_in_fan_out"]);
-    refused("peft_type", json!("IA3"), &["IA3", "LORA"]);
-    refused("bias", json!("all"), &["bias", "all"]);
-    refused("r", json!(5), &["rank `4`"]);
-    refused("alpha_pattern", json!({"layers.[0-9]+.q_proj": 3}), &["regular expression"]);
-    refused("r", json!("four"), &["invalid type"]);
-}
-
 #[test]
 fn damaged_adapters_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = load([with(dir.path())]).unwrap_err();
-    assert!(matches!(error, Error::MissingFile { .. }), "{error:?}");
+    assert!(matches!(&error, Error::Adapter { .. }) && error.to_string().contains("no `adapter_config.json`"), "{error:?}");
     assert!(matches!(load([with(&dir.path().join("none"))]).unwrap_err(), Error::NotFound { .. }));
     let copy = |edit: &dyn Fn(&mut HashMap<String, Tensor>)| {
         let mut tensors = safetensors::load(data("lora/plain/adapter_model.safetensors"), &Device::Cpu).unwrap();
@@ -98,7 +71,8 @@ fn damaged_adapters_are_refused() {
     let error = copy(&|t| drop(t.remove(&partner)));
     assert!(matches!(error, Error::MissingTensor { .. }), "{error:?}");
     let error = copy(&|t| drop(t.insert(key.into(), Tensor::zeros((4, 31), DType::F32, &Device::Cpu).unwrap())));
-    assert!(matches!(error, Error::Shape { .. }), "{error:?}");
+    assert!(error.to_string().contains("32 x 31, and the base's is [32, 32]"), "{error:?}");
+    assert!(error.hint().unwrap().contains("trained on"), "{error:?}");
     let error = copy(&|t| drop(t.insert(key.into(), Tensor::zeros((3, 32), DType::F32, &Device::Cpu).unwrap())));
     assert!(matches!(error, Error::Shape { .. }), "{error:?}");
     let error = copy(&|t| drop(t.insert(key.into(), Tensor::new(&[[f32::NAN; 32]; 4], &Device::Cpu).unwrap())));

@@ -35,6 +35,12 @@ pub enum Error {
     Json { file: PathBuf, reason: String },
     #[error("`{}` has no usable `{key}`: {reason}", file.display())]
     Config { file: PathBuf, key: String, reason: String },
+    /// An adapter that cannot be put on a model.
+    #[error("the adapter `{}` cannot be used: {reason}", path.display())]
+    Adapter { path: PathBuf, reason: String, hint: String },
+    /// A key of an adapter_config.json that cannot be followed.
+    #[error("`{}` cannot be followed at `{key}`: {reason}", file.display())]
+    AdapterKey { file: PathBuf, key: String, reason: String, hint: String },
     #[error("`{}` is of the family `{found}`, which cannot be run here", file.display())]
     UnknownFamily { file: PathBuf, found: String, known: String },
     #[error("the names of the tensors of `{}` cannot be followed: {reason}", file.display())]
@@ -206,7 +212,9 @@ impl Error {
             Error::NoData { source_name } => {
                 return Some(format!("give it the data it was tuned on: data {source_name}=FILE.jsonl"));
             }
-            Error::Refused { hint, .. } => return Some(hint.clone()),
+            Error::Adapter { hint, .. } | Error::AdapterKey { hint, .. } | Error::Refused { hint, .. } => {
+                return Some(hint.clone());
+            }
             Error::Unknown { nearest: Some(nearest), .. } => return Some(format!("did you mean `{nearest}`?")),
             Error::Unknown { known, .. } => return Some(format!("known: {known}")),
             Error::BadValue { expected, .. } => return Some(format!("expected {expected}")),

@@ -57,6 +57,7 @@ pub mod coefficients;
 pub mod data;
 pub mod error;
 pub mod eval;
+mod factor;
 pub mod interrupt;
 pub mod methods;
 pub mod model;

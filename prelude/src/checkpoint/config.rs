@@ -249,9 +249,10 @@ impl Architecture {
         runs.into_iter().map(one).collect::<Vec<_>>().join(", ")
     }
 
-    /// The first field in which two architectures differ, as `name: this and that`. Vocabularies may.
+    /// The first field in which two architectures differ, as `name: this and that`. Vocabularies may, and one output
+    /// layer may be tied.
     pub fn difference(&self, other: &Self) -> Option<String> {
-        let other = &Self { vocabulary: self.vocabulary, ..other.clone() };
+        let other = &Self { vocabulary: self.vocabulary, tied: self.tied, ..other.clone() };
         let fields = |a: &Self| {
             [
                 ("family", a.family.clone()),
@@ -269,7 +270,6 @@ impl Architecture {
                 ("scales", format!("{:?}", (a.embedding_scale, a.attention_scale, a.residual_scale, a.logit_scale))),
                 ("caps", format!("{:?}", (a.attention_cap, a.logit_cap))),
                 ("biases", format!("{:?}", [a.qkv_bias, a.output_bias, a.mlp_bias])),
-                ("tied output layer", a.tied.to_string()),
             ]
         };
         let pairs = fields(self).into_iter().zip(fields(other));

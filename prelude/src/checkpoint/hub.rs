@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
+use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS};
 use super::download::{Client, Server};
 use super::files::{WEIGHTS, is_index};
 use super::source::SIDE_FILES;
@@ -231,13 +232,13 @@ impl Hub {
             return if has(file) { Ok(vec![file.clone()]) } else { Err(missing(&format!("file `{file}`"))) };
         }
         if wanted == Wanted::Adapter {
-            let weights = ["adapter_model.safetensors", "adapter_model.bin"];
-            let weights = weights.into_iter().find(|file| has(file)).unwrap_or(weights[0]);
-            let files = ["adapter_config.json", weights];
-            return match files.into_iter().find(|file| !has(file)) {
-                Some(file) => Err(missing(&format!("file `{file}`"))),
-                None => Ok(files.map(str::to_owned).into()),
-            };
+            let weights = ADAPTER_WEIGHTS.into_iter().find(|file| has(file));
+            let weights = weights.ok_or_else(|| missing(&format!("file `{}`", ADAPTER_WEIGHTS[0])))?;
+            if !has(ADAPTER_CONFIG) {
+                return Err(missing(&format!("file `{ADAPTER_CONFIG}`")));
+            }
+            let beside = ADAPTER_FILES.into_iter().filter(|file| has(file));
+            return Ok([ADAPTER_CONFIG, weights].into_iter().chain(beside).map(str::to_owned).collect());
         }
         if wanted == Wanted::Data {
             let reads = |n: &&String| [".parquet", ".jsonl", ".json", ".txt"].iter().any(|end| n.ends_with(end));
@@ -250,6 +251,9 @@ impl Hub {
             return if files.is_empty() { Err(missing("parquet or JSON lines file of a training split")) } else { Ok(files) };
         }
         if !has("config.json") {
+            if has(ADAPTER_CONFIG) {
+                return Err(missing(&format!("file `config.json`, but an adapter: name its base too, BASE+{}", place.repo)));
+            }
             let gguf = names.iter().find(|n| n.ends_with(".gguf"));
             let named =
                 gguf.map_or_else(|| "file `config.json`".into(), |n| format!("file `config.json`; name one: {}/{n}", place.repo));

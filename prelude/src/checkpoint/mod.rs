@@ -1,5 +1,6 @@
 //! Floor 1: find, open, verify and write Hugging Face checkpoints.
 
+mod adapter;
 mod archive;
 mod config;
 mod download;
@@ -12,7 +13,6 @@ mod gguf_tokenizer;
 mod gguf_vocabulary;
 mod gguf_write;
 mod hub;
-mod lora;
 mod names;
 mod other;
 mod pickle;

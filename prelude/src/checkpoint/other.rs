@@ -55,7 +55,7 @@ fn same_bytes(archive: &Archive, name: &str) -> bool {
 }
 
 /// What a tensor seems to be.
-fn kind(name: &str, rank: usize) -> Kind {
+pub(super) fn kind(name: &str, rank: usize) -> Kind {
     let name = name.to_lowercase();
     let embeds = ["embed", "wte", "wpe"].iter().any(|part| name.contains(part)) && name.ends_with("weight");
     match rank {

@@ -35,15 +35,7 @@ impl Source {
         let json = |e: serde_json::Error| Error::Json { file: file.clone(), reason: e.to_string() };
         let mut config: Map<String, Value> = serde_json::from_slice(bytes.as_deref().unwrap_or_default()).map_err(json)?;
         set(&mut config, "num_hidden_layers", json!(layers.len()));
-        // Lists that say something of every layer.
-        for key in ["layer_types", "no_rope_layers"] {
-            if let Some(Value::Array(all)) =
-                get(&config, key).filter(|list| list.as_array().is_some_and(|l| l.len() == old.layers))
-            {
-                let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
-                set(&mut config, key, moved.into());
-            }
-        }
+        move_layers(&mut config, layers, old.layers);
         let config = serde_json::to_vec(&config).map_err(json)?;
         let architecture = Architecture::parse(&file, &config)?;
         match layers.iter().enumerate().find(|(new, layer)| architecture.attends.get(*new) != old.attends.get(**layer)) {
@@ -52,6 +44,16 @@ impl Source {
                 let tensors = architecture.tensors().into_iter().chain(self.rest().iter().cloned()).collect();
                 Ok(Restacked { config, architecture, tensors })
             }
+        }
+    }
+}
+
+/// Makes layer `i` what layer `layers[i]` of `count` was, in the lists of a configuration that say something of each.
+pub(super) fn move_layers(config: &mut Map<String, Value>, layers: &[usize], count: usize) {
+    for key in ["layer_types", "no_rope_layers"] {
+        if let Some(Value::Array(all)) = get(config, key).filter(|list| list.as_array().is_some_and(|l| l.len() == count)) {
+            let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
+            set(config, key, moved.into());
         }
     }
 }

@@ -7,13 +7,20 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
 use rayon::prelude::*;
+use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
+use super::adapter::{self, Adapter, Base, Beside};
 use super::archive::{Archive, Buffer};
 use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
+<<<<<<< HEAD
 use super::lora::Adapter;
 use super::names::{Names, Runs};
+||||||| a966896
+use super::lora::Adapter;
+=======
+>>>>>>> h-adapters
 use super::other::{self, OUTPUT};
 use super::quantized::settle;
 use super::tokenizer::{Chat, beyond, read_tokenizer};
@@ -59,10 +66,38 @@ struct Inner {
     tokenizer: Option<Arc<Tokenizer>>,
     chat: Arc<Chat>,
     fingerprint: OnceLock<String>,
-    /// Where its vocabulary is seen in another numbering: the source as it is, and the numbering.
-    seen: Option<(Source, Arc<Numbering>)>,
-    /// Files that are other than its own for that.
-    replaced: BTreeMap<&'static str, Arc<Vec<u8>>>,
+    /// Where it is seen otherwise, with other rows or an output layer of its own: the source as it was opened.
+    as_it_is: Option<Source>,
+    /// How its tokens are numbered, where not as on disk.
+    numbering: Option<Arc<Numbering>>,
+    /// Files that are other than its own for that, or that an adapter brings; none: one that is not to be read.
+    replaced: BTreeMap<&'static str, Option<Bytes>>,
+}
+
+impl Inner {
+    /// The same, whose fingerprint is not known.
+    fn copy(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            spec: self.spec.clone(),
+            files: self.files.clone(),
+            architecture: self.architecture.clone(),
+            obstacle: self.obstacle.clone(),
+            family: self.family.clone(),
+            tensors: self.tensors.clone(),
+            views: self.views.clone(),
+            buffers: self.buffers.clone(),
+            names: self.names.clone(),
+            unused: self.unused.clone(),
+            notes: self.notes.clone(),
+            tokenizer: self.tokenizer.clone(),
+            chat: self.chat.clone(),
+            fingerprint: OnceLock::new(),
+            as_it_is: self.as_it_is.clone(),
+            numbering: self.numbering.clone(),
+            replaced: self.replaced.clone(),
+        }
+    }
 }
 
 impl Source {
@@ -87,8 +122,32 @@ impl Source {
     pub(crate) fn open_as(name: Option<&str>, place: &str) -> Result<Self> {
         let (place, adapters) = split_adapters(place);
         let files = Files::find(place)?;
-        let config = files.require("config.json")?;
+        let config = files.require("config.json").map_err(|error| or_adapter(&files, error))?;
         let config_file = files.path().join("config.json");
+        let mut archive = Archive::open(&files).map_err(|error| or_adapter(&files, error))?;
+        let settled = settle(&mut archive, &config_file, &config)?;
+        let family = Architecture::family_of(&config_file, &config)?;
+        let runs = match Architecture::parse(&config_file, &config) {
+            Err(Error::UnknownFamily { .. }) => Runs::No,
+            _ => Runs::Yes,
+        };
+        let names = Names::settle(&mut archive, &family, runs)?;
+        let mut notes: Vec<String> = files.note().map(str::to_owned).into_iter().collect();
+        notes.extend(archive.notes.iter().chain(&settled.notes).chain(&names.notes).cloned());
+        let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
+        let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
+        let is_settled = settled.config.is_some();
+        let config = settled.config.unwrap_or_else(|| config.to_vec());
+        let mut base = Base::new(&config_file, config, &mut archive.tensors)?;
+        let mut beside = Beside::new();
+        for adapter in adapters {
+            adapter.add_beside(&mut beside)?;
+            let adapter = if is_wrapper(&family) { adapter.renamed(|name| names.known_as(name)) } else { adapter };
+            adapter.put_on(&mut base)?;
+        }
+        let Base { config, is_changed, notes: changes, .. } = base;
+        let is_changed = is_changed || is_settled;
+        notes.extend(changes);
         let (architecture, obstacle) = match Architecture::parse(&config_file, &config) {
             Ok(architecture) => (Some(architecture), None),
             Err(Error::UnknownFamily { .. }) => (None, None),
@@ -96,15 +155,6 @@ impl Source {
             Err(Error::Config { key, reason, .. }) => (None, Some((key, reason))),
             Err(error) => return Err(error),
         };
-        let family = Architecture::family_of(&config_file, &config)?;
-        let mut archive = Archive::open(&files)?;
-        let settled = settle(&mut archive, &config_file, &config)?;
-        let runs = if architecture.is_some() || obstacle.is_some() { Runs::Yes } else { Runs::No };
-        let names = Names::settle(&mut archive, &family, runs)?;
-        let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
-        let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
-        let mut apply = |adapter: Adapter| adapter.renamed(|name| names.known_as(name)).apply(&mut archive.tensors);
-        adapters.into_iter().try_for_each(&mut apply)?;
         // Without a forward pass to serve, all that is stored is to be merged.
         let (tensors, buffers) = match &architecture {
             Some(architecture) if is_wrapper(&family) => {
@@ -123,16 +173,46 @@ impl Source {
             .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape)?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
         let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
+<<<<<<< HEAD
         let tokenizer = match files.get("tokenizer.json")? {
             Some(bytes) => Some(Arc::new(read_tokenizer(&files.path().join("tokenizer.json"), &bytes)?)),
+||||||| a966896
+        let tokenizer = match files.get("tokenizer.json")? {
+            Some(bytes) => {
+                let rows = architecture.as_ref().map_or(usize::MAX, |a| a.vocabulary);
+                Some(Arc::new(read_tokenizer(&files.path().join("tokenizer.json"), &bytes, rows)?))
+            }
+=======
+        let side = |name: &str| match beside.get(name) {
+            Some((directory, bytes)) => Ok(bytes.clone().map(|bytes| (directory.join(name), bytes))),
+            None => Ok(files.get(name)?.map(|bytes| (files.path().join(name), bytes))),
+        };
+        let tokenizer = match side("tokenizer.json")? {
+            Some((file, bytes)) => {
+                let rows = architecture.as_ref().map_or(usize::MAX, |a| a.vocabulary);
+                Some(Arc::new(read_tokenizer(&file, &bytes, rows)?))
+            }
+>>>>>>> h-adapters
             None => None,
         };
+<<<<<<< HEAD
         let chat = Arc::new(Chat::read(&files)?);
         let mut notes: Vec<String> =
             files.note().map(str::to_owned).into_iter().chain(archive.notes).chain(settled.notes).collect();
         notes.extend(names.notes.iter().cloned());
         let rows = rows_of(architecture.as_ref(), &tensors);
         notes.extend(tokenizer.as_deref().filter(|_| rows > 0).and_then(|tokenizer| beyond(tokenizer, rows)));
+||||||| a966896
+        let chat = Arc::new(Chat::read(&files)?);
+        let notes = files.note().map(str::to_owned).into_iter().collect();
+=======
+        let chat = Arc::new(Chat::read(side)?);
+        let mut replaced: BTreeMap<&'static str, Option<Bytes>> =
+            beside.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
+        if is_changed {
+            replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
+        }
+>>>>>>> h-adapters
         let name = match name {
             Some(name) => name.to_owned(),
             None => match &files {
@@ -162,19 +242,84 @@ impl Source {
             tokenizer,
             chat,
             fingerprint: OnceLock::new(),
+<<<<<<< HEAD
             seen: None,
             replaced: settled.config.map(|config| ("config.json", Arc::new(config))).into_iter().collect(),
+||||||| a966896
+            seen: None,
+            replaced: BTreeMap::new(),
+=======
+            as_it_is: None,
+            numbering: None,
+            replaced,
+>>>>>>> h-adapters
         })))
     }
 
-    /// The source as it is on disk, in its own numbering of tokens.
+    /// The source as it was opened, in its own numbering of tokens.
     pub(crate) fn as_it_is(&self) -> &Self {
-        self.0.seen.as_ref().map_or(self, |(source, _)| source)
+        self.0.as_it_is.as_ref().unwrap_or(self)
     }
 
     /// How its tokens are numbered, where not as on disk.
     pub(crate) fn numbering(&self) -> Option<&Numbering> {
-        self.0.seen.as_ref().map(|(_, numbering)| &**numbering)
+        self.0.numbering.as_deref()
+    }
+
+    /// Whether its output layer is its embedding.
+    fn is_tied(&self) -> Result<bool> {
+        if let Some(architecture) = &self.0.architecture {
+            return Ok(architecture.tied);
+        }
+        let says_so = self.config_json()?.get("tie_word_embeddings") == Some(&Value::Bool(true));
+        Ok(says_so && !self.0.views.contains_key(OUTPUT) && self.embedding().is_some())
+    }
+
+    /// Its embedding: of those there are, the one with the most rows.
+    fn embedding(&self) -> Option<&TensorSpec> {
+        let embeddings = self.0.tensors.iter().filter(|t| t.kind == Kind::Embedding && t.shape.len() == 2);
+        embeddings.max_by_key(|t| t.shape[0])
+    }
+
+    /// config.json, key by key.
+    fn config_json(&self) -> Result<Map<String, Value>> {
+        let bytes = self.side_file("config.json")?.unwrap_or(Bytes::Static(b"{}"));
+        serde_json::from_slice(&bytes).map_err(|e| self.json(&e))
+    }
+
+    fn json(&self, error: &serde_json::Error) -> Error {
+        Error::Json { file: self.path().join("config.json"), reason: error.to_string() }
+    }
+
+    /// This source, which is tied, with its embedding for an output layer of its own.
+    ///
+    /// # Errors
+    /// A config.json that cannot be written anew.
+    fn untied(&self) -> Result<Self> {
+        let inner = &self.0;
+        let Some(embedding) = self.embedding().cloned() else { return Ok(self.clone()) };
+        let architecture = inner.architecture.clone().map(|a| Architecture { tied: false, ..a });
+        let output = architecture.as_ref().map_or(OUTPUT, Architecture::output).to_owned();
+        let tensors = match &architecture {
+            Some(architecture) => architecture.tensors(),
+            None => {
+                let spec = TensorSpec { name: output.clone(), kind: Kind::Linear, shape: embedding.shape.clone() };
+                let place = inner.tensors.partition_point(|t| t.name < spec.name);
+                let (before, after) = inner.tensors.split_at(place);
+                before.iter().chain([&spec]).chain(after).cloned().collect()
+            }
+        };
+        let mut views = inner.views.clone();
+        views.insert(output, self.view(&embedding.name)?.clone());
+        let mut config = self.config_json()?;
+        adapter::untied(&mut config);
+        let config = serde_json::to_vec_pretty(&config).map_err(|e| self.json(&e))?;
+        let mut replaced = inner.replaced.clone();
+        replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
+        let note = "its output layer is its embedding, and is merged as one of its own, which other sources have";
+        let notes = inner.notes.iter().cloned().chain([note.to_owned()]).collect();
+        let as_it_is = Some(self.as_it_is().clone());
+        Ok(Self(Arc::new(Inner { architecture, tensors, views, replaced, notes, as_it_is, ..inner.copy() })))
     }
 
     /// This source, seen in another numbering of tokens.
@@ -195,10 +340,20 @@ impl Source {
         }
         let mut views = inner.views.clone();
         views.extend(gathered);
+<<<<<<< HEAD
         let config = self.side_file("config.json")?.unwrap_or(Bytes::Static(&[]));
         let json = |e: serde_json::Error| Error::Json { file: self.path().join("config.json"), reason: e.to_string() };
         let mut replaced = BTreeMap::from([("config.json", Arc::new(config_of(&config, rows).map_err(json)?))]);
+||||||| a966896
+        let config = inner.files.require("config.json")?;
+        let json = |e: serde_json::Error| Error::Json { file: self.path().join("config.json"), reason: e.to_string() };
+        let mut replaced = BTreeMap::from([("config.json", Arc::new(config_of(&config, rows).map_err(json)?))]);
+=======
+        let config = self.side_file("config.json")?.unwrap_or(Bytes::Static(b"{}"));
+        let config = config_of(&config, rows).map_err(|e| self.json(&e))?;
+>>>>>>> h-adapters
         let (tokenizer, file) = extended.map_or_else(|| (inner.tokenizer.clone(), None), |(t, file)| (Some(t), Some(file)));
+<<<<<<< HEAD
         replaced.extend(file.map(|file| ("tokenizer.json", Arc::new(file))));
         Ok(Self(Arc::new(Inner {
             name: inner.name.clone(),
@@ -219,6 +374,33 @@ impl Source {
             seen: Some((self.clone(), Arc::new(numbering))),
             replaced,
         })))
+||||||| a966896
+        replaced.extend(file.map(|file| ("tokenizer.json", Arc::new(file))));
+        Ok(Self(Arc::new(Inner {
+            name: inner.name.clone(),
+            spec: inner.spec.clone(),
+            files: inner.files.clone(),
+            architecture,
+            obstacle: inner.obstacle.clone(),
+            family: inner.family.clone(),
+            tensors,
+            views,
+            buffers: inner.buffers.clone(),
+            unused: inner.unused.clone(),
+            notes: inner.notes.clone(),
+            tokenizer,
+            chat: inner.chat.clone(),
+            fingerprint: OnceLock::new(),
+            seen: Some((self.clone(), Arc::new(numbering))),
+            replaced,
+        })))
+=======
+        let files = [("config.json", Some(config)), ("tokenizer.json", file)];
+        let mut replaced = inner.replaced.clone();
+        replaced.extend(files.into_iter().filter_map(|(name, bytes)| Some((name, Some(Bytes::Owned(Arc::new(bytes?)))))));
+        let (as_it_is, numbering) = (Some(self.as_it_is().clone()), Some(Arc::new(numbering)));
+        Ok(Self(Arc::new(Inner { architecture, tensors, views, tokenizer, as_it_is, numbering, replaced, ..inner.copy() })))
+>>>>>>> h-adapters
     }
 
     /// The row here of the token `id` of its own tokenizer; none where it has no such row.
@@ -388,14 +570,14 @@ impl Source {
     /// A side file's bytes, where there is one.
     pub(crate) fn side_file(&self, name: &str) -> Result<Option<Bytes>> {
         match self.0.replaced.get(name) {
-            Some(bytes) => Ok(Some(Bytes::Owned(bytes.clone()))),
+            Some(found) => Ok(found.clone()),
             None => self.0.files.get(name),
         }
     }
 
     /// A fingerprint of the configuration and of every weight, to notice that a file has changed.
     pub(crate) fn fingerprint(&self) -> Result<&str> {
-        if let Some((source, _)) = &self.0.seen {
+        if let Some(source) = &self.0.as_it_is {
             return source.fingerprint();
         }
         if let Some(known) = self.0.fingerprint.get() {
@@ -424,7 +606,12 @@ impl Source {
             let shape = |t: &TensorSpec| if free.contains(&t.name) { t.shape[1..].to_vec() } else { t.shape.clone() };
             s.tensors().iter().map(|t| (t.name.clone(), shape(t))).collect()
         };
-        let (left, right) = (shapes(a), shapes(b));
+        let (mut left, mut right) = (shapes(a), shapes(b));
+        // A tied output layer is merged as one of its own.
+        if a.is_tied().unwrap_or(false) != b.is_tied().unwrap_or(false) {
+            left.remove(OUTPUT);
+            right.remove(OUTPUT);
+        }
         let names: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
         let only = |name: &str, s: &Self| format!("only `{}` has tensor `{name}`", s.name());
         names.into_iter().find_map(|name| match (left.get(name), right.get(name)) {
@@ -463,9 +650,22 @@ fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize
 /// Tokenizers of which none could split text into the tokens of all.
 pub(crate) fn in_one_numbering(sources: &[Source]) -> Result<Vec<Source>> {
     let sources: Vec<Source> = sources.iter().map(|s| s.as_it_is().clone()).collect();
+    let tied = sources.iter().map(Source::is_tied).collect::<Result<Vec<_>>>()?;
+    // Where one has an output layer of its own, all have.
+    let is_mixed = tied.contains(&true) && tied.contains(&false);
+    let one = |(source, tied): (Source, bool)| if tied && is_mixed { source.untied() } else { Ok(source) };
+    let sources = sources.into_iter().zip(tied).map(one).collect::<Result<Vec<_>>>()?;
     match align(&sources)? {
         Some(seen) => sources.iter().zip(seen).map(|(source, seen)| source.seen_as(seen)).collect(),
         None => Ok(sources),
+    }
+}
+
+/// `error`, or where `files` are those of an adapter, that they are.
+fn or_adapter(files: &Files, error: Error) -> Error {
+    match (&error, files.get(adapter::CONFIG)) {
+        (Error::MissingFile { .. }, Ok(Some(json))) => adapter::alone(files.path(), &json),
+        _ => error,
     }
 }
 

@@ -1,11 +1,11 @@
 //! The tokenizer of a checkpoint, and how it was tuned to be talked to.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::files::Files;
+use super::files::Bytes;
 use crate::error::{Error, Result};
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -51,20 +51,21 @@ pub(crate) struct Chat {
 }
 
 impl Chat {
-    /// From `chat_template.jinja`, tokenizer_config.json and special_tokens_map.json.
-    pub(super) fn read(files: &Files) -> Result<Self> {
-        let json = |name: &str| -> Result<Value> {
-            let invalid = |e: serde_json::Error| Error::Json { file: files.path().join(name), reason: e.to_string() };
-            files.get(name)?.map_or(Ok(Value::Null), |bytes| serde_json::from_slice(&bytes).map_err(invalid))
+    /// From `chat_template.jinja`, tokenizer_config.json and special_tokens_map.json, which `file` finds.
+    pub(super) fn read(file: impl Fn(&str) -> Result<Option<(PathBuf, Bytes)>>) -> Result<Self> {
+        let json = |name: &str| -> Result<(PathBuf, Value)> {
+            let Some((file, bytes)) = file(name)? else { return Ok((PathBuf::new(), Value::Null)) };
+            let value = serde_json::from_slice(&bytes).map_err(|e| Error::Json { file: file.clone(), reason: e.to_string() })?;
+            Ok((file, value))
         };
-        let (config, map) = (json(TOKENIZER_CONFIG)?, json("special_tokens_map.json")?);
+        let ((config_file, config), (_, map)) = (json(TOKENIZER_CONFIG)?, json("special_tokens_map.json")?);
         // A token is a string, or an object that says more about it.
         let token = |name: &str| {
             let text = |v: &Value| v.as_str().or_else(|| v["content"].as_str()).map(str::to_owned);
             text(&config[name]).or_else(|| text(&map[name])).unwrap_or_default()
         };
-        let template = match files.get("chat_template.jinja")? {
-            Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        let template = match file("chat_template.jinja")? {
+            Some((_, bytes)) => Some(String::from_utf8_lossy(&bytes).into_owned()),
             None => match &config["chat_template"] {
                 Value::Null => None,
                 Value::String(template) => Some(template.clone()),
@@ -74,7 +75,7 @@ impl Chat {
                 }
                 other => {
                     let reason = format!("chat_template is `{other}`, not a template");
-                    return Err(Error::Json { file: files.path().join(TOKENIZER_CONFIG), reason });
+                    return Err(Error::Json { file: config_file, reason });
                 }
             },
         };

@@ -14,9 +14,9 @@ use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use rayon::prelude::*;
 
+use super::adapter::Change;
 use super::files::Bytes;
 use super::float8::Float8;
-use super::lora::LowRank;
 use crate::error::{Error, Result};
 
 /// Elements decoded at a time, small enough to stay in the nearest cache: whole blocks of every format.
@@ -33,8 +33,8 @@ pub struct View {
     pub(super) bytes: Bytes,
     pub(super) range: std::ops::Range<usize>,
     pub(super) stored: Stored,
-    /// What adapters add.
-    pub(super) deltas: Vec<Arc<LowRank>>,
+    /// What adapters change, in order.
+    pub(super) deltas: Vec<Arc<Change>>,
 }
 
 /// How the bytes are to be read.
@@ -103,7 +103,7 @@ impl View {
         Self { dtype, shape, file, bytes: Bytes::Static(&[]), range: 0..0, stored, deltas: Vec::new() }
     }
 
-    /// The bytes as they are stored, without what adapters add; none where rows are gathered.
+    /// The bytes as they are stored, without what adapters change; none where rows are gathered.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[self.range.clone()]
     }
@@ -127,9 +127,45 @@ impl View {
         }
     }
 
-    /// Whether its bytes are elements of its dtype and nothing is added.
+    /// Whether its bytes are elements of its dtype and nothing is changed.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.stored, Stored::Plain) && self.deltas.is_empty()
+    }
+
+    /// Whether `other` is the same bytes, read and changed in the same way.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let same_bytes = std::ptr::eq(self.bytes(), other.bytes()) && self.dtype == other.dtype && self.shape == other.shape;
+        let gathered = |view: &Self| if let Stored::Gathered(rows) = &view.stored { Some(Arc::as_ptr(rows)) } else { None };
+        let changes = |view: &Self| view.deltas.iter().map(Arc::as_ptr).collect::<Vec<_>>();
+        same_bytes && gathered(self) == gathered(other) && changes(self) == changes(other)
+    }
+
+    /// Whether `other` has the same shape and numbers.
+    pub(super) fn has_values_of(&self, other: &Self) -> bool {
+        const BLOCK: usize = 1 << 20;
+        if self.shape != other.shape {
+            return false;
+        }
+        if self.is(other) {
+            return true;
+        }
+        let same = match self.is_plain() && other.is_plain() && self.dtype == other.dtype {
+            true => self.bytes().par_chunks(BLOCK).zip(other.bytes().par_chunks(BLOCK)).all(|(a, b)| a == b),
+            false => {
+                let (columns, arch) = (self.columns().max(1), pulp::Arch::new());
+                (0..self.shape.iter().product::<usize>() / columns).into_par_iter().all(|row| {
+                    let (mut a, mut b) = (vec![0f32; columns], vec![0f32; columns]);
+                    arch.dispatch(|| {
+                        self.read(row * columns, &mut a);
+                        other.read(row * columns, &mut b);
+                    });
+                    a == b
+                })
+            }
+        };
+        self.release();
+        other.release();
+        same
     }
 
     /// Elements of a row.
@@ -177,8 +213,8 @@ impl View {
             Stored::Float8(float8) => float8.decode(self.bytes(), start, into),
             Stored::Gathered(rows) => rows.decode(start / self.columns(), start % self.columns(), into),
         }
-        for delta in &self.deltas {
-            delta.add(start / self.columns(), start % self.columns(), into);
+        for change in &self.deltas {
+            change.apply(start / self.columns(), start % self.columns(), into);
         }
         into
     }

@@ -75,7 +75,7 @@ fn sources() -> String {
         line("org/name", "a model of the Hugging Face hub, from its cache where it is there; @REVISION behind it"),
         line("FILE.gguf", "a GGUF file, decoded as it is needed; org/name/FILE.gguf on the hub"),
         line("builtin:NAME", "a small model that lives in the program: base, japanese, math or sql"),
-        line("SOURCE+ADAPTER", "any of them with a LoRA adapter of PEFT: a directory or org/name"),
+        line("SOURCE+ADAPTER", "any of them with an adapter of PEFT (LoRA, DoRA, PiSSA, OLoRA): a directory or org/name"),
         "These families train and run:".into(),
         listed(Architecture::families()),
         "and the text of multimodal models:".into(),

@@ -1,0 +1,71 @@
+//! How the base was before training, where an adapter is relative to that: PiSSA and OLoRA.
+//!
+//! PiSSA (arXiv 2404.02948) moves the principal part of a weight into the adapter: `W - top_r(W)` is left. OLoRA (arXiv
+//! 2406.01775) takes `W = Q R` and moves the first `r` columns of `Q` and rows of `R`: `W - s Q_r R_r` is left, `s` the
+//! adapter's scale. Both are low-rank terms, so that nothing but their factors is held. The base is taken as it is
+//! stored, in f32. `pissa_niter_N`, whose random decomposition PEFT draws anew whenever it loads, is computed exactly: on
+//! random matrices of 16 x 16 and 24 x 16 (rank 4, 4 iterations) two loads in PEFT, and PEFT and this, are up to 0.5
+//! apart, where the weights' spread is 0.3.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::super::view::View;
+use super::Adapter;
+use super::base::Base;
+use super::change::{Change, LowRank};
+use super::config::{Init, MERGE_IT};
+use crate::error::{Error, Result};
+use crate::factor::{Rows, leading_columns, principal};
+use crate::interrupt;
+
+/// A low-rank part whose weight may have been changed: its module, weight and rank.
+pub(super) type Job<'a> = (&'a str, String, usize);
+
+/// What training took out of the weights of `jobs`, by their names.
+///
+/// # Errors
+/// Weights that are not finite, layers that this is not defined for, or a wish to stop.
+pub(super) fn changes(
+    adapter: &Adapter,
+    base: &Base<'_>,
+    jobs: &[Job<'_>],
+    is_transposed: impl Fn(&str) -> bool + Sync,
+) -> Result<Vec<(String, Arc<Change>)>> {
+    if adapter.config.init == Init::Plain {
+        return Ok(Vec::new());
+    }
+    let change = |(module, weight, rank): &Job<'_>| {
+        interrupt::check()?;
+        let view = &base.tensors[weight];
+        view.check_finite(weight)?;
+        let scale = match adapter.config.init {
+            Init::LeadingColumns if is_transposed(weight) => {
+                let reason = format!("`olora` is not defined for `{module}`, which is stored transposed");
+                return Err(adapter.config.refused("init_lora_weights", reason, MERGE_IT));
+            }
+            Init::LeadingColumns => adapter.config.scale(module, *rank)?,
+            _ => 1.0,
+        };
+        let term = taken_out(view, adapter.config.init, *rank, scale as f32)
+            .ok_or_else(|| Error::BadTensor { tensor: weight.clone(), reason: "its singular values cannot be found".into() })?;
+        view.release();
+        Ok((weight.clone(), Arc::new(Change::Add(term))))
+    };
+    jobs.par_iter().map(change).collect()
+}
+
+/// `-scale` times the part of `view` that was taken out.
+fn taken_out(view: &View, init: Init, rank: usize, scale: f32) -> Option<LowRank> {
+    let &[rows, columns] = view.shape.as_slice() else { return None };
+    let arch = pulp::Arch::new();
+    let read = |row: usize, into: &mut [f32]| arch.dispatch(|| view.read(row * columns, into));
+    let matrix = Rows { rows, columns, read: &read };
+    let mut factors = match init {
+        Init::LeadingColumns => leading_columns(&matrix, rank),
+        _ => principal(&matrix, rank)?,
+    };
+    factors.left.iter_mut().for_each(|x| *x *= -scale);
+    Some(LowRank { rank: factors.rank, columns, b: factors.left, a: factors.right })
+}

@@ -1,0 +1,186 @@
+//! The tensors of an adapter's file, sorted by what they are parts of.
+//!
+//! PEFT names them `base_model.model.MODULE.PART`; wrappers of training (torch.compile, FSDP, data parallelism) and
+//! the adapter's own name may stand between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::super::archive::read_any;
+use super::super::files::map;
+use super::super::view::View;
+use super::pattern::is_end;
+use crate::error::{Error, Result};
+
+/// Files of an adapter's weights, the better first.
+pub(in crate::checkpoint) const WEIGHTS: [&str; 2] = [PLAIN, PICKLED];
+const PLAIN: &str = "adapter_model.safetensors";
+const PICKLED: &str = "adapter_model.bin";
+
+/// What an adapter's file has, by modules as its training named them.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub file: PathBuf,
+    pub low_rank: BTreeMap<String, LowRankPart>,
+    /// Rows of tokens, by module.
+    pub tokens: BTreeMap<String, View>,
+    /// Whole tensors, by name.
+    pub whole: BTreeMap<String, Whole>,
+    /// Prefixes that were taken off, other than PEFT's own.
+    pub taken_off: BTreeSet<&'static str>,
+}
+
+/// The low-rank part of a module.
+#[derive(Default)]
+pub(super) struct LowRankPart {
+    /// `A`: rank x in; of an embedding, rank x tokens.
+    pub a: Option<View>,
+    /// `B`: out x rank; of an embedding, features x rank.
+    pub b: Option<View>,
+    pub is_embedding: bool,
+    /// What is added to the module's bias.
+    pub bias: Option<View>,
+    /// DoRA's magnitudes.
+    pub magnitudes: Option<View>,
+}
+
+/// A whole tensor.
+pub(super) struct Whole {
+    pub view: View,
+    /// Whether it is the base's own tensor, as it was in training; else one that the adapter has in its place.
+    pub is_base: bool,
+}
+
+/// Wrappers whose names stand before or within those of modules.
+const WRAPPERS: [&str; 4] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module."];
+
+/// The tensors of the adapter at `directory`, and their file.
+///
+/// # Errors
+/// No weights that are read here, or a damaged file.
+fn tensors(directory: &Path) -> Result<(PathBuf, BTreeMap<String, View>)> {
+    for name in WEIGHTS {
+        let file = directory.join(name);
+        match map(&file) {
+            Ok(bytes) => {
+                let tensors = read_any(&file, bytes)?.tensors;
+                return Ok((file, tensors));
+            }
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::Adapter {
+        path: directory.into(),
+        reason: format!("it has no `{PLAIN}`"),
+        hint: "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as PEFT saves it".into(),
+    })
+}
+
+impl Parts {
+    /// Reads and sorts the tensors of the adapter at `directory`. `saved`: modules that it stores whole.
+    ///
+    /// # Errors
+    /// A damaged file, tensors of no known part, several adapters in one file.
+    pub fn read(directory: &Path, saved: &[String]) -> Result<Self> {
+        let (file, tensors) = tensors(directory)?;
+        let mut parts = Self { file, ..Self::default() };
+        let mut adapters = BTreeSet::new();
+        for (key, view) in tensors {
+            let name = parts.name(&key);
+            if let Some((module, part)) = name.split_once(".lora_") {
+                let (kind, rest) = part.split_once('.').unwrap_or((part, ""));
+                let (adapter, end) = ends(rest, &["weight", "bias"]);
+                adapters.extend(adapter.map(str::to_owned));
+                // What training alone uses.
+                if kind.starts_with("monteclora") || kind.starts_with("velora") {
+                    continue;
+                }
+                let module = module.strip_suffix(".base_layer").unwrap_or(module);
+                let low_rank = parts.low_rank.entry(module.to_owned()).or_default();
+                let place = match (kind, end) {
+                    ("A", "weight") => &mut low_rank.a,
+                    ("B", "weight") => &mut low_rank.b,
+                    ("embedding_A", "") => &mut low_rank.a,
+                    ("embedding_B", "") => &mut low_rank.b,
+                    ("B", "bias") => &mut low_rank.bias,
+                    ("magnitude_vector", "weight" | "") => &mut low_rank.magnitudes,
+                    _ => return Err(parts.unknown(directory, &key)),
+                };
+                *place = Some(view);
+                low_rank.is_embedding |= kind.starts_with("embedding");
+            } else if let Some((module, part)) = name.split_once(".trainable_tokens_") {
+                let (kind, rest) = part.split_once('.').unwrap_or((part, ""));
+                adapters.extend(Some(rest).filter(|rest| !rest.is_empty()).map(str::to_owned));
+                match kind {
+                    "delta" => drop(parts.tokens.insert(module.trim_end_matches(".token_adapter").to_owned(), view)),
+                    "original" => {}
+                    _ => return Err(parts.unknown(directory, &key)),
+                }
+            } else if name.contains(".original_module.") {
+                // The base's, which the saved one stands for.
+            } else if let Some((module, rest)) = name.split_once(".modules_to_save.") {
+                let (adapter, end) = rest.split_once('.').map_or((None, rest), |(adapter, end)| (Some(adapter), end));
+                adapters.extend(adapter.map(str::to_owned));
+                parts.whole.insert(format!("{module}.{end}"), Whole { view, is_base: false });
+            } else {
+                let plain = name.replace(".token_adapter.base_layer.", ".").replace(".base_layer.", ".");
+                let module = plain.rsplit_once('.').map_or("", |(module, _)| module);
+                let has = |saved: &String| is_end(module, saved) || format!(".{module}.").contains(&format!(".{saved}."));
+                let is_base = plain != name || !saved.iter().any(has);
+                parts.whole.insert(plain, Whole { view, is_base });
+            }
+        }
+        if adapters.len() > 1 {
+            let names = adapters.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Error::Adapter {
+                path: directory.into(),
+                reason: format!("its file has several adapters: {names}"),
+                hint: "save one alone: model.save_pretrained(DIR, selected_adapters=[NAME])".into(),
+            });
+        }
+        let is_empty = parts.low_rank.is_empty() && parts.tokens.is_empty() && parts.whole.is_empty();
+        match is_empty {
+            true => Err(Error::MissingTensor { file: parts.file, tensor: "*.lora_A.weight".into() }),
+            false => Ok(parts),
+        }
+    }
+
+    /// `key` without what PEFT and wrappers put before and between.
+    fn name(&mut self, key: &str) -> String {
+        let mut name = key;
+        loop {
+            let wrapper = WRAPPERS.into_iter().find(|wrapper| name.starts_with(wrapper));
+            let prefix = ["base_model.model.", "base_model."].into_iter().find(|prefix| name.starts_with(prefix));
+            let Some(prefix) = wrapper.or(prefix) else { break };
+            self.taken_off.extend(wrapper);
+            name = &name[prefix.len()..];
+        }
+        let mut name = name.to_owned();
+        for wrapper in &WRAPPERS[..3] {
+            let between = format!(".{wrapper}");
+            if name.contains(&between) {
+                self.taken_off.insert(wrapper);
+                name = name.replace(&between, ".");
+            }
+        }
+        name
+    }
+
+    fn unknown(&self, directory: &Path, key: &str) -> Error {
+        Error::Adapter {
+            path: directory.into(),
+            reason: format!("tensor `{key}` is of no known part of LoRA"),
+            hint: super::config::MERGE_IT.into(),
+        }
+    }
+}
+
+/// `NAME.END` in two, where END is one of `known`; NAME may be missing.
+fn ends<'a>(rest: &'a str, known: &[&str]) -> (Option<&'a str>, &'a str) {
+    match rest.rsplit_once('.') {
+        Some((name, end)) if known.contains(&end) => (Some(name), end),
+        None if known.contains(&rest) || rest.is_empty() => (None, rest),
+        _ => (Some(rest), ""),
+    }
+}

@@ -1,0 +1,58 @@
+//! `layer_replication`: the base's layers stacked anew, some of them more than once, each with a part of its own.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::super::restack::move_layers;
+use super::super::view::View;
+use super::Adapter;
+use super::base::Base;
+use crate::error::Result;
+
+const KEY: &str = "layer_replication";
+const LAYERS: &str = "model.layers.";
+
+/// Layers of the deepest model that is made.
+const MOST: usize = 4096;
+
+/// Stacks the layers of `base` as `adapter` says.
+///
+/// # Errors
+/// Layers that the base lacks, too many, or a family whose layers have other names.
+pub(super) fn replicate(adapter: &Adapter, base: &mut Base<'_>) -> Result<()> {
+    if adapter.config.layers.is_empty() {
+        return Ok(());
+    }
+    let refused = |reason: String| adapter.config.refused(KEY, reason, adapter.remedy());
+    let number = |name: &str| -> Option<(usize, String)> {
+        let (number, rest) = name.strip_prefix(LAYERS)?.split_once('.')?;
+        Some((number.parse().ok()?, rest.to_owned()))
+    };
+    let count = base.tensors.keys().filter_map(|name| number(name)).map(|(layer, _)| layer + 1).max().unwrap_or(0);
+    let bad = |(from, to): &&(usize, usize)| from >= to || *to > count;
+    if let Some((from, to)) = adapter.config.layers.iter().find(bad) {
+        return Err(refused(format!("layers {from} to {to} are not among the base's {count} layers `{LAYERS}*`")));
+    }
+    let total: usize = adapter.config.layers.iter().map(|(from, to)| to - from).sum();
+    if total > MOST {
+        return Err(refused(format!("it makes {total} layers, more than {MOST}")));
+    }
+    let layers: Vec<usize> = adapter.config.layers.iter().flat_map(|(from, to)| *from..*to).collect();
+    let old = std::mem::take(base.tensors);
+    let mut inside: BTreeMap<usize, Vec<(String, View)>> = BTreeMap::new();
+    for (name, view) in old {
+        match number(&name) {
+            Some((layer, rest)) => inside.entry(layer).or_default().push((rest, view)),
+            None => drop(base.tensors.insert(name, view)),
+        }
+    }
+    for (new, layer) in layers.iter().enumerate() {
+        let tensors = inside.get(layer).into_iter().flatten();
+        base.tensors.extend(tensors.map(|(rest, view)| (format!("{LAYERS}{new}.{rest}"), view.clone())));
+    }
+    base.edit(|config| {
+        move_layers(config, &layers, count);
+        config.insert("num_hidden_layers".into(), json!(layers.len()));
+    })
+}
