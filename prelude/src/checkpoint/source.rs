@@ -14,13 +14,7 @@ use super::adapter::{self, Adapter, Base, Beside};
 use super::archive::{Archive, Buffer};
 use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
-<<<<<<< HEAD
-use super::lora::Adapter;
 use super::names::{Names, Runs};
-||||||| a966896
-use super::lora::Adapter;
-=======
->>>>>>> h-adapters
 use super::other::{self, OUTPUT};
 use super::quantized::settle;
 use super::tokenizer::{Chat, beyond, read_tokenizer};
@@ -59,7 +53,7 @@ struct Inner {
     views: BTreeMap<String, View>,
     buffers: BTreeMap<String, Buffer>,
     /// What they are called where they are stored.
-    names: Names,
+    names: Arc<Names>,
     unused: Vec<String>,
     /// What a reader should know of it.
     notes: Vec<String>,
@@ -173,46 +167,22 @@ impl Source {
             .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape)?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
         let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
-<<<<<<< HEAD
-        let tokenizer = match files.get("tokenizer.json")? {
-            Some(bytes) => Some(Arc::new(read_tokenizer(&files.path().join("tokenizer.json"), &bytes)?)),
-||||||| a966896
-        let tokenizer = match files.get("tokenizer.json")? {
-            Some(bytes) => {
-                let rows = architecture.as_ref().map_or(usize::MAX, |a| a.vocabulary);
-                Some(Arc::new(read_tokenizer(&files.path().join("tokenizer.json"), &bytes, rows)?))
-            }
-=======
         let side = |name: &str| match beside.get(name) {
             Some((directory, bytes)) => Ok(bytes.clone().map(|bytes| (directory.join(name), bytes))),
             None => Ok(files.get(name)?.map(|bytes| (files.path().join(name), bytes))),
         };
         let tokenizer = match side("tokenizer.json")? {
-            Some((file, bytes)) => {
-                let rows = architecture.as_ref().map_or(usize::MAX, |a| a.vocabulary);
-                Some(Arc::new(read_tokenizer(&file, &bytes, rows)?))
-            }
->>>>>>> h-adapters
+            Some((file, bytes)) => Some(Arc::new(read_tokenizer(&file, &bytes)?)),
             None => None,
         };
-<<<<<<< HEAD
-        let chat = Arc::new(Chat::read(&files)?);
-        let mut notes: Vec<String> =
-            files.note().map(str::to_owned).into_iter().chain(archive.notes).chain(settled.notes).collect();
-        notes.extend(names.notes.iter().cloned());
+        let chat = Arc::new(Chat::read(side)?);
         let rows = rows_of(architecture.as_ref(), &tensors);
         notes.extend(tokenizer.as_deref().filter(|_| rows > 0).and_then(|tokenizer| beyond(tokenizer, rows)));
-||||||| a966896
-        let chat = Arc::new(Chat::read(&files)?);
-        let notes = files.note().map(str::to_owned).into_iter().collect();
-=======
-        let chat = Arc::new(Chat::read(side)?);
         let mut replaced: BTreeMap<&'static str, Option<Bytes>> =
             beside.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
         if is_changed {
             replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
         }
->>>>>>> h-adapters
         let name = match name {
             Some(name) => name.to_owned(),
             None => match &files {
@@ -236,23 +206,15 @@ impl Source {
             tensors,
             views,
             buffers,
-            names,
+            names: Arc::new(names),
             unused,
             notes,
             tokenizer,
             chat,
             fingerprint: OnceLock::new(),
-<<<<<<< HEAD
-            seen: None,
-            replaced: settled.config.map(|config| ("config.json", Arc::new(config))).into_iter().collect(),
-||||||| a966896
-            seen: None,
-            replaced: BTreeMap::new(),
-=======
             as_it_is: None,
             numbering: None,
             replaced,
->>>>>>> h-adapters
         })))
     }
 
@@ -340,67 +302,14 @@ impl Source {
         }
         let mut views = inner.views.clone();
         views.extend(gathered);
-<<<<<<< HEAD
-        let config = self.side_file("config.json")?.unwrap_or(Bytes::Static(&[]));
-        let json = |e: serde_json::Error| Error::Json { file: self.path().join("config.json"), reason: e.to_string() };
-        let mut replaced = BTreeMap::from([("config.json", Arc::new(config_of(&config, rows).map_err(json)?))]);
-||||||| a966896
-        let config = inner.files.require("config.json")?;
-        let json = |e: serde_json::Error| Error::Json { file: self.path().join("config.json"), reason: e.to_string() };
-        let mut replaced = BTreeMap::from([("config.json", Arc::new(config_of(&config, rows).map_err(json)?))]);
-=======
         let config = self.side_file("config.json")?.unwrap_or(Bytes::Static(b"{}"));
         let config = config_of(&config, rows).map_err(|e| self.json(&e))?;
->>>>>>> h-adapters
         let (tokenizer, file) = extended.map_or_else(|| (inner.tokenizer.clone(), None), |(t, file)| (Some(t), Some(file)));
-<<<<<<< HEAD
-        replaced.extend(file.map(|file| ("tokenizer.json", Arc::new(file))));
-        Ok(Self(Arc::new(Inner {
-            name: inner.name.clone(),
-            spec: inner.spec.clone(),
-            files: inner.files.clone(),
-            architecture,
-            obstacle: inner.obstacle.clone(),
-            family: inner.family.clone(),
-            tensors,
-            views,
-            buffers: inner.buffers.clone(),
-            names: inner.names.clone(),
-            unused: inner.unused.clone(),
-            notes: inner.notes.clone(),
-            tokenizer,
-            chat: inner.chat.clone(),
-            fingerprint: OnceLock::new(),
-            seen: Some((self.clone(), Arc::new(numbering))),
-            replaced,
-        })))
-||||||| a966896
-        replaced.extend(file.map(|file| ("tokenizer.json", Arc::new(file))));
-        Ok(Self(Arc::new(Inner {
-            name: inner.name.clone(),
-            spec: inner.spec.clone(),
-            files: inner.files.clone(),
-            architecture,
-            obstacle: inner.obstacle.clone(),
-            family: inner.family.clone(),
-            tensors,
-            views,
-            buffers: inner.buffers.clone(),
-            unused: inner.unused.clone(),
-            notes: inner.notes.clone(),
-            tokenizer,
-            chat: inner.chat.clone(),
-            fingerprint: OnceLock::new(),
-            seen: Some((self.clone(), Arc::new(numbering))),
-            replaced,
-        })))
-=======
         let files = [("config.json", Some(config)), ("tokenizer.json", file)];
         let mut replaced = inner.replaced.clone();
         replaced.extend(files.into_iter().filter_map(|(name, bytes)| Some((name, Some(Bytes::Owned(Arc::new(bytes?)))))));
         let (as_it_is, numbering) = (Some(self.as_it_is().clone()), Some(Arc::new(numbering)));
         Ok(Self(Arc::new(Inner { architecture, tensors, views, tokenizer, as_it_is, numbering, replaced, ..inner.copy() })))
->>>>>>> h-adapters
     }
 
     /// The row here of the token `id` of its own tokenizer; none where it has no such row.
