@@ -33,6 +33,7 @@ pub(super) fn read_tokenizer(file: &Path, bytes: &[u8], rows: usize) -> Result<T
 }
 
 /// How a model was tuned to be talked to.
+#[derive(Clone)]
 pub(crate) struct Chat {
     pub template: Option<String>,
     pub bos_token: String,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use rayon::prelude::*;
+use tempfile::TempDir;
 
 use super::inspect::matching;
 use super::output::{Output, last};
@@ -24,6 +25,9 @@ pub struct Merged(Arc<Inner>);
 struct Inner {
     models: Models,
     plan: Arc<Plan>,
+    /// Merges that it is made of, which are there as long as it is.
+    #[allow(dead_code, reason = "dropping it is its use")]
+    parts: Vec<Arc<TempDir>>,
 }
 
 impl Merged {
@@ -33,7 +37,12 @@ impl Merged {
     }
 
     pub(super) fn new(models: Models, plan: Plan) -> Self {
-        Self(Arc::new(Inner { models, plan: Arc::new(plan) }))
+        Self(Arc::new(Inner { models, plan: Arc::new(plan), parts: Vec::new() }))
+    }
+
+    /// The same merge, which keeps the merges that it is made of.
+    pub(super) fn keeping(&self, parts: Vec<Arc<TempDir>>) -> Self {
+        Self(Arc::new(Inner { parts, ..(*self.0).clone() }))
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -56,7 +65,6 @@ impl Merged {
     /// What is merged and how.
     pub fn report(&self) -> MergeReport {
         let Inner { plan, .. } = &*self.0;
-        let copied = plan.models.first().map(|s| s.buffers().keys().cloned().collect());
         MergeReport {
             method: plan.method.into(),
             sources: plan.sources.iter().map(|s| s.name().to_owned()).collect(),
@@ -64,7 +72,7 @@ impl Merged {
             tensors: plan.tensors.len(),
             parameters: plan.tensors.iter().map(|t| t.operands.elements()).sum(),
             written: None,
-            copied: copied.unwrap_or_default(),
+            copied: plan.buffers.keys().cloned().collect(),
             notes: plan.notes.clone(),
         }
     }
@@ -91,7 +99,7 @@ impl Merged {
     }
 
     pub(super) fn judged<T: Send>(&self, f: impl FnOnce(&Judge<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
-        let Inner { models, plan } = &*self.0;
+        let Inner { models, plan, .. } = &*self.0;
         models.settings.check()?;
         let architecture = plan.architecture()?;
         let (device, dtype): (Device, DType) = models.settings.place()?;
@@ -105,7 +113,7 @@ impl Merged {
     /// # Errors
     /// A pattern that matches nothing, or a tensor that the method cannot merge.
     pub fn inspect(&self, pattern: &str) -> Result<Distances> {
-        let Inner { models, plan } = &*self.0;
+        let Inner { models, plan, .. } = &*self.0;
         let found = matching(pattern, plan.tensors.iter(), |t| &t.operands.spec().name)?;
         let tensors = on_threads(models.settings.threads, || found.into_iter().map(distances).collect::<Result<_>>())?;
         Ok(Distances { method: plan.method.into(), tensors })
@@ -126,18 +134,19 @@ impl Merged {
     /// # Errors
     /// As for `bake`.
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
-        let Inner { models, plan } = &*self.0;
+        let Inner { models, plan, .. } = &*self.0;
         let options = Bake { dtype: options.dtype.clone().or_else(|| plan.dtype.map(str::to_owned)), ..options.clone() };
         let output = Output {
             options: &options,
             loaded: &models.sources,
             merged: &plan.models,
+            configured: Some(&plan.configured),
             tokenizer: plan.tokenizer.as_ref(),
             restacked: plan.restacked.as_ref(),
             card: self.card(),
         };
         let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
-        let buffers = plan.models.first().map(|s| s.buffers()).into_iter().flatten();
+        let buffers = plan.buffers.iter();
         let bytes: std::collections::BTreeMap<&str, &[u8]> =
             buffers.clone().map(|(name, b)| (name.as_str(), b.bytes())).collect();
         entries.extend(buffers.map(|(name, b)| Entry { name: name.clone(), shape: b.shape.clone(), dtype: b.dtype }));

@@ -22,6 +22,8 @@ pub(super) struct Output<'a> {
     pub loaded: &'a [Source],
     /// What is merged; the first that has a side file gives it.
     pub merged: &'a [Source],
+    /// Whose config.json goes before the others'.
+    pub configured: Option<&'a Source>,
     /// Whose tokenizer goes before the others'.
     pub tokenizer: Option<&'a Source>,
     /// Layers that are stacked anew.
@@ -60,7 +62,10 @@ impl Output<'_> {
             // The first that has a file gives it; where vocabularies differ, first the one that has all tokens.
             let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
             for name in SIDE_FILES {
-                let preferred = self.tokenizer.filter(|_| !MODEL_FILES.contains(&name));
+                let preferred = match name {
+                    "config.json" => self.configured,
+                    _ => self.tokenizer.filter(|_| !MODEL_FILES.contains(&name)),
+                };
                 for source in preferred.into_iter().chain(reference).chain(self.merged) {
                     let Some(bytes) = source.side_file(name)? else { continue };
                     let bytes = match (name, self.restacked) {
