@@ -178,7 +178,7 @@ fn what_is_not_followed_is_refused_by_its_key() {
         ("merge_method: karcher\nmodels: [{model: {model: 3.5}}, {model: {model: [x]}}]", "models[1].model.model", "a model"),
         ("merge_method: karcher\nmodels: [{model: {lora: x}}]", "models[0].model.model", "it is missing"),
         ("merge_method: karcher\nmodels: [{model: model0, layer_range: [0, 1]}, {model: model1}]", "models", "merged whole"),
-        ("name: x\nmerge_method: linear\n---\nname: x", "merge_method", "it is missing"),
+        (&format!("name: x\nmerge_method: karcher\n{two}---\nname: y"), "merge_method", "it is missing"),
         ("", "", "it is empty"),
         (
             "merge_method: slerp\nbase_model: model0\nmodels: [{model: model0}, {model: model1, parameters: {t: 1}}]",
@@ -579,7 +579,7 @@ fn rows_that_nobody_can_give_are_refused() {
     let models = ["x", "yx", "y"].map(|name| data("recipes").join(name).display().to_string());
     let bad = |tokens: &str| {
         let text = format!(
-            "merge_method: karcher\nmodels: [{}]\ntokenizer: {{source: yx, tokens: {{{tokens}}}}}\n",
+            "merge_method: karcher\nmodels: [{}]\ntokenizer: {{source: YX, tokens: {{{tokens}}}}}\n",
             models.join(", ")
         );
         let text = text.replace("YX", &models[1]);

@@ -1,6 +1,6 @@
 //! A source model: its architecture, tensors, tokenizer and side files, all verified at load.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -211,6 +211,13 @@ impl Source {
         Ok(Self(Arc::new(Inner { chat, replaced, fingerprint: OnceLock::new(), ..(**inner).clone() })))
     }
 
+    /// This source, whose templates know these tokens.
+    #[cfg(test)]
+    pub(crate) fn with_special_tokens(&self, bos: &str, eos: &str) -> Self {
+        let chat = Chat { bos_token: bos.into(), eos_token: eos.into(), ..(*self.0.chat).clone() };
+        Self(Arc::new(Inner { chat: Arc::new(chat), ..(*self.0).clone() }))
+    }
+
     /// The row here of the token `id` of its own tokenizer; none where it has no such row.
     pub(crate) fn row_of(&self, id: u32) -> Option<u32> {
         match self.numbering().filter(|numbering| !numbering.is_reference) {
@@ -390,15 +397,16 @@ impl Source {
             s.tensors().iter().filter(|t| counts(&t.name)).map(shape).collect()
         };
         let (left, right) = (shapes(a), shapes(b));
-        let names: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
-        let only = |name: &str, s: &Self| format!("only `{}` has tensor `{name}`", s.name());
-        names.into_iter().find_map(|name| match (left.get(name), right.get(name)) {
-            (Some((x, true)), Some((y, true))) if x.get(1..) == y.get(1..) => None,
-            (Some((x, _)), Some((y, _))) if x == y => None,
-            (Some((x, _)), Some((y, _))) => Some(format!("tensor `{name}` has shape {x:?} and {y:?}")),
-            (Some(_), None) => Some(only(name, a)),
-            _ => Some(only(name, b)),
-        })
+        // Shapes tell more of what the sources are than a tensor that one of them lacks.
+        let shape = left.iter().find_map(|(name, (x, free))| match right.get(name) {
+            Some((y, true)) if *free && x.get(1..) == y.get(1..) => None,
+            Some((y, _)) if x != y => Some(format!("tensor `{name}` has shape {x:?} and {y:?}")),
+            _ => None,
+        });
+        let only = |name: &String, s: &Self| format!("only `{}` has tensor `{name}`", s.name());
+        let of_a = || left.keys().find(|name| !right.contains_key(*name)).map(|name| only(name, a));
+        let of_b = || right.keys().find(|name| !left.contains_key(*name)).map(|name| only(name, b));
+        shape.or_else(of_a).or_else(of_b)
     }
 
     /// An error that names the first tensor but the vocabulary's rows in which `other` differs: all that keeps sources

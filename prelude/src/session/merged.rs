@@ -1,5 +1,6 @@
 //! A merge that is not written: scored, asked, looked at and baked all the same.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::output::{Output, last};
 use super::score::{Judge, Scored};
 use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Entry, Written};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::methods::{Plan, Planned};
 use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
 
@@ -147,14 +148,16 @@ impl Merged {
         };
         let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
         let buffers = plan.buffers.iter();
-        let bytes: std::collections::BTreeMap<&str, &[u8]> =
+        let bytes: BTreeMap<&str, &[u8]> =
             buffers.clone().map(|(name, b)| (name.as_str(), b.bytes())).collect();
         entries.extend(buffers.map(|(name, b)| Entry { name: name.clone(), shape: b.shape.clone(), dtype: b.dtype }));
         let directory = directory.as_ref();
+        let planned: BTreeMap<&str, &Planned> = plan.tensors.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
         on_threads(models.settings.threads, || {
-            output.write(directory, entries, |entry| match bytes.get(entry.name.as_str()) {
-                Some(bytes) => Ok(Content::Bytes(bytes)),
-                None => Ok(Content::Values(plan.tensor(&entry.name)?.values()?)),
+            output.write(directory, entries, |entry| match (bytes.get(entry.name.as_str()), planned.get(entry.name.as_str())) {
+                (Some(bytes), _) => Ok(Content::Bytes(bytes)),
+                (None, Some(planned)) => Ok(Content::Values(planned.values()?)),
+                (None, None) => Err(Error::NoMatch { pattern: entry.name.clone() }),
             })
         })
     }

@@ -165,7 +165,7 @@ def run(recipe):
             command = [BIN / "mergekit-multi", recipe.name, "-I", work, "--out-path", out, *options]
         else:
             command = [BIN / "mergekit-yaml", recipe.name, out, *options]
-        env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
         done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{recipe}: {done.stderr[-2000:]}")

@@ -57,3 +57,33 @@ impl Template {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Message, render};
+
+    /// What transformers renders of mergekit's templates.
+    #[test]
+    fn templates_render_what_those_of_mergekit_do() {
+        let llama3 = "<s><|start_header_id|>system<|end_header_id|>\n\ns<|eot_id|>\n<|start_header_id|>user<|end_header_id|>\n\nhi\
+                      <|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\nyo<|eot_id|>\n<|start_header_id|>user\
+                      <|end_header_id|>\n\nq<|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\n";
+        let chatml = "<|im_start|>system\n s <|im_end|>\n<|im_start|>user\n hi <|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n\
+                      <|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n";
+        let alpaca = "s\n\n### Instruction:\nhi\n\n### Response:\nyo\n\n### Instruction:\nq### Response:\n";
+        let exaone = [
+            "    [|system|] s \n        [|endofturn|]\n\n    [|user|] hi \n        \n\n    [|assistant|]yo\n        [|endofturn|]\n\n",
+            "    [|user|]q\n        \n\n    [|assistant|]\n",
+        ];
+        let mistral = "<s> [INST]  s \n\n hi  [/INST] yo</s> [INST] q [/INST]";
+        let expected = [alpaca, chatml, &exaone.concat(), llama3, mistral];
+        let talk = [("system", " s "), ("user", " hi "), ("assistant", "yo"), ("user", "q"), ("assistant", "z")];
+        let talk = talk.map(|(role, content)| Message::new(role, content));
+        let source = Source::open("builtin:math").unwrap().with_special_tokens("<s>", "</s>");
+        for ((name, template), expected) in NAMED.iter().zip(expected) {
+            let source = source.with_chat_template(template).unwrap();
+            assert_eq!(render(&source, &[&talk]).unwrap()[0].prompt, expected, "{name}");
+        }
+    }
+}

@@ -76,6 +76,8 @@ fn documents<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<
     // Few aliases, however they are nested, replace little text.
     let options = serde_saphyr::options! {
         with_snippet: false,
+        // A model may be called `y`.
+        strict_booleans: true,
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000 },
     };
     serde_saphyr::from_multiple_with_options(text, options)

@@ -251,9 +251,15 @@ impl Recipe {
 
     /// The first model's layers in each slice.
     fn ranges(&self, opened: &Opened, main: &Stack) -> Result<Vec<Range<usize>>> {
+        let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()) {
+            if !depths.contains_key(name) {
+                depths.insert(name, self.depth(&self.source(opened, name)?, main)?);
+            }
+        }
         let one = |slice: &Slice| -> Result<Range<usize>> {
             let mut all = slice.inputs.iter().map(|input| -> Result<_> {
-                let depth = self.depth(&self.source(opened, &input.model)?, main)?;
+                let depth = depths.get(input.model.as_str()).copied().unwrap_or(0);
                 let layers = input.layers.clone().unwrap_or(0..depth);
                 if layers.end > depth {
                     let what = format!("`{}` has {depth} layers, not {}", input.model, layers.end);

@@ -19,6 +19,7 @@ use super::Recipe;
 use super::at::At;
 use super::model::one;
 use super::plan::Opened;
+use super::setting::typed;
 use crate::checkpoint::{Lack, NO_ROW, Numbering, Seen, Source, View, extend};
 use crate::error::{Error, Result};
 
@@ -120,9 +121,9 @@ impl Rule {
     fn read(at: &At<'_>, value: &Value) -> Result<Self> {
         let map = at.map(value)?;
         at.only(map, &["source", "force"])?;
-        let force = match map.get("force") {
+        let force = match map.get("force").map(typed) {
             None | Some(Value::Null) => false,
-            Some(Value::Bool(force)) => *force,
+            Some(Value::Bool(force)) => force,
             Some(other) => return Err(at.bad("force", format!("`{other}` is no switch"), "write true or false")),
         };
         let donor = match map.get("source").filter(|value| !value.is_null()) {
