@@ -135,7 +135,7 @@ fn a_greedy_soup_takes_what_does_no_harm() {
     );
     assert!(ok, "{replies:?}");
     assert_eq!(replies[1]["notes"][0], "the soup is of math");
-    assert_eq!(replies[2]["methods"].as_array().unwrap().len(), 17);
+    assert_eq!(replies[2]["methods"].as_array().unwrap().len(), 21);
     assert_eq!(replies[3]["method"], "greedy_soup");
     assert!(fs::read_to_string(dir.path().join("out/README.md")).unwrap().contains("# A greedy_soup merge"));
     let (replies, ok) = json(dir.path(), &format!("{load}; merge greedy_soup density=1"));

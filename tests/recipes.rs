@@ -2,12 +2,15 @@
 
 mod common;
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{golden, json};
+use common::{data, golden, json as verbs};
 use dam_prelude::candle_core::{Device, Tensor, safetensors};
-use dam_prelude::{Error, Models, load};
+use dam_prelude::checkpoint::Source;
+use dam_prelude::{Columns, Error, Models, load};
+use serde_json::{Value, json};
 
 fn models() -> Models {
     load(["base", "model0", "model1", "model2"].map(|name| golden(name).display().to_string())).unwrap()
@@ -115,7 +118,7 @@ dtype: float32
     fs::write(dir.path().join("models/recipe.yaml"), text.replace("models/", "")).unwrap();
     recipe(dir.path(), text);
     let (replies, ok) =
-        json(dir.path(), "merge recipe.yml out; merge models/recipe.yaml out2; load models/model0; merge recipe.yml");
+        verbs(dir.path(), "merge recipe.yml out; merge models/recipe.yaml out2; load models/model0; merge recipe.yml");
     assert!(ok, "{replies:?}");
     assert_eq!(
         fs::read(dir.path().join("out/model.safetensors")).unwrap(),
@@ -140,18 +143,31 @@ fn what_is_not_followed_is_refused_by_its_key() {
         ("merge_method: tees\nmodels: []", "", "unknown method `tees`"),
         ("merge_method: linear\nmodels: []", "models", "expected a list"),
         ("merge_method: linear", "models", "either `models` or `slices`"),
-        (&format!("merge_method: karcher\nmodules: {{}}\n{two}"), "modules", "not supported"),
-        (&format!("merge_method: karcher\nchat_template: auto\n{two}"), "chat_template", "not supported"),
+        (&format!("merge_method: karcher\nmodules: {{}}\n{two}"), "modules", "it is empty"),
+        (&format!("merge_method: karcher\nmodules: {{default: {{slices: []}}}}\n{two}"), "modules", "`models` too"),
+        (&format!("merge_method: karcher\nmodules: {{text_decoder: {{}}}}\n{two}"), "modules.text_decoder", "only the module"),
+        (&format!("merge_method: karcher\nchat_template: vicunia\n{two}"), "chat_template", "not the name of one"),
+        (&format!("merge_method: karcher\ntokenizer: {{sourc: union}}\n{two}"), "tokenizer.sourc", "no such key"),
+        (&format!("merge_method: karcher\ntokenizer: {{pad_to_multiple_of: 0}}\n{two}"), "tokenizer.pad_to_multiple_of", "`0`"),
         (
-            &format!("merge_method: karcher\ntokenizer: {{source: union, tokens: {{}}}}\n{two}"),
-            "tokenizer.tokens",
-            "not supported",
+            &format!("merge_method: karcher\ntokenizer: {{tokens: {{a: {{source: {{kind: nil}}}}}}}}\n{two}"),
+            "tokenizer.tokens.a.source.kind",
+            "zero or model_token",
         ),
+        (
+            &format!("merge_method: karcher\ntokenizer: {{tokens: {{a: {{source: {{kind: model_token, model: b}}}}}}}}\n{two}"),
+            "tokenizer.tokens.a.source",
+            "either `token` or `token_id`",
+        ),
+        (&format!("merge_method: karcher\nexperts: []\n{two}"), "experts", "mergekit-moe"),
+        (&format!("merge_methd: karcher\n{two}"), "merge_methd", "no such key"),
         (&format!("merge_method: karcher\ntokenizer_source: union\n{two}"), "tokenizer_source", "no tokenizer.json"),
         (&format!("merge_method: karcher\ntokenizer_source: base\n{two}"), "tokenizer_source", "no base_model"),
         (&format!("merge_method: karcher\ntokenizer_source: model2\n{two}"), "tokenizer_source", "not one of the models"),
         (&format!("merge_method: karcher\ndtype: int8\n{two}"), "dtype", "`int8`"),
-        (&format!("merge_method: karcher\nparameters: {{weight: 1}}\n{two}"), "parameters.weight", "no such parameter"),
+        (&format!("merge_method: karcher\ndtype: float64\n{two}"), "dtype", "`float64`"),
+        (&format!("merge_method: karcher\nparameters: {{max_itr: 1}}\n{two}"), "parameters.max_itr", "no such parameter"),
+        (&format!("merge_method: karcher\nparameters: {{foo: 1}}\n{two}"), "parameters.foo", "no such parameter"),
         (&format!("merge_method: karcher\nparameters: {{tol: []}}\n{two}"), "parameters.tol", "empty"),
         (&format!("merge_method: linear\n{two}"), "weight", "none of `model0`"),
         (&format!("merge_method: slerp\nbase_model: model0\n{two}"), "t", "slerp needs it"),
@@ -159,8 +175,11 @@ fn what_is_not_followed_is_refused_by_its_key() {
         (&format!("merge_method: model_stock\n{two}"), "base_model", "needs one"),
         (&format!("merge_method: passthrough\n{two}"), "models", "merges 1 models, not 2"),
         ("merge_method: karcher\nmodels: [{model: model0}, {model: model0}]", "models", "named twice"),
-        ("merge_method: karcher\nmodels: [{model: {path: x}}]", "models[0].model", "expected a name"),
-        ("merge_method: karcher\nmodels: [{model: model0, layer_range: [0, 1]}]", "models[0].layer_range", "not supported"),
+        ("merge_method: karcher\nmodels: [{model: {model: 3.5}}, {model: {model: [x]}}]", "models[1].model.model", "a model"),
+        ("merge_method: karcher\nmodels: [{model: {lora: x}}]", "models[0].model.model", "it is missing"),
+        ("merge_method: karcher\nmodels: [{model: model0, layer_range: [0, 1]}, {model: model1}]", "models", "merged whole"),
+        (&format!("name: x\nmerge_method: karcher\n{two}---\nname: y"), "merge_method", "it is missing"),
+        ("", "", "it is empty"),
         (
             "merge_method: slerp\nbase_model: model0\nmodels: [{model: model0}, {model: model1, parameters: {t: 1}}]",
             "models[1].parameters.t",
@@ -186,11 +205,6 @@ fn what_is_not_followed_is_refused_by_its_key() {
             "slices",
             "`base` is not among the sources",
         ),
-        (
-            "merge_method: karcher\nslices: [{sources: [{model: model0, layer_range: [0, 2]}], residual_weight: 1}]",
-            "slices[0].residual_weight",
-            "not supported",
-        ),
     ];
     for (text, key, reason) in bad {
         let error = models().merge_recipe(recipe(dir.path(), text)).unwrap_err();
@@ -207,7 +221,7 @@ fn what_is_not_followed_is_refused_by_its_key() {
     let missing =
         models().merge_recipe(recipe(dir.path(), &format!("merge_method: karcher\n{two}").replace("model1", "./nowhere")));
     assert!(matches!(missing.unwrap_err(), Error::NotFound { .. }));
-    let (replies, ok) = json(dir.path(), "merge recipe.yml weight=1 out");
+    let (replies, ok) = verbs(dir.path(), "merge recipe.yml weight=1 out");
     assert!(!ok && replies[0]["error"].as_str().unwrap().contains("not for a recipe"), "{replies:?}");
 }
 
@@ -243,4 +257,343 @@ parameters: {t: 0}
     assert_eq!(tensor(dir.path(), text, UP), stored(&golden("model0"), UP));
     let first = "model.layers.0.mlp.up_proj.weight";
     assert_eq!(tensor(dir.path(), text, first), stored(&golden("model1"), first));
+}
+
+/// What a recipe of `tests/data/recipes` makes, baked into `directory`.
+fn followed(name: &str, directory: &Path) -> (PathBuf, Vec<String>) {
+    let merged = Models::default().merge_recipe(data("recipes").join(format!("{name}.yml"))).unwrap();
+    let notes = merged.report().notes;
+    (merged.bake(directory.join(name)).unwrap().path, notes)
+}
+
+fn json_of(file: &Path) -> Value {
+    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+}
+
+/// Tensors, configurations, tokenizers and chat templates as mergekit 0.1.5 writes them (`tests/data/recipes/make.py`).
+#[test]
+fn what_is_made_is_what_mergekit_makes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(data("recipes")).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_none_or(|e| e != "yml") {
+            continue;
+        }
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let (out, _) = followed(&name, dir.path());
+        let found = safetensors::load(out.join("model.safetensors"), &Device::Cpu).unwrap();
+        let expected = safetensors::load(file.with_extension("safetensors"), &Device::Cpu).unwrap();
+        let tensors = |all: &HashMap<String, Tensor>| all.keys().cloned().collect::<BTreeSet<_>>();
+        assert_eq!(tensors(&found), tensors(&expected), "{name}");
+        for (tensor, expected) in expected {
+            assert_eq!(found[&tensor].dims(), expected.dims(), "{name}, {tensor}");
+            let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (a, b) in values(&found[&tensor]).iter().zip(values(&expected)) {
+                assert!((a - b).abs() <= 1e-6 * b.abs().max(0.5), "{name}, {tensor}: {a} and {b}");
+            }
+        }
+        let (said, config) = (json_of(&file.with_extension("json")), json_of(&out.join("config.json")));
+        for key in ["model_type", "num_hidden_layers", "n_layer", "vocab_size", "rms_norm_eps"] {
+            assert_eq!(config[key], said["config"][key], "{name}: {key}");
+        }
+        let theta = &said["config"]["rope_parameters"]["rope_theta"];
+        assert!(theta.is_null() || config["rope_theta"].as_f64() == theta.as_f64(), "{name}: {theta}");
+        assert_eq!(config["sliding_window"], said["config"]["sliding_window"], "{name}");
+        if let Some(tokens) = said["tokens"].as_object().filter(|tokens| !tokens.is_empty()) {
+            let source = Source::open(&out.display().to_string()).unwrap();
+            let vocabulary = source.tokenizer().unwrap().get_vocab(true);
+            let expected: HashMap<String, u32> = tokens.iter().map(|(t, id)| (t.clone(), id.as_u64().unwrap() as u32)).collect();
+            assert_eq!(vocabulary, expected, "{name}");
+            if let Some(template) = said["chat_template"].as_str() {
+                assert_eq!(source.chat_template().map(str::trim), Some(template.trim()), "{name}");
+            }
+        }
+        names.push(name);
+    }
+    assert_eq!(names.len(), 19, "{names:?}");
+}
+
+#[test]
+fn a_static_merge_says_whose_configuration_it_has_and_runs_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, notes) = followed("three_mistrals", dir.path());
+    let text = notes.join("\n");
+    for word in ["configuration of `mistral`", "rope_theta is 10000 in `mistral` and 1000000 in `instruct`", "sliding_window is 32"] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert!(!text.contains("medical"), "{text}");
+    let file = dir.path().join("data.jsonl");
+    fs::write(&file, "{\"input_ids\": [3, 4, 5, 6, 7]}\n").unwrap();
+    let files = [file.display().to_string()];
+    let merged = Models::default().merge_recipe(data("recipes/three_mistrals.yml")).unwrap();
+    let written = load([out.display().to_string()]).unwrap().merge_named("passthrough", &[]).unwrap();
+    assert_eq!(merged.eval(&files).unwrap().data, written.eval(&files).unwrap().data);
+
+    // By verbs: the base's, else that of the first source; training refuses.
+    let place = |name: &str| data("recipes").join(name).display().to_string();
+    let models = load([format!("base={}", place("mistral")), place("instruct"), place("medical")]).unwrap();
+    assert!(models.to_string().contains("instruct: max_position_embeddings is 256, and 64 in base; rms_norm_eps is"), "{models}");
+    let baked = models.merge_named("task_arithmetic", &[]).unwrap().bake(dir.path().join("base")).unwrap();
+    assert_eq!(json_of(&baked.path.join("config.json"))["rope_theta"], 10000.0);
+    let models = load([place("instruct"), place("medical")]).unwrap();
+    let baked = models.merge_named("linear", &[]).unwrap().bake(dir.path().join("first")).unwrap();
+    assert_eq!(json_of(&baked.path.join("config.json"))["rope_theta"], 1000000.0);
+    let error = models.wrap(Columns::default()).unwrap_err();
+    let text = format!("{error:?}");
+    assert!(text.contains("`instruct` and `medical` cannot be trained together: norm epsilon"), "{text}");
+    assert!(text.contains("merge linear"), "{text}");
+}
+
+/// Keys that change nothing are noted, places for anchors are not, and a model is named in any of mergekit's ways.
+#[test]
+fn keys_without_effect_are_noted_and_models_named_in_every_way() {
+    let dir = tempfile::tempdir().unwrap();
+    common::copy_checkpoint("model0", &dir.path().join("m0"));
+    common::copy_checkpoint("model1", &dir.path().join("m1"));
+    let plain = "merge_method: linear\nmodels: [{model: m0, parameters: {weight: 1}}, {model: m1, parameters: {weight: 3}}]\n";
+    let long = "
+x-weights: &weights {weight: 1}
+_more: 1
+name: tried
+seed: 3
+merge_method: linear
+models:
+- model: {model: {path: m0, revision: main}, override_architecture: LlamaForCausalLM}
+  layer_range: [0, 2]
+  parameters: *weights
+- model: m1@v2
+  parameters: {weight: '3', density: 0.5}
+parameters: {int8_mask: yes, t: 0.5, normalize: 1.0}
+residual_weight: 1
+";
+    let merged = |text: &str| Models::default().merge_recipe(recipe(dir.path(), text)).unwrap();
+    let (a, b) = (merged(plain), merged(long));
+    let bytes = |merged: &dam_prelude::Merged, name: &str| fs::read(merged.bake(dir.path().join(name)).unwrap().path.join("model.safetensors")).unwrap();
+    assert_eq!(bytes(&a, "a"), bytes(&b, "b"));
+    let notes = b.report().notes.join("\n");
+    for word in ["`seed`", "`residual_weight`", "override_architecture", "`models[1].parameters.density`", "int8_mask", "parameters.t`"] {
+        assert!(notes.contains(word), "{word}: {notes}");
+    }
+    assert!(!notes.contains("x-weights") && !notes.contains("_more") && a.report().notes.is_empty(), "{notes}");
+}
+
+#[test]
+fn documents_use_each_other_by_name_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["model0", "model1", "model2"] {
+        common::copy_checkpoint(name, &dir.path().join(name));
+    }
+    let one = |name: &str, a: &str, b: &str| {
+        let name = if name.is_empty() { String::new() } else { format!("name: {name}\n") };
+        format!("{name}merge_method: linear\nmodels: [{a}, {b}]\nparameters: {{weight: 1}}\n")
+    };
+    let text = |documents: &[String]| documents.join("---\n");
+    let make = |text: &str| Models::default().merge_recipe(recipe(dir.path(), text));
+    // The one without a name is meant, wherever it stands, and what it uses is made first.
+    let merged = make(&text(&[one("", "both", "model2"), one("both", "model0", "model1")])).unwrap();
+    let [a, b, c] = ["model0", "model1", "model2"].map(|name| stored(&golden(name), UP));
+    let out = merged.bake(dir.path().join("out")).unwrap().path;
+    close(&stored(&out, UP), (0..a.len()).map(|i| (a[i] + b[i]) / 4.0 + c[i] / 2.0));
+    let circle = make(&text(&[one("p", "q", "model0"), one("q", "p", "model1")])).unwrap_err();
+    assert!(matches!(circle, Error::NotFound { .. }) && circle.to_string().contains('q'), "{circle:?}");
+    let twice = make(&text(&[one("p", "model0", "model1"), one("p", "model0", "model2")])).unwrap_err();
+    assert!(twice.to_string().contains("two recipes are called `p`") && twice.hint().is_some(), "{twice:?}");
+    let none = make(&text(&[one("", "model0", "model1"), one("", "model0", "model2")])).unwrap_err();
+    assert!(none.to_string().contains("two recipes have no name"), "{none:?}");
+}
+
+/// A checkpoint of `family` with these tensors, each filled with a number of its own from `start` on.
+fn checkpoint(directory: &Path, config: &Value, shapes: &[(String, Vec<usize>)], start: f32) {
+    fs::create_dir_all(directory).unwrap();
+    fs::write(directory.join("config.json"), config.to_string()).unwrap();
+    let tensor = |(i, (name, shape)): (usize, &(String, Vec<usize>))| {
+        (name.clone(), Tensor::full(start + i as f32, shape.as_slice(), &Device::Cpu).unwrap())
+    };
+    let tensors: HashMap<String, Tensor> = shapes.iter().enumerate().map(tensor).collect();
+    safetensors::save(&tensors, directory.join("model.safetensors")).unwrap();
+}
+
+/// `[tensor, ...]` of layers 0.. of a prefix.
+fn layers(prefix: &str, count: usize, rests: &[&str]) -> Vec<(String, Vec<usize>)> {
+    let one = |layer: usize| rests.iter().map(move |rest| (format!("{prefix}.{layer}.{rest}"), vec![2, 3]));
+    (0..count).flat_map(one).collect()
+}
+
+/// Layers 0, 1 of `a` and 1 of `b`, stacked: the name and the number of layers, whatever the family calls them.
+#[test]
+fn layers_of_any_family_stack() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "
+merge_method: passthrough
+slices:
+- sources: [{model: a, layer_range: [0, 2]}]
+- sources: [{model: b, layer_range: [1, 2]}]
+";
+    let moe = layers("model.layers", 2, &["mlp.experts.0.up_proj.weight", "mlp.experts.1.up_proj.weight", "mlp.gate.weight"]);
+    let bert = layers("bert.encoder.layer", 2, &["attention.self.query.weight", "output.dense.weight"]);
+    let opt = layers("model.decoder.layers", 2, &["fc1.weight"]);
+    let llava = [
+        layers("vision_tower.vision_model.encoder.layers", 2, &["mlp.fc1.weight"]),
+        layers("language_model.model.layers", 2, &["mlp.up_proj.weight"]),
+        vec![("multi_modal_projector.linear_1.weight".into(), vec![2, 2])],
+    ]
+    .concat();
+    let neo = layers("transformer.h", 2, &["attn.attention.k_proj.weight"]);
+    let cases = [
+        (json!({"model_type": "qwen3_moe", "num_hidden_layers": 2, "num_experts": 2, "mlp_only_layers": [1]}), moe, "model.layers"),
+        (json!({"model_type": "bert", "num_hidden_layers": 2}), bert, "bert.encoder.layer"),
+        (json!({"model_type": "opt", "num_hidden_layers": 2, "eos_token_id": [1, 2]}), opt, "model.decoder.layers"),
+        (
+            json!({"model_type": "llava", "text_config": {"num_hidden_layers": 2, "layer_types": ["x", "y"]}, "vision_config": {"num_hidden_layers": 2}}),
+            llava,
+            "language_model.model.layers",
+        ),
+        (json!({"model_type": "gpt_neo", "num_layers": 2, "attention_layers": ["global", "local"]}), neo, "transformer.h"),
+    ];
+    for (i, (config, tensors, stack)) in cases.iter().enumerate() {
+        let place = dir.path().join(i.to_string());
+        let all = [&tensors[..], &[("model.embed_tokens.weight".into(), vec![5, 3]), ("final_norm.weight".into(), vec![3])]].concat();
+        checkpoint(&place.join("a"), config, &all, 1.0);
+        checkpoint(&place.join("b"), config, &all, 101.0);
+        let merged = Models::default().merge_recipe(recipe(&place, text)).unwrap();
+        let out = merged.bake(place.join("out")).unwrap().path;
+        let read = |path: &Path| -> HashMap<String, f32> {
+            let all = safetensors::load(path.join("model.safetensors"), &Device::Cpu).unwrap();
+            all.into_iter().map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0])).collect()
+        };
+        let (a, b, found) = (read(&place.join("a")), read(&place.join("b")), read(&out));
+        let mut expected = a.clone();
+        for (name, value) in &b {
+            if let Some(rest) = name.strip_prefix(&format!("{stack}.1.")) {
+                expected.insert(format!("{stack}.2.{rest}"), *value);
+            }
+        }
+        // What stands behind the layers is of the last slice.
+        expected.insert("final_norm.weight".into(), b["final_norm.weight"]);
+        if config["model_type"] == "llava" {
+            expected.insert("multi_modal_projector.linear_1.weight".into(), b["multi_modal_projector.linear_1.weight"]);
+        }
+        assert_eq!(found, expected, "{config}");
+        let said = json_of(&out.join("config.json"));
+        match config["model_type"].as_str().unwrap() {
+            "llava" => {
+                let expected = json!({"num_hidden_layers": 3, "layer_types": ["x", "y", "y"]});
+                assert_eq!((&said["text_config"], &said["vision_config"]["num_hidden_layers"]), (&expected, &json!(2)));
+                assert!(merged.report().notes.join("").contains("`vision_tower.vision_model.encoder.layers`"));
+            }
+            "gpt_neo" => assert_eq!((&said["num_layers"], &said["attention_layers"]), (&json!(3), &json!(["global", "local", "local"]))),
+            "qwen3_moe" => assert_eq!((&said["num_hidden_layers"], &said["mlp_only_layers"], &said["num_experts"]), (&json!(3), &json!([1, 2]), &json!(2))),
+            _ => assert_eq!(said["num_hidden_layers"], 3),
+        }
+        if let Some(eos) = config.get("eos_token_id") {
+            assert_eq!(&said["eos_token_id"], eos);
+        }
+    }
+
+    // Two stacks that could be meant, and none.
+    let t5 = [layers("encoder.block", 2, &["layer.0.q.weight"]), layers("decoder.block", 2, &["layer.0.q.weight"])].concat();
+    let none = vec![("embed.weight".to_owned(), vec![5, 3])];
+    for (name, tensors, word) in [("t5", t5, "`decoder.block` (2 layers), `encoder.block` (2 layers)"), ("none", none, "no numbered layers")] {
+        let place = dir.path().join(name);
+        for model in ["a", "b"] {
+            checkpoint(&place.join(model), &json!({"model_type": name, "num_layers": 2, "num_decoder_layers": 2}), &tensors, 0.0);
+        }
+        let error = Models::default().merge_recipe(recipe(&place, text)).unwrap_err();
+        assert!(error.to_string().contains(word) && error.hint().unwrap().contains("`models`"), "{error:?}");
+    }
+}
+
+/// A family that runs, whose layers attend by their number: what was meant is written out.
+#[test]
+fn layers_that_attend_by_their_number_go_on_as_they_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = data("families/gemma2");
+    let depth = json_of(&model.join("config.json"))["num_hidden_layers"].as_u64().unwrap();
+    let text = format!(
+        "merge_method: passthrough\nslices:\n- sources: [{{model: {0}, layer_range: [0, {depth}]}}]\n- sources: [{{model: {0}, layer_range: [0, 1]}}]\n- sources: [{{model: {0}, layer_range: [0, 1]}}]\n",
+        model.display()
+    );
+    let merged = Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap();
+    let out = merged.bake(dir.path().join("out")).unwrap().path;
+    let of = |path: &Path| Source::open(&path.display().to_string()).unwrap().architecture().unwrap().attends.clone();
+    let (old, new) = (of(&model), of(&out));
+    assert_eq!(new, [&old[..], &old[..1], &old[..1]].concat());
+}
+
+#[test]
+fn slices_take_layers_of_models_that_have_more_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "
+merge_method: passthrough
+slices:
+- sources: [{model: model0, layer_range: [0, 2]}]
+- sources: [{model: model1, layer_range: [0, 2]}]
+";
+    models().merge_recipe(recipe(dir.path(), text)).unwrap().bake(dir.path().join("four")).unwrap();
+    let more = "merge_method: passthrough\nslices: [{sources: [{model: model0, layer_range: [0, 1]}]}, {sources: [{model: four, layer_range: [3, 4]}]}]";
+    let out = models().merge_recipe(recipe(dir.path(), more)).unwrap().bake(dir.path().join("out")).unwrap().path;
+    assert_eq!(stored(&out, UP), stored(&golden("model1"), UP));
+    let whole = "merge_method: linear\nmodels: [model0, four]\nparameters: {weight: 1}";
+    let error = models().merge_recipe(recipe(dir.path(), whole)).unwrap_err();
+    assert!(error.to_string().contains("only `four` has tensor `model.layers.2"), "{error:?}");
+}
+
+#[test]
+fn a_chat_template_of_a_recipe_is_baked_and_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = "merge_method: karcher\nmodels: [A, B]\n".replace('A', &data("recipes/a").display().to_string());
+    let models = models.replace('B', &data("recipes/b").display().to_string());
+    let inline = "'{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}'";
+    for (template, word) in [("llama3", "<|start_header_id|>"), ("alpaca", "Instruction"), (inline, "[{{ m.role }}]")] {
+        let file = recipe(dir.path(), &format!("{models}chat_template: {template}\n"));
+        let merged = Models::default().merge_recipe(file).unwrap();
+        let out = merged.bake(dir.path().join(word.replace(|c: char| !c.is_alphanumeric(), ""))).unwrap().path;
+        assert!(fs::read_to_string(out.join("chat_template.jinja")).unwrap().contains(word));
+        assert!(json_of(&out.join("tokenizer_config.json")).get("chat_template").is_none());
+        assert!(merged.models().source("a").unwrap().chat_template().unwrap().contains(word));
+    }
+}
+
+/// A vocabulary that a recipe cuts or pads is the one that its merge runs with.
+#[test]
+fn a_merge_with_another_vocabulary_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("data.jsonl");
+    fs::write(&file, "{\"text\": \"w3 <x> w5 <y> w7 w8\"}\n").unwrap();
+    let files = [file.display().to_string()];
+    for name in ["union_tokens", "base_tokens", "given_tokens"] {
+        let merged = Models::default().merge_recipe(data("recipes").join(format!("{name}.yml"))).unwrap();
+        let (out, notes) = followed(name, dir.path());
+        let written = load([out.display().to_string()]).unwrap().merge_named("passthrough", &[]).unwrap();
+        let (a, b) = (merged.eval(&files).unwrap(), written.eval(&files).unwrap());
+        assert_eq!(a.data, b.data, "{name}");
+        assert!(notes.iter().any(|note| note.starts_with("the vocabulary has")), "{name}: {notes:?}");
+        assert_eq!(notes.iter().any(|note| note.contains("left out")), name == "base_tokens", "{name}: {notes:?}");
+    }
+}
+
+#[test]
+fn rows_that_nobody_can_give_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = ["x", "yx", "y"].map(|name| data("recipes").join(name).display().to_string());
+    let bad = |tokens: &str| {
+        let text = format!(
+            "merge_method: karcher\nmodels: [{}]\ntokenizer: {{source: YX, tokens: {{{tokens}}}}}\n",
+            models.join(", ")
+        );
+        let text = text.replace("YX", &models[1]);
+        Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap_err()
+    };
+    for (tokens, key, reason) in [
+        ("<x>: {}", "tokenizer.tokens.<x>.source", "does not say which"),
+        ("<x>: {source: zero}", "tokenizer.tokens.<x>.source", "`zero` gives nothing"),
+        ("<q>: {source: YX}", "tokenizer.tokens.<q>.source", "has no token `<q>`"),
+        ("<x>: {source: {kind: model_token, model: YX, token_id: 22}}", "tokenizer.tokens.<x>.source", "no row 22"),
+        ("<x>: {source: {kind: model_token, model: YX, token: <q>}}", "tokenizer.tokens.<x>.source", "no token `<q>`"),
+    ] {
+        let error = bad(tokens);
+        assert!(error.to_string().contains(reason) && error.hint().is_some(), "{tokens}: {error:?}");
+        assert!(matches!(&error, Error::Recipe { key: found, .. } if found == key), "{tokens}: {error:?}");
+    }
 }

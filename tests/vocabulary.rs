@@ -109,7 +109,7 @@ fn tokens_are_matched_by_their_text_and_the_rest_come_from_who_has_them() {
 }
 
 #[test]
-fn recipes_merge_by_token_too_and_name_the_tokenizer_that_has_all() {
+fn recipes_merge_by_token_too_with_the_tokenizer_that_they_name() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>"], 95);
     source("model1", &dir.path().join("b"), &["<y>", "<x>"], 96);
@@ -117,20 +117,26 @@ fn recipes_merge_by_token_too_and_name_the_tokenizer_that_has_all() {
         let models = "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]";
         let file = dir.path().join("recipe.yml");
         fs::write(&file, format!("merge_method: linear\n{models}\ntokenizer_source: {tokenizer}\n")).unwrap();
-        Models::default().merge_recipe(file)
+        let merged = Models::default().merge_recipe(file).unwrap();
+        let out = merged.bake(dir.path().join(format!("out-{tokenizer}"))).unwrap().path;
+        (tensors(&out), Source::open(&out.display().to_string()).unwrap(), merged.report().notes.join(" "))
     };
-    for tokenizer in ["union", "b"] {
-        let merged = tensors(&recipe(tokenizer).unwrap().bake(dir.path().join(format!("out-{tokenizer}"))).unwrap().path);
-        let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
+    let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
+    let x = |name: &str| mean(row(&a, name, 94), row(&b, name, 95));
+    // A union has the first model's tokens in their places.
+    for (tokenizer, places) in [("union", [94, 95]), ("b", [95, 94])] {
+        let (merged, opened, notes) = recipe(tokenizer);
         for name in VOCABULARY {
-            assert_eq!(row(&merged, name, 94), row(&b, name, 94), "<y>");
-            assert_eq!(row(&merged, name, 95), mean(row(&a, name, 94), row(&b, name, 95)), "<x>");
+            assert_eq!(row(&merged, name, places[0]), x(name), "<x>");
+            assert_eq!(row(&merged, name, places[1]), row(&b, name, 94), "<y>");
         }
-        let opened = Source::open(&dir.path().join(format!("out-{tokenizer}")).display().to_string()).unwrap();
-        assert_eq!(opened.tokenizer().unwrap().token_to_id("<y>"), Some(94));
+        assert_eq!(opened.tokenizer().unwrap().token_to_id("<y>"), Some(places[1] as u32));
+        assert!(!notes.contains("left out"), "{notes}");
     }
-    let error = recipe("a").unwrap_err().to_string();
-    assert!(error.contains("tokenizer_source") && error.contains("union"), "{error}");
+    let (merged, opened, notes) = recipe("a");
+    assert_eq!((merged[VOCABULARY[0]].dim(0).unwrap(), opened.architecture().unwrap().vocabulary), (95, 95));
+    assert_eq!(row(&merged, VOCABULARY[0], 94), x(VOCABULARY[0]));
+    assert!(notes.contains("1 tokens are left out") && notes.contains("`<y>`"), "{notes}");
 }
 
 #[test]

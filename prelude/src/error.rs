@@ -127,7 +127,7 @@ pub enum Error {
     #[error("`{}` is not valid YAML: {reason}", file.display())]
     Yaml { file: PathBuf, reason: String },
     #[error("the recipe `{}` cannot be followed at `{key}`: {reason}", file.display())]
-    Recipe { file: PathBuf, key: String, reason: String },
+    Recipe { file: PathBuf, key: String, reason: String, hint: String },
     #[error("tensor `{tensor}` cannot be merged: {reason}")]
     BadTensor { tensor: String, reason: String },
     #[error("`{}` was wrapped with the scheme `{scheme}`, which is not built in", file.display())]
@@ -256,7 +256,7 @@ impl Error {
             Error::Yaml { .. } => {
                 "a recipe is a mergekit configuration: merge_method, models or slices, base_model, parameters, dtype"
             }
-            Error::Recipe { .. } => "change the recipe there; nothing in a recipe is passed over in silence",
+            Error::Recipe { hint, .. } => return Some(hint.clone()),
             Error::BadTensor { .. } => "use other weights, or another method",
             Error::SchemeUnknown { scheme, .. } => {
                 return Some(format!("give it the scheme, from a program or a notebook: Dam::open_with(FILE, {scheme})"));
@@ -292,12 +292,7 @@ impl Error {
     /// `name` is not among `known`; the nearest one becomes the hint.
     pub fn unknown<'a>(kind: &'static str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        // What is much longer is near to none, and takes long to compare.
-        let nearest = (known.iter().filter(|k| name.len() < 4 * k.len() + 16))
-            .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), &k.to_lowercase()), *k))
-            .min()
-            .filter(|(distance, k)| *distance <= 2.max(k.len() / 3))
-            .map(|(_, k)| k.to_owned());
+        let nearest = nearest(name, known.iter().copied()).map(str::to_owned);
         Error::Unknown { kind, name: name.to_owned(), nearest, known: known.join(", ") }
     }
 
@@ -305,6 +300,16 @@ impl Error {
     pub fn bad_value(key: &str, value: &str, expected: impl Into<String>) -> Self {
         Error::BadValue { key: key.to_owned(), value: value.to_owned(), expected: expected.into() }
     }
+}
+
+/// What `name` is a slip for, where it is near enough to one of `known`.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // What is much longer is near to none, and takes long to compare.
+    (known.into_iter().filter(|k| name.len() < 4 * k.len() + 16))
+        .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), &k.to_lowercase()), k))
+        .min()
+        .filter(|(distance, k)| *distance <= 2.max(k.len() / 3))
+        .map(|(_, k)| k)
 }
 
 /// What a dimension of coefficients may be, for messages.

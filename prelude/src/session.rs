@@ -249,7 +249,7 @@ impl Dam {
         }
         let (device, dtype) = models.settings.place()?;
         let sources = models.merged_by(&**scheme, options.with_base)?;
-        sources.iter().try_for_each(|s| s.architecture().map(drop))?;
+        sources.iter().try_for_each(|s| sources[0].check_trainable(s))?;
         let mut forecast = Forecast::new(&models.load_of(&sources)?, &models.settings, &device)?;
         let merge = Merge::new(&sources, wrap, device)?;
         forecast.working_bytes += merge.coefficient_bytes();

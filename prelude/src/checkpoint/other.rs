@@ -21,7 +21,9 @@ pub(super) const OUTPUT: &str = "lm_head.weight";
 pub(super) fn tensors(archive: &Archive, config: &Path, json: &[u8]) -> Result<Vec<TensorSpec>> {
     let invalid = |e: serde_json::Error| Error::Json { file: config.into(), reason: e.to_string() };
     let json: Map<String, Value> = serde_json::from_slice(json).map_err(invalid)?;
-    let stored: Vec<TensorSpec> = archive.tensors.iter().map(|(name, view)| spec(name, view)).collect();
+    // What a rotary embedding turns by follows from config.json: old checkpoints store it, and nobody reads it.
+    let read = archive.tensors.iter().filter(|(name, _)| !name.ends_with("rotary_emb.inv_freq"));
+    let stored: Vec<TensorSpec> = read.map(|(name, view)| spec(name, view)).collect();
     // A tied output layer is the embedding, whether it is stored a second time or not.
     let embedding = stored.iter().find(|t| t.kind == Kind::Embedding && same_bytes(archive, &t.name));
     let tied = match get(&json, "tie_word_embeddings") {

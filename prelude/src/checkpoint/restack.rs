@@ -1,50 +1,199 @@
-//! A model whose layers are stacked anew: its configuration, and what that makes it.
+//! A model whose layers are stacked anew: its configuration. The number of layers is written where the family has it,
+//! and whatever config.json says layer by layer goes along with the layers.
+
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::Source;
-use super::config::{Architecture, TensorSpec, get, set};
+use super::config::{Architecture, get, set};
+use super::stacks::{Place, Stack, Stacks, places};
 use crate::error::{Error, Result};
 
 /// A configuration with other layers.
 pub(crate) struct Restacked {
     /// config.json.
     pub config: Vec<u8>,
-    /// What it says.
-    pub architecture: Architecture,
-    /// Its tensors, those beside the decoder among them.
-    pub tensors: Vec<TensorSpec>,
+    /// What it says; none where it cannot be run here.
+    pub architecture: Option<Architecture>,
+    /// What a reader should know of it.
+    pub notes: Vec<String>,
 }
 
+/// Keys that say by a number which layers are of which kind, so that they may mean others in another stack.
+const BY_PLACE: [&str; 9] = [
+    "first_k_dense_replace",
+    "max_window_layers",
+    "sliding_window_pattern",
+    "no_rope_layer_interval",
+    "decoder_sparse_step",
+    "moe_layer_freq",
+    "full_attention_interval",
+    "attn_layer_period",
+    "num_kv_shared_layers",
+];
+
 impl Source {
-    /// Its configuration where layer `i` is what its layer `layers[i]` was.
+    /// Its config.json.
     ///
     /// # Errors
-    /// A layer that it lacks, or that would attend otherwise in its new place.
-    pub(crate) fn restacked(&self, layers: &[usize]) -> Result<Restacked> {
-        let old = self.architecture()?;
-        let differs = |difference: String| Error::Sources {
-            what: format!("the layers of `{}` cannot be stacked so: {difference}", self.name()),
-            hint: "a layer attends as its place in config.json says: move only layers that attend alike",
-        };
-        if let Some(missing) = layers.iter().find(|layer| **layer >= old.layers) {
-            return Err(differs(format!("it has {} layers, and no layer {missing}", old.layers)));
-        }
+    /// A file that is missing or no JSON object.
+    pub(crate) fn configuration(&self) -> Result<Map<String, Value>> {
         let file = self.path().join("config.json");
         let bytes = self.side_file("config.json")?;
-        let json = |e: serde_json::Error| Error::Json { file: file.clone(), reason: e.to_string() };
-        let mut config: Map<String, Value> = serde_json::from_slice(bytes.as_deref().unwrap_or_default()).map_err(json)?;
-        set(&mut config, "num_hidden_layers", json!(layers.len()));
-        move_layers(&mut config, layers, old.layers);
-        let config = serde_json::to_vec(&config).map_err(json)?;
-        let architecture = Architecture::parse(&file, &config)?;
-        match layers.iter().enumerate().find(|(new, layer)| architecture.attends.get(*new) != old.attends.get(**layer)) {
-            Some((new, layer)) => Err(differs(format!("layer {layer} would attend otherwise as layer {new}"))),
-            None => {
-                let tensors = architecture.tensors().into_iter().chain(self.rest().iter().cloned()).collect();
-                Ok(Restacked { config, architecture, tensors })
+        let invalid = |e: serde_json::Error| Error::Json { file, reason: e.to_string() };
+        serde_json::from_slice(bytes.as_deref().unwrap_or_default()).map_err(invalid)
+    }
+
+    /// The stacks of layers that it has.
+    ///
+    /// # Errors
+    /// As for [`Source::configuration`].
+    pub(crate) fn stacks(&self) -> Result<Stacks> {
+        Ok(Stacks::of(self.tensors().iter().map(|spec| spec.name.as_str()), &self.configuration()?))
+    }
+
+    /// Its configuration where layer `i` of `stack` is what the layer `layers[i].1` of `layers[i].0` was.
+    ///
+    /// # Errors
+    /// A config.json that is no JSON object.
+    pub(crate) fn restacked(&self, stack: &Stack, layers: &[(&Source, usize)]) -> Result<Restacked> {
+        let mut notes = Vec::new();
+        let mut config = self.configuration()?;
+        let places = places(&config, stack);
+        if places.is_empty() {
+            let name = stack.name();
+            notes.push(format!("config.json does not say how many layers `{name}` has: nothing of it was changed for them"));
+        }
+        for place in &places {
+            for (key, old) in lists(&config, place, stack.depth) {
+                let of_layer = |(source, layer): &(&Source, usize)| -> Result<Option<Value>> {
+                    let theirs = source.configuration()?;
+                    Ok(map_at(&theirs, place).and_then(|map| map.get(&key)).and_then(|list| entry(list, *layer)))
+                };
+                let moved = match &old {
+                    Value::Array(all) if is_indices(&key, all, stack.depth) => {
+                        let named: BTreeSet<usize> = all.iter().filter_map(Value::as_u64).map(|layer| layer as usize).collect();
+                        let new = layers.iter().enumerate().filter(|(_, (_, layer))| named.contains(layer)).map(|(i, _)| json!(i));
+                        Some(Value::Array(new.collect()))
+                    }
+                    Value::String(_) => {
+                        let letters = layers.iter().map(of_layer).collect::<Result<Option<Vec<Value>>>>()?;
+                        letters.map(|all| Value::String(all.iter().filter_map(Value::as_str).collect()))
+                    }
+                    _ => layers.iter().map(of_layer).collect::<Result<Option<Vec<Value>>>>()?.map(Value::Array),
+                };
+                match (moved, map_at_mut(&mut config, place)) {
+                    (Some(moved), Some(map)) => drop(map.insert(key, moved)),
+                    _ => notes.push(format!("`{key}` of config.json has an entry for each layer, and not all models have it")),
+                }
+            }
+            if let (Some(key), Some(map)) = (place.last(), map_at_mut(&mut config, place)) {
+                map.insert(key.clone(), layers.len().into());
+                let by_place: Vec<&str> = BY_PLACE.into_iter().filter(|key| map.get(*key).is_some_and(|v| !v.is_null())).collect();
+                if !by_place.is_empty() {
+                    notes.push(format!(
+                        "config.json says by number which layers are of which kind ({}): check that it is true of the new stack",
+                        by_place.join(", ")
+                    ));
+                }
             }
         }
+        let file = self.path().join("config.json");
+        let (config, architecture) = explicit(&file, config, layers, &mut notes)?;
+        Ok(Restacked { config, architecture, notes })
+    }
+}
+
+/// `config` as bytes, and what it says. Where a layer would attend otherwise in its new place, what its old place said
+/// of it is written out.
+fn explicit(
+    file: &Path,
+    mut config: Map<String, Value>,
+    layers: &[(&Source, usize)],
+    notes: &mut Vec<String>,
+) -> Result<(Vec<u8>, Option<Architecture>)> {
+    let written = |config: &Map<String, Value>| -> Result<(Vec<u8>, Option<Architecture>)> {
+        let invalid = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
+        let bytes = serde_json::to_vec(config).map_err(invalid)?;
+        let architecture = Architecture::parse(file, &bytes).ok();
+        Ok((bytes, architecture))
+    };
+    let (bytes, architecture) = written(&config)?;
+    let known = layers.iter().map(|(source, layer)| source.architecture().ok()?.attends.get(*layer));
+    let (Some(new), Some(old)) = (&architecture, known.collect::<Option<Vec<_>>>()) else { return Ok((bytes, architecture)) };
+    let fits = |new: &Architecture| new.attends.iter().eq(old.iter().copied());
+    if fits(new) {
+        return Ok((bytes, architecture));
+    }
+    let kinds = old.iter().map(|a| if a.window.is_some() { "sliding_attention" } else { "full_attention" });
+    config.insert("layer_types".into(), kinds.collect::<Vec<_>>().into());
+    if new.family == "smollm3" {
+        config.insert("no_rope_layers".into(), old.iter().map(|a| u8::from(a.rope.is_some())).collect::<Vec<_>>().into());
+    }
+    match written(&config)? {
+        (bytes, Some(new)) if fits(&new) => Ok((bytes, Some(new))),
+        _ => {
+            notes.push("some layers attend otherwise in their new places, as config.json says it by their number".into());
+            Ok((bytes, architecture))
+        }
+    }
+}
+
+/// The map of `config` in which the last key of `place` is.
+fn map_at<'a>(config: &'a Map<String, Value>, place: &Place) -> Option<&'a Map<String, Value>> {
+    place[..place.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get(key)?.as_object())
+}
+
+fn map_at_mut<'a>(config: &'a mut Map<String, Value>, place: &Place) -> Option<&'a mut Map<String, Value>> {
+    place[..place.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get_mut(key)?.as_object_mut())
+}
+
+/// What stands beside the last key of `place` and has an entry for each of `depth` layers.
+fn lists(config: &Map<String, Value>, place: &Place, depth: usize) -> Vec<(String, Value)> {
+    let of_layers = |key: &str| ["layer", "block", "head", "multiplier", "pattern", "types", "window"].iter().any(|part| key.contains(part));
+    let fits = |(key, value): &(&String, &Value)| match value {
+        Value::Array(all) => of_layers(key) && (all.len() == depth || is_indices(key, all, depth)),
+        Value::String(letters) => key.contains("pattern") && letters.chars().count() == depth,
+        _ => false,
+    };
+    let found = map_at(config, place).into_iter().flatten().filter(fits);
+    found.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Whether a list names layers by their numbers, as `mlp_only_layers` does, and does not have an entry for each.
+fn is_indices(key: &str, all: &[Value], depth: usize) -> bool {
+    let numbers: Option<Vec<u64>> = all.iter().map(Value::as_u64).collect();
+    let rising = |n: &Vec<u64>| n.windows(2).all(|w| w[0] < w[1]) && n.iter().all(|layer| (*layer as usize) < depth);
+    let flags = all.len() == depth && key != "mlp_only_layers";
+    (key.ends_with("layers") || key.ends_with("layer_indices") || key.ends_with("layers_idx")) && !flags && numbers.is_some_and(|n| !n.is_empty() && rising(&n))
+}
+
+/// The entry of `list` for a layer.
+fn entry(list: &Value, layer: usize) -> Option<Value> {
+    match list {
+        Value::Array(all) => all.get(layer).cloned(),
+        Value::String(letters) => letters.chars().nth(layer).map(|letter| letter.to_string().into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_by_layer_are_told_from_lists_of_layers_and_from_others() {
+        let config = json!({
+            "num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "mlp_only_layers": [0, 2], "eos_token_id": [1, 2, 3],
+            "hybrid_override_pattern": "M*M", "architectures": ["X"], "no_rope_layers": [1, 0, 1], "layers": [7, 8],
+        });
+        let found = lists(config.as_object().unwrap(), &vec!["num_hidden_layers".into()], 3);
+        let keys: Vec<&str> = found.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["hybrid_override_pattern", "layer_types", "mlp_only_layers", "no_rope_layers"]);
+        assert!(is_indices("mlp_only_layers", &[json!(0), json!(2)], 3));
+        assert!(!is_indices("no_rope_layers", &[json!(0), json!(1), json!(2)], 3));
     }
 }
 

@@ -1,6 +1,6 @@
 //! A source model: its architecture, tensors, tokenizer and side files, all verified at load.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -19,7 +19,7 @@ use super::other::{self, OUTPUT};
 use super::quantized::settle;
 use super::tokenizer::{Chat, beyond, read_tokenizer};
 use super::view::View;
-use super::vocabulary::{Numbering, Seen, align, config_of};
+use super::vocabulary::{NO_ROW, Numbering, Seen, align, config_of};
 use crate::error::{Error, Result};
 
 /// Files that belong to a checkpoint beside its weights and go along when a merge is baked.
@@ -40,6 +40,7 @@ pub(crate) const SIDE_FILES: [&str; 10] = [
 #[derive(Clone)]
 pub struct Source(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     name: String,
     spec: String,
@@ -288,12 +289,15 @@ impl Source {
     ///
     /// # Errors
     /// A config.json that cannot be written anew.
-    pub(super) fn seen_as(&self, seen: Seen) -> Result<Self> {
+    pub(crate) fn seen_as(&self, seen: Seen) -> Result<Self> {
         let Seen { numbering, rows, views: gathered, extended } = seen;
         let inner = &self.0;
-        let here = |id: &u32| numbering.of_own.get(*id as usize).copied().unwrap_or(*id);
+        let here = |id: u32| match numbering.of_own.get(id as usize) {
+            Some(row) => Some(*row).filter(|row| *row != NO_ROW),
+            None => Some(id),
+        };
         let architecture = inner.architecture.clone().map(|a| {
-            let eos = a.eos.iter().map(here).collect();
+            let eos = a.eos.iter().filter_map(|id| here(*id)).collect();
             Architecture { vocabulary: rows, eos, ..a }
         });
         let mut tensors = inner.tensors.clone();
@@ -303,7 +307,7 @@ impl Source {
         let mut views = inner.views.clone();
         views.extend(gathered);
         let config = self.side_file("config.json")?.unwrap_or(Bytes::Static(b"{}"));
-        let config = config_of(&config, rows).map_err(|e| self.json(&e))?;
+        let config = config_of(&config, rows, here).map_err(|e| self.json(&e))?;
         let (tokenizer, file) = extended.map_or_else(|| (inner.tokenizer.clone(), None), |(t, file)| (Some(t), Some(file)));
         let files = [("config.json", Some(config)), ("tokenizer.json", file)];
         let mut replaced = inner.replaced.clone();
@@ -312,10 +316,37 @@ impl Source {
         Ok(Self(Arc::new(Inner { architecture, tensors, views, tokenizer, as_it_is, numbering, replaced, ..inner.copy() })))
     }
 
+    /// This source, talked to by another chat template (Jinja).
+    ///
+    /// # Errors
+    /// A tokenizer_config.json that is no JSON object.
+    pub(crate) fn with_chat_template(&self, template: &str) -> Result<Self> {
+        const CONFIG: &str = "tokenizer_config.json";
+        let inner = &self.0;
+        let mut replaced = inner.replaced.clone();
+        let owned = |bytes: Vec<u8>| Some(Bytes::Owned(Arc::new(bytes)));
+        replaced.insert("chat_template.jinja", owned(template.as_bytes().to_vec()));
+        if let Some(bytes) = self.side_file(CONFIG)? {
+            let json = |e: serde_json::Error| Error::Json { file: self.path().join(CONFIG), reason: e.to_string() };
+            let mut config: Map<String, Value> = serde_json::from_slice(&bytes).map_err(json)?;
+            config.remove("chat_template");
+            replaced.insert(CONFIG, owned(serde_json::to_vec_pretty(&config).map_err(json)?));
+        }
+        let chat = Arc::new(Chat { template: Some(template.to_owned()), ..(*inner.chat).clone() });
+        Ok(Self(Arc::new(Inner { chat, replaced, ..inner.copy() })))
+    }
+
+    /// This source, whose templates know these tokens.
+    #[cfg(test)]
+    pub(crate) fn with_special_tokens(&self, bos: &str, eos: &str) -> Self {
+        let chat = Chat { bos_token: bos.into(), eos_token: eos.into(), ..(*self.0.chat).clone() };
+        Self(Arc::new(Inner { chat: Arc::new(chat), ..self.0.copy() }))
+    }
+
     /// The row here of the token `id` of its own tokenizer; none where it has no such row.
     pub(crate) fn row_of(&self, id: u32) -> Option<u32> {
         match self.numbering().filter(|numbering| !numbering.is_reference) {
-            Some(numbering) => numbering.of_own.get(id as usize).copied(),
+            Some(numbering) => numbering.of_own.get(id as usize).copied().filter(|row| *row != NO_ROW),
             None => Some(id).filter(|id| (*id as usize) < self.vocabulary_rows()),
         }
     }
@@ -504,16 +535,13 @@ impl Source {
         Ok(self.0.fingerprint.get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
     }
 
-    /// The first difference in family, names and shapes; rows of the vocabulary may differ.
-    fn difference(&self, other: &Source) -> Option<String> {
+    /// The first difference in names and shapes among the tensors that `counts`; rows of the vocabulary may differ.
+    fn difference(&self, other: &Source, counts: impl Fn(&str) -> bool) -> Option<String> {
         let (a, b) = (self, other);
-        if a.family() != b.family() {
-            return Some(format!("family is `{}` and `{}`", a.family(), b.family()));
-        }
-        let shapes = |s: &Self| -> BTreeMap<String, Vec<usize>> {
+        let shapes = |s: &Self| -> BTreeMap<String, (Vec<usize>, bool)> {
             let free = s.vocabulary_tensors();
-            let shape = |t: &TensorSpec| if free.contains(&t.name) { t.shape[1..].to_vec() } else { t.shape.clone() };
-            s.tensors().iter().map(|t| (t.name.clone(), shape(t))).collect()
+            let shape = |t: &TensorSpec| (t.name.clone(), (t.shape.clone(), free.contains(&t.name)));
+            s.tensors().iter().filter(|t| counts(&t.name)).map(shape).collect()
         };
         let (mut left, mut right) = (shapes(a), shapes(b));
         // A tied output layer is merged as one of its own.
@@ -521,29 +549,56 @@ impl Source {
             left.remove(OUTPUT);
             right.remove(OUTPUT);
         }
-        let names: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
-        let only = |name: &str, s: &Self| format!("only `{}` has tensor `{name}`", s.name());
-        names.into_iter().find_map(|name| match (left.get(name), right.get(name)) {
-            (Some(x), Some(y)) if x == y => None,
-            (Some(x), Some(y)) => Some(format!("tensor `{name}` has shape {x:?} and {y:?}")),
-            (Some(_), None) => Some(only(name, a)),
-            _ => Some(only(name, b)),
-        })
+        // Shapes tell more of what the sources are than a tensor that one of them lacks.
+        let shape = left.iter().find_map(|(name, (x, free))| match right.get(name) {
+            Some((y, true)) if *free && x.get(1..) == y.get(1..) => None,
+            Some((y, _)) if x != y => Some(format!("tensor `{name}` has shape {x:?} and {y:?}")),
+            _ => None,
+        });
+        let only = |name: &String, s: &Self| format!("only `{}` has tensor `{name}`", s.name());
+        let of_a = || left.keys().find(|name| !right.contains_key(*name)).map(|name| only(name, a));
+        let of_b = || right.keys().find(|name| !left.contains_key(*name)).map(|name| only(name, b));
+        shape.or_else(of_a).or_else(of_b)
     }
 
-    /// An error that names the first thing but the vocabulary in which `other` differs.
+    /// An error that names the first tensor but the vocabulary's rows in which `other` differs: all that keeps sources
+    /// from being merged by a method that runs nothing.
+    ///
+    /// # Errors
+    /// As said.
     pub(crate) fn check_mergeable(&self, other: &Source) -> Result<()> {
-        let difference = match (&self.0.architecture, &other.0.architecture) {
-            (Some(a), Some(b)) => a.difference(b).or_else(|| {
-                let rest = !self.rest().is_empty() || !other.rest().is_empty();
-                rest.then(|| self.difference(other)).flatten()
-            }),
-            _ => self.difference(other),
-        };
+        self.differs(other, self.difference(other, |_| true))
+    }
+
+    /// [`Source::check_mergeable`] of what is in no layer, for models of which layers are stacked.
+    ///
+    /// # Errors
+    /// As said.
+    pub(crate) fn check_stackable(&self, other: &Source) -> Result<()> {
+        let stacks = [self.stacks()?, other.stacks()?];
+        let outside = |name: &str| stacks.iter().all(|stacks| stacks.layer_of(name).is_none());
+        self.differs(other, self.difference(other, outside))
+    }
+
+    fn differs(&self, other: &Source, difference: Option<String>) -> Result<()> {
         match difference {
             Some(difference) => Err(Error::Differs { first: self.name().into(), second: other.name().into(), difference }),
             None => Ok(()),
         }
+    }
+
+    /// An error that names the first thing in which `other` would run otherwise: one merged model cannot be trained
+    /// to answer as both.
+    ///
+    /// # Errors
+    /// As said, and a source that cannot be run here.
+    pub(crate) fn check_trainable(&self, other: &Source) -> Result<()> {
+        let Some(difference) = self.architecture()?.difference(other.architecture()?) else { return Ok(()) };
+        Err(Error::Sources {
+            what: format!("`{}` and `{}` cannot be trained together: {difference}", self.name(), other.name()),
+            hint: "a merge that trains nothing takes the configuration of its base or first source: merge linear; to train, \
+                   load sources of one configuration",
+        })
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) fn beyond(tokenizer: &Tokenizer, rows: usize) -> Option<String> {
 }
 
 /// How a model was tuned to be talked to.
+#[derive(Clone)]
 pub(crate) struct Chat {
     pub template: Option<String>,
     pub bos_token: String,

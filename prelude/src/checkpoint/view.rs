@@ -91,13 +91,13 @@ impl View {
     }
 
     /// A view of bytes that were read already.
-    pub(super) fn owned(file: PathBuf, bytes: Vec<u8>, dtype: DType, shape: &[usize]) -> Self {
+    pub(crate) fn owned(file: PathBuf, bytes: Vec<u8>, dtype: DType, shape: &[usize]) -> Self {
         let (range, bytes) = (0..bytes.len(), Bytes::Owned(Arc::new(bytes)));
         Self { dtype, shape: shape.to_vec(), file, bytes, range, stored: Stored::Plain, deltas: Vec::new() }
     }
 
     /// The view whose row r is row `from[r].1` of `views[from[r].0]`; the view `own` gives it its dtype.
-    pub(super) fn gathered(views: Vec<View>, own: usize, from: Arc<Vec<(usize, u32)>>) -> Self {
+    pub(crate) fn gathered(views: Vec<View>, own: usize, from: Arc<Vec<(usize, u32)>>) -> Self {
         let (dtype, columns, file) = (views[own].dtype, views[own].columns(), views[own].file.clone());
         let (shape, stored) = (vec![from.len(), columns], Stored::Gathered(Arc::new(Gathered { views, from })));
         Self { dtype, shape, file, bytes: Bytes::Static(&[]), range: 0..0, stored, deltas: Vec::new() }

@@ -17,10 +17,13 @@ use super::tokenizer::{read_tokenizer, tokenizing};
 use super::view::View;
 use crate::error::{Error, Result};
 
+/// The row of what has none in a numbering: a token that a recipe's tokenizer leaves out.
+pub(crate) const NO_ROW: u32 = u32::MAX;
+
 /// How one source's rows stand in the numbering of all.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Numbering {
-    /// The row here of every row of its own.
+    /// The row here of every row of its own, or [`NO_ROW`].
     pub of_own: Vec<u32>,
     /// Rows here that it lacks, in order.
     pub lacking: Vec<u32>,
@@ -156,7 +159,10 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
 }
 
 /// The tokenizer of `source` with `appended` after its last token, and its file.
-fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<Tokenizer>, Vec<u8>)>> {
+///
+/// # Errors
+/// A file that does not load, or whose ids have gaps.
+pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<Tokenizer>, Vec<u8>)>> {
     let Some(bytes) = source.side_file("tokenizer.json")?.filter(|_| !appended.is_empty()) else { return Ok(None) };
     let path = source.path().join("tokenizer.json");
     let text = tokenizing(&path, || {
@@ -249,9 +255,29 @@ fn see(
     Ok(Seen { numbering: Numbering { of_own, lacking, lack, is_reference }, rows: rows.len(), views, extended })
 }
 
-/// config.json with `rows` for its vocabulary.
-pub(crate) fn config_of(json: &[u8], rows: usize) -> serde_json::Result<Vec<u8>> {
+/// config.json with `rows` for its vocabulary, wherever it says their number, and with its tokens' ids as they are
+/// `here`; one that is left out goes.
+pub(crate) fn config_of(json: &[u8], rows: usize, here: impl Fn(u32) -> Option<u32>) -> serde_json::Result<Vec<u8>> {
     let mut config: Map<String, Value> = serde_json::from_slice(json)?;
-    set(&mut config, "vocab_size", rows.into());
+    renumber(&mut config, rows, &here);
+    if !config.values().any(|value| value.get("vocab_size").is_some()) {
+        config.insert("vocab_size".into(), rows.into());
+    }
     serde_json::to_vec_pretty(&config)
+}
+
+fn renumber(config: &mut Map<String, Value>, rows: usize, here: &impl Fn(u32) -> Option<u32>) {
+    let id = |value: &Value| match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
+        Some(id) => here(id).map(Value::from),
+        None => Some(value.clone()),
+    };
+    for (key, value) in config.iter_mut() {
+        match (key.as_str(), value) {
+            ("vocab_size", value @ Value::Number(_)) => *value = rows.into(),
+            ("eos_token_id" | "bos_token_id" | "pad_token_id", Value::Array(all)) => *all = all.iter().filter_map(id).collect(),
+            ("eos_token_id" | "bos_token_id" | "pad_token_id", value) => *value = id(value).unwrap_or(Value::Null),
+            ("text_config", Value::Object(inner)) => renumber(inner, rows, here),
+            _ => {}
+        }
+    }
 }

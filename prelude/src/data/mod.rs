@@ -9,6 +9,8 @@ mod sampler;
 mod spoken;
 
 pub use batch::Batch;
+#[cfg(test)]
+pub(crate) use chat::{Message, render};
 pub use choices::Question;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, Example, builtin_datasets};

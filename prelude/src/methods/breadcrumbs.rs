@@ -1,6 +1,6 @@
 //! Model Breadcrumbs: neither the smallest elements of task vectors nor the largest, which are taken for outliers;
 //! summed as they are, or where signs agree (`breadcrumbs_ties`). Where the share `gamma` of a tensor is less
-//! than one element, none counts as an outlier (mergekit drops the whole task vector there).
+//! than one element, none counts as an outlier.
 //!
 //! Davari and Belilovsky, arXiv 2312.06795; mergekit's `breadcrumbs` and `breadcrumbs_ties`.
 

@@ -8,6 +8,7 @@
 //! from the angles in `gram.rs`), or task vectors that are thinned out, agree on signs and are added to the
 //! base (`task_vectors.rs`, `sparsify.rs`). Names, defaults and numbers of parameters are mergekit's.
 
+mod arcee_fusion;
 mod breadcrumbs;
 mod combination;
 mod dare;
@@ -19,10 +20,12 @@ mod karcher;
 mod linear;
 mod model_stock;
 mod multislerp;
+mod nearswap;
 mod nuslerp;
 mod parameters;
 mod passthrough;
 mod plan;
+mod ram;
 mod rank;
 mod recipe;
 mod sce;
@@ -38,6 +41,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use arcee_fusion::ArceeFusion;
 pub use breadcrumbs::{breadcrumbs, breadcrumbs_ties};
 pub use dare::{dare_linear, dare_ties};
 pub use della::{della, della_linear};
@@ -46,11 +50,13 @@ pub use karcher::Karcher;
 pub use linear::Linear;
 pub use model_stock::ModelStock;
 pub use multislerp::MultiSlerp;
+pub use nearswap::NearSwap;
 pub use nuslerp::{Across, NuSlerp};
 pub use parameters::{Given, Grid, Key, Scope};
 pub use passthrough::Passthrough;
 pub(crate) use plan::{Plan, Planned};
-pub(crate) use recipe::Recipe;
+pub use ram::Ram;
+pub(crate) use recipe::{Documents, Followed, Recipe, configured};
 pub use sce::Sce;
 pub use slerp::Slerp;
 pub use sparsify::{Rescale, Sparsify};
@@ -157,6 +163,10 @@ pub const METHODS: &[Entry] = &[
     breadcrumbs::TIES,
     model_stock::ENTRY,
     sce::ENTRY,
+    ram::ENTRY,
+    ram::PLUS,
+    nearswap::ENTRY,
+    arcee_fusion::ENTRY,
     passthrough::ENTRY,
 ];
 
@@ -204,7 +214,7 @@ mod tests {
 
     #[test]
     fn every_default_is_said_once() {
-        let defaults: [(&str, Arc<dyn Method>); 16] = [
+        let defaults: [(&str, Arc<dyn Method>); 20] = [
             ("linear", Arc::new(Linear { weights: vec![1.0], ..Linear::default() })),
             ("slerp", Arc::new(Slerp::default())),
             ("nuslerp", Arc::new(NuSlerp::default())),
@@ -220,6 +230,10 @@ mod tests {
             ("breadcrumbs_ties", Arc::new(breadcrumbs_ties())),
             ("model_stock", Arc::new(ModelStock::default())),
             ("sce", Arc::new(Sce::default())),
+            ("ram", Arc::new(Ram::default())),
+            ("ramplus_tl", Arc::new(Ram::plus())),
+            ("nearswap", Arc::new(NearSwap::default())),
+            ("arcee_fusion", Arc::new(ArceeFusion)),
             ("passthrough", Arc::new(Passthrough::default())),
         ];
         assert_eq!(defaults.len(), METHODS.len());

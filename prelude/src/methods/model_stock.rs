@@ -12,7 +12,7 @@ use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::Key;
 use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "model_stock",
@@ -54,15 +54,8 @@ impl Method for ModelStock {
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
         let groups = if self.filter_wise { Groups::rows(&tensor.spec().shape) } else { Groups::whole() };
         let n = tensor.sources();
-        let opposed = || Error::BadTensor {
-            tensor: tensor.spec().name.clone(),
-            reason: "its task vectors point away from each other, so that no way between is the nearest".into(),
-        };
-        let shares = |gram| {
-            let t = Some(ratio(gram, n)).filter(|t| (*t as f32).is_finite()).ok_or_else(opposed)?;
-            Ok(vec![t / n as f64; n])
-        };
-        let coefficients = Grams::new(tensor, groups).iter().map(shares).collect::<Result<Vec<_>>>()?;
+        let shares = |gram| vec![ratio(gram, n) / n as f64; n];
+        let coefficients = Grams::new(tensor, groups).iter().map(shares).collect::<Vec<_>>();
         Ok(Box::new(Combination::from_base(groups, &coefficients)))
     }
 }
@@ -74,7 +67,9 @@ fn ratio(gram: Gram<'_>, n: usize) -> f64 {
     let cosines: Vec<f64> = pairs.map(cosine).collect();
     let mean = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
     let n = n as f64;
-    n * mean / (1.0 + (n - 1.0) * mean)
+    let divisor = 1.0 + (n - 1.0) * mean;
+    // Where task vectors point away from each other, no way between is the nearest: the base stays.
+    if divisor.abs() < 1e-6 { 0.0 } else { n * mean / divisor }
 }
 
 #[cfg(test)]
@@ -95,9 +90,8 @@ mod tests {
     }
 
     #[test]
-    fn opposite_task_vectors_are_refused() {
-        let tensor = operands(&[1], &[&[1.0], &[-1.0]], Some(&[0.0]));
-        let error = ModelStock::default().prepare(&tensor).err().unwrap();
-        assert!(error.to_string().contains("away from each other"), "{error:?}");
+    fn opposite_task_vectors_leave_the_base() {
+        let tensor = operands(&[1], &[&[1.5], &[-0.5]], Some(&[0.5]));
+        assert_eq!(merged(&ModelStock::default(), &tensor), [0.5]);
     }
 }

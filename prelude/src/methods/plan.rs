@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::{Blend, Method, Operands};
-use crate::checkpoint::{Architecture, Restacked, Source, Values};
+use crate::checkpoint::{Architecture, Buffer, Restacked, Source, Values};
 use crate::error::{Error, Result};
 use crate::model::Weights;
 
@@ -22,8 +22,12 @@ pub(crate) struct Plan {
     pub sources: Vec<Source>,
     /// What they are measured from, where the method does that.
     pub base: Option<Source>,
-    /// All that goes in; the first that has a file gives the merge its configuration and the like.
+    /// All that goes in; the first that has a file gives it to the merge.
     pub models: Vec<Source>,
+    /// Whose configuration the merge has.
+    pub configured: Source,
+    /// What is copied as it is stored: whole numbers and truth values.
+    pub buffers: BTreeMap<String, Buffer>,
     /// Layers that are stacked anew.
     pub restacked: Option<Restacked>,
     /// Whose tokenizer it has; none: that of the base or of the first source.
@@ -54,12 +58,17 @@ impl Plan {
     /// What the merged model is.
     ///
     /// # Errors
-    /// A family that cannot be run here.
+    /// A family or configuration that cannot be run here.
     pub fn architecture(&self) -> Result<&Architecture> {
-        match (&self.restacked, self.models.first()) {
-            (Some(restacked), _) => Ok(&restacked.architecture),
-            (None, Some(source)) => source.architecture(),
-            (None, None) => Err(Error::Sources { what: "nothing to merge".into(), hint: "load a source" }),
+        match &self.restacked {
+            None => self.configured.architecture(),
+            Some(Restacked { architecture: Some(architecture), .. }) => Ok(architecture),
+            Some(restacked) => {
+                self.configured.architecture()?;
+                let file = self.configured.path().join("config.json");
+                let found = self.configured.family().to_owned();
+                Err(Architecture::parse(&file, &restacked.config).err().unwrap_or(Error::UnknownFamily { file, found }))
+            }
         }
     }
 

@@ -20,6 +20,11 @@ impl Cut {
     /// After all elements.
     pub const LAST: Self = Self { bits: 0, position: usize::MAX };
 
+    /// The value at the rank that was asked for, where that is inside.
+    pub fn value(&self) -> f32 {
+        f32::from_bits(self.bits)
+    }
+
     /// Writes into `kept` whether each element of `keys`, which are not negative, from position `start` on,
     /// is ahead of the cut.
     #[inline(always)]

@@ -3,7 +3,7 @@
 //!
 //! | | kept, of n elements | source |
 //! | --- | --- | --- |
-//! | magnitude | the `density n` largest in size | TIES, arXiv 2306.01708 |
+//! | magnitude | the `density n` largest in size, at least one | TIES, arXiv 2306.01708 |
 //! | outliers | the `density n` largest but the `gamma n` largest of all | Model Breadcrumbs, arXiv 2312.06795 |
 //! | random | each with probability `density` | DARE, arXiv 2311.03099 |
 //! | ranked | each with a probability from `density - epsilon` to `density + epsilon`, by its rank in its row | DELLA, arXiv 2406.11617 |
@@ -117,8 +117,8 @@ impl Sparsify {
             Self::Nothing => {}
             Self::Magnitude | Self::Outliers { .. } => {
                 let ranks = thinned.iter().flat_map(|i| {
-                    let skipped = if let Self::Outliers { gamma } = self { of(gamma, *i) } else { 0.0 };
-                    window(tensor.elements(), of(densities, *i), skipped).map(|rank| Rank { row: *i, rank })
+                    let (skipped, least) = if let Self::Outliers { gamma } = self { (of(gamma, *i), 0) } else { (0.0, 1) };
+                    window(tensor.elements(), of(densities, *i), skipped, least).map(|rank| Rank { row: *i, rank })
                 });
                 let cuts = cuts(tensor, &ranks.collect::<Vec<_>>(), |block| {
                     block.subtract_base();
@@ -135,6 +135,10 @@ impl Sparsify {
             }
             Self::Ranked { epsilon, seed } => {
                 for i in &thinned {
+                    if of(densities, *i) <= 0.0 {
+                        kept[*i].which = Which::Drawn(draws(*seed, *i), below(0.0));
+                        continue;
+                    }
                     kept[*i].which = Which::Bits(ranked(tensor, *i, of(densities, *i), of(epsilon, *i), draws(*seed, *i)));
                 }
             }
@@ -152,9 +156,10 @@ impl Sparsify {
     }
 }
 
-/// The ranks between which `density n` elements are, of `n`, below the `skipped n` largest.
-fn window(n: usize, density: f64, skipped: f64) -> [usize; 2] {
-    let count = ((density * n as f64) as usize).min(n);
+/// The ranks between which `density n` elements are, of `n`, below the `skipped n` largest; `least` of them if any.
+fn window(n: usize, density: f64, skipped: f64, least: usize) -> [usize; 2] {
+    let least = if density > 0.0 { least } else { 0 };
+    let count = ((density * n as f64) as usize).max(least).min(n);
     // Fewer of the largest go where there would be too few left.
     let first = ((skipped * n as f64) as usize).min(n - count);
     [first, first + count]
@@ -251,7 +256,9 @@ mod tests {
         let scaled = kept(&Sparsify::Magnitude, 0.5, Rescale::L1, &values, &[6]);
         assert_eq!(scaled, [0.0, -4.5, 3.0, -3.0, 0.0, 0.0]);
         assert_eq!(kept(&Sparsify::Magnitude, 1.0, Rescale::L1, &values, &[6]), values);
-        assert_eq!(kept(&Sparsify::Magnitude, 0.1, Rescale::L1, &values, &[6]), [0.0; 6]);
+        // As in mergekit, one is left of whatever there is some of.
+        assert_eq!(kept(&Sparsify::Magnitude, 0.1, Rescale::Off, &values, &[6]), [0.0, -3.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(kept(&Sparsify::Magnitude, 0.0, Rescale::L1, &values, &[6]), [0.0; 6]);
     }
 
     #[test]
@@ -281,6 +288,13 @@ mod tests {
         assert!(random(0).iter().zip(&values).all(|(x, value)| *x == 0.0 || *x == 4.0 * value));
         assert_ne!(random(0), random(1));
         assert_eq!(random(1), random(1));
+    }
+
+    #[test]
+    fn of_no_density_nothing_is_drawn() {
+        for sparsify in [Sparsify::Random { seed: 0 }, Sparsify::Ranked { epsilon: vec![0.2], seed: 0 }] {
+            assert_eq!(kept(&sparsify, 0.0, Rescale::L1, &[1.0; 100], &[10, 10]), [0.0; 100]);
+        }
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl Session {
             options,
             loaded: &self.models.sources,
             merged: &self.sources,
+            configured: None,
             tokenizer: None,
             restacked: None,
             card: self.card(),

@@ -1,18 +1,20 @@
 //! A merge that is not written: scored, asked, looked at and baked all the same.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use rayon::prelude::*;
+use tempfile::TempDir;
 
 use super::inspect::matching;
 use super::output::{Output, last};
 use super::score::{Judge, Scored};
 use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Written};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::methods::{Plan, Planned};
 use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
 
@@ -24,6 +26,9 @@ pub struct Merged(Arc<Inner>);
 struct Inner {
     models: Models,
     plan: Arc<Plan>,
+    /// Merges that it is made of, which are there as long as it is.
+    #[allow(dead_code, reason = "dropping it is its use")]
+    parts: Vec<Arc<TempDir>>,
 }
 
 impl Merged {
@@ -33,7 +38,12 @@ impl Merged {
     }
 
     pub(super) fn new(models: Models, plan: Plan) -> Self {
-        Self(Arc::new(Inner { models, plan: Arc::new(plan) }))
+        Self(Arc::new(Inner { models, plan: Arc::new(plan), parts: Vec::new() }))
+    }
+
+    /// The same merge, which keeps the merges that it is made of.
+    pub(super) fn keeping(&self, parts: Vec<Arc<TempDir>>) -> Self {
+        Self(Arc::new(Inner { parts, ..(*self.0).clone() }))
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -56,7 +66,6 @@ impl Merged {
     /// What is merged and how.
     pub fn report(&self) -> MergeReport {
         let Inner { plan, .. } = &*self.0;
-        let copied = plan.models.first().map(|s| s.buffers().keys().cloned().collect());
         MergeReport {
             method: plan.method.into(),
             sources: plan.sources.iter().map(|s| s.name().to_owned()).collect(),
@@ -64,7 +73,7 @@ impl Merged {
             tensors: plan.tensors.len(),
             parameters: plan.tensors.iter().map(|t| t.operands.elements()).sum(),
             written: None,
-            copied: copied.unwrap_or_default(),
+            copied: plan.buffers.keys().cloned().collect(),
             notes: plan.notes.clone(),
         }
     }
@@ -91,7 +100,7 @@ impl Merged {
     }
 
     pub(super) fn judged<T: Send>(&self, f: impl FnOnce(&Judge<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
-        let Inner { models, plan } = &*self.0;
+        let Inner { models, plan, .. } = &*self.0;
         models.settings.check()?;
         let architecture = plan.architecture()?;
         let (device, dtype): (Device, DType) = models.settings.place()?;
@@ -105,7 +114,7 @@ impl Merged {
     /// # Errors
     /// A pattern that matches nothing, or a tensor that the method cannot merge.
     pub fn inspect(&self, pattern: &str) -> Result<Distances> {
-        let Inner { models, plan } = &*self.0;
+        let Inner { models, plan, .. } = &*self.0;
         let found = matching(pattern, plan.tensors.iter(), |t| &t.operands.spec().name)?;
         let tensors = on_threads(models.settings.threads, || found.into_iter().map(distances).collect::<Result<_>>())?;
         Ok(Distances { method: plan.method.into(), tensors })
@@ -126,24 +135,26 @@ impl Merged {
     /// # Errors
     /// As for `bake`.
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
-        let Inner { models, plan } = &*self.0;
+        let Inner { models, plan, .. } = &*self.0;
         let options = Bake { dtype: options.dtype.clone().or_else(|| plan.dtype.map(str::to_owned)), ..options.clone() };
         let output = Output {
             options: &options,
             loaded: &models.sources,
             merged: &plan.models,
+            configured: Some(&plan.configured),
             tokenizer: plan.tokenizer.as_ref(),
             restacked: plan.restacked.as_ref(),
             card: self.card(),
         };
         let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
-        entries.extend(output.copied());
-        let buffers = plan.models.first().map(|s| s.buffers());
+        entries.extend(output.copied(&plan.buffers));
         let directory = directory.as_ref();
+        let planned: BTreeMap<&str, &Planned> = plan.tensors.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
         on_threads(models.settings.threads, || {
-            output.write(directory, entries, |entry| match buffers.and_then(|all| all.get(&entry.name)) {
-                Some(buffer) => Ok(Content::Bytes(buffer.bytes())),
-                None => Ok(Content::Values(plan.tensor(&entry.name)?.values()?)),
+            output.write(directory, entries, |entry| match (plan.buffers.get(&entry.name), planned.get(entry.name.as_str())) {
+                (Some(buffer), _) => Ok(Content::Bytes(buffer.bytes())),
+                (None, Some(planned)) => Ok(Content::Values(planned.values()?)),
+                (None, None) => Err(Error::NoMatch { pattern: entry.name.clone() }),
             })
         })
     }

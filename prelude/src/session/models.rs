@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::checkpoint::{BASE, BUILTIN_PREFIX, Source, in_one_numbering};
+use crate::checkpoint::{BASE, BUILTIN_PREFIX, Difference, Source, in_one_numbering};
 use crate::coefficients::{Scheme, Wrap};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
@@ -53,6 +53,17 @@ impl Models {
 
     /// Takes one more source, with its data if it is built in.
     pub(crate) fn add(&mut self, source: Source) -> Result<()> {
+        self.sources.iter().try_for_each(|s| s.check_mergeable(&source))?;
+        self.take(source)
+    }
+
+    /// [`Models::add`] of a source that may have other layers, as some of them are to be stacked.
+    pub(super) fn add_to_stack(&mut self, source: Source) -> Result<()> {
+        self.sources.iter().try_for_each(|s| s.check_stackable(&source))?;
+        self.take(source)
+    }
+
+    fn take(&mut self, source: Source) -> Result<()> {
         let name = source.name();
         let hint = "name it: load NAME=SOURCE";
         if self.sources.iter().any(|s| s.name() == name) {
@@ -61,7 +72,6 @@ impl Models {
         if [AVERAGE, MERGED].contains(&name) {
             return Err(Error::Sources { what: format!("`{name}` names a row of every table of scores"), hint });
         }
-        self.sources.iter().try_for_each(|s| s.check_mergeable(&source))?;
         let (name, builtin) =
             (name.to_owned(), source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned));
         let mut models = self.clone();
@@ -90,6 +100,18 @@ impl Models {
         let examples = dataset.examples.len();
         self.data.insert(name.to_owned(), Arc::new(dataset));
         Ok(examples)
+    }
+
+    /// Takes the data that `loaded` has. Tokens that are numbered otherwise here are read anew.
+    pub(super) fn read_again(&mut self, loaded: &Self) -> Result<()> {
+        for (name, data) in &loaded.data {
+            let numbering = |models: &Self| models.source(name).map(|s| s.numbering().cloned());
+            match (numbering(self), numbering(loaded)) {
+                (Ok(here), Ok(there)) if here != there => drop(self.data(name, &data.spec)?),
+                _ => drop(self.data.insert(name.clone(), data.clone())),
+            }
+        }
+        Ok(())
     }
 
     /// Whether these are the same sources and data, with the same settings.
@@ -211,6 +233,21 @@ impl Models {
 
     /// The table of sources.
     pub fn report(&self) -> Sources {
+        // What a static merge would have of another source's configuration.
+        let first = self.base().or(self.sources.first());
+        let apart = |s: &Source| -> Vec<String> {
+            let first = first.filter(|first| first.name() != s.name());
+            let differences = first.map(|first| first.configured_otherwise(s).unwrap_or_default()).unwrap_or_default();
+            let name = first.map_or("", Source::name);
+            let one = |d: &Difference| format!("{} is {}, and {} in {name}", d.key, d.values[1], d.values[0]);
+            match differences.is_empty() {
+                true => Vec::new(),
+                false => vec![format!(
+                    "{}: a static merge has the configuration of its base or first source, and only sources of one train",
+                    differences.iter().map(one).collect::<Vec<_>>().join("; ")
+                )],
+            }
+        };
         let report = |s: &Source| SourceReport {
             name: s.name().into(),
             path: s.path().into(),
@@ -224,7 +261,7 @@ impl Models {
             copied: s.buffers().keys().cloned().collect(),
             is_base: s.name() == BASE,
             obstacle: s.obstacle(),
-            notes: s.notes().iter().cloned().chain(s.beside().map(|b| format!("{b} are merged, but only text trains"))).collect(),
+            notes: [s.notes().to_vec(), s.beside().map(|b| format!("{b} are merged, but only text trains")).into_iter().collect(), apart(s)].concat(),
             vocabulary: s.vocabulary_rows(),
             lack: s.numbering().map(|n| n.lack.clone()).unwrap_or_default(),
         };

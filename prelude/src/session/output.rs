@@ -1,5 +1,6 @@
 //! What every merge leaves behind: a checkpoint with the side files of its sources and a model card.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::DType;
@@ -23,6 +24,8 @@ pub(super) struct Output<'a> {
     pub loaded: &'a [Source],
     /// What is merged; the first that has a side file gives it.
     pub merged: &'a [Source],
+    /// Whose config.json goes before the others'.
+    pub configured: Option<&'a Source>,
     /// Whose tokenizer goes before the others'.
     pub tokenizer: Option<&'a Source>,
     /// Layers that are stacked anew.
@@ -40,16 +43,15 @@ impl Output<'_> {
         Ok(specs.into_iter().map(entry).collect())
     }
 
-    /// Whole numbers and truth values that are copied: those of the first source.
-    pub fn copied(&self) -> Vec<Entry> {
-        let buffers = self.merged.first().map(Source::buffers).into_iter().flatten();
+    /// Whole numbers and truth values that are copied.
+    pub fn copied(&self, buffers: &BTreeMap<String, Buffer>) -> Vec<Entry> {
         let entry = |(name, buffer): (&String, &Buffer)| Entry {
             name: name.clone(),
             stored: self.stored_name(name),
             shape: buffer.shape.clone(),
             dtype: buffer.dtype,
         };
-        buffers.map(entry).collect()
+        buffers.iter().map(entry).collect()
     }
 
     /// What the first source calls the tensor `name` in its files.
@@ -86,7 +88,10 @@ impl Output<'_> {
             // The first that has a file gives it; where vocabularies differ, first the one that has all tokens.
             let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
             for name in SIDE_FILES {
-                let preferred = self.tokenizer.filter(|_| !MODEL_FILES.contains(&name));
+                let preferred = match name {
+                    "config.json" => self.configured,
+                    _ => self.tokenizer.filter(|_| !MODEL_FILES.contains(&name)),
+                };
                 for source in preferred.into_iter().chain(reference).chain(self.merged) {
                     let Some(bytes) = source.side_file(name)? else { continue };
                     let bytes = match (name, self.restacked) {

@@ -4,6 +4,7 @@
 //! merge is what the slice says, or else the recipe. `t` goes from 0 to 1 over the layers of a slice; it is 1
 //! in a slice of one layer, and 0 for what is in no layer.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,70 +13,66 @@ use serde_json::Value;
 use super::super::parameters::typed;
 use super::super::{Given, Key, Method, Operands, Origin, Passthrough, Plan, Planned, Scope};
 use super::{Input, Recipe, Slice};
-use crate::checkpoint::{Restacked, Source, TensorSpec};
+use crate::checkpoint::{Buffer, Difference, Kind, Restacked, Source, Stack, Stacks, TensorSpec};
 use crate::error::{Error, Result};
 
 /// The models of a recipe, by what it calls them.
 pub(crate) type Opened = Vec<(String, Source)>;
 
+/// A plan, and the models as the recipe sees them.
+pub(crate) struct Followed {
+    pub plan: Plan,
+    pub opened: Opened,
+}
+
 /// Where a merged tensor comes from: a slice, and how far into it.
 struct Place<'a> {
     slice: &'a Slice,
-    /// How many layers into the slice; none: in no layer.
-    layer: Option<usize>,
+    /// The stack and how many layers into the slice; none: in no layer that is stacked.
+    layer: Option<(&'a Stack, usize)>,
     t: f64,
 }
 
+/// A merged tensor to be.
+struct Wanted<'a> {
+    spec: TensorSpec,
+    place: Place<'a>,
+}
+
 impl Recipe {
-    /// What it calls its models, in the order of their naming, the base last.
-    pub fn models(&self) -> Vec<&str> {
-        let bases = self.slices.iter().filter_map(|slice| slice.base.as_deref()).chain(self.base.as_deref());
-        let mut names: Vec<&str> = Vec::new();
-        for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()).chain(bases) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        names
-    }
-
-    /// Where it is.
-    pub fn file(&self) -> &std::path::Path {
-        &self.file
-    }
-
     /// The merge it describes, of the models that were `opened`, which fit together.
     ///
     /// # Errors
-    /// Layers that are not there, parameters that are missing or do not fit, a base that is not named.
-    pub fn plan(mut self, opened: &Opened) -> Result<Plan> {
-        let mut notes = Vec::new();
+    /// Layers that are not there, parameters that are missing or do not fit, a base that is not named, a tokenizer or
+    /// template that no model has.
+    pub fn plan(mut self, opened: Opened) -> Result<Followed> {
+        let mut notes = std::mem::take(&mut self.notes);
         self.settle(&mut notes)?;
-        let first = self.source(opened, &self.slices[0].inputs[0].model)?;
-        let depth = depth(&first);
-        let layers = self.layers(opened)?;
+        let (opened, tokenizer) = self.with_tokenizer(opened, &mut notes)?;
+        let opened = self.with_chat(opened, &mut notes)?;
+        let tokenizer = tokenizer.and_then(|at| opened.get(at)).map(|(_, source)| source.clone());
+        let first = self.source(&opened, &self.slices[0].inputs[0].model)?;
         let donor = match &self.base {
-            Some(base) => self.source(opened, base)?,
+            Some(base) => self.source(&opened, base)?,
             None => first.clone(),
         };
-        let restacked = if self.whole { None } else { self.restack(&donor, &layers, depth)? };
-        let specs = restacked.as_ref().map_or_else(|| first.tensors().to_vec(), |r: &Restacked| r.tensors.clone());
-        let merged_layers: usize = layers.iter().map(|(_, layers)| layers.len()).sum();
-        let tensors = specs.into_iter().map(|spec| {
-            // The layers of a vision tower are not those that slices name.
-            let layer = layer_of(&spec.name).filter(|_| !first.rest().contains(&spec));
-            let place = self.place(&spec, layer, &layers, merged_layers)?;
-            self.tensor(spec, &place, opened)
-        });
-        let tensors = tensors.collect::<Result<Vec<_>>>()?;
+        let stacks = first.stacks()?;
+        let (wanted, restacked) = match self.whole {
+            true => (self.whole_models(&first, &stacks)?, None),
+            false => self.stacked(&opened, &first, &donor, &stacks, &mut notes)?,
+        };
+        let tensors = wanted.into_iter().map(|wanted| self.tensor(wanted, &opened)).collect::<Result<Vec<_>>>()?;
+        let buffers = self.buffers(&first, &opened, stacks.main().filter(|_| restacked.is_some()))?;
         let is_base = |name: &str| self.method.origin != Origin::Never && self.base.as_deref() == Some(name);
         let measured = tensors.iter().any(|t| t.operands.has_base());
-        let tokenizer = self.tokenizer(opened)?;
         let others = opened.iter().map(|(_, source)| source).filter(|source| source.name() != donor.name());
-        Ok(Plan {
+        notes.extend(configured(&donor, others.clone())?);
+        let plan = Plan {
             models: [&donor].into_iter().chain(others).cloned().collect(),
+            configured: donor.clone(),
             method: self.method.name,
             tensors,
+            buffers,
             sources: opened.iter().filter(|(name, _)| !(is_base(name) && measured)).map(|(_, s)| s.clone()).collect(),
             base: opened.iter().find(|(name, _)| is_base(name) && measured).map(|(_, s)| s.clone()),
             restacked,
@@ -83,16 +80,29 @@ impl Recipe {
             dtype: self.dtype,
             recipe: format!("```yaml\n{}\n```", self.text.trim_end()),
             notes,
-        })
+        };
+        Ok(Followed { plan, opened })
     }
 
-    fn bad(&self, key: &str, reason: impl Into<String>) -> Error {
-        Error::Recipe { file: self.file.clone(), key: key.into(), reason: reason.into() }
+    pub(super) fn bad(&self, key: &str, reason: impl Into<String>, hint: impl Into<String>) -> Error {
+        Error::Recipe { file: self.file.clone(), key: key.into(), reason: reason.into(), hint: hint.into() }
     }
 
     fn source(&self, opened: &Opened, name: &str) -> Result<Source> {
         let found = opened.iter().find(|(known, _)| known == name);
-        found.map(|(_, source)| source.clone()).ok_or_else(|| self.bad("model", format!("`{name}` was not opened")))
+        found.map(|(_, source)| source.clone()).ok_or_else(|| {
+            self.bad("model", format!("`{name}` was not opened"), "name a source that is loaded, or a path")
+        })
+    }
+
+    /// The models, talked to by the template that is asked for.
+    fn with_chat(&self, opened: Opened, notes: &mut Vec<String>) -> Result<Opened> {
+        let Some(asked) = &self.chat else { return Ok(opened) };
+        let Some(template) = asked.of(opened.iter().map(|(_, source)| source)) else {
+            notes.push("`chat_template: auto` has no effect: no model has a chat template".into());
+            return Ok(opened);
+        };
+        opened.into_iter().map(|(name, source)| Ok((name, source.with_chat_template(&template)?))).collect()
     }
 
     /// Adds the base to models that do not name it, puts slerp's first, and notes what has no effect.
@@ -105,11 +115,13 @@ impl Recipe {
             let doubled = slice.inputs.iter().enumerate().find(|(i, input)| names(slice, &input.model) != Some(*i));
             if let Some((_, input)) = doubled {
                 let what = format!("`{}` is named twice", input.model);
-                return Err(self.bad(if whole { "models" } else { "slices" }, what));
+                let hint = "name every model once there, with the sum of its weights";
+                return Err(self.bad(if whole { "models" } else { "slices" }, what, hint));
             }
             let Some(base) = base else {
                 if method.origin == Origin::Always || method.name == "slerp" && slice.inputs.len() > 1 {
-                    return Err(self.bad("base_model", format!("{} needs one", method.name)));
+                    let hint = "write base_model: MODEL, the model that the others were tuned from; of slerp, the one it starts at";
+                    return Err(self.bad("base_model", format!("{} needs one", method.name), hint));
                 }
                 continue;
             };
@@ -129,81 +141,188 @@ impl Recipe {
                 Some(_) => {}
                 None if method.origin == Origin::Never && method.name != "slerp" => {}
                 None if method.origin != Origin::Always && slice.inputs.len() == 1 => {}
-                None => return Err(self.bad("slices", format!("the base `{base}` is not among the sources of a slice"))),
+                None => {
+                    let what = format!("the base `{base}` is not among the sources of a slice");
+                    return Err(self.bad("slices", what, "add it to the sources of every slice, with its own layer_range"));
+                }
             }
         }
         Ok(())
     }
 
-    /// The slices, each with its first model's layers in it.
-    fn layers(&self, opened: &Opened) -> Result<Vec<(&Slice, Range<usize>)>> {
-        let one = |slice: &'_ Slice| -> Result<Range<usize>> {
+    /// The tensors of a merge of whole models: those of the `first`.
+    fn whole_models<'a>(&'a self, first: &Source, stacks: &Stacks) -> Result<Vec<Wanted<'a>>> {
+        let slice = &self.slices[0];
+        for input in &slice.inputs {
+            let depth = stacks.main().map(|stack| stack.depth);
+            if input.layers.as_ref().is_some_and(|layers| Some(layers.clone()) != depth.map(|depth| 0..depth)) {
+                let what = format!("`{}` has a `layer_range`, and `models` are merged whole", input.model);
+                return Err(self.bad("models", what, "write `slices` instead, with the models as `sources` of each"));
+            }
+        }
+        let wanted = |spec: &TensorSpec| {
+            let t = stacks.layer_of(&spec.name).map_or(0.0, |(layer, depth)| spread(layer, depth));
+            Wanted { spec: spec.clone(), place: Place { slice, layer: None, t } }
+        };
+        Ok(first.tensors().iter().map(wanted).collect())
+    }
+
+    /// The tensors of layers that are stacked, and the configuration of a stack that is not the donor's own.
+    fn stacked<'a>(
+        &'a self,
+        opened: &Opened,
+        first: &Source,
+        donor: &Source,
+        stacks: &'a Stacks,
+        notes: &mut Vec<String>,
+    ) -> Result<(Vec<Wanted<'a>>, Option<Restacked>)> {
+        let main = self.main(first, stacks)?;
+        let ranges = self.ranges(opened, main)?;
+        let mut layers: Vec<(Source, usize)> = Vec::new();
+        // The tensors of every layer of a model, by its name.
+        let mut known: BTreeMap<String, Vec<Vec<(String, TensorSpec)>>> = BTreeMap::new();
+        let mut stacked = Vec::new();
+        for (slice, range) in self.slices.iter().zip(&ranges) {
+            let source = self.source(opened, &slice.inputs[0].model)?;
+            let of_model = known.entry(source.name().to_owned()).or_insert_with(|| by_layer(&source, main));
+            for (offset, layer) in range.clone().enumerate() {
+                for (rest, spec) in of_model.get(layer).into_iter().flatten() {
+                    let spec = TensorSpec { name: main.join(layers.len(), rest), ..spec.clone() };
+                    let place = Place { slice, layer: Some((main, offset)), t: spread(offset, range.len()) };
+                    stacked.push(Wanted { spec, place });
+                }
+                layers.push((source.clone(), layer));
+            }
+        }
+        let (mut wanted, mut beyond, mut stacked) = (Vec::new(), 0, Some(stacked));
+        for spec in first.tensors() {
+            match main.split_any(&spec.name) {
+                Some((layer, _)) if layer < main.depth => wanted.extend(stacked.take().into_iter().flatten()),
+                // Layers that config.json does not count, whose numbers are those of others now.
+                Some(_) => beyond += 1,
+                None => {
+                    let place = Place { slice: self.slice_outside(spec), layer: None, t: 0.0 };
+                    wanted.push(Wanted { spec: spec.clone(), place });
+                }
+            }
+        }
+        if beyond > 0 {
+            notes.push(format!("{beyond} tensors of layers that config.json does not count are left out"));
+        }
+        let same = layers.iter().map(|(_, layer)| *layer).eq(0..self.depth(donor, main)?);
+        let order: Vec<(&Source, usize)> = layers.iter().map(|(source, layer)| (source, *layer)).collect();
+        let restacked = if same { None } else { Some(donor.restacked(self.main(donor, &donor.stacks()?)?, &order)?) };
+        if let Some(restacked) = &restacked {
+            notes.extend(restacked.notes.iter().cloned());
+            let others: Vec<String> = stacks.all.iter().filter(|s| *s != main).map(|s| format!("`{}`", s.name())).collect();
+            if !others.is_empty() {
+                notes.push(format!("the layers of `{}` are stacked; {} is of the first slice", main.name(), others.join(", ")));
+            }
+        }
+        Ok((wanted, restacked))
+    }
+
+    /// The stack whose layers slices are of.
+    fn main<'a>(&self, source: &Source, stacks: &'a Stacks) -> Result<&'a Stack> {
+        stacks.main().ok_or_else(|| match stacks.all.is_empty() {
+            true => {
+                let what = format!("the tensors of `{}` are in no numbered layers", source.name());
+                self.bad("slices", what, "write `models` instead: whole models are merged whatever their tensors are called")
+            }
+            false => {
+                let what = format!("which layers of `{}` are meant is not clear: it has {}", source.name(), stacks.describe());
+                self.bad("slices", what, "write `models` instead, to merge whole models; stacking needs one stack of text layers")
+            }
+        })
+    }
+
+    /// The layers of a model in its own stack, which is called as `main` is.
+    fn depth(&self, source: &Source, main: &Stack) -> Result<usize> {
+        let stacks = source.stacks()?;
+        let own = self.main(source, &stacks)?;
+        match own.name() == main.name() {
+            true => Ok(own.depth),
+            false => {
+                let what = format!("the layers of `{}` are called `{}`, others `{}`", source.name(), own.name(), main.name());
+                Err(self.bad("slices", what, "stack layers of models of one family"))
+            }
+        }
+    }
+
+    /// The first model's layers in each slice.
+    fn ranges(&self, opened: &Opened, main: &Stack) -> Result<Vec<Range<usize>>> {
+        let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()) {
+            if !depths.contains_key(name) {
+                depths.insert(name, self.depth(&self.source(opened, name)?, main)?);
+            }
+        }
+        let one = |slice: &Slice| -> Result<Range<usize>> {
             let mut all = slice.inputs.iter().map(|input| -> Result<_> {
-                let depth = depth(&self.source(opened, &input.model)?);
+                let depth = depths.get(input.model.as_str()).copied().unwrap_or(0);
                 let layers = input.layers.clone().unwrap_or(0..depth);
                 if layers.end > depth {
                     let what = format!("`{}` has {depth} layers, not {}", input.model, layers.end);
-                    return Err(self.bad("layer_range", what));
+                    return Err(self.bad("layer_range", what, format!("end it at {depth} or before")));
                 }
                 Ok(layers)
             });
             let first = all.next().unwrap_or(Ok(0..0))?;
             for layers in all {
                 if layers?.len() != first.len() {
-                    return Err(self.bad("layer_range", "the sources of a slice have as many layers each"));
+                    let what = "the sources of a slice have as many layers each";
+                    return Err(self.bad("layer_range", what, "give them ranges of one length"));
                 }
             }
             Ok(first)
         };
-        self.slices.iter().map(|slice| Ok((slice, one(slice)?))).collect()
+        self.slices.iter().map(one).collect()
     }
 
-    /// The configuration of layers in another order or number.
-    fn restack(&self, donor: &Source, layers: &[(&Slice, Range<usize>)], depth: usize) -> Result<Option<Restacked>> {
-        let order: Vec<usize> = layers.iter().flat_map(|(_, layers)| layers.clone()).collect();
-        if order.iter().copied().eq(0..depth) {
-            return Ok(None);
-        }
-        donor.restacked(&order).map(Some)
+    /// The slice that gives a tensor of no layer: the first gives what comes before layers, and parts that are not text,
+    /// the last what comes behind.
+    pub(super) fn slice_outside(&self, spec: &TensorSpec) -> &Slice {
+        let before = spec.kind == Kind::Embedding || spec.name.contains("embed") || spec.name.split('.').any(|part| part.parse::<u32>().is_ok());
+        if before { &self.slices[0] } else { &self.slices[self.slices.len() - 1] }
     }
 
-    /// Where the merged tensor `spec` comes from.
-    fn place<'a>(
-        &self,
-        spec: &TensorSpec,
-        layer: Option<usize>,
-        layers: &[(&'a Slice, Range<usize>)],
-        merged: usize,
-    ) -> Result<Place<'a>> {
-        let outside = |slice| Place { slice, layer: None, t: 0.0 };
-        let ends = || layers.first().zip(layers.last()).ok_or_else(|| self.bad("slices", "expected a list"));
-        let Some(layer) = layer.filter(|layer| *layer < merged) else {
-            let ((first, _), (last, _)) = ends()?;
-            return Ok(outside(if spec.name == TensorSpec::EMBEDDING { first } else { last }));
-        };
-        let mut left = layer;
-        for (slice, layers) in layers {
-            if left < layers.len() {
-                let t = if layers.len() > 1 { left as f64 / (layers.len() - 1) as f64 } else { 1.0 };
-                return Ok(Place { slice, layer: Some(left), t });
+    /// What is copied: the buffers of the `first` model; where its layers are stacked, each with its layer.
+    fn buffers(&self, first: &Source, opened: &Opened, stacked: Option<&Stack>) -> Result<BTreeMap<String, Buffer>> {
+        let Some(main) = stacked else { return Ok(first.buffers().clone()) };
+        let outside = first.buffers().iter().filter(|(name, _)| main.split_any(name).is_none());
+        let mut all: BTreeMap<String, Buffer> = outside.map(|(name, buffer)| (name.clone(), buffer.clone())).collect();
+        let mut layers = 0;
+        for (slice, range) in self.slices.iter().zip(self.ranges(opened, main)?) {
+            let source = self.source(opened, &slice.inputs[0].model)?;
+            for (name, buffer) in source.buffers() {
+                if let Some((layer, rest)) = main.split_any(name).filter(|(layer, _)| range.contains(layer)) {
+                    all.insert(main.join(layers + layer - range.start, rest), buffer.clone());
+                }
             }
-            left -= layers.len();
+            layers += range.len();
         }
-        Err(self.bad("slices", format!("nothing is for layer {layer}")))
+        Ok(all)
     }
 
-    /// What goes into the merged tensor `spec`, and how.
-    fn tensor(&self, spec: TensorSpec, place: &Place<'_>, opened: &Opened) -> Result<Planned> {
+    /// What goes into a merged tensor, and how.
+    fn tensor(&self, wanted: Wanted<'_>, opened: &Opened) -> Result<Planned> {
+        let Wanted { spec, place } = wanted;
         let base_name = place.slice.base.as_ref().or(self.base.as_ref());
         let measures = |input: &Input| self.method.origin != Origin::Never && base_name == Some(&input.model);
         let (mut names, mut views, mut inputs, mut base) = (Vec::new(), Vec::new(), Vec::new(), None);
         for input in &place.slice.inputs {
             let source = self.source(opened, &input.model)?;
-            let stored = place.layer.map_or_else(
-                || spec.name.clone(),
-                |offset| in_layer(&spec.name, input.layers.as_ref().map_or(0, |layers| layers.start) + offset),
-            );
+            let in_layer = place.layer.and_then(|(stack, offset)| Some((stack, offset, stack.split_any(&spec.name)?.1)));
+            let stored = match in_layer {
+                Some((stack, offset, rest)) => stack.join(input.layers.as_ref().map_or(0, |layers| layers.start) + offset, rest),
+                None => spec.name.clone(),
+            };
             let view = source.view(&stored)?.clone();
+            if view.shape != spec.shape {
+                let difference = format!("tensor `{stored}` has shape {:?}, and {:?} there", view.shape, spec.shape);
+                let first = place.slice.inputs.first().map_or_else(String::new, |input| input.model.clone());
+                return Err(Error::Differs { first, second: input.model.clone(), difference });
+            }
             if measures(input) {
                 base = Some((source.name().to_owned(), view));
                 continue;
@@ -213,23 +332,29 @@ impl Recipe {
             // Filters are for names as they are stored.
             inputs.push((input, source.stored_name(&stored)));
         }
-        let alone = views.len() + usize::from(base.is_some()) == 1 && !["linear", "passthrough"].contains(&self.method.name);
-        let method: Arc<dyn Method> = match alone {
-            // One model alone stays as it is.
-            true => {
+        let alone = views.len() + usize::from(base.is_some()) == 1 && self.method.name != "passthrough";
+        let method: Arc<dyn Method> = match (alone, self.method.name) {
+            // One model alone stays as it is, but for a weight that nothing divides by.
+            (true, "linear") => {
+                let given = self.given(&spec, &place, &inputs)?;
+                let scale = if given.switch("normalize")? { None } else { Some(given.number("weight")?) };
+                Arc::new(Passthrough { scale })
+            }
+            (true, _) => {
                 if let Some((name, view)) = base.take() {
                     (names, views) = (vec![name], vec![view]);
                 }
                 Arc::new(Passthrough::default())
             }
-            false => (self.method.make)(&self.given(&spec, place, &inputs)?)?,
+            (false, _) => (self.method.make)(&self.given(&spec, &place, &inputs)?)?,
         };
         if !method.counts().contains(&views.len()) {
             let (least, most) = (*method.counts().start(), *method.counts().end());
             let wanted = if least == most { format!("{least}") } else { format!("{least} or more") };
             let apart = if base.is_some() { " beside the base" } else { "" };
             let what = format!("{} merges {wanted} models{apart}, not {}", method.name(), views.len());
-            return Err(self.bad(if self.whole { "models" } else { "slices" }, what));
+            let hint = "name as many as it merges; merge alone lists what each method is for";
+            return Err(self.bad(if self.whole { "models" } else { "slices" }, what, hint));
         }
         method.check(views.len())?;
         Ok(Planned { operands: Operands::new(spec, names, views, base.map(|(_, view)| view)), method })
@@ -240,8 +365,8 @@ impl Recipe {
         let mut given = Given::default();
         for key in self.method.keys {
             let shared = |name: &str| {
-                let levels = [&place.slice.parameters, &self.parameters];
-                levels.into_iter().find_map(|settings| settings.get(key.name)?.at(name, place.t))
+                let [module, recipe] = &self.parameters;
+                [&place.slice.parameters, module, recipe].into_iter().find_map(|settings| settings.get(key.name)?.at(name, place.t))
             };
             let values: Vec<Value> = match key.is_each() {
                 true => {
@@ -266,59 +391,45 @@ impl Recipe {
         match (key.scope, model) {
             (Scope::Needed | Scope::NeededWhole, _) => {
                 let whose = model.map(|model| format!(" of `{model}`")).unwrap_or_default();
-                Err(self.bad(key.name, format!("{} needs it, and none{whose} is for `{tensor}`", self.method.name)))
+                let hint = format!("write parameters: {{{}: {}}}, at the model or for all", key.name, key.default);
+                Err(self.bad(key.name, format!("{} needs it, and none{whose} is for `{tensor}`", self.method.name), hint))
             }
             _ => Ok(typed(key, key.default)?.swap_remove(0)),
         }
     }
+}
 
-    /// Whose tokenizer is asked for, where that is possible: a merge has the tokens of all models.
-    fn tokenizer(&self, opened: &Opened) -> Result<Option<Source>> {
-        let Some(asked) = &self.tokenizer else { return Ok(None) };
-        let bad = |reason: String| self.bad("tokenizer_source", reason);
-        let source = match (asked.as_str(), &self.base) {
-            ("union", _) => opened.iter().map(|(_, source)| source).find(|s| has_all(s)).cloned(),
-            ("base", Some(base)) => Some(self.source(opened, base)?),
-            ("base", None) => return Err(bad("no base_model is named".into())),
-            (name, _) if opened.iter().any(|(known, _)| known == name) => Some(self.source(opened, name)?),
-            (name, _) => return Err(bad(format!("`{name}` is not one of the models that are merged"))),
-        };
-        let source =
-            source.filter(|source| source.tokenizer().is_some()).ok_or_else(|| bad("there is no tokenizer.json".into()))?;
-        match has_all(&source) {
-            true => Ok(Some(source)),
-            false => Err(bad(format!("other models have tokens that `{asked}` has not, and a merge has them all: use `union`"))),
+/// How far layer `layer` is among `count`, from 0 to 1.
+fn spread(layer: usize, count: usize) -> f64 {
+    if count > 1 { layer as f64 / (count - 1) as f64 } else { 1.0 }
+}
+
+/// The tensors of each layer of `source`, each with its name in the layer.
+fn by_layer(source: &Source, main: &Stack) -> Vec<Vec<(String, TensorSpec)>> {
+    let mut layers = Vec::new();
+    for spec in source.tensors() {
+        if let Some((layer, rest)) = main.split_any(&spec.name) {
+            layers.resize_with(layers.len().max(layer + 1), Vec::new);
+            layers[layer].push((rest.to_owned(), spec.clone()));
         }
     }
+    layers
 }
 
-/// Whether a source's tokenizer has the tokens of all sources that are loaded with it.
-fn has_all(source: &Source) -> bool {
-    source.tokenizer().is_some() && source.numbering().is_none_or(|numbering| numbering.is_reference)
-}
-
-/// The layers that a model has; where its family cannot be run, as far as names of tensors tell.
-fn depth(source: &Source) -> usize {
-    match source.architecture() {
-        Ok(architecture) => architecture.layers,
-        Err(_) => source.tensors().iter().filter_map(|t| layer_of(&t.name)).max().map_or(0, |last| last + 1),
-    }
-}
-
-/// The first number in a tensor's name.
-fn layer_of(name: &str) -> Option<usize> {
-    name.split('.').find_map(|part| part.parse().ok())
-}
-
-/// A tensor's name with another layer.
-fn in_layer(name: &str, layer: usize) -> String {
-    let mut found = false;
-    let part = |part: &str| match !found && part.parse::<usize>().is_ok() {
-        true => {
-            found = true;
-            layer.to_string()
+/// What `others` say of themselves otherwise than `donor`, whose configuration the merge has.
+pub(crate) fn configured<'a>(donor: &Source, others: impl Iterator<Item = &'a Source>) -> Result<Vec<String>> {
+    const MOST: usize = 4;
+    let mut notes = Vec::new();
+    for other in others {
+        let differences = donor.configured_otherwise(other)?;
+        let one = |d: &Difference| format!("{} is {} in `{}` and {} in `{}`", d.key, d.values[0], donor.name(), d.values[1], other.name());
+        let mut told: Vec<String> = differences.iter().take(MOST).map(one).collect();
+        if differences.len() > MOST {
+            told.push(format!("{} more keys differ", differences.len() - MOST));
         }
-        false => part.to_owned(),
-    };
-    name.split('.').map(part).collect::<Vec<_>>().join(".")
+        if !told.is_empty() {
+            notes.push(format!("the merge has the configuration of `{}`: {}", donor.name(), told.join("; ")));
+        }
+    }
+    Ok(notes)
 }

@@ -20,13 +20,14 @@ impl Setting {
     /// Reads what a recipe says; an error is what is wrong with it.
     pub fn read(value: &Value) -> Result<Self, String> {
         let scalar = |value: &Value| value.is_number() || value.is_boolean();
-        match value {
-            Value::Number(_) | Value::Bool(_) | Value::String(_) => Ok(Self::One(value.clone())),
+        let list: Option<Vec<Value>> = value.as_array().map(|all| all.iter().map(typed).collect());
+        match list.map_or_else(|| typed(value), Value::Array) {
+            one @ (Value::Number(_) | Value::Bool(_) | Value::String(_)) => Ok(Self::One(one)),
             Value::Array(all) if all.is_empty() => Err("the list is empty".into()),
             Value::Array(all) if all.iter().all(Value::is_number) => {
                 Ok(Self::Gradient(all.iter().filter_map(Value::as_f64).collect()))
             }
-            Value::Array(all) if all.iter().all(scalar) => Ok(Self::Steps(all.clone())),
+            Value::Array(all) if all.iter().all(scalar) => Ok(Self::Steps(all)),
             Value::Array(all) => all.iter().map(filter).collect::<Result<_, _>>().map(Self::Filters),
             Value::Object(_) => Ok(Self::Filters(vec![filter(value)?])),
             Value::Null => Err("it has no value".into()),
@@ -51,6 +52,16 @@ impl Setting {
                 all.iter().find(|(filter, _)| fits(filter)).and_then(|(_, setting)| setting.at(name, t))
             }
         }
+    }
+}
+
+/// A value as mergekit reads it: text that is a number or a switch is one.
+pub(super) fn typed(value: &Value) -> Value {
+    let Some(text) = value.as_str() else { return value.clone() };
+    match text.to_lowercase().as_str() {
+        "true" | "yes" | "on" => json!(true),
+        "false" | "no" | "off" => json!(false),
+        number => number.parse::<f64>().ok().filter(|x| x.is_finite()).map_or_else(|| value.clone(), |x| json!(x)),
     }
 }
 
@@ -90,6 +101,14 @@ mod tests {
         assert_eq!(at(&json!([0.3]), "x", 1.0), Some(0.3));
         let steps = Setting::read(&json!([true, 0])).unwrap();
         assert_eq!((steps.at("x", 0.9), steps.at("x", 1.0)), (Some(json!(true)), Some(json!(0))));
+    }
+
+    #[test]
+    fn text_that_is_a_number_or_a_switch_is_one() {
+        assert_eq!(at(&json!("1e-3"), "x", 0.0), Some(1e-3));
+        assert_eq!(at(&json!(["0", 1]), "x", 0.5), Some(0.5));
+        assert_eq!(Setting::read(&json!("Yes")), Ok(Setting::One(json!(true))));
+        assert_eq!(Setting::read(&json!("density")), Ok(Setting::One(json!("density"))));
     }
 
     #[test]

@@ -1,0 +1,89 @@
+//! `chat_template` of a recipe: `auto`, the name of a template, or one itself.
+
+use serde_json::{Map, Value};
+
+use super::at::At;
+use crate::checkpoint::Source;
+use crate::error::Result;
+
+/// What a merge is to be talked to with.
+pub(super) enum Template {
+    /// What most of the models have.
+    Auto,
+    /// This (Jinja).
+    Text(String),
+}
+
+/// Templates by mergekit's names, which render what mergekit's do.
+const NAMED: [(&str, &str); 5] = [
+    ("alpaca", include_str!("chat/alpaca.jinja")),
+    ("chatml", include_str!("chat/chatml.jinja")),
+    ("exaone", include_str!("chat/exaone.jinja")),
+    ("llama3", include_str!("chat/llama3.jinja")),
+    ("mistral", include_str!("chat/mistral.jinja")),
+];
+
+impl Template {
+    /// What a recipe says.
+    pub fn read(at: &At<'_>, map: &Map<String, Value>) -> Result<Option<Self>> {
+        const KEY: &str = "chat_template";
+        let Some(text) = at.text(map, KEY)? else { return Ok(None) };
+        if text == "auto" {
+            return Ok(Some(Self::Auto));
+        }
+        let named = NAMED.iter().find(|(name, _)| *name == text);
+        match named {
+            Some((_, template)) => Ok(Some(Self::Text((*template).to_owned()))),
+            None if text.len() >= 20 && text.contains('{') => Ok(Some(Self::Text(text))),
+            None => {
+                let names = NAMED.map(|(name, _)| name).join(", ");
+                let hint = format!("write auto, one of {names}, or a template in Jinja");
+                Err(at.bad(KEY, format!("`{text}` is no template and not the name of one"), hint))
+            }
+        }
+    }
+
+    /// The template for a merge of `models`; none where none of them has one.
+    pub fn of<'a>(&self, models: impl Iterator<Item = &'a Source>) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.clone()),
+            Self::Auto => {
+                let all: Vec<&str> = models.filter_map(Source::chat_template).map(str::trim).filter(|t| !t.is_empty()).collect();
+                let count = |template: &str| all.iter().filter(|other| **other == template).count();
+                let most = all.iter().map(|template| count(template)).max()?;
+                // Of equally many, the first.
+                all.iter().find(|template| count(template) == most).map(|template| (*template).to_owned())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Message, render};
+
+    /// What transformers renders of mergekit's templates.
+    #[test]
+    fn templates_render_what_those_of_mergekit_do() {
+        let llama3 = "<s><|start_header_id|>system<|end_header_id|>\n\ns<|eot_id|>\n<|start_header_id|>user<|end_header_id|>\n\nhi\
+                      <|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\nyo<|eot_id|>\n<|start_header_id|>user\
+                      <|end_header_id|>\n\nq<|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\n";
+        let chatml = "<|im_start|>system\n s <|im_end|>\n<|im_start|>user\n hi <|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n\
+                      <|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n";
+        let alpaca = "s\n\n### Instruction:\nhi\n\n### Response:\nyo\n\n### Instruction:\nq### Response:\n";
+        let exaone = [
+            "    [|system|] s \n        [|endofturn|]\n\n    [|user|] hi \n        \n\n    [|assistant|]yo\n        [|endofturn|]\n\n",
+            "    [|user|]q\n        \n\n    [|assistant|]\n",
+        ];
+        let mistral = "<s> [INST]  s \n\n hi  [/INST] yo</s> [INST] q [/INST]";
+        let expected = [alpaca, chatml, &exaone.concat(), llama3, mistral];
+        let talk = [("system", " s "), ("user", " hi "), ("assistant", "yo"), ("user", "q"), ("assistant", "z")];
+        let talk = talk.map(|(role, content)| Message::new(role, content));
+        let source = Source::open("builtin:math").unwrap().with_special_tokens("<s>", "</s>");
+        for ((name, template), expected) in NAMED.iter().zip(expected) {
+            let source = source.with_chat_template(template).unwrap();
+            assert_eq!(render(&source, &[&talk]).unwrap()[0].prompt, expected, "{name}");
+        }
+    }
+}

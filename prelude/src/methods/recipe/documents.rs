@@ -1,0 +1,134 @@
+//! The recipes of one file. Each may use what another makes by its `name`; the one without a name, or else the last, is
+//! what the file makes. mergekit-multi.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::Recipe;
+use crate::error::{Error, Result};
+
+/// Bytes of the largest recipe that is read.
+const MOST: u64 = 1 << 20;
+
+/// All recipes of a file.
+pub(crate) struct Documents {
+    recipes: Vec<Recipe>,
+}
+
+impl Documents {
+    /// Reads `file`.
+    ///
+    /// # Errors
+    /// A file that is missing, too large or no YAML, or that says what is not followed.
+    pub fn open(file: &Path) -> Result<Self> {
+        let io = |e| Error::io("read", file, e);
+        let yaml = |reason: String| Error::Yaml { file: file.into(), reason };
+        if fs::metadata(file).map_err(io)?.len() > MOST {
+            return Err(yaml("it is larger than a recipe can be".into()));
+        }
+        let text = String::from_utf8(fs::read(file).map_err(io)?).map_err(|e| yaml(e.to_string()))?;
+        Self::parse(file, text)
+    }
+
+    /// Reads `text`, which `file` has.
+    ///
+    /// # Errors
+    /// As for [`Documents::open`].
+    pub fn parse(file: &Path, text: String) -> Result<Self> {
+        let yaml = |reason: String| Error::Yaml { file: file.into(), reason };
+        let values: Vec<Value> = documents(&text).map_err(|e| yaml(told(&e)))?;
+        // What is read as values has its keys in the order of their letters.
+        let orders: Vec<TokenOrder> = documents(&text).unwrap_or_default();
+        if values.is_empty() {
+            return Err(yaml("it is empty".into()));
+        }
+        let order = |i: usize| orders.get(i).and_then(|o| o.tokenizer.as_ref()?.tokens.as_ref()).map_or(&[][..], |keys| &keys.0);
+        let recipes = values.iter().enumerate().map(|(i, value)| Recipe::read(file, value, text.clone(), order(i)));
+        let recipes: Vec<Recipe> = recipes.collect::<Result<_>>()?;
+        let bad = |reason: String, hint: &str| {
+            Err(Error::Recipe { file: file.into(), key: "name".into(), reason, hint: hint.into() })
+        };
+        for (i, recipe) in recipes.iter().enumerate() {
+            let same = |other: &Recipe| other.name == recipe.name;
+            if recipes[..i].iter().any(same) {
+                return match &recipe.name {
+                    Some(name) => bad(format!("two recipes are called `{name}`"), "give each a name of its own"),
+                    None => bad("two recipes have no name".into(), "name all but the one whose merge is wanted"),
+                };
+            }
+        }
+        Ok(Self { recipes })
+    }
+
+    /// The recipe whose merge is wanted, and the others.
+    pub fn last(mut self) -> (Option<Recipe>, Vec<Recipe>) {
+        let unnamed = self.recipes.iter().position(|recipe| recipe.name.is_none());
+        let last = unnamed.or_else(|| self.recipes.len().checked_sub(1)).map(|at| self.recipes.remove(at));
+        (last, self.recipes)
+    }
+}
+
+fn documents<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<Vec<T>, serde_saphyr::Error> {
+    // Few aliases, however they are nested, replace little text.
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        // A model may be called `y`.
+        strict_booleans: true,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000 },
+    };
+    serde_saphyr::from_multiple_with_options(text, options)
+}
+
+/// What is wrong with YAML, for people who write it.
+fn told(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    match first.contains("from_") || first.contains("Options") || first.contains("::") {
+        true => {
+            let place = error.location().map(|at| format!(" at line {}", at.line())).unwrap_or_default();
+            format!("something is wrong{place}")
+        }
+        false => first.to_owned(),
+    }
+}
+
+/// The keys of `tokenizer.tokens` as they follow each other.
+#[derive(Deserialize, Default)]
+struct TokenOrder {
+    #[serde(default)]
+    tokenizer: Option<Tokens>,
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    #[serde(default)]
+    tokens: Option<Keys>,
+}
+
+struct Keys(Vec<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("tokens")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<Keys, M::Error> {
+                let mut keys = Vec::new();
+                while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                    keys.push(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
