@@ -1,6 +1,7 @@
 //! Floor 1: find, open, verify and write Hugging Face checkpoints.
 
 mod archive;
+mod chat;
 mod config;
 mod download;
 mod encode;
@@ -28,11 +29,12 @@ pub use vocabulary::Lack;
 
 #[cfg(test)]
 pub(crate) use encode::encoded;
+pub(crate) use chat::Chat;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};
 pub(crate) use hub::{Hub, Place, Wanted, cached_names};
 pub(crate) use restack::Restacked;
 pub(crate) use source::{SIDE_FILES, common_dtype, in_one_numbering, mix, split_name, views};
-pub(crate) use tokenizer::{Chat, tokenizing};
+pub(crate) use tokenizer::tokenizing;
 pub(crate) use view::TILE;
 pub use write::Written;
 pub(crate) use write::{Checkpoint, Content, Entry, Values, new_file, replace_directory, replace_file, write_file};

@@ -10,11 +10,12 @@ use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
 use super::archive::{Archive, Buffer};
+use super::chat::Chat;
 use super::config::{Architecture, Kind, TensorSpec};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
 use super::lora::Adapter;
 use super::other::{self, OUTPUT};
-use super::tokenizer::{Chat, read_tokenizer};
+use super::tokenizer::read_tokenizer;
 use super::view::View;
 use super::vocabulary::{Numbering, Seen, align, config_of};
 use crate::error::{Error, Result};
@@ -114,7 +115,7 @@ impl Source {
             }
             None => None,
         };
-        let chat = Arc::new(Chat::read(&files)?);
+        let chat = Arc::new(Chat::read(|name| Ok(files.get(name)?.map(|bytes| (files.path().join(name), bytes))))?);
         let notes = files.note().map(str::to_owned).into_iter().collect();
         let name = match name {
             Some(name) => name.to_owned(),

@@ -37,7 +37,7 @@ impl Exchange {
 
 /// A message of plain text.
 pub(crate) fn message(role: &str, content: &str) -> Value {
-    [("role", role), ("content", content)].into_iter().collect()
+    Value::from_pairs([("role", role), ("content", content)])
 }
 
 /// The role of a message.

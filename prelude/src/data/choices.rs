@@ -61,12 +61,13 @@ pub(super) fn choices(columns: &mut Columns) -> Result<Option<(Vec<String>, usiz
 
 #[cfg(test)]
 mod tests {
+    use minijinja::value::Serde;
     use serde_json::json;
 
     use super::*;
 
     fn read(row: serde_json::Value) -> Result<Option<(Vec<String>, usize)>, Fault> {
-        let columns = row.as_object().unwrap().iter().map(|(name, value)| (name.clone(), Value::from_serialize(value)));
+        let columns = row.as_object().unwrap().iter().map(|(name, value)| (name.clone(), Value::from(Serde(value))));
         choices(&mut Columns::new(columns.collect()))
     }
 

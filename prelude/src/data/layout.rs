@@ -112,11 +112,14 @@ pub(super) fn read(columns: &mut Columns) -> Result<Row, Fault> {
             before.extend(question.into_messages("user"));
             Ok(Row::Talk(talk(columns, before, answered(name, answer.into_messages("assistant"))?)?))
         }
-        // An output that is null is not one that was never meant.
-        None if alone => match columns.names().find(|name| OUTPUTS.contains(name)) {
-            Some(name) => Err(Fault::layout(format!("its `{name}` is null"))),
-            None => Ok(Row::Text(columns.text("text")?.unwrap_or_default())),
-        },
+        None if alone => {
+            // An output that is null is not one that was never meant.
+            let null = columns.names().find(|name| OUTPUTS.contains(name)).map(str::to_owned);
+            match null {
+                Some(name) => Err(Fault::layout(format!("its `{name}` is null"))),
+                None => Ok(Row::Text(columns.text("text")?.unwrap_or_default())),
+            }
+        }
         None => Err(match INPUTS.into_iter().find(|name| columns.has(name)) {
             Some(name) => Fault::layout(format!("it has `{name}` and no output for it, only `{}`", listed(columns))),
             None => Fault::layout(format!("no known columns among `{}`", listed(columns))),
@@ -181,8 +184,10 @@ fn answered(name: &str, answer: Vec<Value>) -> Result<Vec<Value>, Fault> {
 /// A conversation with the row's system message and tools.
 fn talk(columns: &mut Columns, mut before: Vec<Value>, answer: Vec<Value>) -> Result<Talk, Fault> {
     let mut system = None;
-    for name in SYSTEMS.into_iter().filter(|_| system.is_none()) {
-        system = columns.text(name)?.filter(|text| !text.is_empty()).map(|text| (name, text));
+    for name in SYSTEMS {
+        if system.is_none() {
+            system = columns.text(name)?.filter(|text| !text.is_empty()).map(|text| (name, text));
+        }
     }
     let own = before.first().filter(|first| ["system", "developer"].contains(&role(first).as_str())).map(text_of);
     match (system, own) {

@@ -104,7 +104,7 @@ fn one(name: &str, given: &Value) -> Result<Value, Fault> {
             message.push((REASONING[1].into(), reasoning));
         }
     }
-    Ok(message.into_iter().collect())
+    Ok(Value::from_pairs(message))
 }
 
 /// The calls that ShareGPT's `function_call` writes as JSON, as transformers has them.
@@ -114,7 +114,7 @@ fn calls(name: &str, text: &Value) -> Result<Value, Fault> {
     let listed = read.map(|call| if call.kind() == ValueKind::Seq { call } else { Value::from(vec![call]) });
     let function = |call: Value| -> Option<Value> {
         call.get_attr("name").ok().filter(|name| name.as_str().is_some())?;
-        Some([("type", Value::from("function")), ("function", call)].into_iter().collect())
+        Some(Value::from_pairs([("type", Value::from("function")), ("function", call)]))
     };
     let calls: Option<Vec<Value>> = listed.and_then(|list| list.try_iter().ok()?.map(function).collect());
     let bad = || Fault::new(format!("`{name}` has a `function_call` that names no function"), hint);

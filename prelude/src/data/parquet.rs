@@ -1,7 +1,7 @@
 //! Rows of parquet. Fields of nested objects that are null are left out: Arrow gives every row the fields of all.
 
 use bytes::Bytes as Shared;
-use minijinja::value::Value;
+use minijinja::value::{Serde, Value};
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
@@ -37,11 +37,11 @@ fn columns(row: &Row) -> Vec<(String, Value)> {
 
 fn value(field: &Field) -> Value {
     match field {
-        Field::Group(row) => columns(row).into_iter().filter(|(_, value)| !value.is_none()).collect(),
+        Field::Group(row) => Value::from_pairs(columns(row).into_iter().filter(|(_, value)| !value.is_none())),
         Field::ListInternal(list) => list.elements().iter().map(value).collect(),
-        Field::MapInternal(map) => map.entries().iter().map(|(key, item)| (value(key), value(item))).collect(),
+        Field::MapInternal(map) => Value::from_pairs(map.entries().iter().map(|(key, item)| (value(key), value(item)))),
         Field::Str(text) => Value::from(text.as_str()),
-        other => Value::from_serialize(other.to_json_value()),
+        other => Value::from(Serde(other.to_json_value())),
     }
 }
 

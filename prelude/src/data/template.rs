@@ -9,7 +9,7 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, State, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use serde_json::ser::{Formatter, Serializer};
 
 use crate::checkpoint::Chat;
 
@@ -74,7 +74,7 @@ impl Template<'_> {
         let tools = tools.cloned().unwrap_or_else(|| Value::from(()));
         let known = context! {
             messages, tools, documents => Value::from(()), add_generation_prompt => *calls_for_answer,
-            ..Value::from_serialize(&self.chat.tokens)
+            ..Value::from_pairs(self.chat.tokens.iter().map(|(name, token)| (*name, token.as_str())))
         };
         let text = self.compiled.render(known).map_err(|e| reason(&e))?;
         match text.len() <= OUTPUT_BYTES + 16 * given {
@@ -188,16 +188,19 @@ fn plain_blocks(template: &str) -> String {
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     let invalid = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
     let indent: Option<usize> = options.get("indent")?;
-    let separators: Option<(String, String)> = options.get("separators")?;
+    let separators: Option<Vec<String>> = options.get("separators")?;
     let (ensure_ascii, sort_keys): (Option<bool>, Option<bool>) = (options.get("ensure_ascii")?, options.get("sort_keys")?);
     options.assert_all_used()?;
     let value = if sort_keys == Some(true) { sorted(value) } else { value.clone() };
     // Python ends lines without a space after the comma.
     let comma = if indent.is_some() { "," } else { ", " };
-    let (comma, colon) = separators.unwrap_or_else(|| (comma.into(), ": ".into()));
+    let (comma, colon) = match separators.as_deref() {
+        Some([comma, colon]) => (comma.clone(), colon.clone()),
+        Some(_) => return Err(invalid("separators are two texts".into())),
+        None => (comma.into(), ": ".into()),
+    };
     let indent = indent.map(|n| " ".repeat(n.min(16)));
-    let pretty = indent.as_ref().map(|indent| PrettyFormatter::with_indent(indent.as_bytes()));
-    let python = Python { pretty, comma, colon, ensure_ascii: ensure_ascii == Some(true) };
+    let python = Python { indent, depth: 0, is_filled: false, comma, colon, ensure_ascii: ensure_ascii == Some(true) };
     let mut bytes = Vec::new();
     value.serialize(&mut Serializer::with_formatter(&mut bytes, python)).map_err(|e| invalid(e.to_string()))?;
     Ok(Value::from_safe_string(String::from_utf8(bytes).map_err(|e| invalid(e.to_string()))?))
@@ -209,7 +212,7 @@ fn sorted(value: &Value) -> Value {
         (ValueKind::Map, Ok(keys)) => {
             let mut keys: Vec<Value> = keys.collect();
             keys.sort();
-            keys.into_iter().map(|key| (key.clone(), sorted(&value.get_item(&key).unwrap_or_default()))).collect()
+            Value::from_pairs(keys.into_iter().map(|key| (key.clone(), sorted(&value.get_item(&key).unwrap_or_default()))))
         }
         (ValueKind::Seq, Ok(items)) => items.map(|item| sorted(&item)).collect(),
         _ => value.clone(),
@@ -217,50 +220,70 @@ fn sorted(value: &Value) -> Value {
 }
 
 /// Python's way to write JSON.
-struct Python<'a> {
-    /// Lines, where it is indented.
-    pretty: Option<PrettyFormatter<'a>>,
+struct Python {
+    /// What a line begins with once for each level, where there are lines.
+    indent: Option<String>,
+    depth: usize,
+    /// Whether the innermost list or object has anything in it.
+    is_filled: bool,
     comma: String,
     colon: String,
     ensure_ascii: bool,
 }
 
-impl Python<'_> {
+impl Python {
+    fn open<W: Write + ?Sized>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.depth += 1;
+        self.is_filled = false;
+        writer.write_all(bracket)
+    }
+
+    fn close<W: Write + ?Sized>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.depth -= 1;
+        if self.is_filled {
+            self.line(writer)?;
+        }
+        writer.write_all(bracket)
+    }
+
     fn next<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         if !first {
             writer.write_all(self.comma.as_bytes())?;
         }
-        match &mut self.pretty {
-            // What it writes itself before a first item is a new line alone.
-            Some(pretty) => pretty.begin_array_value(writer, true),
-            None => Ok(()),
-        }
+        self.line(writer)
+    }
+
+    fn line<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        let Some(indent) = &self.indent else { return Ok(()) };
+        writer.write_all(b"\n")?;
+        (0..self.depth).try_for_each(|_| writer.write_all(indent.as_bytes()))
     }
 }
 
-impl Formatter for Python<'_> {
+impl Formatter for Python {
     fn begin_array<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.pretty.as_mut().map_or_else(|| writer.write_all(b"["), |pretty| pretty.begin_array(writer))
+        self.open(writer, b"[")
     }
 
     fn end_array<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.pretty.as_mut().map_or_else(|| writer.write_all(b"]"), |pretty| pretty.end_array(writer))
+        self.close(writer, b"]")
     }
 
     fn begin_array_value<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         self.next(writer, first)
     }
 
-    fn end_array_value<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.pretty.as_mut().map_or(Ok(()), |pretty| pretty.end_array_value(writer))
+    fn end_array_value<W: Write + ?Sized>(&mut self, _: &mut W) -> io::Result<()> {
+        self.is_filled = true;
+        Ok(())
     }
 
     fn begin_object<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.pretty.as_mut().map_or_else(|| writer.write_all(b"{"), |pretty| pretty.begin_object(writer))
+        self.open(writer, b"{")
     }
 
     fn end_object<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.pretty.as_mut().map_or_else(|| writer.write_all(b"}"), |pretty| pretty.end_object(writer))
+        self.close(writer, b"}")
     }
 
     fn begin_object_key<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
@@ -271,8 +294,9 @@ impl Formatter for Python<'_> {
         writer.write_all(self.colon.as_bytes())
     }
 
-    fn end_object_value<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.pretty.as_mut().map_or(Ok(()), |pretty| pretty.end_object_value(writer))
+    fn end_object_value<W: Write + ?Sized>(&mut self, _: &mut W) -> io::Result<()> {
+        self.is_filled = true;
+        Ok(())
     }
 
     /// Digits as `repr` writes them: with an exponent below `1e-4` and from `1e16` on.
