@@ -156,7 +156,7 @@ impl Line<'_> {
         let hint = match () {
             () if self.is_plain() => "give the model a chat template (chat_template.jinja), or text alone",
             () if about(&["system", "developer"]) => {
-                "the template has no place for it: put its text at the begin of the first message of the user, or give prompt and \
+                "where the template has no place for it, put its text at the begin of the first message of the user, or give prompt and \
                  completion as texts, which no template touches"
             }
             () if about(&["alternat", "turn"]) => {
@@ -165,7 +165,7 @@ impl Line<'_> {
             () => "give the row as the template takes it, or prompt and completion as texts, which no template touches",
         };
         let whose = match self.source.chat_template() {
-            Some(_) => format!("the chat template of `{}` does not take it: {reason}", self.source.name()),
+            Some(_) => format!("the chat template of `{}` does not render it: {reason}", self.source.name()),
             None => format!("{reason} (`{}`)", self.source.name()),
         };
         self.bad(Fault::new(whose, hint))

@@ -108,7 +108,10 @@ pub(super) fn read(columns: &mut Columns) -> Result<Row, Fault> {
     match answer {
         Some((name, answer)) => {
             let question = question(columns)?.ok_or_else(|| Fault::layout(format!("it has `{name}` and no input for it")))?;
-            let mut before = columns.structure("history")?.map_or_else(|| Ok(Vec::new()), |list| history(&list))?;
+            let mut before = match question {
+                Side::Text(_) => columns.structure("history")?.map_or_else(|| Ok(Vec::new()), |list| history(&list))?,
+                Side::Messages(_) => Vec::new(),
+            };
             before.extend(question.into_messages("user"));
             Ok(Row::Talk(talk(columns, before, answered(name, answer.into_messages("assistant"))?)?))
         }
