@@ -40,11 +40,12 @@ impl Columns {
         self.all.iter().position(|(column, value)| column == name && !value.is_none())
     }
 
+    /// Whether there is such a column.
     pub fn has(&self, name: &str) -> bool {
         self.find(name).is_some()
     }
 
-    /// Whether there is a column of this name, null or not.
+    /// The names of all columns, null or not.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.all.iter().map(|(name, _)| name.as_str())
     }
@@ -85,8 +86,8 @@ impl Columns {
 
     /// The columns that were not read and hold something.
     pub fn unused(&self) -> impl Iterator<Item = &str> {
-        let unused = |((name, value), used): (&(String, Value), &bool)| (!used && !value.is_none()).then_some(name.as_str());
-        self.all.iter().zip(&self.used).filter_map(unused)
+        let unread = self.all.iter().zip(&self.used).filter(|((_, value), used)| !**used && !value.is_none());
+        unread.map(|((name, _), _)| name.as_str())
     }
 }
 
