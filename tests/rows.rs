@@ -72,15 +72,14 @@ fn rows_have_the_tokens_that_transformers_gives_them() {
     let dir = tempfile::tempdir().unwrap();
     let cases: Vec<Value> = serde_json::from_slice(&fs::read(data("chat/templates.json")).unwrap()).unwrap();
     // As text, since the order of the keys is part of what a template is given.
-    let text = fs::read_to_string(data("chat/templates.json")).unwrap();
-    let rows: Vec<&str> = text.split("\n\"row\": ").skip(1).map(|rest| rest.split(",\n\"text\": ").next().unwrap()).collect();
+    let text = fs::read_to_string(data("chat/rows.jsonl")).unwrap();
+    let rows: Vec<&str> = text.lines().collect();
     let mut sources: BTreeMap<String, Source> = BTreeMap::new();
     assert_eq!((cases.len(), rows.len()), (36, 36));
     for (case, row) in cases.iter().zip(rows) {
-        // Several templates are a list in the file, and an object in tokenizer_config.json of some.
         let template = &case["template"];
         let source = sources.entry(template.to_string()).or_insert_with(|| open(&model(dir.path(), template)));
-        let found = read_as(source, "row.jsonl", row.replace('\n', "").as_bytes()).unwrap_or_else(|e| panic!("{row}: {e:?}"));
+        let found = read_as(source, "row.jsonl", row.as_bytes()).unwrap_or_else(|e| panic!("{row}: {e:?}"));
         let expected = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
         let (prompt, rest) = (expected("prompt"), expected("rest"));
         let decoded = source.tokenizer().unwrap().decode(&found.examples[0].ids, false).unwrap();
@@ -116,7 +115,8 @@ fn templates_are_found_where_transformers_finds_them() {
     assert_eq!(open(&other).chat_template(), Some(PLAIN));
     for bad in [json!(5), json!([{"name": "default"}]), json!({"default": 1})] {
         let model = model(dir.path(), &bad);
-        says(&Source::open(&model.display().to_string()).unwrap_err(), &["tokenizer_config.json", "chat_template"]);
+        let error = Source::open(&model.display().to_string()).unwrap_err().to_string();
+        assert!(error.contains("tokenizer_config.json") && error.contains("chat_template"), "{error}");
     }
 }
 
@@ -280,11 +280,11 @@ fn parquet_has_only_what_a_row_has() {
     let text = |i: usize| source.tokenizer().unwrap().decode(&found.examples[i].ids, false).unwrap();
     assert_eq!(
         text(0),
-        "{\"role\": \"user\", \"content\": \"hi\"}<|end|>{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {\"arguments\": {\"a\": \"b\", \"z\": 1}, \
-         \"name\": \"f\"}, \"type\": \"function\"}]}<|end|>{\"role\": \"tool\", \"content\": \"4\", \"name\": \"f\"}<|end|>\
+        "{\"role\": \"user\", \"content\": \"hi\"}<|end|>{\"role\": \"assistant\", \"tool_calls\": [{\"type\": \"function\", \
+         \"function\": {\"name\": \"f\", \"arguments\": {\"z\": 1, \"a\": \"b\"}}}]}<|end|>{\"role\": \"tool\", \"content\": \"4\", \"name\": \"f\"}<|end|>\
          {\"role\": \"assistant\", \"content\": \"four\"}<|end|>"
     );
-    assert!(text(1).contains("{\"arguments\": {\"q\": 2.5}, \"name\": \"g\"}"), "{}", text(1));
+    assert!(text(1).contains("{\"name\": \"g\", \"arguments\": {\"q\": 2.5}}"), "{}", text(1));
     assert_eq!(found.unused, ["id"]);
 }
 
@@ -297,7 +297,7 @@ fn columns_that_are_not_read_are_named_once() {
     let (replies, ok) = json(dir.path(), line);
     assert!(ok, "{replies:?}");
     assert_eq!(replies[1]["unused"], json!({"math": ["id", "source"]}));
-    assert_eq!(replies[1]["data"], json!({"math": 2, "sql": 1000}));
+    assert_eq!(replies[1]["data"], json!({"math": 2, "sql": 1500}));
     assert_eq!((&replies[3]["unused"], &replies[4]["unused"]), (&json!({"d": ["id", "source"]}), &json!({"d": ["id", "source"]})));
     assert_eq!(replies[5]["unused"], Value::Null);
     let output = verbs(dir.path(), line);

@@ -1,4 +1,4 @@
-"""Makes tests/data/chat/templates.json: rows of data, and the token ids that transformers' `apply_chat_template` gives
+"""Makes tests/data/chat/rows.jsonl, rows of data, and templates.json, a template for each and the token ids that transformers' `apply_chat_template` gives
 for the conversations they are, with templates of our own that do what real ones do.
 
     python make.py          (transformers and jinja2; no model)
@@ -125,7 +125,7 @@ CASES = [
 
 def main():
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    made = []
+    made, rows = [], []
     for template, row, messages, prompt, tools in CASES:
         tokenizer.chat_template = template
         before = tokenizer.apply_chat_template(messages[:prompt], tools=tools, add_generation_prompt=True, tokenize=False)
@@ -136,7 +136,9 @@ def main():
         rest = ids(whole[len(before):])
         # No token spans the end of the prompt, so that the ids of the whole are those of its two parts.
         assert prompt_ids + rest == tokenizer.apply_chat_template(messages, tools=tools, return_dict=False), whole
-        made.append({"template": template, "row": row, "text": whole, "prompt": prompt_ids, "rest": rest})
+        made.append({"template": template, "text": whole, "prompt": prompt_ids, "rest": rest})
+        rows.append(json.dumps(row, ensure_ascii=False))
+    (HERE / "rows.jsonl").write_text("\n".join(rows) + "\n")
     (HERE / "templates.json").write_text(json.dumps(made, ensure_ascii=False, indent=0) + "\n")
 
     # Where transformers looks for templates: the files, and the default that it finds.
