@@ -30,7 +30,8 @@ fn plain(to: &Path) {
 fn options_are_as_likely_as_lm_evaluation_harness_finds_them() {
     let dir = tempfile::tempdir().unwrap();
     plain(&dir.path().join("plain"));
-    let sources = [Source::open("builtin:math"), Source::open(&dir.path().join("plain").display().to_string())].map(Result::unwrap);
+    let sources =
+        [Source::open("builtin:math"), Source::open(&dir.path().join("plain").display().to_string())].map(Result::unwrap);
     let cases: Vec<Value> = serde_json::from_slice(&fs::read(data("choices/choices.json")).unwrap()).unwrap();
     assert_eq!(cases.len(), 24);
     let (mut cut, mut right) = (0, Vec::new());
@@ -66,7 +67,8 @@ fn long_questions_are_decided_by_their_end() {
     let dir = tempfile::tempdir().unwrap();
     let long = "Tom has 75 apples and gets 3 more. ".repeat(60);
     let row = |right: usize| {
-        json!({"question": format!("{long}What is 12 plus 7?"), "choices": ["12 + 7 = 19", "12 + 7 = 18", "x"], "answer": right}).to_string()
+        json!({"question": format!("{long}What is 12 plus 7?"), "choices": ["12 + 7 = 19", "12 + 7 = 18", "x"], "answer": right})
+            .to_string()
     };
     fs::write(dir.path().join("q.jsonl"), [row(0), row(1)].join("\n")).unwrap();
     let (replies, ok) = json(dir.path(), "load a=builtin:math b=builtin:math; set max_length=32; merge linear; eval q.jsonl");

@@ -103,7 +103,10 @@ fn templates_are_found_where_transformers_finds_them() {
         }
         let source = open(&model);
         assert_eq!(source.chat_template(), case["default"].as_str(), "{case}");
-        let with_tools = read(&source, &json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": []}));
+        let with_tools = read(
+            &source,
+            &json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": []}),
+        );
         assert_eq!(with_tools.unwrap().examples[0].ids, ids(&source, case["with_tools"].as_str().unwrap()), "{case}");
         if case["default"].is_null() {
             says(&read(&source, &json!({"input": "a", "output": "b"})).unwrap_err(), &["`tool_use`", "`default`", "`model`"]);
@@ -185,9 +188,15 @@ fn rows_that_cannot_be_read_are_refused_by_column() {
         (json!({"messages": [{"role": 5, "content": "a"}, assistant]}), &["role is a number"]),
         (json!({"messages": [["a", "b"]]}), &["a list where a message is expected"]),
         (json!({"messages": "[{'role': 'user'}]"}), &["`messages` is text", "json.dumps"]),
-        (json!({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, assistant]}), &["type `image`", "only text"]),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, assistant]}),
+            &["type `image`", "only text"],
+        ),
         (json!({"messages": [{"role": "user", "content": [{"type": "text"}]}, assistant]}), &["a part without text"]),
-        (json!({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "f()"}]}), &["function_call", "JSON"]),
+        (
+            json!({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "f()"}]}),
+            &["function_call", "JSON"],
+        ),
         (json!({"instruction": "a", "output": "b", "history": [["a"]]}), &["`history`", "pair"]),
         (json!({"instruction": "a", "output": "b", "history": {"a": "b"}}), &["`history` is an object"]),
         (json!({"choices": ["a", "b"], "answer": 0}), &["`choices`", "no question"]),
@@ -248,7 +257,8 @@ fn tables_are_read() {
         assert_eq!((read.examples, read.unused), (expected.clone(), vec!["id".into()]), "{name}");
     }
     // What is not text stands there as JSON.
-    let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).to_string().replace('"', "\"\"");
+    let messages =
+        json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).to_string().replace('"', "\"\"");
     let talk = read_as(&source, "a.csv", format!("messages\n\"{messages}\"\n").as_bytes()).unwrap();
     assert_eq!(talk.examples, read(&source, &json!({"input": "a", "output": "b"})).unwrap().examples);
     for (table, words) in [
@@ -298,7 +308,10 @@ fn columns_that_are_not_read_are_named_once() {
     assert!(ok, "{replies:?}");
     assert_eq!(replies[1]["unused"], json!({"math": ["id", "source"]}));
     assert_eq!(replies[1]["data"], json!({"math": 2, "sql": 1500}));
-    assert_eq!((&replies[3]["unused"], &replies[4]["unused"]), (&json!({"d": ["id", "source"]}), &json!({"d": ["id", "source"]})));
+    assert_eq!(
+        (&replies[3]["unused"], &replies[4]["unused"]),
+        (&json!({"d": ["id", "source"]}), &json!({"d": ["id", "source"]}))
+    );
     assert_eq!(replies[5]["unused"], Value::Null);
     let output = verbs(dir.path(), line);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -322,7 +335,10 @@ fn a_template_that_refuses_a_row_names_it() {
     for (given, words) in [
         (json!({"input": "a", "output": "b", "system": "s"}), &["System role not supported", "first message of the user"][..]),
         (json!({"messages": [user, user, {"role": "assistant", "content": "b"}]}), &["must alternate", "join messages"]),
-        (json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}), &["hint"]),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}),
+            &["hint"],
+        ),
     ] {
         says(&row(given), &[words, &["line `3`", "rows.jsonl", "chat template of `model`"]].concat());
     }

@@ -252,7 +252,11 @@ impl Hub {
                 files.retain(|n| n.contains("train"));
             }
             files.sort();
-            return if files.is_empty() { Err(missing("parquet, JSON lines or CSV file of a training split")) } else { Ok(files) };
+            return if files.is_empty() {
+                Err(missing("parquet, JSON lines or CSV file of a training split"))
+            } else {
+                Ok(files)
+            };
         }
         if !has("config.json") {
             let gguf = names.iter().find(|n| n.ends_with(".gguf"));

@@ -27,9 +27,9 @@ pub use source::Source;
 pub use view::View;
 pub use vocabulary::Lack;
 
+pub(crate) use chat::Chat;
 #[cfg(test)]
 pub(crate) use encode::encoded;
-pub(crate) use chat::Chat;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};
 pub(crate) use hub::{Hub, Place, Wanted, cached_names};
 pub(crate) use restack::Restacked;

@@ -15,17 +15,8 @@ pub(crate) const INPUTS: [&str; 7] = ["instruction", "question", "query", "probl
 /// Columns that follow the input, on a line of their own.
 pub(crate) const MORE: [&str; 2] = ["input", "context"];
 /// Columns of an output, the first that is there.
-pub(crate) const OUTPUTS: [&str; 9] = [
-    "output",
-    "solution",
-    "answer",
-    "response",
-    "sql_query",
-    "sql",
-    "generated_solution",
-    "completion",
-    "chosen",
-];
+pub(crate) const OUTPUTS: [&str; 9] =
+    ["output", "solution", "answer", "response", "sql_query", "sql", "generated_solution", "completion", "chosen"];
 /// Columns of a system message.
 pub(crate) const SYSTEMS: [&str; 2] = ["system", "system_prompt"];
 

@@ -124,7 +124,8 @@ fn calls(name: &str, text: &Value) -> Result<Value, Fault> {
 /// Refuses content with parts that are not text.
 fn parts(name: &str, content: &Value) -> Result<(), Fault> {
     let hint = "only text is read: give parts as {\"type\": \"text\", \"text\": ...}, and leave out rows with pictures or sound";
-    for part in Some(content).filter(|content| content.kind() == ValueKind::Seq).and_then(|c| c.try_iter().ok()).into_iter().flatten()
+    for part in
+        Some(content).filter(|content| content.kind() == ValueKind::Seq).and_then(|c| c.try_iter().ok()).into_iter().flatten()
     {
         let get = |key: &str| part.get_attr(key).ok().and_then(|value| value.as_str().map(str::to_owned));
         match (get("type").as_deref(), get("text")) {

@@ -10,7 +10,8 @@ use super::columns::{Columns, Fault};
 use super::rows::At;
 use crate::checkpoint::Bytes;
 
-const HINT: &str = "write it anew with pandas or datasets (to_parquet), without compression or with snappy, gzip or zstd; or download it again";
+const HINT: &str =
+    "write it anew with pandas or datasets (to_parquet), without compression or with snappy, gzip or zstd; or download it again";
 
 /// The rows of a file.
 pub(super) fn read(bytes: &Bytes) -> Result<Vec<Columns>, (At, Fault)> {

@@ -102,7 +102,9 @@ fn columns(file: &Path, read: Result<Vec<Columns>, (At, Fault)>) -> Result<Vec<(
 }
 
 fn read_list(bytes: &[u8]) -> Result<Vec<Columns>, (At, Fault)> {
-    let bad = |e: serde_json::Error| (At::Line(e.line()), Fault::new(message(&e), "the file is one JSON list of objects, or JSON lines"));
+    let bad = |e: serde_json::Error| {
+        (At::Line(e.line()), Fault::new(message(&e), "the file is one JSON list of objects, or JSON lines"))
+    };
     let rows: Vec<Value> = serde_json::from_slice(bytes).map_err(bad)?;
     (1..).zip(rows).map(|(number, row)| object(row).map_err(|fault| (At::Row(number), fault))).collect()
 }

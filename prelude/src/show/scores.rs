@@ -35,7 +35,8 @@ pub(crate) fn unused_columns(name: &str, columns: &[String]) -> String {
 impl Scores {
     /// What a reader should know of it.
     pub(super) fn notes(&self) -> Vec<String> {
-        let learnt = (!self.held_out).then(|| "this is the data that the merge learns from: name held-out files to be sure".into());
+        let learnt =
+            (!self.held_out).then(|| "this is the data that the merge learns from: name held-out files to be sure".into());
         learnt.into_iter().chain(self.unused.iter().map(|(name, columns)| unused_columns(name, columns))).collect()
     }
 
