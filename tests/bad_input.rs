@@ -252,11 +252,11 @@ fn data_that_cannot_be_used() {
         ("\n\n", &["no examples"]),
         ("{\"input_ids\": [1, 2]}\n{\"input_ids\": [3, 96]}\n", &["line `2`", "`96`", "vocabulary of `96`"]),
         ("{\"input_ids\": [1]}\n\n{\"input_ids\": [1}\n", &["line `3`"]),
-        ("[1, 2]\n", &["line `1`"]),
+        ("[1, 2]\n", &["row `1`"]),
         ("{\"input_ids\": [-1]}", &["line `1`", "`-1`"]),
         ("{\"input_ids\": []}", &["line `1`", "no tokens"]),
         ("{\"prompt\": \"a\"}", &["line `1`", "`prompt`"]),
-        ("{\"text\": \"a\", \"answer\": 5}", &["line `1`", "`answer` is not text"]),
+        ("{\"text\": \"a\", \"answer\": true}", &["line `1`", "`answer` is true or false, not text"]),
         ("{\"text\": \"a\"}", &["line `1`", "tokenizer.json"]),
     ] {
         fs::write(&file, text).unwrap();
@@ -282,7 +282,7 @@ fn a_chat_template_that_does_not_render() {
         ("{{ messages[", &["does not render"][..]),
         ("{{ raise_exception('only one system message') }}", &["only one system message"]),
         ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", &["does not render"]),
-        ("{{ messages | length }}", &["does not begin with its prompt"]),
+        ("{{ messages | length }}", &["does not begin with what it writes for the prompt"]),
         // Deep enough to overflow an ordinary stack.
         (&format!("{{{{ {}nothing.at.all }}}}", "-".repeat(12_000)), &["does not render"]),
         (&"a".repeat(100_000), &["more than any real one"]),
@@ -296,7 +296,8 @@ fn a_chat_template_that_does_not_render() {
         fs::write(model.join("tokenizer_config.json"), json!({"chat_template": template}).to_string()).unwrap();
         let mut models = load([model.display().to_string()]).unwrap();
         let error = models.data(&format!("model{number}"), &data.display().to_string()).unwrap_err();
-        assert!(matches!(error, Error::ChatTemplate { .. }), "{error:?}");
+        // Of what fails on a row, the row is named.
+        assert!(matches!(error, Error::ChatTemplate { .. } | Error::BadLine { .. }), "{error:?}");
         says(&error, words);
     }
 }

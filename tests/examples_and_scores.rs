@@ -81,7 +81,7 @@ fn conversations_pairs_and_lists_are_read() {
     assert_eq!(read(&source, dir.path(), "[{\"text\": \"a\"},\n {\"text\": \"b c\"}]"), [(vec![3], 0), (vec![4, 5], 0)]);
     for (line, word) in [
         (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no answer"),
-        (r#"{"messages": [{"role": "user"}]}"#, "role and content"),
+        (r#"{"messages": [{"role": "user"}]}"#, "without content"),
         (r#"{"messages": "a"}"#, "not a list"),
     ] {
         let file = dir.path().join("bad.jsonl");

@@ -55,8 +55,8 @@ pub enum Error {
     NonFinite { file: PathBuf, tensor: String, position: usize, value: f32 },
     #[error("`{}` is not a usable tokenizer: {reason}", file.display())]
     Tokenizer { file: PathBuf, reason: String },
-    #[error("the chat template of `{}` does not render: {reason}", file.display())]
-    ChatTemplate { file: PathBuf, reason: String },
+    #[error("the chat template of `{source_name}` (`{}`) does not render: {reason}", file.display())]
+    ChatTemplate { source_name: String, file: PathBuf, reason: String },
     #[error("`{first}` and `{second}` cannot be merged: {difference}")]
     Differs { first: String, second: String, difference: String },
     #[error("the hub has no {what} in `{repo}`")]
@@ -71,14 +71,15 @@ pub enum Error {
     Sources { what: String, hint: &'static str },
     #[error("`{}` has no examples", file.display())]
     EmptyData { file: PathBuf },
-    #[error("line `{line}` of `{}` is not usable: {reason}", file.display())]
-    BadLine { file: PathBuf, line: usize, reason: String },
+    /// A row of data, by its line in a file of lines, by its number elsewhere (`unit`).
+    #[error("{unit} `{line}` of `{}` is not usable: {reason}", file.display())]
+    BadLine { file: PathBuf, unit: &'static str, line: usize, reason: String, hint: &'static str },
     #[error(
-        "line `{line}` of `{}` has the token id `{id}`{}, outside the vocabulary of `{vocabulary}`",
+        "{unit} `{line}` of `{}` has the token id `{id}`{}, outside the vocabulary of `{vocabulary}`",
         file.display(),
         token.as_ref().map(|token| format!(" (`{token}`)")).unwrap_or_default()
     )]
-    TokenOutOfRange { file: PathBuf, line: usize, id: u32, token: Option<String>, vocabulary: usize },
+    TokenOutOfRange { file: PathBuf, unit: &'static str, line: usize, id: u32, token: Option<String>, vocabulary: usize },
     #[error("source `{source_name}` has no data")]
     NoData { source_name: String },
     #[error("unknown {kind} `{name}`")]
@@ -201,9 +202,9 @@ impl Error {
             Error::EmptyData { .. } => {
                 "give at least one line: {\"text\": ...}, {\"input\": ..., \"output\": ...} or {\"input_ids\": [...]}"
             }
-            Error::BadLine { .. } => {
-                "a row has an input (instruction, question, query, input or text) and an output (output, answer, \
-                 response or sql_query), or messages, or prompt and completion, or text alone, or input_ids"
+            Error::BadLine { hint, .. } => hint,
+            Error::ChatTemplate { .. } => {
+                "mend or replace chat_template.jinja (or chat_template in tokenizer_config.json); without one, a conversation is a line per message"
             }
             Error::TokenOutOfRange { token: Some(_), .. } => {
                 "the model's tokenizer has this token, its embedding has no row for it: leave it out of the text or its template"

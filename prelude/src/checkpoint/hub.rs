@@ -241,14 +241,25 @@ impl Hub {
             return Ok([ADAPTER_CONFIG, weights].into_iter().chain(beside).map(str::to_owned).collect());
         }
         if wanted == Wanted::Data {
-            let reads = |n: &&String| [".parquet", ".jsonl", ".json", ".txt"].iter().any(|end| n.ends_with(end));
             let own = |n: &&String| !n.starts_with('.') && !n.ends_with("dataset_infos.json");
-            let mut files: Vec<String> = names.iter().filter(reads).filter(own).cloned().collect();
+            let end_in = |ends: &[&str]| -> Vec<String> {
+                let reads = |n: &&String| ends.iter().any(|end| n.ends_with(end));
+                names.iter().filter(reads).filter(own).cloned().collect()
+            };
+            // Tables are taken where there is nothing else: often they are the same again.
+            let mut files = end_in(&[".parquet", ".jsonl", ".json", ".txt"]);
+            if files.is_empty() {
+                files = end_in(&[".csv", ".tsv"]);
+            }
             if files.iter().any(|n| n.contains("train")) {
                 files.retain(|n| n.contains("train"));
             }
             files.sort();
-            return if files.is_empty() { Err(missing("parquet or JSON lines file of a training split")) } else { Ok(files) };
+            return if files.is_empty() {
+                Err(missing("parquet, JSON lines or CSV file of a training split"))
+            } else {
+                Ok(files)
+            };
         }
         if !has("config.json") {
             if has(ADAPTER_CONFIG) {

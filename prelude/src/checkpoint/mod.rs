@@ -2,6 +2,7 @@
 
 mod adapter;
 mod archive;
+mod chat;
 mod config;
 mod differs;
 mod download;
@@ -36,7 +37,7 @@ pub use source::Source;
 pub use view::View;
 pub use vocabulary::Lack;
 
-pub(crate) use archive::Buffer;
+pub(crate) use chat::Chat;
 pub(crate) use encode::Encoding;
 #[cfg(test)]
 pub(crate) use encode::encoded;
@@ -50,7 +51,7 @@ pub(crate) use differs::Difference;
 pub(crate) use restack::Restacked;
 pub(crate) use stacks::{Stack, Stacks};
 pub(crate) use source::{SIDE_FILES, common_dtype, in_one_numbering, mix, split_name, views};
-pub(crate) use tokenizer::{Chat, tokenizing};
+pub(crate) use tokenizer::tokenizing;
 pub(crate) use view::TILE;
 pub(crate) use vocabulary::{NO_ROW, Numbering, Seen, extend};
 pub use write::Written;

@@ -12,12 +12,13 @@ use tokenizers::Tokenizer;
 
 use super::adapter::{self, Adapter, Base, Beside};
 use super::archive::{Archive, Buffer};
+use super::chat::Chat;
 use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
 use super::names::{Names, Runs};
 use super::other::{self, OUTPUT};
 use super::quantized::settle;
-use super::tokenizer::{Chat, beyond, read_tokenizer};
+use super::tokenizer::{beyond, read_tokenizer};
 use super::view::View;
 use super::vocabulary::{NO_ROW, Numbering, Seen, align, config_of};
 use crate::error::{Error, Result};

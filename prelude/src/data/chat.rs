@@ -1,21 +1,25 @@
-//! Chat templates, rendered as transformers renders them: Jinja with trimmed blocks, `tojson` as Python writes
-//! JSON, no tools and no documents. Only the date stands still.
+//! Conversations as a model was tuned to read them: through its chat template, or without one a line per message.
 
-use std::io::{self, Write};
+use minijinja::value::{Value, ValueKind};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
-
-use crate::checkpoint::{Chat, Source};
+use super::template::{Request, with_template};
+use crate::checkpoint::Source;
 use crate::error::{Error, Result};
 
-/// A conversation as the model was tuned to hear it.
+/// A conversation that ends with its answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Talk {
+    /// Messages as objects, with all their keys: `role`, `content`, `tool_calls`, ...
+    pub messages: Vec<Value>,
+    /// How many of them come before the answer.
+    pub prompt: usize,
+    /// What the template is told that the model can call.
+    pub tools: Option<Value>,
+}
+
+/// A conversation as text.
 pub(crate) struct Exchange {
-    /// All before the last answer, with what calls for it.
+    /// All before the answer, with what calls for it.
     pub prompt: String,
     /// All of it.
     pub whole: String,
@@ -31,164 +35,83 @@ impl Exchange {
     }
 }
 
-/// Characters of the longest template that is rendered; real ones have a tenth of it.
-const LONGEST: usize = 1 << 16;
-
-/// Stack for a template that nests as deeply as [`LONGEST`] lets it.
-const STACK_BYTES: usize = 1 << 28;
-
-/// One turn of a conversation.
-#[derive(Clone, Debug)]
-pub(crate) struct Message {
-    pub role: String,
-    pub content: String,
+/// A message of plain text.
+pub(crate) fn message(role: &str, content: &str) -> Value {
+    Value::from_pairs([("role", role), ("content", content)])
 }
 
-impl Message {
-    pub fn new(role: &str, content: &str) -> Self {
-        Self { role: role.into(), content: content.into() }
+/// The role of a message.
+pub(super) fn role(message: &Value) -> String {
+    message.get_attr("role").ok().and_then(|role| role.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// The text of a message: its `content`, or the texts of its parts; none where it has none.
+pub(super) fn text(message: &Value) -> Option<String> {
+    let content = message.get_attr("content").ok()?;
+    match content.kind() {
+        ValueKind::Seq => {
+            let parts = content.try_iter().ok()?;
+            Some(parts.filter_map(|part| part.get_attr("text").ok()?.as_str().map(str::to_owned)).collect())
+        }
+        ValueKind::Undefined | ValueKind::None => None,
+        _ => Some(content.to_string()),
     }
 }
 
-/// Renders conversations, each of which ends with its answer, through the template of `source`; without
-/// one, a line a message.
-pub(crate) fn render(source: &Source, talks: &[&[Message]]) -> Result<Vec<Exchange>> {
-    let Some(template) = source.chat_template() else {
-        return Ok(talks.iter().map(|talk| plain(talk)).collect());
-    };
-    let bad = |reason: String| Error::ChatTemplate { file: source.path().into(), reason };
-    if template.len() > LONGEST {
-        return Err(bad(format!("it has {} characters, more than any real one", template.len())));
+/// The talks as text, through the template of `source` that fits each: `tool_use` for one with tools where there is
+/// one, else the default. Without a template, a line per message. What is wrong with a talk is told in its place,
+/// and none after it is rendered.
+///
+/// # Errors
+/// A template that does not render any talk.
+pub(crate) fn render(source: &Source, talks: &[&Talk]) -> Result<Vec<std::result::Result<Exchange, String>>> {
+    let bad = |reason: String| Error::ChatTemplate { source_name: source.name().into(), file: source.path().into(), reason };
+    let chat = source.chat();
+    let mut rendered = Vec::with_capacity(talks.len());
+    // Talks that share a template are rendered in one go: to compile one takes longer than to run it.
+    for run in talks.chunk_by(|a, b| a.tools.is_some() == b.tools.is_some()) {
+        let template = if run[0].tools.is_some() { chat.tool_template() } else { chat.template() };
+        match template.map_err(bad)? {
+            None => rendered.extend(run.iter().map(|talk| plain(talk))),
+            Some(template) => rendered.extend(with_template(template, chat, |template| all(template, run)).map_err(bad)?),
+        }
+        if rendered.last().is_some_and(std::result::Result::is_err) {
+            break;
+        }
     }
-    if talks.is_empty() {
-        return Ok(Vec::new());
-    }
-    let exchanges = std::thread::scope(|scope| {
-        let work = || exchanges(template, source.chat(), talks);
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
-        thread.map_err(|e| e.to_string())?.join().unwrap_or_else(|_| Err("it contradicts itself".into()))
-    });
-    exchanges.map_err(bad)
+    Ok(rendered)
 }
 
-fn plain(talk: &[Message]) -> Exchange {
-    let (answer, before) = talk.split_last().map_or(("", talk), |(last, before)| (last.content.as_str(), before));
-    let prompt: String = before.iter().flat_map(|m| [m.content.as_str(), "\n"]).collect();
-    let whole = format!("{prompt}{answer}");
-    Exchange::new(prompt, whole)
-}
-
-fn exchanges(template: &str, chat: &Chat, talks: &[&[Message]]) -> std::result::Result<Vec<Exchange>, String> {
-    let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    env.set_syntax(syntax.map_err(|e| e.to_string())?);
-    // A downloaded template may not run for ever.
-    env.set_fuel(Some(1_000_000));
-    env.set_unknown_method_callback(unknown_method_callback);
-    env.add_function("raise_exception", |text: String| -> std::result::Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
-    });
-    env.add_function("strftime_now", |format: String| date(&format));
-    env.add_filter("tojson", to_json);
-    let template = plain_blocks(template);
-    let template = env.template_from_str(&template).map_err(|e| e.to_string())?;
-    let Chat { bos_token, eos_token, pad_token, unk_token, .. } = chat;
-    let render = |messages: &[Message], add_generation_prompt: bool| {
-        let message = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
-        let messages: Vec<minijinja::Value> = messages.iter().map(message).collect();
-        let none = || Value::from(());
-        let known = context! {
-            messages, add_generation_prompt, bos_token, eos_token, pad_token, unk_token, tools => none(), documents => none(),
-        };
-        template.render(known).map_err(|e| e.to_string())
-    };
-    let exchange = |talk: &&[Message]| {
-        let before = talk.split_last().map_or(*talk, |(_, before)| before);
-        let exchange = Exchange::new(render(before, true)?, render(talk, false)?);
+fn all(template: &super::template::Template<'_>, talks: &[&Talk]) -> Vec<std::result::Result<Exchange, String>> {
+    let mut failed = false;
+    let one = |talk: &&Talk| {
+        let before = &talk.messages[..talk.prompt];
+        let tools = talk.tools.as_ref();
+        // After an answer that is begun, nothing calls for one.
+        let calls_for_answer = before.last().is_none_or(|last| role(last) != "assistant");
+        let prompt = template.render(&Request { messages: before, tools, calls_for_answer })?;
+        let whole = template.render(&Request { messages: &talk.messages, tools, calls_for_answer: false })?;
+        let exchange = Exchange::new(prompt, whole);
         match exchange.answer > 0 || exchange.prompt.is_empty() {
             true => Ok(exchange),
-            false => Err("the exchange does not begin with its prompt".into()),
+            false => Err("what it writes for the whole does not begin with what it writes for the prompt".into()),
         }
     };
-    talks.iter().map(exchange).collect()
+    let rendered = talks.iter().map(one);
+    let until_failed = |one: &std::result::Result<_, _>| !std::mem::replace(&mut failed, one.is_err());
+    rendered.take_while(until_failed).collect()
 }
 
-/// The day that templates are told, 26 July 2024, in the directives that they use. Data must not become other
-/// tokens overnight; the day is the one that Llama 3 itself falls back on.
-fn date(format: &str) -> String {
-    const DAY: [(&str, &str); 12] = [
-        ("%d", "26"),
-        ("%-d", "26"),
-        ("%b", "Jul"),
-        ("%B", "July"),
-        ("%m", "07"),
-        ("%Y", "2024"),
-        ("%y", "24"),
-        ("%A", "Friday"),
-        ("%a", "Fri"),
-        ("%H", "12"),
-        ("%M", "00"),
-        ("%S", "00"),
-    ];
-    DAY.iter().fold(format.to_owned(), |text, (directive, value)| text.replace(directive, value))
-}
-
-/// `template` with `{% generation %}`, by which transformers marks what an assistant says, as a block that
-/// changes nothing.
-fn plain_blocks(template: &str) -> String {
-    let mut plain = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some(at) = rest.find("{%") {
-        let Some(length) = rest[at..].find("%}") else { break };
-        let tag = &rest[at..at + length];
-        let word = tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        plain.push_str(&rest[..at]);
-        match word {
-            "generation" => plain.push_str(&tag.replace(word, "if true")),
-            "endgeneration" => plain.push_str(&tag.replace(word, "endif")),
-            _ => plain.push_str(tag),
-        }
-        rest = &rest[at + length..];
+fn plain(talk: &Talk) -> std::result::Result<Exchange, String> {
+    if talk.tools.is_some() {
+        return Err("it has tools, which only a chat template can present, and the model has none".into());
     }
-    plain.push_str(rest);
-    plain
-}
-
-/// JSON as Python's `json.dumps` writes it without escaping what is not ASCII; `indent` spaces or one line.
-fn to_json(value: &Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let mut bytes = Vec::new();
-    let written = match indent {
-        Some(indent) => {
-            let indent = " ".repeat(indent.min(16));
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(indent.as_bytes())))
-        }
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)),
+    let line = |message: &Value| match text(message) {
+        Some(text) => Ok(text),
+        None => Err(format!("a message of `{}` has no text, and the model has no chat template for the rest", role(message))),
     };
-    let invalid = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
-    written.map_err(|e| invalid(e.to_string()))?;
-    Ok(Value::from_safe_string(String::from_utf8(bytes).map_err(|e| invalid(e.to_string()))?))
-}
-
-/// One line, with a space after every comma and colon.
-struct Spaced;
-
-impl Spaced {
-    fn between<W: Write + ?Sized>(writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-}
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        Self::between(writer, first)
-    }
-
-    fn begin_object_key<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        Self::between(writer, first)
-    }
-
-    fn begin_object_value<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
+    let lines = talk.messages.iter().map(line).collect::<std::result::Result<Vec<_>, String>>()?;
+    let prompt: String = lines[..talk.prompt].iter().flat_map(|text| [text, "\n"]).collect();
+    let whole = format!("{prompt}{}", lines[talk.prompt..].join("\n"));
+    Ok(Exchange::new(prompt, whole))
 }

@@ -1,14 +1,15 @@
-//! Examples from rows: `text`; an input and an output column, or `messages`, which go through the chat
-//! template; `prompt` and `completion`; or `input_ids`.
+//! Examples from rows, as their columns have them: tokens, with the source's own tokenizer and chat template.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::chat::{self, Exchange, Message};
-use super::choices::{Question, choices};
-use super::rows::{RawRow, read_rows};
+use super::chat::{self, Exchange, Talk, message};
+use super::choices::Question;
+use super::columns::Fault;
+use super::layout::{self, Row};
+use super::rows::{At, RawRow, read_rows};
 use crate::checkpoint::{BUILTIN_PREFIX, Bytes, Hub, Place, Source, Wanted, builtin_data, builtin_data_file, map, tokenizing};
 use crate::error::{Error, Result};
 
@@ -30,60 +31,70 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// Its multiple-choice questions.
     pub questions: Vec<Question>,
+    /// Columns that nothing was read from, though a row has something there, in the order of the file.
+    pub unused: Vec<String>,
 }
 
 /// The prefix of a data set on the hub.
 const HUB_PREFIX: &str = "hub:";
 
-const TALKS: [&str; 2] = ["messages", "conversations"];
-const INPUTS: [&str; 5] = ["instruction", "question", "query", "input", "text"];
-const OUTPUTS: [&str; 4] = ["output", "answer", "response", "sql_query"];
-
 impl Dataset {
-    /// Reads `spec`, a path, `builtin:NAME` or `hub:org/name[@revision][/file]`, for `source`. Any bad line
+    /// Reads `spec`, a path, `builtin:NAME` or `hub:org/name[@revision][/file]`, for `source`. Any bad row
     /// refuses it all.
     ///
     /// # Errors
-    /// A missing, empty or unreadable file; a line that is no example, with its number; a token
-    /// outside the vocabulary.
+    /// A missing, empty or unreadable file; a row that is no example, with its number; one that the chat template
+    /// refuses; a token outside the vocabulary.
     pub fn read(spec: &str, source: &Source) -> Result<Self> {
         let (spec, files) = find(spec)?;
-        let mut rows = Vec::new();
+        let (mut rows, mut unused, mut named) = (Vec::new(), Vec::new(), BTreeSet::new());
         for (file, bytes) in &files {
-            for (line, row) in read_rows(file, bytes)? {
-                let at = Line { file, line, source };
-                rows.push((at.row(row)?, at));
+            for (at, row) in read_rows(file, bytes)? {
+                let line = Line { file, at, source };
+                let row = match row {
+                    RawRow::Text(text) => Row::Text(text),
+                    RawRow::Columns(mut columns) => {
+                        let row = layout::read(&mut columns).map_err(|fault| line.bad(fault))?;
+                        for name in columns.unused() {
+                            if !named.contains(name) {
+                                named.insert(name.to_owned());
+                                unused.push(name.to_owned());
+                            }
+                        }
+                        row
+                    }
+                };
+                rows.push((row, line));
             }
         }
         // All conversations in one go: what renders a template takes longer to make than to run.
-        let talks: Vec<&[Message]> = rows.iter().flat_map(|(row, _)| row.talks()).collect();
+        let talks: Vec<&Talk> = rows.iter().filter_map(|(row, _)| row.talk()).collect();
         let mut exchanges = chat::render(source, &talks)?.into_iter();
         let (mut examples, mut questions) = (Vec::with_capacity(rows.len()), Vec::new());
         for (row, at) in &rows {
-            let mut answered = || match exchanges.next() {
-                Some(Exchange { whole, answer, .. }) => at.pair(&whole[..answer], &whole[answer..], false),
-                None => Err(at.bad("its template gave nothing".into())),
+            let mut exchange = || match exchanges.next() {
+                Some(rendered) => rendered.map_err(|reason| at.refused(&reason)),
+                None => Err(at.refused("it gave nothing")),
             };
             let example = match row {
-                Row::Ids(ids) => Example { ids: ids.clone(), prompt: 0 },
+                Row::Ids(ids) => Example { ids: ids.iter().map(|id| at.here(*id)).collect::<Result<_>>()?, prompt: 0 },
                 Row::Text(text) => Example { ids: at.encode(text, true)?, prompt: 0 },
                 Row::Pair(prompt, completion) => at.pair(prompt, completion, true)?,
-                Row::Talk(_) => answered()?,
-                Row::Choice(talks, right) => {
-                    let options = talks.iter().map(|_| answered()).collect::<Result<Vec<_>>>()?;
-                    let example = options[*right].clone();
-                    questions.push(Question { options, right: *right });
-                    example
+                Row::Talk(_) => at.exchange(&exchange()?)?,
+                Row::Choice(_, options, right) => {
+                    let exchange = exchange()?;
+                    questions.push(Question { options: at.options(&exchange.prompt, options)?, right: *right });
+                    at.exchange(&exchange)?
                 }
             };
             if example.ids.is_empty() {
-                return Err(at.bad("it has no tokens".into()));
+                return Err(at.bad(Fault::new("it has no tokens", "give it text, or leave it out")));
             }
             examples.push(example);
         }
         match examples.is_empty() {
             true => Err(Error::EmptyData { file: files.into_iter().next().map(|(file, _)| file).unwrap_or_default() }),
-            false => Ok(Self { spec, examples, questions }),
+            false => Ok(Self { spec, examples, questions, unused }),
         }
     }
 }
@@ -117,139 +128,66 @@ pub fn builtin_datasets() -> Vec<&'static str> {
 
 /// The ids of a question, put through the template of `source` if it has one.
 pub(crate) fn prompt_ids(source: &Source, question: &str) -> Result<Vec<u32>> {
-    let at = Line { file: source.path(), line: 1, source };
-    if source.chat_template().is_none() {
+    let at = Line { file: source.path(), at: At::Line(1), source };
+    let talk = Talk { messages: vec![message("user", question), message("assistant", "")], prompt: 1, tools: None };
+    let bad = |reason: String| Error::ChatTemplate { source_name: source.name().into(), file: source.path().into(), reason };
+    if source.chat().template().map_err(bad)?.is_none() {
         return at.encode(question, true);
     }
-    let talk = [Message::new("user", question), Message::new("assistant", "")];
-    let exchange = chat::render(source, &[&talk])?.pop().ok_or_else(|| at.bad("its template gave nothing".into()))?;
+    let exchange = chat::render(source, &[&talk])?.pop().unwrap_or_else(|| Err("it gave nothing".into())).map_err(bad)?;
     at.encode(&exchange.prompt, false)
 }
 
-/// What a row is.
-enum Row {
-    Ids(Vec<u32>),
-    Text(String),
-    /// A prompt and what follows it, as they are.
-    Pair(String, String),
-    /// Goes through the chat template.
-    Talk(Vec<Message>),
-    /// The same with each of some answers, of which one is right.
-    Choice(Vec<Vec<Message>>, usize),
-}
-
-impl Row {
-    fn talks(&self) -> Vec<&[Message]> {
-        match self {
-            Row::Talk(talk) => vec![talk],
-            Row::Choice(talks, _) => talks.iter().map(Vec::as_slice).collect(),
-            _ => Vec::new(),
-        }
-    }
-}
-
+/// A row of a file that is read for a source.
 struct Line<'a> {
     file: &'a Path,
-    line: usize,
+    at: At,
     source: &'a Source,
 }
 
 impl Line<'_> {
-    fn bad(&self, reason: String) -> Error {
-        Error::BadLine { file: self.file.into(), line: self.line, reason }
+    fn bad(&self, fault: Fault) -> Error {
+        self.at.error(self.file, fault)
     }
 
-    fn tokenizer(&self) -> Result<&Tokenizer> {
-        let missing = || format!("source `{}` has no tokenizer.json, so only input_ids can be read", self.source.name());
-        self.source.tokenizer().ok_or_else(|| self.bad(missing()))
+    /// The error that the chat template does not take it.
+    fn refused(&self, reason: &str) -> Error {
+        let about = |words: &[&str]| words.iter().any(|word| reason.to_lowercase().contains(word));
+        let hint = match () {
+            () if self.is_plain() => "give the model a chat template (chat_template.jinja), or text alone",
+            () if about(&["system", "developer"]) => {
+                "where the template has no place for it, put its text at the begin of the first message of the user, or give prompt and \
+                 completion as texts, which no template touches"
+            }
+            () if about(&["alternat", "turn"]) => {
+                "join messages of one role that follow each other, or give prompt and completion as texts, which no template touches"
+            }
+            () => "give the row as the template takes it, or prompt and completion as texts, which no template touches",
+        };
+        let whose = match self.source.chat_template() {
+            Some(_) => format!("the chat template of `{}` does not render it: {reason}", self.source.name()),
+            None => format!("{reason} (`{}`)", self.source.name()),
+        };
+        self.bad(Fault::new(whose, hint))
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let tokenizer = self.tokenizer()?;
+        let tokenizer: &Tokenizer = self.source.tokenizer().ok_or_else(|| {
+            let reason = format!("source `{}` has no tokenizer.json, so only input_ids can be read", self.source.name());
+            self.bad(Fault::new(reason, "put tokenizer.json beside the weights, or give input_ids"))
+        })?;
         let file = self.source.path().join("tokenizer.json");
         let ids = tokenizing(&file, || Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec()))?;
         // A post-processor may add ids that the vocabulary does not have.
         ids.into_iter().map(|id| self.here(id)).collect()
     }
 
-    /// What a row says.
-    fn row(&self, row: RawRow) -> Result<Row> {
-        let row = match row {
-            RawRow::Text(text) => return Ok(Row::Text(text)),
-            RawRow::Object(row) => row,
-        };
-        if let Some(ids) = row.get("input_ids") {
-            return Ok(Row::Ids(self.ids(ids)?));
-        }
-        for key in TALKS {
-            if let Some(list) = row.get(key) {
-                return Ok(Row::Talk(self.talk(key, list)?));
-            }
-        }
-        let options = choices(&row).map_err(|reason| self.bad(reason))?;
-        if let (Some((options, right)), Some(question)) = (options, INPUTS.iter().find_map(|name| row.get(*name)?.as_str())) {
-            let talk = |answer: &String| vec![Message::new("user", question), Message::new("assistant", answer)];
-            return Ok(Row::Choice(options.iter().map(talk).collect(), right));
-        }
-        if let Some(name) = OUTPUTS.iter().find(|name| row.get(**name).is_some_and(|v| !v.is_string())) {
-            return Err(self.bad(format!("`{name}` is not text")));
-        }
-        let text = |name: &str| row.get(name).and_then(Value::as_str);
-        if let (Some(prompt), Some(completion)) = (text("prompt"), text("completion")) {
-            return Ok(Row::Pair(prompt.into(), completion.into()));
-        }
-        let column = |names: &'static [&str]| names.iter().find_map(|name| Some((*name, text(name)?)));
-        match (column(&INPUTS), column(&OUTPUTS)) {
-            (Some((name, question)), Some((_, answer))) => {
-                let more = text("input").filter(|m| name == "instruction" && !m.is_empty());
-                let question = more.map_or(question.to_owned(), |more| format!("{question}\n{more}"));
-                Ok(Row::Talk(vec![Message::new("user", &question), Message::new("assistant", answer)]))
-            }
-            (Some(("text", text)), None) => Ok(Row::Text(text.into())),
-            _ => {
-                let keys: Vec<&str> = row.keys().map(String::as_str).collect();
-                Err(self.bad(format!("no known columns among `{}`", keys.join(", "))))
-            }
-        }
-    }
-
-    /// A conversation: `[{role, content}, ...]`, or `[{from, value}, ...]`.
-    fn talk(&self, key: &str, list: &Value) -> Result<Vec<Message>> {
-        let list = list.as_array().ok_or_else(|| self.bad(format!("`{key}` is not a list")))?;
-        let message = |m: &Value| {
-            let text = |names: [&str; 2]| names.into_iter().find_map(|name| m[name].as_str());
-            let role = match text(["role", "from"])? {
-                "human" => "user",
-                "gpt" => "assistant",
-                role => role,
-            };
-            Some(Message::new(role, text(["content", "value"])?))
-        };
-        let all: Option<Vec<Message>> = list.iter().map(message).collect();
-        let mut all = all.ok_or_else(|| self.bad(format!("`{key}` has a message without role and content")))?;
-        match all.iter().rposition(|m| m.role == "assistant") {
-            Some(last) if last > 0 => {
-                all.truncate(last + 1);
-                Ok(all)
-            }
-            _ => Err(self.bad(format!("`{key}` has no answer of an assistant after a question"))),
-        }
-    }
-
-    fn ids(&self, value: &Value) -> Result<Vec<u32>> {
-        let items = value.as_array().ok_or_else(|| self.bad("input_ids is not a list".into()))?;
-        let one = |item: &Value| {
-            let id = item.as_u64().and_then(|id| u32::try_from(id).ok());
-            self.here(id.ok_or_else(|| self.bad(format!("`{item}` is not a token id")))?)
-        };
-        items.iter().map(one).collect()
-    }
-
     /// The token `id` of the source's own numbering in that of all sources.
     fn here(&self, id: u32) -> Result<u32> {
         let vocabulary = self.source.as_it_is().architecture()?.vocabulary;
         let token = || self.source.as_it_is().tokenizer()?.id_to_token(id);
-        let out = || Error::TokenOutOfRange { file: self.file.into(), line: self.line, id, token: token(), vocabulary };
+        let (unit, line) = self.at.parts();
+        let out = || Error::TokenOutOfRange { file: self.file.into(), unit, line, id, token: token(), vocabulary };
         self.source.row_of(id).ok_or_else(out)
     }
 
@@ -259,5 +197,34 @@ impl Line<'_> {
         let prompt = ids.len();
         ids.extend(self.encode(rest, false)?);
         Ok(Example { ids, prompt })
+    }
+
+    fn exchange(&self, Exchange { whole, answer, .. }: &Exchange) -> Result<Example> {
+        self.pair(&whole[..*answer], &whole[*answer..], self.is_plain())
+    }
+
+    /// Whether no template writes the special tokens, so that the tokenizer adds its own.
+    fn is_plain(&self) -> bool {
+        self.source.chat_template().is_none()
+    }
+
+    /// A question with each of its options, as lm-evaluation-harness has them: `n` tokens of the question alone, then the
+    /// tokens from the `n`th on of question and option together. White space at the question's end is the option's.
+    fn options(&self, question: &str, options: &[String]) -> Result<Vec<Example>> {
+        let alone = self.encode(question.trim_end(), self.is_plain())?;
+        if alone.is_empty() {
+            return Err(self.bad(Fault::new("its question is empty", "give every question a text")));
+        }
+        let option = |(number, option): (usize, &String)| {
+            let together = self.encode(&format!("{question}{option}"), self.is_plain())?;
+            match together.get(alone.len()..).filter(|own| !own.is_empty()) {
+                Some(own) => Ok(Example { ids: [&alone, own].concat(), prompt: alone.len() }),
+                None => {
+                    let reason = format!("its choice {number}, `{option}`, has no token that the question does not have");
+                    Err(self.bad(Fault::new(reason, "leave it out, or word it otherwise")))
+                }
+            }
+        };
+        (1..).zip(options).map(option).collect()
     }
 }

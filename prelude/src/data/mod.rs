@@ -3,10 +3,16 @@
 mod batch;
 mod chat;
 mod choices;
+mod columns;
 mod examples;
+mod layout;
+mod messages;
+mod parquet;
 mod rows;
 mod sampler;
 mod spoken;
+mod table;
+mod template;
 
 pub use batch::Batch;
 #[cfg(test)]
@@ -14,5 +20,6 @@ pub(crate) use chat::{Message, render};
 pub use choices::Question;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, Example, builtin_datasets};
+pub(crate) use layout::{INPUTS, MORE, OUTPUTS, SYSTEMS, TALKS};
 pub(crate) use sampler::next as next_examples;
 pub(crate) use spoken::Spoken;

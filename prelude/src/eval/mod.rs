@@ -6,7 +6,7 @@ mod generate;
 mod likelihood;
 mod score;
 
-pub use choose::choose;
+pub use choose::{Choices, choose, option_likelihoods};
 pub use cost::{Cost, measured};
 pub use generate::{Generation, generate};
 pub use likelihood::{Likelihood, MARGIN, favoured, log_probs};

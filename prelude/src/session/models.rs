@@ -114,6 +114,11 @@ impl Models {
         Ok(())
     }
 
+    /// Columns of the data of source `name` that nothing was read from.
+    pub fn unused_columns(&self, name: &str) -> &[String] {
+        self.data.get(name).map_or(&[], |data| &data.unused)
+    }
+
     /// Whether these are the same sources and data, with the same settings.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.settings == other.settings

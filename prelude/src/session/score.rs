@@ -9,7 +9,7 @@ use crate::checkpoint::{Architecture, BUILTIN_PREFIX, Source};
 use crate::coefficients::{BiasStart, Columns, Merge};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
-use crate::eval::{choose, score};
+use crate::eval::{Score, choose, score};
 use crate::model::{SourceWeights, Weights};
 use crate::show::{AVERAGE, Scoreboard, Scores};
 
@@ -56,7 +56,12 @@ impl Judge<'_> {
         let one = |(name, d): &(String, Dataset)| {
             let mut score = score(architecture, weights, &d.examples, limit, self.device)?;
             if !d.questions.is_empty() {
-                score.multiple_choice = Some(choose(architecture, weights, &d.questions, limit, self.device)?);
+                let choices = choose(architecture, weights, &d.questions, limit, self.device)?;
+                score.multiple_choice = Some(choices.accuracy);
+                // Questions that leave no room for their answers are cut on the left where options are chosen among.
+                if let (0, Some(mean)) = (score.tokens, choices.right.nats_per_token()) {
+                    score = Score { tokens: choices.right.tokens, loss: -mean, perplexity: (-mean).exp(), ..score };
+                }
             }
             if score.tokens == 0 {
                 let what =
@@ -65,7 +70,9 @@ impl Judge<'_> {
             }
             Ok((name.clone(), score))
         };
-        Ok(Scores { data: data.sets.iter().map(one).collect::<Result<_>>()?, held_out: data.held_out })
+        let unused = data.sets.iter().filter(|(_, d)| !d.unused.is_empty()).map(|(name, d)| (name.clone(), d.unused.clone()));
+        let scores = data.sets.iter().map(one).collect::<Result<_>>()?;
+        Ok(Scores { data: scores, held_out: data.held_out, unused: unused.collect() })
     }
 
     /// The data to score on: the files named, or the held-out sets of built-in sources, or else the

@@ -21,7 +21,7 @@ impl Models {
     fn tuning(&self, examples: usize) -> Result<Scored> {
         let first = |d: &Dataset| {
             let examples = d.examples.iter().take(examples).cloned().collect();
-            Dataset { spec: d.spec.clone(), examples, questions: Vec::new() }
+            Dataset { spec: d.spec.clone(), examples, questions: Vec::new(), unused: Vec::new() }
         };
         match self.data.is_empty() {
             true => Err(Error::NoData { source_name: self.names().next().unwrap_or("source").into() }),

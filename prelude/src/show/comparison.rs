@@ -109,7 +109,7 @@ impl Comparison {
             let is_best = |(i, row): (usize, &Vec<Option<f64>>)| (row[column] == Some(best)).then_some((i, column));
             table.best.extend(ranks.iter().enumerate().filter_map(is_best));
         }
-        table.notes.extend(first.and_then(Scores::warning));
+        table.notes.extend(first.map(Scores::notes).unwrap_or_default());
         table.notes.extend(self.notes.iter().cloned());
         table
     }

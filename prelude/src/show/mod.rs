@@ -84,6 +84,7 @@ pub use inspect::{Along, Distance, Distances, Inspection, SourceStats, TensorDis
 pub use lines::printable;
 pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};
+pub(crate) use scores::unused_columns;
 pub use scores::{AVERAGE, MERGED, Scoreboard, Scores};
 pub use table::Table;
 pub(crate) use table::{escape, paragraph};

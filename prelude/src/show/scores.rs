@@ -19,11 +19,25 @@ pub struct Scores {
     pub data: BTreeMap<String, Score>,
     /// Whether this is data the merge does not learn from.
     pub held_out: bool,
+    /// Columns that nothing was read from, by the name of the data that has them.
+    #[serde(default)]
+    pub unused: BTreeMap<String, Vec<String>>,
+}
+
+/// The note that `columns` of the data `name` were not read; of many, the first are named.
+pub(crate) fn unused_columns(name: &str, columns: &[String]) -> String {
+    const NAMED: usize = 8;
+    let named: Vec<String> = columns.iter().take(NAMED).map(|column| format!("`{column}`")).collect();
+    let more = if columns.len() > NAMED { format!(" and {} more", columns.len() - NAMED) } else { String::new() };
+    format!("not used of {name}: {}{more}", named.join(", "))
 }
 
 impl Scores {
-    pub(super) fn warning(&self) -> Option<String> {
-        (!self.held_out).then(|| "this is the data that the merge learns from: name held-out files to be sure".into())
+    /// What a reader should know of it.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let learnt =
+            (!self.held_out).then(|| "this is the data that the merge learns from: name held-out files to be sure".into());
+        learnt.into_iter().chain(self.unused.iter().map(|(name, columns)| unused_columns(name, columns))).collect()
     }
 
     /// The mean loss over data sets, in nats.
@@ -47,7 +61,7 @@ impl Scores {
             row.extend(chooses.then(|| share(s.multiple_choice)));
             table.rows.push(row);
         }
-        table.notes.extend(self.warning());
+        table.notes.extend(self.notes());
         table
     }
 }
@@ -97,7 +111,7 @@ impl Scoreboard {
         let data: Vec<&String> = self.rows.first().map(|(_, s)| s.data.keys().collect()).unwrap_or_default();
         let header = ["model".to_owned()].into_iter().chain(data.iter().map(|d| (*d).clone())).chain(["mean".to_owned()]);
         let mut table = Table::new("exact match (loss)", header);
-        table.notes.extend(self.rows.first().and_then(|(_, scores)| scores.warning()));
+        table.notes.extend(self.rows.first().map(|(_, scores)| scores.notes()).unwrap_or_default());
         for (name, scores) in &self.rows {
             let mut row = vec![name.clone()];
             row.extend(scores.data.values().map(|s| match s.accuracy() {

@@ -1,6 +1,9 @@
 //! `data NAME=FILE...`
 
+use std::collections::BTreeMap;
+
 use crate::Result;
+use crate::show::unused_columns;
 use serde_json::{Map, json};
 
 use super::Verb;
@@ -11,7 +14,7 @@ use super::export::{Code, path};
 pub const VERB: Verb = Verb {
     name: "data",
     usage: "data NAME=FILE...",
-    about: "give each source the data it was tuned on: JSON lines, parquet or text, local or hub:org/name",
+    about: "give each source the data it was tuned on: JSON lines, CSV, parquet or text, local or hub:org/name",
     example: "data ja=japanese.jsonl math=builtin:math",
     rust: Some(rust),
     run,
@@ -40,9 +43,18 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             examples
         }
     };
+    let models = context.current();
     let lines = pairs.iter().zip(&examples).map(|((name, file), n)| format!("{name}: {n} examples of {file}"));
-    let json: Map<_, _> = pairs.iter().zip(&examples).map(|((name, _), n)| (name.clone(), json!(n))).collect();
-    Ok(Reply::new(lines.collect::<Vec<_>>().join("\n"), json!({"data": json})))
+    let unused: BTreeMap<&str, &[String]> = (pairs.iter().map(|(name, _)| (name.as_str(), models.unused_columns(name))))
+        .filter(|(_, columns)| !columns.is_empty())
+        .collect();
+    let lines = lines.chain(unused.iter().map(|(name, columns)| unused_columns(name, columns)));
+    let data: Map<_, _> = pairs.iter().zip(&examples).map(|((name, _), n)| (name.clone(), json!(n))).collect();
+    let mut json = json!({"data": data});
+    if !unused.is_empty() {
+        json["unused"] = json!(unused);
+    }
+    Ok(Reply::new(lines.collect::<Vec<_>>().join("\n"), json))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

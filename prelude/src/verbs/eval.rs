@@ -1,6 +1,7 @@
 //! `eval [FILE]`
 
 use crate::Result;
+use crate::show::Scores;
 use serde_json::{Value, json};
 
 use super::Verb;
@@ -26,7 +27,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             Latest::Dam(dam) => dam.eval(&files)?,
             Latest::Merged(merged) => merged.eval(&files)?,
         };
-        return Ok(Reply::shown(&scores, json!({"scores": scores.data, "held_out": scores.held_out})));
+        return Ok(Reply::shown(&scores, with_unused(json!({"scores": scores.data, "held_out": scores.held_out}), &scores)));
     }
     let board = match latest {
         Latest::Dam(dam) => dam.scoreboard(&files)?,
@@ -35,7 +36,16 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let rows: Vec<Value> = board.rows.iter().map(|(model, scores)| json!({"model": model, "scores": scores.data})).collect();
     // The merge has the last row.
     let scores = board.rows.last().map(|(_, scores)| scores.clone()).unwrap_or_default();
-    Ok(Reply::shown(&board, json!({"scores": scores.data, "held_out": scores.held_out, "rows": rows})))
+    let json = json!({"scores": scores.data, "held_out": scores.held_out, "rows": rows});
+    Ok(Reply::shown(&board, with_unused(json, &scores)))
+}
+
+/// `json` with the columns that were not read, where there are any.
+fn with_unused(mut json: Value, scores: &Scores) -> Value {
+    if !scores.unused.is_empty() {
+        json["unused"] = json!(scores.unused);
+    }
+    json
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
-use crate::data::builtin_datasets;
+use crate::data::{INPUTS, MORE, OUTPUTS, SYSTEMS, TALKS, builtin_datasets};
 use crate::methods::{GREEDY_SOUP, METHODS};
 use crate::train::{KEYS, Settings, about, choices};
 
@@ -92,17 +92,28 @@ fn data() -> String {
     [
         "`data NAME=FILE...` gives source NAME what it was tuned on: it is taught there to answer as the source does. No labels are".to_owned(),
         "compared, so that any text of the kind will do. Built-in models bring theirs. FILE is a path or hub:org/name, and holds".into(),
-        "JSON lines, a JSON list or parquet: a row an example, with".into(),
+        "JSON lines, a JSON list, parquet, CSV or TSV (with a header; a field that is not text holds JSON), a row per example; or".into(),
+        "NAME.txt, a line per example. A row is read as the first of these that its columns allow; a column that is null is missing:".into(),
+        line("input_ids", "tokens, without those that attention_mask leaves out"),
+        line(&TALKS.join(", "), "messages, {role, content, ...} or {from, value}; what follows the assistant's last one is left out"),
+        line("choices", "with an input and answer, answerKey or label: multiple choice, which eval decides by likelihood"),
+        line("prompt, completion", "texts as they are; or messages"),
+        line("an input, an output", "text, a number or messages: the first input and the first output that are there, of"),
+        line("", &INPUTS.join(", ")),
+        line("", &OUTPUTS.join(", ")),
         line("text", "all of it"),
-        line("input, output", "instruction|question|query|input|text and output|answer|response|sql_query, through the chat template"),
-        line("messages", "a conversation, through the chat template"),
-        line("prompt, completion", "as they are"),
-        line("input_ids", "tokens"),
-        line("choices, answer", "with a question: eval decides it by likelihood"),
-        "or NAME.txt: a line an example.".into(),
-format!("Built in, as builtin:NAME: {}.", builtin_datasets().join(", ")),
+        format!("{} follow the input on a line of their own. `history`, [[question, answer], ...], comes before it.", either(&MORE)),
+        format!("{} is the system message. `tools` (and tool_calls of messages) are given to the chat template,", either(&SYSTEMS)),
+        "through which all but input_ids, text and texts prompt and completion go, as transformers does it; without a template a".into(),
+        "message is a line. What is learnt is the answer: the last message, or all of the output. Columns that are not read are named.".into(),
+        format!("Built in, as builtin:NAME: {}.", builtin_datasets().join(", ")),
     ]
     .join("\n")
+}
+
+/// Names of which a row has one.
+fn either(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
 }
 
 fn schemes() -> String {

@@ -24,7 +24,7 @@ pub enum Wanted {
 }
 
 /// The files that data is read from.
-pub const DATA: Wanted = Wanted::Files(&[".jsonl", ".json", ".txt", ".parquet"]);
+pub const DATA: Wanted = Wanted::Files(&[".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet"]);
 
 /// Files of sessions.
 pub const SESSIONS: Wanted = Wanted::Files(&[".safetensors", ".dam"]);
