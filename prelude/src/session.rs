@@ -13,6 +13,7 @@
 
 mod apart;
 mod bake;
+mod beside;
 mod check;
 mod compare;
 mod diff;

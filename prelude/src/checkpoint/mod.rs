@@ -1,6 +1,7 @@
 //! Floor 1: find, open, verify and write Hugging Face checkpoints.
 
 mod archive;
+mod beside;
 mod config;
 mod download;
 mod encode;
@@ -20,6 +21,9 @@ mod write;
 /// The name that marks the base model.
 pub const BASE: &str = "base";
 
+pub(crate) use beside::{
+    ALL as ALL_BESIDE, Beside, Group, MOST as MOST_BESIDE, WHOLE as WHOLE_GROUPS, is_vocabulary, record,
+};
 pub use config::{Activation, Architecture, Attends, Kind, Rope, Scaling, TensorSpec};
 pub use download::{Download, watch_downloads};
 pub use source::Source;
@@ -31,7 +35,7 @@ pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};
 pub(crate) use hub::{Hub, Place, Wanted, cached_names};
 pub(crate) use restack::Restacked;
-pub(crate) use source::{SIDE_FILES, common_dtype, in_one_numbering, mix, split_name, views};
+pub(crate) use source::{common_dtype, in_one_numbering, mix, split_name, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub(crate) use view::TILE;
 pub use write::Written;

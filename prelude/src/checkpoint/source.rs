@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
 use super::archive::{Archive, Buffer};
+use super::beside::Beside;
 use super::config::{Architecture, Kind, TensorSpec};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
 use super::lora::Adapter;
@@ -18,20 +19,6 @@ use super::tokenizer::{Chat, read_tokenizer};
 use super::view::View;
 use super::vocabulary::{Numbering, Seen, align, config_of};
 use crate::error::{Error, Result};
-
-/// Files that belong to a checkpoint beside its weights and go along when a merge is baked.
-pub(crate) const SIDE_FILES: [&str; 10] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-];
 
 /// A loaded source. Cheap to clone; the weights stay memory-mapped in their own dtype.
 #[derive(Clone)]
@@ -342,6 +329,11 @@ impl Source {
     pub(crate) fn view(&self, name: &str) -> Result<&View> {
         let missing = || Error::MissingTensor { file: self.path().into(), tensor: name.into() };
         self.0.views.get(name).ok_or_else(missing)
+    }
+
+    /// What stands beside its weights.
+    pub(crate) fn beside(&self) -> Beside {
+        self.0.files.beside()
     }
 
     /// A side file's bytes, where there is one.

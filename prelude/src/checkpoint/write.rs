@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -14,11 +14,11 @@ use serde_json::json;
 
 use super::config::TensorSpec;
 use super::encode::encode;
-use super::source::SIDE_FILES;
+use super::beside::recorded;
 use crate::error::{Error, Result};
 
 /// What a write produced.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Where it is, absolute.
     pub path: PathBuf,
@@ -26,6 +26,10 @@ pub struct Written {
     pub files: usize,
     /// Their size together.
     pub bytes: u64,
+    /// Files beside the weights that were copied from sources, of a checkpoint.
+    pub copied: Vec<String>,
+    /// Files of sources that were not copied, each with why.
+    pub left_out: Vec<String>,
 }
 
 /// One tensor to be written.
@@ -231,11 +235,8 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
         .tempdir_in(&parent.path)
         .map_err(io)?;
     fill(new.path())?;
-    let mut written = Written { path: path.clone(), files: 0, bytes: 0 };
-    for entry in fs::read_dir(new.path()).map_err(io)? {
-        written.files += 1;
-        written.bytes += entry.and_then(|e| e.metadata()).map_err(io)?.len();
-    }
+    let mut written = Written { path: path.clone(), ..Written::default() };
+    measure(new.path(), &mut written).map_err(io)?;
     let old = match exists {
         true => {
             let old = tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent.path).map_err(io)?;
@@ -266,7 +267,7 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
     file.persist(&path).map_err(|e| io(e.error))?;
     parent.keep();
-    Ok(Written { path, files: 1, bytes: bytes.len() as u64 })
+    Ok(Written { path, files: 1, bytes: bytes.len() as u64, ..Written::default() })
 }
 
 /// [`replace_file`] where nothing is there yet.
@@ -280,16 +281,69 @@ pub(crate) fn new_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     }
 }
 
-/// Whether `path` is a directory of nothing but files that a checkpoint has.
+/// Adds the files below `directory` to `written`.
+fn measure(directory: &Path, written: &mut Written) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            measure(&entry.path(), written)?;
+            continue;
+        }
+        written.files += 1;
+        written.bytes += entry.metadata()?.len();
+    }
+    Ok(())
+}
+
+/// Whether `path` is a directory of nothing but what a checkpoint has: weights, a model card, files that every
+/// checkpoint has, and those that the card says were copied there. A link is never replaced.
 fn is_only_checkpoint(path: &Path) -> bool {
-    let part =
-        |name: &str| name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
-    let known = |name: &str| part(name) || name == "README.md" || SIDE_FILES.contains(&name);
-    let plain = path.symlink_metadata().is_ok_and(|m| m.is_dir());
-    let fits = |entry: std::io::Result<fs::DirEntry>| {
-        entry.is_ok_and(|e| e.file_type().is_ok_and(|t| t.is_file()) && e.file_name().to_str().is_some_and(known))
+    let card = File::open(path.join("README.md")).and_then(|file| {
+        let mut text = String::new();
+        file.take(LONGEST_CARD).read_to_string(&mut text).map(|_| text)
+    });
+    let card = card.unwrap_or_default();
+    let recorded = recorded(&card);
+    let weights = |name: &str| {
+        name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
+            || ["adapter_config.json", "adapter_model.safetensors"].contains(&name)
     };
-    plain && fs::read_dir(path).is_ok_and(|mut entries| entries.all(fits))
+    let known = |name: &str| weights(name) || COMMON.contains(&name) || recorded.contains(name);
+    path.symlink_metadata().is_ok_and(|m| m.is_dir()) && all_below(path, "", &known)
+}
+
+/// Files that any checkpoint may have, whoever wrote it.
+const COMMON: [&str; 11] = [
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
+/// Bytes of a model card that are read.
+const LONGEST_CARD: u64 = 4 << 20;
+
+/// Whether all files below `directory`, by their names from where `prefix` begins, are `known` and no links.
+fn all_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> bool {
+    let fits = |entry: std::io::Result<fs::DirEntry>| {
+        let Ok(entry) = entry else { return false };
+        let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else { return false };
+        let name = format!("{prefix}{name}");
+        match kind.is_dir() {
+            true => prefix.matches('/').count() < 8 && all_below(&entry.path(), &format!("{name}/"), known),
+            false => kind.is_file() && known(&name),
+        }
+    };
+    // An empty directory within is somebody's.
+    let mut entries = fs::read_dir(directory).into_iter().flatten().peekable();
+    (prefix.is_empty() || entries.peek().is_some()) && entries.all(fits)
 }
 
 /// The directory that something is written in, made where it was missing; what was made goes again

@@ -7,13 +7,11 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::Bake;
+use super::beside::{Chosens, choose};
 use crate::checkpoint::{
-    Checkpoint, Content, Entry, Restacked, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file,
+    Checkpoint, Content, Entry, Group, Restacked, Source, TensorSpec, Written, record, replace_directory, write_file,
 };
 use crate::error::{Error, Result};
-
-/// The side files that say nothing of tokens.
-const MODEL_FILES: [&str; 2] = ["config.json", "generation_config.json"];
 
 /// A checkpoint to be written.
 pub(super) struct Output<'a> {
@@ -55,26 +53,41 @@ impl Output<'_> {
         }
         let main = tensors.iter().max_by_key(|t| t.shape.iter().product::<usize>()).map_or(Dtype::F32, |t| t.dtype);
         let checkpoint = Checkpoint { tensors, shard_bytes: self.options.shard_bytes };
-        replace_directory(directory, self.options.force, |new| {
+        let Chosens { files, left_out } = self.beside();
+        let copied = || files.iter().filter(|file| file.group != Group::Config);
+        let from: Vec<(String, String)> = copied().map(|f| (f.source.name().to_owned(), f.name.clone())).collect();
+        let written = replace_directory(directory, self.options.force, |new| {
             checkpoint.write(new, content)?;
-            // The first that has a file gives it; where vocabularies differ, first the one that has all tokens.
-            let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
-            for name in SIDE_FILES {
-                let preferred = self.tokenizer.filter(|_| !MODEL_FILES.contains(&name));
-                for source in preferred.into_iter().chain(reference).chain(self.merged) {
-                    let Some(bytes) = source.side_file(name)? else { continue };
-                    let bytes = match (name, self.restacked) {
-                        ("config.json", Some(restacked)) => config(source, &restacked.config, main)?,
-                        ("config.json", None) => config(source, &bytes, main)?,
-                        _ => bytes.to_vec(),
-                    };
-                    write_file(&new.join(name), &bytes)?;
-                    break;
-                }
+            for file in &files {
+                let bytes = match (file.group, self.restacked) {
+                    (Group::Config, Some(restacked)) => config(file.source, &restacked.config, main)?,
+                    (Group::Config, None) => config(file.source, &file.bytes()?, main)?,
+                    _ => file.bytes()?,
+                };
+                write_beside(new, &file.name, &bytes)?;
             }
-            write_file(&new.join("README.md"), self.card.as_bytes())
-        })
+            write_file(&new.join("README.md"), format!("{}{}", self.card, record(&from)).as_bytes())
+        })?;
+        Ok(Written { copied: copied().map(|file| file.name.clone()).collect(), left_out, ..written })
     }
+
+    /// The files beside the weights.
+    fn beside(&self) -> Chosens<'_> {
+        // The first that has a file gives it; where vocabularies differ, first the one that has all tokens.
+        let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
+        let models: Vec<&Source> = reference.into_iter().chain(self.merged).collect();
+        let speakers: Vec<&Source> = self.tokenizer.into_iter().chain(models.iter().copied()).collect();
+        choose(&models, &speakers, |_| true)
+    }
+}
+
+/// Writes the file `name` of `directory`, which may be in a directory of its own.
+pub(super) fn write_beside(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = directory.join(name);
+    if let Some(parent) = path.parent().filter(|_| name.contains('/')) {
+        std::fs::create_dir_all(parent).map_err(|e| Error::Io { action: "write", path: parent.into(), source: e })?;
+    }
+    write_file(&path, bytes)
 }
 
 /// The dtype named `name`.

@@ -60,14 +60,14 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let mut report = merged.report();
     let mut fields = json!({
         "method": report.method, "sources": report.sources, "base": report.base, "tensors": report.tensors,
-        "parameters": report.parameters, "copied": report.copied, "notes": report.notes,
+        "parameters": report.parameters, "copied_tensors": report.copied, "notes": report.notes,
     });
     match directory {
         Some(directory) => {
             let written = merged.bake_with(directory, &options)?;
-            fields["path"] = json!(written.path);
-            fields["files"] = json!(written.files);
-            fields["bytes"] = json!(written.bytes);
+            if let (Value::Object(fields), Value::Object(of)) = (&mut fields, written.json()) {
+                fields.extend(of);
+            }
             report.written = Some(written);
         }
         None => context.merged = Some(merged),
