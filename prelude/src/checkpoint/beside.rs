@@ -7,7 +7,7 @@
 //! Sources are not trusted: a name must be plain, a link may not leave the checkpoint (or the blobs of the hub's
 //! cache), and size, depth and number are limited.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -216,6 +216,20 @@ impl Beside {
     }
 }
 
+impl Beside {
+    /// The same where some files are others, of these sizes, or hidden: none. A tokenizer that comes with settings of
+    /// its own stands alone.
+    pub fn with(mut self, replaced: &BTreeMap<&str, Option<u64>>) -> Self {
+        let stands_alone = replaced.get("tokenizer.json").is_some_and(Option::is_some);
+        let stands_alone = stands_alone && replaced.contains_key("tokenizer_config.json");
+        let is_hidden = |name: &str, group| replaced.contains_key(name) || stands_alone && group == Group::Tokenizer;
+        self.files.retain(|(name, group, _)| !is_hidden(name, *group));
+        replaced.iter().filter_map(|(name, size)| Some((*name, (*size)?))).for_each(|(name, size)| self.add(name.into(), size));
+        self.files.sort();
+        self
+    }
+}
+
 impl Files {
     /// What stands beside the weights.
     pub fn beside(&self) -> Beside {
@@ -365,6 +379,19 @@ mod tests {
             assert_eq!(super::group(name), None, "{name}");
         }
         assert_eq!((super::group("a\nb.json"), super::group("")), (None, None));
+    }
+
+    #[test]
+    fn a_tokenizer_with_settings_of_its_own_hides_the_other() {
+        let with = |replaced: &[(&'static str, Option<u64>)]| {
+            let mut beside = Beside::default();
+            ["a.txt", "chat_template.json", "tokenizer.json"].iter().for_each(|name| beside.add((*name).to_owned(), 1));
+            let files = beside.with(&replaced.iter().copied().collect()).files;
+            files.into_iter().map(|(name, _, size)| format!("{name} {size}")).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(with(&[("tokenizer.json", Some(2))]), "a.txt 1, chat_template.json 1, tokenizer.json 2");
+        assert_eq!(with(&[("tokenizer.json", Some(2)), ("tokenizer_config.json", None)]), "a.txt 1, tokenizer.json 2");
+        assert_eq!(with(&[("chat_template.json", None)]), "a.txt 1, tokenizer.json 1");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::archive::{Archive, Buffer};
 use super::beside::Beside;
 use super::config::{Architecture, Kind, TensorSpec};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
+use super::hub::Place;
 use super::lora::Adapter;
 use super::other::{self, OUTPUT};
 use super::tokenizer::{Chat, read_tokenizer};
@@ -223,6 +224,19 @@ impl Source {
         &self.0.spec
     }
 
+    /// What opens it without its adapters, and the adapters.
+    pub(crate) fn place_and_adapters(&self) -> (&str, Vec<&str>) {
+        split_adapters(self.spec())
+    }
+
+    /// Its repository on the hub, where it is from there.
+    pub(crate) fn hub_place(&self) -> Option<Place> {
+        match &self.0.files {
+            Files::Hub(_, pinned) => Place::parse(pinned, false),
+            _ => None,
+        }
+    }
+
     /// The built-in model's name, if it is one.
     pub fn builtin(&self) -> Option<&str> {
         self.0.spec.strip_prefix(BUILTIN_PREFIX)
@@ -333,7 +347,8 @@ impl Source {
 
     /// What stands beside its weights.
     pub(crate) fn beside(&self) -> Beside {
-        self.0.files.beside()
+        let replaced = self.0.replaced.iter().map(|(name, bytes)| (*name, Some(bytes.len() as u64)));
+        self.0.files.beside().with(&replaced.collect())
     }
 
     /// A side file's bytes, where there is one.

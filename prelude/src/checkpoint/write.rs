@@ -1,6 +1,7 @@
 //! Writing: a checkpoint streamed block by block, aside, then renamed into place.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -18,7 +19,7 @@ use super::beside::recorded;
 use crate::error::{Error, Result};
 
 /// What a write produced.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Written {
     /// Where it is, absolute.
     pub path: PathBuf,
@@ -30,6 +31,43 @@ pub struct Written {
     pub copied: Vec<String>,
     /// Files of sources that were not copied, each with why.
     pub left_out: Vec<String>,
+    /// What it keeps of the merge, where it is an adapter.
+    pub kept: Option<Kept>,
+}
+
+/// What an adapter of limited rank keeps of a merge's difference to its base. Shares are of the Frobenius norm,
+/// `sqrt(1 - |D - BA|^2 / |D|^2)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// The largest rank of its factors.
+    pub rank: usize,
+    /// The share over all tensors, those that are kept whole included.
+    pub share: f64,
+    /// Tensors with factors: name, rank and share.
+    pub tensors: Vec<(String, usize, f64)>,
+}
+
+impl Kept {
+    /// The tensor that keeps least of its difference, and its share.
+    pub fn least(&self) -> Option<(&str, f64)> {
+        let least = self.tensors.iter().min_by(|a, b| a.2.total_cmp(&b.2));
+        least.map(|(name, _, share)| (name.as_str(), *share))
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not rounded up: only what is exact is 100%.
+        let percent = |share: f64| match share > 1.0 - 1e-8 {
+            true => "100%".to_owned(),
+            false => format!("{:.2}%", (share * 1e4).floor() / 100.0),
+        };
+        write!(f, "Rank {} keeps {} of the norm of the merge's difference to its base", self.rank, percent(self.share))?;
+        match self.least().filter(|(_, share)| percent(*share) != percent(self.share)) {
+            Some((name, share)) => write!(f, "; least at `{name}`, {}", percent(share)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One tensor to be written.
@@ -124,6 +162,17 @@ impl Checkpoint {
             write_file(&directory.join("model.safetensors.index.json"), index.to_string().as_bytes())?;
         }
         Ok(())
+    }
+}
+
+impl Checkpoint {
+    /// Writes all tensors as the one file `path`.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::write`].
+    pub fn write_one<'a>(mut self, path: &Path, content: impl Fn(&Entry) -> Result<Content<'a>> + Sync) -> Result<()> {
+        self.tensors.sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
+        write_shard(path, &self.tensors.iter().collect::<Vec<_>>(), &Buffers::default(), &content)
     }
 }
 

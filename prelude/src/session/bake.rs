@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::Session;
+use super::adapter::AsAdapter;
 use super::output::{Output, last};
-use crate::checkpoint::{Content, Written, common_dtype, views};
+use crate::checkpoint::{Content, TensorSpec, Written, common_dtype, views};
 use crate::coefficients::{COLUMNS, Wrap};
 use crate::error::Result;
 use crate::interrupt;
@@ -30,11 +31,14 @@ pub struct Bake {
     pub shard_bytes: u64,
     /// Replace a checkpoint that is there.
     pub force: bool,
+    /// The rank of a LoRA adapter to write in place of a checkpoint: the merge's difference to its base, which is the
+    /// source marked `base`, or the one model that the sources' own adapters are of.
+    pub adapter: Option<usize>,
 }
 
 impl Default for Bake {
     fn default() -> Self {
-        Self { dtype: None, shard_bytes: 5_000_000_000, force: false }
+        Self { dtype: None, shard_bytes: 5_000_000_000, force: false, adapter: None }
     }
 }
 
@@ -48,6 +52,11 @@ impl Session {
             restacked: None,
             card: self.card(),
         };
+        if let Some(rank) = options.adapter {
+            let specs: Vec<&TensorSpec> = self.merge.tensors.iter().map(|t| &t.spec).collect();
+            let adapter = AsAdapter { output: &output, base: self.models.base(), rank };
+            return adapter.write(directory, &specs, |name| self.merge.values(self.merge.tensor(name)?));
+        }
         let stored = |spec| Ok((spec, common_dtype(&views(&self.sources, spec)?)));
         let entries = output.entries(self.merge.tensors.iter().map(|t| stored(&t.spec)).collect::<Result<Vec<_>>>()?)?;
         output.write(directory, entries, |entry| {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use rayon::prelude::*;
 
+use super::adapter::AsAdapter;
 use super::inspect::matching;
 use super::output::{Output, last};
 use super::score::{Judge, Scored};
 use super::{Bake, Models, on_threads};
-use crate::checkpoint::{Content, Entry, Written};
+use crate::checkpoint::{Content, Entry, TensorSpec, Written};
 use crate::error::Result;
 use crate::methods::{Plan, Planned};
 use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
@@ -136,12 +137,19 @@ impl Merged {
             restacked: plan.restacked.as_ref(),
             card: self.card(),
         };
+        let directory = directory.as_ref();
+        if let Some(rank) = options.adapter {
+            let specs: Vec<&TensorSpec> = plan.tensors.iter().map(|t| t.operands.spec()).collect();
+            let adapter = AsAdapter { output: &output, base: plan.base.as_ref().or(models.base()), rank };
+            return on_threads(models.settings.threads, || {
+                adapter.write(directory, &specs, |name| plan.tensor(name)?.values())
+            });
+        }
         let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
         let buffers = plan.models.first().map(|s| s.buffers()).into_iter().flatten();
         let bytes: std::collections::BTreeMap<&str, &[u8]> =
             buffers.clone().map(|(name, b)| (name.as_str(), b.bytes())).collect();
         entries.extend(buffers.map(|(name, b)| Entry { name: name.clone(), shape: b.shape.clone(), dtype: b.dtype }));
-        let directory = directory.as_ref();
         on_threads(models.settings.threads, || {
             output.write(directory, entries, |entry| match bytes.get(entry.name.as_str()) {
                 Some(bytes) => Ok(Content::Bytes(bytes)),

@@ -1,6 +1,6 @@
 //! What every merge leaves behind: a checkpoint with the side files of its sources and a model card.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use safetensors::Dtype;
@@ -45,15 +45,10 @@ impl Output<'_> {
         tensors: Vec<Entry>,
         content: impl Fn(&Entry) -> Result<Content<'a>> + Sync,
     ) -> Result<Written> {
-        let target = directory.canonicalize().ok();
-        let is_target = |s: &&Source| target.is_some() && s.path().canonicalize().ok() == target;
-        if let Some(source) = self.loaded.iter().find(is_target) {
-            let what = format!("`{}` is the source `{}`", directory.display(), source.name());
-            return Err(Error::Sources { what, hint: "write into another directory" });
-        }
+        self.check_target(directory)?;
         let main = tensors.iter().max_by_key(|t| t.shape.iter().product::<usize>()).map_or(Dtype::F32, |t| t.dtype);
         let checkpoint = Checkpoint { tensors, shard_bytes: self.options.shard_bytes };
-        let Chosens { files, left_out } = self.beside();
+        let Chosens { files, left_out } = self.beside(|_| true);
         let copied = || files.iter().filter(|file| file.group != Group::Config);
         let from: Vec<(String, String)> = copied().map(|f| (f.source.name().to_owned(), f.name.clone())).collect();
         let written = replace_directory(directory, self.options.force, |new| {
@@ -71,13 +66,27 @@ impl Output<'_> {
         Ok(Written { copied: copied().map(|file| file.name.clone()).collect(), left_out, ..written })
     }
 
-    /// The files beside the weights.
-    fn beside(&self) -> Chosens<'_> {
+    /// An error where `directory` is a source's.
+    pub fn check_target(&self, directory: &Path) -> Result<()> {
+        let target = directory.canonicalize().ok();
+        let adapters = |s: &Source| s.place_and_adapters().1.into_iter().map(PathBuf::from).collect::<Vec<_>>();
+        let is_target = |path: &Path| target.is_some() && path.canonicalize().ok() == target;
+        match self.loaded.iter().find(|s| is_target(s.path()) || adapters(s).iter().any(|path| is_target(path))) {
+            Some(source) => {
+                let what = format!("`{}` is the source `{}`", directory.display(), source.name());
+                Err(Error::Sources { what, hint: "write into another directory" })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The files of `wanted` groups beside the weights.
+    pub fn beside(&self, wanted: impl Fn(Group) -> bool) -> Chosens<'_> {
         // The first that has a file gives it; where vocabularies differ, first the one that has all tokens.
         let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
         let models: Vec<&Source> = reference.into_iter().chain(self.merged).collect();
         let speakers: Vec<&Source> = self.tokenizer.into_iter().chain(models.iter().copied()).collect();
-        choose(&models, &speakers, |_| true)
+        choose(&models, &speakers, wanted)
     }
 }
 
@@ -91,7 +100,7 @@ pub(super) fn write_beside(directory: &Path, name: &str, bytes: &[u8]) -> Result
 }
 
 /// The dtype named `name`.
-fn named(name: &str) -> Result<DType> {
+pub(super) fn named(name: &str) -> Result<DType> {
     match name {
         "f32" => Ok(DType::F32),
         "f16" => Ok(DType::F16),

@@ -95,12 +95,20 @@ impl Written {
                 json[key] = json!(names);
             }
         }
+        if let Some(kept) = &self.kept {
+            let tensors = kept.tensors.iter().map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
+            let least = kept.least().map(|(name, share)| json!({"tensor": name, "share": share}));
+            json["adapter"] = json!({
+                "rank": kept.rank, "share": kept.share, "least": least, "tensors": tensors.collect::<Vec<_>>(),
+            });
+        }
         json
     }
 
     fn table(&self) -> Table {
         let mut table = Table::new("", ["written", "files", "size"]);
         table.rows.push(vec![self.path.display().to_string(), self.files.to_string(), bytes(self.bytes)]);
+        table.notes.extend(self.kept.iter().map(ToString::to_string));
         if !self.copied.is_empty() {
             table.notes.push(format!("copied beside the weights: {}", self.copied.join(", ")));
         }
