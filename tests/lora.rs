@@ -77,7 +77,7 @@ fn what_cannot_be_applied_is_refused_by_name() {
     refused("bias", json!("all"), &["bias", "all"]);
     refused("r", json!(5), &["rank `4`"]);
     refused("alpha_pattern", json!({"layers.[0-9]+.q_proj": 3}), &["regular expression"]);
-    refused("r", json!("four"), &["invalid type"]);
+    refused("r", json!("four"), &["whole number"]);
 }
 
 #[test]

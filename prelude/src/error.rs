@@ -140,7 +140,7 @@ impl Error {
             Error::NotFound { .. } => {
                 "check the name and the directory you are in; built-in models are named builtin:NAME, as builtin:math"
             }
-            Error::MissingFile { .. } => "a model is a directory with config.json and *.safetensors",
+            Error::MissingFile { file, .. } => remedy::missing_file(file),
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
             Error::Gguf { .. } => "download the file again, or convert the model with a newer llama.cpp",
             Error::Json { file, .. } => remedy::json(file),
@@ -364,6 +364,7 @@ mod tests {
         let mut examples = vec![
             Error::NotFound { path: file() },
             Error::MissingFile { directory: path("model"), file: "config.json".into() },
+            Error::MissingFile { directory: path("adapter"), file: "adapter_config.json".into() },
             Error::Safetensors { file: file(), reason: text() },
             Error::Gguf { file: file(), reason: text() },
             Error::OutsideDirectory { index: file(), entry: text() },

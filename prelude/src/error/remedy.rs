@@ -11,17 +11,28 @@ fn is_named(file: &Path, name: &str) -> bool {
     file.file_name().is_some_and(|own| own == name)
 }
 
+/// What to do about a directory that lacks `file`.
+pub(super) fn missing_file(file: &str) -> &'static str {
+    if is_adapter(Path::new(file)) {
+        "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as PEFT saves it"
+    } else if file.ends_with(".safetensors") && file.starts_with("model-") {
+        "download the weights again: one of their files is missing"
+    } else {
+        "a model is a directory with config.json and *.safetensors"
+    }
+}
+
 /// What to do about a file that is no JSON, or not what it should be.
 pub(super) fn json(file: &Path) -> &'static str {
-    match () {
-        () if is_adapter(file) => "save the adapter again with PEFT (save_pretrained), or download the file again",
-        () if file.to_string_lossy().ends_with(".index.json") => {
-            "download the index again; where model.safetensors holds all weights, remove it"
-        }
-        () if ["config.json", "tokenizer_config.json", "special_tokens_map.json"].iter().any(|name| is_named(file, name)) => {
-            "download the file again, or mend it in an editor at the place named"
-        }
-        () => "write the file again, or mend it in an editor at the place named",
+    let read = ["config.json", "tokenizer_config.json", "special_tokens_map.json"];
+    if is_adapter(file) {
+        "save the adapter again with PEFT (save_pretrained), or download the file again"
+    } else if file.to_string_lossy().ends_with(".index.json") {
+        "download the index again; where model.safetensors holds all weights, remove it"
+    } else if read.iter().any(|name| is_named(file, name)) {
+        "download the file again, or mend it in an editor at the place named"
+    } else {
+        "write the file again, or mend it in an editor at the place named"
     }
 }
 

@@ -66,6 +66,9 @@ const NEGLIGIBLE: f64 = 1e-14;
 pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Truncated> {
     let Made { rows, columns, .. } = *matrix;
     let shorter = rows.min(columns);
+    if shorter == 0 {
+        return Ok(Truncated { rank: 0, left: Vec::new(), right: Vec::new(), values: Vec::new(), whole: 0.0, lost: 0.0 });
+    }
     let rank = rank.min(shorter);
     let width = if shorter <= SMALL { shorter } else { shorter.min(rank + (rank / 2).max(16)) };
     let held = matrix.held();
@@ -92,7 +95,7 @@ pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Tr
         blocks(&mut |row, block| {
             let count = block.len() / columns;
             let part = Matrix::new(&basis[row * wide..(row + count) * wide], count, wide, wide);
-            product(Matrix::new(block, count, columns, columns).t(), part, 1.0, (&mut across, wide), Into::Add, true);
+            product(Matrix::new(block, count, columns, columns).t(), part, 1.0, (&mut across[..], wide), Into::Add, true);
         })?;
         if left_over == 0 || wide == 0 {
             break (basis, across);
@@ -103,19 +106,20 @@ pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Tr
         left = vec![0f32; rows * wide];
         blocks(&mut |row, block| times(block, &turned, (columns, wide), &mut left[row * wide..]))?;
     };
-    let mut result = rotated(&basis, &across, (rows, columns), rank, noise);
-    let Truncated { rank, left, right, lost, .. } = &mut result;
+    let found = rotated(&basis, &across, (rows, columns), rank, noise);
+    let mut lost = 0f64;
     let mut rest = vec![0f32; BLOCK.min(rows * columns).max(columns)];
     blocks(&mut |row, block| {
-        let count = block.len() / columns;
-        let rest = &mut rest[..block.len()];
+        let (count, rest, rank) = (block.len() / columns, &mut rest[..block.len()], found.rank);
         rest.copy_from_slice(block);
-        let part = Matrix::new(&left[row * *rank..(row + count) * *rank], count, *rank, *rank);
-        product(part, Matrix::new(right, *rank, columns, columns), -1.0, (rest, columns), Into::Add, true);
-        *lost += square(rest);
+        if rank > 0 {
+            let part = Matrix::new(&found.left[row * rank..(row + count) * rank], count, rank, rank);
+            let right = Matrix::new(&found.right, rank, columns, columns);
+            product(part, right, -1.0, (&mut *rest, columns), Into::Add, true);
+        }
+        lost += square(rest);
     })?;
-    result.whole = whole;
-    Ok(result)
+    Ok(Truncated { whole, lost, ..found })
 }
 
 impl Made<'_> {
@@ -173,7 +177,7 @@ fn gram(matrix: &[f32], rows: usize, width: usize) -> DMatrix<f64> {
     for block in matrix.chunks(ROWS * width.max(1)) {
         let block: Vec<f64> = block.iter().map(|x| f64::from(*x)).collect();
         let block = Matrix::new(&block, block.len() / width.max(1), width, width);
-        product(block.t(), block, 1.0, (&mut sum, width), Into::Add, true);
+        product(block.t(), block, 1.0, (&mut sum[..], width), Into::Add, true);
     }
     debug_assert_eq!(matrix.len(), rows * width);
     // Symmetric to the last bit, whatever the order of its sums.
@@ -182,6 +186,10 @@ fn gram(matrix: &[f32], rows: usize, width: usize) -> DMatrix<f64> {
 
 /// The eigenvalues of `symmetric`, largest first, with their vectors as columns.
 fn eigen(symmetric: DMatrix<f64>) -> (Vec<f64>, DMatrix<f64>) {
+    // What has overflown has no directions.
+    if symmetric.is_empty() || symmetric.iter().any(|x| !x.is_finite()) {
+        return (Vec::new(), DMatrix::zeros(symmetric.nrows(), 0));
+    }
     let found = SymmetricEigen::new(symmetric);
     let mut order: Vec<usize> = (0..found.eigenvalues.len()).collect();
     order.sort_by(|a, b| found.eigenvalues[*b].total_cmp(&found.eigenvalues[*a]));
@@ -217,7 +225,7 @@ fn turned(matrix: &[f32], rows: usize, turn: &DMatrix<f64>) -> Vec<f32> {
         let wide: Vec<f64> = rows.iter().map(|x| f64::from(*x)).collect();
         let mut made = vec![0f64; out.len()];
         let (rows, flat) = (Matrix::new(&wide, wide.len() / width, width, width), Matrix::new(&flat, width, count, count));
-        product(rows, flat, 1.0, (&mut made, count), Into::Replace, false);
+        product(rows, flat, 1.0, (&mut made[..], count), Into::Replace, false);
         out.iter_mut().zip(made).for_each(|(out, x)| *out = x as f32);
     });
     out
@@ -230,7 +238,8 @@ fn rotated(basis: &[f32], across: &[f32], (rows, columns): (usize, usize), rank:
     let (values, vectors) = eigen(gram(across, columns, width));
     let most = values.first().copied().unwrap_or(0.0);
     let least = (NEGLIGIBLE * most).max(noise * noise);
-    let rank = values.iter().take(rank).take_while(|value| **value > least).count();
+    let above = values.iter().take(rank).take_while(|value| **value > least).count();
+    let rank = above.max(usize::from(most > 0.0).min(rank));
     let values: Vec<f64> = values[..rank].iter().map(|value| value.sqrt()).collect();
     let left = turned(basis, rows, &DMatrix::from_fn(width, rank, |i, j| vectors[(i, j)] * values[j]));
     let columnwise = turned(across, columns, &DMatrix::from_fn(width, rank, |i, j| vectors[(i, j)] / values[j]));

@@ -119,6 +119,9 @@ impl AsAdapter<'_> {
                 let deviation = (compared.size / (rows * columns) as f64).sqrt() / f64::from(1u32 << 24);
                 let noise = 2.0 * deviation * ((rows as f64).sqrt() + (columns as f64).sqrt());
                 let factors = truncated(&matrix, self.rank, noise)?;
+                if factors.rank == 0 {
+                    return refused("its numbers are too large to be decomposed");
+                }
                 let embedding = spec.kind == Kind::Embedding;
                 Ok(Part { module: module.into(), spec: (*spec).clone(), apart: *apart, change: Change::LowRank { factors, embedding } })
             }

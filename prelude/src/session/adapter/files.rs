@@ -78,11 +78,12 @@ pub(super) fn write<'s>(
     let is_bias = |part: &Part| part.spec.name.ends_with(".bias") && matrices.contains(&part.module.as_str());
     let saved: Vec<&str> = unique(parts.iter().filter(|p| !p.is_low_rank() && !is_bias(p)).map(|p| p.module.as_str()));
     let lowered: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
-    if parts.is_empty() {
-        return Err(Error::Sources {
-            what: "the merge does not differ from its base: there is nothing for an adapter to do".into(),
-            hint: "train the merge, or use the base as it is",
-        });
+    if lowered.is_empty() {
+        let what = match parts.is_empty() {
+            true => "the merge does not differ from its base: there is nothing for an adapter to do",
+            false => "the merge differs from its base in norms and biases alone, and an adapter has at least one matrix",
+        };
+        return Err(Error::Sources { what: what.into(), hint: "write the merge as a whole checkpoint: bake without as=adapter" });
     }
     let config = config(output, base, &parts, &kept, &saved, is_bias);
     let stored: Vec<Stored<'_>> = parts.iter().flat_map(|part| stored(part, &lowered, is_bias(part))).collect();
@@ -271,5 +272,5 @@ fn unique<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 fn card(output: &Output<'_>, base: &Source, kept: &Kept, copied: &[(String, String)]) -> String {
     let of = base.hub_place().map(|place| format!("\nbase_model: {}", place.repo)).unwrap_or_default();
     let card = output.card.replacen("library_name: transformers", &format!("library_name: peft{of}"), 1);
-    format!("{card}\n## Adapter\n\nA LoRA adapter of `{}`. {kept}.\n{}", last(base.spec()), record(copied))
+    format!("{card}\n## Adapter\n\nA LoRA adapter of `{}`: {kept}.\n{}", last(base.spec()), record(copied))
 }
