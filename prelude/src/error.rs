@@ -60,7 +60,7 @@ pub enum Error {
     Sources { what: String, hint: &'static str },
     #[error("`{}` has no examples", file.display())]
     EmptyData { file: PathBuf },
-    #[error("line `{line}` of `{}` is not usable: {reason}", file.display())]
+    #[error("line `{line}` of `{}` is not usable: {}", file.display(), plain::row(reason))]
     BadLine { file: PathBuf, line: usize, reason: String },
     #[error("line `{line}` of `{}` has the token id `{id}`, outside the vocabulary of `{vocabulary}`", file.display())]
     TokenOutOfRange { file: PathBuf, line: usize, id: u32, vocabulary: usize },
@@ -105,9 +105,11 @@ pub enum Error {
     Exists { path: PathBuf },
     #[error("`{}` is not only {what}, so it is not replaced", path.display())]
     NotReplaced { path: PathBuf, what: &'static str },
+    #[error("`{}` holds `{file}`, which was not written with a checkpoint, so it is not replaced", path.display())]
+    Foreign { path: PathBuf, file: String },
     #[error("the merged tensor `{tensor}` has the value `{value}` at position `{position}` in {dtype}")]
     NotBaked { tensor: String, position: usize, value: f32, dtype: &'static str },
-    #[error("`{}` is not a session that can be opened: {reason}", file.display())]
+    #[error("`{}` is not a session that can be opened: {}", file.display(), plain::json(reason))]
     SessionFile { file: PathBuf, reason: String },
     #[error("`{}` is not valid YAML: {}", file.display(), plain::yaml(reason))]
     Yaml { file: PathBuf, reason: String },
@@ -218,6 +220,7 @@ impl Error {
             Error::NothingToTrain => "switch one on: set kl=1",
             Error::Exists { .. } => "choose another name, or replace it with --force",
             Error::NotReplaced { .. } => "choose another name, or move what is there",
+            Error::Foreign { file, .. } => return Some(format!("move `{file}` away, or choose another name")),
             Error::NotBaked { .. } => {
                 "f16 ends at 65504: bake with dtype=bf16 or f32; if that fails too, training has diverged: lower lr"
             }
@@ -353,6 +356,7 @@ mod tests {
             Error::Refused { .. } => 48,
             Error::Interrupted => 49,
             Error::Candle(_) => 50,
+            Error::Foreign { .. } => 51,
         }
     }
 
@@ -417,6 +421,7 @@ mod tests {
             Error::Device { device: text(), reason: text() },
             Error::Refused { message: text(), hint: "do something else".into() },
             Error::Interrupted,
+            Error::Foreign { path: file(), file: text() },
             Error::Candle(candle_core::Error::Msg(text())),
             Error::Candle(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into())),
             Error::Candle(candle_core::Error::Msg("cuda driver".into())),
@@ -457,7 +462,7 @@ mod tests {
     fn every_error_has_a_message_and_a_remedy() {
         let examples = examples();
         let numbers: BTreeSet<usize> = examples.iter().map(number).collect();
-        assert_eq!(numbers, (0..=50).collect(), "a variant without an example");
+        assert_eq!(numbers, (0..=51).collect(), "a variant without an example");
         for error in &examples {
             let (message, hint) = (error.to_string(), error.hint().unwrap_or_default());
             assert!(hint.len() > 8 && !message.is_empty(), "{message}: {hint}");

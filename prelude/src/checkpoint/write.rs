@@ -265,16 +265,19 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
 ///
 /// # Errors
-/// [`Error::Exists`] where `path` exists and `force` is false; with `force`, only a directory of
-/// nothing but a checkpoint's files is replaced.
+/// [`Error::Exists`] where `path` exists and `force` is false; with `force`, [`Error::Foreign`] where it holds
+/// anything but a checkpoint's files.
 pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
     let exists = path.symlink_metadata().is_ok();
     if exists && !force {
         return Err(Error::Exists { path });
     }
-    if exists && !is_only_checkpoint(&path) {
+    if exists && !path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
         return Err(Error::NotReplaced { path, what: "a checkpoint" });
+    }
+    if let Some(file) = foreign(&path).filter(|_| exists) {
+        return Err(Error::Foreign { path, file });
     }
     let (parent, prefix) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
@@ -344,9 +347,9 @@ fn measure(directory: &Path, written: &mut Written) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether `path` is a directory of nothing but what a checkpoint has: weights, a model card, files that every
+/// The first thing in the directory `path` that no checkpoint has: all but weights, a model card, files that every
 /// checkpoint has, and those that the card says were copied there. A link is never replaced.
-fn is_only_checkpoint(path: &Path) -> bool {
+fn foreign(path: &Path) -> Option<String> {
     let card = File::open(path.join("README.md")).and_then(|file| {
         let mut text = String::new();
         file.take(LONGEST_CARD).read_to_string(&mut text).map(|_| text)
@@ -358,7 +361,7 @@ fn is_only_checkpoint(path: &Path) -> bool {
             || ["adapter_config.json", "adapter_model.safetensors"].contains(&name)
     };
     let known = |name: &str| weights(name) || COMMON.contains(&name) || recorded.contains(name);
-    path.symlink_metadata().is_ok_and(|m| m.is_dir()) && all_below(path, "", &known)
+    foreign_below(path, "", &known)
 }
 
 /// Files that any checkpoint may have, whoever wrote it.
@@ -379,20 +382,33 @@ const COMMON: [&str; 11] = [
 /// Bytes of a model card that are read.
 const LONGEST_CARD: u64 = 4 << 20;
 
-/// Whether all files below `directory`, by their names from where `prefix` begins, are `known` and no links.
-fn all_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> bool {
-    let fits = |entry: std::io::Result<fs::DirEntry>| {
-        let Ok(entry) = entry else { return false };
-        let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else { return false };
-        let name = format!("{prefix}{name}");
-        match kind.is_dir() {
-            true => prefix.matches('/').count() < 8 && all_below(&entry.path(), &format!("{name}/"), known),
-            false => kind.is_file() && known(&name),
+/// Directories within each other that are looked into.
+const DEEPEST: usize = 8;
+
+/// The first file below `directory`, by its name from where `prefix` begins, that is not `known` or is no file.
+fn foreign_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> Option<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Some(prefix.to_owned()) };
+    let mut is_empty = true;
+    for entry in entries {
+        is_empty = false;
+        let Ok(entry) = entry else { return Some(prefix.to_owned()) };
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        let is_fine = match entry.file_type() {
+            Ok(kind) if kind.is_dir() && prefix.matches('/').count() < DEEPEST => {
+                match foreign_below(&entry.path(), &format!("{name}/"), known) {
+                    None => true,
+                    found => return found,
+                }
+            }
+            Ok(kind) => kind.is_file() && known(&name),
+            Err(_) => false,
+        };
+        if !is_fine {
+            return Some(name);
         }
-    };
+    }
     // An empty directory within is somebody's.
-    let mut entries = fs::read_dir(directory).into_iter().flatten().peekable();
-    (prefix.is_empty() || entries.peek().is_some()) && entries.all(fits)
+    (is_empty && !prefix.is_empty()).then(|| prefix.to_owned())
 }
 
 /// The directory that something is written in, made where it was missing; what was made goes again

@@ -81,6 +81,14 @@ pub(super) fn json(reason: &str) -> Cow<'_, str> {
     format!("{plain}{place}").into()
 }
 
+/// What serde_json says of one row of a file, whose line is named beside it.
+pub(super) fn row(reason: &str) -> Cow<'_, str> {
+    match json(reason) {
+        Cow::Owned(said) => said.replacen(" (line 1, column ", " (column ", 1).into(),
+        said => said,
+    }
+}
+
 /// The two sides of `invalid type: ..., expected ...`.
 fn wrong_value(said: &str) -> Option<(&str, &str)> {
     let starts = ["invalid type: ", "invalid value: "];
@@ -158,6 +166,13 @@ mod tests {
         assert_eq!(json("chat_template is `3`, not a template"), "chat_template is `3`, not a template");
         let error = serde_json::from_str::<serde_json::Value>("1 2").unwrap_err().to_string();
         assert_eq!(json(&error), "something follows the end of its content (line 1, column 3)");
+    }
+
+    #[test]
+    fn rows_are_named_once() {
+        let error = serde_json::from_str::<serde_json::Value>("{\"text\": ").unwrap_err().to_string();
+        assert_eq!(row(&error), "it ends before it is complete (column 9)");
+        assert_eq!(row("it has no text"), "it has no text");
     }
 
     #[test]
