@@ -172,7 +172,7 @@ fn a_checkpoint_is_replaced_with_what_was_copied_and_nothing_else_is_lost() {
     rich(&a);
     let merged = load(["x", "y"].map(|n| format!("{n}={}", a.display()))).unwrap().merge_named("linear", &[]).unwrap();
     let force = Bake { force: true, ..Bake::default() };
-    let bake = |options| -> Result<Written, Error> { merged.bake_with(&out, options) };
+    let bake = |options: &Bake| -> Result<Written, Error> { merged.bake_with(&out, options) };
     bake(&Bake::default()).unwrap();
     let whole = files(&out);
     assert!(matches!(bake(&Bake::default()).unwrap_err(), Error::Exists { .. }));

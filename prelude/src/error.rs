@@ -423,7 +423,7 @@ mod tests {
             Error::Interrupted,
             Error::Foreign { path: file(), file: text() },
             Error::Candle(candle_core::Error::Msg(text())),
-            Error::Candle(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into())),
+            Error::Candle(candle_core::Error::Msg("cuda: CUDA_ERROR_OUT_OF_MEMORY".into())),
             Error::Candle(candle_core::Error::Msg("cuda driver".into())),
         ];
         for file in ["config.json", "a.index.json", "adapter_config.json", "data.json"] {

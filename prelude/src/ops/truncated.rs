@@ -53,7 +53,7 @@ const PIECE: usize = 1 << 13;
 const SMALL: usize = 256;
 
 /// Times that the subspace is multiplied by `D` and back.
-const ITERATIONS: usize = 3;
+const ITERATIONS: usize = 4;
 
 /// Directions below this share of the longest are no directions, squared.
 const NEGLIGIBLE: f64 = 1e-14;
