@@ -34,7 +34,10 @@ pub fn is_cargo() -> bool {
 /// # Errors
 /// No compiler, or a directory that may not be written.
 pub fn stand_in(directory: &Path) -> Result<()> {
-    let asked = Command::new("rustc").args(["--print", "sysroot"]).output().context("there is no Rust compiler: install Rust from rustup.rs")?;
+    let asked = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .context("there is no Rust compiler: install Rust from rustup.rs")?;
     let sysroot = PathBuf::from(String::from_utf8(asked.stdout)?.trim());
     // The compiler itself, not what rustup puts in its place to look for it at every call.
     let tool = |name: &str| {

@@ -170,7 +170,8 @@ pub fn earlier() -> Result<Option<PathBuf>> {
 /// # Errors
 /// No source.
 pub fn copy_lock(directory: &Path) -> Result<()> {
-    fs::copy(LOCK, directory.join("Cargo.lock")).with_context(|| format!("there is no {LOCK}: build `dam` again, from where its source is now"))?;
+    fs::copy(LOCK, directory.join("Cargo.lock"))
+        .with_context(|| format!("there is no {LOCK}: build `dam` again, from where its source is now"))?;
     Ok(())
 }
 

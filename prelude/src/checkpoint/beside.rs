@@ -101,7 +101,11 @@ pub(crate) fn group(name: &str) -> Option<Group> {
     let (file, directories) = parts.split_last()?;
     let plain = |part: &&str| {
         let hidden = part.starts_with('.') || part.ends_with('~');
-        !part.is_empty() && !hidden && part.len() <= 128 && !part.contains(['\\', ':', '`']) && !part.chars().any(char::is_control)
+        !part.is_empty()
+            && !hidden
+            && part.len() <= 128
+            && !part.contains(['\\', ':', '`'])
+            && !part.chars().any(char::is_control)
     };
     if !parts.iter().all(plain) || directories.len() > DEPTH {
         return None;

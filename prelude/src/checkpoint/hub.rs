@@ -9,8 +9,8 @@ use std::path::{Component, Path, PathBuf};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
-use super::download::{Client, Server};
 use super::beside::{self, needed};
+use super::download::{Client, Server};
 use super::files::WEIGHTS;
 use crate::error::{Error, Result};
 

@@ -21,9 +21,7 @@ mod write;
 /// The name that marks the base model.
 pub const BASE: &str = "base";
 
-pub(crate) use beside::{
-    ALL as ALL_BESIDE, Beside, Group, MOST as MOST_BESIDE, WHOLE as WHOLE_GROUPS, is_vocabulary, record,
-};
+pub(crate) use beside::{ALL as ALL_BESIDE, Beside, Group, MOST as MOST_BESIDE, WHOLE as WHOLE_GROUPS, is_vocabulary, record};
 pub use config::{Activation, Architecture, Attends, Kind, Rope, Scaling, TensorSpec};
 pub use download::{Download, watch_downloads};
 pub use source::Source;
@@ -39,5 +37,5 @@ pub(crate) use restack::Restacked;
 pub(crate) use source::{common_dtype, in_one_numbering, mix, split_name, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub(crate) use view::TILE;
-pub use write::{Kept, Written};
 pub(crate) use write::{Checkpoint, Content, Entry, Values, new_file, replace_directory, replace_file, write_file};
+pub use write::{Kept, Written};

@@ -13,9 +13,9 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
 
+use super::beside::recorded;
 use super::config::TensorSpec;
 use super::encode::encode;
-use super::beside::recorded;
 use crate::error::{Error, Result};
 
 /// What a write produced.

@@ -183,6 +183,9 @@ mod tests {
         let none = tokenizers::Tokenizer::from_bytes(b"{").unwrap_err().to_string();
         assert!(tokenizer(&none).starts_with("it ends before it is complete"), "{none}");
         assert_eq!(template("invalid operation: no system role (in <string>:3)"), "it says: no system role (line 3)");
-        assert_eq!(yaml("multiple YAML documents found; use from_str_multiple instead"), "it has several documents, and one is read");
+        assert_eq!(
+            yaml("multiple YAML documents found; use from_str_multiple instead"),
+            "it has several documents, and one is read"
+        );
     }
 }

@@ -76,7 +76,9 @@ pub(super) fn shape(file: &Path, tensor: &str) -> &'static str {
             "the adapter was trained on a base with another number of tokens: resize the base's embedding to it (transformers: resize_token_embeddings, save_pretrained) and put the adapter on that"
         }
         (true, false) => "put the adapter on the model that it was trained on, which its base_model_name_or_path names",
-        (false, true) => "vocab_size of config.json is the number of rows: download config.json and weights again, from one place",
+        (false, true) => {
+            "vocab_size of config.json is the number of rows: download config.json and weights again, from one place"
+        }
         (false, false) => "config.json and weights are of different models: download both again, from one place",
     }
 }
@@ -107,10 +109,14 @@ pub(super) fn io(action: &str, kind: std::io::ErrorKind) -> &'static str {
         Kind::PermissionDenied | Kind::ReadOnlyFilesystem => "choose a place you may write to",
         Kind::IsADirectory => "name a file, not a directory",
         Kind::AlreadyExists | Kind::DirectoryNotEmpty => "choose another name, or move what is there",
-        Kind::InvalidData | Kind::UnexpectedEof | Kind::InvalidInput => "the file is damaged or not text: write or download it again",
-        Kind::TimedOut | Kind::ConnectionReset | Kind::ConnectionRefused | Kind::ConnectionAborted | Kind::StaleNetworkFileHandle => {
-            "the network or a network disk failed: try again"
+        Kind::InvalidData | Kind::UnexpectedEof | Kind::InvalidInput => {
+            "the file is damaged or not text: write or download it again"
         }
+        Kind::TimedOut
+        | Kind::ConnectionReset
+        | Kind::ConnectionRefused
+        | Kind::ConnectionAborted
+        | Kind::StaleNetworkFileHandle => "the network or a network disk failed: try again",
         _ => "look whether the disk is there and sound, and try again",
     }
 }

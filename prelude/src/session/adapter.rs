@@ -123,7 +123,12 @@ impl AsAdapter<'_> {
                     return refused("its numbers are too large to be decomposed");
                 }
                 let embedding = spec.kind == Kind::Embedding;
-                Ok(Part { module: module.into(), spec: (*spec).clone(), apart: *apart, change: Change::LowRank { factors, embedding } })
+                Ok(Part {
+                    module: module.into(),
+                    spec: (*spec).clone(),
+                    apart: *apart,
+                    change: Change::LowRank { factors, embedding },
+                })
             }
             (&[_], _) => Ok(Part::whole(spec, *apart)),
             (shape, _) => refused(&format!("an adapter has nothing for the shape {shape:?}")),
@@ -180,14 +185,20 @@ impl AsAdapter<'_> {
         let whole = "write the merge as a whole checkpoint: bake without as=adapter";
         let refuse = |what: String| Err(Error::Sources { what, hint: whole });
         if TRANSPOSED.contains(&base.family()) {
-            return refuse(format!("adapters for `{}`, which stores its linear weights transposed, are not written", base.family()));
+            return refuse(format!(
+                "adapters for `{}`, which stores its linear weights transposed, are not written",
+                base.family()
+            ));
         }
         for spec in specs {
             match base.view(&spec.name) {
                 Ok(view) if view.shape == spec.shape => {}
                 Ok(view) => {
                     let [ours, theirs] = [&spec.shape, &view.shape].map(|shape| format!("{shape:?}"));
-                    return refuse(format!("tensor `{}` of the merge has shape {ours}, and that of the base {theirs}", spec.name));
+                    return refuse(format!(
+                        "tensor `{}` of the merge has shape {ours}, and that of the base {theirs}",
+                        spec.name
+                    ));
                 }
                 Err(_) if spec.name == OUTPUT => {}
                 Err(_) => return refuse(format!("the base has no tensor `{}`, which the merge has", spec.name)),
@@ -198,7 +209,8 @@ impl AsAdapter<'_> {
             return refuse(format!("the merge has no tensor `{}`, which the base has", missing.name));
         }
         // Rows of the vocabulary must be the same tokens.
-        let reference = self.output.loaded.iter().chain(self.output.merged).find(|s| s.numbering().is_some_and(|n| n.is_reference));
+        let reference =
+            self.output.loaded.iter().chain(self.output.merged).find(|s| s.numbering().is_some_and(|n| n.is_reference));
         let (Some(ours), Some(theirs)) = (reference.and_then(Source::tokenizer), base.tokenizer()) else { return Ok(()) };
         let ours = ours.get_vocab(true);
         match theirs.get_vocab(true).into_iter().filter(|(token, id)| ours.get(token) != Some(id)).min() {

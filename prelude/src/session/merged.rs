@@ -141,9 +141,7 @@ impl Merged {
         if let Some(rank) = options.adapter {
             let specs: Vec<&TensorSpec> = plan.tensors.iter().map(|t| t.operands.spec()).collect();
             let adapter = AsAdapter { output: &output, base: plan.base.as_ref().or(models.base()), rank };
-            return on_threads(models.settings.threads, || {
-                adapter.write(directory, &specs, |name| plan.tensor(name)?.values())
-            });
+            return on_threads(models.settings.threads, || adapter.write(directory, &specs, |name| plan.tensor(name)?.values()));
         }
         let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
         let buffers = plan.models.first().map(|s| s.buffers()).into_iter().flatten();

@@ -60,4 +60,4 @@ for name, (place, sources, verb) in CASES.items():
         shares[name] = float(np.sqrt(1 - lost / whole_norm))
         print(name, "peft's weights and the merge's differ by at most", max((merged[k] - target[k]).abs().max().item() for k in target), "kept", shares[name])
 save_file(tensors, os.path.join(here, "expected.safetensors"))
-json.dump(shares, open(os.path.join(here, "shares.json"), "w"), indent=1)
+json.dump({k: v for k, v in shares.items() if k.startswith("truncated")}, open(os.path.join(here, "shares.json"), "w"), indent=1)

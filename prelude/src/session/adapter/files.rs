@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::super::beside::Chosens;
 use super::super::output::{Output, last, write_beside};
 use crate::checkpoint::{
-    Checkpoint, Content, Entry, Group, Kept, Kind, Place, Source, TensorSpec, Values, Written, record, replace_directory, write_file,
+    Checkpoint, Content, Entry, Group, Kept, Kind, Place, Source, TensorSpec, Values, Written, record, replace_directory,
+    write_file,
 };
 use crate::error::{Error, Result};
 use crate::ops::Truncated;
@@ -88,9 +89,8 @@ pub(super) fn write<'s>(
     let config = config(output, base, &parts, &kept, &saved, is_bias);
     let stored: Vec<Stored<'_>> = parts.iter().flat_map(|part| stored(part, &lowered, is_bias(part))).collect();
     let by_name: BTreeMap<&str, &Stored<'_>> = stored.iter().map(|s| (s.name.as_str(), s)).collect();
-    let entry = |s: &Stored<'_>| {
-        Entry::new(&TensorSpec { name: s.name.clone(), kind: Kind::Linear, shape: s.shape.clone() }, dtype)
-    };
+    let entry =
+        |s: &Stored<'_>| Entry::new(&TensorSpec { name: s.name.clone(), kind: Kind::Linear, shape: s.shape.clone() }, dtype);
     let checkpoint = Checkpoint { tensors: stored.iter().map(entry).collect(), shard_bytes: u64::MAX };
     let Chosens { files, left_out } = output.beside(|group| matches!(group, Group::Tokenizer | Group::Licence));
     let from: Vec<(String, String)> = files.iter().map(|f| (f.source.name().to_owned(), f.name.clone())).collect();
@@ -140,7 +140,8 @@ fn stored<'a>(part: &'a Part, lowered: &[&str], is_bias: bool) -> Vec<Stored<'a>
             let roots: Vec<f32> = values.iter().map(|s| s.sqrt() as f32).collect();
             // left = U diag(s), rows x rank; right = V^T, rank x columns.
             let left: Vec<f32> = left.chunks(*rank).flat_map(|row| row.iter().zip(&roots).map(|(x, root)| x / root)).collect();
-            let right: Vec<f32> = right.chunks(columns).zip(&roots).flat_map(|(row, root)| row.iter().map(move |x| x * root)).collect();
+            let right: Vec<f32> =
+                right.chunks(columns).zip(&roots).flat_map(|(row, root)| row.iter().map(move |x| x * root)).collect();
             let store = |kind: &str, shape: [usize; 2], values| Stored {
                 name: format!("{module}.{kind}"),
                 shape: shape.to_vec(),
