@@ -6,6 +6,7 @@ mod config;
 mod download;
 mod encode;
 mod files;
+mod foreign;
 mod gguf;
 mod gguf_tokenizer;
 mod hub;
@@ -17,6 +18,7 @@ mod tokenizer;
 mod view;
 mod vocabulary;
 mod write;
+mod written;
 
 /// The name that marks the base model.
 pub const BASE: &str = "base";
@@ -38,4 +40,4 @@ pub(crate) use source::{common_dtype, in_one_numbering, mix, split_name, views};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub(crate) use view::TILE;
 pub(crate) use write::{Checkpoint, Content, Entry, Values, new_file, replace_directory, replace_file, write_file};
-pub use write::{Kept, Written};
+pub use written::{Kept, Written};

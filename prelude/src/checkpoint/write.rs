@@ -1,9 +1,8 @@
 //! Writing: a checkpoint streamed block by block, aside, then renamed into place.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File, Permissions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -13,62 +12,11 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
 
-use super::beside::recorded;
 use super::config::TensorSpec;
 use super::encode::encode;
+use super::foreign::foreign;
+use super::written::Written;
 use crate::error::{Error, Result};
-
-/// What a write produced.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Written {
-    /// Where it is, absolute.
-    pub path: PathBuf,
-    /// How many files.
-    pub files: usize,
-    /// Their size together.
-    pub bytes: u64,
-    /// Files beside the weights that were copied from sources, of a checkpoint.
-    pub copied: Vec<String>,
-    /// Files of sources that were not copied, each with why.
-    pub left_out: Vec<String>,
-    /// What it keeps of the merge, where it is an adapter.
-    pub kept: Option<Kept>,
-}
-
-/// What an adapter of limited rank keeps of a merge's difference to its base. Shares are of the Frobenius norm,
-/// `sqrt(1 - |D - BA|^2 / |D|^2)`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
-    /// The largest rank of its factors.
-    pub rank: usize,
-    /// The share over all tensors, those that are kept whole included.
-    pub share: f64,
-    /// Tensors with factors: name, rank and share.
-    pub tensors: Vec<(String, usize, f64)>,
-}
-
-impl Kept {
-    /// The tensor that keeps least of its difference, and its share.
-    pub fn least(&self) -> Option<(&str, f64)> {
-        let least = self.tensors.iter().min_by(|a, b| a.2.total_cmp(&b.2));
-        least.map(|(name, _, share)| (name.as_str(), *share))
-    }
-}
-
-impl fmt::Display for Kept {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not rounded up: only what is exact is 100%.
-        let percent = |share: f64| match share > 1.0 - 1e-8 {
-            true => "100%".to_owned(),
-            false => format!("{:.2}%", (share * 1e4).floor() / 100.0),
-        };
-        write!(f, "rank {} keeps {} of the norm of the merge's difference to its base", self.rank, percent(self.share))?;
-        match self.least().filter(|(_, share)| percent(*share) != percent(self.share)) {
-            Some((name, share)) => write!(f, "; least at `{name}`, {}", percent(share)),
-            None => Ok(()),
-        }
-    }
-}
 
 /// One tensor to be written.
 #[derive(Clone, Debug)]
@@ -345,70 +293,6 @@ fn measure(directory: &Path, written: &mut Written) -> std::io::Result<()> {
         written.bytes += entry.metadata()?.len();
     }
     Ok(())
-}
-
-/// The first thing in the directory `path` that no checkpoint has: all but weights, a model card, files that every
-/// checkpoint has, and those that the card says were copied there. A link is never replaced.
-fn foreign(path: &Path) -> Option<String> {
-    let card = File::open(path.join("README.md")).and_then(|file| {
-        let mut text = String::new();
-        file.take(LONGEST_CARD).read_to_string(&mut text).map(|_| text)
-    });
-    let card = card.unwrap_or_default();
-    let recorded = recorded(&card);
-    let weights = |name: &str| {
-        name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
-            || ["adapter_config.json", "adapter_model.safetensors"].contains(&name)
-    };
-    let known = |name: &str| weights(name) || COMMON.contains(&name) || recorded.contains(name);
-    foreign_below(path, "", &known)
-}
-
-/// Files that any checkpoint may have, whoever wrote it.
-const COMMON: [&str; 11] = [
-    "README.md",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-];
-
-/// Bytes of a model card that are read.
-const LONGEST_CARD: u64 = 4 << 20;
-
-/// Directories within each other that are looked into.
-const DEEPEST: usize = 8;
-
-/// The first file below `directory`, by its name from where `prefix` begins, that is not `known` or is no file.
-fn foreign_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> Option<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Some(prefix.to_owned()) };
-    let mut is_empty = true;
-    for entry in entries {
-        is_empty = false;
-        let Ok(entry) = entry else { return Some(prefix.to_owned()) };
-        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        let is_fine = match entry.file_type() {
-            Ok(kind) if kind.is_dir() && prefix.matches('/').count() < DEEPEST => {
-                match foreign_below(&entry.path(), &format!("{name}/"), known) {
-                    None => true,
-                    found => return found,
-                }
-            }
-            Ok(kind) => kind.is_file() && known(&name),
-            Err(_) => false,
-        };
-        if !is_fine {
-            return Some(name);
-        }
-    }
-    // An empty directory within is somebody's.
-    (is_empty && !prefix.is_empty()).then(|| prefix.to_owned())
 }
 
 /// The directory that something is written in, made where it was missing; what was made goes again
