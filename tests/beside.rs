@@ -185,8 +185,8 @@ fn a_checkpoint_is_replaced_with_what_was_copied_and_nothing_else_is_lost() {
         assert!(matches!(&error, Error::Foreign { file, .. } if file == name), "{name}: {error:?}");
         assert_eq!(fs::read_to_string(out.join(name)).unwrap(), "mine");
         fs::remove_file(out.join(name)).unwrap();
+        let _ = fs::remove_dir(out.join("new"));
     }
-    fs::remove_dir(out.join("new")).unwrap();
     symlink(dir.path().join("a"), out.join("link")).unwrap();
     assert!(matches!(bake(&force).unwrap_err(), Error::Foreign { file, .. } if file == "link"));
     fs::remove_file(out.join("link")).unwrap();
