@@ -495,16 +495,16 @@ fn baking_onto_what_is_there() {
     let precious = dir.path().join("precious");
     fs::create_dir(&precious).unwrap();
     fs::write(precious.join("thesis.txt"), "all of it").unwrap();
-    says(&dam.bake_with(&precious, &force).unwrap_err(), &["not only a checkpoint"]);
+    says(&dam.bake_with(&precious, &force).unwrap_err(), &["`thesis.txt`", "not replaced"]);
     assert_eq!(names(&precious), ["thesis.txt"]);
     fs::write(dir.path().join("file"), "x").unwrap();
     dam.bake_with(dir.path().join("file"), &force).unwrap_err();
     // Nor a directory that holds a checkpoint and more.
     fs::write(out.join("thesis.txt"), "all of it").unwrap();
-    says(&dam.bake_with(&out, &force).unwrap_err(), &["not only a checkpoint"]);
+    says(&dam.bake_with(&out, &force).unwrap_err(), &["`thesis.txt`", "not replaced"]);
     fs::rename(out.join("thesis.txt"), precious.join("thesis.txt")).unwrap();
     fs::create_dir(out.join("checkpoint-100")).unwrap();
-    says(&dam.bake_with(&out, &force).unwrap_err(), &["not only a checkpoint"]);
+    says(&dam.bake_with(&out, &force).unwrap_err(), &["`checkpoint-100/`", "not replaced"]);
     assert_eq!(names(dir.path()), ["file", "out", "precious"]);
     for same in [golden("model0"), golden("model1/../model0")] {
         says(&dam.bake_with(same, &force).unwrap_err(), &["is the source `m0`"]);

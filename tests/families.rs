@@ -135,7 +135,7 @@ fn a_source_merged_with_itself_is_itself() {
         let dir = tempfile::tempdir().unwrap();
         for (dtype, relative) in [(None, 1e-5), (Some("f32"), 1e-5), (Some("bf16"), 3e-2)] {
             // Shards of at most 3 kB.
-            let options = Bake { dtype: dtype.map(str::to_owned), shard_bytes: 3_000, force: true };
+            let options = Bake { dtype: dtype.map(str::to_owned), shard_bytes: 3_000, force: true, ..Bake::default() };
             let written = dam.bake_with(dir.path().join("out"), &options).unwrap();
             assert!(written.files > 4, "{written:?}");
             let baked = Source::open(&written.path.display().to_string()).unwrap();

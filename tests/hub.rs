@@ -65,6 +65,43 @@ fn refuses(home: &Path, endpoint: &str, verbs: &str, words: &[&str]) {
     assert!(!home.join("evil").exists() && !home.parent().unwrap().join("evil").exists());
 }
 
+/// What stands beside the weights comes along, within limits, and goes into what is baked.
+#[test]
+fn files_beside_the_weights_come_from_the_hub_too() {
+    let needed = [
+        "1_Pooling/config.json",
+        "LICENSE",
+        "additional_chat_templates/tools.jinja",
+        "chat_template.json",
+        "modeling_x.py",
+        "preprocessor_config.json",
+        "tokenizer.model",
+    ];
+    let not = ["a.png", "figures/b.json", "another/config.json", "train.jsonl", "trainer_state.json", ".gitattributes"];
+    let mut files = repository();
+    needed.iter().chain(&not).for_each(|name| drop(files.insert((*name).to_owned(), name.as_bytes().to_vec())));
+    files.insert("large.json".into(), vec![b' '; (64 << 20) + 1]);
+    let (server, home) = (Server::start(files), tempfile::tempdir().unwrap());
+    let home = home.path();
+    works(home, &server.endpoint, "load a=org/name b=org/name; merge linear out", &[]);
+    let log = server.log();
+    for name in needed {
+        assert!(log.iter().any(|line| line.contains(name)), "{name}: {log:?}");
+        assert_eq!(fs::read_to_string(home.join("out").join(name)).unwrap(), name);
+    }
+    assert!(!not.iter().any(|name| log.iter().any(|line| line.contains(name))), "{log:?}");
+    assert!(!home.join("out/large.json").exists());
+    let snapshot = home.join("hub/models--org--name/snapshots").join(COMMIT);
+    assert!(snapshot.join("modeling_x.py").exists() && !snapshot.join("large.json").exists());
+    // The second time nothing is fetched, and the same goes along.
+    works(home, &server.endpoint, "load a=org/name b=org/name; merge linear again", &[]);
+    let log = server.log();
+    assert!(log.iter().all(|line| line.contains("/api/") || line.contains("large.json")), "{log:?}");
+    assert!(home.join("again/1_Pooling/config.json").exists());
+    works(home, "http://127.0.0.1:9", "load a=org/name b=org/name; merge linear offline", &[("HF_HUB_OFFLINE", "1")]);
+    assert!(home.join("offline/LICENSE").exists());
+}
+
 #[test]
 fn a_model_is_downloaded_once_with_what_it_needs_and_nothing_else() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());

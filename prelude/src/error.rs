@@ -3,6 +3,11 @@
 //! `Display` is the message, [`Error::hint`] the remedy. `Debug` prints both, since that is what a
 //! notebook shows for a `?` that failed.
 
+mod plain;
+mod remedy;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -31,7 +36,7 @@ pub enum Error {
     GgufOut { reason: String },
     #[error("`{}` names `{entry}`, which is not a file of its own directory", index.display())]
     OutsideDirectory { index: PathBuf, entry: String },
-    #[error("`{}` is not valid: {reason}", file.display())]
+    #[error("`{}` is not valid: {}", file.display(), plain::json(reason))]
     Json { file: PathBuf, reason: String },
     #[error("`{}` has no usable `{key}`: {reason}", file.display())]
     Config { file: PathBuf, key: String, reason: String },
@@ -53,9 +58,9 @@ pub enum Error {
     DType { file: PathBuf, tensor: String, found: String },
     #[error("tensor `{tensor}` of `{}` has the value `{value}` at position `{position}`", file.display())]
     NonFinite { file: PathBuf, tensor: String, position: usize, value: f32 },
-    #[error("`{}` is not a usable tokenizer: {reason}", file.display())]
+    #[error("`{}` is not a usable tokenizer: {}", file.display(), plain::tokenizer(reason))]
     Tokenizer { file: PathBuf, reason: String },
-    #[error("the chat template of `{source_name}` (`{}`) does not render: {reason}", file.display())]
+    #[error("the chat template of `{source_name}` (`{}`) does not render: {}", file.display(), plain::template(reason))]
     ChatTemplate { source_name: String, file: PathBuf, reason: String },
     #[error("`{first}` and `{second}` cannot be merged: {difference}")]
     Differs { first: String, second: String, difference: String },
@@ -72,7 +77,7 @@ pub enum Error {
     #[error("`{}` has no examples", file.display())]
     EmptyData { file: PathBuf },
     /// A row of data, by its line in a file of lines, by its number elsewhere (`unit`).
-    #[error("{unit} `{line}` of `{}` is not usable: {reason}", file.display())]
+    #[error("{unit} `{line}` of `{}` is not usable: {}", file.display(), plain::row(reason))]
     BadLine { file: PathBuf, unit: &'static str, line: usize, reason: String, hint: &'static str },
     #[error(
         "{unit} `{line}` of `{}` has the token id `{id}`{}, outside the vocabulary of `{vocabulary}`",
@@ -121,11 +126,13 @@ pub enum Error {
     Exists { path: PathBuf },
     #[error("`{}` is not only {what}, so it is not replaced", path.display())]
     NotReplaced { path: PathBuf, what: &'static str },
+    #[error("`{}` holds `{file}`, which was not written with a checkpoint, so it is not replaced", path.display())]
+    Foreign { path: PathBuf, file: String },
     #[error("the merged tensor `{tensor}` has the value `{value}` at position `{position}` in {dtype}")]
     NotBaked { tensor: String, position: usize, value: f32, dtype: &'static str },
-    #[error("`{}` is not a session that can be opened: {reason}", file.display())]
+    #[error("`{}` is not a session that can be opened: {}", file.display(), plain::json(reason))]
     SessionFile { file: PathBuf, reason: String },
-    #[error("`{}` is not valid YAML: {reason}", file.display())]
+    #[error("`{}` is not valid YAML: {}", file.display(), plain::yaml(reason))]
     Yaml { file: PathBuf, reason: String },
     #[error("the recipe `{}` cannot be followed at `{key}`: {reason}", file.display())]
     Recipe { file: PathBuf, key: String, reason: String, hint: String },
@@ -150,15 +157,13 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// The remedy, where there is one.
+    /// The remedy; every error has one.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Error::NotFound { .. } => {
                 "check the name and the directory you are in; built-in models are named builtin:NAME, as builtin:math"
             }
-            Error::MissingFile { .. } => {
-                "a model is a directory with config.json and weights: *.safetensors, or pytorch_model.bin"
-            }
+            Error::MissingFile { file, .. } => remedy::missing_file(file),
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
             Error::Gguf { .. } => "download the file again, or convert the model with a newer llama.cpp",
             Error::Torch { .. } => {
@@ -173,6 +178,10 @@ impl Error {
                 "if the model is tied, set \"tie_word_embeddings\": true in its config.json; otherwise the checkpoint is incomplete: get it again"
             }
             Error::GgufOut { .. } => "bake it into a directory, and convert that with llama.cpp's convert_hf_to_gguf.py",
+            Error::Json { file, .. } => remedy::json(file),
+            Error::Config { file, key, reason } => remedy::config(file, key, reason),
+            Error::MissingTensor { file, tensor } => remedy::missing_tensor(file, tensor),
+            Error::Shape { file, tensor, .. } => remedy::shape(file, tensor),
             Error::OutsideDirectory { .. } => {
                 "an index may name only files beside it; get the checkpoint from a source you trust"
             }
@@ -187,6 +196,9 @@ impl Error {
             Error::TensorNames { hint, .. } => hint,
             Error::DType { .. } => "weights are floats (f32, f16, bf16, f64, or float8 with its scales): convert the checkpoint",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
+            Error::Tokenizer { .. } => {
+                "use the tokenizer.json that came with these weights; one of a newer kind is read by a newer version of this program"
+            }
             Error::Differs { .. } => {
                 "sources must be fine-tunes of one base model: same layers and shapes, and a tokenizer of which added tokens are all that differs"
             }
@@ -248,6 +260,7 @@ impl Error {
             Error::NothingToTrain => "switch one on: set kl=1",
             Error::Exists { .. } => "choose another name, or replace it with --force",
             Error::NotReplaced { .. } => "choose another name, or move what is there",
+            Error::Foreign { file, .. } => return Some(format!("move `{file}` away, or choose another name")),
             Error::NotBaked { .. } => {
                 "f16 ends at 65504: bake with dtype=bf16 or f32; if that fails too, training has diverged: lower lr"
             }
@@ -264,19 +277,9 @@ impl Error {
             }
             Error::Picture { .. } => "write it as .svg instead",
             Error::Device { .. } => "use device=cpu, or build with --features cuda or metal",
-            Error::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge | std::io::ErrorKind::QuotaExceeded => {
-                    "there is no room: free some space or choose another place; nothing was left behind"
-                }
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
-                    "its directory is not there: make it first, or choose another place"
-                }
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    "choose a place you may write to"
-                }
-                _ => return None,
-            },
-            _ => return None,
+            Error::Io { action, source, .. } => remedy::io(action, source.kind()),
+            Error::Interrupted => "what was done before stands; give the same again to do it from the start",
+            Error::Candle(error) => remedy::candle(&error.to_string()),
         };
         Some(text.to_owned())
     }

@@ -11,8 +11,10 @@
 //! [`Dam::inspect`] shows what they became; [`Dam::bake`] writes `W`. Read `Session::objective` and
 //! `Session::step` below: the rest is in `session/`, a file a primitive.
 
+mod adapter;
 mod apart;
 mod bake;
+mod beside;
 mod check;
 mod compare;
 mod diff;

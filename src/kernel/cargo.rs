@@ -34,12 +34,15 @@ pub fn is_cargo() -> bool {
 /// # Errors
 /// No compiler, or a directory that may not be written.
 pub fn stand_in(directory: &Path) -> Result<()> {
-    let asked = Command::new("rustc").args(["--print", "sysroot"]).output().context("there is no Rust compiler")?;
+    let asked = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .context("there is no Rust compiler: install Rust from rustup.rs")?;
     let sysroot = PathBuf::from(String::from_utf8(asked.stdout)?.trim());
     // The compiler itself, not what rustup puts in its place to look for it at every call.
     let tool = |name: &str| {
         let own = Some(sysroot.join("bin").join(name)).filter(|path| path.is_file());
-        own.or_else(|| super::prepare::on_path(name)).with_context(|| format!("there is no {name}"))
+        own.or_else(|| super::prepare::on_path(name)).with_context(|| format!("there is no {name}: install Rust from rustup.rs"))
     };
     let home = match std::env::var_os("CARGO_HOME") {
         Some(home) => home.into(),

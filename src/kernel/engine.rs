@@ -69,7 +69,7 @@ impl Engine {
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        Err(anyhow!("the cells' process does not listen"))
+        Err(anyhow!("the cells' process does not answer: restart the kernel"))
     }
 
     /// Runs a cell; `input` answers what it asks a person: a prompt, and whether the answer is secret.
@@ -171,7 +171,9 @@ const LIBRARY_PATH: &str = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } 
 fn library_path(directory: &Path) -> Result<OsString> {
     let asked = Command::new("rustc").args(["--print", "target-libdir", "--print", "host-tuple"]).output()?;
     let answer = String::from_utf8(asked.stdout)?;
-    let [libraries, target] = answer.lines().collect::<Vec<_>>()[..] else { bail!("rustc does not say where its libraries are") };
+    let [libraries, target] = answer.lines().collect::<Vec<_>>()[..] else {
+        bail!("rustc does not say where its libraries are: update Rust (rustup update)")
+    };
     let debug = directory.join("target").join(target).join("debug");
     let own = [debug.join("deps"), debug, libraries.into()];
     // The loader never looks again into a directory that was not there when the process began.

@@ -71,7 +71,7 @@ pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
     let directory = place.directory()?;
     ours(&directory)?;
     prepare(told)?;
-    let parent = directory.parent().context("no place for kernels")?;
+    let parent = directory.parent().context("no place for kernels is known: set HOME, or use --prefix")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot write {}", parent.display()))?;
     let new = tempfile::tempdir_in(parent)?;
     let title = if place.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", place.name) };

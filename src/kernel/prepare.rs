@@ -67,7 +67,7 @@ pub fn prepared() -> Result<PathBuf> {
     hash_files(Path::new(PRELUDE), &mut key)
         .with_context(|| format!("the prelude's source is not at {PRELUDE}: build `dam` again, from where its source is now"))?;
     let rustc = Command::new("rustc").arg("-vV").output().context("there is no Rust compiler: install Rust from rustup.rs")?;
-    let lock = fs::read(LOCK).with_context(|| format!("there is no {LOCK}"))?;
+    let lock = fs::read(LOCK).with_context(|| format!("there is no {LOCK}: build `dam` again, from where its source is now"))?;
     let linkers = ["mold", "lld"].map(|name| on_path(name).is_some());
     (rustc.stdout, lock, linkers, CARGO, FEATURES, env!("CARGO_PKG_VERSION")).hash(&mut key);
     Ok(cache()?.join(format!("prelude-{:016x}", key.finish())))
@@ -170,7 +170,8 @@ pub fn earlier() -> Result<Option<PathBuf>> {
 /// # Errors
 /// No source.
 pub fn copy_lock(directory: &Path) -> Result<()> {
-    fs::copy(LOCK, directory.join("Cargo.lock")).with_context(|| format!("there is no {LOCK}"))?;
+    fs::copy(LOCK, directory.join("Cargo.lock"))
+        .with_context(|| format!("there is no {LOCK}: build `dam` again, from where its source is now"))?;
     Ok(())
 }
 

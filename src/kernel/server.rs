@@ -54,8 +54,9 @@ struct Kernel {
 /// A file that is not one, ports that are taken.
 pub fn serve(file: &Path, directory: &Path) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let info: ConnectionInfo =
-        serde_json::from_str(&text).with_context(|| format!("{} is not a connection file of Jupyter", file.display()))?;
+    let info: ConnectionInfo = serde_json::from_str(&text).with_context(|| {
+        format!("{} is not a connection file of Jupyter, which starts the kernel itself: jupyter lab", file.display())
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(sockets(info, directory))
 }

@@ -58,7 +58,9 @@ impl Prompt {
 
     /// A file to hand something over in.
     fn file(&self, name: &str) -> Result<std::path::PathBuf> {
-        let files = self.files.as_ref().ok_or_else(|| anyhow::anyhow!("there is no place for what is handed over"))?;
+        let files = self.files.as_ref().ok_or_else(|| {
+            anyhow::anyhow!("there is no place for what is handed over: set TMPDIR to a directory you may write to")
+        })?;
         Ok(files.path().join(name))
     }
 

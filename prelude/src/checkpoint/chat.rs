@@ -71,6 +71,11 @@ impl Chat {
         Ok(Self { template, tool_use, without_default, tokens })
     }
 
+    /// The same tokens, with `template` for everything.
+    pub fn with_template(&self, template: &str) -> Self {
+        Self { template: Some(template.to_owned()), tokens: self.tokens.clone(), ..Self::default() }
+    }
+
     /// The template of a conversation; none where the model has none at all.
     ///
     /// # Errors

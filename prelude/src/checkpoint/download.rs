@@ -166,11 +166,38 @@ impl Server<'_> {
     /// # Errors
     /// What the hub refuses, or does not give whole.
     pub fn fetch(&self, name: &str) -> Result<PathBuf> {
-        let pointer = self.folder.join("snapshots").join(self.commit).join(name);
-        if pointer.is_file() {
-            return Ok(pointer);
+        let pointer = self.pointer(name);
+        if !pointer.is_file() {
+            self.bring(name, &pointer, self.announced(name)?)?;
+        }
+        Ok(pointer)
+    }
+
+    /// The bytes of `name`, which is then in the snapshot as [`Server::fetch`] brings it; none where they are more
+    /// than `most`.
+    ///
+    /// # Errors
+    /// As for [`Server::fetch`].
+    pub fn fetch_within(&self, name: &str, most: u64) -> Result<Option<u64>> {
+        let pointer = self.pointer(name);
+        if let Ok(there) = fs::metadata(&pointer) {
+            return Ok(Some(there.len()));
         }
         let announced = self.announced(name)?;
+        let size = announced.size;
+        if size > most {
+            return Ok(None);
+        }
+        self.bring(name, &pointer, announced)?;
+        Ok(Some(size))
+    }
+
+    fn pointer(&self, name: &str) -> PathBuf {
+        self.folder.join("snapshots").join(self.commit).join(name)
+    }
+
+    /// Downloads `name` as it was announced, and links `pointer` to it.
+    fn bring(&self, name: &str, pointer: &Path, announced: Announced) -> Result<()> {
         let blobs = self.folder.join("blobs");
         let blob = blobs.join(&announced.etag);
         let io = |e| Error::io("write", &blob, e);
@@ -187,8 +214,7 @@ impl Server<'_> {
                 fs::rename(&part, &blob).map_err(io)?;
             }
         }
-        self.point(&pointer, &blob, name).map_err(|e| Error::io("write", &pointer, e))?;
-        Ok(pointer)
+        self.point(pointer, &blob, name).map_err(|e| Error::io("write", pointer, e))
     }
 
     /// Where Python's `huggingface_hub` locks a blob: `.locks/FOLDER/ETAG.lock` in the cache. It stays there, as

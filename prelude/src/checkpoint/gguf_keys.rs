@@ -52,9 +52,11 @@ impl Keys {
         let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
         let config: Map<String, Json> = serde_json::from_slice(config).map_err(json)?;
         let family = if a.family == "mistral" { "llama" } else { a.family.as_str() };
-        let architecture = ARCHITECTURES.iter().find(|(_, known)| *known == family).map(|(name, _)| *name);
+        // What these have beside the others is read, and not written.
+        let written = || ARCHITECTURES.iter().filter(|(_, family)| !["olmo2", "granite"].contains(family));
+        let architecture = written().find(|(_, known)| *known == family).map(|(name, _)| *name);
         let architecture = architecture.ok_or_else(|| {
-            let known: Vec<&str> = ARCHITECTURES.iter().map(|(_, family)| *family).chain(["mistral"]).collect();
+            let known: Vec<&str> = written().map(|(_, family)| *family).chain(["mistral"]).collect();
             refused(format!("its family is `{}`, not one of {}", a.family, known.join(", ")))
         })?;
         let mut keys = Self {
@@ -161,7 +163,7 @@ impl Keys {
     fn rotary(&mut self, a: &Architecture, config: &Map<String, Json>) -> Result<()> {
         let Some(rope) = a.ropes.first() else { return Err(refused("it has no rotary embedding")) };
         if let Some(local) = a.ropes.get(1)
-            && *local != (Rope { theta: 10_000.0, dims: rope.dims, scaling: Scaling::None })
+            && *local != (Rope { theta: 10_000.0, dims: rope.dims, scaling: Scaling::None, pairs: rope.pairs })
         {
             return Err(refused("the rotary embedding of its sliding layers is not the plain one of theta 10000"));
         }

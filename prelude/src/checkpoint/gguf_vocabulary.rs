@@ -13,7 +13,8 @@ use tokenizers::Tokenizer;
 use super::gguf::{ENDS, Metadata};
 use super::gguf_keys::refused;
 use super::gguf_tokenizer::{Rule, merges_of, tokenizer_files};
-use super::tokenizer::{Chat, tokenizing};
+use super::chat::Chat;
+use super::tokenizer::tokenizing;
 use crate::error::Result;
 
 /// Token types of llama.cpp.
@@ -245,16 +246,17 @@ impl<'a> Written<'a> {
                 _ => Err(cannot(self.told, "puts several tokens around a text")),
             }
         };
-        let (bos, eos) = (one(&before, &chat.bos_token)?, one(&after, &chat.eos_token)?);
+        let token = |name: &str| chat.tokens.get(name).cloned().unwrap_or_default();
+        let (bos, eos) = (one(&before, &token("bos_token"))?, one(&after, &token("eos_token"))?);
         let mut ends: Vec<u32> = Vec::new();
-        for end in eos.into_iter().chain(id(&chat.eos_token)).chain(self.told.ends.iter().copied()) {
+        for end in eos.into_iter().chain(id(&token("eos_token"))).chain(self.told.ends.iter().copied()) {
             if !ends.contains(&end) && (end as usize) < self.told.rows {
                 ends.push(end);
             }
         }
-        let named = [("ggml.bos_token_id", bos), ("ggml.padding_token_id", id(&chat.pad_token))];
+        let named = [("ggml.bos_token_id", bos), ("ggml.padding_token_id", id(&token("pad_token")))];
         let unknown =
-            self.keys.iter().all(|(key, _)| key != "tokenizer.ggml.unknown_token_id").then(|| id(&chat.unk_token)).flatten();
+            self.keys.iter().all(|(key, _)| key != "tokenizer.ggml.unknown_token_id").then(|| id(&token("unk_token"))).flatten();
         for (key, id) in named.into_iter().chain([("ggml.unknown_token_id", unknown)]) {
             if let Some(id) = id {
                 self.key(key, Value::U32(id));

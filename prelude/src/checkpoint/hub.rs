@@ -10,9 +10,9 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
 use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS};
+use super::beside::{self, needed};
 use super::download::{Client, Server};
 use super::files::{WEIGHTS, is_index};
-use super::source::SIDE_FILES;
 use crate::error::{Error, Result};
 
 /// A place on the hub: `org/name`, `org/name@revision`, and a file within.
@@ -176,8 +176,17 @@ impl Hub {
         let repo = if place.is_dataset { format!("datasets/{}", place.repo) } else { place.repo.clone() };
         let server = Server { client: &self.client, folder: self.folder(place), repo, commit: &commit };
         let mut files = self.choose(place, wanted, &names)?;
-        let mut done = 0;
+        let (mut done, mut beside_bytes) = (0, 0);
         while let Some(name) = files.get(done).cloned() {
+            // What a merge takes along beside the weights is not worth more than its limits.
+            if wanted == Wanted::Model && place.file.is_none() && is_beside(&name) {
+                let most = beside::LARGEST.min(beside::ALL - beside_bytes);
+                match server.fetch_within(&name, most)? {
+                    Some(bytes) => (beside_bytes, done) = (beside_bytes + bytes, done + 1),
+                    None => drop(files.remove(done)),
+                }
+                continue;
+            }
             let path = server.fetch(&name)?;
             if WEIGHTS.contains(&name.as_str()) && is_index(&name) {
                 files.extend(shards(&path)?);
@@ -270,13 +279,18 @@ impl Hub {
                 gguf.map_or_else(|| "file `config.json`".into(), |n| format!("file `config.json`; name one: {}/{n}", place.repo));
             return Err(missing(&named));
         }
-        let mut files: Vec<String> = SIDE_FILES.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect();
+        let mut files = needed(names);
         match WEIGHTS.iter().find(|name| has(name)) {
             Some(weights) => files.push((*weights).to_owned()),
             None => return Err(missing("weights: neither safetensors nor pytorch_model.bin")),
         }
         Ok(files)
     }
+}
+
+/// Whether a model can do without the file `name`.
+fn is_beside(name: &str) -> bool {
+    !(name == "config.json" || WEIGHTS.contains(&name) || (name.ends_with(".safetensors") && !name.contains('/')))
 }
 
 /// The shards that an index names.

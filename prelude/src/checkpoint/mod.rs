@@ -2,6 +2,7 @@
 
 mod adapter;
 mod archive;
+mod beside;
 mod chat;
 mod config;
 mod differs;
@@ -9,6 +10,7 @@ mod download;
 mod encode;
 mod files;
 mod float8;
+mod foreign;
 mod gguf;
 mod gguf_keys;
 mod gguf_tokenizer;
@@ -27,10 +29,12 @@ mod torch;
 mod view;
 mod vocabulary;
 mod write;
+mod written;
 
 /// The name that marks the base model.
 pub const BASE: &str = "base";
 
+pub(crate) use beside::{ALL as ALL_BESIDE, Beside, Group, MOST as MOST_BESIDE, WHOLE as WHOLE_GROUPS, is_vocabulary, record};
 pub use config::{Activation, Architecture, Attends, Kind, Norms, Pairs, QkNorm, Rope, Scaling, TensorSpec};
 pub use download::{Download, watch_downloads};
 pub use source::Source;
@@ -48,11 +52,12 @@ pub(crate) use gguf_write::{GgufFile, GgufTensor, Of, encoding};
 pub(crate) use hub::{Hub, Place, Wanted, cached_names};
 pub(crate) use archive::Buffer;
 pub(crate) use differs::Difference;
+pub(crate) use other::OUTPUT;
 pub(crate) use restack::Restacked;
 pub(crate) use stacks::{Stack, Stacks};
-pub(crate) use source::{SIDE_FILES, common_dtype, in_one_numbering, mix, split_name, views};
+pub(crate) use source::{common_dtype, in_one_numbering, mix, split_name, views};
 pub(crate) use tokenizer::tokenizing;
 pub(crate) use view::TILE;
 pub(crate) use vocabulary::{NO_ROW, Numbering, Seen, extend};
-pub use write::Written;
 pub(crate) use write::{Checkpoint, Content, Entry, Values, fill_file, new_file, replace_directory, replace_file, write_file};
+pub use written::{Kept, Written};

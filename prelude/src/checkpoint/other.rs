@@ -12,7 +12,7 @@ use super::view::View;
 use crate::error::{Error, Result};
 
 /// The output layer, where it is not the embedding.
-pub(super) const OUTPUT: &str = "lm_head.weight";
+pub(crate) const OUTPUT: &str = "lm_head.weight";
 
 /// The tensors of `archive` to merge, by name. `config` is its config.json.
 ///

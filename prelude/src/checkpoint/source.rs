@@ -1,6 +1,6 @@
 //! A source model: its architecture, tensors, tokenizer and side files, all verified at load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -10,11 +10,13 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use super::adapter::{self, Adapter, Base, Beside};
+use super::adapter::{self, Adapter, Base};
 use super::archive::{Archive, Buffer};
+use super::beside::Beside;
 use super::chat::Chat;
 use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
+use super::hub::Place;
 use super::names::{Names, Runs};
 use super::other::{self, OUTPUT};
 use super::quantized::settle;
@@ -22,20 +24,6 @@ use super::tokenizer::{beyond, read_tokenizer};
 use super::view::View;
 use super::vocabulary::{NO_ROW, Numbering, Seen, align, config_of};
 use crate::error::{Error, Result};
-
-/// Files that belong to a checkpoint beside its weights and go along when a merge is baked.
-pub(crate) const SIDE_FILES: [&str; 10] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-];
 
 /// A loaded source. Cheap to clone; the weights stay memory-mapped in their own dtype.
 #[derive(Clone)]
@@ -135,7 +123,7 @@ impl Source {
         let is_settled = settled.config.is_some();
         let config = settled.config.unwrap_or_else(|| config.to_vec());
         let mut base = Base::new(&config_file, config, &mut archive.tensors)?;
-        let mut beside = Beside::new();
+        let mut beside = adapter::Beside::new();
         for adapter in adapters {
             adapter.add_beside(&mut beside)?;
             let adapter = if is_wrapper(&family) { adapter.renamed(|name| names.known_as(name)) } else { adapter };
@@ -333,14 +321,15 @@ impl Source {
             config.remove("chat_template");
             replaced.insert(CONFIG, owned(serde_json::to_vec_pretty(&config).map_err(json)?));
         }
-        let chat = Arc::new(Chat { template: Some(template.to_owned()), ..(*inner.chat).clone() });
+        let chat = Arc::new(inner.chat.with_template(template));
         Ok(Self(Arc::new(Inner { chat, replaced, ..inner.copy() })))
     }
 
     /// This source, whose templates know these tokens.
     #[cfg(test)]
     pub(crate) fn with_special_tokens(&self, bos: &str, eos: &str) -> Self {
-        let chat = Chat { bos_token: bos.into(), eos_token: eos.into(), ..(*self.0.chat).clone() };
+        let mut chat = (*self.0.chat).clone();
+        chat.tokens.extend([("bos_token", bos.to_owned()), ("eos_token", eos.to_owned())]);
         Self(Arc::new(Inner { chat: Arc::new(chat), ..self.0.copy() }))
     }
 
@@ -377,6 +366,19 @@ impl Source {
     /// What opens it again: an absolute path or `builtin:NAME`.
     pub fn spec(&self) -> &str {
         &self.0.spec
+    }
+
+    /// What opens it without its adapters, and the adapters.
+    pub(crate) fn place_and_adapters(&self) -> (&str, Vec<&str>) {
+        split_adapters(self.spec())
+    }
+
+    /// Its repository on the hub, where it is from there.
+    pub(crate) fn hub_place(&self) -> Option<Place> {
+        match &self.0.files {
+            Files::Hub(_, pinned) => Place::parse(pinned, false),
+            _ => None,
+        }
     }
 
     /// The built-in model's name, if it is one.
@@ -428,7 +430,7 @@ impl Source {
     }
 
     /// [`Source::rest`] in words, where there is any.
-    pub(crate) fn beside(&self) -> Option<String> {
+    pub(crate) fn rest_in_words(&self) -> Option<String> {
         let rest = self.rest();
         let parts: BTreeSet<&str> = rest.iter().filter_map(|spec| spec.name.split('.').next()).collect();
         let parts = parts.into_iter().collect::<Vec<_>>().join(", ");
@@ -506,6 +508,12 @@ impl Source {
     pub(crate) fn view(&self, name: &str) -> Result<&View> {
         let missing = || Error::MissingTensor { file: self.path().into(), tensor: name.into() };
         self.0.views.get(name).ok_or_else(missing)
+    }
+
+    /// What stands beside its weights.
+    pub(crate) fn beside(&self) -> Beside {
+        let replaced = self.0.replaced.iter().map(|(name, bytes)| (*name, bytes.as_ref().map(|b| b.len() as u64)));
+        self.0.files.beside().with(&replaced.collect())
     }
 
     /// A side file's bytes, where there is one.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::config::set;
 use super::source::Source;
 use super::tokenizer::{read_tokenizer, tokenizing};
 use super::view::View;
@@ -227,7 +226,11 @@ fn see(
             continue;
         }
         let giver = row.of.iter().enumerate().find_map(|(k, own)| Some((k, (*own)?)));
-        let giver = giver.ok_or_else(|| Error::MissingTensor { file: source.path().into(), tensor: format!("row {id}") })?;
+        let nobody = || Error::Tokenizer {
+            file: source.path().join("tokenizer.json"),
+            reason: format!("the row `{id}` is in none of the sources"),
+        };
+        let giver = giver.ok_or_else(nobody)?;
         givers.insert(giver.0);
         from.push(giver);
         lacking.push(id as u32);

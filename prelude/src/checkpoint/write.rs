@@ -14,21 +14,9 @@ use serde_json::json;
 
 use super::config::TensorSpec;
 use super::encode::Encoding;
-use super::source::SIDE_FILES;
+use super::foreign::foreign;
+use super::written::Written;
 use crate::error::{Error, Result};
-
-/// What a write produced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// Where it is, absolute.
-    pub path: PathBuf,
-    /// How many files.
-    pub files: usize,
-    /// Their size together.
-    pub bytes: u64,
-    /// What a reader should know of them.
-    pub notes: Vec<String>,
-}
 
 /// One tensor to be written.
 #[derive(Clone, Debug)]
@@ -123,6 +111,17 @@ impl Checkpoint {
             write_file(&directory.join("model.safetensors.index.json"), index.to_string().as_bytes())?;
         }
         Ok(())
+    }
+}
+
+impl Checkpoint {
+    /// Writes all tensors as the one file `path`.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::write`].
+    pub fn write_one<'a>(mut self, path: &Path, content: impl Fn(&Entry) -> Result<Content<'a>> + Sync) -> Result<()> {
+        self.tensors.sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
+        write_shard(path, &self.tensors.iter().collect::<Vec<_>>(), &content)
     }
 }
 
@@ -234,16 +233,19 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
 ///
 /// # Errors
-/// [`Error::Exists`] where `path` exists and `force` is false; with `force`, only a directory of
-/// nothing but a checkpoint's files is replaced.
+/// [`Error::Exists`] where `path` exists and `force` is false; with `force`, [`Error::Foreign`] where it holds
+/// anything but a checkpoint's files.
 pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
     let exists = path.symlink_metadata().is_ok();
     if exists && !force {
         return Err(Error::Exists { path });
     }
-    if exists && !is_only_checkpoint(&path) {
+    if exists && !path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
         return Err(Error::NotReplaced { path, what: "a checkpoint" });
+    }
+    if let Some(file) = foreign(&path).filter(|_| exists) {
+        return Err(Error::Foreign { path, file });
     }
     let (parent, prefix) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
@@ -253,11 +255,8 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
         .tempdir_in(&parent.path)
         .map_err(io)?;
     fill(new.path())?;
-    let mut written = Written { path: path.clone(), files: 0, bytes: 0, notes: Vec::new() };
-    for entry in fs::read_dir(new.path()).map_err(io)? {
-        written.files += 1;
-        written.bytes += entry.and_then(|e| e.metadata()).map_err(io)?.len();
-    }
+    let mut written = Written { path: path.clone(), ..Written::default() };
+    measure(new.path(), &mut written).map_err(io)?;
     let old = match exists {
         true => {
             let old = tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent.path).map_err(io)?;
@@ -295,7 +294,7 @@ pub(crate) fn fill_file(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>)
     let bytes = file.as_file().metadata().map_err(io)?.len();
     file.persist(&path).map_err(|e| io(e.error))?;
     parent.keep();
-    Ok(Written { path, files: 1, bytes, notes: Vec::new() })
+    Ok(Written { path, files: 1, bytes, ..Written::default() })
 }
 
 /// [`replace_file`] where nothing is there yet.
@@ -309,16 +308,18 @@ pub(crate) fn new_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     }
 }
 
-/// Whether `path` is a directory of nothing but files that a checkpoint has.
-fn is_only_checkpoint(path: &Path) -> bool {
-    let part =
-        |name: &str| name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
-    let known = |name: &str| part(name) || name == "README.md" || SIDE_FILES.contains(&name);
-    let plain = path.symlink_metadata().is_ok_and(|m| m.is_dir());
-    let fits = |entry: std::io::Result<fs::DirEntry>| {
-        entry.is_ok_and(|e| e.file_type().is_ok_and(|t| t.is_file()) && e.file_name().to_str().is_some_and(known))
-    };
-    plain && fs::read_dir(path).is_ok_and(|mut entries| entries.all(fits))
+/// Adds the files below `directory` to `written`.
+fn measure(directory: &Path, written: &mut Written) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            measure(&entry.path(), written)?;
+            continue;
+        }
+        written.files += 1;
+        written.bytes += entry.metadata()?.len();
+    }
+    Ok(())
 }
 
 /// The directory that something is written in, made where it was missing; what was made goes again

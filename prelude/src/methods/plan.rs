@@ -66,8 +66,8 @@ impl Plan {
             Some(restacked) => {
                 self.configured.architecture()?;
                 let file = self.configured.path().join("config.json");
-                let found = self.configured.family().to_owned();
-                Err(Architecture::parse(&file, &restacked.config).err().unwrap_or(Error::UnknownFamily { file, found }))
+                let unknown = || Architecture::unknown(&file, self.configured.family());
+                Err(Architecture::parse(&file, &restacked.config).err().unwrap_or_else(unknown))
             }
         }
     }

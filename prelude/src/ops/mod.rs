@@ -18,6 +18,7 @@ mod row_loss;
 mod scaled_sum;
 mod send_down;
 mod soft_cap;
+mod truncated;
 
 pub use attention::{Causal, causal_softmax};
 pub use cross_entropy::cross_entropy;
@@ -33,6 +34,7 @@ pub(crate) use scaled_sum::decode_rows;
 pub use scaled_sum::{Form, ScaledSum};
 pub use send_down::send_down;
 pub use soft_cap::soft_cap;
+pub(crate) use truncated::{Made, Truncated, truncated};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType};
 

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::Session;
+use super::adapter::AsAdapter;
 use super::output::{Output, last};
-use crate::checkpoint::{Content, Written, common_dtype, views};
+use crate::checkpoint::{Content, TensorSpec, Written, common_dtype, views};
 use crate::coefficients::{COLUMNS, Wrap};
 use crate::error::Result;
 use crate::interrupt;
@@ -32,11 +33,14 @@ pub struct Bake {
     pub shard_bytes: u64,
     /// Replace a checkpoint that is there.
     pub force: bool,
+    /// The rank of a LoRA adapter to write in place of a checkpoint: the merge's difference to its base, which is the
+    /// source marked `base`, or the one model that the sources' own adapters are of.
+    pub adapter: Option<usize>,
 }
 
 impl Default for Bake {
     fn default() -> Self {
-        Self { dtype: None, shard_bytes: 5_000_000_000, force: false }
+        Self { dtype: None, shard_bytes: 5_000_000_000, force: false, adapter: None }
     }
 }
 
@@ -51,13 +55,18 @@ impl Session {
             restacked: None,
             card: self.card(),
         };
+        if let Some(rank) = options.adapter {
+            let specs: Vec<&TensorSpec> = self.merge.tensors.iter().map(|t| &t.spec).collect();
+            let adapter = AsAdapter { output: &output, base: self.models.base(), rank };
+            return adapter.write(directory, &specs, |name| self.merge.values(self.merge.tensor(name)?));
+        }
         let stored = |spec| Ok((spec, common_dtype(&views(&self.sources, spec)?)));
         let rest = self.rest()?;
         let specs = self.merge.tensors.iter().map(|t| stored(&t.spec)).collect::<Result<Vec<_>>>()?;
         let mut entries =
             output.entries(specs.into_iter().chain(rest.iter().map(|t| (t.operands.spec(), t.operands.dtype()))))?;
         let buffers = self.sources[0].buffers();
-        entries.extend(output.copied());
+        entries.extend(output.copied(buffers));
         let rest: BTreeMap<&str, &Planned> = rest.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
         output.write(directory, entries, |entry| {
             interrupt::check()?;

@@ -9,11 +9,12 @@ use candle_core::{DType, Device};
 use rayon::prelude::*;
 use tempfile::TempDir;
 
+use super::adapter::AsAdapter;
 use super::inspect::matching;
 use super::output::{Output, last};
 use super::score::{Judge, Scored};
 use super::{Bake, Models, on_threads};
-use crate::checkpoint::{Content, Written};
+use crate::checkpoint::{Content, TensorSpec, Written};
 use crate::error::{Error, Result};
 use crate::methods::{Plan, Planned};
 use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
@@ -146,9 +147,14 @@ impl Merged {
             restacked: plan.restacked.as_ref(),
             card: self.card(),
         };
+        let directory = directory.as_ref();
+        if let Some(rank) = options.adapter {
+            let specs: Vec<&TensorSpec> = plan.tensors.iter().map(|t| t.operands.spec()).collect();
+            let adapter = AsAdapter { output: &output, base: plan.base.as_ref().or(models.base()), rank };
+            return on_threads(models.settings.threads, || adapter.write(directory, &specs, |name| plan.tensor(name)?.values()));
+        }
         let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
         entries.extend(output.copied(&plan.buffers));
-        let directory = directory.as_ref();
         let planned: BTreeMap<&str, &Planned> = plan.tensors.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
         on_threads(models.settings.threads, || {
             output.write(directory, entries, |entry| match (plan.buffers.get(&entry.name), planned.get(entry.name.as_str())) {

@@ -1,21 +1,19 @@
 //! What every merge leaves behind: a checkpoint with the side files of its sources and a model card.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::Bake;
+use super::beside::{Chosens, choose};
 use super::gguf::{Q8_0, is_gguf};
 use crate::checkpoint::{
-    Buffer, Checkpoint, Content, Entry, Restacked, SIDE_FILES, Source, TensorSpec, Written, replace_directory, write_file,
+    Buffer, Checkpoint, Content, Entry, Group, Restacked, Source, TensorSpec, Written, record, replace_directory, write_file,
 };
 use crate::error::{Error, Result};
-
-/// The side files that say nothing of tokens.
-const MODEL_FILES: [&str; 2] = ["config.json", "generation_config.json"];
 
 /// A checkpoint to be written.
 pub(super) struct Output<'a> {
@@ -69,12 +67,7 @@ impl Output<'_> {
         tensors: Vec<Entry>,
         content: impl Fn(&Entry) -> Result<Content<'a>> + Sync,
     ) -> Result<Written> {
-        let target = directory.canonicalize().ok();
-        let is_target = |s: &&Source| target.is_some() && s.path().canonicalize().ok() == target;
-        if let Some(source) = self.loaded.iter().find(is_target) {
-            let what = format!("`{}` is the source `{}`", directory.display(), source.name());
-            return Err(Error::Sources { what, hint: "write to another place" });
-        }
+        self.check_target(directory)?;
         if is_gguf(directory) {
             return self.write_gguf(directory, &tensors, content);
         }
@@ -83,33 +76,59 @@ impl Output<'_> {
         }
         let main = tensors.iter().max_by_key(|t| t.shape.iter().product::<usize>()).map_or(Dtype::F32, |t| t.dtype);
         let checkpoint = Checkpoint { tensors, shard_bytes: self.options.shard_bytes };
-        replace_directory(directory, self.options.force, |new| {
+        let Chosens { files, left_out } = self.beside(|_| true);
+        let copied = || files.iter().filter(|file| file.group != Group::Config);
+        let from: Vec<(String, String)> = copied().map(|f| (f.source.name().to_owned(), f.name.clone())).collect();
+        let written = replace_directory(directory, self.options.force, |new| {
             checkpoint.write(new, content)?;
-            // The first that has a file gives it; where vocabularies differ, first the one that has all tokens.
-            let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
-            for name in SIDE_FILES {
-                let preferred = match name {
-                    "config.json" => self.configured,
-                    _ => self.tokenizer.filter(|_| !MODEL_FILES.contains(&name)),
+            for file in &files {
+                let bytes = match (file.group, self.restacked) {
+                    (Group::Config, Some(restacked)) => config(file.source, &restacked.config, main)?,
+                    (Group::Config, None) => config(file.source, &file.bytes()?, main)?,
+                    _ => file.bytes()?,
                 };
-                for source in preferred.into_iter().chain(reference).chain(self.merged) {
-                    let Some(bytes) = source.side_file(name)? else { continue };
-                    let bytes = match (name, self.restacked) {
-                        ("config.json", Some(restacked)) => config(source, &restacked.config, main)?,
-                        ("config.json", None) => config(source, &bytes, main)?,
-                        _ => bytes.to_vec(),
-                    };
-                    write_file(&new.join(name), &bytes)?;
-                    break;
-                }
+                write_beside(new, &file.name, &bytes)?;
             }
-            write_file(&new.join("README.md"), self.card.as_bytes())
-        })
+            write_file(&new.join("README.md"), format!("{}{}", self.card, record(&from)).as_bytes())
+        })?;
+        Ok(Written { copied: copied().map(|file| file.name.clone()).collect(), left_out, ..written })
+    }
+
+    /// An error where `directory` is a source's.
+    pub fn check_target(&self, directory: &Path) -> Result<()> {
+        let target = directory.canonicalize().ok();
+        let adapters = |s: &Source| s.place_and_adapters().1.into_iter().map(PathBuf::from).collect::<Vec<_>>();
+        let is_target = |path: &Path| target.is_some() && path.canonicalize().ok() == target;
+        match self.loaded.iter().find(|s| is_target(s.path()) || adapters(s).iter().any(|path| is_target(path))) {
+            Some(source) => {
+                let what = format!("`{}` is the source `{}`", directory.display(), source.name());
+                Err(Error::Sources { what, hint: "write into another directory" })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The files of `wanted` groups beside the weights.
+    pub fn beside(&self, wanted: impl Fn(Group) -> bool) -> Chosens<'_> {
+        // The first that has a file gives it; where vocabularies differ, first the one that has all tokens.
+        let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
+        let models: Vec<&Source> = self.configured.into_iter().chain(reference).chain(self.merged).collect();
+        let speakers: Vec<&Source> = self.tokenizer.into_iter().chain(models.iter().copied()).collect();
+        choose(&models, &speakers, wanted)
     }
 }
 
+/// Writes the file `name` of `directory`, which may be in a directory of its own.
+pub(super) fn write_beside(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = directory.join(name);
+    if let Some(parent) = path.parent().filter(|_| name.contains('/')) {
+        std::fs::create_dir_all(parent).map_err(|e| Error::Io { action: "write", path: parent.into(), source: e })?;
+    }
+    write_file(&path, bytes)
+}
+
 /// The dtype named `name`.
-fn named(name: &str) -> Result<DType> {
+pub(super) fn named(name: &str) -> Result<DType> {
     match name {
         "f32" => Ok(DType::F32),
         "f16" => Ok(DType::F16),

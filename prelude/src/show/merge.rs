@@ -1,6 +1,7 @@
 //! What `merge`, `evolve` and `bake` give.
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::Table;
 use super::numbers::{bytes, count, number};
@@ -86,10 +87,38 @@ impl EvolveReport {
 }
 
 impl Written {
+    /// For a program; what there is nothing of is not there.
+    pub(crate) fn json(&self) -> Value {
+        let mut json = json!({"path": self.path, "files": self.files, "bytes": self.bytes});
+        for (key, names) in [("copied", &self.copied), ("left_out", &self.left_out)] {
+            if !names.is_empty() {
+                json[key] = json!(names);
+            }
+        }
+        if !self.notes.is_empty() {
+            json["notes"] = json!(self.notes);
+        }
+        if let Some(kept) = &self.kept {
+            let tensors = kept.tensors.iter().map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
+            let least = kept.least().map(|(name, share)| json!({"tensor": name, "share": share}));
+            json["adapter"] = json!({
+                "rank": kept.rank, "share": kept.share, "least": least, "tensors": tensors.collect::<Vec<_>>(),
+            });
+        }
+        json
+    }
+
     fn table(&self) -> Table {
         let mut table = Table::new("", ["written", "files", "size"]);
         table.rows.push(vec![self.path.display().to_string(), self.files.to_string(), bytes(self.bytes)]);
         table.notes.extend(self.notes.iter().cloned());
+        table.notes.extend(self.kept.iter().map(ToString::to_string));
+        if !self.copied.is_empty() {
+            table.notes.push(format!("copied beside the weights: {}", self.copied.join(", ")));
+        }
+        if !self.left_out.is_empty() {
+            table.notes.push(format!("not copied: {}", self.left_out.join(", ")));
+        }
         table
     }
 }

@@ -1,31 +1,30 @@
 //! `bake DIR`, `bake FILE.gguf`
 
-use crate::Bake;
-use crate::Result;
+use crate::{Bake, Error, Result};
 
 use super::Verb;
-use super::arguments::{Arguments, at_home, bytes};
+use super::arguments::{Arguments, at_home, bytes, count};
 use super::context::{Context, Latest, Reply, refuse};
 use super::export::{Code, fields, path};
 
 pub const VERB: Verb = Verb {
     name: "bake",
-    usage: "bake DIR|FILE.gguf [dtype=f32|f16|bf16|q8_0] [shard=5GB] [--force]",
-    about: "write the merge as a Hugging Face checkpoint, or as a GGUF file (which q8_0 is for); --force replaces one that is there",
+    usage: "bake DIR|FILE.gguf [dtype=f32|f16|bf16|q8_0] [shard=5GB] [as=adapter] [rank=16] [--force]",
+    about: "write the merge as a Hugging Face checkpoint, as a LoRA adapter of its base, or as a GGUF file (which q8_0 is for); --force replaces one that is there",
     example: "bake merged",
     rust: Some(rust),
     run,
 };
 
+/// Keys that say how a merge is written.
+pub(super) const KEYS: [&str; 4] = ["dtype", "shard", "as", "rank"];
+
+/// The rank of an adapter where none is given.
+const RANK: usize = 16;
+
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
-    let arguments = Arguments::read(arguments, &["dtype", "shard"], &["--force"])?;
-    let mut options = Bake { force: arguments.force(), ..Bake::default() };
-    for (key, value) in &arguments.pairs {
-        match *key {
-            "dtype" => options.dtype = Some((*value).to_owned()),
-            _ => options.shard_bytes = bytes("shard", value)?,
-        }
-    }
+    let arguments = Arguments::read(arguments, &KEYS, &["--force"])?;
+    let options = options(&arguments.pairs, arguments.force())?;
     let latest = context.latest()?;
     let directory = at_home(arguments.word(VERB.usage)?);
     check_options(&directory, &arguments.pairs)?;
@@ -56,23 +55,54 @@ pub(super) fn check_options(place: &str, pairs: &[(&str, &str)]) -> Result<()> {
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
-    let arguments = Arguments::read(arguments, &["dtype", "shard"], &["--force"])?;
+    let arguments = Arguments::read(arguments, &KEYS, &["--force"])?;
     let latest = code.latest()?;
     code.show(format!("{latest}.{}?", written(arguments.word(VERB.usage)?, &arguments.pairs)?));
     Ok(())
 }
 
-/// Baking to `directory` in Rust, with the `dtype` and `shard` of `pairs`. What was baked is baked again.
-pub(super) fn written(directory: &str, pairs: &[(&str, &str)]) -> Result<String> {
-    let mut given = Vec::new();
-    for (key, value) in pairs {
-        match *key {
-            "dtype" => given.push(("dtype", format!("Some({value:?}.into())"))),
-            "shard" => given.push(("shard_bytes", bytes("shard", value)?.to_string())),
-            _ => {}
-        }
+/// How a merge is to be written, as `pairs` of [`KEYS`] say.
+///
+/// # Errors
+/// Values that are none, or that contradict each other.
+pub(super) fn options(pairs: &[(&str, &str)], force: bool) -> Result<Bake> {
+    let mut options = Bake { force, ..Bake::default() };
+    let given = |key: &str| pairs.iter().find(|(known, _)| *known == key).map(|(_, value)| *value);
+    match given("as") {
+        None | Some("adapter") => {}
+        Some(other) => return Err(Error::bad_value("as", other, "adapter")),
     }
+    let is_adapter = given("as").is_some();
+    if let Some(dtype) = given("dtype") {
+        options.dtype = Some(dtype.to_owned());
+    }
+    match given("shard") {
+        Some(_) if is_adapter => return refuse("`shard` is for checkpoints, and an adapter is one file", "leave shard away"),
+        Some(shard) => options.shard_bytes = bytes("shard", shard)?,
+        None => {}
+    }
+    match given("rank") {
+        Some(rank) if !is_adapter => {
+            return refuse(
+                format!("`rank={rank}` is the rank of an adapter, and the merge is written as a whole checkpoint"),
+                format!("add as=adapter: bake DIR as=adapter rank={rank}"),
+            );
+        }
+        Some(rank) => options.adapter = Some(count("rank", rank)?),
+        None if is_adapter => options.adapter = Some(RANK),
+        None => {}
+    }
+    Ok(options)
+}
+
+/// Baking to `directory` in Rust, as `pairs` of [`KEYS`] say. What was baked is baked again.
+pub(super) fn written(directory: &str, pairs: &[(&str, &str)]) -> Result<String> {
+    let Bake { dtype, shard_bytes, adapter, .. } = options(pairs, true)?;
+    let mut given = Vec::new();
+    given.extend(dtype.map(|dtype| ("dtype", format!("Some({dtype:?}.into())"))));
+    given.extend((shard_bytes != Bake::default().shard_bytes).then(|| ("shard_bytes", shard_bytes.to_string())));
+    given.extend(adapter.map(|rank| ("adapter", format!("Some({rank})"))));
     given.push(("force", "true".into()));
-    let options = fields("Bake", &given, (given.len() < 3).then_some("Bake::default()"));
+    let options = fields("Bake", &given, Some("Bake::default()"));
     Ok(format!("bake_with({}, &{options})", path(directory)))
 }

@@ -6,7 +6,7 @@ use super::timeline::Timeline;
 use crate::checkpoint::Written;
 use crate::show::{Figure, Shown, paragraph};
 use crate::{Dam, Error, Merged, Models, Result};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// The session of one run of `dam`.
 #[derive(Default)]
@@ -62,11 +62,7 @@ impl Reply {
 
     /// The same of files that were written.
     pub(super) fn written(written: &Written) -> Self {
-        let mut json = json!({"path": written.path, "files": written.files, "bytes": written.bytes});
-        if !written.notes.is_empty() {
-            json["notes"] = json!(written.notes);
-        }
-        Self::shown(written, json)
+        Self::shown(written, written.json())
     }
 
     /// With one more line, if there is one.

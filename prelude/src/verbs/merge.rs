@@ -3,18 +3,18 @@
 use crate::Result;
 use crate::methods::{self, GREEDY_SOUP, METHODS};
 use crate::show::Table;
-use crate::{Bake, Compare, Error, Merged};
+use crate::{Compare, Error, Merged};
 use serde_json::{Value, json};
 
 use super::Verb;
-use super::arguments::{Arguments, at_home, bytes, is_recipe};
-use super::bake::{check_options, written};
+use super::arguments::{Arguments, at_home, is_recipe};
+use super::bake::{KEYS, check_options, options, written};
 use super::context::{Context, Reply, refuse};
 use super::export::{Code, call, path};
 
 pub const VERB: Verb = Verb {
     name: "merge",
-    usage: "merge [METHOD|RECIPE.yml] [KEY=VALUE...] [DIR|FILE.gguf] [dtype=f32|f16|bf16|q8_0] [shard=5GB] [--force]",
+    usage: "merge [METHOD|RECIPE.yml] [KEY=VALUE...] [DIR|FILE.gguf] [dtype=f32|f16|bf16|q8_0] [shard=5GB] [as=adapter] [rank=16] [--force]",
     about: "merge the sources by a method that trains nothing, or as a mergekit recipe says, to try it, or into DIR or FILE.gguf; alone: all methods",
     example: "merge ties density=0.5 weight=1,0.5,0.5",
     rust: Some(rust),
@@ -30,24 +30,14 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         [] => return refuse("no method is named", format!("usage: {}", VERB.usage)),
         _ => return refuse("there are too many words", format!("usage: {}", VERB.usage)),
     };
-    let mut options = Bake { force: arguments.force(), ..Bake::default() };
-    let mut parameters = Vec::new();
-    for (key, value) in &arguments.pairs {
-        match *key {
-            "dtype" | "shard" if directory.is_none() => {
-                return refuse(
-                    format!("`{key}` says how a merge is written, and no directory is named"),
-                    "name one, or: bake DIR",
-                );
-            }
-            "dtype" => options.dtype = Some((*value).to_owned()),
-            "shard" => options.shard_bytes = bytes("shard", value)?,
-            key => parameters.push((key, *value)),
-        }
+    let (writing, parameters): (Vec<_>, Vec<_>) = arguments.pairs.iter().copied().partition(|(key, _)| KEYS.contains(key));
+    if let (Some((key, _)), None) = (writing.first(), &directory) {
+        return refuse(format!("`{key}` says how a merge is written, and no directory is named"), "name one, or: bake DIR");
     }
     if let Some(directory) = &directory {
         check_options(directory, &arguments.pairs)?;
     }
+    let options = options(&writing, arguments.force())?;
     let merged = match is_recipe(name) {
         true if !parameters.is_empty() => {
             return refuse(format!("`{}` is not for a recipe", parameters[0].0), "a recipe says its parameters itself");
@@ -63,14 +53,14 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let mut report = merged.report();
     let mut fields = json!({
         "method": report.method, "sources": report.sources, "base": report.base, "tensors": report.tensors,
-        "parameters": report.parameters, "copied": report.copied, "notes": report.notes,
+        "parameters": report.parameters, "copied_tensors": report.copied, "notes": report.notes,
     });
     match directory {
         Some(directory) => {
             let written = merged.bake_with(directory, &options)?;
-            fields["path"] = json!(written.path);
-            fields["files"] = json!(written.files);
-            fields["bytes"] = json!(written.bytes);
+            if let (Value::Object(fields), Value::Object(of)) = (&mut fields, written.json()) {
+                fields.extend(of);
+            }
             report.written = Some(written);
         }
         None => context.merged = Some(merged),
@@ -109,8 +99,7 @@ fn list() -> Reply {
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
     let arguments = Arguments::read(arguments, &keys(), &["--force"])?;
     let Some(name) = arguments.words.first() else { return Ok(()) };
-    let of = |key: &str| ["dtype", "shard"].contains(&key);
-    let (baked, parameters): (Vec<_>, Vec<_>) = arguments.pairs.iter().copied().partition(|(key, _)| of(key));
+    let (baked, parameters): (Vec<_>, Vec<_>) = arguments.pairs.iter().copied().partition(|(key, _)| KEYS.contains(key));
     let models = code.models();
     let merged = match *name {
         recipe if is_recipe(recipe) => format!("{models}.merge_recipe({})?", path(recipe)),
@@ -141,5 +130,5 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
 /// All that may be given: how it is written, and the parameters of all methods.
 fn keys() -> Vec<&'static str> {
     let keys = METHODS.iter().flat_map(|m| m.keys.iter().map(|key| key.name));
-    ["dtype", "shard", "weights", "data"].into_iter().chain(keys).collect()
+    KEYS.into_iter().chain(["weights", "data"]).chain(keys).collect()
 }

@@ -1,0 +1,185 @@
+//! What stands beside the weights of a source: found by a walk through its directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use include_dir::Dir;
+
+use super::super::files::Files;
+use super::{DEPTH, Group, LARGEST, group, is_data, is_module, is_weights};
+
+/// Entries of a source's directory that are looked at.
+const LOOKED_AT: usize = 10_000;
+
+/// What stands beside the weights of a source.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Beside {
+    /// Names with their group and size, sorted.
+    pub files: Vec<(String, Group, u64)>,
+    /// What would go along, and why it does not.
+    pub left_out: Vec<(String, &'static str)>,
+}
+
+impl Beside {
+    fn add(&mut self, name: String, size: u64) {
+        match group(&name) {
+            Some(_) if size > LARGEST => self.left_out.push((name, "too large")),
+            Some(group) => self.files.push((name, group, size)),
+            None if is_data(&name.to_lowercase()) => self.left_out.push((name, "data")),
+            None => {}
+        }
+    }
+
+    /// The same where some files are others, of these sizes, or hidden: none. A tokenizer that comes with settings of
+    /// its own stands alone.
+    pub fn with(mut self, replaced: &BTreeMap<&str, Option<u64>>) -> Self {
+        let stands_alone = replaced.get("tokenizer.json").is_some_and(Option::is_some);
+        let stands_alone = stands_alone && replaced.contains_key("tokenizer_config.json");
+        let is_hidden = |name: &str, group| replaced.contains_key(name) || stands_alone && group == Group::Tokenizer;
+        self.files.retain(|(name, group, _)| !is_hidden(name, *group));
+        replaced.iter().filter_map(|(name, size)| Some((*name, (*size)?))).for_each(|(name, size)| self.add(name.into(), size));
+        self.files.sort();
+        self
+    }
+}
+
+impl Files {
+    /// What stands beside the weights.
+    pub fn beside(&self) -> Beside {
+        let mut beside = Beside::default();
+        match self {
+            Files::Builtin(dir, _) => walk_builtin(dir, dir.path(), &mut beside),
+            Files::Gguf(gguf) => {
+                gguf.side_files.iter().for_each(|(name, text)| beside.add((*name).to_owned(), text.len() as u64));
+            }
+            Files::Disk(directory) | Files::Hub(directory, _) => {
+                let mut walk = Walk { roots: roots(directory), looked_at: 0, beside: &mut beside };
+                walk.directory(directory, "", 0);
+            }
+        }
+        beside.files.sort();
+        beside.left_out.sort();
+        beside
+    }
+}
+
+fn walk_builtin(dir: &Dir<'_>, root: &Path, beside: &mut Beside) {
+    for file in dir.files() {
+        if let Some(name) = file.path().strip_prefix(root).ok().and_then(Path::to_str) {
+            beside.add(name.to_owned(), file.contents().len() as u64);
+        }
+    }
+    dir.dirs().for_each(|dir| walk_builtin(dir, root, beside));
+}
+
+/// Where the files of `directory` may really be: in it, or in the blobs of the hub's cache that its snapshot links to.
+fn roots(directory: &Path) -> Vec<PathBuf> {
+    let real = fs::canonicalize(directory).ok();
+    let snapshot = real.as_deref().filter(|d| d.parent().is_some_and(|p| p.ends_with("snapshots")));
+    let blobs = snapshot.and_then(|d| fs::canonicalize(d.parent()?.parent()?.join("blobs")).ok());
+    real.clone().into_iter().chain(blobs).collect()
+}
+
+/// A walk through a directory on disk.
+struct Walk<'a> {
+    roots: Vec<PathBuf>,
+    looked_at: usize,
+    beside: &'a mut Beside,
+}
+
+impl Walk<'_> {
+    fn directory(&mut self, directory: &Path, prefix: &str, depth: usize) {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        // A name that is no text could not be said.
+        let named = entries.filter_map(|e| Some((e.file_name().into_string().ok()?, e.path())));
+        let mut entries: Vec<(String, PathBuf)> = named.take(LOOKED_AT.saturating_sub(self.looked_at)).collect();
+        self.looked_at += entries.len();
+        entries.sort();
+        if depth > 0 && !is_module(prefix) && entries.iter().any(|(name, _)| name == "config.json" || is_weights(name)) {
+            // Another model, which has files of its own.
+            return;
+        }
+        for (name, path) in entries {
+            let name = format!("{prefix}{name}");
+            let Ok(meta) = fs::metadata(&path) else { continue };
+            if meta.is_dir() {
+                let entered = group(&format!("{name}/x")).is_some() && depth < DEPTH && self.is_inside(&path);
+                if entered {
+                    self.directory(&path, &format!("{name}/"), depth + 1);
+                }
+            } else if meta.is_file() {
+                match self.is_inside(&path) {
+                    true => self.beside.add(name, meta.len()),
+                    false if group(&name).is_some() => self.beside.left_out.push((name, "a link out of its directory")),
+                    false => {}
+                }
+            }
+        }
+    }
+
+    /// Whether `path`, links followed, is still within the checkpoint.
+    fn is_inside(&self, path: &Path) -> bool {
+        fs::canonicalize(path).is_ok_and(|real| self.roots.iter().any(|root| real.starts_with(root)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tokenizer_with_settings_of_its_own_hides_the_other() {
+        let with = |replaced: &[(&'static str, Option<u64>)]| {
+            let mut beside = Beside::default();
+            ["a.txt", "chat_template.json", "tokenizer.json"].iter().for_each(|name| beside.add((*name).to_owned(), 1));
+            let files = beside.with(&replaced.iter().copied().collect()).files;
+            files.into_iter().map(|(name, _, size)| format!("{name} {size}")).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(with(&[("tokenizer.json", Some(2))]), "a.txt 1, chat_template.json 1, tokenizer.json 2");
+        assert_eq!(with(&[("tokenizer.json", Some(2)), ("tokenizer_config.json", None)]), "a.txt 1, tokenizer.json 2");
+        assert_eq!(with(&[("chat_template.json", None)]), "a.txt 1, tokenizer.json 1");
+    }
+
+    #[test]
+    fn links_that_leave_the_directory_and_large_files_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        };
+        write("secret.txt", b"secret");
+        write("model/config.json", b"{}");
+        write("model/1_Pooling/config.json", b"{}");
+        write("model/2_Dense/model.safetensors", b"dense");
+        write("model/other/config.json", b"{}");
+        write("model/other/notes.txt", b"of another model");
+        write("model/pictures/a.png", b"a");
+        write("model/train.jsonl", b"{}");
+        write("model/.git/config", b"");
+        fs::File::create(root.join("model/large.json")).unwrap().set_len(LARGEST + 1).unwrap();
+        std::os::unix::fs::symlink("../secret.txt", root.join("model/NOTICE")).unwrap();
+        std::os::unix::fs::symlink("..", root.join("model/up")).unwrap();
+        std::os::unix::fs::symlink("nowhere", root.join("model/broken.json")).unwrap();
+        std::os::unix::fs::symlink("config.json", root.join("model/alias.json")).unwrap();
+        let beside = Files::Disk(root.join("model")).beside();
+        let names: Vec<&str> = beside.files.iter().map(|(name, ..)| name.as_str()).collect();
+        let expected = ["1_Pooling/config.json", "2_Dense/model.safetensors", "alias.json", "config.json", "pictures/a.png"];
+        assert_eq!(names, expected);
+        let left: Vec<(&str, &str)> = beside.left_out.iter().map(|(name, why)| (name.as_str(), *why)).collect();
+        assert_eq!(left, [("NOTICE", "a link out of its directory"), ("large.json", "too large"), ("train.jsonl", "data")]);
+
+        // A snapshot of the hub's cache is links to blobs.
+        write("hub/models--o--n/blobs/1", b"{}");
+        write("hub/models--o--n/snapshots/c/x", b"");
+        fs::remove_file(root.join("hub/models--o--n/snapshots/c/x")).unwrap();
+        let snapshot = root.join("hub/models--o--n/snapshots/c");
+        std::os::unix::fs::symlink("../../blobs/1", snapshot.join("tokenizer.json")).unwrap();
+        std::os::unix::fs::symlink("../../../../secret.txt", snapshot.join("vocab.json")).unwrap();
+        let beside = Files::Disk(snapshot).beside();
+        assert_eq!(beside.files, [("tokenizer.json".to_owned(), Group::Tokenizer, 2)]);
+        assert_eq!(beside.left_out.len(), 1);
+    }
+}

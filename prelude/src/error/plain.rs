@@ -1,0 +1,191 @@
+//! What libraries say of files, in words for those who have the files: serde_json, the tokenizers crate, minijinja and
+//! candle speak to programmers.
+
+use std::borrow::Cow;
+
+/// What serde calls a kind of value, and what a person does. The longest come first.
+const KINDS: [(&str, &str); 22] = [
+    ("a sequence", "a list"),
+    ("sequence", "a list"),
+    ("a map", "an object `{...}`"),
+    ("map", "an object `{...}`"),
+    ("unit value", "nothing"),
+    ("null", "`null`"),
+    ("usize", "a whole number"),
+    ("u64", "a whole number"),
+    ("u32", "a whole number"),
+    ("i64", "a whole number"),
+    ("f64", "a number"),
+    ("f32", "a number"),
+    ("a string", "text"),
+    ("a borrowed string", "text"),
+    ("a boolean", "true or false"),
+    ("bool", "true or false"),
+    ("boolean", "the truth value"),
+    ("string", "the text"),
+    ("integer", "the number"),
+    ("floating point", "the number"),
+    ("newtype struct", "an object `{...}`"),
+    ("struct", "an object `{...}`"),
+];
+
+/// A kind of value as a person would call it; what is quoted in backticks or quotation marks stays.
+fn kind(text: &str) -> String {
+    let text = text.trim();
+    for (theirs, ours) in KINDS {
+        if let Some(rest) = text.strip_prefix(theirs) {
+            return match rest.trim() {
+                "" => ours.to_owned(),
+                value if value.starts_with(['`', '"']) => format!("{ours} {value}"),
+                // `struct Config`: a name of ours says nothing.
+                _ if theirs.ends_with("struct") => ours.to_owned(),
+                _ => continue,
+            };
+        }
+    }
+    text.to_owned()
+}
+
+/// What serde_json says of a file.
+pub(super) fn json(reason: &str) -> Cow<'_, str> {
+    let (said, place) = match reason.rsplit_once(" at line ") {
+        Some((said, place)) if place.starts_with(|c: char| c.is_ascii_digit()) => {
+            (said, format!(" (line {})", place.replace(" column ", ", column ")))
+        }
+        _ => (reason, String::new()),
+    };
+    let plain: Cow<'_, str> = if let Some(rest) = said.strip_prefix("missing field ") {
+        format!("{rest} is missing").into()
+    } else if let Some(rest) = said.strip_prefix("unknown field ") {
+        format!("{} is not a known key", rest.split(',').next().unwrap_or(rest)).into()
+    } else if let Some(rest) = said.strip_prefix("duplicate field ") {
+        format!("{rest} is there twice").into()
+    } else if said.starts_with("invalid length ") {
+        "a list stands where an object `{...}` belongs".into()
+    } else if let Some((found, expected)) = wrong_value(said) {
+        format!("{} stands where {} belongs", kind(found), kind(expected)).into()
+    } else if said.starts_with("EOF while parsing") {
+        "it ends before it is complete".into()
+    } else if said.starts_with("trailing characters") {
+        "something follows the end of its content".into()
+    } else if said.starts_with("recursion limit exceeded") {
+        "it is nested too deeply".into()
+    } else if said.starts_with("data did not match any variant of untagged enum") {
+        let part = said.rsplit(' ').next().unwrap_or_default().trim_end_matches("Untagged").trim_end_matches("Wrapper");
+        format!("its part `{}` is of no known kind", part.to_lowercase()).into()
+    } else if syntax(said) {
+        format!("it is not JSON: {said}").into()
+    } else {
+        return reason.into();
+    };
+    format!("{plain}{place}").into()
+}
+
+/// What serde_json says of one row of a file, whose line is named beside it.
+pub(super) fn row(reason: &str) -> Cow<'_, str> {
+    match json(reason) {
+        Cow::Owned(said) => said.replacen(" (line 1, column ", " (column ", 1).into(),
+        said => said,
+    }
+}
+
+/// The two sides of `invalid type: ..., expected ...`.
+fn wrong_value(said: &str) -> Option<(&str, &str)> {
+    let starts = ["invalid type: ", "invalid value: "];
+    starts.iter().find_map(|start| said.strip_prefix(start))?.rsplit_once(", expected ")
+}
+
+/// Whether this is what serde_json says of a syntax error.
+fn syntax(said: &str) -> bool {
+    let starts = ["expected ", "key must be", "control character", "invalid escape", "invalid number", "invalid unicode"];
+    let more = ["lone leading surrogate", "trailing comma", "unexpected end of hex escape", "number out of range"];
+    starts.iter().chain(&more).any(|start| said.starts_with(start))
+}
+
+/// What a YAML reader says of a file.
+pub(super) fn yaml(reason: &str) -> Cow<'_, str> {
+    match reason.contains("from_str_multiple") || reason.contains("multiple YAML documents") {
+        true => "it has several documents, and one is read".into(),
+        false => json(reason),
+    }
+}
+
+/// What the tokenizers crate says of a file.
+pub(super) fn tokenizer(reason: &str) -> Cow<'_, str> {
+    json(reason.strip_prefix("Error: ").unwrap_or(reason))
+}
+
+/// What minijinja says of a template: without its name for a template that has none.
+pub(super) fn template(reason: &str) -> Cow<'_, str> {
+    let reason = reason.lines().next().unwrap_or_default();
+    let (said, place) = match reason.rsplit_once(" (in <string>:") {
+        Some((said, line)) => (said, format!(" (line {})", line.trim_end_matches(')'))),
+        None => (reason, String::new()),
+    };
+    match said.strip_prefix("invalid operation: ") {
+        // What a template says itself, by `raise_exception`.
+        Some(own) => format!("it says: {own}{place}").into(),
+        None if said.contains("engine ran out of fuel") => "it does not come to an end".into(),
+        None => format!("{said}{place}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[allow(dead_code, reason = "only read")]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+        r: Option<usize>,
+    }
+
+    #[track_caller]
+    fn says(text: &str, expected: &str) {
+        let error = serde_json::from_str::<Index>(text).unwrap_err().to_string();
+        let said = json(&error).into_owned();
+        assert_eq!(said.split(" (line ").next().unwrap(), expected, "{error}");
+        assert!(said.ends_with(')') && said.contains(", column "), "{said}");
+    }
+
+    #[test]
+    fn json_errors_are_said_plainly() {
+        says("", "it ends before it is complete");
+        says("{\"weight_map\": {", "it ends before it is complete");
+        says("{}", "`weight_map` is missing");
+        says("[]", "a list stands where an object `{...}` belongs");
+        says("{\"weight_map\": []}", "a list stands where an object `{...}` belongs");
+        says("{\"weight_map\": {\"a\": 5}}", "the number `5` stands where text belongs");
+        says("{\"r\": \"four\"}", "the text \"four\" stands where a whole number belongs");
+        says("{\"r\": {}}", "an object `{...}` stands where a whole number belongs");
+        says("{\"r\": -1}", "the number `-1` stands where a whole number belongs");
+        says("{\"r\": 1, \"r\": 2}", "`r` is there twice");
+        says("<html>", "it is not JSON: expected value");
+        says("{'a': 1}", "it is not JSON: key must be a string");
+        assert_eq!(json("chat_template is `3`, not a template"), "chat_template is `3`, not a template");
+        let error = serde_json::from_str::<serde_json::Value>("1 2").unwrap_err().to_string();
+        assert_eq!(json(&error), "something follows the end of its content (line 1, column 3)");
+    }
+
+    #[test]
+    fn rows_are_named_once() {
+        let error = serde_json::from_str::<serde_json::Value>("{\"text\": ").unwrap_err().to_string();
+        assert_eq!(row(&error), "it ends before it is complete (column 9)");
+        assert_eq!(row("it has no text"), "it has no text");
+    }
+
+    #[test]
+    fn tokenizers_and_templates_are_said_plainly() {
+        let model = tokenizers::Tokenizer::from_bytes(br#"{"model": {"type": "Other"}}"#).unwrap_err().to_string();
+        let said = tokenizer(&model);
+        assert!(!said.contains("untagged") && !said.contains("variant"), "{model}: {said}");
+        let none = tokenizers::Tokenizer::from_bytes(b"{").unwrap_err().to_string();
+        assert!(tokenizer(&none).starts_with("it ends before it is complete"), "{none}");
+        assert_eq!(template("invalid operation: no system role (in <string>:3)"), "it says: no system role (line 3)");
+        assert_eq!(
+            yaml("multiple YAML documents found; use from_str_multiple instead"),
+            "it has several documents, and one is read"
+        );
+    }
+}

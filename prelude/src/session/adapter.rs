@@ -1,0 +1,280 @@
+//! A merge as a LoRA adapter of its base, as PEFT reads it: `M - W ~ B A` for every matrix by a truncated singular
+//! value decomposition, `B = U sqrt(s)` and `A = sqrt(s) V^T`, with `lora_alpha = r` so that nothing is scaled.
+//!
+//! | tensor | where it goes |
+//! | --- | --- |
+//! | linear weight (out x in) | `lora_A` (r x in), `lora_B` (out x r) |
+//! | embedding (tokens x hidden) | `lora_embedding_A` (r x tokens), `lora_embedding_B` (hidden x r) |
+//! | bias of a linear layer | itself, with `bias: all` |
+//! | norm; embedding and output layer where those are one | itself, as `modules_to_save` |
+//!
+//! What differs by no more than rounding is left alone. PEFT merges a LoRA of a tied embedding twice or not at all,
+//! by version: whole weights are right in all of them.
+
+mod files;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use candle_core::DType;
+use rayon::prelude::*;
+
+use self::files::{Change, Part};
+use super::output::{Output, named};
+use crate::checkpoint::{BASE, Kept, Kind, OUTPUT, Source, TensorSpec, Values, View, Written};
+use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::ops::{Made, truncated};
+
+/// Families whose linear weights are stored in x out.
+const TRANSPOSED: [&str; 4] = ["gpt2", "openai-gpt", "ctrl", "imagegpt"];
+
+/// Elements that one task compares.
+const STRETCH: usize = 1 << 16;
+
+/// Elements that are made at a time.
+const PIECE: usize = 1 << 13;
+
+/// Differences up to this share of the weights are rounding: two bits of f32.
+const ROUNDING: f64 = 1.0 / (1 << 22) as f64;
+
+/// A merge to be written as an adapter.
+pub(super) struct AsAdapter<'a> {
+    pub output: &'a Output<'a>,
+    /// The base model, where one is marked.
+    pub base: Option<&'a Source>,
+    /// The rank of its largest factors.
+    pub rank: usize,
+}
+
+/// A tensor of the merge beside that of the base.
+struct Compared<'a> {
+    spec: &'a TensorSpec,
+    /// Of the merge.
+    values: Values<'a>,
+    base: &'a View,
+    /// The sums of squares of the difference and of the merge.
+    apart: f64,
+    size: f64,
+}
+
+impl AsAdapter<'_> {
+    /// Writes it to the new directory `directory`. The merge has the tensors `specs`, of which `values` gives the
+    /// elements.
+    ///
+    /// # Errors
+    /// No base model or several, what an adapter cannot express, and as for a checkpoint.
+    pub fn write<'s>(
+        &self,
+        directory: &Path,
+        specs: &'s [&TensorSpec],
+        values: impl Fn(&str) -> Result<Values<'s>>,
+    ) -> Result<Written> {
+        if self.rank == 0 {
+            return Err(Error::bad_value("rank", "0", "a whole number from 1"));
+        }
+        let dtype = self.output.options.dtype.as_deref().map(named).transpose()?.unwrap_or(DType::F32);
+        let base = self.find_base()?;
+        self.check(&base, specs)?;
+        // A tied output layer is no tensor of its own.
+        let is_tied = base.view(OUTPUT).is_err();
+        let mut parts = Vec::new();
+        for spec in specs {
+            interrupt::check()?;
+            if spec.name == OUTPUT && is_tied {
+                parts.push(Part::whole(spec, 0.0));
+                continue;
+            }
+            let compared = Compared::new(spec, values(&spec.name)?, base.view(&spec.name)?);
+            if compared.apart > ROUNDING * ROUNDING * compared.size {
+                parts.push(self.part(&compared)?);
+            }
+        }
+        if is_tied && !specs.iter().any(|spec| spec.name == OUTPUT) {
+            self.keep_tied(specs, &mut parts);
+        }
+        let kept = kept(&parts);
+        files::write(self.output, directory, &base, parts, kept, dtype, &values)
+    }
+
+    /// What makes `compared` of the base's tensor.
+    fn part(&self, compared: &Compared<'_>) -> Result<Part> {
+        let Compared { spec, apart, .. } = compared;
+        let refused = |what: &str| {
+            let what = format!("tensor `{}` differs from that of the base, and {what}", spec.name);
+            Err(Error::Sources { what, hint: "write the merge as a whole checkpoint: bake without as=adapter" })
+        };
+        if spec.name.contains(".experts.") {
+            return refused("transformers keeps the experts of a layer in one tensor, which an adapter does not reach");
+        }
+        let (module, is_weight) = match (spec.name.strip_suffix(".weight"), spec.name.strip_suffix(".bias")) {
+            (Some(module), _) => (module, true),
+            (None, Some(module)) => (module, false),
+            _ => return refused("an adapter changes weights and biases of modules alone"),
+        };
+        match (spec.shape.as_slice(), is_weight) {
+            (&[rows, columns], true) => {
+                let difference = |start: usize, out: &mut [f32]| compared.difference(start, out);
+                let matrix = Made { name: &spec.name, rows, columns, fill: &difference };
+                let deviation = (compared.size / (rows * columns) as f64).sqrt() / f64::from(1u32 << 24);
+                let noise = 2.0 * deviation * ((rows as f64).sqrt() + (columns as f64).sqrt());
+                let factors = truncated(&matrix, self.rank, noise)?;
+                if factors.rank == 0 {
+                    return refused("its numbers are too large to be decomposed");
+                }
+                let embedding = spec.kind == Kind::Embedding;
+                Ok(Part {
+                    module: module.into(),
+                    spec: (*spec).clone(),
+                    apart: *apart,
+                    change: Change::LowRank { factors, embedding },
+                })
+            }
+            (&[_], _) => Ok(Part::whole(spec, *apart)),
+            (shape, _) => refused(&format!("an adapter has nothing for the shape {shape:?}")),
+        }
+    }
+
+    /// A tied embedding that differs is kept whole, and the output layer with it.
+    fn keep_tied(&self, specs: &[&TensorSpec], parts: &mut Vec<Part>) {
+        let Some(embedding) = specs.iter().find(|spec| spec.name == TensorSpec::EMBEDDING) else { return };
+        if let Some(part) = parts.iter_mut().find(|part| part.spec.name == embedding.name) {
+            *part = Part::whole(embedding, part.apart);
+            let output = TensorSpec { name: OUTPUT.into(), kind: Kind::Linear, shape: embedding.shape.clone() };
+            parts.push(Part { change: Change::Whole { of: embedding.name.clone() }, ..Part::whole(&output, 0.0) });
+        }
+    }
+
+    /// The model that the adapter is put on, as it is on disk: the base that is marked, or else that of the sources'
+    /// own adapters.
+    fn find_base(&self) -> Result<Source> {
+        let refuse = |what: String, hint: &'static str| Err(Error::Sources { what, hint });
+        if let Some(base) = self.base {
+            let (place, adapters) = base.place_and_adapters();
+            return match adapters.is_empty() {
+                true => Ok(base.as_it_is().clone()),
+                false => refuse(
+                    format!("the base is itself `{place}` with an adapter, and an adapter is put on a plain model"),
+                    "mark the plain model: load base=MODEL",
+                ),
+            };
+        }
+        let of = |source: &Source| {
+            let (place, adapters) = source.place_and_adapters();
+            (!adapters.is_empty()).then(|| place.to_owned())
+        };
+        let places: BTreeSet<String> = self.output.merged.iter().filter_map(of).collect();
+        match places.into_iter().collect::<Vec<_>>().as_slice() {
+            [place] => match self.output.loaded.iter().find(|source| source.spec() == place) {
+                Some(loaded) => Ok(loaded.as_it_is().clone()),
+                None => Source::open_as(Some(BASE), place),
+            },
+            [] => refuse(
+                "an adapter is put on a base model, and none is marked".into(),
+                "load base=MODEL too, or sources as BASE+ADAPTER, which have one",
+            ),
+            several => refuse(
+                format!("the adapters that are merged are of different base models: `{}`", several.join("`, `")),
+                "say from which the merge is to differ: load base=MODEL",
+            ),
+        }
+    }
+
+    /// Refuses a merge that is no change of `base` alone.
+    fn check(&self, base: &Source, specs: &[&TensorSpec]) -> Result<()> {
+        let whole = "write the merge as a whole checkpoint: bake without as=adapter";
+        let refuse = |what: String| Err(Error::Sources { what, hint: whole });
+        if TRANSPOSED.contains(&base.family()) {
+            return refuse(format!(
+                "adapters for `{}`, which stores its linear weights transposed, are not written",
+                base.family()
+            ));
+        }
+        for spec in specs {
+            match base.view(&spec.name) {
+                Ok(view) if view.shape == spec.shape => {}
+                Ok(view) => {
+                    let [ours, theirs] = [&spec.shape, &view.shape].map(|shape| format!("{shape:?}"));
+                    return refuse(format!(
+                        "tensor `{}` of the merge has shape {ours}, and that of the base {theirs}",
+                        spec.name
+                    ));
+                }
+                Err(_) if spec.name == OUTPUT => {}
+                Err(_) => return refuse(format!("the base has no tensor `{}`, which the merge has", spec.name)),
+            }
+        }
+        let has = |name: &str| specs.iter().any(|spec| spec.name == name);
+        if let Some(missing) = base.tensors().iter().find(|spec| !has(&spec.name)) {
+            return refuse(format!("the merge has no tensor `{}`, which the base has", missing.name));
+        }
+        // Rows of the vocabulary must be the same tokens.
+        let reference =
+            self.output.loaded.iter().chain(self.output.merged).find(|s| s.numbering().is_some_and(|n| n.is_reference));
+        let (Some(ours), Some(theirs)) = (reference.and_then(Source::tokenizer), base.tokenizer()) else { return Ok(()) };
+        let ours = ours.get_vocab(true);
+        match theirs.get_vocab(true).into_iter().filter(|(token, id)| ours.get(token) != Some(id)).min() {
+            Some((token, _)) => refuse(format!("the merge has the token `{token}` in another row than the base")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<'a> Compared<'a> {
+    fn new(spec: &'a TensorSpec, values: Values<'a>, base: &'a View) -> Self {
+        let elements: usize = spec.shape.iter().product();
+        let mut compared = Self { spec, values, base, apart: 0.0, size: 0.0 };
+        let sums = (0..elements.div_ceil(STRETCH)).into_par_iter().map(|i| {
+            let (mut ours, mut theirs) = ([0f32; PIECE], [0f32; PIECE]);
+            let (mut apart, mut size) = (0f64, 0f64);
+            for start in (i * STRETCH..elements.min((i + 1) * STRETCH)).step_by(PIECE) {
+                let count = PIECE.min(elements - start);
+                let (ours, theirs) = (&mut ours[..count], &mut theirs[..count]);
+                (compared.values)(start, ours);
+                read(base, start, theirs);
+                for (m, w) in ours.iter().zip(&*theirs) {
+                    let (m, w) = (f64::from(*m), f64::from(*w));
+                    (apart, size) = (apart + (m - w) * (m - w), size + m * m);
+                }
+            }
+            (apart, size)
+        });
+        for (apart, size) in sums.collect::<Vec<_>>() {
+            (compared.apart, compared.size) = (compared.apart + apart, compared.size + size);
+        }
+        base.release();
+        compared
+    }
+
+    /// Elements of the difference from `start` on.
+    fn difference(&self, start: usize, out: &mut [f32]) {
+        (self.values)(start, out);
+        let mut base = [0f32; PIECE];
+        for (i, out) in out.chunks_mut(PIECE).enumerate() {
+            let base = &mut base[..out.len()];
+            read(self.base, start + i * PIECE, base);
+            out.iter_mut().zip(base).for_each(|(m, w)| *m -= *w);
+        }
+    }
+}
+
+fn read(view: &View, start: usize, into: &mut [f32]) {
+    pulp::Arch::new().dispatch(|| view.read(start, into));
+}
+
+/// What the adapter keeps of the difference.
+fn kept(parts: &[Part]) -> Kept {
+    let share = |lost: f64, whole: f64| if whole > 0.0 { (1.0 - lost / whole).max(0.0).sqrt() } else { 1.0 };
+    let mut kept = Kept { rank: 0, share: 1.0, tensors: Vec::new() };
+    let (mut lost, mut whole) = (0.0, 0.0);
+    for part in parts {
+        whole += part.apart;
+        if let Change::LowRank { factors, .. } = &part.change {
+            lost += factors.lost;
+            kept.rank = kept.rank.max(factors.rank);
+            kept.tensors.push((part.spec.name.clone(), factors.rank, share(factors.lost, factors.whole)));
+        }
+    }
+    kept.share = share(lost, whole);
+    kept
+}

@@ -1,0 +1,138 @@
+//! Which files beside the weights a merge takes along, and from which of its sources.
+//!
+//! Files that only make sense together come from one source: those of the tokenizer from the source that gives the
+//! tokenizer, those of the processor from the first that has one. What follows config.json (custom code above all)
+//! comes from the source that gives config.json, and licences come from all.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::{ALL_BESIDE, Group, MOST_BESIDE, Source, WHOLE_GROUPS, is_vocabulary};
+use crate::error::Result;
+
+/// A file to be copied.
+pub(super) struct Chosen<'a> {
+    /// What it is called in the merge.
+    pub name: String,
+    pub group: Group,
+    pub source: &'a Source,
+    /// What it is called in the source.
+    own: String,
+    size: u64,
+}
+
+impl Chosen<'_> {
+    /// What it says.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        Ok(self.source.side_file(&self.own)?.map(|bytes| bytes.to_vec()).unwrap_or_default())
+    }
+}
+
+/// The files to be copied, and those left out, each with why.
+pub(super) struct Chosens<'a> {
+    pub files: Vec<Chosen<'a>>,
+    pub left_out: Vec<String>,
+}
+
+/// The files of `wanted` groups. `models` are the sources in the order in which they are asked for files, `speakers` the
+/// same for files of the tokenizer.
+pub(super) fn choose<'a>(models: &[&'a Source], speakers: &[&'a Source], wanted: impl Fn(Group) -> bool) -> Chosens<'a> {
+    let mut asked: Vec<(&'a Source, crate::checkpoint::Beside)> = Vec::new();
+    for source in models.iter().chain(speakers) {
+        if !asked.iter().any(|(known, _)| known.identity() == source.identity()) {
+            asked.push((source, source.beside()));
+        }
+    }
+    let of = |source: &Source, group: Group| {
+        let beside = asked.iter().find(|(known, _)| known.identity() == source.identity());
+        beside.into_iter().flat_map(|(_, beside)| &beside.files).filter(move |(_, g, _)| *g == group)
+    };
+    let mut all: Vec<Chosen<'a>> = Vec::new();
+    let mut take = |source: &'a Source, group: Group| {
+        all.extend(of(source, group).map(|(name, group, size)| Chosen {
+            name: name.clone(),
+            group: *group,
+            source,
+            own: name.clone(),
+            size: *size,
+        }));
+    };
+    let giver = models.iter().find(|s| of(s, Group::Config).next().is_some());
+    for group in [Group::Config, Group::Other] {
+        giver.into_iter().for_each(|source| take(source, group));
+    }
+    for group in WHOLE_GROUPS {
+        let order = if group == Group::Tokenizer { speakers } else { models };
+        let whole = order.iter().find(|s| of(s, group).any(|(name, ..)| group != Group::Tokenizer || is_vocabulary(name)));
+        let any = || order.iter().find(|s| of(s, group).next().is_some());
+        whole.or_else(any).into_iter().for_each(|source| take(source, group));
+    }
+    for source in models {
+        take(source, Group::Licence);
+    }
+    all.retain(|file| wanted(file.group));
+    let mut left_out: Vec<String> = Vec::new();
+    for (source, beside) in &asked {
+        let said = beside.left_out.iter().filter(|_| all.iter().any(|file| file.source.identity() == source.identity()));
+        left_out.extend(said.map(|(name, why)| format!("{name} of {} ({why})", source.name())));
+    }
+    Chosens { files: within_limits(apart(all), &mut left_out), left_out }
+}
+
+/// Licences of one name and different text get the name of their source behind theirs; of equal text there is one.
+fn apart(files: Vec<Chosen<'_>>) -> Vec<Chosen<'_>> {
+    let mut kept: Vec<Chosen<'_>> = Vec::new();
+    let mut texts: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+    for mut file in files {
+        if file.group == Group::Licence {
+            // One that cannot be read is reported when it is written.
+            let text = file.bytes().unwrap_or_default();
+            let known = texts.entry(file.own.clone()).or_default();
+            if known.contains(&text) {
+                continue;
+            }
+            if !known.is_empty() {
+                file.name = renamed(&file.own, file.source.name());
+            }
+            known.push(text);
+        }
+        if !kept.iter().any(|other| other.name == file.name) {
+            kept.push(file);
+        }
+    }
+    kept
+}
+
+/// `LICENSE-math` of `LICENSE`, `LICENSE-math.txt` of `LICENSE.txt`.
+fn renamed(name: &str, source: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
+    let source: String = source.chars().map(plain).take(64).collect();
+    match name.split_once('.') {
+        Some((stem, end)) => format!("{stem}-{source}.{end}"),
+        None => format!("{name}-{source}"),
+    }
+}
+
+/// As many of `files` as fit; config.json always does.
+fn within_limits<'a>(files: Vec<Chosen<'a>>, left_out: &mut Vec<String>) -> Vec<Chosen<'a>> {
+    let (mut count, mut bytes) = (0, 0);
+    let fits = |file: &Chosen<'a>| {
+        let fits = count < MOST_BESIDE && bytes + file.size <= ALL_BESIDE;
+        (count, bytes) = if fits { (count + 1, bytes + file.size) } else { (count, bytes) };
+        if !fits {
+            left_out.push(format!("{} of {} (too many files or bytes)", file.own, file.source.name()));
+        }
+        fits
+    };
+    files.into_iter().filter(fits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn licences_are_told_apart_by_their_sources() {
+        assert_eq!(renamed("LICENSE", "math"), "LICENSE-math");
+        assert_eq!(renamed("LICENSE.txt", "a/b c"), "LICENSE-a-b-c.txt");
+    }
+}
