@@ -11,7 +11,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use serde_json::{Map, json};
 
-use super::config::{Rope, Scaling, Pairs};
+use super::config::{Pairs, Rope, Scaling};
 use super::files::{Bytes, map};
 use super::gguf_tokenizer::tokenizer_files;
 use super::view::{Stored, View, interleaved};
@@ -309,7 +309,8 @@ impl Gguf {
         let theta = m.own("rope.freq_base").and_then(Metadata::number).unwrap_or(10_000.0);
         let factor = factors.iter().copied().fold(1f64, f64::max);
         let scaling = Scaling::Llama3 { factor, low: 1.0, high: 4.0, original: 8192.0 };
-        let [plain, llama3] = [Scaling::None, scaling].map(|scaling| Rope { theta, dims: 2 * factors.len(), scaling, pairs: Pairs::Halves });
+        let [plain, llama3] =
+            [Scaling::None, scaling].map(|scaling| Rope { theta, dims: 2 * factors.len(), scaling, pairs: Pairs::Halves });
         let known = |(k, found): (usize, &f64)| {
             let expected = plain.frequency(k, 1) / llama3.frequency(k, 1);
             (expected - found).abs() <= 1e-4 * expected

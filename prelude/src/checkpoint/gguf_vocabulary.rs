@@ -10,10 +10,10 @@ use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
 use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
+use super::chat::Chat;
 use super::gguf::{ENDS, Metadata};
 use super::gguf_keys::refused;
 use super::gguf_tokenizer::{Rule, merges_of, tokenizer_files};
-use super::chat::Chat;
 use super::tokenizer::tokenizing;
 use crate::error::Result;
 

@@ -41,7 +41,9 @@ pub use source::Source;
 pub use view::View;
 pub use vocabulary::Lack;
 
+pub(crate) use archive::Buffer;
 pub(crate) use chat::Chat;
+pub(crate) use differs::Difference;
 pub(crate) use encode::Encoding;
 #[cfg(test)]
 pub(crate) use encode::encoded;
@@ -50,12 +52,10 @@ pub(crate) use gguf_keys::Keys;
 pub(crate) use gguf_vocabulary::{Told, ids_alone, tokenizer_keys};
 pub(crate) use gguf_write::{GgufFile, GgufTensor, Of, encoding};
 pub(crate) use hub::{Hub, Place, Wanted, cached_names};
-pub(crate) use archive::Buffer;
-pub(crate) use differs::Difference;
 pub(crate) use other::OUTPUT;
 pub(crate) use restack::Restacked;
-pub(crate) use stacks::{Stack, Stacks};
 pub(crate) use source::{common_dtype, in_one_numbering, mix, split_name, views};
+pub(crate) use stacks::{Stack, Stacks};
 pub(crate) use tokenizer::tokenizing;
 pub(crate) use view::TILE;
 pub(crate) use vocabulary::{NO_ROW, Numbering, Seen, extend};

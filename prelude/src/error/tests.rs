@@ -21,7 +21,7 @@ fn number(error: &Error) -> usize {
         Error::DType { .. } => 11,
         Error::NonFinite { .. } => 12,
         Error::Tokenizer { .. } => 13,
-        Error::TokenizerTooLarge { .. } => 14,
+        Error::Torch { .. } => 14,
         Error::ChatTemplate { .. } => 15,
         Error::Differs { .. } => 16,
         Error::HubMissing { .. } => 17,
@@ -59,6 +59,12 @@ fn number(error: &Error) -> usize {
         Error::Interrupted => 49,
         Error::Candle(_) => 50,
         Error::Foreign { .. } => 51,
+        Error::Packed { .. } => 52,
+        Error::NoOutputLayer { .. } => 53,
+        Error::GgufOut { .. } => 54,
+        Error::Adapter { .. } => 55,
+        Error::AdapterKey { .. } => 56,
+        Error::TensorNames { .. } => 57,
     }
 }
 
@@ -74,12 +80,19 @@ fn examples() -> Vec<Error> {
         Error::Safetensors { file: file(), reason: text() },
         Error::Gguf { file: file(), reason: text() },
         Error::OutsideDirectory { index: file(), entry: text() },
-        Error::UnknownFamily { file: file(), found: text() },
+        Error::UnknownFamily { file: file(), found: text(), known: "llama".into() },
+        Error::UnknownFamily { file: path("model.gguf"), found: text(), known: "llama".into() },
         Error::DType { file: file(), tensor: tensor(), found: "I8".into() },
         Error::NonFinite { file: file(), tensor: tensor(), position: 1, value: f32::NAN },
         Error::Tokenizer { file: path("model/tokenizer.json"), reason: text() },
-        Error::TokenizerTooLarge { file: file(), id: 9, rows: 8 },
-        Error::ChatTemplate { file: file(), reason: text() },
+        Error::Torch { file: path("pytorch_model.bin"), reason: text() },
+        Error::Packed { file: file(), tensor: tensor(), method: "GPTQ".into() },
+        Error::NoOutputLayer { file: file() },
+        Error::GgufOut { reason: text() },
+        Error::Adapter { path: path("adapter"), reason: text(), hint: "name its base".into() },
+        Error::AdapterKey { file: path("adapter_config.json"), key: text(), reason: text(), hint: "merge it with PEFT".into() },
+        Error::TensorNames { file: file(), reason: text(), hint: "save it again" },
+        Error::ChatTemplate { source_name: text(), file: file(), reason: text() },
         Error::Differs { first: text(), second: "y".into(), difference: "layers".into() },
         Error::HubMissing { repo: text(), what: "file".into() },
         Error::HubGated { repo: text() },
@@ -87,8 +100,9 @@ fn examples() -> Vec<Error> {
         Error::Hub { repo: text(), reason: text(), hint: "try again" },
         Error::Sources { what: text(), hint: "load more" },
         Error::EmptyData { file: file() },
-        Error::BadLine { file: file(), line: 3, reason: text() },
-        Error::TokenOutOfRange { file: file(), line: 3, id: 9, vocabulary: 8 },
+        Error::BadLine { file: file(), unit: "line", line: 3, reason: text(), hint: "correct the row" },
+        Error::TokenOutOfRange { file: file(), unit: "row", line: 3, id: 9, token: None, vocabulary: 8 },
+        Error::TokenOutOfRange { file: file(), unit: "row", line: 3, id: 9, token: Some(text()), vocabulary: 8 },
         Error::NoData { source_name: text() },
         Error::unknown("key", "drpot", ["drop"]),
         Error::unknown("key", "zzzzzzzzzz", ["drop"]),
@@ -109,7 +123,7 @@ fn examples() -> Vec<Error> {
         Error::NotBaked { tensor: tensor(), position: 0, value: f32::INFINITY, dtype: "f16" },
         Error::SessionFile { file: file(), reason: text() },
         Error::Yaml { file: file(), reason: text() },
-        Error::Recipe { file: file(), key: text(), reason: text() },
+        Error::Recipe { file: file(), key: text(), reason: text(), hint: "leave it out".into() },
         Error::BadTensor { tensor: tensor(), reason: text() },
         Error::SchemeUnknown { file: file(), scheme: text() },
         Error::Picture { reason: text() },
@@ -157,7 +171,7 @@ fn examples() -> Vec<Error> {
 fn every_error_has_a_message_and_a_remedy() {
     let examples = examples();
     let numbers: BTreeSet<usize> = examples.iter().map(number).collect();
-    assert_eq!(numbers, (0..=51).collect(), "a variant without an example");
+    assert_eq!(numbers, (0..=57).collect(), "a variant without an example");
     for error in &examples {
         let (message, hint) = (error.to_string(), error.hint().unwrap_or_default());
         assert!(hint.len() > 8 && !message.is_empty(), "{message}: {hint}");

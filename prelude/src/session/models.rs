@@ -266,7 +266,12 @@ impl Models {
             copied: s.buffers().keys().cloned().collect(),
             is_base: s.name() == BASE,
             obstacle: s.obstacle(),
-            notes: [s.notes().to_vec(), s.rest_in_words().map(|b| format!("{b} are merged, but only text trains")).into_iter().collect(), apart(s)].concat(),
+            notes: [
+                s.notes().to_vec(),
+                s.rest_in_words().map(|b| format!("{b} are merged, but only text trains")).into_iter().collect(),
+                apart(s),
+            ]
+            .concat(),
             vocabulary: s.vocabulary_rows(),
             lack: s.numbering().map(|n| n.lack.clone()).unwrap_or_default(),
         };

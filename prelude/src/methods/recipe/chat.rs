@@ -61,7 +61,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Message, render};
+    use crate::data::{Talk, message, render};
 
     /// What transformers renders of mergekit's templates.
     #[test]
@@ -79,11 +79,13 @@ mod tests {
         let mistral = "<s> [INST]  s \n\n hi  [/INST] yo</s> [INST] q [/INST]";
         let expected = [alpaca, chatml, &exaone.concat(), llama3, mistral];
         let talk = [("system", " s "), ("user", " hi "), ("assistant", "yo"), ("user", "q"), ("assistant", "z")];
-        let talk = talk.map(|(role, content)| Message::new(role, content));
+        let messages = talk.iter().map(|(role, content)| message(role, content)).collect();
+        let talk = Talk { messages, prompt: 4, tools: None };
         let source = Source::open("builtin:math").unwrap().with_special_tokens("<s>", "</s>");
         for ((name, template), expected) in NAMED.iter().zip(expected) {
             let source = source.with_chat_template(template).unwrap();
-            assert_eq!(render(&source, &[&talk]).unwrap()[0].prompt, expected, "{name}");
+            let exchange = render(&source, &[&talk]).unwrap().pop().unwrap().unwrap();
+            assert_eq!(exchange.prompt, expected, "{name}");
         }
     }
 }

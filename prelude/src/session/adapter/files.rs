@@ -89,8 +89,9 @@ pub(super) fn write<'s>(
     let config = config(output, base, &parts, &kept, &saved, is_bias);
     let stored: Vec<Stored<'_>> = parts.iter().flat_map(|part| stored(part, &lowered, is_bias(part))).collect();
     let by_name: BTreeMap<&str, &Stored<'_>> = stored.iter().map(|s| (s.name.as_str(), s)).collect();
-    let entry =
-        |s: &Stored<'_>| Entry::new(&TensorSpec { name: s.name.clone(), kind: Kind::Linear, shape: s.shape.clone() }, s.name.clone(), dtype);
+    let entry = |s: &Stored<'_>| {
+        Entry::new(&TensorSpec { name: s.name.clone(), kind: Kind::Linear, shape: s.shape.clone() }, s.name.clone(), dtype)
+    };
     let checkpoint = Checkpoint { tensors: stored.iter().map(entry).collect(), shard_bytes: u64::MAX };
     let Chosens { files, left_out } = output.beside(|group| matches!(group, Group::Tokenizer | Group::Licence));
     let from: Vec<(String, String)> = files.iter().map(|f| (f.source.name().to_owned(), f.name.clone())).collect();
