@@ -319,7 +319,9 @@ fn a_static_merge_says_whose_configuration_it_has_and_runs_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let (out, notes) = followed("three_mistrals", dir.path());
     let text = notes.join("\n");
-    for word in ["configuration of `mistral`", "rope_theta is 10000 in `mistral` and 1000000 in `instruct`", "sliding_window is 32"] {
+    for word in
+        ["configuration of `mistral`", "rope_theta is 10000 in `mistral` and 1000000 in `instruct`", "sliding_window is 32"]
+    {
         assert!(text.contains(word), "{text}");
     }
     assert!(!text.contains("medical"), "{text}");
@@ -369,10 +371,14 @@ residual_weight: 1
 ";
     let merged = |text: &str| Models::default().merge_recipe(recipe(dir.path(), text)).unwrap();
     let (a, b) = (merged(plain), merged(long));
-    let bytes = |merged: &dam_prelude::Merged, name: &str| fs::read(merged.bake(dir.path().join(name)).unwrap().path.join("model.safetensors")).unwrap();
+    let bytes = |merged: &dam_prelude::Merged, name: &str| {
+        fs::read(merged.bake(dir.path().join(name)).unwrap().path.join("model.safetensors")).unwrap()
+    };
     assert_eq!(bytes(&a, "a"), bytes(&b, "b"));
     let notes = b.report().notes.join("\n");
-    for word in ["`seed`", "`residual_weight`", "override_architecture", "`models[1].parameters.density`", "int8_mask", "parameters.t`"] {
+    for word in
+        ["`seed`", "`residual_weight`", "override_architecture", "`models[1].parameters.density`", "int8_mask", "parameters.t`"]
+    {
         assert!(notes.contains(word), "{word}: {notes}");
     }
     assert!(!notes.contains("x-weights") && !notes.contains("_more") && a.report().notes.is_empty(), "{notes}");
@@ -441,7 +447,11 @@ slices:
     .concat();
     let neo = layers("transformer.h", 2, &["attn.attention.k_proj.weight"]);
     let cases = [
-        (json!({"model_type": "qwen3_moe", "num_hidden_layers": 2, "num_experts": 2, "mlp_only_layers": [1]}), moe, "model.layers"),
+        (
+            json!({"model_type": "qwen3_moe", "num_hidden_layers": 2, "num_experts": 2, "mlp_only_layers": [1]}),
+            moe,
+            "model.layers",
+        ),
         (json!({"model_type": "bert", "num_hidden_layers": 2}), bert, "bert.encoder.layer"),
         (json!({"model_type": "opt", "num_hidden_layers": 2, "eos_token_id": [1, 2]}), opt, "model.decoder.layers"),
         (
@@ -453,7 +463,8 @@ slices:
     ];
     for (i, (config, tensors, stack)) in cases.iter().enumerate() {
         let place = dir.path().join(i.to_string());
-        let all = [&tensors[..], &[("model.embed_tokens.weight".into(), vec![5, 3]), ("final_norm.weight".into(), vec![3])]].concat();
+        let all =
+            [&tensors[..], &[("model.embed_tokens.weight".into(), vec![5, 3]), ("final_norm.weight".into(), vec![3])]].concat();
         checkpoint(&place.join("a"), config, &all, 1.0);
         checkpoint(&place.join("b"), config, &all, 101.0);
         let merged = Models::default().merge_recipe(recipe(&place, text)).unwrap();
@@ -482,8 +493,13 @@ slices:
                 assert_eq!((&said["text_config"], &said["vision_config"]["num_hidden_layers"]), (&expected, &json!(2)));
                 assert!(merged.report().notes.join("").contains("`vision_tower.vision_model.encoder.layers`"));
             }
-            "gpt_neo" => assert_eq!((&said["num_layers"], &said["attention_layers"]), (&json!(3), &json!(["global", "local", "local"]))),
-            "qwen3_moe" => assert_eq!((&said["num_hidden_layers"], &said["mlp_only_layers"], &said["num_experts"]), (&json!(3), &json!([1, 2]), &json!(2))),
+            "gpt_neo" => {
+                assert_eq!((&said["num_layers"], &said["attention_layers"]), (&json!(3), &json!(["global", "local", "local"])))
+            }
+            "qwen3_moe" => assert_eq!(
+                (&said["num_hidden_layers"], &said["mlp_only_layers"], &said["num_experts"]),
+                (&json!(3), &json!([1, 2]), &json!(2))
+            ),
             _ => assert_eq!(said["num_hidden_layers"], 3),
         }
         if let Some(eos) = config.get("eos_token_id") {
@@ -494,7 +510,9 @@ slices:
     // Two stacks that could be meant, and none.
     let t5 = [layers("encoder.block", 2, &["layer.0.q.weight"]), layers("decoder.block", 2, &["layer.0.q.weight"])].concat();
     let none = vec![("embed.weight".to_owned(), vec![5, 3])];
-    for (name, tensors, word) in [("t5", t5, "`decoder.block` (2 layers), `encoder.block` (2 layers)"), ("none", none, "no numbered layers")] {
+    for (name, tensors, word) in
+        [("t5", t5, "`decoder.block` (2 layers), `encoder.block` (2 layers)"), ("none", none, "no numbered layers")]
+    {
         let place = dir.path().join(name);
         for model in ["a", "b"] {
             checkpoint(&place.join(model), &json!({"model_type": name, "num_layers": 2, "num_decoder_layers": 2}), &tensors, 0.0);
@@ -578,10 +596,8 @@ fn rows_that_nobody_can_give_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let models = ["x", "yx", "y"].map(|name| data("recipes").join(name).display().to_string());
     let bad = |tokens: &str| {
-        let text = format!(
-            "merge_method: karcher\nmodels: [{}]\ntokenizer: {{source: YX, tokens: {{{tokens}}}}}\n",
-            models.join(", ")
-        );
+        let text =
+            format!("merge_method: karcher\nmodels: [{}]\ntokenizer: {{source: YX, tokens: {{{tokens}}}}}\n", models.join(", "));
         let text = text.replace("YX", &models[1]);
         Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap_err()
     };

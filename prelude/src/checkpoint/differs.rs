@@ -90,7 +90,12 @@ fn collect(prefix: &str, map: &Map<String, Value>, found: &mut BTreeMap<String, 
     for (key, value) in map {
         let silent = |key: &str| SAYS_NOTHING.contains(&key) || key.contains("dropout") || key.contains("token_id");
         // What is switched off is as good as not there.
-        if value.is_null() || *value == Value::Bool(false) || silent(key) || key.starts_with("_attn") || key.starts_with("output_") {
+        if value.is_null()
+            || *value == Value::Bool(false)
+            || silent(key)
+            || key.starts_with("_attn")
+            || key.starts_with("output_")
+        {
             continue;
         }
         match (key.as_str(), value) {
@@ -152,8 +157,12 @@ mod tests {
         let new = json!({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "dtype": "bfloat16"});
         assert_eq!(found(&old, &new), [""; 0]);
         let scaled = json!({"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}, "sliding_window": 4096});
-        let expected =
-            ["rope_scaling.factor unset 2", "rope_scaling.rope_type unset linear", "rope_theta 10000 1000000", "sliding_window unset 4096"];
+        let expected = [
+            "rope_scaling.factor unset 2",
+            "rope_scaling.rope_type unset linear",
+            "rope_theta 10000 1000000",
+            "sliding_window unset 4096",
+        ];
         assert_eq!(found(&old, &scaled), expected);
         let nested = |eps: f64| json!({"text_config": {"rms_norm_eps": eps, "vocab_size": eps}});
         assert_eq!(found(&nested(1e-5), &nested(1e-6)), ["text_config.rms_norm_eps 0.00001 0.000001"]);

@@ -28,15 +28,15 @@ pub use source::Source;
 pub use view::View;
 pub use vocabulary::Lack;
 
+pub(crate) use archive::Buffer;
+pub(crate) use differs::Difference;
 #[cfg(test)]
 pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};
 pub(crate) use hub::{Hub, Place, Wanted, cached_names};
-pub(crate) use archive::Buffer;
-pub(crate) use differs::Difference;
 pub(crate) use restack::Restacked;
-pub(crate) use stacks::{Stack, Stacks};
 pub(crate) use source::{SIDE_FILES, common_dtype, in_one_numbering, mix, split_name, views};
+pub(crate) use stacks::{Stack, Stacks};
 pub(crate) use tokenizer::{Chat, tokenizing};
 pub(crate) use view::TILE;
 pub(crate) use vocabulary::{NO_ROW, Numbering, Seen, extend};

@@ -29,11 +29,8 @@ pub(super) fn tensors(archive: &Archive, config: &Path, json: &[u8]) -> Result<V
     }
     // What a rotary embedding turns by follows from config.json: old checkpoints store it, and nobody reads it.
     let read = archive.tensors.iter().filter(|(name, _)| !name.ends_with("rotary_emb.inv_freq"));
-    let tensors = read.map(|(name, view)| TensorSpec {
-        name: name.clone(),
-        kind: kind(name, view.shape.len()),
-        shape: view.shape.clone(),
-    });
+    let tensors =
+        read.map(|(name, view)| TensorSpec { name: name.clone(), kind: kind(name, view.shape.len()), shape: view.shape.clone() });
     let stored = tensors.collect::<Vec<_>>();
     // A tied output layer is the embedding, whether it is stored a second time or not.
     let embedding = stored.iter().find(|t| t.kind == Kind::Embedding && same_bytes(archive, &t.name));

@@ -75,7 +75,8 @@ impl Source {
                 let moved = match &old {
                     Value::Array(all) if is_indices(&key, all, stack.depth) => {
                         let named: BTreeSet<usize> = all.iter().filter_map(Value::as_u64).map(|layer| layer as usize).collect();
-                        let new = layers.iter().enumerate().filter(|(_, (_, layer))| named.contains(layer)).map(|(i, _)| json!(i));
+                        let new =
+                            layers.iter().enumerate().filter(|(_, (_, layer))| named.contains(layer)).map(|(i, _)| json!(i));
                         Some(Value::Array(new.collect()))
                     }
                     Value::String(_) => {
@@ -91,7 +92,8 @@ impl Source {
             }
             if let (Some(key), Some(map)) = (place.last(), map_at_mut(&mut config, place)) {
                 map.insert(key.clone(), layers.len().into());
-                let by_place: Vec<&str> = BY_PLACE.into_iter().filter(|key| map.get(*key).is_some_and(|v| !v.is_null())).collect();
+                let by_place: Vec<&str> =
+                    BY_PLACE.into_iter().filter(|key| map.get(*key).is_some_and(|v| !v.is_null())).collect();
                 if !by_place.is_empty() {
                     notes.push(format!(
                         "config.json says by number which layers are of which kind ({}): check that it is true of the new stack",
@@ -152,7 +154,8 @@ fn map_at_mut<'a>(config: &'a mut Map<String, Value>, place: &Place) -> Option<&
 
 /// What stands beside the last key of `place` and has an entry for each of `depth` layers.
 fn lists(config: &Map<String, Value>, place: &Place, depth: usize) -> Vec<(String, Value)> {
-    let of_layers = |key: &str| ["layer", "block", "head", "multiplier", "pattern", "types", "window"].iter().any(|part| key.contains(part));
+    let of_layers =
+        |key: &str| ["layer", "block", "head", "multiplier", "pattern", "types", "window"].iter().any(|part| key.contains(part));
     let fits = |(key, value): &(&String, &Value)| match value {
         Value::Array(all) => of_layers(key) && (all.len() == depth || is_indices(key, all, depth)),
         Value::String(letters) => key.contains("pattern") && letters.chars().count() == depth,
@@ -167,7 +170,9 @@ fn is_indices(key: &str, all: &[Value], depth: usize) -> bool {
     let numbers: Option<Vec<u64>> = all.iter().map(Value::as_u64).collect();
     let rising = |n: &Vec<u64>| n.windows(2).all(|w| w[0] < w[1]) && n.iter().all(|layer| (*layer as usize) < depth);
     let flags = all.len() == depth && key != "mlp_only_layers";
-    (key.ends_with("layers") || key.ends_with("layer_indices") || key.ends_with("layers_idx")) && !flags && numbers.is_some_and(|n| !n.is_empty() && rising(&n))
+    (key.ends_with("layers") || key.ends_with("layer_indices") || key.ends_with("layers_idx"))
+        && !flags
+        && numbers.is_some_and(|n| !n.is_empty() && rising(&n))
 }
 
 /// The entry of `list` for a layer.

@@ -128,8 +128,7 @@ impl Stacks {
 fn main(all: &mut [Stack], counts: &[(Place, usize)]) -> Option<usize> {
     let text = || counts.iter().filter(|(place, _)| place.iter().all(|key| is_text(key)));
     let candidates: Vec<usize> = (0..all.len()).filter(|i| all[*i].is_text()).collect();
-    let counted: Vec<usize> =
-        candidates.iter().copied().filter(|i| text().any(|(_, count)| *count == all[*i].depth)).collect();
+    let counted: Vec<usize> = candidates.iter().copied().filter(|i| text().any(|(_, count)| *count == all[*i].depth)).collect();
     match (counted.as_slice(), candidates.as_slice(), all.len()) {
         ([one], ..) => Some(*one),
         ([], [one], _) => {
@@ -144,9 +143,8 @@ fn main(all: &mut [Stack], counts: &[(Place, usize)]) -> Option<usize> {
 
 /// Where config.json says how many layers `stack` has.
 pub(super) fn places(config: &Map<String, Value>, stack: &Stack) -> Vec<Place> {
-    let fits = |(place, count): &(Place, usize)| {
-        *count == stack.depth && (!stack.is_text() || place.iter().all(|key| is_text(key)))
-    };
+    let fits =
+        |(place, count): &(Place, usize)| *count == stack.depth && (!stack.is_text() || place.iter().all(|key| is_text(key)));
     counts(config).into_iter().filter(fits).map(|(place, _)| place).collect()
 }
 

@@ -164,8 +164,7 @@ mod tests {
         let [source, base] = [(); 2].map(|()| (0..n).map(|_| rng.random::<f32>() - 0.5).collect::<Vec<f32>>());
         let tensor = operands(&[700, 100], &[&source], Some(&base));
         let importance = Importance { columns: 100, divergence: divergences(&tensor) };
-        let mut all: Vec<f32> =
-            (0..n).map(|i| (source[i] - base[i]).abs() * importance.divergence[i / 100]).collect();
+        let mut all: Vec<f32> = (0..n).map(|i| (source[i] - base[i]).abs() * importance.divergence[i / 100]).collect();
         all.sort_by(f32::total_cmp);
         assert_eq!(importance.quartiles(&tensor), [all[(n - 1) / 4], all[(n - 1) / 2], all[3 * (n - 1) / 4]]);
     }

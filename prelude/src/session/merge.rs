@@ -213,7 +213,9 @@ impl Kitchen<'_> {
     fn place(&self, recipe: &Path, name: &str) -> String {
         let end = name.find(['+', '@']).unwrap_or(name.len());
         match self.made.get(&name[..end]) {
-            Some(path) => format!("{}{}", path.display(), name[end..].split_once('+').map_or(String::new(), |(_, a)| format!("+{a}"))),
+            Some(path) => {
+                format!("{}{}", path.display(), name[end..].split_once('+').map_or(String::new(), |(_, a)| format!("+{a}")))
+            }
             None => beside(recipe, name),
         }
     }

@@ -148,8 +148,7 @@ impl Merged {
         };
         let mut entries = output.entries(plan.tensors.iter().map(|t| (t.operands.spec(), t.operands.dtype())))?;
         let buffers = plan.buffers.iter();
-        let bytes: BTreeMap<&str, &[u8]> =
-            buffers.clone().map(|(name, b)| (name.as_str(), b.bytes())).collect();
+        let bytes: BTreeMap<&str, &[u8]> = buffers.clone().map(|(name, b)| (name.as_str(), b.bytes())).collect();
         entries.extend(buffers.map(|(name, b)| Entry { name: name.clone(), shape: b.shape.clone(), dtype: b.dtype }));
         let directory = directory.as_ref();
         let planned: BTreeMap<&str, &Planned> = plan.tensors.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();

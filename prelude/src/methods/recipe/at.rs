@@ -131,7 +131,8 @@ impl<'a> At<'a> {
                 let reason = format!("`{name}` of {} is one for the whole merge", method.name);
                 return Err(at.bad(name, reason, "put it into the `parameters` of the slice or of the recipe"));
             }
-            let expected = "write a number, a list of numbers that is spread over the layers, or a list of {filter: PART, value: ...}";
+            let expected =
+                "write a number, a list of numbers that is spread over the layers, or a list of {filter: PART, value: ...}";
             settings.insert(name.clone(), Setting::read(value).map_err(|reason| at.bad(name, reason, expected))?);
         }
         Ok(settings)

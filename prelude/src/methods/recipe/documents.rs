@@ -49,9 +49,8 @@ impl Documents {
         let order = |i: usize| orders.get(i).and_then(|o| o.tokenizer.as_ref()?.tokens.as_ref()).map_or(&[][..], |keys| &keys.0);
         let recipes = values.iter().enumerate().map(|(i, value)| Recipe::read(file, value, text.clone(), order(i)));
         let recipes: Vec<Recipe> = recipes.collect::<Result<_>>()?;
-        let bad = |reason: String, hint: &str| {
-            Err(Error::Recipe { file: file.into(), key: "name".into(), reason, hint: hint.into() })
-        };
+        let bad =
+            |reason: String, hint: &str| Err(Error::Recipe { file: file.into(), key: "name".into(), reason, hint: hint.into() });
         for (i, recipe) in recipes.iter().enumerate() {
             let same = |other: &Recipe| other.name == recipe.name;
             if recipes[..i].iter().any(same) {

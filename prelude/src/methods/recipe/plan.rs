@@ -90,9 +90,9 @@ impl Recipe {
 
     fn source(&self, opened: &Opened, name: &str) -> Result<Source> {
         let found = opened.iter().find(|(known, _)| known == name);
-        found.map(|(_, source)| source.clone()).ok_or_else(|| {
-            self.bad("model", format!("`{name}` was not opened"), "name a source that is loaded, or a path")
-        })
+        found
+            .map(|(_, source)| source.clone())
+            .ok_or_else(|| self.bad("model", format!("`{name}` was not opened"), "name a source that is loaded, or a path"))
     }
 
     /// The models, talked to by the template that is asked for.
@@ -120,7 +120,8 @@ impl Recipe {
             }
             let Some(base) = base else {
                 if method.origin == Origin::Always || method.name == "slerp" && slice.inputs.len() > 1 {
-                    let hint = "write base_model: MODEL, the model that the others were tuned from; of slerp, the one it starts at";
+                    let hint =
+                        "write base_model: MODEL, the model that the others were tuned from; of slerp, the one it starts at";
                     return Err(self.bad("base_model", format!("{} needs one", method.name), hint));
                 }
                 continue;
@@ -253,8 +254,8 @@ impl Recipe {
     fn ranges(&self, opened: &Opened, main: &Stack) -> Result<Vec<Range<usize>>> {
         let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
         for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()) {
-            if !depths.contains_key(name) {
-                depths.insert(name, self.depth(&self.source(opened, name)?, main)?);
+            if let std::collections::btree_map::Entry::Vacant(place) = depths.entry(name) {
+                place.insert(self.depth(&self.source(opened, name)?, main)?);
             }
         }
         let one = |slice: &Slice| -> Result<Range<usize>> {
@@ -282,7 +283,9 @@ impl Recipe {
     /// The slice that gives a tensor of no layer: the first gives what comes before layers, and parts that are not text,
     /// the last what comes behind.
     pub(super) fn slice_outside(&self, spec: &TensorSpec) -> &Slice {
-        let before = spec.kind == Kind::Embedding || spec.name.contains("embed") || spec.name.split('.').any(|part| part.parse::<u32>().is_ok());
+        let before = spec.kind == Kind::Embedding
+            || spec.name.contains("embed")
+            || spec.name.split('.').any(|part| part.parse::<u32>().is_ok());
         if before { &self.slices[0] } else { &self.slices[self.slices.len() - 1] }
     }
 
@@ -365,7 +368,9 @@ impl Recipe {
         for key in self.method.keys {
             let shared = |name: &str| {
                 let [module, recipe] = &self.parameters;
-                [&place.slice.parameters, module, recipe].into_iter().find_map(|settings| settings.get(key.name)?.at(name, place.t))
+                [&place.slice.parameters, module, recipe]
+                    .into_iter()
+                    .find_map(|settings| settings.get(key.name)?.at(name, place.t))
             };
             let values: Vec<Value> = match key.is_each() {
                 true => {
@@ -418,7 +423,9 @@ pub(crate) fn configured<'a>(donor: &Source, others: impl Iterator<Item = &'a So
     let mut notes = Vec::new();
     for other in others {
         let differences = donor.configured_otherwise(other)?;
-        let one = |d: &Difference| format!("{} is {} in `{}` and {} in `{}`", d.key, d.values[0], donor.name(), d.values[1], other.name());
+        let one = |d: &Difference| {
+            format!("{} is {} in `{}` and {} in `{}`", d.key, d.values[0], donor.name(), d.values[1], other.name())
+        };
         let mut told: Vec<String> = differences.iter().take(MOST).map(one).collect();
         if differences.len() > MOST {
             told.push(format!("{} more keys differ", differences.len() - MOST));

@@ -40,7 +40,8 @@ impl Recipe {
                 "name",
             ],
         )?;
-        let missing = || at.bad("merge_method", "it is missing", "name one, as in merge_method: linear; `help methods` lists them");
+        let missing =
+            || at.bad("merge_method", "it is missing", "name one, as in merge_method: linear; `help methods` lists them");
         let method = find(&at.text(map, "merge_method")?.ok_or_else(missing)?)?;
         let module = module(at, map)?;
         let (place, what) = module.as_ref().map_or((at, map), |(place, what)| (place, *what));

@@ -70,7 +70,11 @@ impl TokenizerKeys {
         let (key, source) = match (given("tokenizer_source"), given("tokenizer")) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => {
-                return Err(at.bad("tokenizer", "there is a `tokenizer_source` too", "keep one of them: tokenizer: {source: ...}"));
+                return Err(at.bad(
+                    "tokenizer",
+                    "there is a `tokenizer_source` too",
+                    "keep one of them: tokenizer: {source: ...}",
+                ));
             }
             (Some(source), None) => {
                 let source = Whose::read(&at.inner("tokenizer_source"), source)?;
@@ -196,14 +200,16 @@ impl Recipe {
                 return Err(bad("no base_model is named".into(), "name one, or write union or one of the models"));
             }
             Whose::Base => base,
-            Whose::Model(name) => match opened.iter().position(|(known, _)| known == name || name.strip_prefix("model:") == Some(known)) {
-                Some(at) => at,
-                None => {
-                    let known: Vec<&str> = opened.iter().map(|(name, _)| name.as_str()).collect();
-                    let hint = format!("write base, union, or one of {}", known.join(", "));
-                    return Err(bad(format!("`{name}` is not one of the models that are merged"), &hint));
+            Whose::Model(name) => {
+                match opened.iter().position(|(known, _)| known == name || name.strip_prefix("model:") == Some(known)) {
+                    Some(at) => at,
+                    None => {
+                        let known: Vec<&str> = opened.iter().map(|(name, _)| name.as_str()).collect();
+                        let hint = format!("write base, union, or one of {}", known.join(", "));
+                        return Err(bad(format!("`{name}` is not one of the models that are merged"), &hint));
+                    }
                 }
-            },
+            }
         };
         let name = |at: usize| opened[at].0.as_str();
         let none = |at: usize| {
@@ -326,12 +332,16 @@ impl Vocabulary<'_> {
             let theirs = source.vocabulary_tensors();
             let rows = source.vocabulary_rows();
             let output = |name: &str| ["lm_head", "embed_out", "cls.", "decoder.bias"].iter().any(|part| name.contains(part));
-            let stuck = source.tensors().iter().find(|t| t.shape.first() == Some(&rows) && output(&t.name) && !theirs.contains(&t.name));
+            let stuck =
+                source.tensors().iter().find(|t| t.shape.first() == Some(&rows) && output(&t.name) && !theirs.contains(&t.name));
             if let Some(tensor) = stuck.filter(|_| rows != self.padded) {
-                let reason = format!("tensor `{}` of `{model}` has {rows} rows, and cannot be given {}", tensor.name, self.padded);
+                let reason =
+                    format!("tensor `{}` of `{model}` has {rows} rows, and cannot be given {}", tensor.name, self.padded);
                 return Err(self.bad("", reason, "leave the key out: then the vocabulary stays as it is"));
             }
-            if let Some(name) = names.iter().find(|name| !theirs.contains(name)).or(theirs.iter().find(|name| !names.contains(name))) {
+            if let Some(name) =
+                names.iter().find(|name| !theirs.contains(name)).or(theirs.iter().find(|name| !names.contains(name)))
+            {
                 let difference = format!("not both have the vocabulary's tensor `{name}`");
                 return Err(Error::Differs { first: self.sources[0].name().into(), second: source.name().into(), difference });
             }
@@ -379,7 +389,11 @@ impl Vocabulary<'_> {
                     let model = self.model(token, name, takes)?;
                     let rows = self.sources[model].vocabulary_rows();
                     if *other as usize >= rows {
-                        return Err(self.bad(&key, format!("`{name}` has {rows} rows, and no row {other}"), "name a smaller token_id"));
+                        return Err(self.bad(
+                            &key,
+                            format!("`{name}` has {rows} rows, and no row {other}"),
+                            "name a smaller token_id",
+                        ));
                     }
                     Given::Row(model, *other)
                 }
