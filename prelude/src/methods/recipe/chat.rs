@@ -75,9 +75,10 @@ mod tests {
         let exaone = [
             "    [|system|] s \n        [|endofturn|]\n\n    [|user|] hi \n        \n\n    [|assistant|]yo\n        [|endofturn|]\n\n",
             "    [|user|]q\n        \n\n    [|assistant|]\n",
-        ];
+        ]
+        .concat();
         let mistral = "<s> [INST]  s \n\n hi  [/INST] yo</s> [INST] q [/INST]";
-        let expected = [alpaca, chatml, &exaone.concat(), llama3, mistral];
+        let expected = [alpaca, chatml, exaone.as_str(), llama3, mistral];
         let talk = [("system", " s "), ("user", " hi "), ("assistant", "yo"), ("user", "q"), ("assistant", "z")];
         let messages = talk.iter().map(|(role, content)| message(role, content)).collect();
         let talk = Talk { messages, prompt: 4, tools: None };

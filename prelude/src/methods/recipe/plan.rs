@@ -254,8 +254,8 @@ impl Recipe {
     fn ranges(&self, opened: &Opened, main: &Stack) -> Result<Vec<Range<usize>>> {
         let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
         for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()) {
-            if !depths.contains_key(name) {
-                depths.insert(name, self.depth(&self.source(opened, name)?, main)?);
+            if let std::collections::btree_map::Entry::Vacant(place) = depths.entry(name) {
+                place.insert(self.depth(&self.source(opened, name)?, main)?);
             }
         }
         let one = |slice: &Slice| -> Result<Range<usize>> {
