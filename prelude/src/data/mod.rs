@@ -16,12 +16,12 @@ mod template;
 
 pub use batch::Batch;
 #[cfg(test)]
+pub(crate) use chat::message;
+#[cfg(test)]
 pub(crate) use chat::{Talk, render};
 pub use choices::Question;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, Example, builtin_datasets};
 pub(crate) use layout::{INPUTS, MORE, OUTPUTS, SYSTEMS, TALKS};
-#[cfg(test)]
-pub(crate) use messages::message;
 pub(crate) use sampler::next as next_examples;
 pub(crate) use spoken::Spoken;

@@ -38,6 +38,11 @@ impl Output<'_> {
         let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
         let models: Vec<&Source> = reference.into_iter().chain(self.merged).collect();
         let Some(first) = models.first() else { return Err(Error::GgufOut { reason: "nothing is merged".into() }) };
+        if let Some(rest) = first.rest_in_words() {
+            return Err(Error::GgufOut {
+                reason: format!("it is a multimodal model: {rest} have no place in the file of its text"),
+            });
+        }
         let keys = match self.restacked {
             Some(restacked) => Keys::new(&first.path().join("config.json"), &restacked.config)?,
             None => Keys::new(&first.path().join("config.json"), first.side_file("config.json")?.as_deref().unwrap_or(b"{}"))?,
