@@ -72,7 +72,7 @@ fn files_beside_the_weights_come_from_the_hub_too() {
         "1_Pooling/config.json",
         "LICENSE",
         "additional_chat_templates/tools.jinja",
-        "chat_template.json",
+        "processor_config.json",
         "modeling_x.py",
         "preprocessor_config.json",
         "tokenizer.model",

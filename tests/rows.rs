@@ -213,7 +213,7 @@ fn rows_that_cannot_be_read_are_refused_by_column() {
     let deep = format!("{{\"messages\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
     for (line, words) in [
         ("{\"text\": \"a\"}\n{\"text\": }", &["line `2`", "column 10", "JSON object"][..]),
-        (&deep, &["line `1`", "recursion limit"]),
+        (&deep, &["line `1`", "nested too deeply"]),
         ("{\"text\": 1e999}", &["line `1`", "out of range"]),
         ("{\"text\": NaN}", &["line `1`"]),
         ("\"a\"", &["line `1`", "not a JSON object"]),

@@ -186,7 +186,9 @@ impl Error {
                 "an index may name only files beside it; get the checkpoint from a source you trust"
             }
             Error::UnknownFamily { file, known, .. } if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) => {
-                return Some(format!("GGUF files are read of {known}; of others load the checkpoint that it was made from"));
+                return Some(format!(
+                    "of GGUF files these families are read: {known}; of others load the checkpoint that it was made from"
+                ));
             }
             Error::UnknownFamily { known, .. } => {
                 return Some(format!(

@@ -637,7 +637,7 @@ pub(crate) fn in_one_numbering(sources: &[Source]) -> Result<Vec<Source>> {
 /// `error`, or where `files` are those of an adapter, that they are.
 fn or_adapter(files: &Files, error: Error) -> Error {
     match (&error, files.get(adapter::CONFIG)) {
-        (Error::MissingFile { .. }, Ok(Some(json))) => adapter::alone(files.path(), &json),
+        (Error::MissingFile { .. } | Error::Sources { .. }, Ok(Some(json))) => adapter::alone(files.path(), &json),
         _ => error,
     }
 }

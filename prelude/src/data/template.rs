@@ -135,7 +135,24 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, arguments: &[Val
     if name == "format" && value.as_str().is_some_and(|text| digits(text) > 3) {
         return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "a format wider than 999 characters"));
     }
-    unknown_method_callback(state, value, name, arguments)
+    match (name, value.as_str(), arguments) {
+        ("title", Some(text), []) => Ok(title(text).into()),
+        _ => unknown_method_callback(state, value, name, arguments),
+    }
+}
+
+/// Python's `str.title`: a letter is large where none is before it.
+fn title(text: &str) -> String {
+    let mut all = String::with_capacity(text.len());
+    let mut within = false;
+    for c in text.chars() {
+        match within {
+            true => all.extend(c.to_lowercase()),
+            false => all.extend(c.to_uppercase()),
+        }
+        within = c.is_alphabetic();
+    }
+    all
 }
 
 /// The day that templates are told, 26 July 2024, in the directives that they use. Data must not become other
