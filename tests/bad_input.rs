@@ -143,7 +143,7 @@ fn nan_and_infinity_in_a_source() {
 #[test]
 fn a_wrong_dtype_or_shape() {
     let error = loading(|m| edit_header(m, |h| h["model.norm.weight"]["dtype"] = json!("I32")));
-    says(&error, &["model.norm.weight", "I32", "f32, f16 or bf16"]);
+    says(&error, &["model.norm.weight", "I32", "f32, f16, bf16"]);
     let error = loading(|m| edit_header(m, |h| h["model.norm.weight"]["shape"] = json!([4, 8])));
     says(&error, &["model.norm.weight", "[4, 8]", "[32]"]);
     let error = loading(|m| {
@@ -190,11 +190,7 @@ fn a_config_that_cannot_be_used() {
 }
 
 #[test]
-fn a_tokenizer_larger_than_the_embedding() {
-    let tokenizer =
-        |vocabulary: Value| json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}});
-    let error = loading(|m| fs::write(m.join("tokenizer.json"), tokenizer(json!({"a": 0, "b": 96})).to_string()).unwrap());
-    says(&error, &["tokenizer.json", "`96`", "96"]);
+fn a_tokenizer_that_is_none() {
     // The second makes the tokenizers crate panic.
     let panics = json!({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"]}}).to_string();
     for text in ["{}", &panics] {
