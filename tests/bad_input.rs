@@ -202,7 +202,7 @@ fn a_config_that_cannot_be_used() {
 }
 
 #[test]
-fn a_damaged_tokenizer() {
+fn a_tokenizer_that_is_none() {
     // The second makes the tokenizers crate panic.
     let panics = json!({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"]}}).to_string();
     for text in ["{}", &panics] {
