@@ -18,6 +18,6 @@ pub use batch::Batch;
 pub use choices::Question;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, Example, builtin_datasets};
-pub(crate) use layout::{INPUTS, MORE, OUTPUTS, SYSTEMS, TALKS};
+pub(crate) use layout::{INPUTS, MORE, OUTPUTS, SYSTEMS};
 pub(crate) use sampler::next as next_examples;
 pub(crate) use spoken::Spoken;
