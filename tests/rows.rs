@@ -318,6 +318,9 @@ fn columns_that_are_not_read_are_named_once() {
     assert!(text.contains("not used of math: `id`, `source`"), "{text}");
     assert_eq!(text.matches("not used of d: `id`, `source`").count(), 2, "{text}");
     assert!(!text.contains("none"), "{text}");
+    // What a template never asks for is not used either.
+    let source = Source::open("builtin:math").unwrap();
+    assert_eq!(Dataset::read(&data("chat/tool.jsonl").display().to_string(), &source).unwrap().unused, ["tool_calls"]);
 }
 
 /// The file and row, what the template says, whose it is, and what to do.

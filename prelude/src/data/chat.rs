@@ -82,6 +82,22 @@ pub(crate) fn render(source: &Source, talks: &[&Talk]) -> Result<Vec<std::result
     Ok(rendered)
 }
 
+/// What some of the talks have and the template that renders them never asks for.
+pub(super) fn unknown_to_template(source: &Source, talks: &[&Talk]) -> Vec<&'static str> {
+    let Ok((Some(plain), Some(tool_use))) = source.chat().template().and_then(|t| Ok((t, source.chat().tool_template()?))) else {
+        return Vec::new();
+    };
+    let has = |name: &str, talk: &Talk| match name {
+        "tools" => talk.tools.as_ref().is_some_and(Value::is_true),
+        name => talk.messages.iter().any(|message| message.get_attr(name).is_ok_and(|value| value.is_true())),
+    };
+    let is_lost = |name: &&str| {
+        let mut talks = talks.iter().filter(|talk| has(name, talk));
+        talks.any(|talk| !(if talk.tools.is_some() { tool_use } else { plain }).contains(name))
+    };
+    ["tools", "tool_calls"].into_iter().filter(is_lost).collect()
+}
+
 fn all(template: &super::template::Template<'_>, talks: &[&Talk]) -> Vec<std::result::Result<Exchange, String>> {
     let mut failed = false;
     let one = |talk: &&Talk| {

@@ -31,7 +31,8 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// Its multiple-choice questions.
     pub questions: Vec<Question>,
-    /// Columns that nothing was read from, though a row has something there, in the order of the file.
+    /// Columns that nothing was read from, though a row has something there, in the order of the file; then what the
+    /// chat template does not ask for: `tools`, `tool_calls`.
     pub unused: Vec<String>,
 }
 
@@ -70,6 +71,7 @@ impl Dataset {
         // All conversations in one go: what renders a template takes longer to make than to run.
         let talks: Vec<&Talk> = rows.iter().filter_map(|(row, _)| row.talk()).collect();
         let mut exchanges = chat::render(source, &talks)?.into_iter();
+        unused.extend(chat::unknown_to_template(source, &talks).into_iter().map(str::to_owned));
         let (mut examples, mut questions) = (Vec::with_capacity(rows.len()), Vec::new());
         for (row, at) in &rows {
             let mut exchange = || match exchanges.next() {

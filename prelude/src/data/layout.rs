@@ -9,7 +9,7 @@ use super::columns::{Columns, Fault, called, text};
 use super::messages::{are_messages, conversation, history, messages};
 
 /// Columns of a conversation.
-pub(crate) const TALKS: [&str; 3] = ["messages", "conversations", "conversation"];
+const TALKS: [&str; 3] = ["messages", "conversations", "conversation"];
 /// Columns of an input, the first that is there.
 pub(crate) const INPUTS: [&str; 7] = ["instruction", "question", "query", "problem", "prompt", "input", "text"];
 /// Columns that follow the input, on a line of their own.

@@ -22,6 +22,6 @@ pub(crate) use chat::{Talk, render};
 pub use choices::Question;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, Example, builtin_datasets};
-pub(crate) use layout::{INPUTS, MORE, OUTPUTS, SYSTEMS, TALKS};
+pub(crate) use layout::{INPUTS, MORE, OUTPUTS, SYSTEMS};
 pub(crate) use sampler::next as next_examples;
 pub(crate) use spoken::Spoken;

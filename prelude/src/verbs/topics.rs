@@ -3,7 +3,7 @@
 
 use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
-use crate::data::{INPUTS, MORE, OUTPUTS, SYSTEMS, TALKS, builtin_datasets};
+use crate::data::{INPUTS, MORE, OUTPUTS, SYSTEMS, builtin_datasets};
 use crate::methods::{GREEDY_SOUP, METHODS};
 use crate::train::{KEYS, Settings, about, choices};
 
@@ -95,14 +95,14 @@ fn data() -> String {
         "JSON lines, a JSON list, parquet, CSV or TSV (with a header; a field that is not text holds JSON), a row per example; or".into(),
         "NAME.txt, a line per example. A row is read as the first of these that its columns allow; a column that is null is missing:".into(),
         line("input_ids", "tokens, without those that attention_mask leaves out"),
-        line(&TALKS.join(", "), "messages, {role, content, ...} or {from, value}; what follows the assistant's last one is left out"),
+        line("messages", "or conversations, conversation: {role, content, ...} or {from, value}, up to the assistant's last one"),
         line("choices", "with an input and answer, answerKey or label: multiple choice, which eval decides by likelihood"),
         line("prompt, completion", "texts as they are; or messages"),
-        line("an input, an output", "text, a number or messages: the first input and the first output that are there, of"),
+        line("input, output", "text, a number or messages: the first input and the first output that are there, of"),
         line("", &INPUTS.join(", ")),
         line("", &OUTPUTS.join(", ")),
         line("text", "all of it"),
-        format!("{} follow the input on a line of their own. `history`, [[question, answer], ...], comes before it.", either(&MORE)),
+        format!("{} follows the input on a line of its own. `history`, [[question, answer], ...], comes before it.", either(&MORE)),
         format!("{} is the system message. `tools` (and tool_calls of messages) are given to the chat template,", either(&SYSTEMS)),
         "through which all but input_ids, text and texts prompt and completion go, as transformers does it; without a template a".into(),
         "message is a line. What is learnt is the answer: the last message, or all of the output. Columns that are not read are named.".into(),

@@ -115,7 +115,7 @@ CASES = [
     (TOOLS, {"messages": [U("why?"), {"role": "assistant", "reasoning_content": "hm", "content": None}]}, [U("why?"), {"role": "assistant", "reasoning_content": "hm", "content": None}], 1, None),
     (TOOLS, {"conversations": [{"from": "human", "value": "hi"}, {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"z\": 1, \"a\": 2}}"}, {"from": "observation", "value": "4"}, {"from": "gpt", "value": "four"}]},
      [U("hi"), {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"z": 1, "a": 2}}}]}, T("4"), A("four")], 3, None),
-    (PARTS, {"messages": [{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}, A(" it's three-fold ")]}, [{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}, A(" it's three-fold ")], 1, None),
+    (PARTS, {"messages": [{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}, A(" a three-fold way ")]}, [{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}, A(" a three-fold way ")], 1, None),
     (PARTS, {"messages": [{**U("x"), "extra": {"z": 1, "flag": True, "none": None, "list": [1, "é", 2.5], "number": 3.0, "deep": {"b": [], "a": {}}}}, A("y")]},
      [{**U("x"), "extra": {"z": 1, "flag": True, "none": None, "list": [1, "é", 2.5], "number": 3.0, "deep": {"b": [], "a": {}}}}, A("y")], 1, None),
     ({"default": PLAIN, "tool_use": TOOLS}, {"messages": by_id, "tools": [TOOL]}, by_id, 3, [TOOL]),
