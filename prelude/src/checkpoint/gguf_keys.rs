@@ -105,12 +105,12 @@ impl Keys {
         }
         let window = a.attends.iter().find_map(|attends| attends.window);
         let expected = |layer: usize| match self.architecture {
-            "gemma2" => Attends { window: window.filter(|_| layer % 2 == 0), rope: Some(0) },
+            "gemma2" => Attends { window: window.filter(|_| layer.is_multiple_of(2)), rope: Some(0) },
             "gemma3" => {
-                let slides = (layer + 1) % 6 != 0;
+                let slides = !(layer + 1).is_multiple_of(6);
                 Attends { window: window.filter(|_| slides), rope: Some(if slides { 1 } else { 0 }) }
             }
-            "smollm3" => Attends { window: None, rope: ((layer + 1) % 4 != 0).then_some(0) },
+            "smollm3" => Attends { window: None, rope: (!(layer + 1).is_multiple_of(4)).then_some(0) },
             "phi3" => Attends { window, rope: Some(0) },
             "llama" if a.family == "mistral" => Attends { window, rope: Some(0) },
             _ => Attends { window: None, rope: Some(0) },

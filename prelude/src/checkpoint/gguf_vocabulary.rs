@@ -55,11 +55,14 @@ pub(crate) struct Told<'a> {
     pub rows: usize,
 }
 
+/// Keys of a GGUF file with their values.
+pub(crate) type Keyed = Vec<(String, Value)>;
+
 /// The keys of a tokenizer, and what a reader should know of them.
 ///
 /// # Errors
 /// A tokenizer that cannot be told so that it splits text as it did.
-pub(crate) fn tokenizer_keys(told: &Told<'_>) -> Result<(Vec<(String, Value)>, Vec<String>)> {
+pub(crate) fn tokenizer_keys(told: &Told<'_>) -> Result<(Keyed, Vec<String>)> {
     let json: Json = serde_json::from_slice(told.bytes).map_err(|e| cannot(told, &e.to_string()))?;
     let original = tokenizing(told.file, || Tokenizer::from_bytes(told.bytes))?;
     let mut written = Written::new(told, &json, &original)?;

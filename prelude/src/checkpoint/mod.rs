@@ -49,7 +49,7 @@ pub(crate) use encode::Encoding;
 pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};
 pub(crate) use gguf_keys::Keys;
-pub(crate) use gguf_vocabulary::{Told, ids_alone, tokenizer_keys};
+pub(crate) use gguf_vocabulary::{Keyed, Told, ids_alone, tokenizer_keys};
 pub(crate) use gguf_write::{GgufFile, GgufTensor, Of, encoding};
 pub(crate) use hub::{Hub, Place, Wanted, cached_names};
 pub(crate) use other::OUTPUT;

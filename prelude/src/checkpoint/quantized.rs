@@ -291,9 +291,12 @@ fn matrix(shape: &[usize]) -> (usize, usize) {
     }
 }
 
+/// Rows and columns that share a scale, where blocks do.
+type Block = Option<(usize, usize)>;
+
 /// Codes of `shape` with their scales: one, one a row, or one a block of the size that is said or, where none is, that
 /// divides rows and columns. None where they do not fit.
-fn of_scale(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize], Option<(usize, usize)>)>) -> Option<Float8> {
+fn of_scale(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize], Block)>) -> Option<Float8> {
     let size @ (rows, columns) = matrix(shape);
     let count: usize = shape[..shape.len().saturating_sub(2)].iter().product();
     if shape.contains(&0) {

@@ -104,7 +104,7 @@ impl Output<'_> {
         if is_one { Ok(()) } else { Err(Error::NotReplaced { path: path.into(), what: "a GGUF file" }) }
     }
 
-    fn tokenizer_of(&self, speaker: &Source, rows: usize) -> Result<(Vec<(String, Value)>, Vec<String>)> {
+    fn tokenizer_of(&self, speaker: &Source, rows: usize) -> Result<(crate::checkpoint::Keyed, Vec<String>)> {
         let file = speaker.path().join("tokenizer.json");
         let bytes = speaker.side_file("tokenizer.json")?.unwrap_or_else(|| crate::checkpoint::Bytes::Static(b"{}"));
         // What ends an answer, of either configuration.

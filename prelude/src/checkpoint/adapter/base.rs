@@ -97,7 +97,7 @@ impl<'a> Base<'a> {
     pub fn untie(&mut self, why: &str) -> Result<()> {
         self.is_tied = false;
         self.notes.push(format!("{why}: it is untied, with the output layer `{}` of its own", self.output));
-        self.edit(|config| untied(config))
+        self.edit(untied)
     }
 
     /// Changes the configuration.
