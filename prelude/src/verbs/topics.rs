@@ -197,7 +197,7 @@ fn methods() -> String {
     ];
     for method in METHODS {
         lines.push(line(method.name, method.about));
-        lines.push(line("", &method.usage()));
+        lines.extend(Some(method.usage()).filter(|usage| !usage.is_empty()).map(|usage| line("", &usage)));
     }
     lines.push(line(GREEDY_SOUP, "the average of sources that are added while the loss on their data does not rise"));
     lines.push(line("", "[data=FILE,...]"));
