@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -223,34 +223,29 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     if exists && !is_only_checkpoint(&path) {
         return Err(Error::NotReplaced { path, what: "a checkpoint" });
     }
-    let (parent, prefix) = sibling(&path)?;
+    let (parent, name) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
-    let new = tempfile::Builder::new()
-        .prefix(&prefix)
-        .permissions(Permissions::from_mode(0o777))
-        .tempdir_in(&parent.path)
-        .map_err(io)?;
+    sweep(&parent.path, &name);
+    let (new, _lock) = claimed(|| {
+        let mode = Permissions::from_mode(0o777);
+        let new = tempfile::Builder::new().prefix(&name).permissions(mode).tempdir_in(&parent.path)?;
+        let path = new.path().to_owned();
+        Ok((new, path))
+    })
+    .map_err(io)?;
     fill(new.path())?;
     let mut written = Written { path: path.clone(), files: 0, bytes: 0 };
     for entry in fs::read_dir(new.path()).map_err(io)? {
         written.files += 1;
         written.bytes += entry.and_then(|e| e.metadata()).map_err(io)?.len();
     }
-    let old = match exists {
-        true => {
-            let old = tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent.path).map_err(io)?;
-            fs::rename(&path, old.path()).map_err(io)?;
-            Some(old)
-        }
-        false => None,
-    };
-    if let Err(error) = fs::rename(new.path(), &path) {
-        if let Some(old) = old {
-            let _ = fs::rename(old.keep(), &path);
-        }
-        return Err(io(error));
+    if exists {
+        // What was there is in the temporary directory then, and goes with it.
+        exchange(new.path(), &path).map_err(io)?;
+    } else {
+        rename_new(new.path(), &path).map_err(|e| taken(&path, e))?;
+        let _ = new.keep();
     }
-    let _ = new.keep();
     let _ = File::open(&parent.path).and_then(|d| d.sync_all());
     parent.keep();
     Ok(written)
@@ -258,25 +253,109 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
 
 /// Writes `bytes` to a temporary sibling of `path` and renames it into place.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
-    let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
-    let (parent, prefix) = sibling(&path)?;
-    let io = |e| Error::io("write", &path, e);
-    let mode = Permissions::from_mode(0o666);
-    let mut file = tempfile::Builder::new().prefix(&prefix).permissions(mode).tempfile_in(&parent.path).map_err(io)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
-    file.persist(&path).map_err(|e| io(e.error))?;
-    parent.keep();
-    Ok(Written { path, files: 1, bytes: bytes.len() as u64 })
+    file_at(path, bytes, |from, to| fs::rename(from, to))
 }
 
-/// [`replace_file`] where nothing is there yet.
+/// [`replace_file`] where nothing is there yet: of two programs that write at once, one succeeds.
 ///
 /// # Errors
 /// [`Error::Exists`] where something is.
 pub(crate) fn new_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     match path.symlink_metadata().is_ok() {
         true => Err(Error::Exists { path: path.into() }),
-        false => replace_file(path, bytes),
+        false => file_at(path, bytes, rename_new),
+    }
+}
+
+fn file_at(path: &Path, bytes: &[u8], rename: impl FnOnce(&Path, &Path) -> io::Result<()>) -> Result<Written> {
+    let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
+    let (parent, name) = sibling(&path)?;
+    let io = |e| Error::io("write", &path, e);
+    sweep(&parent.path, &name);
+    let mode = || Permissions::from_mode(0o666);
+    let (mut file, _lock) = claimed(|| {
+        let file = tempfile::Builder::new().prefix(&name).permissions(mode()).tempfile_in(&parent.path)?;
+        let path = file.path().to_owned();
+        Ok((file, path))
+    })
+    .map_err(io)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
+    rename(file.path(), &path).map_err(|e| taken(&path, e))?;
+    // Nothing is there any more to be removed.
+    let _ = file.into_temp_path().keep();
+    parent.keep();
+    Ok(Written { path, files: 1, bytes: bytes.len() as u64 })
+}
+
+/// The error of a rename to `path`: of one that something took meanwhile, that it exists.
+fn taken(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => Error::Exists { path: path.into() },
+        _ => Error::io("write", path, error),
+    }
+}
+
+/// Renames `from` to `to`, where nothing is.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that cannot do both at once: the moment between is as short as can be.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => match to.symlink_metadata() {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(from, to),
+        },
+        done => Ok(done?),
+    }
+}
+
+/// Puts the directory `new` in the place of `old` and `old` in that of `new`, so that there is always one or the other.
+fn exchange(new: &Path, old: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => {
+            let aside = new.with_extension("old");
+            fs::rename(old, &aside)?;
+            if let Err(error) = fs::rename(new, old) {
+                let _ = fs::rename(&aside, old);
+                return Err(error);
+            }
+            fs::rename(&aside, new)
+        }
+        done => Ok(done?),
+    }
+}
+
+/// A temporary file or directory that `make` made, with a lock that tells [`sweep`] that it is in use.
+fn claimed<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(T, Option<File>)> {
+    const TRIES: usize = 16;
+    for _ in 0..TRIES {
+        let (made, path) = make()?;
+        let Ok(lock) = File::open(&path) else { continue };
+        match lock.try_lock() {
+            // Another program may have swept it away before it was locked.
+            Ok(()) if path.exists() => return Ok((made, Some(lock))),
+            // A file system without locks: then nothing is swept there either.
+            Err(fs::TryLockError::Error(_)) => return Ok((made, None)),
+            _ => {}
+        }
+    }
+    Err(io::Error::other("its temporary files disappear"))
+}
+
+/// Removes what a program that was killed while it wrote the same thing left in `directory`: temporary files and
+/// directories whose name begins with `prefix`, and that nobody has locked. What cannot be removed stays.
+fn sweep(directory: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().to_str().is_some_and(|name| name.starts_with(prefix))) {
+        let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
+        if !(kind.is_dir() || kind.is_file()) {
+            continue;
+        }
+        if let Ok(left) = File::open(&path)
+            && left.try_lock().is_ok()
+        {
+            let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
     }
 }
 
@@ -320,5 +399,5 @@ fn sibling(path: &Path) -> Result<(Parent, String)> {
     let missing = parent.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
     let parent = Parent { path: parent.into(), made: missing };
     fs::create_dir_all(&parent.path).map_err(|e| Error::io("write", path, e))?;
-    Ok((parent, format!(".{}.", name.to_string_lossy())))
+    Ok((parent, format!(".{}.dam-", name.to_string_lossy())))
 }

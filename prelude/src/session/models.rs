@@ -92,6 +92,11 @@ impl Models {
         Ok(examples)
     }
 
+    /// An error where a file of a source is another than when it was loaded.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        self.sources.iter().try_for_each(Source::check_unchanged)
+    }
+
     /// Whether these are the same sources and data, with the same settings.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.settings == other.settings
