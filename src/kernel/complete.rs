@@ -1,0 +1,140 @@
+//! What could stand at the cursor of a cell, and what is known of it.
+//!
+//! rust-analyzer finds every name that the compiler knows, private ones and those of traits that every type has among
+//! them, and evcxr does not say which is which. What the documentation of a name begins with does: the path of what it
+//! belongs to, and how it is declared.
+
+use std::collections::HashMap;
+
+use dam_prelude::verbs::{self, Context, find};
+use serde_json::{Map, Value, json};
+
+use super::code::{self, without_verbs};
+use super::engine::Engine;
+
+/// Words that could stand somewhere.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub words: Vec<String>,
+    /// What each is, if that is known.
+    kinds: Vec<&'static str>,
+    /// The characters of the cell that a word takes the place of.
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Found {
+    /// What JupyterLab draws before each word.
+    pub fn metadata(&self) -> Map<String, Value> {
+        let one = |(word, kind): (&String, &&str)| json!({"text": word, "type": kind, "start": self.start, "end": self.end});
+        let kinds: Vec<Value> = self.words.iter().zip(&self.kinds).map(one).collect();
+        let name = "_jupyter_types_experimental";
+        if kinds.is_empty() { Map::new() } else { Map::from_iter([(name.to_owned(), kinds.into())]) }
+    }
+}
+
+/// How near a member is to the type that it is looked for in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Its own.
+    Own,
+    /// Of a trait.
+    Trait,
+    /// One that is not to be offered.
+    Hidden,
+}
+
+/// What is known of members: by the code before them.
+#[derive(Default)]
+pub struct Completer {
+    known: HashMap<(String, String), Rank>,
+}
+
+/// The most members that are looked at.
+const MOST: usize = 150;
+
+impl Completer {
+    /// What could stand at character `cursor` of a cell.
+    pub fn complete(&mut self, engine: &mut Engine, cell: &str, cursor: usize) -> Found {
+        let position = code::position(cell, cursor);
+        let line = cell[..position].rsplit('\n').next().unwrap_or_default();
+        if let Some(verbs) = code::verbs(line.trim_start()) {
+            let line = &line[verbs.as_ptr() as usize - line.as_ptr() as usize..];
+            // What is loaded the cells' process knows; verbs, keys, values, methods and files are known here.
+            let found = verbs::complete(&Context::default(), line, line.len());
+            let typed = line.get(found.start..).unwrap_or_default().chars().count();
+            let words = found.candidates.into_iter().map(|found| found.text).collect();
+            return Found { words, kinds: Vec::new(), start: cursor - typed, end: cursor };
+        }
+        let cell = without_verbs(cell);
+        let Some((start, end, words)) = engine.completions(&cell, position) else {
+            return Found { start: cursor, end: cursor, ..Found::default() };
+        };
+        let words = words.into_iter().filter_map(|(word, kind)| Some((code::inserted(&word)?, kind))).collect();
+        let words = self.ranked(engine, &cell[..start], words);
+        let (words, kinds) = words.into_iter().unzip();
+        Found { words, kinds, start: code::cursor(&cell, start), end: code::cursor(&cell, end) }
+    }
+
+    /// Members behind `before`, the type's own first, without those that are not to be offered.
+    fn ranked(&mut self, engine: &mut Engine, before: &str, words: Vec<(String, &'static str)>) -> Vec<(String, &'static str)> {
+        if !before.trim_end().ends_with('.') || words.len() > MOST {
+            return words;
+        }
+        let mut ranked: Vec<(Rank, (String, &'static str))> = Vec::new();
+        for (word, kind) in words {
+            let name = word.trim_end_matches(['(', ')']).to_owned();
+            let key = (before.to_owned(), name);
+            let rank = *self.known.entry(key).or_insert_with_key(|(before, name)| {
+                let call = if word.contains('(') { "(" } else { "" };
+                let code = format!("{before}{name}{call}");
+                engine.documentation(&code, code.len()).map_or(Rank::Own, |(text, _)| rank(&text))
+            });
+            ranked.push((rank, (word, kind)));
+        }
+        ranked.retain(|(rank, _)| *rank != Rank::Hidden);
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, word)| word).collect()
+    }
+
+    /// Variables may be others now.
+    pub fn forget(&mut self) {
+        self.known.clear();
+    }
+}
+
+/// Traits that every type has, or every one that is shown or copied: what they offer says nothing of a type.
+const BLANKET: [&str; 8] = ["Into", "TryInto", "From", "TryFrom", "Any", "Borrow", "BorrowMut", "ToOwned"];
+
+/// What the documentation of a member says of how near it is.
+fn rank(documentation: &str) -> Rank {
+    let lines = || documentation.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("```"));
+    let owner = lines().next().unwrap_or_default();
+    let declared = lines().nth(1).unwrap_or_default();
+    let last = owner.split('<').next().unwrap_or_default().rsplit("::").next().unwrap_or_default();
+    let is_trait = |line: &str| line.starts_with("impl") && line.contains(" for ") || line.contains("trait ");
+    let head = lines().take(3).find(|line| is_trait(line));
+    match head {
+        _ if BLANKET.contains(&last) => Rank::Hidden,
+        Some(_) => Rank::Trait,
+        None if !lines().take(4).any(|line| line.starts_with("pub ")) && !declared.is_empty() => Rank::Hidden,
+        None => Rank::Own,
+    }
+}
+
+/// The documentation of what is at character `cursor` of a cell, in its forms by type.
+pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> {
+    let position = code::position(cell, cursor);
+    let line = cell[..position].rsplit('\n').next().unwrap_or_default();
+    if let Some(line) = code::verbs(line.trim_start()) {
+        let verb = find(line.split_whitespace().next()?).ok()?;
+        return Some(json!({"text/plain": format!("{}\n  {}\n  example: {}", verb.usage, verb.about, verb.example)}));
+    }
+    let cell = without_verbs(cell);
+    // In the brackets of a call it is about what is called.
+    let end = code::word_end(&cell, code::called(&cell, position).unwrap_or(position));
+    // evcxr finds methods by the bracket after them.
+    let end = if cell[end..].starts_with('(') { end + 1 } else { end };
+    let (text, html) = engine.documentation(&cell, end)?;
+    Some(json!({"text/plain": text, "text/html": html}))
+}
