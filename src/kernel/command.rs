@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::doctor::doctor;
 use super::install::{Built, Place, install, uninstall};
-use crate::render::{Output, note};
+use super::installing;
+use crate::render::Output;
 
 /// What is done about Jupyter.
 #[derive(clap::Subcommand)]
@@ -35,8 +36,7 @@ pub enum Jupyter {
 pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
     match action {
         Jupyter::Install { place } => {
-            let told = || note("building the prelude for notebooks: some minutes, once");
-            let directory = install(place, told)?;
+            let directory = installing::shown(|| install(place, installing::announce))?;
             let said = format!("{} is a kernel of Jupyter now; open a notebook with: jupyter lab", directory.display());
             output.object("install", &said, json!({"path": directory}));
         }

@@ -18,6 +18,7 @@ mod doctor;
 mod engine;
 mod failure;
 mod install;
+mod installing;
 mod link;
 mod lock;
 mod output;

@@ -165,6 +165,7 @@ impl Workplace {
     /// A disk without room.
     pub fn keep(self, prepared: &Path) -> Result<()> {
         let earlier = earlier()?;
+        tidy(&self.0.join("target"))?;
         match fs::rename(&self.0, prepared) {
             Err(error) if !prepared.is_dir() => return Err(error.into()),
             _ => {}
@@ -181,6 +182,19 @@ impl Drop for Workplace {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Removes what nobody reads again: what the compiler keeps to build the prelude anew in part.
+fn tidy(target: &Path) -> Result<()> {
+    for entry in fs::read_dir(target)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name == "incremental") {
+            fs::remove_dir_all(&path)?;
+        } else if path.is_dir() && !path.ends_with("deps") && !path.ends_with(".fingerprint") {
+            tidy(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// What was prepared last, for whatever prelude.
