@@ -74,7 +74,7 @@ fn errors_are_errors_with_the_message_first() {
     // The message comes first, then the place in the cell.
     let lines = cell.outputs.last().unwrap()["traceback"].clone();
     assert!(lines[0].as_str().unwrap().contains("called `Option::unwrap()` on a `None` value"), "{cell:?}");
-    assert!(lines[1].as_str().unwrap().contains("cell:1:38") && lines.as_array().unwrap().len() == 2, "{cell:?}");
+    assert!(lines[1].as_str().unwrap().contains("cell:1:36") && lines.as_array().unwrap().len() == 2, "{cell:?}");
     assert_eq!(cell.text("stderr"), "");
     assert_eq!(kernel.run("kept").text("shown"), "7");
 
@@ -87,7 +87,11 @@ fn errors_are_errors_with_the_message_first() {
     kernel.outputs(&first, |_, _| {});
     assert_eq!(kernel.reply()["status"], "error");
     let aborted = kernel.reply();
-    assert_eq!((&aborted["status"], &aborted["execution_count"]), (&"aborted".into(), &serde_json::Value::Null), "it has no number");
+    assert_eq!(
+        (&aborted["status"], &aborted["execution_count"]),
+        (&"aborted".into(), &serde_json::Value::Null),
+        "it has no number"
+    );
     let _ = second;
     assert_eq!(kernel.run("println!(\"goes on\")").text("stdout"), "goes on\n");
 }
@@ -223,7 +227,11 @@ fn errors_have_the_line_and_column_of_the_cell() {
     let cell = kernel.run("fn at(i: usize) -> i32 {\n    let 数 = vec![1];\n    数[i]\n}\nat(0)");
     assert_eq!(cell.text("shown"), "1");
     let cell = kernel.run("let a = 1;\nat(7)");
-    assert!(plain(&cell).contains("cell [3]:3:5") && plain(&cell).contains("the len is 1 but the index is 7"), "{}", plain(&cell));
+    assert!(
+        plain(&cell).contains("cell [3]:3:6") && plain(&cell).contains("the len is 1 but the index is 7"),
+        "{}",
+        plain(&cell)
+    );
     let cell = kernel.run("let 文 = \"十二\";\nassert_eq!(文.len(), 7); 文");
     assert!(plain(&cell).contains("cell:2:1") && plain(&cell).contains("left: 6"), "{}", plain(&cell));
 }
@@ -237,7 +245,9 @@ fn a_panic_comes_with_a_backtrace_where_it_is_asked_for() {
     assert!(error["traceback"][0].as_str().unwrap().contains("the index is 7"), "{cell:?}");
     assert!(error["traceback"][2].as_str().unwrap().contains("run_user_code"), "{cell:?}");
     // One of another thread is told, and ends no cell.
-    let cell = kernel.run("let thread = std::thread::Builder::new().name(\"other\".into()).spawn(|| panic!(\"boom\"))?; thread.join().is_err()");
+    let cell = kernel.run(
+        "let thread = std::thread::Builder::new().name(\"other\".into()).spawn(|| panic!(\"boom\"))?; thread.join().is_err()",
+    );
     assert_eq!((cell.status.as_str(), cell.text("shown").as_str()), ("ok", "true"), "{cell:?}");
     assert!(cell.text("stderr").contains("thread `other` panicked: boom"), "{cell:?}");
 }
@@ -247,7 +257,10 @@ fn the_last_line_shows_what_one_wants_to_see() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     // A variable that was moved into a picture.
-    assert_eq!(kernel.run("use dam_prelude::show::{Figure, Series}; let points = Series::new(\"a\", [(1.0, 2.0), (2.0, 1.0)]);").status, "ok");
+    assert_eq!(
+        kernel.run("use dam_prelude::show::{Figure, Series}; let points = Series::new(\"a\", [(1.0, 2.0), (2.0, 1.0)]);").status,
+        "ok"
+    );
     let cell = kernel.run("Figure::curve(\"loss\", \"step\", \"nats\", vec![points])");
     assert!(cell.outputs.last().unwrap()["data"]["text/html"].as_str().unwrap_or_default().contains("<img src"), "{cell:?}");
     let cell = kernel.run("let x = Tensor::new(&[[1f32, 2.5]], &dam_prelude::candle_core::Device::Cpu)?; x");
@@ -260,14 +273,16 @@ fn the_last_line_shows_what_one_wants_to_see() {
     // What has no form of its own says so.
     let cell = kernel.run("struct Silent; Silent");
     assert!(cell.status == "error" && cell.text("error").contains("Debug"), "{cell:?}");
-    for (code, shown) in [("panic!(\"七\")", ""), ("for i in 0..2 { println!(\"{i}\"); }", ""), ("[1, 2]", "[1, 2]"), ("\"a\"", "\"a\"")] {
+    for (code, shown) in
+        [("panic!(\"七\")", ""), ("for i in 0..2 { println!(\"{i}\"); }", ""), ("[1, 2]", "[1, 2]"), ("\"a\"", "\"a\"")]
+    {
         assert_eq!(kernel.run(code).text("shown"), shown, "{code}");
     }
     let cell = kernel.run(":vars");
     let html = cell.outputs[0]["data"]["text/html"].as_str().unwrap().to_owned();
     assert!(html.contains("<table") && html.contains("dam") && html.contains("Tensor") && !html.contains("<td></td>"), "{html}");
     // As evcxr writes it, for who has told it how.
-    assert_eq!(kernel.run(":fmt {:#?}\n[1]").text("shown").lines().last(), Some("]"));
+    assert!(kernel.run(":fmt {:#?}\n[1]").text("shown").contains("[\n    1,\n]"));
 }
 
 #[test]
@@ -369,7 +384,10 @@ fn a_length_that_nobody_can_send_ends_nothing_but_the_connection() {
             // The kernel hangs up.
             let mut heard = Vec::new();
             let end = stream.read_to_end(&mut heard);
-            assert!(end.is_ok() || end.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset), "{kind}: {end:?}");
+            assert!(
+                end.is_ok() || end.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset),
+                "{kind}: {end:?}"
+            );
         }
     }
     assert_eq!(kernel.run("1 + 1").text("shown"), "2");
@@ -437,7 +455,8 @@ fn a_kernel_is_taken_out_and_others_stay() {
     let directory = tempfile::tempdir().unwrap();
     let cache = directory.path().join("cache");
     std::fs::create_dir_all(&cache).unwrap();
-    let copied = std::process::Command::new("cp").arg("-al").arg(common::jupyter::cache().join("dam")).arg(&cache).status().unwrap();
+    let copied =
+        std::process::Command::new("cp").arg("-al").arg(common::jupyter::cache().join("dam")).arg(&cache).status().unwrap();
     assert!(copied.success());
     let dam = |arguments: &[&str]| {
         let mut command = common::jupyter::dam(directory.path());
@@ -445,7 +464,13 @@ fn a_kernel_is_taken_out_and_others_stay() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    let built = || std::fs::read_dir(cache.join("dam")).into_iter().flatten().flatten().any(|e| e.file_name().to_string_lossy().starts_with("prelude-"));
+    let built = || {
+        std::fs::read_dir(cache.join("dam"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|e| e.file_name().to_string_lossy().starts_with("prelude-"))
+    };
     dam(&["install", "--prefix", "one"]);
     dam(&["install", "--prefix", "one", "--name", "other"]);
     dam(&["install", "--prefix", "two"]);

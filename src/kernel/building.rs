@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn errors_of_other_crates_are_text() {
         let message = |name: &str, level: &str| {
-            json!({"reason": "compiler-message", "target": {"name": name}, "message": {"level": level, "rendered": "E"}}).to_string()
+            json!({"reason": "compiler-message", "target": {"name": name}, "message": {"level": level, "rendered": "E"}})
+                .to_string()
         };
         assert_eq!(foreign_error(&message("dice", "error")).as_deref(), Some("E"));
         assert_eq!(foreign_error(&message("dice", "warning")).as_deref(), Some(""));

@@ -108,7 +108,8 @@ impl Cells {
 
     /// Runs the parts of a cell; `ran` becomes the last one as it was compiled.
     fn parts(&self, engine: &mut Engine, cell: &str, ask: Ask<'_>, ran: &mut String) -> Result<(), Failure> {
-        let given = parameters(cell, |name| engine.variables().into_iter().find(|(known, _)| known == name).map(|(_, kind)| kind));
+        let given =
+            parameters(cell, |name| engine.variables().into_iter().find(|(known, _)| known == name).map(|(_, kind)| kind));
         let given = given.transpose().map_err(|message| Failure::new("error", &message, ""))?;
         for part in parts(given.as_deref().unwrap_or(cell)) {
             match part {
@@ -127,7 +128,8 @@ impl Cells {
     }
 
     fn rust(&self, engine: &mut Engine, cell: &str, rust: &str, ask: Ask<'_>, ran: &mut String) -> Result<(), Failure> {
-        let command = |names: &[&str]| rust.lines().filter(|l| is_command(l)).any(|l| names.iter().any(|n| l.trim().starts_with(n)));
+        let command =
+            |names: &[&str]| rust.lines().filter(|l| is_command(l)).any(|l| names.iter().any(|n| l.trim().starts_with(n)));
         self.evcxr_shows.fetch_or(command(&[":fmt", ":types"]), Ordering::SeqCst);
         let code = if self.evcxr_shows.load(Ordering::SeqCst) { Code::plain(rust) } else { Code::shown(rust) };
         code.text.clone_into(ran);
@@ -271,7 +273,8 @@ mod tests {
 
     #[test]
     fn what_cargo_says_is_told_without_what_evcxr_says_around_it() {
-        let text = "Compilation failed, but no parsable errors were found. STDERR:\nerror[E0425]: x\n --> src/lib.rs\n\nSTDOUT:{}\n";
+        let text =
+            "Compilation failed, but no parsable errors were found. STDERR:\nerror[E0425]: x\n --> src/lib.rs\n\nSTDOUT:{}\n";
         let failure = not_built(text);
         assert_eq!((failure.message.as_str(), failure.lines.len()), ("error[E0425]: x", 2));
         assert_eq!(not_built("no such crate").message, "no such crate");

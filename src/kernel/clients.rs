@@ -204,11 +204,7 @@ async fn shake_hands(
 }
 
 /// Passes on messages of at most `most` bytes; one that has, or claims, more is the end.
-async fn messages(
-    said: impl AsyncRead + Unpin,
-    heard: impl AsyncWrite + Unpin,
-    most: u64,
-) -> std::io::Result<()> {
+async fn messages(said: impl AsyncRead + Unpin, heard: impl AsyncWrite + Unpin, most: u64) -> std::io::Result<()> {
     let (mut said, mut heard) = (BufReader::new(said), BufWriter::new(heard));
     let (mut bytes, mut frames) = (0u64, 0);
     loop {

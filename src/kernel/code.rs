@@ -311,7 +311,10 @@ mod tests {
         assert_eq!((position("é = 1", 2), cursor("é = 1", 3)), (3, 2));
         assert_eq!(position("ab", 9), 2);
         assert_eq!(word_end("dam.train(3)", 6), 9);
-        assert_eq!(["dam.train(", "dam.train(1", "f(a(), ", "f(", "(1"].map(|code| called(code, code.len())), [Some(9), Some(9), Some(1), Some(1), None]);
+        assert_eq!(
+            ["dam.train(", "dam.train(1", "f(a(), ", "f(", "(1"].map(|code| called(code, code.len())),
+            [Some(9), Some(9), Some(1), Some(1), None]
+        );
         assert_eq!(["dam.tra", "f(x", "f(1); "].map(|code| called(code, code.len())), [None; 3]);
         let inserted = ["loss()", "train(steps)", "terms", "0"].map(inserted);
         assert_eq!(inserted, [Some("loss()".into()), Some("train(".into()), Some("terms".into()), None]);

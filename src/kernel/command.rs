@@ -54,7 +54,11 @@ pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
                 }
             };
             let others = if let Built::Needed(others) = &built { others.as_slice() } else { &[] };
-            output.object("uninstall", &format!("{} is removed; {rest}", directory.display()), json!({"path": directory, "others": others}));
+            output.object(
+                "uninstall",
+                &format!("{} is removed; {rest}", directory.display()),
+                json!({"path": directory, "others": others}),
+            );
         }
         Jupyter::Doctor { place } => {
             let findings = doctor(place)?;

@@ -10,7 +10,7 @@ use dam_prelude::verbs::{self, Context, find};
 use serde_json::{Map, Value, json};
 
 use super::code::{self, without_verbs};
-use super::engine::Engine;
+use super::engine::{Engine, Words};
 
 /// Words that could stand somewhere.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Completer {
     }
 
     /// Members behind `before`, the type's own first, without those that are not to be offered.
-    fn ranked(&mut self, engine: &mut Engine, before: &str, words: Vec<(String, &'static str)>) -> Vec<(String, &'static str)> {
+    fn ranked(&mut self, engine: &mut Engine, before: &str, words: Words) -> Words {
         if !before.trim_end().ends_with('.') || words.len() > MOST {
             return words;
         }
@@ -103,22 +103,33 @@ impl Completer {
     }
 }
 
-/// Traits that every type has, or every one that is shown or copied: what they offer says nothing of a type.
-const BLANKET: [&str; 8] = ["Into", "TryInto", "From", "TryFrom", "Any", "Borrow", "BorrowMut", "ToOwned"];
+/// The crate of the cells, all of which a cell may name.
+const CELLS: &str = "ctx";
 
-/// What the documentation of a member says of how near it is.
+/// The one trait that every type of a kind has and that is asked for by name.
+const WANTED: &str = "ToString";
+
+/// What the documentation of a member says of how near it is:
+///
+/// ```text
+/// dam_prelude::session::Dam        alloc::borrow
+/// pub fn train(...)                impl<T> ToOwned for T
+/// ```
 fn rank(documentation: &str) -> Rank {
-    let lines = || documentation.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("```"));
-    let owner = lines().next().unwrap_or_default();
-    let declared = lines().nth(1).unwrap_or_default();
-    let last = owner.split('<').next().unwrap_or_default().rsplit("::").next().unwrap_or_default();
-    let is_trait = |line: &str| line.starts_with("impl") && line.contains(" for ") || line.contains("trait ");
-    let head = lines().take(3).find(|line| is_trait(line));
-    match head {
-        _ if BLANKET.contains(&last) => Rank::Hidden,
-        Some(_) => Rank::Trait,
-        None if !lines().take(4).any(|line| line.starts_with("pub ")) && !declared.is_empty() => Rank::Hidden,
-        None => Rank::Own,
+    let mut lines = documentation.lines().map(str::trim).filter(|line| !line.is_empty());
+    let (owner, declared) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    if let Some((head, of)) = declared.strip_prefix("impl").and_then(|rest| rest.split_once(" for ")) {
+        // Of a trait that every type has.
+        let is_blanket =
+            head.starts_with('<') && head.split(['<', '>', ',', ':', ' ']).any(|word| !word.is_empty() && word == of);
+        return if is_blanket && !head.ends_with(WANTED) { Rank::Hidden } else { Rank::Trait };
+    }
+    let of_cells = owner == CELLS || owner.starts_with(&format!("{CELLS}::"));
+    match declared {
+        _ if declared.contains("trait ") => Rank::Trait,
+        "" => Rank::Own,
+        _ if declared.starts_with("pub ") || of_cells => Rank::Own,
+        _ => Rank::Hidden,
     }
 }
 
@@ -137,4 +148,26 @@ pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> 
     let end = if cell[end..].starts_with('(') { end + 1 } else { end };
     let (text, html) = engine.documentation(&cell, end)?;
     Some(json!({"text/plain": text, "text/html": html}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_told_apart_by_how_they_are_declared() {
+        let ranks = [
+            "dam_prelude::session::Dam\n\npub fn train(&self, steps: usize) -> Result<TrainReport>\n\n\nsteps optimiser steps.",
+            "dam_prelude::session::Dam\n\nfn session(&self) -> MutexGuard<'_, Session>",
+            "dam_prelude::session::Dam\n\npub(crate) fn rest(&self)",
+            "alloc::borrow\n\nimpl<T> ToOwned for T\nfn to_owned(&self) -> T",
+            "core::convert\n\nimpl<T, U> TryInto<U> for T\nfn try_into(self)",
+            "alloc::string\n\nimpl<T> ToString for T\nfn to_string(&self) -> String",
+            "dam_prelude::session\n\nimpl Debug for Dam\nfn fmt(&self)",
+            "ctx::Own\n\nfn of_a_cell(&self)",
+        ]
+        .map(rank);
+        use Rank::{Hidden, Own, Trait};
+        assert_eq!(ranks, [Own, Hidden, Hidden, Hidden, Hidden, Trait, Trait, Own]);
+    }
 }

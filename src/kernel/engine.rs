@@ -24,6 +24,9 @@ const ATTACH: &str = "dam_prelude::notebook::attach();";
 /// What first cells are like: rust-analyzer, having seen it once, is quick.
 const FIRST: &str = "let dam = load([\"\"])?.wrap(Columns::default())?; dam.train(1)?.";
 
+/// Words that could stand somewhere, with their kinds.
+pub type Words = Vec<(String, &'static str)>;
+
 /// evcxr, with the prelude in scope.
 pub struct Engine {
     context: CommandContext,
@@ -95,7 +98,7 @@ impl Engine {
     }
 
     /// What could stand at `position` of `code`, in bytes: the range it would replace, and the words with their kinds.
-    pub fn completions(&mut self, code: &str, position: usize) -> Option<(usize, usize, Vec<(String, &'static str)>)> {
+    pub fn completions(&mut self, code: &str, position: usize) -> Option<(usize, usize, Words)> {
         let found = self.context.completions(code, position).ok()?;
         let words = found.completions.into_iter().map(|c| (c.code, c.kind)).collect();
         Some((found.start_offset, found.end_offset, words))

@@ -129,7 +129,9 @@ pub fn uninstall(place: &Place) -> Result<(PathBuf, Built)> {
         0 => fs::remove_dir_all(cache()?)?,
         // What they work with stays theirs, and goes with the next installation.
         _ => {
-            for entry in fs::read_dir(cache()?)?.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("prelude-")) {
+            for entry in
+                fs::read_dir(cache()?)?.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("prelude-"))
+            {
                 fs::remove_dir_all(entry.path())?;
             }
         }

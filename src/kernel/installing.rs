@@ -13,8 +13,8 @@ use super::server::SOCKET;
 use crate::render::note;
 
 /// What the build takes: minutes of one core, and gigabytes at its end.
-const CORE_MINUTES: usize = 14;
-const GIGABYTES: &str = "1 GB";
+const CORE_MINUTES: usize = 11;
+const GIGABYTES: &str = "0.8 GB";
 
 /// How often a line is said where there is no terminal.
 const PACE: Duration = Duration::from_secs(20);

@@ -144,9 +144,8 @@ type Packages = BTreeMap<(String, String), BTreeSet<String>>;
 fn packages(all: &Value) -> Packages {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let nodes = all["resolve"]["nodes"].as_array().into_iter().flatten();
-    let features: BTreeMap<String, BTreeSet<String>> = nodes
-        .map(|node| (text(&node["id"]), node["features"].as_array().into_iter().flatten().map(text).collect()))
-        .collect();
+    let features: BTreeMap<String, BTreeSet<String>> =
+        nodes.map(|node| (text(&node["id"]), node["features"].as_array().into_iter().flatten().map(text).collect())).collect();
     let packages = all["packages"].as_array().into_iter().flatten();
     let own = |package: &&Value| all["workspace_members"].as_array().is_none_or(|own| !own.contains(&package["id"]));
     packages

@@ -33,7 +33,8 @@ pub fn find<'a>(generated: &str, line: usize, column: usize, cells: impl IntoIte
         let code: Vec<&str> = code.lines().map(str::trim_end).collect();
         let around = |i: usize, step: isize| {
             let same = |n: &usize| {
-                let there = |of: &[&str], from: usize| of.get(from.checked_add_signed(step * *n as isize)?).map(|l| l.trim().to_owned());
+                let there =
+                    |of: &[&str], from: usize| of.get(from.checked_add_signed(step * *n as isize)?).map(|l| l.trim().to_owned());
                 there(&lines, at).is_some_and(|line| there(&code, i).is_some_and(|other| other == line))
             };
             (1..=AROUND).take_while(same).count()
@@ -121,7 +122,10 @@ let 十二 = 1; \nv[7 + 十二];
     #[test]
     fn places_in_a_text_are_replaced() {
         let told = |place: &Place| (place.line == 3).then(|| format!("cell:{}", place.column));
-        assert_eq!(replaced(" --> src/lib.rs:3:5\n| src/lib.rs:4:1 src/lib.rs", told), " --> cell:5\n| src/lib.rs:4:1 src/lib.rs");
+        assert_eq!(
+            replaced(" --> src/lib.rs:3:5\n| src/lib.rs:4:1 src/lib.rs", told),
+            " --> cell:5\n| src/lib.rs:4:1 src/lib.rs"
+        );
     }
 
     #[test]

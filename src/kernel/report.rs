@@ -72,26 +72,41 @@ fn place<'a>(
 
 /// Where something went wrong, with the line of the cell if it is there.
 pub fn located(cell: &str, code: &Code, at: &Place, generated: &str, before: &Before) -> String {
-    let is_generated = at.file == GENERATED || at.file.ends_with(&format!("/{GENERATED}")) && !std::path::Path::new(&at.file).is_absolute();
-    let found = is_generated.then(|| place(cell, code, generated, at.line, at.column, before)).flatten();
+    let is_generated =
+        at.file == GENERATED || at.file.ends_with(&format!("/{GENERATED}")) && !std::path::Path::new(&at.file).is_absolute();
+    let line = generated.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
+    let column = character(line, at.column);
+    let found = is_generated.then(|| place(cell, code, generated, at.line, column, before)).flatten();
     match found {
         Some((name, text, line, column)) => places::shown(&name, text, line, column),
         None => format!(" --> {}:{}:{}", at.file, at.line, at.column),
     }
 }
 
+/// The number of the character at `column` of a line, as a panic counts: by how wide they are shown.
+fn character(line: &str, column: usize) -> usize {
+    let mut shown = 1;
+    let wide = |c: char| if c == '\t' { 4 } else { console::measure_text_width(c.encode_utf8(&mut [0; 4])) };
+    let before = line.chars().take_while(|c| {
+        let is_before = shown < column;
+        shown += wide(*c);
+        is_before
+    });
+    1 + before.count()
+}
+
 /// What the compiler says.
 pub fn compilation(cell: &str, code: &Code, errors: &[CompilationError], generated: &str, before: &Before) -> Failure {
     let message = errors.first().map(CompilationError::message).unwrap_or_default();
-    let lines = errors.iter().map(|error| drawn(cell, code, error).unwrap_or_else(|| elsewhere(cell, code, error, generated, before)));
+    let lines =
+        errors.iter().map(|error| drawn(cell, code, error).unwrap_or_else(|| elsewhere(cell, code, error, generated, before)));
     Failure { name: "compiler".into(), message, lines: lines.collect(), place: None }
 }
 
 /// An error that has a place in the cell, drawn there.
 fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
-    let starts: Vec<usize> = std::iter::once(0)
-        .chain(cell.chars().enumerate().filter(|(_, c)| *c == '\n').map(|(i, _)| i + 1))
-        .collect();
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(cell.chars().enumerate().filter(|(_, c)| *c == '\n').map(|(i, _)| i + 1)).collect();
     let length = cell.chars().count();
     let offset = |line: usize, column: usize| {
         let start = starts.get(line.checked_sub(1)?)?;
@@ -149,4 +164,24 @@ fn elsewhere(cell: &str, code: &Code, error: &CompilationError, generated: &str,
         let (name, _, line, column) = place(cell, code, generated, at.line, at.column, before)?;
         Some(format!("{name}:{line}:{column}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_counts_columns_by_how_wide_characters_are_shown() {
+        assert_eq!(["v[7]", "数[7]", "\t数[7]"].map(|line| character(line, 1)), [1; 3]);
+        assert_eq!((character("    数[7]", 7), character("    v[7]", 6)), (6, 6));
+        assert_eq!(character("a", 9), 2);
+    }
+
+    #[test]
+    fn what_stands_around_the_value_is_not_counted() {
+        let code = Code::shown("let a = 1;\n  a + 二");
+        assert_eq!(code.text, "let a = 1;\n  dam_prelude::shown!(a + 二);");
+        assert_eq!((code.column(2, 23), code.column(2, 27), code.column(1, 5), code.column(2, 2)), (3, 7, 5, 2));
+        assert_eq!(Code::shown("f();").text, "f();");
+    }
 }

@@ -320,12 +320,7 @@ impl Kernel {
     }
 
     /// Runs a cell: its reply, and why it failed if it did.
-    fn execute(
-        &self,
-        worker: &mut Worker,
-        job: &JupyterMessage,
-        request: &ExecuteRequest,
-    ) -> (ExecuteReply, Option<Failure>) {
+    fn execute(&self, worker: &mut Worker, job: &JupyterMessage, request: &ExecuteRequest) -> (ExecuteReply, Option<Failure>) {
         let Worker { engine, completer, count } = worker;
         completer.forget();
         if request.store_history && !request.silent {
@@ -386,7 +381,7 @@ struct Worker {
 /// The answer to a cell that is not run: it has no number.
 fn aborted(cell: &JupyterMessage) -> JupyterMessageContent {
     let request = UnknownMessage { msg_type: cell.header.msg_type.clone(), ..UnknownMessage::default() };
-    request.reply(json!({"status": "aborted", "execution_count": null}))
+    request.reply(json!({"status": "aborted"}))
 }
 
 /// The answer to what this kernel does not know.

@@ -97,9 +97,10 @@ pub fn waits(process: u32) -> bool {
     threads.flatten().any(|thread| {
         let text = |file: &str| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
         let mut call = text("syscall").split_whitespace().map(str::to_owned).collect::<Vec<_>>().into_iter();
-        let reads = call.next().and_then(|number| number.parse().ok()).is_some_and(|number: libc::c_long| {
-            [libc::SYS_read, libc::SYS_readv, libc::SYS_recvfrom].contains(&number)
-        });
+        let reads = call
+            .next()
+            .and_then(|number| number.parse().ok())
+            .is_some_and(|number: libc::c_long| [libc::SYS_read, libc::SYS_readv, libc::SYS_recvfrom].contains(&number));
         reads && call.next().is_some_and(|fd| fd == "0x0")
             || text("children").split_whitespace().filter_map(|child| child.parse().ok()).any(waits)
     })

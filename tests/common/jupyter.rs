@@ -11,9 +11,9 @@ use jupyter_protocol::messaging::{
     JupyterMessage, JupyterMessageContent, KernelInfoRequest, ShutdownRequest,
 };
 use jupyter_zmq_client::{
-    ClientControlConnection, ClientIoPubConnection, ClientShellConnection, ClientStdinConnection, create_client_control_connection,
-    create_client_iopub_connection, create_client_shell_connection_with_identity, create_client_stdin_connection_with_identity,
-    peek_ports_with_listeners, peer_identity_for_session,
+    ClientControlConnection, ClientIoPubConnection, ClientShellConnection, ClientStdinConnection,
+    create_client_control_connection, create_client_iopub_connection, create_client_shell_connection_with_identity,
+    create_client_stdin_connection_with_identity, peek_ports_with_listeners, peer_identity_for_session,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -97,7 +97,7 @@ pub fn cache() -> PathBuf {
 /// `dam` as it is to be run for notebooks.
 pub fn dam(directory: &Path) -> Command {
     let mut command = super::dam(directory);
-    command.env("XDG_CACHE_HOME", cache());
+    command.env("XDG_CACHE_HOME", cache()).env_remove("RUST_BACKTRACE");
     command
 }
 
@@ -190,7 +190,9 @@ impl Kernel {
         self.interrupt();
         let first = self.outputs(&request, |_, _| {});
         self.reply();
-        let answer = |value: &str, question| JupyterMessage::new(InputReply { value: value.into(), ..InputReply::default() }, Some(question));
+        let answer = |value: &str, question: &JupyterMessage| {
+            JupyterMessage::new(InputReply { value: value.into(), ..InputReply::default() }, Some(question))
+        };
         self.runtime.block_on(stdin.send(answer("late", &question))).unwrap();
         let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
         self.runtime.block_on(async {

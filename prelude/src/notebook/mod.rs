@@ -65,8 +65,15 @@ fn run(line: &str, mut shown: impl FnMut(Reply)) -> Result<()> {
         let reply = context.run(&statement)?;
         // The variable of the cell would stay, and the merge in it be that of no verb.
         if of_cell && context.dam.is_none() && is_undo(&statement.verb) {
-            context.go(before)?;
-            return refuse("what is before was made by no verb: a cell of Rust made this merge", "run that cell again for a new one");
+            let depth = |state: usize| context.timeline().path(state).len();
+            match depth(before) - depth(context.timeline().here()) {
+                back if statement.verb == "undo" => context.redo(back)?,
+                _ => context.go(before)?,
+            }
+            return refuse(
+                "what is before was made by no verb: a cell of Rust made this merge",
+                "run that cell again for a new one",
+            );
         }
         shown(reply);
     }
@@ -80,7 +87,7 @@ fn begin() {
     let context = context.get_or_insert_default();
     follow(context);
     // What cannot be kept can only not be gone back to.
-    let _ = context.keep();
+    let _ = context.note_cell();
 }
 
 /// The merge that a cell made last is what verbs act on.
@@ -96,7 +103,8 @@ fn follow(context: &mut Context) {
 fn of_cell(context: &Context) -> bool {
     let timeline = context.timeline();
     let path = timeline.path(timeline.here());
-    context.dam.is_some() && path.iter().all(|state| timeline.states()[*state].done.as_ref().is_none_or(|done| !makes(&done.verb)))
+    context.dam.is_some()
+        && path.iter().all(|state| timeline.states()[*state].done.as_ref().is_none_or(|done| !makes(&done.verb)))
 }
 
 /// Whether a verb makes a merge to be trained.

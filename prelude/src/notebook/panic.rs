@@ -20,7 +20,9 @@ pub fn tell() {
 }
 
 fn said(panic: &PanicHookInfo<'_>, cells: ThreadId) {
-    let message = panic.payload_as_str().unwrap_or("something that is no text");
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("something that is no text");
     let (place, thread) = (panic.location(), std::thread::current());
     let thread = (thread.id() != cells).then(|| thread.name().unwrap_or("without a name").to_owned());
     let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");

@@ -190,7 +190,7 @@ impl Context {
     ///
     /// # Errors
     /// None on the CPU.
-    pub fn keep(&mut self) -> Result<()> {
+    pub fn note_cell(&mut self) -> Result<()> {
         match self.dam.as_ref().is_none_or(|dam| dam.glance().is_some()) {
             true => self.record(None).map(drop),
             false => Ok(()),
