@@ -106,6 +106,10 @@ impl Completer {
 /// The crate of the cells, all of which a cell may name.
 const CELLS: &str = "ctx";
 
+/// Traits that every type has and that are not told as such.
+const CONVERSIONS: [&str; 6] =
+    ["core::convert::", "core::borrow::", "alloc::borrow::", "core::any::", "either::into_either::", "typenum::"];
+
 /// The one trait that every type of a kind has and that is asked for by name.
 const WANTED: &str = "ToString";
 
@@ -126,6 +130,7 @@ fn rank(documentation: &str) -> Rank {
     }
     let of_cells = owner == CELLS || owner.starts_with(&format!("{CELLS}::"));
     match declared {
+        _ if CONVERSIONS.iter().any(|of| owner.starts_with(of)) => Rank::Hidden,
         _ if declared.contains("trait ") => Rank::Trait,
         "" => Rank::Own,
         _ if declared.starts_with("pub ") || of_cells => Rank::Own,
@@ -161,7 +166,7 @@ mod tests {
             "dam_prelude::session::Dam\n\nfn session(&self) -> MutexGuard<'_, Session>",
             "dam_prelude::session::Dam\n\npub(crate) fn rest(&self)",
             "alloc::borrow\n\nimpl<T> ToOwned for T\nfn to_owned(&self) -> T",
-            "core::convert\n\nimpl<T, U> TryInto<U> for T\nfn try_into(self)",
+            "core::convert::TryInto\n\npub trait TryInto<T>\npub fn try_into(self) -> Result<T, Self::Error>",
             "alloc::string\n\nimpl<T> ToString for T\nfn to_string(&self) -> String",
             "dam_prelude::session\n\nimpl Debug for Dam\nfn fmt(&self)",
             "ctx::Own\n\nfn of_a_cell(&self)",

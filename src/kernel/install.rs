@@ -76,7 +76,10 @@ pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
     fs::create_dir_all(parent).with_context(|| format!("cannot write {}", parent.display()))?;
     let new = tempfile::tempdir_in(parent)?;
     let title = if place.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", place.name) };
-    let argv = [std::env::current_exe()?.display().to_string(), "kernel".into(), "{connection_file}".into()];
+    let own = std::env::current_exe()?.display().to_string();
+    // Where another has taken its place since it was started, Linux says so behind its name.
+    let own = own.strip_suffix(" (deleted)").map_or(own.clone(), str::to_owned);
+    let argv = [own, "kernel".into(), "{connection_file}".into()];
     let mut spec = json!({"argv": argv, "display_name": title, "language": "rust", "interrupt_mode": "message"});
     // A gateway starts kernels without most of its environment.
     if let Some(cache) = std::env::var_os("XDG_CACHE_HOME") {

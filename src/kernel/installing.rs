@@ -1,6 +1,6 @@
 //! The prelude built for cells, seen while it is built: it takes minutes.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -35,18 +35,29 @@ pub fn shown<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
     let directory = super::own_directory()?;
     let socket = directory.path().join(SOCKET);
     super::cargo::stand_in(directory.path(), &socket)?;
-    let progress = std::sync::Arc::new(Progress::new());
-    let told = std::sync::Arc::clone(&progress);
+    let progress = Arc::new(Progress::new());
+    let told = Arc::clone(&progress);
     let _link = Link::listen(&socket, move |message| told.take(&message))?;
+    let watched = Arc::downgrade(&progress);
+    std::thread::spawn(move || {
+        // A crate may take minutes, of which cargo says nothing.
+        while let Some(progress) = watched.upgrade().filter(|progress| progress.bar.is_hidden()) {
+            progress.say();
+            drop(progress);
+            std::thread::sleep(PACE);
+        }
+    });
     let done = install();
-    progress.end();
+    progress.bar.finish_and_clear();
+    *progress.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     done
 }
 
 struct Progress {
     bar: ProgressBar,
     began: Instant,
-    said: Mutex<Option<Instant>>,
+    /// What cargo said last: `12 of 245: serde, syn`.
+    last: Mutex<Option<String>>,
 }
 
 impl Progress {
@@ -56,24 +67,24 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}") {
             bar.set_style(style);
         }
-        Self { bar, began: Instant::now(), said: Mutex::default() }
+        Self { bar, began: Instant::now(), last: Mutex::default() }
     }
 
-    /// Takes what cargo says: `12 of 245: serde, syn`.
     fn take(&self, message: &Value) {
-        let Some((done, all, names)) = message["building"].as_str().and_then(read) else { return };
+        let Some(text) = message["building"].as_str() else { return };
+        let Some((done, all, names)) = read(text) else { return };
         self.bar.set_length(all);
         self.bar.set_position(done);
         self.bar.set_message(names.to_owned());
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.bar.is_hidden() && said.is_none_or(|at| at.elapsed() >= PACE) {
-            *said = Some(Instant::now());
-            note(&format!("{done} of {all} built after {:.0} s: {names}", self.began.elapsed().as_secs_f64()));
-        }
+        self.bar.enable_steady_tick(Duration::from_secs(1));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
     }
 
-    fn end(&self) {
-        self.bar.finish_and_clear();
+    /// Says how far it is, in a line.
+    fn say(&self) {
+        if let Some(last) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner) {
+            note(&format!("{} s: building {last}", self.began.elapsed().as_secs()));
+        }
     }
 }
 

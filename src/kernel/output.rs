@@ -334,6 +334,9 @@ impl Output {
     /// The cell goes on: what was said of its waiting is taken back, or what there is to say at the end said instead.
     fn waited(&self, state: &mut State) {
         let Some(wait) = state.wait.take() else { return };
+        if wait.said.is_some() || wait.after.is_some() {
+            self.text(state);
+        }
         let id = wait_id(state);
         state.waits += 1;
         let seconds = wait.since.elapsed().as_secs_f64();

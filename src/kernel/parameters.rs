@@ -122,7 +122,7 @@ mod tests {
                 "",
                 "let steps: usize = 20;",
                 "let lr: f64 = 1.0;",
-                "let small = 1e-5;",
+                "let small = 0.00001;",
                 "let name: String = \"十 \\\"None\\\"\".to_owned();",
                 "let plain = \"True\";",
                 "let on = true;",
