@@ -97,6 +97,20 @@ pub fn value(rust: &str) -> Option<Range<usize>> {
     items.next().is_none().then(|| place(range.start())..place(range.end()))
 }
 
+/// Where the expression begins that `code` ends with: after whatever ends a statement or opens a bracket.
+pub fn last(code: &str) -> usize {
+    let mut depth = 0;
+    for (at, c) in code.char_indices().rev() {
+        match c {
+            ')' | ']' | '}' => depth += 1,
+            '(' | '[' | '{' if depth > 0 => depth -= 1,
+            '(' | '[' | '{' | ';' | ',' | '=' | '\n' if depth == 0 => return at + 1,
+            _ => {}
+        }
+    }
+    0
+}
+
 /// Whether a line is one of evcxr's commands, or one for the shell.
 pub fn is_command(line: &str) -> bool {
     line.starts_with('!') || line.trim_start_matches(' ').starts_with(':')
@@ -283,6 +297,15 @@ mod tests {
         for code in ["let a = 1;", "f();", "", "fn f() {}", "f(", ":vars", "use a::b;", "}\nfn g() { 1"] {
             assert_eq!(value(code), None, "{code}");
         }
+    }
+
+    #[test]
+    fn the_last_expression_begins_after_what_comes_before() {
+        let last = |code: &'static str| code[last(code)..].trim();
+        assert_eq!(
+            ["dam", "let x = 1; dam.loss()?", "f(dam", "let y = load([\"a\"])?", "[1, 2]"].map(last),
+            ["dam", "dam.loss()?", "dam", "load([\"a\"])?", "[1, 2]"]
+        );
     }
 
     #[test]

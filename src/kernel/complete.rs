@@ -1,8 +1,4 @@
 //! What could stand at the cursor of a cell, and what is known of it.
-//!
-//! rust-analyzer finds every name that the compiler knows, private ones and those of traits that every type has among
-//! them, and evcxr does not say which is which. What the documentation of a name begins with does: the path of what it
-//! belongs to, and how it is declared.
 
 use std::collections::HashMap;
 
@@ -11,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::code::{self, without_verbs};
 use super::engine::{Engine, Words};
+use super::members::{Members, Rank, name};
 
 /// Words that could stand somewhere.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,25 +30,14 @@ impl Found {
     }
 }
 
-/// How near a member is to the type that it is looked for in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    /// Its own.
-    Own,
-    /// Of a trait.
-    Trait,
-    /// One that is not to be offered.
-    Hidden,
-}
-
-/// What is known of members: by the code before them.
+/// The types of what stands before a point, by its code.
 #[derive(Default)]
 pub struct Completer {
-    known: HashMap<(String, String), Rank>,
+    known: HashMap<String, Option<String>>,
 }
 
-/// The most members that are looked at.
-const MOST: usize = 150;
+/// A variable with which the type of an expression is asked for.
+const PROBE: &str = "dam_probe";
 
 impl Completer {
     /// What could stand at character `cursor` of a cell.
@@ -78,23 +64,25 @@ impl Completer {
 
     /// Members behind `before`, the type's own first, without those that are not to be offered.
     fn ranked(&mut self, engine: &mut Engine, before: &str, words: Words) -> Words {
-        if !before.trim_end().ends_with('.') || words.len() > MOST {
-            return words;
-        }
-        let mut ranked: Vec<(Rank, (String, &'static str))> = Vec::new();
-        for (word, kind) in words {
-            let name = word.trim_end_matches(['(', ')']).to_owned();
-            let key = (before.to_owned(), name);
-            let rank = *self.known.entry(key).or_insert_with_key(|(before, name)| {
-                let call = if word.contains('(') { "(" } else { "" };
-                let code = format!("{before}{name}{call}");
-                engine.documentation(&code, code.len()).map_or(Rank::Own, |(text, _)| rank(&text))
-            });
-            ranked.push((rank, (word, kind)));
-        }
-        ranked.retain(|(rank, _)| *rank != Rank::Hidden);
-        ranked.sort_by_key(|(rank, _)| *rank);
-        ranked.into_iter().map(|(_, word)| word).collect()
+        let of = match before.trim_end() {
+            value if value.ends_with('.') => {
+                let value = value.trim_end_matches('.');
+                let asked = || type_of(engine, value);
+                self.known.entry(value.to_owned()).or_insert_with(asked).clone()
+            }
+            path if path.ends_with("::") => {
+                let path = path.trim_end_matches("::");
+                path.rfind(|c: char| !c.is_alphanumeric() && c != '_')
+                    .map_or(Some(path), |at| path.get(at + 1..))
+                    .map(str::to_owned)
+            }
+            _ => return words,
+        };
+        let members = Members::known();
+        let rank = |word: &(String, &str)| members.rank(of.as_deref(), word.0.trim_end_matches(['(', ')']));
+        let mut words: Words = words.into_iter().filter(|word| rank(word) != Rank::Hidden).collect();
+        words.sort_by_key(rank);
+        words
     }
 
     /// Variables may be others now.
@@ -103,39 +91,14 @@ impl Completer {
     }
 }
 
-/// The crate of the cells, all of which a cell may name.
-const CELLS: &str = "ctx";
-
-/// Traits that every type has and that are not told as such.
-const CONVERSIONS: [&str; 6] =
-    ["core::convert::", "core::borrow::", "alloc::borrow::", "core::any::", "either::into_either::", "typenum::"];
-
-/// The one trait that every type of a kind has and that is asked for by name.
-const WANTED: &str = "ToString";
-
-/// What the documentation of a member says of how near it is:
-///
-/// ```text
-/// dam_prelude::session::Dam        alloc::borrow
-/// pub fn train(...)                impl<T> ToOwned for T
-/// ```
-fn rank(documentation: &str) -> Rank {
-    let mut lines = documentation.lines().map(str::trim).filter(|line| !line.is_empty());
-    let (owner, declared) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    if let Some((head, of)) = declared.strip_prefix("impl").and_then(|rest| rest.split_once(" for ")) {
-        // Of a trait that every type has.
-        let is_blanket =
-            head.starts_with('<') && head.split(['<', '>', ',', ':', ' ']).any(|word| !word.is_empty() && word == of);
-        return if is_blanket && !head.ends_with(WANTED) { Rank::Hidden } else { Rank::Trait };
-    }
-    let of_cells = owner == CELLS || owner.starts_with(&format!("{CELLS}::"));
-    match declared {
-        _ if CONVERSIONS.iter().any(|of| owner.starts_with(of)) => Rank::Hidden,
-        _ if declared.contains("trait ") => Rank::Trait,
-        "" => Rank::Own,
-        _ if declared.starts_with("pub ") || of_cells => Rank::Own,
-        _ => Rank::Hidden,
-    }
+/// The name of the type of what `code` ends with; none where that cannot be told.
+fn type_of(engine: &mut Engine, code: &str) -> Option<String> {
+    // Where the last statement begins is for rust-analyzer to say: a name before it makes a variable of its value.
+    let at = code::last(code);
+    let asked = format!("{}let {PROBE} = {};\n{PROBE}", &code[..at], &code[at..]);
+    let (text, _) = engine.documentation(&asked, asked.len())?;
+    let (_, kind) = text.split_once(&format!("let {PROBE}: "))?;
+    name(kind.lines().next()?)
 }
 
 /// The documentation of what is at character `cursor` of a cell, in its forms by type.
@@ -153,26 +116,4 @@ pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> 
     let end = if cell[end..].starts_with('(') { end + 1 } else { end };
     let (text, html) = engine.documentation(&cell, end)?;
     Some(json!({"text/plain": text, "text/html": html}))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_are_told_apart_by_how_they_are_declared() {
-        let ranks = [
-            "dam_prelude::session::Dam\n\npub fn train(&self, steps: usize) -> Result<TrainReport>\n\n\nsteps optimiser steps.",
-            "dam_prelude::session::Dam\n\nfn session(&self) -> MutexGuard<'_, Session>",
-            "dam_prelude::session::Dam\n\npub(crate) fn rest(&self)",
-            "alloc::borrow\n\nimpl<T> ToOwned for T\nfn to_owned(&self) -> T",
-            "core::convert::TryInto\n\npub trait TryInto<T>\npub fn try_into(self) -> Result<T, Self::Error>",
-            "alloc::string\n\nimpl<T> ToString for T\nfn to_string(&self) -> String",
-            "dam_prelude::session\n\nimpl Debug for Dam\nfn fmt(&self)",
-            "ctx::Own\n\nfn of_a_cell(&self)",
-        ]
-        .map(rank);
-        use Rank::{Hidden, Own, Trait};
-        assert_eq!(ranks, [Own, Hidden, Hidden, Hidden, Hidden, Trait, Trait, Own]);
-    }
 }

@@ -21,6 +21,7 @@ mod install;
 mod installing;
 mod link;
 mod lock;
+mod members;
 mod output;
 mod pace;
 mod parameters;

@@ -127,6 +127,8 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     });
     tokio::spawn(hear(Arc::clone(&kernel), shell, work.clone()));
     tokio::spawn(orphaned());
+    // The first Tab waits for no reading.
+    std::thread::spawn(super::members::Members::known);
 
     loop {
         let Ok(message) = control.read().await else { continue };
