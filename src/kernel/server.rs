@@ -4,6 +4,7 @@
 //! that a kernel that runs a cell can be asked, interrupted and ended. Whatever is asked on shell and control, the kernel
 //! says that it is busy before and idle after it: JupyterLab takes a reply for one only then.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -254,14 +255,9 @@ impl Kernel {
 
     /// Runs what comes, until nothing comes any more.
     fn work(&self, jobs: &Receiver<Option<JupyterMessage>>) {
-        let mut worker = Worker { engine: self.cells.start(), completer: Completer::default(), count: 0 };
-        let mut next = jobs.recv_timeout(LULL).or_else(|_| {
-            if let Ok(engine) = &mut worker.engine {
-                engine.warm_up();
-            }
-            jobs.recv()
-        });
-        while let Ok(Some(job)) = next {
+        let (engine, completer) = (self.cells.start(), Completer::default());
+        let mut worker = Worker { engine, completer, count: 0, is_warm: false, seen: BTreeSet::new() };
+        while let Some(job) = worker.next(jobs) {
             // Cells that were sent before it was known that this one failed are not run.
             for job in self.job(&mut worker, &job, jobs) {
                 let Some(job) = job else { return };
@@ -274,7 +270,6 @@ impl Kernel {
                     _ => drop(self.job(&mut worker, &job, jobs)),
                 }
             }
-            next = jobs.recv();
         }
     }
 
@@ -323,7 +318,7 @@ impl Kernel {
 
     /// Runs a cell: its reply, and why it failed if it did.
     fn execute(&self, worker: &mut Worker, job: &JupyterMessage, request: &ExecuteRequest) -> (ExecuteReply, Option<Failure>) {
-        let Worker { engine, completer, count } = worker;
+        let Worker { engine, completer, count, .. } = worker;
         completer.forget();
         if request.store_history && !request.silent {
             *count += 1;
@@ -378,6 +373,39 @@ struct Worker {
     engine: Result<Engine>,
     completer: Completer,
     count: usize,
+    is_warm: bool,
+    /// Types of variables of which the members have been looked for.
+    seen: BTreeSet<String>,
+}
+
+impl Worker {
+    /// The next job; none: it is over. While nothing comes, what may be asked next is looked for: JupyterLab waits for a
+    /// list of words no longer than a second.
+    fn next(&mut self, jobs: &Receiver<Option<JupyterMessage>>) -> Option<JupyterMessage> {
+        let mut next = jobs.recv_timeout(LULL);
+        while let Err(RecvTimeoutError::Timeout) = next {
+            if !self.warm_up() {
+                return jobs.recv().ok().flatten();
+            }
+            next = jobs.recv_timeout(Duration::ZERO);
+        }
+        next.ok().flatten()
+    }
+
+    /// Makes one thing quicker, if there is one.
+    fn warm_up(&mut self) -> bool {
+        let Ok(engine) = &mut self.engine else { return false };
+        if !std::mem::replace(&mut self.is_warm, true) {
+            engine.warm_up();
+            return true;
+        }
+        let new = engine.variables().into_iter().find(|(_, kind)| !self.seen.contains(kind));
+        new.is_some_and(|(name, kind)| {
+            let code = format!("{name}.");
+            self.completer.complete(engine, &code, code.chars().count());
+            self.seen.insert(kind)
+        })
+    }
 }
 
 /// The answer to a cell that is not run: it has no number.
