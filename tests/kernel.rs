@@ -321,9 +321,13 @@ fn a_crate_is_added_and_variables_stay() {
     let cell = kernel.run(":dep nowhere = { path = \"/nowhere\" }");
     assert!(cell.status == "error" && cell.text("error").contains("/nowhere"), "{cell:?}");
     assert_eq!(kernel.run("dam.steps()").text("shown"), "2");
-    // One that would have the prelude built anew is refused.
-    let cell = kernel.run(":dep serde = { version = \"1\", features = [\"rc\"] }");
-    assert!(cell.status == "error" && cell.text("error").contains("`rc`"), "{cell:?}");
+    // What would have the prelude built anew is built apart from it.
+    let cell = kernel.run(":dep serde = { version = \"1\", features = [\"rc\"] }\nfn is<T: serde::Serialize>(_: &T) -> bool { true }\nis(&std::rc::Rc::new(7))");
+    assert!(cell.status == "ok" && cell.text("shown").ends_with("true"), "{cell:?}");
+    assert_eq!(kernel.run("(is(&std::rc::Rc::new(7)), dam.steps())").text("shown"), "(true, 2)");
+    // But what is to work with the prelude's own tensors cannot be.
+    let cell = kernel.run(":dep candle-core = { version = \"0.11\", features = [\"cudnn\"] }");
+    assert!(cell.status == "error" && cell.text("error").contains("candle-core"), "{cell:?}");
     write("pub fn roll() -> usize { 4 }");
     let begin = Instant::now();
     let cell = kernel.run(&format!("{add}\ndice::roll() + dam.steps()"));
@@ -333,6 +337,10 @@ fn a_crate_is_added_and_variables_stay() {
     // evcxr adds tokio for a cell that waits.
     let cell = kernel.run("async fn two() -> usize { 2 }\ntwo().await + dam.steps()");
     assert!(cell.text("shown").ends_with('8'), "{cell:?}");
+    // Whose types cannot be told is said at once, and not when all is built once more for a check.
+    let begin = Instant::now();
+    let cell = kernel.run("let unknown = Default::default();");
+    assert!(cell.status == "error" && begin.elapsed() < Duration::from_secs(60), "{cell:?}");
 }
 
 #[test]

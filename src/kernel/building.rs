@@ -21,7 +21,12 @@ use super::cargo::{SOCKET, status};
 const CELL: &str = "ctx";
 
 /// Runs cargo, and does with its output what is said above.
-pub fn run(mut command: Command) -> ExitCode {
+pub fn run(command: Command) -> ExitCode {
+    watched(command, |line| println!("{line}"))
+}
+
+/// The same, with cargo's messages given to `each`.
+pub fn watched(mut command: Command, each: impl FnMut(String) + Send + 'static) -> ExitCode {
     let kernel = std::env::var_os(SOCKET).and_then(|socket| UnixStream::connect(socket).ok());
     // Cargo shows how far it has come where it is told how wide a line is.
     command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "100");
@@ -44,7 +49,7 @@ pub fn run(mut command: Command) -> ExitCode {
         });
     }
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return ExitCode::FAILURE };
-    let messages = std::thread::spawn(move || messages(out));
+    let messages = std::thread::spawn(move || messages(out, each));
     said(err, kernel);
     let foreign = messages.join().unwrap_or_default();
     eprint!("{foreign}");
@@ -52,12 +57,12 @@ pub fn run(mut command: Command) -> ExitCode {
 }
 
 /// Passes on cargo's messages, but for errors of crates that are no cell, which are given as text.
-fn messages(out: impl Read) -> String {
+fn messages(out: impl Read, mut each: impl FnMut(String)) -> String {
     let mut foreign = String::new();
     for line in BufReader::new(out).lines().map_while(Result::ok) {
         match foreign_error(&line) {
             Some(text) => foreign += &text,
-            None => println!("{line}"),
+            None => each(line),
         }
     }
     foreign

@@ -108,11 +108,21 @@ pub fn cargo() -> ExitCode {
     let what = arguments.iter().find_map(|argument| argument.to_str().filter(|text| !text.starts_with('-'))).unwrap_or("");
     match (what, std::env::var_os(EVCXR).is_some()) {
         ("build" | "check", true) => {
-            if let Err(error) = super::lock::allow(&cargo) {
+            // What is only to be checked is built: all that it needs is, and nothing is for a check.
+            let arguments: Vec<OsString> =
+                arguments.iter().map(|a| if a == "check" { "build".into() } else { a.clone() }).collect();
+            let done = super::lock::allow(&cargo).and_then(|apart| match apart[..] {
+                [] => Ok(super::building::run({
+                    let mut command = cargo();
+                    command.args(&arguments);
+                    command
+                })),
+                _ => super::apart::build(&cargo, &arguments, &apart),
+            });
+            done.unwrap_or_else(|error| {
                 eprintln!("{error:#}");
-                return ExitCode::FAILURE;
-            }
-            super::building::run(command)
+                ExitCode::FAILURE
+            })
         }
         ("metadata", true) => match super::lock::look(&cargo) {
             Ok(true) => ExitCode::SUCCESS,

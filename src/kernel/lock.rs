@@ -3,10 +3,12 @@
 //! evcxr looks at a dependency alone first, by which cargo would forget what versions all others have, and then builds
 //! everything together, by which a crate may get other features, and everything that needs it be built anew: minutes,
 //! after which the cells' process has another prelude than its variables. So versions are those that the prelude was
-//! tested with wherever they can be, and what would change a crate of the prelude's is refused before anything is built.
+//! tested with wherever they can be, and what would change a crate of the prelude's is built apart from it (`apart.rs`), with
+//! crates of its own; or refused, where it is to work with the prelude's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -23,8 +25,12 @@ const PRELUDE: &str = "dam-prelude";
 const MANIFEST: &str = "Cargo.toml";
 const LOCKED: &str = "Cargo.lock";
 
-/// The dependencies that cells were last built with, a line each.
+/// The dependencies that cells were last built with, a line each, and those that are built apart.
 const KNOWN: &str = ".dam-dependencies";
+const APART: &str = ".dam-apart";
+
+/// What one cannot have of one's own beside the prelude's.
+const SHARED: [&str; 2] = [PRELUDE, "candle-core"];
 
 /// Runs `run` and leaves the versions as they were.
 pub fn keeping<T>(run: impl FnOnce() -> T) -> T {
@@ -52,35 +58,76 @@ pub fn look(cargo: &dyn Fn() -> Command) -> Result<bool> {
     let asked = dependencies(&manifest);
     let others = known.into_iter().filter(|line| !asked.iter().any(|asked| name(asked) == name(line)));
     let all: Vec<String> = others.chain(asked.clone()).collect();
-    let lock = resolved(&all, cargo)?;
-    fs::write(LOCKED, lock)?;
+    match resolved(&all, cargo)? {
+        Resolved::Together(lock) => {
+            fs::write(LOCKED, lock)?;
+            leave_apart(&asked)?;
+        }
+        Resolved::Other(difference) => {
+            let tested = fs::read_to_string(LOCK)?;
+            let (own, _) = metadata(&asked, &tested, cargo)?;
+            if let Some(shared) = SHARED.iter().find(|shared| own.keys().any(|(name, _)| name == *shared)) {
+                bail!(
+                    "this works with `{shared}`, and would change what that was built with: {difference}\n\
+                     hint: ask for less, with `default-features = false` say, so that variables can be kept"
+                );
+            }
+            leave_apart(&asked)?;
+            fs::write(APART, lines(APART).into_iter().chain(asked).collect::<Vec<_>>().join("\n"))?;
+        }
+    }
     Ok(true)
 }
 
-/// Whether the cell in this directory may be built.
+/// What was built apart is not, or is it otherwise.
+fn leave_apart(asked: &[String]) -> Result<()> {
+    let left = lines(APART).into_iter().filter(|line| !asked.iter().any(|asked| name(asked) == name(line)));
+    Ok(fs::write(APART, left.collect::<Vec<_>>().join("\n"))?)
+}
+
+/// Sees that the cell in this directory may be built; gives those of its dependencies that are to be built apart.
 ///
 /// # Errors
 /// What it depends on would change what is built.
-pub fn allow(cargo: &dyn Fn() -> Command) -> Result<()> {
-    let asked = dependencies(&fs::read_to_string(MANIFEST)?);
+pub fn allow(cargo: &dyn Fn() -> Command) -> Result<Vec<String>> {
+    let known_apart = lines(APART);
+    let (apart, asked): (Vec<String>, Vec<String>) =
+        dependencies(&fs::read_to_string(MANIFEST)?).into_iter().partition(|line| known_apart.contains(line));
     let known = known();
     let is = |lines: &[String]| lines.iter().cloned().collect::<BTreeSet<_>>();
-    if is(&asked) == is(&known) {
-        return Ok(());
+    if is(&asked) == is(&known) || !asked.iter().any(|line| name(line) == PRELUDE) {
+        return Ok(apart);
     }
     // The first that is built with the prelude is what others are compared with.
-    if !known.is_empty() && asked.iter().any(|line| name(line) == PRELUDE) {
-        let lock = resolved(&asked, cargo)?;
-        fs::write(LOCKED, lock)?;
+    if !known.is_empty() {
+        match resolved(&asked, cargo)? {
+            Resolved::Together(lock) => fs::write(LOCKED, lock)?,
+            Resolved::Other(difference) => bail!(
+                "this would change what the prelude was built with: {difference}\n\
+                 hint: add it with `:dep`, which builds it apart if it must"
+            ),
+        }
     }
-    if asked.iter().any(|line| name(line) == PRELUDE) {
-        fs::write(KNOWN, asked.join("\n"))?;
-    }
-    Ok(())
+    fs::write(KNOWN, asked.join("\n"))?;
+    Ok(apart)
+}
+
+/// The manifest of this directory without some of its dependencies.
+///
+/// # Errors
+/// It cannot be read.
+pub fn without(apart: &[String]) -> Result<String> {
+    let manifest = fs::read_to_string(MANIFEST)?;
+    Ok(manifest.lines().filter(|line| !apart.iter().any(|apart| apart == line.trim())).map(|line| format!("{line}\n")).collect())
+}
+
+fn lines(file: &str) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 fn known() -> Vec<String> {
-    fs::read_to_string(KNOWN).unwrap_or_default().lines().map(str::to_owned).collect()
+    lines(KNOWN)
 }
 
 /// The lines of dependencies of a manifest that evcxr wrote.
@@ -94,45 +141,68 @@ fn name(line: &str) -> &str {
     line.split('=').next().unwrap_or_default().trim()
 }
 
-/// The versions that `dependencies` have together.
-fn resolved(dependencies: &[String], cargo: &dyn Fn() -> Command) -> Result<String> {
+/// What became of dependencies together.
+enum Resolved {
+    /// The prelude's are as they were; the versions of all.
+    Together(String),
+    /// One of the prelude's would be another, in words.
+    Other(String),
+}
+
+fn resolved(dependencies: &[String], cargo: &dyn Fn() -> Command) -> Result<Resolved> {
     let tested = fs::read_to_string(LOCK).with_context(|| format!("there is no {LOCK}"))?;
     let base: Vec<String> = dependencies.iter().filter(|line| name(line) == PRELUDE).cloned().collect();
     let (before, _) = metadata(&base, &tested, cargo)?;
     let (after, lock) = metadata(dependencies, &merged(&tested, &fs::read_to_string(LOCKED).unwrap_or_default()), cargo)?;
-    match difference(&before, &after) {
-        None => Ok(lock),
-        Some(difference) => bail!(
-            "this would change what the prelude was built with: {difference}\n\
-             hint: ask for less (`default-features = false`, or a version that shares nothing with it), so that variables are kept"
-        ),
-    }
+    Ok(difference(&before, &after).map_or(Resolved::Together(lock), Resolved::Other))
 }
+
+/// Writes a package without anything of its own into `directory`, with dependencies and versions.
+///
+/// # Errors
+/// A place that may not be written.
+pub fn package(directory: &Path, dependencies: &[String], lock: &str) -> Result<()> {
+    let write = |name: &str, text: &str| fs::write(directory.join(name), text);
+    let head = "[package]\nname = \"ctx\"\nversion = \"1.0.0\"\nedition = \"2024\"\n[lib]\npath = \"lib.rs\"\n[workspace]\n";
+    write(MANIFEST, &format!("{head}[dependencies]\n{}\n", dependencies.join("\n")))?;
+    write(LOCKED, lock)?;
+    Ok(write("lib.rs", "")?)
+}
+
+/// What cargo says of the package in `directory`, for what cells are compiled for.
+///
+/// # Errors
+/// What cargo says is missing.
+pub fn described(directory: &Path, cargo: &dyn Fn() -> Command) -> Result<Value> {
+    let mut command = cargo();
+    command.args(["metadata", "--format-version=1"]).current_dir(directory);
+    command.args(target().iter().flat_map(|target| ["--filter-platform", target]));
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // What it has done says nothing here.
+    let said: Vec<&str> = said.lines().filter(|line| !DONE.iter().any(|done| line.trim_start().starts_with(done))).collect();
+    if !output.status.success() {
+        bail!("{}", said.join("\n").trim());
+    }
+    // evcxr reads there what is no library.
+    said.iter().for_each(|line| eprintln!("{line}"));
+    serde_json::from_slice(&output.stdout).context("cargo says what is no JSON")
+}
+
+/// How lines of cargo begin that say what it does.
+const DONE: [&str; 6] = ["Updating ", "Locking ", "Adding ", "Downloading ", "Downloaded ", "Blocking "];
 
 /// The features of every package that one with `dependencies` is built of, and their versions as cargo writes them.
 fn metadata(dependencies: &[String], lock: &str, cargo: &dyn Fn() -> Command) -> Result<(Packages, String)> {
     // Below the directory of cells, where cargo finds the same settings.
     let directory = tempfile::Builder::new().prefix(".dam-look-").tempdir_in(".")?;
-    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text);
-    let package = "[package]\nname = \"ctx\"\nversion = \"1.0.0\"\nedition = \"2024\"\n[lib]\npath = \"lib.rs\"\n[workspace]\n";
-    write(MANIFEST, &format!("{package}[dependencies]\n{}\n", dependencies.join("\n")))?;
-    write(LOCKED, lock)?;
-    write("lib.rs", "")?;
-    let mut command = cargo();
-    command.args(["metadata", "--format-version=1"]).current_dir(directory.path());
-    command.args(target().iter().flat_map(|target| ["--filter-platform", target]));
-    let output = command.output()?;
-    if !output.status.success() {
-        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    // evcxr reads there what is no library.
-    eprint!("{}", String::from_utf8_lossy(&output.stderr));
-    let all: Value = serde_json::from_slice(&output.stdout).context("cargo says what is no JSON")?;
+    package(directory.path(), dependencies, lock)?;
+    let all = described(directory.path(), cargo)?;
     Ok((packages(&all), fs::read_to_string(directory.path().join(LOCKED))?))
 }
 
 /// What cells are compiled for.
-fn target() -> Option<String> {
+pub fn target() -> Option<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let asked = Command::new(rustc).args(["--print", "host-tuple"]).output().ok()?;
     Some(String::from_utf8(asked.stdout).ok()?.trim().to_owned()).filter(|target| !target.is_empty())
@@ -174,6 +244,15 @@ fn merged(tested: &str, now: &str) -> String {
     let new = blocks(now).into_iter().filter(|block| !names.contains(&head(block)));
     let new: String = new.map(|block| format!("[[package]]{}\n\n", block.trim_end())).collect();
     format!("{}\n\n{new}", tested.trim_end())
+}
+
+/// The versions that the prelude was tested with, and those found since in `directory`.
+///
+/// # Errors
+/// The prelude's source has gone.
+pub fn versions(directory: &Path) -> Result<String> {
+    let tested = fs::read_to_string(LOCK).with_context(|| format!("there is no {LOCK}"))?;
+    Ok(merged(&tested, &fs::read_to_string(directory.join(LOCKED)).unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //!    \------ output <-----------/                \=========== stops and verbs ========================/  notebook/
 //! ```
 
+mod apart;
 mod between;
 mod building;
 mod cargo;
