@@ -102,15 +102,15 @@ mod tests {
     #[test]
     fn parameters_of_papermill_become_rust() {
         let known = |name: &str| {
-            Some(match name {
+            let kind = match name {
                 "steps" => "usize",
                 "lr" => "f64",
                 "name" => "String",
                 "sources" => "Vec<String>",
                 "pair" => "[f32; 2]",
                 _ => return None,
-            })
-            .map(str::to_owned)
+            };
+            Some(kind.to_owned())
         };
         let cell = "# Parameters\nsteps = 20\nlr = 1\nsmall = 1e-05\nname = \"十 \\\"None\\\"\"\nplain = \"True\"\non = True\n\
                     sources = [\"a\", \"b\"]\npair = [1, 2.5]\nlist = [1, 2]\n";
