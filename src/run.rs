@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use dam_prelude::Error;
+use dam_prelude::checkpoint::read_file;
 use dam_prelude::verbs::{self, Context, Reply, Statement, statements};
 
 use crate::interrupt::Running;
@@ -87,13 +88,12 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> bool {
 
 /// Runs the statements of a file.
 pub fn file(path: &Path, output: &Output) -> bool {
-    match std::fs::read_to_string(path) {
+    /// Bytes of the largest file of statements.
+    const MOST: u64 = 64 << 20;
+    let invalid = |e| Error::Io { action: "read", path: path.into(), source: std::io::Error::new(std::io::ErrorKind::InvalidData, e) };
+    match read_file(path, MOST).and_then(|bytes| String::from_utf8(bytes).map_err(invalid)) {
         Ok(text) => placed(text.trim_start_matches('\u{feff}'), Some(path), output),
         Err(error) => {
-            let error = match error.kind() {
-                std::io::ErrorKind::NotFound => Error::NotFound { path: path.into() },
-                _ => Error::Io { action: "read", path: path.into(), source: error },
-            };
             output.error("run", &error.into());
             false
         }

@@ -15,6 +15,8 @@ pub enum Error {
     NotFound { path: PathBuf },
     #[error("`{}` has no `{file}`", directory.display())]
     MissingFile { directory: PathBuf, file: String },
+    #[error("`{}` is {what}, not a file", path.display())]
+    NotAFile { path: PathBuf, what: &'static str },
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` is not a valid safetensors file: {reason}", file.display())]
@@ -137,6 +139,7 @@ impl Error {
             Error::NotFound { .. } => {
                 "check the name and the directory you are in; built-in models are named builtin:NAME, as builtin:math"
             }
+            Error::NotAFile { .. } => "write what comes from it to a file first, and name that file",
             Error::MissingFile { .. } => "a model is a directory with config.json and *.safetensors",
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
             Error::Gguf { .. } => "download the file again, or convert the model with a newer llama.cpp",
@@ -148,6 +151,10 @@ impl Error {
             }
             Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
+            Error::Tokenizer { .. } => "get tokenizer.json again from where the model comes from; one that asks for too much is not read",
+            Error::ChatTemplate { .. } => {
+                "get tokenizer_config.json and chat_template.jinja again from where the model comes from, or give text or input_ids, which need no template"
+            }
             Error::TokenizerTooLarge { .. } => "use the tokenizer.json that came with these weights",
             Error::Differs { .. } => {
                 "sources must be fine-tunes of one base model: same layers and shapes, and a tokenizer of which added tokens are all that differs"

@@ -57,6 +57,9 @@ pub mod coefficients;
 pub mod data;
 pub mod error;
 pub mod eval;
+#[doc(hidden)]
+pub mod fuzz;
+mod guard;
 pub mod interrupt;
 pub mod methods;
 pub mod model;
@@ -68,6 +71,7 @@ pub mod session;
 pub mod show;
 pub mod train;
 pub mod verbs;
+mod work;
 
 pub use candle_core;
 pub use candle_core::Tensor;

@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use super::files::{Bytes, Files, WEIGHTS};
 use super::view::{Stored, View};
 use crate::error::{Error, Result};
+use crate::work::Work;
 
 const SINGLE: &str = WEIGHTS[0];
 const INDEX: &str = WEIGHTS[1];
@@ -78,8 +79,8 @@ impl Archive {
         Ok(all)
     }
 
-    /// The tensor `name` of `shape`, finite throughout.
-    pub fn checked(&self, name: &str, shape: &[usize]) -> Result<View> {
+    /// The tensor `name` of `shape`, finite throughout; `work` is told of its bytes.
+    pub fn checked(&self, name: &str, shape: &[usize], work: &Work) -> Result<View> {
         let view = self.tensors.get(name);
         let view = view.ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })?;
         if view.shape != shape {
@@ -90,7 +91,7 @@ impl Archive {
                 found: view.shape.clone(),
             });
         }
-        view.check_finite(name)?;
+        view.check_finite_in(name, work)?;
         Ok(view.clone())
     }
 }

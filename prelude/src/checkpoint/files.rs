@@ -9,7 +9,8 @@ use include_dir::{Dir, include_dir};
 use memmap2::{Mmap, UncheckedAdvice};
 
 use super::gguf::Gguf;
-use super::hub::{Hub, Place, Wanted};
+use super::hub::{Hub, Place, Wanted, within};
+use super::regular::open_file;
 use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
@@ -142,11 +143,16 @@ impl Files {
         match self {
             Files::Builtin(dir, _) => Ok(dir.get_file(dir.path().join(name)).map(|f| Bytes::Static(f.contents()))),
             Files::Gguf(gguf) => Ok(gguf.side_files.get(name).map(|text| Bytes::Owned(text.clone()))),
-            Files::Disk(directory) | Files::Hub(directory, _) => match map(&directory.join(name)) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(Error::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
-            },
+            Files::Disk(directory) | Files::Hub(directory, _) => {
+                if let Files::Hub(directory, _) = self {
+                    within(directory, name)?;
+                }
+                match map(&directory.join(name)) {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(Error::NotFound { .. }) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
         }
     }
 
@@ -174,15 +180,10 @@ pub(crate) fn builtin_data_file(name: &str) -> Result<Bytes> {
         .ok_or_else(|| Error::unknown("built-in data set", name, builtin_data()))
 }
 
-/// Maps a file of any size into memory.
+/// Maps a regular file of any size into memory.
 pub(crate) fn map(path: &Path) -> Result<Bytes> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
-    if meta.is_dir() {
-        let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
-        return Err(Error::Io { action: "read", path: path.into(), source });
-    }
-    if meta.len() == 0 {
+    let file = open_file(path)?;
+    if file.metadata().map_err(|e| Error::io("read", path, e))?.len() == 0 {
         return Ok(Bytes::Static(&[]));
     }
     // SAFETY: the map is read-only. A file that another program truncates meanwhile would end this

@@ -2,17 +2,22 @@
 
 mod archive;
 mod config;
+mod contained;
+mod digest;
 mod download;
 mod encode;
 mod files;
+pub(crate) mod fuzz;
 mod gguf;
 mod gguf_tokenizer;
 mod hub;
 mod lora;
 mod other;
+mod regular;
 mod restack;
 mod source;
 mod tokenizer;
+mod tokenizer_limits;
 mod view;
 mod vocabulary;
 mod write;
@@ -21,7 +26,7 @@ mod write;
 pub const BASE: &str = "base";
 
 pub use config::{Activation, Architecture, Attends, Kind, Rope, Scaling, TensorSpec};
-pub use download::{Download, watch_downloads};
+pub use regular::{open_file, read_file};
 pub use source::Source;
 pub use view::View;
 pub use vocabulary::Lack;

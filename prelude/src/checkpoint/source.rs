@@ -14,10 +14,11 @@ use super::config::{Architecture, Kind, TensorSpec};
 use super::files::{BUILTIN_PREFIX, Bytes, Files};
 use super::lora::Adapter;
 use super::other::{self, OUTPUT};
-use super::tokenizer::{Chat, read_tokenizer};
+use super::tokenizer::{Chat, Text, read_tokenizer};
 use super::view::View;
 use super::vocabulary::{Numbering, Seen, align, config_of};
 use crate::error::{Error, Result};
+use crate::work::Work;
 
 /// Files that belong to a checkpoint beside its weights and go along when a merge is baked.
 pub(crate) const SIDE_FILES: [&str; 10] = [
@@ -52,7 +53,7 @@ struct Inner {
     unused: Vec<String>,
     /// What a reader should know of it.
     notes: Vec<String>,
-    tokenizer: Option<Arc<Tokenizer>>,
+    tokenizer: Option<Arc<Text>>,
     chat: Arc<Chat>,
     fingerprint: OnceLock<String>,
     /// Where its vocabulary is seen in another numbering: the source as it is, and the numbering.
@@ -102,10 +103,13 @@ impl Source {
             Some(architecture) => (architecture.tensors(), BTreeMap::new()),
             None => (other::tensors(&archive, &config_file, &config)?, archive.buffers.clone()),
         };
+        let bytes = archive.tensors.values().map(|view| view.bytes().len() as u64).sum();
+        let work = Work::begin("load", place, Some(bytes));
         let views = tensors
             .par_iter()
-            .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape)?)))
+            .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape, &work)?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
+        drop(work);
         let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
         let tokenizer = match files.get("tokenizer.json")? {
             Some(bytes) => {
@@ -283,7 +287,12 @@ impl Source {
 
     /// Its tokenizer.json, where there is one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.0.tokenizer.as_deref()
+        self.0.tokenizer.as_deref().map(|text| &text.tokenizer)
+    }
+
+    /// Bytes of the longest text that its tokenizer is given: more would not fit into memory.
+    pub(crate) fn longest_text(&self) -> usize {
+        self.0.tokenizer.as_ref().map_or(0, |text| text.longest)
     }
 
     /// Its chat template (Jinja), where there is one.
@@ -362,13 +371,15 @@ impl Source {
         }
         let config = hash(&self.0.files.require("config.json")?);
         let views: Vec<(&String, &View)> = self.0.views.iter().collect();
+        let work = Work::begin("save", format!("reading {}", self.name()), Some(self.bytes() as u64));
         let hashes = views.par_iter().map(|(name, view)| {
             let layout = hash(format!("{name}{:?}{:?}", view.dtype, view.shape).as_bytes());
-            let blocks: Vec<u64> = view.bytes().par_chunks(1 << 20).map(hash).collect();
+            let block = |bytes: &[u8]| work.advance(bytes.len() as u64).map(|()| hash(bytes));
+            let blocks = view.bytes().par_chunks(1 << 20).map(block).collect::<Result<Vec<u64>>>()?;
             let added = view.deltas.iter().flat_map(|delta| delta.parts()).map(u64::from);
-            blocks.into_iter().chain(added).fold(layout, mix)
+            Ok(blocks.into_iter().chain(added).fold(layout, mix))
         });
-        let hashes: Vec<u64> = hashes.collect();
+        let hashes = hashes.collect::<Result<Vec<u64>>>()?;
         Ok(self.0.fingerprint.get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
     }
 

@@ -6,21 +6,27 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::files::Files;
+use super::tokenizer_limits;
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Runs the tokenizers crate, which panics on some damaged files, on `file`'s behalf.
 pub(crate) fn tokenizing<T>(file: &Path, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    let bad = |reason: String| Error::Tokenizer { file: file.into(), reason };
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
-        Ok(result) => result.map_err(|e| bad(e.to_string())),
-        Err(_) => Err(bad("it contradicts itself".into())),
-    }
+    guarded(|| f().map_err(|e| e.to_string())).map_err(|reason| Error::Tokenizer { file: file.into(), reason })
+}
+
+/// A tokenizer, and how much text it takes.
+pub(crate) struct Text {
+    pub tokenizer: Tokenizer,
+    /// Bytes of the longest text whose tokens fit into memory.
+    pub longest: usize,
 }
 
 /// Reads tokenizer.json, none of whose ids may be beyond the `rows` of the embedding.
-pub(super) fn read_tokenizer(file: &Path, bytes: &[u8], rows: usize) -> Result<Tokenizer> {
+pub(super) fn read_tokenizer(file: &Path, bytes: &[u8], rows: usize) -> Result<Text> {
+    let growth = tokenizer_limits::check(bytes).map_err(|reason| Error::Tokenizer { file: file.into(), reason })?;
     let mut tokenizer = tokenizing(file, || Tokenizer::from_bytes(bytes))?;
     let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
     if largest as usize >= rows {
@@ -29,7 +35,7 @@ pub(super) fn read_tokenizer(file: &Path, bytes: &[u8], rows: usize) -> Result<T
     // Cutting and padding are this library's to do.
     tokenizer.with_padding(None);
     let _ = tokenizer.with_truncation(None);
-    Ok(tokenizer)
+    Ok(Text { tokenizer, longest: tokenizer_limits::longest_text(growth) })
 }
 
 /// How a model was tuned to be talked to.

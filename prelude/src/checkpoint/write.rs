@@ -16,6 +16,8 @@ use super::config::TensorSpec;
 use super::encode::encode;
 use super::source::SIDE_FILES;
 use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::work::Work;
 
 /// What a write produced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,16 +108,17 @@ impl Checkpoint {
         let count = shards.len();
         let mut weight_map = BTreeMap::new();
         let buffers = Buffers::default();
+        let total: u64 = self.tensors.iter().map(Entry::bytes).sum();
+        let work = Work::begin("write", "writing the merge", Some(total));
         for (number, shard) in shards.iter().enumerate() {
             let name = match count {
                 1 => "model.safetensors".to_owned(),
                 _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
             };
             weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
-            write_shard(&directory.join(&name), shard, &buffers, &content)?;
+            write_shard(&directory.join(&name), shard, &buffers, &work, &content)?;
         }
         if count > 1 {
-            let total: u64 = self.tensors.iter().map(Entry::bytes).sum();
             let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
             write_file(&directory.join("model.safetensors.index.json"), index.to_string().as_bytes())?;
         }
@@ -128,6 +131,7 @@ fn write_shard<'a>(
     path: &Path,
     shard: &[&Entry],
     buffers: &Buffers,
+    work: &Work,
     content: &(impl Fn(&Entry) -> Result<Content<'a>> + Sync),
 ) -> Result<()> {
     let (mut header, mut placed, mut offset) = (serde_json::Map::new(), Vec::new(), 0);
@@ -148,10 +152,14 @@ fn write_shard<'a>(
     file.write_all(text.as_bytes()).map_err(io)?;
     // Many tensors at once, so that no thread waits where one ends.
     placed.par_iter().try_for_each(|(tensor, offset)| {
+        interrupt::check()?;
         let content = content(tensor)?;
-        let put = |at: usize, bytes: &[u8]| file.write_all_at(bytes, start + offset + at as u64).map_err(io);
+        let put = |at: usize, bytes: &[u8]| {
+            work.advance(bytes.len() as u64)?;
+            file.write_all_at(bytes, start + offset + at as u64).map_err(io)
+        };
         match content {
-            Content::Bytes(bytes) => put(0, bytes),
+            Content::Bytes(bytes) => bytes.chunks(BLOCK).enumerate().try_for_each(|(i, bytes)| put(i * BLOCK, bytes)),
             Content::Values(values) => {
                 let blocks = (0..tensor.bytes() as usize).into_par_iter().step_by(BLOCK);
                 blocks.try_for_each(|at| {

@@ -5,13 +5,15 @@ use std::io::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use minijinja::{Environment, ErrorKind, State, context};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
+use super::template_limits::{self, Paid};
 use crate::checkpoint::{Chat, Source};
 use crate::error::{Error, Result};
+use crate::guard::{CONTRADICTS, guarded};
+use crate::interrupt;
 
 /// A conversation as the model was tuned to hear it.
 pub(crate) struct Exchange {
@@ -56,19 +58,24 @@ pub(crate) fn render(source: &Source, talks: &[&[Message]]) -> Result<Vec<Exchan
     let Some(template) = source.chat_template() else {
         return Ok(talks.iter().map(|talk| plain(talk)).collect());
     };
-    let bad = |reason: String| Error::ChatTemplate { file: source.path().into(), reason };
+    let exchanges = render_by(template, source.chat(), talks);
+    interrupt::check()?;
+    exchanges.map_err(|reason| Error::ChatTemplate { file: source.path().into(), reason })
+}
+
+/// [`render`] by a template from anywhere; or why it does not render.
+pub(super) fn render_by(template: &str, chat: &Chat, talks: &[&[Message]]) -> std::result::Result<Vec<Exchange>, String> {
     if template.len() > LONGEST {
-        return Err(bad(format!("it has {} characters, more than any real one", template.len())));
+        return Err(format!("it has {} characters, more than any real one", template.len()));
     }
     if talks.is_empty() {
         return Ok(Vec::new());
     }
-    let exchanges = std::thread::scope(|scope| {
-        let work = || exchanges(template, source.chat(), talks);
+    std::thread::scope(|scope| {
+        let work = || guarded(|| exchanges(template, chat, talks));
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
-        thread.map_err(|e| e.to_string())?.join().unwrap_or_else(|_| Err("it contradicts itself".into()))
-    });
-    exchanges.map_err(bad)
+        thread.map_err(|e| e.to_string())?.join().unwrap_or_else(|_| Err(CONTRADICTS.into()))
+    })
 }
 
 fn plain(talk: &[Message]) -> Exchange {
@@ -82,27 +89,30 @@ fn exchanges(template: &str, chat: &Chat, talks: &[&[Message]]) -> std::result::
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.map_err(|e| e.to_string())?);
-    // A downloaded template may not run for ever.
-    env.set_fuel(Some(1_000_000));
-    env.set_unknown_method_callback(unknown_method_callback);
+    env.set_fuel(Some(template_limits::FUEL));
+    env.set_unknown_method_callback(template_limits::method);
     env.add_function("raise_exception", |text: String| -> std::result::Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
     });
-    env.add_function("strftime_now", |format: String| date(&format));
+    env.add_function("strftime_now", |format: String| template_limits::date_format(&format).map(|()| date(&format)));
     env.add_filter("tojson", to_json);
     let template = plain_blocks(template);
     let template = env.template_from_str(&template).map_err(|e| e.to_string())?;
     let Chat { bos_token, eos_token, pad_token, unk_token, .. } = chat;
     let render = |messages: &[Message], add_generation_prompt: bool| {
         let message = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
-        let messages: Vec<minijinja::Value> = messages.iter().map(message).collect();
+        let talk: Vec<minijinja::Value> = messages.iter().map(message).collect();
         let none = || Value::from(());
         let known = context! {
-            messages, add_generation_prompt, bos_token, eos_token, pad_token, unk_token, tools => none(), documents => none(),
+            messages => talk, add_generation_prompt, bos_token, eos_token, pad_token, unk_token, tools => none(), documents => none(),
         };
-        template.render(known).map_err(|e| e.to_string())
+        let said = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        template_limits::rendered(template.render(known).map_err(|e| e.to_string())?, said)
     };
     let exchange = |talk: &&[Message]| {
+        if interrupt::requested() {
+            return Err("stopped".into());
+        }
         let before = talk.split_last().map_or(*talk, |(_, before)| before);
         let exchange = Exchange::new(render(before, true)?, render(talk, false)?);
         match exchange.answer > 0 || exchange.prompt.is_empty() {
@@ -155,19 +165,19 @@ fn plain_blocks(template: &str) -> String {
 }
 
 /// JSON as Python's `json.dumps` writes it without escaping what is not ASCII; `indent` spaces or one line.
-fn to_json(value: &Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
+fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
-    let mut bytes = Vec::new();
+    let mut paid = Paid::new(state);
     let written = match indent {
         Some(indent) => {
             let indent = " ".repeat(indent.min(16));
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(indent.as_bytes())))
+            value.serialize(&mut Serializer::with_formatter(&mut paid, PrettyFormatter::with_indent(indent.as_bytes())))
         }
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)),
+        None => value.serialize(&mut Serializer::with_formatter(&mut paid, Spaced)),
     };
     let invalid = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
     written.map_err(|e| invalid(e.to_string()))?;
-    Ok(Value::from_safe_string(String::from_utf8(bytes).map_err(|e| invalid(e.to_string()))?))
+    Ok(Value::from_safe_string(String::from_utf8(paid.bytes).map_err(|e| invalid(e.to_string()))?))
 }
 
 /// One line, with a space after every comma and colon.

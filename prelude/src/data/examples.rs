@@ -11,6 +11,7 @@ use super::choices::{Question, choices};
 use super::rows::{RawRow, read_rows};
 use crate::checkpoint::{BUILTIN_PREFIX, Bytes, Hub, Place, Source, Wanted, builtin_data, builtin_data_file, map, tokenizing};
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 /// A token sequence, and where its answer begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,7 +166,11 @@ impl Line<'_> {
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let tokenizer = self.tokenizer()?;
+        interrupt::check()?;
+        let (tokenizer, longest) = (self.tokenizer()?, self.source.longest_text());
+        if text.len() > longest {
+            return Err(self.bad(format!("its text has {} bytes, and the tokenizer takes {longest} at a time", text.len())));
+        }
         let file = self.source.path().join("tokenizer.json");
         let ids = tokenizing(&file, || Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec()))?;
         // A post-processor may add ids that the vocabulary does not have.

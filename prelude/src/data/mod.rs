@@ -4,9 +4,11 @@ mod batch;
 mod chat;
 mod choices;
 mod examples;
+pub(crate) mod fuzz;
 mod rows;
 mod sampler;
 mod spoken;
+mod template_limits;
 
 pub use batch::Batch;
 pub use choices::Question;

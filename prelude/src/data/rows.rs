@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::Bytes;
 use crate::error::{Error, Result};
+use crate::guard::guarded;
+use crate::interrupt;
 
 /// A row as the file has it.
 pub(super) enum RawRow {
@@ -33,6 +35,7 @@ pub(super) fn read_rows(file: &Path, bytes: &Bytes) -> Result<Vec<(usize, RawRow
     }
     let mut rows = Vec::new();
     for (number, line) in bytes.split(|b| *b == b'\n').enumerate() {
+        interrupt::check()?;
         let line = std::str::from_utf8(line).map_err(|e| bad(number + 1, format!("it is not UTF-8: {e}")))?;
         if line.trim().is_empty() {
             continue;
@@ -54,6 +57,7 @@ fn read_parquet(bytes: &Bytes, bad: impl Fn(usize, String) -> Error) -> Result<V
     let mut stored = opened.map_err(|reason| bad(1, format!("it is not parquet that can be read: {reason}")))?;
     let mut rows = Vec::new();
     for line in 1.. {
+        interrupt::check()?;
         let next = guarded(|| stored.next().transpose().map(|row| row.map(|row| row.to_json_value())).map_err(|e| e.to_string()));
         match next.map_err(|reason| bad(line, reason))? {
             None => break,
@@ -64,10 +68,4 @@ fn read_parquet(bytes: &Bytes, bad: impl Fn(usize, String) -> Error) -> Result<V
         }
     }
     Ok(rows)
-}
-
-/// Runs the parquet crate, which returns errors for most damaged files and panics on some.
-fn guarded<T>(work: impl FnOnce() -> std::result::Result<T, String>) -> std::result::Result<T, String> {
-    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    caught.unwrap_or_else(|_| Err("the file contradicts itself".into()))
 }

@@ -8,7 +8,6 @@ use super::output::{Output, last};
 use crate::checkpoint::{Content, Written, common_dtype, views};
 use crate::coefficients::{COLUMNS, Wrap};
 use crate::error::Result;
-use crate::interrupt;
 
 /// How to bake.
 ///
@@ -50,10 +49,7 @@ impl Session {
         };
         let stored = |spec| Ok((spec, common_dtype(&views(&self.sources, spec)?)));
         let entries = output.entries(self.merge.tensors.iter().map(|t| stored(&t.spec)).collect::<Result<Vec<_>>>()?)?;
-        output.write(directory, entries, |entry| {
-            interrupt::check()?;
-            Ok(Content::Values(self.merge.values(self.merge.tensor(&entry.name)?)?))
-        })
+        output.write(directory, entries, |entry| Ok(Content::Values(self.merge.values(self.merge.tensor(&entry.name)?)?)))
     }
 
     /// The model card: what was merged, how, and how well it does.

@@ -13,6 +13,7 @@ use super::score::{Judge, Scored};
 use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Entry, Written};
 use crate::error::Result;
+use crate::interrupt;
 use crate::methods::{Plan, Planned};
 use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
 
@@ -180,6 +181,9 @@ fn distances(planned: &Planned) -> Result<TensorDistances> {
     let sums = (0..elements.div_ceil(STRETCH)).into_par_iter().map(|i| {
         let mut sums = vec![[0f64; 4]; n];
         let mut merged = vec![0f32; STRETCH.min(elements - i * STRETCH)];
+        if interrupt::requested() {
+            return sums;
+        }
         prepared.fill(i * STRETCH, &mut merged);
         operands.for_blocks(i * STRETCH, merged.len(), |block| {
             let merged = &merged[block.start() - i * STRETCH..][..block.length()];
@@ -193,7 +197,10 @@ fn distances(planned: &Planned) -> Result<TensorDistances> {
         sums
     });
     let mut total = vec![[0f64; 4]; n];
-    for sums in sums.collect::<Vec<_>>() {
+    let sums = sums.collect::<Vec<_>>();
+    // After a stop not all was looked at.
+    interrupt::check()?;
+    for sums in sums {
         total.iter_mut().flatten().zip(sums.iter().flatten()).for_each(|(total, sum)| *total += sum);
     }
     let one = |(name, [m, w, apart, along]): (&String, [f64; 4])| {

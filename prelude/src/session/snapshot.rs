@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use candle_core::{Device, Tensor};
 
 use super::{Dam, Models, Session};
+use crate::coefficients::Wrap;
 use crate::error::{Error, Result};
 use crate::show::Scores;
 use crate::train::{History, Moments};
@@ -25,6 +26,7 @@ pub struct Snapshot(Arc<Moment>);
 
 struct Moment {
     models: Models,
+    wrap: Wrap,
     values: Vec<Vec<f32>>,
     moments: Vec<Moments>,
     step: usize,
@@ -84,6 +86,7 @@ impl Dam {
         let values = session.merge.variables.iter().map(|v| Ok(v.value.flatten_all()?.to_vec1()?)).collect::<Result<_>>()?;
         Ok(Snapshot(Arc::new(Moment {
             models: models.clone(),
+            wrap: session.merge.wrap.clone(),
             values,
             moments: moments.clone(),
             step: *step,
@@ -105,7 +108,10 @@ impl Dam {
             let sizes = session.merge.variables.iter().map(|v| v.value.elem_count());
             let same =
                 |(a, b): (&crate::checkpoint::Source, &crate::checkpoint::Source)| a.name() == b.name() && a.spec() == b.spec();
-            sizes.eq(moment.values.iter().map(Vec::len))
+            let (wrap, other) = (&session.merge.wrap, &moment.wrap);
+            wrap.title() == other.title()
+                && wrap.options == other.options
+                && sizes.eq(moment.values.iter().map(Vec::len))
                 && session.models.sources.len() == moment.models.sources.len()
                 && session.models.sources.iter().zip(&moment.models.sources).all(same)
         };

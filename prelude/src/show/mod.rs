@@ -74,6 +74,7 @@ mod table;
 mod train;
 mod wrap;
 
+pub(crate) use answers::full;
 pub use answers::{Answer, Answers};
 pub use asked::{Asked, AskedSource, AskedToken};
 pub use comparison::{Comparison, Contender};
@@ -82,6 +83,7 @@ pub use figure::{Bars, Curves, Figure, Heatmap, Histogram, Mark, Scale, Series, 
 pub(crate) use inspect::short_name;
 pub use inspect::{Along, Distance, Distances, Inspection, SourceStats, TensorDistances, TensorStats};
 pub use lines::printable;
+pub(crate) use numbers::bytes;
 pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};
 pub use scores::{AVERAGE, MERGED, Scoreboard, Scores};

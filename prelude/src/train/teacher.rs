@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{D, DType, Device, DeviceLocation, Tensor, Var};
 
 use super::forecast::{Forecast, available_bytes};
 use crate::checkpoint::Source;
@@ -19,7 +19,8 @@ use crate::ops::{ScaledSum, linear};
 #[derive(Default)]
 pub struct Teachers {
     kept: BTreeMap<(String, usize), Kept>,
-    key: Option<(usize, usize)>,
+    /// Tokens at which examples are cut, logits kept per token, and what they ran on and in.
+    key: Option<(usize, usize, DeviceLocation, DType)>,
     /// Memory for a teacher's output layer, in which they take turns.
     output: Option<Var>,
     /// Tokens run.
@@ -104,7 +105,7 @@ impl Teachers {
     /// # Errors
     /// A device that has no room.
     pub fn answers(&mut self, lesson: &Lesson<'_>, examples: &[usize]) -> Result<Answers> {
-        let key = (lesson.max_length, lesson.top_k);
+        let key = (lesson.max_length, lesson.top_k, lesson.device.location(), lesson.dtype);
         if self.key != Some(key) {
             self.kept.clear();
             self.key = Some(key);

@@ -17,7 +17,7 @@ use super::context::{Context, refuse};
 use super::parse::line;
 use super::timeline::{Kept, State, Timeline};
 use super::{Statement, find};
-use crate::checkpoint::replace_file;
+use crate::checkpoint::{read_file, replace_file};
 use crate::session::step_of;
 use crate::{Dam, Error, Result};
 
@@ -248,12 +248,7 @@ fn statement((verb, arguments): Words) -> Statement {
 /// The journal in `file`, whose numbers hold together.
 fn read(file: &Path) -> Result<Journal> {
     let invalid = |reason: String| Error::Json { file: file.into(), reason };
-    let bytes = std::fs::metadata(file).map_err(|e| Error::io("read", file, e))?.len();
-    if bytes > MOST_BYTES {
-        return Err(invalid(format!("it has {bytes} bytes")));
-    }
-    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
-    let journal: Journal = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+    let journal: Journal = serde_json::from_slice(&read_file(file, MOST_BYTES)?).map_err(|e| invalid(e.to_string()))?;
     let Journal { version, here, branches, undone, states, .. } = &journal;
     if *version != VERSION {
         return Err(invalid(format!("it has version {version}, this program reads {VERSION}")));

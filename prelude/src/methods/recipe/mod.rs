@@ -26,6 +26,7 @@ use serde_json::{Map, Value};
 
 use self::setting::Setting;
 use super::{Entry, find};
+use crate::checkpoint::read_file;
 use crate::error::{Error, Result};
 
 /// Bytes of the largest recipe that is read.
@@ -71,12 +72,14 @@ impl Recipe {
     /// # Errors
     /// A file that is missing, too large or no YAML, or that says what is not followed.
     pub fn open(file: &Path) -> Result<Self> {
-        let io = |e| Error::io("read", file, e);
         let yaml = |reason: String| Error::Yaml { file: file.into(), reason };
-        if std::fs::metadata(file).map_err(io)?.len() > MOST {
-            return Err(yaml("it is larger than a recipe can be".into()));
-        }
-        let text = String::from_utf8(std::fs::read(file).map_err(io)?).map_err(|e| yaml(e.to_string()))?;
+        let bytes = match read_file(file, MOST) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(yaml("it is larger than a recipe can be".into()));
+            }
+            bytes => bytes?,
+        };
+        let text = String::from_utf8(bytes).map_err(|e| yaml(e.to_string()))?;
         Self::parse(file, text)
     }
 
