@@ -80,9 +80,25 @@ fn tokenizers_that_ask_for_too_much_are_not_read() {
     refused(normalizer(long), &["tokenizer.json", "times the text"]);
     let regex = json!({"type": "Split", "pattern": {"Regex": "((a{1000}){1000}){1000}"}, "behavior": "Isolated", "invert": false});
     refused(pre_tokenizer(regex), &["tokenizer.json", "repetitions"]);
-    // A regular expression that tries for ever is given up by its engine.
+}
+
+/// A regular expression that tries for ever is given up by its engine.
+#[test]
+fn slow_patterns_and_deep_values_end() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("q.jsonl"), format!("{}\n", json!({"question": "a".repeat(64), "answer": "b"}))).unwrap();
     let slow = json!({"type": "Split", "pattern": {"Regex": "(?=(a+)+b)\\1"}, "behavior": "Isolated", "invert": false});
-    refused(pre_tokenizer(slow), &["tokenizer.json"]);
+    model(&directory.path().join("slow"), |tokenizer, _| tokenizer["pre_tokenizer"] = slow);
+    let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    for (name, shown) in [("shown", "{{ ns.x }}"), ("json", "{{ ns.x|tojson }}"), ("same", "{{ ns.x == ns.x }}"), ("kept", "a")] {
+        model(&directory.path().join(name), |_, config| config["chat_template"] = format!("{nested}{shown}").into());
+    }
+    for name in ["slow", "shown", "json", "same", "kept"] {
+        let (text, _, bytes, time) = measured(directory.path(), &format!("load t={name}; data t=q.jsonl"));
+        // Whether it is read or refused, it ends well.
+        assert!(text.contains("1 examples") || text.contains("hint:"), "{name}: {text}");
+        assert!(bytes < MOST && time < Duration::from_secs(5), "{name}: {bytes} {time:?}");
+    }
 }
 
 #[test]
@@ -112,8 +128,6 @@ fn templates_that_ask_for_too_much_do_not_render() {
         ("{% set x = 'abcdefgh' * 100000 %}{% for i in range(99999) %}{% set y = x.count('b') %}{% endfor %}", &["fuel"]),
         ("{{ 'abcdefgh' * 1000000 }}", &["bytes of a conversation"]),
         ("{% macro f(x) %}{{ f(x ~ x) }}{% endmacro %}{{ f('abcdefgh') }}", &["does not render"]),
-        ("{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}", &["does not render"]),
-        ("{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x|tojson }}", &["does not render"]),
     ] {
         println!("{text}");
         refused(template(text), words);
@@ -179,7 +193,7 @@ fn pipes_and_devices_are_refused_wherever_a_file_is_named() {
     ];
     for verbs in verbs {
         let (text, ok, bytes, time) = measured(directory.path(), verbs);
-        let words = ["not a file", "no such file", "exists already", "is not a file", "so it is not replaced", "`x.gguf` has no"];
+        let words = ["not a file", "so it is not replaced"];
         assert!(!ok && words.iter().any(|word| text.contains(word)) && text.contains("hint:"), "{verbs}: {text}");
         assert!(bytes < MOST && time < Duration::from_secs(5), "{verbs}: {bytes} {time:?}");
     }

@@ -352,7 +352,10 @@ fn links_in_the_cache_that_lead_out_are_not_followed() {
         let (out, folder) = (home.path().join("out"), home.path().join("hub/models--org--name"));
         fs::create_dir(&out).unwrap();
         fs::write(out.join("kept"), "kept").unwrap();
-        let link = folder.join(link.replace("BLOB", &blob).replace("COMMIT", COMMIT));
+        let link = match link {
+            "" => folder,
+            link => folder.join(link.replace("BLOB", &blob).replace("COMMIT", COMMIT)),
+        };
         fs::create_dir_all(link.parent().unwrap()).unwrap();
         symlink(if is_folder { out.clone() } else { out.join("kept") }, &link).unwrap();
         let (output, text) = run(home.path(), &server.endpoint, "load org/name", &[]);

@@ -122,3 +122,29 @@ impl Drop for Work {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_told_of_from_its_begin_to_its_end_and_not_if_it_is_soon_over() {
+        let seen: Arc<Mutex<Vec<(u64, bool, bool)>>> = Arc::default();
+        let told = seen.clone();
+        watch(move |amount| {
+            if amount.task == "test" {
+                told.lock().unwrap().push((amount.done, amount.begins, amount.finished));
+            }
+        });
+        Work::begin("test", "soon", Some(10)).advance(10).unwrap();
+        assert!(seen.lock().unwrap().is_empty());
+        let work = Work::begin("test", "long", Some(10));
+        std::thread::sleep(SOON + APART);
+        work.advance(3).unwrap();
+        work.advance(3).unwrap();
+        std::thread::sleep(APART + APART);
+        work.reach(8).unwrap();
+        drop(work);
+        assert_eq!(*seen.lock().unwrap(), [(0, true, false), (3, false, false), (8, false, false), (8, false, true)]);
+    }
+}

@@ -22,7 +22,7 @@ pub enum Fault {
     NoRanges,
     /// The same, and every answer breaks off, the n-th after the n-th number of bytes, over and over.
     BreaksAnew(Vec<usize>),
-    /// Sends so many bytes, then nothing, and keeps the connection.
+    /// Sends the first so many bytes, then nothing, and keeps the connection.
     Stalls(usize),
     /// Sends a byte now and then.
     Trickles,
@@ -214,7 +214,7 @@ impl Server {
         match state.fault {
             Fault::Stalls(after) if is_cdn => {
                 drop(state);
-                send(status, &headers, &part[..after.min(part.len())], part.len());
+                send(status, &headers, &part[..after.saturating_sub(from).min(part.len())], part.len());
                 std::thread::sleep(Duration::from_secs(60));
             }
             Fault::Trickles if is_cdn => {

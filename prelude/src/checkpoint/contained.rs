@@ -68,9 +68,12 @@ impl Contained {
         let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).custom_flags(flags).open(full);
         match opened {
             Err(e) if e.raw_os_error() == Some(libc::ELOOP) => Err(leads_out(path)),
-            opened => match opened.and_then(|file| Ok((other_kind(&file)?, file)))? {
-                (None, file) => Ok(file),
-                (Some(what), _) => Err(odd(format!("`{}` in the cache is {what}, not a file", path.display()))),
+            opened => match opened.and_then(|file| Ok((file.metadata()?, file)))? {
+                (metadata, file) if metadata.is_file() => Ok(file),
+                (metadata, _) => {
+                    let what = other_kind(&metadata).unwrap_or("a directory");
+                    Err(odd(format!("`{}` in the cache is {what}, not a file", path.display())))
+                }
             },
         }
     }

@@ -10,7 +10,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 
 use super::gguf::Gguf;
 use super::hub::{Hub, Place, Wanted, within};
-use super::regular::open_file;
+use super::regular::{open_file, other_kind};
 use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
@@ -88,6 +88,9 @@ impl Files {
             },
             found => found.map_err(|e| Error::io("read", path, e))?,
         };
+        if let Some(what) = other_kind(&found) {
+            return Err(Error::NotAFile { path: path.into(), what });
+        }
         if found.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
             let path = std::path::absolute(path).map_err(|e| Error::io("read", path, e))?;
             return Ok(Files::Gguf(Arc::new(Gguf::open(path)?)));

@@ -242,7 +242,8 @@ impl Hub {
 
     /// The commit that the cache has for a revision.
     fn known_commit(&self, place: &Place) -> Option<String> {
-        let text = small(&self.folder(place).join("refs").join(&place.revision));
+        let folder = Contained::open(&self.folder(place)).ok()?;
+        let text = small(&folder.find(&Path::new("refs").join(&place.revision)).ok()?);
         text.filter(|c| !c.is_empty() && c.chars().all(|c| c.is_ascii_alphanumeric()))
     }
 

@@ -1,7 +1,7 @@
 //! Opening what is to be a file: a named pipe or a device in its place is an error at once, where `open` would wait for
 //! ever or a read never end.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -19,8 +19,11 @@ pub fn open_file(path: &Path) -> Result<File> {
         Some(libc::ENXIO) => Error::NotAFile { path: path.into(), what: "a socket or a device" },
         _ => Error::io("read", path, e),
     })?;
-    match other_kind(&file).map_err(|e| Error::io("read", path, e))? {
+    let io = |e| Error::io("read", path, e);
+    let metadata = file.metadata().map_err(io)?;
+    match other_kind(&metadata) {
         Some(what) => Err(Error::NotAFile { path: path.into(), what }),
+        None if metadata.is_dir() => Err(io(io::ErrorKind::IsADirectory.into())),
         None => Ok(file),
     }
 }
@@ -39,16 +42,15 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
     }
 }
 
-/// What `file` is, where it is no regular file.
-pub(super) fn other_kind(file: &File) -> io::Result<Option<&'static str>> {
-    let kind = file.metadata()?.file_type();
-    Ok(match kind {
-        _ if kind.is_file() => None,
-        _ if kind.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+/// What something is that is neither a regular file nor a directory.
+pub(super) fn other_kind(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    match kind {
+        _ if kind.is_file() || kind.is_dir() => None,
         _ if kind.is_fifo() => Some("a pipe"),
         _ if kind.is_socket() => Some("a socket"),
         _ => Some("a device"),
-    })
+    }
 }
 
 #[cfg(test)]

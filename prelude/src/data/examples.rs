@@ -12,6 +12,7 @@ use super::rows::{RawRow, read_rows};
 use crate::checkpoint::{BUILTIN_PREFIX, Bytes, Hub, Place, Source, Wanted, builtin_data, builtin_data_file, map, tokenizing};
 use crate::error::{Error, Result};
 use crate::interrupt;
+use crate::work::Work;
 
 /// A token sequence, and where its answer begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +61,10 @@ impl Dataset {
         let talks: Vec<&[Message]> = rows.iter().flat_map(|(row, _)| row.talks()).collect();
         let mut exchanges = chat::render(source, &talks)?.into_iter();
         let (mut examples, mut questions) = (Vec::with_capacity(rows.len()), Vec::new());
+        let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+        let work = Work::begin("data", format!("tokenizing {spec}"), Some(bytes as u64));
         for (row, at) in &rows {
+            work.advance((bytes / rows.len()) as u64)?;
             let mut answered = || match exchanges.next() {
                 Some(Exchange { whole, answer, .. }) => at.pair(&whole[..answer], &whole[answer..], false),
                 None => Err(at.bad("its template gave nothing".into())),

@@ -82,18 +82,18 @@ pub(super) fn rendered(text: String, bytes: usize) -> Result<String, String> {
 }
 
 /// Bytes that are written as long as there is fuel for them.
-pub(super) struct Paid<'a> {
+pub(super) struct Paid<'a, 't, 'e> {
     pub bytes: Vec<u8>,
-    state: &'a State<'a, 'a>,
+    state: &'a State<'t, 'e>,
 }
 
-impl<'a> Paid<'a> {
-    pub fn new(state: &'a State<'a, 'a>) -> Self {
+impl<'a, 't, 'e> Paid<'a, 't, 'e> {
+    pub fn new(state: &'a State<'t, 'e>) -> Self {
         Self { bytes: Vec::new(), state }
     }
 }
 
-impl Write for Paid<'_> {
+impl Write for Paid<'_, '_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         pay(self.state, bytes.len()).map_err(io::Error::other)?;
         self.bytes.extend_from_slice(bytes);

@@ -25,7 +25,10 @@ pub const GREEDY_SOUP: &str = "greedy_soup";
 /// Those of `score`.
 pub fn greedy_soup(count: usize, mut score: impl FnMut(&[usize]) -> Result<f64>) -> Result<Vec<usize>> {
     // What has no score does worst.
-    let mut score = |chosen: &[usize]| Ok(Some(score(chosen)?).filter(|score| !score.is_nan()).unwrap_or(f64::NEG_INFINITY));
+    let mut score = |chosen: &[usize]| -> Result<f64> {
+        let score = score(chosen)?;
+        Ok(if score.is_nan() { f64::NEG_INFINITY } else { score })
+    };
     let mut alone = (0..count).map(|i| Ok((i, score(&[i])?))).collect::<Result<Vec<_>>>()?;
     // Equals stay in the order of loading.
     alone.sort_by(|(_, a), (_, b)| b.total_cmp(a));

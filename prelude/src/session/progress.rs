@@ -20,7 +20,8 @@ pub enum Counts {
     Bytes,
 }
 
-/// A look at a task: `train`, `evolve`, `compare`, [`GENERATE`], or of bytes `download`, `load`, `save` and `write`.
+/// A look at a task: `train`, `evolve`, `compare`, [`GENERATE`], or of bytes `download`, `load`, `data`, `save` and
+/// `write`.
 #[derive(Clone, Copy)]
 pub struct Progress<'a> {
     /// Its name.

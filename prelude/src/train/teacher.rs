@@ -214,3 +214,21 @@ fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
     };
     hidden.into_iter().map(keep).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was computed in f32 is not what is computed in bf16.
+    #[test]
+    fn answers_are_kept_for_one_dtype() {
+        let source = Source::open("builtin:math").unwrap();
+        let data = Dataset::read("builtin:math", &source).unwrap();
+        let lesson = |dtype| Lesson { source: &source, data: &data, max_length: 64, top_k: 8, device: &Device::Cpu, dtype };
+        let (mut teachers, tokens) = (Teachers::default(), lesson(DType::F32).tokens(0).len() as u64);
+        for (dtype, times) in [(DType::F32, 1), (DType::F32, 1), (DType::BF16, 2), (DType::F32, 3)] {
+            teachers.answers(&lesson(dtype), &[0]).unwrap();
+            assert_eq!(teachers.ran(), times * tokens, "{dtype:?}");
+        }
+    }
+}
