@@ -144,6 +144,7 @@ fn mutated_files_are_refused_or_read() {
         }
         println!("{name}: {} runs, the slowest {:.2} s, at most {:.1} MB", number - from, slowest.as_secs_f64(), most as f64 / 1e6);
     }
+    let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id())));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dam_prelude::{Columns, load};
+use dam_prelude::load;
 
 /// Larger files take long and say no more.
 const LARGEST: u64 = 200_000;

@@ -15,7 +15,7 @@ fn look(archive: &Archive) {
     for (name, view) in &archive.tensors {
         let _ = view.check_finite(name);
     }
-    archive.buffers.values().for_each(|buffer| drop(buffer.bytes().len()));
+    assert!(archive.buffers.values().all(|buffer| buffer.bytes().len() < usize::MAX));
 }
 
 /// A safetensors file.
