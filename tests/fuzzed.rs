@@ -1,6 +1,7 @@
 //! Every reader of foreign files is given files that were good and are mutated: it never panics, takes ten seconds or a
 //! gigabyte. A second each here; `DAM_FUZZ_RUNS=N` runs N each, from `DAM_FUZZ_FROM`; `DAM_FUZZ_TARGET` names one target;
-//! `DAM_FUZZ_CORPUS=DIR` writes the good files for cargo-fuzz. See `.ci/fuzz`.
+//! `DAM_FUZZ_CORPUS=DIR` writes the good files for cargo-fuzz, `DAM_FUZZ_KEEP=FILE` each input before it is run, for those that
+//! end the process. See `.ci/fuzz`.
 
 #[path = "fuzz/mutate.rs"]
 mod mutate;
@@ -113,7 +114,7 @@ fn mutated_files_are_refused_or_read() {
         }
     });
     let (runs, from): (Option<u64>, u64) = (set("DAM_FUZZ_RUNS"), set("DAM_FUZZ_FROM").unwrap_or(0));
-    let only: Option<String> = set("DAM_FUZZ_TARGET");
+    let (only, keep): (Option<String>, Option<String>) = (set("DAM_FUZZ_TARGET"), set("DAM_FUZZ_KEEP"));
     for (i, (name, target)) in TARGETS.iter().enumerate().filter(|(_, (name, _))| only.as_deref().is_none_or(|only| only == *name)) {
         let good = seeds(name);
         TARGET.store(i, Relaxed);
@@ -125,6 +126,7 @@ fn mutated_files_are_refused_or_read() {
         while goes_on(number) {
             // The good ones themselves come first.
             let input = good.get(number as usize).filter(|_| from == 0).cloned().unwrap_or_else(|| mutated(&good, number));
+            keep.iter().for_each(|file| std::fs::write(file, &input).unwrap());
             let before = NOW.load(Relaxed);
             PEAK.store(before, Relaxed);
             LIMIT.store(before + MOST, Relaxed);

@@ -258,6 +258,7 @@ fn a_file_that_is_not_as_its_checksum_is_fetched_again_once() {
     }
     let home = tempfile::tempdir().unwrap();
     server.fault(Fault::Flipped(100));
+    server.log();
     refuses(home.path(), &server.endpoint, "load org/name", &["model.safetensors", "twice", "checksum", "HF_ENDPOINT"]);
     assert_eq!(server.log().iter().filter(|line| line.starts_with("cdn")).count(), 2);
     let blobs = home.path().join("hub/models--org--name/blobs");

@@ -88,15 +88,18 @@ fn plain(talk: &[Message]) -> Exchange {
 fn exchanges(template: &str, chat: &Chat, talks: &[&[Message]]) -> std::result::Result<Vec<Exchange>, String> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    env.set_syntax(syntax.map_err(|e| e.to_string())?);
-    env.set_fuel(Some(template_limits::FUEL));
-    env.set_unknown_method_callback(template_limits::method);
+    let syntax = syntax.map_err(|e| e.to_string())?;
+    env.set_syntax(syntax.clone());
+    let said = |talk: &&[Message]| talk.iter().map(|m| m.role.len() + m.content.len()).sum();
+    let longest = (talks.iter().map(|talk| talk.len()).max().unwrap_or(0), talks.iter().map(said).max().unwrap_or(0));
+    template_limits::bound(&mut env, longest.0, longest.1);
     env.add_function("raise_exception", |text: String| -> std::result::Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
     });
     env.add_function("strftime_now", |format: String| template_limits::date_format(&format).map(|()| date(&format)));
     env.add_filter("tojson", to_json);
     let template = plain_blocks(template);
+    template_limits::namespaces(&template, syntax)?;
     let template = env.template_from_str(&template).map_err(|e| e.to_string())?;
     let Chat { bos_token, eos_token, pad_token, unk_token, .. } = chat;
     let render = |messages: &[Message], add_generation_prompt: bool| {
