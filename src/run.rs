@@ -90,7 +90,8 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> bool {
 pub fn file(path: &Path, output: &Output) -> bool {
     /// Bytes of the largest file of statements.
     const MOST: u64 = 64 << 20;
-    let invalid = |e| Error::Io { action: "read", path: path.into(), source: std::io::Error::new(std::io::ErrorKind::InvalidData, e) };
+    let invalid =
+        |e| Error::Io { action: "read", path: path.into(), source: std::io::Error::new(std::io::ErrorKind::InvalidData, e) };
     match read_file(path, MOST).and_then(|bytes| String::from_utf8(bytes).map_err(invalid)) {
         Ok(text) => placed(text.trim_start_matches('\u{feff}'), Some(path), output),
         Err(error) => {

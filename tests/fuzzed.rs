@@ -87,7 +87,14 @@ fn say(what: &str) {
         digits[at] += (rest % 10) as u8;
         rest /= 10;
     }
-    for part in [what.as_bytes(), b": DAM_FUZZ_TARGET=", TARGETS[TARGET.load(Relaxed)].0.as_bytes(), b" DAM_FUZZ_RUNS=1 DAM_FUZZ_FROM=", &digits[at..], b"\n"] {
+    for part in [
+        what.as_bytes(),
+        b": DAM_FUZZ_TARGET=",
+        TARGETS[TARGET.load(Relaxed)].0.as_bytes(),
+        b" DAM_FUZZ_RUNS=1 DAM_FUZZ_FROM=",
+        &digits[at..],
+        b"\n",
+    ] {
         // SAFETY: the bytes are there.
         unsafe { libc::write(2, part.as_ptr().cast(), part.len()) };
     }
@@ -115,7 +122,9 @@ fn mutated_files_are_refused_or_read() {
     });
     let (runs, from): (Option<u64>, u64) = (set("DAM_FUZZ_RUNS"), set("DAM_FUZZ_FROM").unwrap_or(0));
     let (only, keep): (Option<String>, Option<String>) = (set("DAM_FUZZ_TARGET"), set("DAM_FUZZ_KEEP"));
-    for (i, (name, target)) in TARGETS.iter().enumerate().filter(|(_, (name, _))| only.as_deref().is_none_or(|only| only == *name)) {
+    for (i, (name, target)) in
+        TARGETS.iter().enumerate().filter(|(_, (name, _))| only.as_deref().is_none_or(|only| only == *name))
+    {
         let good = seeds(name);
         TARGET.store(i, Relaxed);
         let (begin, mut number, mut slowest, mut most) = (Instant::now(), from, Duration::ZERO, 0);
@@ -144,7 +153,12 @@ fn mutated_files_are_refused_or_read() {
             (slowest, most) = (slowest.max(one.elapsed()), most.max(PEAK.load(Relaxed) - before));
             number += 1;
         }
-        println!("{name}: {} runs, the slowest {:.2} s, at most {:.1} MB", number - from, slowest.as_secs_f64(), most as f64 / 1e6);
+        println!(
+            "{name}: {} runs, the slowest {:.2} s, at most {:.1} MB",
+            number - from,
+            slowest.as_secs_f64(),
+            most as f64 / 1e6
+        );
     }
     let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id())));
 }

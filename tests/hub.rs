@@ -6,8 +6,8 @@ mod server;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,16 @@ fn repository() -> BTreeMap<String, Vec<u8>> {
 /// `dam` with a cache at `home`, asking `endpoint`.
 fn program(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> Command {
     let mut command = dam(home);
-    for name in
-        ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_DOWNLOAD_TIMEOUT", "http_proxy", "https_proxy", "ALL_PROXY"]
-    {
+    for name in [
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_HUB_DOWNLOAD_TIMEOUT",
+        "http_proxy",
+        "https_proxy",
+        "ALL_PROXY",
+    ] {
         command.env_remove(name);
     }
     command.env("HF_HOME", home).env("HF_ENDPOINT", endpoint).envs(more.iter().copied());
@@ -311,7 +318,8 @@ fn a_server_that_stalls_or_gets_no_further_is_given_up() {
     stuck(Fault::Stalls(0), &["0 of", "timeout"]);
     stuck(Fault::Trickles, &["bytes a second"]);
     // Without ranges, each try ends short of the best so far.
-    let tries = stuck(Fault::BreaksAnew(vec![size / 2, size / 3, size / 4]), &["cannot resume", &format!("{} of {size}", size / 2)]);
+    let tries =
+        stuck(Fault::BreaksAnew(vec![size / 2, size / 3, size / 4]), &["cannot resume", &format!("{} of {size}", size / 2)]);
     assert!((5..=7).contains(&tries), "{tries}");
 }
 
@@ -388,6 +396,11 @@ fn the_cache_is_where_python_has_it() {
     works(home.path(), &server.endpoint, "load org/name", &[("HUGGINGFACE_HUB_CACHE", &at("older"))]);
     assert!(home.path().join("older/models--org--name").exists() && !home.path().join("hub").exists());
     // The newer name goes first.
-    works(home.path(), &server.endpoint, "load org/name", &[("HUGGINGFACE_HUB_CACHE", &at("other")), ("HF_HUB_CACHE", &at("newer"))]);
+    works(
+        home.path(),
+        &server.endpoint,
+        "load org/name",
+        &[("HUGGINGFACE_HUB_CACHE", &at("other")), ("HF_HUB_CACHE", &at("newer"))],
+    );
     assert!(home.path().join("newer/models--org--name").exists() && !home.path().join("other").exists());
 }

@@ -51,7 +51,11 @@ fn everything_that_takes_long_stops() {
     assert_eq!(math.to_string(), before.to_string());
     // Static merges, made and looked at, and what trains.
     for method in ["linear", "ties", "slerp"] {
-        let models = if method == "ties" { load([format!("base={}", golden("base").display())]).unwrap().and_load(&names).unwrap() } else { models.clone() };
+        let models = if method == "ties" {
+            load([format!("base={}", golden("base").display())]).unwrap().and_load(&names).unwrap()
+        } else {
+            models.clone()
+        };
         let merged = models.merge_named(method, &[]).unwrap();
         stopped(|| merged.bake(at("merged")));
         stopped(|| merged.inspect(""));

@@ -151,7 +151,9 @@ impl Error {
             }
             Error::DType { .. } => "convert the checkpoint to f32, f16 or bf16",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
-            Error::Tokenizer { .. } => "get tokenizer.json again from where the model comes from; one that asks for too much is not read",
+            Error::Tokenizer { .. } => {
+                "get tokenizer.json again from where the model comes from; one that asks for too much is not read"
+            }
             Error::ChatTemplate { .. } => {
                 "get tokenizer_config.json and chat_template.jinja again from where the model comes from, or give text or input_ids, which need no template"
             }

@@ -56,7 +56,7 @@ mod tests {
         let index = std::hint::black_box(3);
         assert_eq!(guarded(|| Ok([1, 2, 3][..index].len())), Ok(3));
         assert_eq!(guarded::<usize>(|| Ok([1, 2, 3][index])), Err(CONTRADICTS.into()));
-        assert_eq!(guarded(|| guarded::<()>(|| panic!("inner")).or(Ok(1))), Ok(1));
+        assert_eq!(guarded(|| guarded::<i32>(|| panic!("inner")).or(Ok(1))), Ok(1));
         assert_eq!(GUARDS.get(), 0);
     }
 }

@@ -112,7 +112,8 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "data" => {
             let mut all = vec![
                 br#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#.to_vec(),
-                b"{\"instruction\": \"a\", \"input\": \"b\", \"output\": \"c\"}\n{\"input_ids\": [1, 2, 3]}\n{\"text\": \"d\"}\n".to_vec(),
+                b"{\"instruction\": \"a\", \"input\": \"b\", \"output\": \"c\"}\n{\"input_ids\": [1, 2, 3]}\n{\"text\": \"d\"}\n"
+                    .to_vec(),
                 br#"[{"question": "a", "choices": ["b", "c"], "answer": 1}, {"prompt": "a", "completion": "b"}]"#.to_vec(),
             ];
             all.extend(read(&[".parquet"]));

@@ -306,7 +306,13 @@ impl Server<'_> {
                 return Err(odd("its etag is no name of a file"));
             }
             let size = size.or_else(|| text(&response, "content-length")).and_then(|s| s.parse().ok());
-            return Ok(Announced { etag, size: size.ok_or_else(|| odd("it says no size"))?, url, trusted, answer: Some(response) });
+            return Ok(Announced {
+                etag,
+                size: size.ok_or_else(|| odd("it says no size"))?,
+                url,
+                trusted,
+                answer: Some(response),
+            });
         }
         Err(odd("it redirects in circles"))
     }
@@ -368,7 +374,8 @@ impl Server<'_> {
             }
             tries.ended(part.have, announced.size);
             if part.have < announced.size {
-                let say = |_| format!("{}/{name}: it broke off at {} of {} bytes, going on", self.repo, part.have, announced.size);
+                let say =
+                    |_| format!("{}/{name}: it broke off at {} of {} bytes, going on", self.repo, part.have, announced.size);
                 work.wait(Duration::from_millis(50 << tries.fruitless), say)?;
             }
         }
@@ -498,7 +505,9 @@ mod tests {
 
     #[test]
     fn waits_are_read_from_both_headers() {
-        let asked = |name: &'static str, value: &str| asks_to_wait(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]));
+        let asked = |name: &'static str, value: &str| {
+            asks_to_wait(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
+        };
         assert_eq!(asked("retry-after", "7"), Some(7));
         assert_eq!(asked("ratelimit", "\"api\";r=0;t=55"), Some(55));
         assert_eq!(asked("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), None);

@@ -59,7 +59,9 @@ pub fn adapter(bytes: &[u8]) {
 pub fn tokenizer(bytes: &[u8]) {
     let path = Path::new("tokenizer.json");
     let Ok(text) = read_tokenizer(path, bytes, usize::MAX) else { return };
-    for sentence in ["What is 12 plus 7?", "十二足す七はいくつですか。\u{fdfa}\u{1f600}\r\n  ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", ""] {
+    for sentence in
+        ["What is 12 plus 7?", "十二足す七はいくつですか。\u{fdfa}\u{1f600}\r\n  ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", ""]
+    {
         let encoded = tokenizing(path, || Ok(text.tokenizer.encode_fast(sentence, true)?.get_ids().to_vec()));
         if let Ok(ids) = encoded {
             let _ = tokenizing(path, || text.tokenizer.decode(&ids, true));

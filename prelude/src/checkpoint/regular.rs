@@ -69,7 +69,8 @@ mod tests {
         assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         std::os::unix::fs::symlink(at("fifo"), at("link")).unwrap();
-        for (path, word) in [(at("fifo"), "pipe"), (at("link"), "pipe"), (at("socket"), "socket"), ("/dev/zero".into(), "device")] {
+        for (path, word) in [(at("fifo"), "pipe"), (at("link"), "pipe"), (at("socket"), "socket"), ("/dev/zero".into(), "device")]
+        {
             let error = open_file(&path).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }

@@ -186,13 +186,7 @@ fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Opti
 }
 
 /// How source `i` is seen.
-fn see(
-    sources: &[Source],
-    rows: &[Row],
-    i: usize,
-    is_reference: bool,
-    extended: Option<&(Arc<Text>, Vec<u8>)>,
-) -> Result<Seen> {
+fn see(sources: &[Source], rows: &[Row], i: usize, is_reference: bool, extended: Option<&(Arc<Text>, Vec<u8>)>) -> Result<Seen> {
     const EXAMPLES: usize = 4;
     let source = &sources[i];
     let mut of_own: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();

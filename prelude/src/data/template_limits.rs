@@ -8,7 +8,7 @@ use minijinja::formatting::{self, FormatStyle};
 use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State};
+use minijinja::{Environment, Error, ErrorKind, State, escape_formatter};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 /// Fuel of one rendering, beside so much for each message and byte of the conversation: an instruction takes one, and so do
@@ -41,6 +41,12 @@ pub(super) fn bound(env: &mut Environment<'_>, messages: usize, bytes: usize) {
     env.set_fuel(Some(FUEL + FUEL_OF_MESSAGE * messages as u64 + FUEL_OF_BYTE * bytes as u64));
     env.set_unknown_method_callback(method);
     env.add_filter("join", join);
+    // Lists may hold a long text many times over.
+    env.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => Ok(out.write_str(&text_of(state, value)?)?),
+        _ => escape_formatter(out, state, value),
+    });
+    env.add_filter("string", |state: &State<'_, '_>, value: Value| text_of(state, &value));
     env.add_filter("format", |state: &State<'_, '_>, text: String, args: Rest<Value>| {
         pay_format(state, &text, &args)?;
         formatting::format(FormatStyle::Printf, &text, &args)
@@ -110,6 +116,13 @@ fn joined(state: &State<'_, '_>, value: &Value, between: &str, attribute: Option
         let item = attribute.map_or(Ok(item.clone()), |attribute| item.get_attr(attribute))?;
         all.write_str(if i > 0 { between } else { "" }).and_then(|()| write!(all, "{item}")).map_err(unpaid)?;
     }
+    Ok(all.text)
+}
+
+/// What is written of `value`, as far as there is fuel for it.
+fn text_of(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
+    let mut all = PaidText { text: String::new(), state };
+    write!(all, "{value}").map_err(|_| Error::from(ErrorKind::OutOfFuel))?;
     Ok(all.text)
 }
 

@@ -40,7 +40,15 @@ impl<'a, W: Weights + ?Sized> Generation<'a, W> {
     /// Goes on from `prompt`, which has at least one token.
     pub fn new(architecture: &'a Architecture, weights: &'a W, prompt: &[u32], device: &'a Device) -> Self {
         let decoder = Decoder::new(architecture, weights);
-        Self { architecture, decoder, device, cache: Cache::default(), next: Some(prompt.to_vec()), length: prompt.len(), mask: None }
+        Self {
+            architecture,
+            decoder,
+            device,
+            cache: Cache::default(),
+            next: Some(prompt.to_vec()),
+            length: prompt.len(),
+            mask: None,
+        }
     }
 
     /// Never takes the tokens `lacking`: a source does not have them.

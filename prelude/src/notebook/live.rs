@@ -125,8 +125,17 @@ mod tests {
     fn generated_text_is_shown_as_it_grows() {
         let shown = Shown { id: "x".into(), begin: Instant::now(), last: None, history: History::default() };
         let message = "DAM: a < b\nmath: <script>";
-        let mut progress =
-            Progress { task: GENERATE, done: 3, counts: Counts::Steps, total: Some(64), message, loss: None, step: None, dam: None, finished: false };
+        let mut progress = Progress {
+            task: GENERATE,
+            done: 3,
+            counts: Counts::Steps,
+            total: Some(64),
+            message,
+            loss: None,
+            step: None,
+            dam: None,
+            finished: false,
+        };
         let data = shown.data(&progress);
         let text = data["text/plain"].as_str().unwrap();
         assert!(text.starts_with("generate ━") && text.ends_with(&format!("\n{message}")) && !text.contains("left"), "{text}");

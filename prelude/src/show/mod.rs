@@ -83,9 +83,9 @@ pub use figure::{Bars, Curves, Figure, Heatmap, Histogram, Mark, Scale, Series, 
 pub(crate) use inspect::short_name;
 pub use inspect::{Along, Distance, Distances, Inspection, SourceStats, TensorDistances, TensorStats};
 pub use lines::printable;
-pub(crate) use numbers::bytes;
 pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};
+pub(crate) use numbers::bytes;
 pub use scores::{AVERAGE, MERGED, Scoreboard, Scores};
 pub use table::Table;
 pub(crate) use table::{escape, paragraph};

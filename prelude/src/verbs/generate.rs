@@ -33,7 +33,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         Latest::Dam(dam) => dam.generate_all(&prompt, limit)?,
         Latest::Merged(merged) => merged.generate_all(&prompt, limit)?,
     };
-    let json = json!({"text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped, "full": answers.full});
+    let json =
+        json!({"text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped, "full": answers.full});
     Ok(Reply::shown(&answers, json))
 }
 
