@@ -14,8 +14,11 @@ use crate::verbs;
 pub use crate::checkpoint::fuzz::{adapter, gguf, index, safetensors, tokenizer};
 pub use crate::data::fuzz::template;
 
+/// A reader's name, and the reader.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Every reader by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 11] = [
+pub const TARGETS: [Target; 11] = [
     ("safetensors", safetensors),
     ("index", index),
     ("config", config),

@@ -58,9 +58,12 @@ pub(crate) fn render(source: &Source, talks: &[&[Message]]) -> Result<Vec<Exchan
     let Some(template) = source.chat_template() else {
         return Ok(talks.iter().map(|talk| plain(talk)).collect());
     };
+    /// Characters of what is said of a template, which may itself say it.
+    const SAID: usize = 500;
     let exchanges = render_by(template, source.chat(), talks);
     interrupt::check()?;
-    exchanges.map_err(|reason| Error::ChatTemplate { file: source.path().into(), reason })
+    let cut = |reason: String| reason.chars().take(SAID).collect();
+    exchanges.map_err(|reason| Error::ChatTemplate { file: source.path().into(), reason: cut(reason) })
 }
 
 /// [`render`] by a template from anywhere; or why it does not render.
