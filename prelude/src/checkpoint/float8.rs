@@ -109,7 +109,7 @@ mod tests {
             assert_eq!(E4M3[code | 0x80].to_bits(), (-value).to_bits());
         }
         assert!(E4M3[0x7f].is_nan() && E4M3[0xff].is_nan());
-        assert_eq!((E5M2[0x01], E5M2[0x3c], E5M2[0x7b], E5M2[0xfb]), (1.52587890625e-05, 1.0, 57344.0, -57344.0));
+        assert_eq!((E5M2[0x01], E5M2[0x3c], E5M2[0x7b], E5M2[0xfb]), (1.525_878_9e-5, 1.0, 57344.0, -57344.0));
         assert!(E5M2[0x7c].is_infinite() && E5M2[0x7d].is_nan());
         assert_eq!((power(127), power(120), power(254), power(0)), (1.0, 0.0078125, 2f32.powi(127), 2f32.powi(-127)));
     }

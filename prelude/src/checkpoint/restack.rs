@@ -184,6 +184,16 @@ fn entry(list: &Value, layer: usize) -> Option<Value> {
     }
 }
 
+/// Makes layer `i` what layer `layers[i]` of `count` was, in the lists of a configuration that say something of each.
+pub(super) fn move_layers(config: &mut Map<String, Value>, layers: &[usize], count: usize) {
+    for key in ["layer_types", "no_rope_layers"] {
+        if let Some(Value::Array(all)) = get(config, key).filter(|list| list.as_array().is_some_and(|l| l.len() == count)) {
+            let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
+            set(config, key, moved.into());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,15 +209,5 @@ mod tests {
         assert_eq!(keys, ["hybrid_override_pattern", "layer_types", "mlp_only_layers", "no_rope_layers"]);
         assert!(is_indices("mlp_only_layers", &[json!(0), json!(2)], 3));
         assert!(!is_indices("no_rope_layers", &[json!(0), json!(1), json!(2)], 3));
-    }
-}
-
-/// Makes layer `i` what layer `layers[i]` of `count` was, in the lists of a configuration that say something of each.
-pub(super) fn move_layers(config: &mut Map<String, Value>, layers: &[usize], count: usize) {
-    for key in ["layer_types", "no_rope_layers"] {
-        if let Some(Value::Array(all)) = get(config, key).filter(|list| list.as_array().is_some_and(|l| l.len() == count)) {
-            let moved: Vec<Value> = layers.iter().map(|layer| all[*layer].clone()).collect();
-            set(config, key, moved.into());
-        }
     }
 }
