@@ -293,7 +293,9 @@ fn what_is_made_is_what_mergekit_makes() {
             assert_eq!(found[&tensor].dims(), expected.dims(), "{name}, {tensor}");
             let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (a, b) in values(&found[&tensor]).iter().zip(values(&expected)) {
-                assert!((a - b).abs() <= 1e-6 * b.abs().max(0.5), "{name}, {tensor}: {a} and {b}");
+                // mergekit divides by `1 + cos` in f32, which is nearly 0 where task vectors are opposed.
+                let relative = if name == "stock_opposed" { 1e-5 } else { 1e-6 };
+                assert!((a - b).abs() <= relative * b.abs().max(0.5), "{name}, {tensor}: {a} and {b}");
             }
         }
         let (said, config) = (json_of(&file.with_extension("json")), json_of(&out.join("config.json")));

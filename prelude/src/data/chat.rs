@@ -93,9 +93,20 @@ pub(super) fn unknown_to_template(source: &Source, talks: &[&Talk]) -> Vec<&'sta
     };
     let is_lost = |name: &&str| {
         let mut talks = talks.iter().filter(|talk| has(name, talk));
-        talks.any(|talk| !(if talk.tools.is_some() { tool_use } else { plain }).contains(name))
+        talks.any(|talk| !(if talk.tools.is_some() { tool_use } else { plain }).contains(name) && !is_seen(source, talk, name))
     };
     ["tools", "tool_calls"].into_iter().filter(is_lost).collect()
+}
+
+/// Whether a template that does not name the key `name` of messages writes it all the same, as part of whole messages.
+fn is_seen(source: &Source, talk: &Talk, name: &str) -> bool {
+    let without = |message: &Value| -> Value {
+        let keys = message.try_iter().into_iter().flatten().filter(|key| key.as_str() != Some(name));
+        Value::from_pairs(keys.filter_map(|key| Some((key.as_str()?.to_owned(), message.get_item(&key).ok()?))))
+    };
+    let other = Talk { messages: talk.messages.iter().map(without).collect(), tools: talk.tools.clone(), ..*talk };
+    let whole = |talk: &Talk| render(source, &[talk]).ok()?.pop()?.ok().map(|exchange| exchange.whole);
+    whole(talk) != whole(&other)
 }
 
 fn all(template: &super::template::Template<'_>, talks: &[&Talk]) -> Vec<std::result::Result<Exchange, String>> {
