@@ -268,7 +268,7 @@ impl Source {
         let config = serde_json::to_vec_pretty(&config).map_err(|e| self.json(&e))?;
         let mut replaced = inner.replaced.clone();
         replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
-        let note = "its output layer is its embedding, and is merged as one of its own, which other sources have";
+        let note = "tied, and another source is not: its embedding is merged as its output layer too";
         let notes = inner.notes.iter().cloned().chain([note.to_owned()]).collect();
         let as_it_is = Some(self.as_it_is().clone());
         Ok(Self(Arc::new(Inner { architecture, tensors, views, replaced, notes, as_it_is, ..inner.copy() })))

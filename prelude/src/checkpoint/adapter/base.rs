@@ -62,7 +62,7 @@ impl<'a> Base<'a> {
         };
         base.is_tied = base.says_tied()?;
         if base.is_tied && base.tensors.contains_key(&base.output) && !base.has_one_vocabulary_tensor()? {
-            base.untie("its config.json ties the output layer to the embedding, and stores another")?;
+            base.untie("its checkpoint has an output layer that differs from the embedding which config.json ties it to")?;
         }
         Ok(base)
     }
@@ -96,7 +96,7 @@ impl<'a> Base<'a> {
     /// As for [`Base::edit`].
     pub fn untie(&mut self, why: &str) -> Result<()> {
         self.is_tied = false;
-        self.notes.push(format!("{why}: it is untied, with the output layer `{}` of its own", self.output));
+        self.notes.push(format!("untied, since {why}: `{}` is stored on its own", self.output));
         self.edit(untied)
     }
 

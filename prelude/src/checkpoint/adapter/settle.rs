@@ -26,9 +26,7 @@ impl Adapter {
                 base.tensors.remove(&head);
                 Ok(())
             }
-            false => {
-                base.untie(&format!("the adapter `{}` changes only one of the tied embedding and output layer", self.name()))
-            }
+            false => base.untie(&format!("the adapter `{}` changes the embedding and the output layer differently", self.name())),
         }
     }
 
@@ -62,18 +60,18 @@ impl Adapter {
         }
         let initial = match self.config.init {
             Init::Plain => None,
-            Init::Principal => Some("PiSSA: without their principal part"),
+            Init::Principal => Some("without their principal part (PiSSA)"),
             Init::DrawnPrincipal => {
-                Some("PiSSA: without their principal part, which PEFT draws at random at every load, and is exact here")
+                Some("without their principal part (PiSSA; PEFT approximates it at random at every load, here it is exact)")
             }
-            Init::LeadingColumns => Some("OLoRA: without the part of their leading columns"),
+            Init::LeadingColumns => Some("without the part of their leading columns (OLoRA)"),
         };
         if let Some(initial) = initial.filter(|_| changed > 0) {
-            base.notes.push(format!("the adapter `{name}` is relative to {changed} changed weights of the base ({initial})"));
+            base.notes.push(format!("the adapter `{name}` was trained on a changed base: {changed} weights {initial}"));
         }
         if !self.parts.taken_off.is_empty() {
             let wrappers = self.parts.taken_off.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
-            base.notes.push(format!("names in the adapter `{name}` have {wrappers}, which is taken off"));
+            base.notes.push(format!("{wrappers} was removed from the names in the adapter `{name}`"));
         }
     }
 }
