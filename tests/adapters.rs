@@ -489,3 +489,27 @@ fn adapted_sources_train_and_come_back() {
     let again = dam_prelude::Dam::open(dir.path().join("s.dam")).unwrap();
     assert_eq!(dam.step().unwrap().total, again.step().unwrap().total);
 }
+
+/// `adapter_model.bin`: what PyTorch pickled, and safetensors under that name.
+#[test]
+fn weights_may_be_in_a_bin_file() {
+    let plain = data("adapters/layers");
+    let expected = put_on("untied", &plain).unwrap();
+    for from in [data("adapters/layers.bin"), plain.join("adapter_model.safetensors")] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(plain.join("adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
+        fs::copy(&from, dir.path().join("adapter_model.bin")).unwrap();
+        let found = put_on("untied", dir.path()).unwrap();
+        for spec in expected.architecture().unwrap().tensors() {
+            let weight = |source| SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 }.weight(&spec.name).unwrap();
+            assert_eq!(worst(&weight(&found), &weight(&expected)), 0.0, "{}: {}", from.display(), spec.name);
+        }
+    }
+    let error = {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(plain.join("adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
+        fs::write(dir.path().join("adapter_model.bin"), "not weights").unwrap();
+        put_on("untied", dir.path()).unwrap_err()
+    };
+    assert!(error.to_string().contains("adapter_model.bin") && error.hint().unwrap().contains("torch.load"), "{error:?}");
+}

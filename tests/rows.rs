@@ -321,6 +321,14 @@ fn columns_that_are_not_read_are_named_once() {
     // What a template never asks for is not used either.
     let source = Source::open("builtin:math").unwrap();
     assert_eq!(Dataset::read(&data("chat/tool.jsonl").display().to_string(), &source).unwrap().unused, ["tool_calls"]);
+    // One that adds to the content of every message takes a message without as an empty one.
+    let dir = tempfile::tempdir().unwrap();
+    let chatml = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
+    let source = open(&model(dir.path(), &json!(chatml)));
+    let found = Dataset::read(&data("chat/tool.jsonl").display().to_string(), &source).unwrap();
+    let text = source.tokenizer().unwrap().decode(&found.examples[0].ids, false).unwrap();
+    assert_eq!(text, "<|system|>S<|end|><|user|>hi<|end|><|assistant|><|end|><|tool|>4<|end|><|assistant|>four<|end|>");
+    assert_eq!(found.unused, ["tool_calls"]);
 }
 
 /// The file and row, what the template says, whose it is, and what to do.

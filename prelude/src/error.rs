@@ -166,9 +166,13 @@ impl Error {
             Error::MissingFile { file, .. } => remedy::missing_file(file),
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
             Error::Gguf { .. } => "download the file again, or convert the model with a newer llama.cpp",
-            Error::Torch { .. } => {
-                "convert it: python -c \"import torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for k, v in \
-                 torch.load('pytorch_model.bin', map_location='cpu', weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})\""
+            Error::Torch { file, .. } => {
+                let (from, to) = (file.display(), file.with_extension("safetensors"));
+                return Some(format!(
+                    "download it again, or convert it: python -c \"import torch, safetensors.torch as s; s.save_file({{k: v.clone().contiguous() \
+                     for k, v in torch.load('{from}', map_location='cpu', weights_only=True).items()}}, '{}', {{'format': 'pt'}})\"",
+                    to.display()
+                ));
             }
             Error::Packed { .. } => {
                 "load the checkpoint it was made from, or a GGUF file of it; or unpack it in Python: \

@@ -152,9 +152,13 @@ struct Index {
 /// # Errors
 /// A damaged file, or one that holds what cannot be read.
 pub(super) fn read_any(file: &Path, bytes: Bytes) -> Result<Archive> {
-    match file.extension().is_some_and(|end| end == "safetensors") {
-        true => read(file, bytes),
-        false => read_torch(file, bytes),
+    // Some are called `.bin` and are safetensors: a length of less than the file's, and JSON.
+    let length = bytes.first_chunk::<8>().map_or(u64::MAX, |length| u64::from_le_bytes(*length));
+    let is_safetensors = length < bytes.len() as u64 && bytes.get(8) == Some(&b'{');
+    if is_safetensors || file.extension().is_some_and(|end| end == "safetensors") {
+        read(file, bytes)
+    } else {
+        read_torch(file, bytes)
     }
 }
 

@@ -7,7 +7,7 @@ those of that model, since it adds to one tensor what belongs to one of its two 
 """
 import json, os, shutil, torch
 from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 here = os.path.dirname(os.path.abspath(__file__))
@@ -141,3 +141,5 @@ model = PeftModel.from_pretrained(opened("untied"), place("dora")).merge_and_unl
 model = PeftModel.from_pretrained(model, place("stacked")).eval()
 with torch.no_grad(): expected["stacked/logits"] = model(IDS).logits[0].clone()
 save_file(expected, place("expected.safetensors"))
+# The same adapter as PyTorch pickles it, which is how PEFT saved before safetensors.
+torch.save(load_file(os.path.join(place("layers"), "adapter_model.safetensors")), place("layers.bin"))
