@@ -1,0 +1,174 @@
+//! Inputs that went wrong once, with their right values: adapters, checkpoints, recipes and data as people bring them.
+//! The inputs are small and were made for this; the values are those of PEFT, transformers and mergekit.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::data;
+use dam_prelude::candle_core::{DType, Device, Tensor, safetensors};
+use dam_prelude::data::Dataset;
+use dam_prelude::{Bake, Columns, Models, load};
+use serde_json::Value;
+
+/// A file or folder of the cases.
+fn case(name: &str) -> String {
+    data("cases").join(name).display().to_string()
+}
+
+/// `BASE+ADAPTER`.
+fn with(base: &str, adapter: &str) -> String {
+    format!("{}+{}", case(&format!("models/{base}")), case(&format!("adapters/{adapter}")))
+}
+
+fn tensors(directory: &Path) -> HashMap<String, Tensor> {
+    safetensors::load(directory.join("model.safetensors"), &Device::Cpu).unwrap()
+}
+
+fn config(directory: &Path) -> Value {
+    serde_json::from_slice(&fs::read(directory.join("config.json")).unwrap()).unwrap()
+}
+
+/// The first value of a tensor.
+fn first(tensor: &Tensor) -> f32 {
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().get(0).unwrap().to_scalar().unwrap()
+}
+
+/// A recipe of the cases, followed and written.
+fn followed(name: &str, directory: &Path) -> (PathBuf, Vec<String>) {
+    let merged = Models::default().merge_recipe(case(&format!("models/{name}.yml"))).unwrap();
+    let written = merged.bake(directory.join(name)).unwrap();
+    (written.path, merged.report().notes)
+}
+
+/// A source alone, written in f32.
+fn alone(spec: &str, directory: &Path) -> PathBuf {
+    let merged = load([spec]).unwrap().merge_named("passthrough", &[]).unwrap();
+    let options = Bake { dtype: Some("f32".into()), ..Bake::default() };
+    merged.bake_with(directory.join("out"), &options).unwrap().path
+}
+
+#[test]
+fn adapters_are_what_peft_makes_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let pissa = alone(&with("base", "pissa"), dir.path());
+    let value = first(&tensors(&pissa)["model.layers.0.self_attn.q_proj.weight"]);
+    assert!((value + 0.00937).abs() < 1e-5, "{value}");
+    let dir = tempfile::tempdir().unwrap();
+    let tied = alone(&with("tied0", "tiedsave"), dir.path());
+    let value = first(&tensors(&tied)["lm_head.weight"]);
+    assert!((value - 0.0478).abs() < 1e-4, "{value}");
+    assert_eq!(config(&tied)["tie_word_embeddings"], false);
+    load([with("base", "dora")]).unwrap();
+    load([with("base", "binad")]).unwrap();
+    // A larger vocabulary is the adapter's.
+    assert_eq!(load([with("base", "resized")]).unwrap().report().0[0].vocabulary, 302);
+    let error = load([case("adapters/pissa")]).unwrap_err();
+    assert!(error.hint().unwrap().contains("did you mean BASE+ADAPTER"), "{error:?}");
+}
+
+/// A tokenizer and template beside an adapter are those that it was tuned with.
+#[test]
+fn an_adapter_brings_its_tokenizer_and_template() {
+    let dir = tempfile::tempdir().unwrap();
+    let loss = |spec: String| {
+        let mut models = load([format!("x={spec}"), format!("y={}", case("models/basenot"))]).unwrap();
+        ["x", "y"].map(|name| models.data(name, &case("data/d1.jsonl")).unwrap());
+        let dam = models.wrap(Columns::default()).unwrap();
+        let board = dam.scoreboard(&[case("data/d1.jsonl")]).unwrap();
+        (board.row("x").unwrap().mean_loss(), dam)
+    };
+    let (adapted, dam) = loss(with("basenot", "alltok"));
+    assert!((adapted - 5.93).abs() < 0.005, "{adapted}");
+    let out = dam.bake(dir.path().join("out")).unwrap().path;
+    let text = fs::read_to_string(out.join("tokenizer_config.json")).unwrap();
+    assert!(text.contains("<|im_start|>") || out.join("chat_template.jinja").is_file(), "{text}");
+}
+
+#[test]
+fn what_stands_beside_the_weights_goes_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let merged = load([case("models/Aaux"), case("models/B")]).unwrap().merge_named("linear", &[]).unwrap();
+    let out = merged.bake(dir.path().join("out")).unwrap().path;
+    for entry in fs::read_dir(case("models/Aaux")).unwrap().flatten() {
+        let name = entry.file_name();
+        if !["config.json", "model.safetensors"].contains(&name.to_str().unwrap()) {
+            assert_eq!(fs::read(entry.path()).unwrap(), fs::read(out.join(&name)).unwrap(), "{name:?}");
+        }
+    }
+}
+
+#[test]
+fn recipes_are_followed_as_mergekit_follows_them() {
+    let dir = tempfile::tempdir().unwrap();
+    // Three models of two thetas: the configuration is the base's, and that is said.
+    let (bio, notes) = followed("bio", dir.path());
+    let (merged, base) = (config(&bio), config(Path::new(&case("models/mistral01"))));
+    assert_eq!((&merged["rope_theta"], &merged["sliding_window"]), (&base["rope_theta"], &base["sliding_window"]));
+    assert!(notes.iter().any(|note| note.contains("rope_theta")), "{notes:?}");
+    let (auto, _) = followed("r25", dir.path());
+    assert!(auto.join("chat_template.jinja").is_file());
+    let (padded, _) = followed("r23", dir.path());
+    assert_eq!(
+        (&config(&padded)["vocab_size"], tensors(&padded)["model.embed_tokens.weight"].dims()),
+        (&320.into(), &[320, 32][..])
+    );
+    let (stacked, _) = followed("mixst", dir.path());
+    assert_eq!(config(&stacked)["num_hidden_layers"], 3);
+    // A slice of one model is that slice.
+    let (slices, _) = followed("prof", dir.path());
+    let (found, b8) = (tensors(&slices), tensors(Path::new(&case("models/B8"))));
+    assert_eq!(config(&slices)["num_hidden_layers"], 10);
+    let name = |layer: usize| format!("model.layers.{layer}.mlp.up_proj.weight");
+    let half = |t: &Tensor| t.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(half(&found[&name(5)]), half(&b8[&name(3)]));
+    // More tokens than rows, and a quantization_config that was left over.
+    let (_, _) = followed("tb", dir.path());
+    let (plain, _) = followed("lo", dir.path());
+    assert!(config(&plain).get("quantization_config").is_none());
+    let (named, _) = followed("nm", dir.path());
+    assert_eq!(tensors(&named)["model.norm.weight"].dtype(), DType::F16);
+    // The second document uses the first by its name.
+    let merged = Models::default().merge_recipe(case("models/r3.yml")).unwrap();
+    assert_eq!(merged.report().sources, ["First", "C"]);
+}
+
+/// `modules: {default: ...}` is the recipe without `modules`.
+#[test]
+fn the_default_module_is_the_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(case("models/r2.yml")).unwrap();
+    let at = text.find("modules:\n").unwrap();
+    let end = text.find("parameters:\n  lambda").unwrap();
+    let inner =
+        text[at..end].lines().skip(2).map(|line| line.strip_prefix("    ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+    // Beside the models, whose names are relative.
+    let models = dir.path().join("models");
+    fs::create_dir(&models).unwrap();
+    for name in ["A8", "B8", "base8"] {
+        std::os::unix::fs::symlink(case(&format!("models/{name}")), models.join(name)).unwrap();
+    }
+    let recipe = models.join("plain.yml");
+    fs::write(&recipe, format!("{}{inner}\n{}", &text[..at], &text[end..])).unwrap();
+    let plain = Models::default().merge_recipe(&recipe).unwrap().bake(dir.path().join("plain")).unwrap().path;
+    let (module, _) = followed("r2", dir.path());
+    assert_eq!(fs::read(plain.join("model.safetensors")).unwrap(), fs::read(module.join("model.safetensors")).unwrap());
+}
+
+#[test]
+fn weights_in_a_bin_file_are_read() {
+    assert_eq!(load([case("models/binonly")]).unwrap().report().0[0].parameters, 34_720);
+}
+
+#[test]
+fn data_is_read_as_people_have_it() {
+    let source = dam_prelude::checkpoint::Source::open(&case("models/basechat")).unwrap();
+    let read = |name: &str| Dataset::read(&case(&format!("data/{name}.jsonl")), &source).unwrap();
+    for name in ["pc", "tool", "math", "d1"] {
+        assert_eq!(read(name).examples.len(), 1, "{name}");
+    }
+    // A system message counts.
+    assert!(read("s1").examples[0].ids.len() > read("s0").examples[0].ids.len());
+}
