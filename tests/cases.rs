@@ -75,7 +75,9 @@ fn an_adapter_brings_its_tokenizer_and_template() {
     let dir = tempfile::tempdir().unwrap();
     let loss = |spec: String| {
         let mut models = load([format!("x={spec}"), format!("y={}", case("models/basenot"))]).unwrap();
-        ["x", "y"].map(|name| models.data(name, &case("data/d1.jsonl")).unwrap());
+        for name in ["x", "y"] {
+            models.data(name, &case("data/d1.jsonl")).unwrap();
+        }
         let dam = models.wrap(Columns::default()).unwrap();
         let board = dam.scoreboard(&[case("data/d1.jsonl")]).unwrap();
         (board.row("x").unwrap().mean_loss(), dam)
