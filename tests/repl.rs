@@ -514,6 +514,38 @@ fn rust_goes_on_with_the_session() {
     assert!(dam.end().success());
 }
 
+/// Before anything is wrapped Rust has the sources with their data and settings, and what is wrapped there keeps them.
+#[test]
+#[cfg(feature = "jupyter")]
+fn rust_before_wrap_keeps_data_and_settings() {
+    common::jupyter::prepare();
+    let home = home();
+    std::fs::write(home.path().join("own.jsonl"), "{\"text\": \"seven\"}\n{\"text\": \"eight\"}\n").unwrap();
+    let mut command = dam(home.path());
+    command.env("XDG_CACHE_HOME", common::jupyter::cache()).env_remove("RUST_BACKTRACE");
+    for name in ["CARGO_HOME", "RUSTUP_HOME"] {
+        let own = std::env::home_dir().unwrap().join(if name == "CARGO_HOME" { ".cargo" } else { ".rustup" });
+        command.env(name, std::env::var_os(name).map_or(own, Into::into));
+    }
+    let mut dam = Terminal::start(command, 40, 110);
+    dam.wait_for("dam>");
+    dam.line("load builtin:japanese builtin:math; data math=own.jsonl; set lr=2e-2 batch_size=2");
+    dam.wait_for("batch_size=2");
+    dam.line("rust");
+    dam.wait_for("rust>");
+    dam.line("(models.settings.lr, models.data_spec(\"math\").unwrap().ends_with(\"own.jsonl\"))");
+    dam.wait_for("(0.02, true)");
+    dam.line("let dam = models.wrap(Columns::default())?;");
+    dam.line("dam.steps() + 40");
+    dam.wait_for("\n40\n");
+    dam.line("back");
+    dam.wait_for("as Rust made it");
+    dam.line("set lr batch_size");
+    dam.wait_for("lr=0.02");
+    dam.line("quit");
+    assert!(dam.end().success());
+}
+
 /// Pictures are images where a terminal says that it draws them, each in its protocol.
 #[test]
 fn pictures_are_images_where_they_can_be() {

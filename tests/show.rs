@@ -85,11 +85,13 @@ fn check_xml(text: &str) {
 #[test]
 fn every_kind_is_drawn_whatever_the_data() {
     for figure in all() {
-        for svg in [figure.svg(), figure.html()] {
+        for svg in [figure.svg(), figure.inline()] {
             check_xml(&svg);
             assert!(!svg.contains("NaN") && !svg.contains("script") && !svg.contains("#010203"), "{svg}");
         }
-        assert!(figure.html().contains("currentColor") && !figure.html().contains("<rect width=\"100%\""));
+        assert!(figure.inline().contains("currentColor") && !figure.inline().contains("<rect width=\"100%\""));
+        check_xml(&format!("{}</img>", figure.html()));
+        assert!(figure.html().starts_with("<img src=\"data:image/svg+xml;base64,"), "{}", figure.html());
         assert!(!figure.svg().contains("currentColor"));
         let height: u32 = figure.svg().split("height=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap();
         let bytes = figure.png().unwrap();

@@ -9,18 +9,29 @@
 //! {"block": TYPE, "content": TEXT}   something to show
 //! {"failed": TEXT}                   a `?` ended the cell, TEXT is the error
 //! {"panicked": TEXT}                 a panic did
+//! {"runs": true}                     the cell is compiled, and runs
+//! {"asks": true}                     the cell waits for a line of standard input
 //! {"synced": N}                      all that was written before the kernel's line N has been said
 //! ```
+//!
+//! The kernel answers with lines of JSON too: `N` asks to be synced, `{"line": TEXT}` gives the cell a line that it
+//! waits for, `{"line": null}` tells it that there is none.
 //!
 //! It outlives the cells' process, so that its last words are heard; it ends with it, and ends it when the kernel is gone.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{ChildStderr, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+
+use super::stdin;
+
+/// Whether a panic in a cell comes with a backtrace: what `RUST_BACKTRACE` says to the kernel.
+pub const BACKTRACE: &str = "DAM_BACKTRACE";
 
 /// Set in the environment of the process that runs the cells.
 const INNER: &str = "DAM_CELLS";
@@ -29,11 +40,20 @@ const INNER: &str = "DAM_CELLS";
 const FAILED: &str = "EVCXR_ERROR_OCCURRED";
 /// evcxr's mark of a panic.
 const PANICKED: &str = "EVCXR_PANIC_NOTIFICATION";
+/// evcxr's mark of a cell that is over.
+const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
+/// evcxr's mark of a cell that asks evcxr for a line, which evcxr answers itself.
+const ASKS: &str = "EVCXR_INPUT_REQUEST";
+/// What evcxr tells the cells' process to run a cell.
+const RUN: &str = "LOAD_AND_RUN ";
 const BEGIN: &str = "EVCXR_BEGIN_CONTENT ";
 const END: &str = "EVCXR_END_CONTENT";
 
 /// How long what is written without a line end, or to standard error, waits for what belongs to it.
 const WAIT_MS: i32 = 40;
+
+/// How often it is looked whether a cell that runs waits for a line.
+const LOOK_MS: i32 = 150;
 
 /// Whether this process is to be the one between.
 pub fn is_between() -> bool {
@@ -57,12 +77,32 @@ fn run() -> Result<ExitCode> {
     let socket = std::env::var_os(dam_prelude::notebook::SOCKET).context("there is no socket")?;
     let kernel = UnixStream::connect(socket)?;
     let mut command = Command::new(super::engine::program()?);
-    command.args(std::env::args_os().skip(1)).env(INNER, "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (input, theirs) = stdin::pair()?;
+    command.args(std::env::args_os().skip(1)).env(INNER, "1");
+    command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // evcxr asks for backtraces; a panic says more without, and with one where a person asks for it.
+    command.env("RUST_BACKTRACE", std::env::var_os(BACKTRACE).unwrap_or_else(|| "0".into()));
     end_with_parent(&mut command);
     let mut cells = command.spawn()?;
-    let mut between = Between { kernel, evcxr: std::io::stdout(), line: Vec::new(), errors: Vec::new(), block: None };
+    // What it was told to begin with is its own now.
+    drop(command);
+    let (Some(out), Some(err)) = (cells.stdout.take(), cells.stderr.take()) else { bail!("they have no output") };
+    let mut between = Between {
+        kernel,
+        out,
+        err,
+        evcxr: std::io::stdout(),
+        line: Vec::new(),
+        text: String::new(),
+        errors: Vec::new(),
+        block: None,
+        input: Some(input),
+        cells: cells.id(),
+        commands: Vec::new(),
+        state: Cell::Idle,
+    };
     between.say(&json!({"hello": "cells", "pid": cells.id()}))?;
-    let passed = between.pass(&mut cells);
+    let passed = between.pass();
     if passed.is_err() {
         // The kernel is gone.
         let _ = cells.kill();
@@ -88,57 +128,153 @@ fn end_with_parent(command: &mut Command) {
     let _ = command;
 }
 
+/// What the cells' process does.
+#[derive(Clone, Copy, PartialEq)]
+enum Cell {
+    /// It waits for evcxr.
+    Idle,
+    /// It runs a cell.
+    Runs,
+    /// It waits for a line, which evcxr or the kernel has been asked for.
+    Asks,
+}
+
 struct Between {
     kernel: UnixStream,
+    out: ChildStdout,
+    err: ChildStderr,
     evcxr: std::io::Stdout,
     /// A line of standard output that has not ended.
     line: Vec<u8>,
+    /// Lines of standard output that have not been said.
+    text: String,
     /// Of standard error, what has not been said.
     errors: Vec<u8>,
     /// The type and content of a block that has not ended.
     block: Option<(String, String)>,
+    /// The standard input of the cells' process; none when evcxr has closed it.
+    input: Option<stdin::Input>,
+    /// The number of the cells' process.
+    cells: u32,
+    /// What evcxr has said without a line end.
+    commands: Vec<u8>,
+    state: Cell,
 }
 
 impl Between {
-    fn pass(&mut self, cells: &mut Child) -> Result<()> {
-        let (Some(mut out), Some(mut err)) = (cells.stdout.take(), cells.stderr.take()) else { return Ok(()) };
-        for fd in [out.as_raw_fd(), err.as_raw_fd()] {
+    fn pass(&mut self) -> Result<()> {
+        for fd in [self.out.as_raw_fd(), self.err.as_raw_fd()] {
             // SAFETY: these are open descriptors of this process.
             unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) };
         }
         let mut asked = self.kernel.try_clone()?;
         let mut questions = Vec::new();
+        let mut looked = Instant::now();
         loop {
             // What has been said needs no waking.
-            let patience = if self.errors.is_empty() && self.line.is_empty() { -1 } else { WAIT_MS };
-            let ready = wait([out.as_raw_fd(), err.as_raw_fd(), asked.as_raw_fd()], patience)?;
-            if ready == [false; 3] {
+            let said = self.errors.is_empty() && self.line.is_empty();
+            let patience = match (said, self.state) {
+                (false, _) => WAIT_MS,
+                (true, Cell::Runs) => LOOK_MS,
+                (true, _) => -1,
+            };
+            // Without evcxr there is nothing to hear from it: a descriptor below 0 is not looked at.
+            let evcxr = if self.input.is_some() { std::io::stdin().as_raw_fd() } else { -1 };
+            let ready = wait([self.out.as_raw_fd(), self.err.as_raw_fd(), asked.as_raw_fd(), evcxr], patience)?;
+            if ready == [false; 4] {
                 self.flush()?;
-                continue;
             }
-            // Standard output is read first and standard error said first: what was written to it before a mark is
-            // then there with the mark.
-            let mut written = Vec::new();
-            let ended = drain(&mut out, &mut written)?;
-            drain(&mut err, &mut self.errors)?;
-            self.output(&written)?;
+            let is_time = self.state == Cell::Runs && looked.elapsed() >= Duration::from_millis(LOOK_MS as u64);
+            if is_time {
+                looked = Instant::now();
+            }
+            let waits = is_time && stdin::waits(self.cells);
+            let ended = self.hear()?;
+            // A cell that is over waits too, for evcxr; it has said so before.
+            if waits && self.state == Cell::Runs {
+                self.state = Cell::Asks;
+                self.flush()?;
+                self.say(&json!({"asks": true}))?;
+            }
+            if ready[3] {
+                self.commands()?;
+            }
             if ready[2] {
                 let mut bytes = [0; 1024];
                 match asked.read(&mut bytes)? {
-                    0 => anyhow::bail!("the kernel is gone"),
+                    0 => bail!("the kernel is gone"),
                     n => questions.extend_from_slice(&bytes[..n]),
                 }
                 while let Some(end) = questions.iter().position(|b| *b == b'\n') {
                     let line: Vec<u8> = questions.drain(..=end).collect();
-                    self.flush()?;
-                    let number: Value = serde_json::from_slice(&line).unwrap_or_default();
-                    self.say(&json!({"synced": number}))?;
+                    let message: Value = serde_json::from_slice(&line).unwrap_or_default();
+                    match message.get("line") {
+                        Some(line) => self.answered(line.as_str())?,
+                        None => {
+                            self.flush()?;
+                            self.say(&json!({"synced": message}))?;
+                        }
+                    }
                 }
             }
             if ended {
                 return self.flush();
             }
         }
+    }
+
+    /// Takes what was written. Tells whether nothing more will come.
+    ///
+    /// Standard output is read first and standard error said first: what was written to it before a mark is then there
+    /// with the mark.
+    fn hear(&mut self) -> Result<bool> {
+        let mut written = Vec::new();
+        let ended = drain(&mut self.out, &mut written)?;
+        drain(&mut self.err, &mut self.errors)?;
+        self.output(&written)?;
+        Ok(ended)
+    }
+
+    /// Passes on what evcxr tells the cells' process.
+    fn commands(&mut self) -> Result<()> {
+        let mut bytes = [0; 4096];
+        // Unbuffered: what is left here is not looked at before more comes.
+        let read = rustix::io::read(std::io::stdin(), &mut bytes)?;
+        if read == 0 {
+            self.input = None;
+            return Ok(());
+        }
+        self.commands.extend_from_slice(&bytes[..read]);
+        while let Some(end) = self.commands.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.commands.drain(..=end).collect();
+            if line.starts_with(RUN.as_bytes()) {
+                self.say(&json!({"runs": true}))?;
+            }
+            self.state = Cell::Runs;
+            self.give(&line);
+        }
+        Ok(())
+    }
+
+    /// The kernel has an answer for the cell that waits for a line: none is the end of the input.
+    fn answered(&mut self, line: Option<&str>) -> Result<()> {
+        // The cell may have ended meanwhile, and its process must not take the answer for a command.
+        let waits = stdin::waits(self.cells);
+        self.hear()?;
+        if self.state != Cell::Asks || !waits {
+            return Ok(());
+        }
+        self.state = Cell::Runs;
+        match line {
+            Some(line) => self.give(format!("{line}\n").as_bytes()),
+            None => self.input.as_mut().map_or(Ok(()), stdin::Input::end)?,
+        }
+        Ok(())
+    }
+
+    /// Gives the cells' process a line. That it is gone is noticed where its output ends.
+    fn give(&mut self, line: &[u8]) {
+        let _ = self.input.as_mut().map(|input| input.give(line));
     }
 
     /// Takes what was written to standard output, line by line.
@@ -150,7 +286,10 @@ impl Between {
                 self.take(&String::from_utf8_lossy(&line))?;
             }
         }
-        Ok(())
+        if self.line.len() > MOST {
+            self.flush()?;
+        }
+        self.say_text()
     }
 
     fn take(&mut self, line: &str) -> Result<()> {
@@ -159,7 +298,7 @@ impl Between {
             && let Some(at) = line.find("EVCXR_").filter(|at| *at > 0)
         {
             self.say_errors()?;
-            self.say(&json!({"out": line[..at]}))?;
+            self.text.push_str(&line[..at]);
             return self.take(&line[at..]);
         }
         let bare = line.trim_end_matches(['\r', '\n']);
@@ -183,9 +322,19 @@ impl Between {
         match bare.strip_prefix(BEGIN) {
             Some(kind) => self.block = Some((kind.to_owned(), String::new())),
             None if bare.starts_with("EVCXR_") => self.mark(line)?,
-            None => self.say(&json!({"out": line}))?,
+            // Lines are said together.
+            None => self.text.push_str(line),
         }
         Ok(())
+    }
+
+    /// Says the lines that were written.
+    fn say_text(&mut self) -> Result<()> {
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        let text = std::mem::take(&mut self.text);
+        self.say(&json!({"out": text}))
     }
 
     /// Says what waits for more.
@@ -212,20 +361,28 @@ impl Between {
     }
 
     fn say(&mut self, message: &Value) -> Result<()> {
+        // What was written before.
+        self.say_text()?;
         Ok(writeln!(self.kernel, "{message}")?)
     }
 
     fn mark(&mut self, line: &str) -> Result<()> {
+        self.say_text()?;
+        match line.trim_end() {
+            COMPLETE => self.state = Cell::Idle,
+            asks if asks.starts_with(ASKS) => self.state = Cell::Asks,
+            _ => {}
+        }
         self.evcxr.write_all(line.as_bytes())?;
         Ok(self.evcxr.flush()?)
     }
 }
 
 /// Which of `fds` can be read or have ended; none after `patience` milliseconds, of which -1 is for ever.
-fn wait(fds: [RawFd; 3], patience: i32) -> Result<[bool; 3]> {
+fn wait(fds: [RawFd; 4], patience: i32) -> Result<[bool; 4]> {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
-    // SAFETY: the array lives through the call and has three entries.
-    let n = unsafe { libc::poll(polled.as_mut_ptr(), 3, patience) };
+    // SAFETY: the array lives through the call and has four entries.
+    let n = unsafe { libc::poll(polled.as_mut_ptr(), 4, patience) };
     let error = std::io::Error::last_os_error();
     if n < 0 && error.kind() != std::io::ErrorKind::Interrupted {
         return Err(error.into());
@@ -233,10 +390,14 @@ fn wait(fds: [RawFd; 3], patience: i32) -> Result<[bool; 3]> {
     Ok(polled.map(|p| n > 0 && p.revents != 0))
 }
 
+/// The most bytes that are read at once, and of a line that are kept until it ends: a cell may write for ever.
+const MOST: usize = 1 << 20;
+
 /// Reads what is there. Tells whether nothing more will come.
 fn drain(from: &mut impl Read, into: &mut Vec<u8>) -> Result<bool> {
     let mut bytes = [0; 65536];
-    loop {
+    let most = into.len() + MOST;
+    while into.len() < most {
         match from.read(&mut bytes) {
             Ok(0) => return Ok(true),
             Ok(n) => into.extend_from_slice(&bytes[..n]),
@@ -245,4 +406,5 @@ fn drain(from: &mut impl Read, into: &mut Vec<u8>) -> Result<bool> {
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(false)
 }

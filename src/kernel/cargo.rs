@@ -1,9 +1,10 @@
-//! A stand-in for cargo that rust-analyzer asks what a cell depends on.
+//! A stand-in for cargo, which evcxr and rust-analyzer call.
 //!
 //! evcxr has rust-analyzer find out the types of variables. What cells use of the prelude is made of its own types, of
 //! candle's and of the standard library's; but rust-analyzer would read the source of all its two hundred dependencies
 //! first, and a notebook's first cell would wait for that. So it is told of those few. Cells are built by cargo itself,
-//! with everything.
+//! with everything: what is being built is said meanwhile (`building.rs`), and what a cell asks for in addition changes
+//! nothing of what is built already (`lock.rs`).
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -15,6 +16,12 @@ use serde_json::Value;
 
 /// The environment variable with the path of cargo itself.
 const REAL: &str = "DAM_CARGO";
+
+/// The environment variable with the path of the kernel's socket, which is told what is built.
+pub const SOCKET: &str = "DAM_BUILDS";
+
+/// The environment variable that evcxr sets for what it calls itself.
+const EVCXR: &str = "EVCXR_CORE_EXTERN";
 
 /// The environment variable with cargo's own home, which rust-analyzer is not told.
 pub const HOME: &str = "DAM_CARGO_HOME";
@@ -28,12 +35,16 @@ pub fn is_cargo() -> bool {
         && std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new("cargo")))
 }
 
-/// Has rust-analyzer of this process find a stand-in, which it looks for in the home of cargo first: another home, made
-/// in `directory`. What builds is told of the right one.
+/// Where rust-analyzer and evcxr find the stand-in, in a directory of [`stand_in`]: rust-analyzer looks in the home of
+/// cargo first, evcxr asks rustup.
+const HOME_BIN: &str = "home/bin";
+const RUSTUP_BIN: &str = "rustup";
+
+/// Has rust-analyzer and evcxr of this process find a stand-in, made in `directory`, which tells `socket` what it builds.
 ///
 /// # Errors
 /// No compiler, or a directory that may not be written.
-pub fn stand_in(directory: &Path) -> Result<()> {
+pub fn stand_in(directory: &Path, socket: &Path) -> Result<()> {
     let asked = Command::new("rustc")
         .args(["--print", "sysroot"])
         .output()
@@ -48,38 +59,99 @@ pub fn stand_in(directory: &Path) -> Result<()> {
         Some(home) => home.into(),
         None => dirs::home_dir().context("no home directory is known: set HOME")?.join(".cargo"),
     };
-    let bin = directory.join("home").join("bin");
+    let (bin, rustup) = (directory.join(HOME_BIN), directory.join(RUSTUP_BIN));
     std::fs::create_dir_all(&bin)?;
+    std::fs::create_dir_all(&rustup)?;
     std::os::unix::fs::symlink(std::env::current_exe()?, bin.join("cargo"))?;
     std::os::unix::fs::symlink(tool("rustc")?, bin.join("rustc"))?;
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+    let script = format!("#!/bin/sh\n[ \"$1\" = which ] && echo {}/\"$2\"\n", quoted(&bin));
+    std::fs::write(rustup.join("rustup"), script)?;
+    std::fs::set_permissions(rustup.join("rustup"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     // SAFETY: no other thread of this process runs yet.
     unsafe {
         std::env::set_var(REAL, tool("cargo")?);
         std::env::set_var(HOME, home);
         std::env::set_var("CARGO_HOME", directory.join("home"));
+        std::env::set_var(SOCKET, socket);
     }
     Ok(())
 }
 
-/// Does what cargo does, and tells less of what a cell depends on.
+/// Runs `start` while evcxr finds the stand-in, if there is one.
+pub fn found<T>(start: impl FnOnce() -> T) -> T {
+    let Some(home) = std::env::var_os("CARGO_HOME").filter(|_| std::env::var_os(REAL).is_some()) else { return start() };
+    let before = std::env::var_os("PATH").unwrap_or_default();
+    let rustup = Path::new(&home).with_file_name(RUSTUP_BIN);
+    let path = std::env::join_paths(std::iter::once(rustup).chain(std::env::split_paths(&before)));
+    let set = |path: &OsStr| {
+        // SAFETY: only Rust of this process reads the environment meanwhile, which waits for it.
+        unsafe { std::env::set_var("PATH", path) };
+    };
+    set(path.as_deref().unwrap_or(&before));
+    let done = start();
+    set(&before);
+    done
+}
+
+/// Does what cargo does, and tells rust-analyzer less of what a cell depends on.
 pub fn cargo() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let Some(real) = std::env::var_os(REAL) else { return ExitCode::FAILURE };
-    let mut command = Command::new(&real);
+    let cargo = || {
+        let mut command = Command::new(&real);
+        if let Some(home) = std::env::var_os(HOME) {
+            command.env("CARGO_HOME", home);
+        }
+        command
+    };
+    let mut command = cargo();
     command.args(&arguments);
-    if let Some(home) = std::env::var_os(HOME) {
-        command.env("CARGO_HOME", home);
+    // Cargo's own options stand before what it is to do.
+    let what = arguments.iter().find_map(|argument| argument.to_str().filter(|text| !text.starts_with('-'))).unwrap_or("");
+    match (what, std::env::var_os(EVCXR).is_some()) {
+        ("build" | "check", true) => {
+            // What is only to be checked is built: all that it needs is, and nothing is for a check.
+            let arguments: Vec<OsString> =
+                arguments.iter().map(|a| if a == "check" { "build".into() } else { a.clone() }).collect();
+            let done = super::lock::allow(&cargo).and_then(|apart| match apart[..] {
+                [] => Ok(super::building::run({
+                    let mut command = cargo();
+                    command.args(&arguments);
+                    command
+                })),
+                _ => super::apart::build(&cargo, &arguments, &apart),
+            });
+            done.unwrap_or_else(|error| {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            })
+        }
+        ("metadata", true) => match super::lock::look(&cargo) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => status(super::lock::keeping(|| command.status())),
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        ("metadata", false) => {
+            command.stderr(std::process::Stdio::inherit());
+            let Ok(output) = super::lock::keeping(|| command.output()) else { return ExitCode::FAILURE };
+            match serde_json::from_slice(&output.stdout) {
+                Ok(all) => println!("{}", fewer(all)),
+                Err(_) => print!("{}", String::from_utf8_lossy(&output.stdout)),
+            }
+            status(Ok(output.status))
+        }
+        _ => status(command.status()),
     }
-    if arguments.first().is_none_or(|first| first != "metadata") {
-        let code = command.status().ok().and_then(|status| status.code()).unwrap_or(1);
-        return ExitCode::from(u8::try_from(code).unwrap_or(1));
-    }
-    let Ok(output) = command.stderr(std::process::Stdio::inherit()).output() else { return ExitCode::FAILURE };
-    match serde_json::from_slice(&output.stdout) {
-        Ok(all) => println!("{}", fewer(all)),
-        Err(_) => print!("{}", String::from_utf8_lossy(&output.stdout)),
-    }
-    ExitCode::from(u8::try_from(output.status.code().unwrap_or(1)).unwrap_or(1))
+}
+
+/// How a program ended, as that of this one.
+pub fn status(ended: std::io::Result<std::process::ExitStatus>) -> ExitCode {
+    let code = ended.ok().and_then(|status| status.code()).unwrap_or(1);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 /// The metadata of a workspace without what the prelude depends on, but for what is known of it.

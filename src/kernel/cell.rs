@@ -1,23 +1,32 @@
-//! Runs cells, one after the other, and answers what needs evcxr: completion and documentation.
+//! Runs cells, one after the other, part by part.
 
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use dam_prelude::verbs::{self, Context, find, quoted};
-use evcxr::{CompilationError, Error, Theme};
-use serde_json::{Value, json};
+use dam_prelude::verbs::quoted;
+use evcxr::Error;
+use serde_json::json;
 
-use super::code;
+use super::code::{Part, is_command, parts};
 use super::engine::Engine;
+use super::failure::Failure;
 use super::link::Link;
-use super::output::{Failure, Output};
+use super::output::Output;
+use super::parameters::parameters;
+use super::report::{Code, compilation, located};
 
 /// A second interrupt within this time ends the cells' process.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// How many cells are remembered, in which an error may be that comes later.
+const REMEMBERED: usize = 200;
+
+/// Answers what a cell asks: a prompt, and whether the answer is secret. None: there is no answer.
+pub type Ask<'a> = &'a (dyn Fn(&str, bool) -> Option<String> + Sync);
 
 /// What runs cells, shared with what stops them.
 pub struct Cells {
@@ -25,6 +34,10 @@ pub struct Cells {
     output: Arc<Output>,
     socket: PathBuf,
     running: AtomicBool,
+    /// Whether evcxr shows values: it does when it was told how.
+    evcxr_shows: AtomicBool,
+    /// Cells that ran, by number, the last one first.
+    before: Mutex<Vec<(usize, String)>>,
     /// When a stop was asked for last.
     stopped: Mutex<Option<Instant>>,
     /// evcxr's child.
@@ -33,8 +46,9 @@ pub struct Cells {
 
 impl Cells {
     pub fn new(link: Arc<Link>, output: Arc<Output>, socket: PathBuf) -> Self {
-        let (running, stopped, process) = (AtomicBool::new(false), Mutex::new(None), Mutex::new(None));
-        Self { link, output, socket, running, stopped, process }
+        let (running, evcxr_shows) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (before, stopped, process) = (Mutex::default(), Mutex::new(None), Mutex::new(None));
+        Self { link, output, socket, running, evcxr_shows, before, stopped, process }
     }
 
     /// Starts evcxr.
@@ -51,45 +65,118 @@ impl Cells {
     /// As for [`Engine::start`].
     pub fn start_telling(&self, told: impl FnOnce()) -> Result<Engine> {
         let engine = Engine::start(Arc::clone(&self.link), &self.socket, told)?;
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine.process());
+        *locked(&self.process) = Some(engine.process());
         Ok(engine)
     }
 
-    /// Runs a cell. What it shows goes to the output.
+    /// Runs a cell, the `number`th. What it shows goes to the output.
     ///
     /// # Errors
     /// Why it failed.
-    pub fn run(&self, engine: &mut Engine, cell: &str, input: &dyn Fn(&str, bool) -> String) -> Result<(), Failure> {
-        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub fn run(&self, engine: &mut Engine, cell: &str, number: usize, ask: Ask<'_>) -> Result<(), Failure> {
+        *locked(&self.stopped) = None;
+        self.link.was_build_stopped();
         self.running.store(true, Ordering::SeqCst);
         self.link.begin();
-        let done = self.parts(engine, cell, input);
-        self.link.flush();
-        let failure = self.output.end(self.link.sync());
-        self.running.store(false, Ordering::SeqCst);
+        let mut ran = String::new();
+        let done = std::thread::scope(|scope| {
+            let asks = self.link.asks();
+            // Who reads standard input is answered while the cell runs.
+            scope.spawn(move || {
+                for () in asks {
+                    self.link.flush(SOON);
+                    self.link.answer(ask("a line: ", false).as_deref());
+                }
+            });
+            let done = self.parts(engine, cell, ask, &mut ran);
+            self.running.store(false, Ordering::SeqCst);
+            self.link.answers_no_more();
+            done
+        });
+        self.link.flush(PATIENCE);
+        let failure = self.output.end(self.link.sync()).map(|failure| self.located(failure, engine, cell, &ran));
+        let mut before = locked(&self.before);
+        before.insert(0, (number, cell.to_owned()));
+        before.truncate(REMEMBERED);
         failure.map_or(done, Err)
     }
 
-    fn parts(&self, engine: &mut Engine, cell: &str, input: &dyn Fn(&str, bool) -> String) -> Result<(), Failure> {
-        let (verbs, rust) = code::split(cell);
-        for line in verbs {
-            self.verbs(engine, line)?;
+    /// Whether the cell that runs is to wait for nothing more: it is over, or a stop was asked for.
+    pub fn gives_up(&self) -> bool {
+        !self.running.load(Ordering::SeqCst) || locked(&self.stopped).is_some()
+    }
+
+    /// Runs the parts of a cell; `ran` becomes the last one as it was compiled.
+    fn parts(&self, engine: &mut Engine, cell: &str, ask: Ask<'_>, ran: &mut String) -> Result<(), Failure> {
+        let given =
+            parameters(cell, |name| engine.variables().into_iter().find(|(known, _)| known == name).map(|(_, kind)| kind));
+        let given = given.transpose().map_err(|message| Failure::new("error", &message, ""))?;
+        for part in parts(given.as_deref().unwrap_or(cell)) {
+            match part {
+                Part::Verbs(verbs) => self.verbs(engine, verbs)?,
+                Part::Rust(rust) if rust.trim() == ":vars" => self.variables(engine)?,
+                Part::Rust(rust) => {
+                    self.rust(engine, cell, &rust, ask, ran)?;
+                    // A panic or a `?` ends the cell.
+                    if self.output.has_failed(self.link.sync()) {
+                        return Ok(());
+                    }
+                }
+            }
         }
-        if rust.trim().is_empty() {
-            return Ok(());
-        }
-        match engine.execute(rust, input) {
+        Ok(())
+    }
+
+    fn rust(&self, engine: &mut Engine, cell: &str, rust: &str, ask: Ask<'_>, ran: &mut String) -> Result<(), Failure> {
+        let command =
+            |names: &[&str]| rust.lines().filter(|l| is_command(l)).any(|l| names.iter().any(|n| l.trim().starts_with(n)));
+        self.evcxr_shows.fetch_or(command(&[":fmt", ":types"]), Ordering::SeqCst);
+        let code = if self.evcxr_shows.load(Ordering::SeqCst) { Code::plain(rust) } else { Code::shown(rust) };
+        code.text.clone_into(ran);
+        let answer = |prompt: &str, password: bool| ask(prompt, password).unwrap_or_default();
+        self.output.waits("compiling the cell", None);
+        let done = engine.execute(&code.text, &answer);
+        self.output.goes_on();
+        match done {
             Ok(outputs) => {
                 // What evcxr's own commands say; what cells show has been seen.
                 if !outputs.is_empty() {
                     self.output.show(&json!(outputs.content_by_mime_type));
                 }
-                if rust.lines().any(|line| [":restart", ":clear"].contains(&line.trim())) {
+                if command(&[":restart", ":clear"]) {
                     engine.attach().map_err(|e| Failure::new("error", &e.to_string(), ""))?;
                 }
                 Ok(())
             }
-            Err(Error::CompilationErrors(errors)) => Err(compilation(rust, &errors)),
+            Err(_) if self.link.was_build_stopped() => {
+                Err(Failure::new("interrupted", "what the cell needs was not built to its end", "its variables are as they were"))
+            }
+            Err(Error::CompilationErrors(errors)) => {
+                Err(compilation(cell, &code, &errors, &engine.generated(), &locked(&self.before)))
+            }
+            Err(Error::SubprocessTerminated(how)) => Err(self.ended(engine, &how)),
+            Err(error) => Err(not_built(&error.to_string())),
+        }
+    }
+
+    /// A failure with its place in the cell, if it is in one.
+    fn located(&self, failure: Failure, engine: &Engine, cell: &str, ran: &str) -> Failure {
+        match &failure.place {
+            Some(place) => {
+                let text = located(cell, &Code::shown_already(ran), place, &engine.generated(), &locked(&self.before));
+                failure.at(text)
+            }
+            None => failure,
+        }
+    }
+
+    /// Shows all variables, by a cell of their own.
+    fn variables(&self, engine: &mut Engine) -> Result<(), Failure> {
+        let row = |(name, kind): &(String, String)| format!("({name:?}, {kind:?}, dam_prelude::summary!({name}))");
+        let rows: Vec<String> = engine.variables().iter().map(row).collect();
+        let code = format!("dam_prelude::notebook::variables(&[{}]);", rows.join(", "));
+        match engine.execute(&code, &|_, _| String::new()) {
+            Ok(_) => Ok(()),
             Err(Error::SubprocessTerminated(how)) => Err(self.ended(engine, &how)),
             Err(error) => Err(Failure::new("error", &error.to_string(), "")),
         }
@@ -122,7 +209,7 @@ impl Cells {
     fn ended(&self, engine: &mut Engine, how: &str) -> Failure {
         // evcxr notices that a process is gone when it uses it, and then starts another.
         let again = engine.attach().or_else(|_| engine.attach());
-        let asked = self.stopped.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let asked = locked(&self.stopped).is_some();
         let message = if asked { "the second interrupt ended the cells' process" } else { "the cells' process has ended" };
         let rest = match again {
             Ok(()) => "its variables are lost; run the cells that made them again".to_owned(),
@@ -137,20 +224,24 @@ impl Cells {
         if !self.running.load(Ordering::SeqCst) {
             return;
         }
-        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stopped = locked(&self.stopped);
         if stopped.is_some_and(|at| at.elapsed() < AGAIN) {
             self.link.kill();
             return;
         }
         *stopped = Some(Instant::now());
         self.link.stop();
+        if self.link.stop_build() {
+            self.output.note("stopping the build\n");
+            return;
+        }
         self.output.note("stopping after the current step; a second interrupt within 5 s ends the process and its variables\n");
     }
 
     /// Ends the cells' process, for good.
     pub fn shut_down(&self) {
         self.link.kill();
-        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let process = locked(&self.process).take();
         if let Some(process) = process
             && let Ok(mut process) = process.try_lock()
         {
@@ -159,53 +250,33 @@ impl Cells {
     }
 }
 
-/// What the compiler says, as evcxr shows it.
-fn compilation(source: &str, errors: &[CompilationError]) -> Failure {
-    let one = |error: &CompilationError| {
-        let mut drawn = Vec::new();
-        let name = "cell".to_owned();
-        let report = error.build_report(name.clone(), source.to_owned(), Theme::Light);
-        let written = report.map(|r| r.write((name, ariadne::Source::from(source)), &mut drawn));
-        match written {
-            Some(Ok(())) => String::from_utf8_lossy(&drawn).into_owned(),
-            _ => error.rendered(),
-        }
-    };
-    let message = errors.first().map(CompilationError::message).unwrap_or_default();
-    Failure { name: "compiler".into(), message, lines: errors.iter().map(one).collect() }
+/// How long the cells' process has for what takes no time, and where a person waits for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_millis(300);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What could stand at character `cursor` of a cell: words, and the range that they replace.
-pub fn complete(engine: &mut Engine, cell: &str, cursor: usize) -> (Vec<String>, usize, usize) {
-    let position = code::position(cell, cursor);
-    let line = cell[..position].rsplit('\n').next().unwrap_or_default();
-    if let Some(verb) = line.trim_start().strip_prefix('%') {
-        // What is loaded the cells' process knows; verbs, keys, values, methods and files are known here.
-        let line = verb.trim_start();
-        let found = verbs::complete(&Context::default(), line, line.len());
-        let typed = line.get(found.start..).unwrap_or_default().chars().count();
-        return (found.candidates.into_iter().map(|found| found.text).collect(), cursor - typed, cursor);
-    }
-    match engine.completions(cell, position) {
-        Some((start, end, words)) => {
-            let words = words.iter().filter_map(|word| code::inserted(word)).collect();
-            (words, code::cursor(cell, start), code::cursor(cell, end))
-        }
-        None => (Vec::new(), cursor, cursor),
-    }
+/// What cargo says of a cell that was not built, without what evcxr says around it.
+fn not_built(text: &str) -> Failure {
+    let said = text.split_once("STDERR:\n").map_or(text, |(_, said)| said.split("\nSTDOUT:").next().unwrap_or(said));
+    let said = said.trim();
+    // Errors of crates come before what cargo says of them.
+    let (message, rest) = said.split_once('\n').unwrap_or((said, ""));
+    Failure::new("error", message.strip_prefix("error: ").unwrap_or(message), rest.trim_end())
 }
 
-/// The documentation of what is at character `cursor` of a cell, in its forms by type.
-pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> {
-    let position = code::position(cell, cursor);
-    let line = cell[..position].rsplit('\n').next().unwrap_or_default();
-    if let Some(verb) = line.trim_start().strip_prefix('%') {
-        let verb = find(verb.split_whitespace().next()?).ok()?;
-        return Some(json!({"text/plain": format!("{}\n  {}\n  example: {}", verb.usage, verb.about, verb.example)}));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cargo_says_is_told_without_what_evcxr_says_around_it() {
+        let text =
+            "Compilation failed, but no parsable errors were found. STDERR:\nerror[E0425]: x\n --> src/lib.rs\n\nSTDOUT:{}\n";
+        let failure = not_built(text);
+        assert_eq!((failure.message.as_str(), failure.lines.len()), ("error[E0425]: x", 2));
+        assert_eq!(not_built("no such crate").message, "no such crate");
     }
-    let end = code::word_end(cell, position);
-    // evcxr finds methods by the bracket after them.
-    let end = if cell[end..].starts_with('(') { end + 1 } else { end };
-    let (text, html) = engine.documentation(cell, end)?;
-    Some(json!({"text/plain": text, "text/html": html}))
 }

@@ -1,27 +1,119 @@
 //! What the text of a cell is, decided without running it: verbs or Rust, whole or not, and where the cursor is.
 
-/// The verbs of a cell, which come first, and the Rust after them.
+use std::ops::Range;
+
+use ra_ap_syntax::{AstNode, Edition, SourceFile, ast};
+
+/// A part of a cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// A line of verbs, without what marks it.
+    Verbs(&'a str),
+    /// Rust, below as many empty lines as stand above it in the cell.
+    Rust(String),
+}
+
+/// The parts of a cell, in order.
 ///
 /// ```text
 /// %load builtin:japanese builtin:math
-/// %wrap
-/// dam.loss()?
+/// let dam = latest()?;
+/// %step 5
 /// ```
-pub fn split(cell: &str) -> (Vec<&str>, &str) {
-    let (mut verbs, mut rest) = (Vec::new(), cell);
-    loop {
-        let line = rest.lines().next().unwrap_or_default();
-        let bare = line.trim();
-        match bare.strip_prefix('%') {
-            Some(verb) => verbs.push(verb.trim()),
-            // Blank lines and comments may stand between verbs.
-            None if rest.is_empty() => return (verbs, rest),
-            None if bare.is_empty() => {}
-            None => return (verbs, rest),
+///
+/// Below Rust that goes on, `%` is an operator; and there it stands in the first column, right before a verb. A line as
+/// the prompt shows it, which one copies from elsewhere, is one of verbs too: `dam> step 5`.
+pub fn parts(cell: &str) -> Vec<Part<'_>> {
+    let (mut parts, mut rust, mut is_rust) = (Vec::new(), String::new(), false);
+    for (i, line) in cell.split_inclusive('\n').enumerate() {
+        let text = line.trim_end();
+        let verbs = match is_rust {
+            false => verbs(text.trim_start()),
+            true => verbs(text).filter(|_| is_verb(text) && !matches!(whole(&rust), Whole::No(_))),
+        };
+        match verbs {
+            Some(verbs) => {
+                let above = std::mem::replace(&mut rust, "\n".repeat(i + 1));
+                parts.extend(is_rust.then_some(Part::Rust(above)));
+                parts.push(Part::Verbs(verbs));
+                is_rust = false;
+            }
+            None => {
+                rust.push_str(line);
+                is_rust |= !text.trim_start().is_empty() && !text.starts_with("//");
+            }
         }
-        rest = rest.get(line.len()..).unwrap_or_default();
-        rest = rest.strip_prefix("\r\n").or_else(|| rest.strip_prefix('\n')).unwrap_or(rest);
     }
+    parts.extend(is_rust.then_some(Part::Rust(rust)));
+    parts
+}
+
+/// The verbs of a line that is of verbs: behind `%`, or as it stands at the prompt.
+pub fn verbs(line: &str) -> Option<&str> {
+    if let Some(verbs) = line.strip_prefix('%') {
+        return Some(verbs.trim());
+    }
+    // `dam> ` or `dam 3 sources · step 100 > `
+    let rest = line.strip_prefix("dam")?;
+    let verbs = match rest.strip_prefix('>') {
+        Some(verbs) => verbs.strip_prefix(' ').or(verbs.is_empty().then_some(""))?,
+        None => rest.strip_prefix(' ').filter(|rest| rest.contains(" sources · "))?.split_once(" > ")?.1,
+    };
+    Some(verbs.trim())
+}
+
+/// Whether a `%` before it makes this line one of verbs below Rust too.
+fn is_verb(line: &str) -> bool {
+    !line.starts_with('%') || line[1..].starts_with(|c: char| c.is_alphabetic() || c == '?')
+}
+
+/// A cell with blanks in the place of its lines of verbs: bytes and lines are where they were.
+pub fn without_verbs(cell: &str) -> String {
+    let mut bare = cell.to_owned();
+    for part in parts(cell) {
+        if let Part::Verbs(verbs) = part {
+            let at = verbs.as_ptr() as usize - cell.as_ptr() as usize;
+            let begin = cell[..at].rfind('\n').map_or(0, |end| end + 1);
+            let end = at + verbs.len();
+            bare.replace_range(begin..end, &" ".repeat(end - begin));
+        }
+    }
+    bare
+}
+
+/// Where the expression is that is the value of `rust`, which has commands of evcxr above it maybe. None where there is
+/// none, or the code is wrong.
+pub fn value(rust: &str) -> Option<Range<usize>> {
+    const HEAD: &str = "fn f(){";
+    let is_above = |line: &&str| line.trim().is_empty() || line.starts_with("//") || is_command(line);
+    let begin: usize = rust.split_inclusive('\n').take_while(is_above).map(str::len).sum();
+    let parsed = SourceFile::parse(&format!("{HEAD}{}\n}}", &rust[begin..]), Edition::Edition2024);
+    if !parsed.errors().is_empty() {
+        return None;
+    }
+    let mut items = parsed.syntax_node().children();
+    let range = ast::Fn::cast(items.next()?)?.body()?.stmt_list()?.tail_expr()?.syntax().text_range();
+    let place = |at: ra_ap_syntax::TextSize| usize::from(at) - HEAD.len() + begin;
+    items.next().is_none().then(|| place(range.start())..place(range.end()))
+}
+
+/// Where the expression begins that `code` ends with: after whatever ends a statement or opens a bracket.
+pub fn last(code: &str) -> usize {
+    let mut depth = 0;
+    for (at, c) in code.char_indices().rev() {
+        match c {
+            ')' | ']' | '}' => depth += 1,
+            '(' | '[' | '{' if depth > 0 => depth -= 1,
+            '(' | '[' | '{' | ';' | ',' | '=' | '\n' if depth == 0 => return at + 1,
+            _ => {}
+        }
+    }
+    0
+}
+
+/// Whether a line is one of evcxr's commands, or one for the shell.
+pub fn is_command(line: &str) -> bool {
+    line.starts_with('!') || line.trim_start_matches(' ').starts_with(':')
 }
 
 /// Whether Rust code is whole.
@@ -134,6 +226,28 @@ pub fn cursor(code: &str, position: usize) -> usize {
     code.char_indices().take_while(|(at, _)| *at < position).count()
 }
 
+/// Where the bracket is that opens the call which byte `position` is among the arguments of; none where a name is there.
+pub fn called(code: &str, position: usize) -> Option<usize> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let (before, after) = code.split_at(position);
+    let word = before.rfind(|c: char| !is_word(c)).map_or(before, |at| &before[at..]).trim_start_matches(|c: char| !is_word(c));
+    let word = if word.is_empty() { after } else { word };
+    if word.starts_with(|c: char| is_word(c) && !c.is_ascii_digit()) {
+        return None;
+    }
+    let mut depth = 0;
+    for (at, c) in before.char_indices().rev() {
+        match c {
+            ')' | ']' => depth += 1,
+            '(' | '[' if depth > 0 => depth -= 1,
+            '(' => return Some(at).filter(|at| before[..*at].ends_with(is_word)),
+            ';' | '{' | '}' => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Where the word at byte `position` ends.
 pub fn word_end(code: &str, position: usize) -> usize {
     let rest = &code[position..];
@@ -145,10 +259,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn verbs_come_before_rust() {
-        assert_eq!(split("%load a b\n\n %wrap\ndam.loss()?\n%x"), (vec!["load a b", "wrap"], "dam.loss()?\n%x"));
-        assert_eq!(split("%step 5"), (vec!["step 5"], ""));
-        assert_eq!(split("let a = 7 % 2;"), (vec![], "let a = 7 % 2;"));
+    fn a_cell_has_verbs_and_rust() {
+        let rust = |code: &str| Part::Rust(code.into());
+        assert_eq!(
+            parts("%load a b\n\n %wrap\ndam.loss()?\n%step 5\nlet a = 1;\n"),
+            [
+                Part::Verbs("load a b"),
+                Part::Verbs("wrap"),
+                rust("\n\n\ndam.loss()?\n"),
+                Part::Verbs("step 5"),
+                rust("\n\n\n\n\nlet a = 1;\n")
+            ]
+        );
+        assert_eq!(parts("// first\n%step 5"), [Part::Verbs("step 5")]);
+        // An operator, or text.
+        for code in ["let a = 7 % 2;", "let a = 7\n    % b;", "f(\n%b)", "r\"\n%step\n\"", "a\n% b"] {
+            assert_eq!(parts(code), [rust(code)], "{code}");
+        }
+        assert_eq!(without_verbs("%load 十\nlet a = 1;"), "         \nlet a = 1;");
+    }
+
+    #[test]
+    fn what_stands_at_the_prompt_is_a_verb_too() {
+        let copied = "dam> load a b\ndam 3 sources · step 100 · loss 0.43 > branch bold\ndam>";
+        assert_eq!(parts(copied), [Part::Verbs("load a b"), Part::Verbs("branch bold"), Part::Verbs("")]);
+        for code in ["dam.loss()?", "dam > 3", "dam>3", "dam_other> x"] {
+            assert_eq!(parts(code), [Part::Rust(code.into())], "{code}");
+        }
+    }
+
+    #[test]
+    fn the_value_of_a_cell_is_its_last_expression() {
+        let value = |code: &'static str| value(code).map(|range| &code[range]);
+        assert_eq!(value("let a = 1;\na + 1 // more"), Some("a + 1"));
+        assert_eq!(value(":dep x\n// first\n\n'十' "), Some("'十'"));
+        assert_eq!(value("for i in 0..3 { f(i); }"), Some("for i in 0..3 { f(i); }"));
+        for code in ["let a = 1;", "f();", "", "fn f() {}", "f(", ":vars", "use a::b;", "}\nfn g() { 1"] {
+            assert_eq!(value(code), None, "{code}");
+        }
+    }
+
+    #[test]
+    fn the_last_expression_begins_after_what_comes_before() {
+        let last = |code: &'static str| code[last(code)..].trim();
+        assert_eq!(
+            ["dam", "let x = 1; dam.loss()?", "f(dam", "let y = load([\"a\"])?", "[1, 2]"].map(last),
+            ["dam", "dam.loss()?", "dam", "load([\"a\"])?", "[1, 2]"]
+        );
     }
 
     #[test]
@@ -177,6 +334,11 @@ mod tests {
         assert_eq!((position("é = 1", 2), cursor("é = 1", 3)), (3, 2));
         assert_eq!(position("ab", 9), 2);
         assert_eq!(word_end("dam.train(3)", 6), 9);
+        assert_eq!(
+            ["dam.train(", "dam.train(1", "f(a(), ", "f(", "(1"].map(|code| called(code, code.len())),
+            [Some(9), Some(9), Some(1), Some(1), None]
+        );
+        assert_eq!(["dam.tra", "f(x", "f(1); "].map(|code| called(code, code.len())), [None; 3]);
         let inserted = ["loss()", "train(steps)", "terms", "0"].map(inserted);
         assert_eq!(inserted, [Some("loss()".into()), Some("train(".into()), Some("terms".into()), None]);
     }

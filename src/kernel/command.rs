@@ -5,8 +5,9 @@ use dam_prelude::Error;
 use serde_json::{Value, json};
 
 use super::doctor::doctor;
-use super::install::{Place, install, uninstall};
-use crate::render::{Output, note};
+use super::install::{Built, Place, install, uninstall};
+use super::installing;
+use crate::render::Output;
 
 /// What is done about Jupyter.
 #[derive(clap::Subcommand)]
@@ -35,14 +36,29 @@ pub enum Jupyter {
 pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
     match action {
         Jupyter::Install { place } => {
-            let told = || note("building the prelude for notebooks: some minutes, once");
-            let directory = install(place, told)?;
+            let directory = installing::shown(|| install(place, installing::announce))?;
             let said = format!("{} is a kernel of Jupyter now; open a notebook with: jupyter lab", directory.display());
             output.object("install", &said, json!({"path": directory}));
         }
         Jupyter::Uninstall { place } => {
-            let directory = uninstall(place)?;
-            output.object("uninstall", &format!("{} is removed", directory.display()), json!({"path": directory}));
+            let (directory, built) = uninstall(place)?;
+            let rest = match &built {
+                Built::Removed => "what was built for notebooks too".to_owned(),
+                Built::Needed(others) => {
+                    let others: Vec<String> = others.iter().map(|other| other.display().to_string()).collect();
+                    format!("what was built for notebooks stays for {}", others.join(", "))
+                }
+                Built::Running(count) => {
+                    let kernels = if *count == 1 { "1 kernel that runs".to_owned() } else { format!("{count} kernels that run") };
+                    format!("what {kernels} works with stays, and goes with the next installation")
+                }
+            };
+            let others = if let Built::Needed(others) = &built { others.as_slice() } else { &[] };
+            output.object(
+                "uninstall",
+                &format!("{} is removed; {rest}", directory.display()),
+                json!({"path": directory, "others": others}),
+            );
         }
         Jupyter::Doctor { place } => {
             let findings = doctor(place)?;

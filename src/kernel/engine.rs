@@ -10,7 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use dam_prelude::notebook::SOCKET;
 use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
-use super::cargo::HOME;
+use super::between::BACKTRACE;
+use super::cargo::{HOME, found};
 use super::link::Link;
 use super::prepare::{FEATURES, PRELUDE, Workplace, copy_lock, earlier, prepared};
 
@@ -22,6 +23,9 @@ const ATTACH: &str = "dam_prelude::notebook::attach();";
 
 /// What first cells are like: rust-analyzer, having seen it once, is quick.
 const FIRST: &str = "let dam = load([\"\"])?.wrap(Columns::default())?; dam.train(1)?.";
+
+/// Words that could stand somewhere, with their kinds.
+pub type Words = Vec<(String, &'static str)>;
 
 /// evcxr, with the prelude in scope.
 pub struct Engine {
@@ -81,10 +85,22 @@ impl Engine {
         self.context.execute_with_callbacks(code, &mut callbacks)
     }
 
-    /// What could stand at `position` of `code`, in bytes: the range it would replace, and the words.
-    pub fn completions(&mut self, code: &str, position: usize) -> Option<(usize, usize, Vec<String>)> {
+    /// The variables with their types, by name.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let mut all: Vec<_> = self.context.variables_and_types().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+        all.sort();
+        all
+    }
+
+    /// What evcxr made of the cell that was compiled last.
+    pub fn generated(&self) -> String {
+        self.context.last_source().unwrap_or_default()
+    }
+
+    /// What could stand at `position` of `code`, in bytes: the range it would replace, and the words with their kinds.
+    pub fn completions(&mut self, code: &str, position: usize) -> Option<(usize, usize, Words)> {
         let found = self.context.completions(code, position).ok()?;
-        let words = found.completions.into_iter().map(|c| c.code).collect();
+        let words = found.completions.into_iter().map(|c| (c.code, c.kind)).collect();
         Some((found.start_offset, found.end_offset, words))
     }
 
@@ -128,6 +144,9 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
     // SAFETY: evcxr reads it when it starts, on this thread; nothing else reads or writes the environment.
     unsafe { std::env::set_var("EVCXR_TMPDIR", directory) };
     let mut command = Command::new(program()?);
+    if let Some(wanted) = std::env::var_os("RUST_BACKTRACE") {
+        command.env(BACKTRACE, wanted);
+    }
     // Ctrl-C in a terminal is for this process, which passes it on.
     command.process_group(0);
     if let Some(socket) = socket {
@@ -137,7 +156,8 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
         command.env("CARGO_HOME", home);
     }
     command.env(LIBRARY_PATH, library_path(directory)?);
-    let (context, outputs) = EvalContext::with_subprocess_command(command).map_err(said).context("evcxr does not start")?;
+    let started = found(|| EvalContext::with_subprocess_command(command));
+    let (context, outputs) = started.map_err(said).context("evcxr does not start")?;
     // What the process says before it is connected.
     for lines in [outputs.stdout, outputs.stderr] {
         std::thread::spawn(move || lines.iter().for_each(|line| eprintln!("{line}")));

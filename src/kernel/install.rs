@@ -8,7 +8,8 @@ use dam_prelude::Error;
 use serde_json::{Value, json};
 
 use super::engine::prepare;
-use super::prepare::cache;
+use super::prepare::{cache, running};
+use super::registry;
 
 /// The name Jupyter shows.
 const TITLE: &str = "DAM (Rust)";
@@ -75,7 +76,10 @@ pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
     fs::create_dir_all(parent).with_context(|| format!("cannot write {}", parent.display()))?;
     let new = tempfile::tempdir_in(parent)?;
     let title = if place.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", place.name) };
-    let argv = [std::env::current_exe()?.display().to_string(), "kernel".into(), "{connection_file}".into()];
+    let own = std::env::current_exe()?.display().to_string();
+    // Where another has taken its place since it was started, Linux says so behind its name.
+    let own = own.strip_suffix(" (deleted)").map_or(own.clone(), str::to_owned);
+    let argv = [own, "kernel".into(), "{connection_file}".into()];
     let mut spec = json!({"argv": argv, "display_name": title, "language": "rust", "interrupt_mode": "message"});
     // A gateway starts kernels without most of its environment.
     if let Some(cache) = std::env::var_os("XDG_CACHE_HOME") {
@@ -88,6 +92,7 @@ pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
         fs::remove_dir_all(&directory)?;
     }
     fs::rename(new.keep(), &directory)?;
+    registry::add(&directory)?;
     Ok(directory)
 }
 
@@ -97,33 +102,58 @@ fn readable(directory: &Path) -> Result<()> {
     Ok(fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?)
 }
 
-/// Takes the kernel out of Jupyter, and removes what was built for it.
+/// What became of what was built, when a kernel was taken out.
+pub enum Built {
+    /// It is removed.
+    Removed,
+    /// These kernels need it.
+    Needed(Vec<PathBuf>),
+    /// So many kernels that still run have their own.
+    Running(usize),
+}
+
+/// Takes the kernel out of Jupyter, and removes what was built for it, unless others need that.
 ///
 /// # Errors
 /// No kernel there, or another's.
-pub fn uninstall(place: &Place) -> Result<PathBuf> {
+pub fn uninstall(place: &Place) -> Result<(PathBuf, Built)> {
     let directory = place.directory()?;
     if !directory.is_dir() {
         return Err(Error::NotFound { path: directory }.into());
     }
     ours(&directory)?;
     fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
-    fs::remove_dir_all(cache()?)?;
-    Ok(directory)
+    let others = registry::others(&directory)?;
+    if !others.is_empty() {
+        return Ok((directory, Built::Needed(others)));
+    }
+    let running = running()?;
+    match running.len() {
+        0 => fs::remove_dir_all(cache()?)?,
+        // What they work with stays theirs, and goes with the next installation.
+        _ => {
+            for entry in
+                fs::read_dir(cache()?)?.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("prelude-"))
+            {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+    }
+    Ok((directory, if running.is_empty() { Built::Removed } else { Built::Running(running.len()) }))
 }
 
 /// An error where the description of another program's kernel is.
 fn ours(directory: &Path) -> Result<()> {
-    let Ok(text) = fs::read_to_string(directory.join("kernel.json")) else {
-        return match directory.exists() {
-            true => Err(Error::NotReplaced { path: directory.to_owned(), what: "a kernel of dam" }.into()),
-            false => Ok(()),
-        };
-    };
-    let spec: Value = serde_json::from_str(&text).unwrap_or_default();
-    let title = spec["display_name"].as_str().unwrap_or_default();
-    match title.starts_with(TITLE) && spec["argv"][1] == "kernel" {
+    match !directory.exists() || is_ours(directory) {
         true => Ok(()),
         false => Err(Error::NotReplaced { path: directory.to_owned(), what: "a kernel of dam" }.into()),
     }
+}
+
+/// Whether a directory has the description of a kernel of `dam`.
+pub fn is_ours(directory: &Path) -> bool {
+    let text = fs::read_to_string(directory.join("kernel.json")).unwrap_or_default();
+    let spec: Value = serde_json::from_str(&text).unwrap_or_default();
+    let title = spec["display_name"].as_str().unwrap_or_default();
+    title.starts_with(TITLE) && spec["argv"][1] == "kernel"
 }

@@ -1,9 +1,11 @@
-//! The kernel's socket: what the cells write comes in, stops and verbs go out.
+//! The kernel's socket: what the cells write comes in, stops and verbs go out. So does what cargo says of a build.
+//!
+//! Only processes of the same user are heard, and only a process that descends from this one is ever ended.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,8 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// How long the cells' process has to answer what takes no time.
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::peer;
 
 /// Both connections, made anew when the cells' process is.
 pub struct Link {
@@ -23,6 +24,12 @@ pub struct Link {
     /// What the prelude answers; null when it is gone.
     answers: Mutex<Receiver<Value>>,
     answer: Sender<Value>,
+    /// Who is told that a cell waits for a line, while one runs.
+    asks: Mutex<Option<Sender<()>>>,
+    /// To what stands in for cargo, while something is built.
+    cargo: Mutex<Option<UnixStream>>,
+    /// Whether the build was stopped.
+    stopped: AtomicBool,
     /// The cells' process; 0: none.
     cells: AtomicU32,
     asked: AtomicU64,
@@ -41,6 +48,9 @@ impl Link {
             prelude: Mutex::default(),
             answers: Mutex::new(answers),
             answer,
+            asks: Mutex::default(),
+            cargo: Mutex::default(),
+            stopped: AtomicBool::new(false),
             cells: AtomicU32::new(0),
             asked: AtomicU64::new(0),
         });
@@ -49,6 +59,9 @@ impl Link {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
+                if !peer::is_same_user(&stream) {
+                    continue;
+                }
                 let (link, said) = (Arc::clone(&accepting), Arc::clone(&said));
                 std::thread::spawn(move || link.serve(stream, &*said));
             }
@@ -64,7 +77,19 @@ impl Link {
         if hello["hello"] == "cells" {
             self.cells.store(hello["pid"].as_u64().unwrap_or(0) as u32, Ordering::SeqCst);
             *locked(&self.between) = Some(writing);
+            for message in messages {
+                match message.get("asks") {
+                    // Nobody listens when the cell has ended.
+                    Some(_) => drop(locked(&self.asks).as_ref().map(|asks| asks.send(()))),
+                    None => said(message),
+                }
+            }
+            return;
+        }
+        if hello["hello"] == "cargo" {
+            *locked(&self.cargo) = Some(writing);
             messages.for_each(said);
+            *locked(&self.cargo) = None;
             return;
         }
         *locked(&self.prelude) = Some(writing);
@@ -93,10 +118,43 @@ impl Link {
         self.tell(&json!({"op": "stop"}));
     }
 
-    /// What was printed without a line end is written.
-    pub fn flush(&self) {
+    /// What was printed without a line end is written; the cells' process has so long to do it.
+    pub fn flush(&self, patience: Duration) {
         let answers = self.asking(&json!({"op": "flush"}));
-        let _ = answers.recv_timeout(PATIENCE);
+        let _ = answers.recv_timeout(patience);
+    }
+
+    /// What is sent to the receiver while it lives: that a cell waits for a line.
+    pub fn asks(&self) -> Receiver<()> {
+        let (sender, receiver) = channel();
+        *locked(&self.asks) = Some(sender);
+        receiver
+    }
+
+    /// From now on nobody answers cells that wait for a line.
+    pub fn answers_no_more(&self) {
+        *locked(&self.asks) = None;
+    }
+
+    /// Gives the cell that waits a line; none tells it that there is none.
+    pub fn answer(&self, line: Option<&str>) {
+        if let Some(between) = &mut *locked(&self.between) {
+            // It is gone with the cell.
+            let _ = writeln!(between, "{}", json!({"line": line}));
+        }
+    }
+
+    /// Ends the build that is under way, if one is, which it tells.
+    pub fn stop_build(&self) -> bool {
+        let mut cargo = locked(&self.cargo);
+        let stopped = cargo.as_mut().is_some_and(|cargo| writeln!(cargo, "stop").is_ok());
+        self.stopped.fetch_or(stopped, Ordering::SeqCst);
+        stopped
+    }
+
+    /// Whether a build was stopped since this was asked last.
+    pub fn was_build_stopped(&self) -> bool {
+        self.stopped.swap(false, Ordering::SeqCst)
     }
 
     /// Whether the prelude listens.
@@ -150,6 +208,7 @@ impl Link {
         let cells = self.cells.swap(0, Ordering::SeqCst);
         if let Ok(cells) = i32::try_from(cells)
             && cells > 1
+            && peer::descends(cells)
         {
             // SAFETY: sends a signal, no more; the process between waits for this process, so its number is not
             // another's.

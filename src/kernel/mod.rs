@@ -6,21 +6,36 @@
 //!    \------ output <-----------/                \=========== stops and verbs ========================/  notebook/
 //! ```
 
+mod apart;
 mod between;
+mod building;
 mod cargo;
 mod cell;
 mod clients;
 mod code;
 mod command;
+mod complete;
 mod doctor;
 mod engine;
+mod failure;
 mod install;
+mod installing;
 mod link;
+mod lock;
+mod members;
 mod output;
+mod pace;
+mod parameters;
+mod peer;
+mod places;
 mod prepare;
 mod prompt;
+mod registry;
+mod report;
 mod server;
+mod stdin;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -57,12 +72,29 @@ pub fn forget_cargo() {
     }
 }
 
+/// A directory for sockets that nobody else may enter, whatever this process leaves to others of what it makes.
+///
+/// # Errors
+/// Nowhere to make it.
+fn own_directory() -> Result<tempfile::TempDir> {
+    /// The longest name of a directory in which a socket may have its own.
+    const LONGEST: usize = 70;
+    let only_me = std::fs::Permissions::from_mode(0o700);
+    let mut place = std::env::temp_dir();
+    if place.as_os_str().len() > LONGEST {
+        place = "/tmp".into();
+    }
+    let directory = tempfile::Builder::new().prefix("dam-").permissions(only_me.clone()).tempdir_in(place)?;
+    std::fs::set_permissions(directory.path(), only_me)?;
+    Ok(directory)
+}
+
 /// Runs the kernel that a connection file describes, until it is shut down.
 ///
 /// # Errors
 /// A file that cannot be read, ports that are taken.
 pub fn kernel(connection_file: &Path) -> Result<()> {
-    let directory = tempfile::tempdir()?;
-    cargo::stand_in(directory.path())?;
+    let directory = own_directory()?;
+    cargo::stand_in(directory.path(), &directory.path().join(server::SOCKET))?;
     server::serve(connection_file, directory.path())
 }

@@ -20,19 +20,34 @@ use anyhow::{Context, Result};
 pub const PRELUDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/prelude");
 
 /// The versions of everything that it needs.
-const LOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock");
+pub const LOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock");
 
-/// Cells compile fastest without optimisation, and what they call runs fastest with it.
-const CARGO: &str = "\
-[profile.dev]
-debug-assertions = false
-overflow-checks = false
+/// Settings that optimise crates to a level.
+macro_rules! optimised {
+    ($level:literal: $($name:literal)*) => {
+        concat!($("[profile.dev.package.", $name, "]\nopt-level = ", $level, "\n"),*)
+    };
+}
 
-[profile.dev.package.\"*\"]
-opt-level = 3
-debug-assertions = false
-overflow-checks = false
-";
+/// Cells compile fastest without optimisation, and what they call runs fastest with it. That is few crates: those that
+/// compute, read weights or cut text into tokens. All others are half the time that the build takes.
+const CARGO: &str = concat!(
+    "[profile.dev]\ndebug-assertions = false\noverflow-checks = false\n",
+    "[profile.dev.package.\"*\"]\nopt-level = 1\ndebug-assertions = false\noverflow-checks = false\n",
+    optimised!(
+        3: "dam-prelude" "candle-core" "gemm" "gemm-common" "gemm-f16" "gemm-f32" "gemm-f64" "pulp" "half" "float8" "rayon" "rayon-core"
+        "crossbeam-deque" "crossbeam-epoch" "matrixmultiply" "nalgebra" "libm" "memmap2" "safetensors" "tokenizers" "fancy-regex"
+        "regex-automata" "aho-corasick" "memchr" "spm_precompiled" "daachorse" "unicode-normalization-alignments" "hashbrown"
+        "serde_json" "parquet" "zstd-sys" "zstd-safe" "snap" "simdutf8" "twox-hash" "flate2" "zlib-rs" "miniz_oxide" "crc32fast"
+        "png" "fdeflate" "simd-adler32" "ring" "rand_chacha" "plotters" "ab_glyph_rasterizer"
+    ),
+    // Products of complex numbers, of which there are none, and what only writes code for the compiler.
+    optimised!(
+        0: "gemm-c32" "gemm-c64" "syn" "quote" "proc-macro2" "unicode-ident" "serde_derive" "darling" "darling_core" "darling_macro"
+        "derive_builder_core" "derive_builder_macro" "nalgebra-macros" "zerocopy-derive" "synstructure" "yoke-derive" "zerofrom-derive"
+        "thiserror-impl" "bytemuck_derive" "dyn-stack-macros" "monostate-impl" "macro_rules_attribute-proc_macro" "cc"
+    ),
+);
 
 /// The features of the prelude, as this program has them.
 pub const FEATURES: &[&str] = &[
@@ -95,6 +110,21 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
+/// The processes that have a directory to build cells in.
+///
+/// # Errors
+/// A cache that cannot be read.
+pub fn running() -> Result<Vec<i32>> {
+    let entries = fs::read_dir(cache()?.join("notebooks")).into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+    Ok(numbers.filter(|process| is_alive(*process)).collect())
+}
+
+fn is_alive(process: i32) -> bool {
+    // SAFETY: signal 0 only asks whether the process is there.
+    process > 0 && unsafe { libc::kill(process, 0) } == 0
+}
+
 /// A directory that is removed with the value.
 pub struct Workplace(PathBuf);
 
@@ -108,9 +138,7 @@ impl Workplace {
         fs::create_dir_all(&notebooks)?;
         for entry in fs::read_dir(&notebooks)?.flatten() {
             let process = entry.file_name().to_string_lossy().parse::<i32>().unwrap_or(0);
-            // SAFETY: signal 0 only asks whether the process is there.
-            let alive = process > 0 && unsafe { libc::kill(process, 0) } == 0;
-            if !alive || process == std::process::id().cast_signed() {
+            if !is_alive(process) || process == std::process::id().cast_signed() {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -137,6 +165,7 @@ impl Workplace {
     /// A disk without room.
     pub fn keep(self, prepared: &Path) -> Result<()> {
         let earlier = earlier()?;
+        tidy(&self.0.join("target"))?;
         match fs::rename(&self.0, prepared) {
             Err(error) if !prepared.is_dir() => return Err(error.into()),
             _ => {}
@@ -153,6 +182,19 @@ impl Drop for Workplace {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Removes what nobody reads again: what the compiler keeps to build the prelude anew in part.
+fn tidy(target: &Path) -> Result<()> {
+    for entry in fs::read_dir(target)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name == "incremental") {
+            fs::remove_dir_all(&path)?;
+        } else if path.is_dir() && !path.ends_with("deps") && !path.ends_with(".fingerprint") {
+            tidy(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// What was prepared last, for whatever prelude.

@@ -9,11 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jupyter_protocol::messaging::{ExecuteRequest, JupyterMessage};
 use serde_json::{Value, json};
 
-use super::cell::{Cells, complete};
+use super::cell::Cells;
 use super::code::{Whole, whole};
+use super::complete::Completer;
 use super::engine::Engine;
+use super::failure::Failure;
 use super::link::Link;
-use super::output::{Failure, Output};
+use super::output::Output;
 use crate::render::{Output as Screen, note};
 use crate::terminal;
 
@@ -22,6 +24,7 @@ pub struct Rust {
     cells: Arc<Cells>,
     engine: Engine,
     output: Arc<Output>,
+    completer: Completer,
     count: usize,
     _directory: tempfile::TempDir,
 }
@@ -32,17 +35,17 @@ impl Rust {
     /// # Errors
     /// No compiler or source, a prelude that does not build.
     pub fn start() -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        super::forget_cargo();
-        super::cargo::stand_in(directory.path())?;
+        let directory = super::own_directory()?;
         let socket = directory.path().join("rust");
+        super::forget_cargo();
+        super::cargo::stand_in(directory.path(), &socket)?;
         let live = Mutex::new(Live::default());
-        let output = Arc::new(Output::new(move |message| live.lock().unwrap_or_else(PoisonError::into_inner).show(&message)));
+        let output = Output::new(move |message| live.lock().unwrap_or_else(PoisonError::into_inner).show(&message));
         let said = Arc::clone(&output);
         let link = Link::listen(&socket, move |message| said.take(&message))?;
         let cells = Arc::new(Cells::new(link, Arc::clone(&output), socket));
         let engine = cells.start_telling(|| note("building the prelude for Rust at the prompt: some minutes, once"))?;
-        Ok(Self { cells, engine, output, count: 0, _directory: directory })
+        Ok(Self { cells, engine, output, completer: Completer::default(), count: 0, _directory: directory })
     }
 
     /// What stops a cell that runs.
@@ -58,7 +61,8 @@ impl Rust {
     pub fn run(&mut self, cell: &str) -> Result<(), Failure> {
         self.count += 1;
         self.output.begin(&JupyterMessage::new(ExecuteRequest::new(cell.into()), None), self.count);
-        self.cells.run(&mut self.engine, cell, &|_, _| String::new())
+        self.completer.forget();
+        self.cells.run(&mut self.engine, cell, self.count, &|_, _| None)
     }
 
     /// Writes the merge that was made last to `file`.
@@ -72,8 +76,8 @@ impl Rust {
     /// The words that could stand at byte `position` of `code`: where they begin, and themselves.
     pub fn complete(&mut self, code: &str, position: usize) -> (usize, Vec<String>) {
         let cursor = super::code::cursor(code, position);
-        let (words, start, _) = complete(&mut self.engine, code, cursor);
-        (super::code::position(code, start), words)
+        let found = self.completer.complete(&mut self.engine, code, cursor);
+        (super::code::position(code, found.start), found.words)
     }
 
     /// Whether more lines belong to `code`.
@@ -102,6 +106,11 @@ impl Live {
         let id = content["transient"]["display_id"].as_str();
         match (message.message_type(), id) {
             ("update_display_data", Some(id)) | ("display_data", Some(id)) => self.change(id, plain),
+            ("clear_output", _) => {
+                if let Some((_, bar)) = self.picture.take() {
+                    bar.finish_and_clear();
+                }
+            }
             ("stream", _) => {
                 self.leave();
                 let text = content["text"].as_str().unwrap_or_default();

@@ -1,10 +1,12 @@
 //! Jupyter's sockets, and who answers what.
 //!
 //! Cells, completions and documentation wait for each other on one thread; everything else is answered at once, so
-//! that a kernel that runs a cell can be asked, interrupted and ended.
+//! that a kernel that runs a cell can be asked, interrupted and ended. Whatever is asked on shell and control, the kernel
+//! says that it is busy before and idle after it: JupyterLab takes a reply for one only then.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,15 +24,23 @@ use jupyter_zmq_client::{
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::cell::{Cells, complete, inspect};
-use super::clients::{PAUSE, behind, own_identity, tell_apart};
+use super::cell::Cells;
+use super::clients::{PAUSE, behind, let_through, own_identity};
 use super::code::{Whole, whole};
+use super::complete::{Completer, inspect};
 use super::engine::Engine;
+use super::failure::Failure;
 use super::link::Link;
-use super::output::{Failure, Output};
+use super::output::Output;
+
+/// The name of the kernel's own socket, in its directory.
+pub const SOCKET: &str = "kernel";
 
 /// How long the thread that runs cells has to clean up at the end.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How often a cell that waits for an answer looks whether it is to give up.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long nothing is asked after the start until there is time to warm up.
 const LULL: Duration = Duration::from_millis(300);
@@ -44,8 +54,8 @@ struct Kernel {
     stdin: UnboundedSender<JupyterMessage>,
     /// What was run, in order.
     history: Mutex<Vec<String>>,
-    answers: Mutex<Receiver<String>>,
-    info: ConnectionInfo,
+    /// What a person types where a cell asks, with the name of the question, if the front end gives it.
+    answers: Mutex<Receiver<(Option<String>, String)>>,
 }
 
 /// Serves the connection that `file` describes, until it is shut down, with its own sockets in `directory`.
@@ -63,14 +73,13 @@ pub fn serve(file: &Path, directory: &Path) -> Result<()> {
 
 async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     let session = uuid();
-    let mut heartbeat = create_kernel_heartbeat_connection(&info).await?;
-    let mut iopub_socket = create_kernel_iopub_connection(&info, &session).await?;
     let behind = behind(&info, directory);
+    let mut heartbeat = create_kernel_heartbeat_connection(&behind).await?;
+    let mut iopub_socket = create_kernel_iopub_connection(&behind, &session).await?;
     let (shell_send, shell) = create_kernel_shell_connection(&behind, &session).await?.split();
     let (mut control_send, mut control) = create_kernel_control_connection(&behind, &session).await?.split();
-    tell_apart(&info, &behind, info.shell_port).await?;
-    tell_apart(&info, &behind, info.control_port).await?;
-    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(&info, &session).await?.split();
+    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(&behind, &session).await?.split();
+    let_through(&info, &behind).await?;
     let (iopub, mut published) = unbounded_channel::<JupyterMessage>();
     let (shell_out, replies) = unbounded_channel();
     let (stdin, asked) = unbounded_channel();
@@ -79,13 +88,13 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
 
     let shown = iopub.clone();
     // Without a receiver the kernel is ending.
-    let output = Arc::new(Output::new(move |message| drop(shown.send(message))));
+    let output = Output::paced(move |message| drop(shown.send(message)));
     let said = Arc::clone(&output);
-    let socket = directory.join("kernel");
+    let socket = directory.join(SOCKET);
     let link = Link::listen(&socket, move |message| said.take(&message))?;
     let cells = Cells::new(link, Arc::clone(&output), socket);
     let (history, answers) = (Mutex::default(), Mutex::new(answers));
-    let kernel = Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers, info });
+    let kernel = Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers });
     let working = Arc::clone(&kernel);
     let worker = std::thread::spawn(move || working.work(&jobs));
 
@@ -110,8 +119,9 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
+            let question = message.parent_header.map(|question| question.msg_id);
             if let JupyterMessageContent::InputReply(reply) = message.content
-                && answer.send(reply.value).is_err()
+                && answer.send((question, reply.value)).is_err()
             {
                 return;
             }
@@ -119,6 +129,8 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     });
     tokio::spawn(hear(Arc::clone(&kernel), shell, work.clone()));
     tokio::spawn(orphaned());
+    // The first Tab waits for no reading.
+    std::thread::spawn(super::members::Members::known);
 
     loop {
         let Ok(message) = control.read().await else { continue };
@@ -132,10 +144,7 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
                 (ShutdownReply { restart: request.restart, ..ShutdownReply::default() }.into(), true)
             }
             JupyterMessageContent::KernelInfoRequest(_) => (JupyterMessageContent::KernelInfoReply(Box::new(about())), false),
-            _ => {
-                kernel.status(&message, Status::idle());
-                continue;
-            }
+            _ => (unknown(&message), false),
         };
         if last {
             kernel.cells.shut_down();
@@ -219,8 +228,7 @@ impl Kernel {
             JupyterMessageContent::ExecuteRequest(_)
             | JupyterMessageContent::CompleteRequest(_)
             | JupyterMessageContent::InspectRequest(_) => return None,
-            _ => UnknownMessage { msg_type: message.header.msg_type.clone(), ..UnknownMessage::default() }
-                .reply(json!({"status": "error", "ename": "unknown", "evalue": "this kernel does not do that", "traceback": []})),
+            _ => unknown(message),
         })
     }
 
@@ -248,62 +256,61 @@ impl Kernel {
 
     /// Runs what comes, until nothing comes any more.
     fn work(&self, jobs: &Receiver<Option<JupyterMessage>>) {
-        let mut engine = self.cells.start();
-        let mut count = 0;
-        let mut next = jobs.recv_timeout(LULL).or_else(|_| {
-            if let Ok(engine) = &mut engine {
-                engine.warm_up();
-            }
-            jobs.recv()
-        });
-        while let Ok(Some(job)) = next {
+        let (engine, completer) = (self.cells.start(), Completer::default());
+        let mut worker = Worker { engine, completer, count: 0, is_warm: false, seen: BTreeSet::new() };
+        while let Some(job) = worker.next(jobs) {
             // Cells that were sent before it was known that this one failed are not run.
-            for job in self.job(&mut engine, &job, &mut count, jobs) {
+            for job in self.job(&mut worker, &job, jobs) {
                 let Some(job) = job else { return };
                 match &job.content {
                     JupyterMessageContent::ExecuteRequest(_) => {
                         self.status(&job, Status::busy());
-                        self.reply(&job, aborted(count));
+                        self.reply(&job, aborted(&job));
                         self.status(&job, Status::idle());
                     }
-                    _ => drop(self.job(&mut engine, &job, &mut count, jobs)),
+                    _ => drop(self.job(&mut worker, &job, jobs)),
                 }
             }
-            next = jobs.recv();
         }
     }
 
     /// One job. If it fails, what was sent before anybody could know is given back, to be given up.
     fn job(
         &self,
-        engine: &mut Result<Engine>,
+        worker: &mut Worker,
         job: &JupyterMessage,
-        count: &mut usize,
         jobs: &Receiver<Option<JupyterMessage>>,
     ) -> Vec<Option<JupyterMessage>> {
-        match (&job.content, engine) {
-            (JupyterMessageContent::ExecuteRequest(request), engine) => {
-                self.status(job, Status::busy());
-                let (reply, failure) = self.execute(engine, job, request, count);
-                let waiting = if failure.is_some() && request.stop_on_error { jobs.try_iter().collect() } else { Vec::new() };
+        let mut waiting = Vec::new();
+        self.status(job, Status::busy());
+        match (&job.content, &mut worker.engine) {
+            (JupyterMessageContent::ExecuteRequest(request), _) => {
+                let (reply, failure) = self.execute(worker, job, request);
+                if failure.is_some() && request.stop_on_error {
+                    waiting = jobs.try_iter().collect();
+                }
                 failure.inspect(|failure| self.output.failed(failure));
                 self.reply(job, reply);
-                self.status(job, Status::idle());
-                return waiting;
             }
             (JupyterMessageContent::CompleteRequest(request), Ok(engine)) => {
-                let (matches, cursor_start, cursor_end) = complete(engine, &request.code, request.cursor_pos);
-                self.reply(job, CompleteReply { matches, cursor_start, cursor_end, ..CompleteReply::default() });
+                let found = worker.completer.complete(engine, &request.code, request.cursor_pos);
+                let metadata = found.metadata();
+                let (matches, cursor_start, cursor_end) = (found.words, found.start, found.end);
+                self.reply(job, CompleteReply { matches, cursor_start, cursor_end, metadata, ..CompleteReply::default() });
             }
             (JupyterMessageContent::InspectRequest(request), Ok(engine)) => {
                 let found = inspect(engine, &request.code, request.cursor_pos);
                 let data = found.clone().and_then(|data| serde_json::from_value(data).ok()).unwrap_or_default();
                 self.reply(job, InspectReply { found: found.is_some(), data, ..InspectReply::default() });
             }
-            (JupyterMessageContent::CompleteRequest(_), Err(_)) => self.reply(job, CompleteReply::default()),
+            (JupyterMessageContent::CompleteRequest(request), Err(_)) => {
+                let (cursor_start, cursor_end) = (request.cursor_pos, request.cursor_pos);
+                self.reply(job, CompleteReply { cursor_start, cursor_end, ..CompleteReply::default() });
+            }
             _ => self.reply(job, InspectReply::default()),
         }
-        Vec::new()
+        self.status(job, Status::idle());
+        waiting
     }
 
     fn reply(&self, to: &JupyterMessage, content: impl Into<JupyterMessageContent>) {
@@ -311,13 +318,9 @@ impl Kernel {
     }
 
     /// Runs a cell: its reply, and why it failed if it did.
-    fn execute(
-        &self,
-        engine: &mut Result<Engine>,
-        job: &JupyterMessage,
-        request: &ExecuteRequest,
-        count: &mut usize,
-    ) -> (ExecuteReply, Option<Failure>) {
+    fn execute(&self, worker: &mut Worker, job: &JupyterMessage, request: &ExecuteRequest) -> (ExecuteReply, Option<Failure>) {
+        let Worker { engine, completer, count, .. } = worker;
+        completer.forget();
         if request.store_history && !request.silent {
             *count += 1;
             self.history().push(request.code.clone());
@@ -328,17 +331,9 @@ impl Kernel {
             let _ = self.iopub.send(JupyterMessage::new(input, Some(job)));
         }
         self.output.begin(job, *count);
-        let ask = |prompt: &str, password: bool| {
-            if !request.allow_stdin {
-                return String::new();
-            }
-            let asked = InputRequest { prompt: prompt.to_owned(), password };
-            let client = job.zmq_identities.iter().map(|name| own_identity(name, &self.info).into()).collect();
-            let _ = self.stdin.send(JupyterMessage::new(asked, Some(job)).with_zmq_identities(client));
-            self.answers.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap_or_default()
-        };
+        let ask = |prompt: &str, password: bool| self.ask(job, request, prompt, password);
         let done = match engine {
-            Ok(engine) => self.cells.run(engine, &request.code, &ask),
+            Ok(engine) => self.cells.run(engine, &request.code, *count, &ask),
             Err(error) => Err(Failure::new("error", &format!("{error:#}"), "hint: `dam jupyter doctor` says what is missing")),
         };
         let mut reply = ExecuteReply { execution_count, user_expressions: Some(Default::default()), ..ExecuteReply::default() };
@@ -349,11 +344,81 @@ impl Kernel {
         }
         (reply, done.err())
     }
+
+    /// What a person types where the cell of `job` asks; none where nobody can be asked, or the cell is to stop.
+    fn ask(&self, job: &JupyterMessage, request: &ExecuteRequest, prompt: &str, password: bool) -> Option<String> {
+        if !request.allow_stdin {
+            return None;
+        }
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those to questions before, of cells that were interrupted meanwhile, are not for this one.
+        while answers.try_recv().is_ok() {}
+        let client = job.zmq_identities.iter().map(|name| own_identity(name).into()).collect();
+        let asked = InputRequest { prompt: prompt.to_owned(), password };
+        let asked = JupyterMessage::new(asked, Some(job)).with_zmq_identities(client);
+        let name = asked.header.msg_id.clone();
+        let _ = self.stdin.send(asked);
+        loop {
+            match answers.recv_timeout(LOOK) {
+                Ok((question, answer)) if question.as_ref().is_none_or(|question| *question == name) => return Some(answer),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) if !self.cells.gives_up() => {}
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
-fn aborted(count: usize) -> ExecuteReply {
-    let status = ReplyStatus::Aborted;
-    ExecuteReply { status, execution_count: ExecutionCount::new(count), ..ExecuteReply::default() }
+/// What one thread works with: evcxr, unless it does not start; what it knows of completions; how many cells it has run.
+struct Worker {
+    engine: Result<Engine>,
+    completer: Completer,
+    count: usize,
+    is_warm: bool,
+    /// Types of variables of which the members have been looked for.
+    seen: BTreeSet<String>,
+}
+
+impl Worker {
+    /// The next job; none: it is over. While nothing comes, what may be asked next is looked for: JupyterLab waits for a
+    /// list of words no longer than a second.
+    fn next(&mut self, jobs: &Receiver<Option<JupyterMessage>>) -> Option<JupyterMessage> {
+        let mut next = jobs.recv_timeout(LULL);
+        while let Err(RecvTimeoutError::Timeout) = next {
+            if !self.warm_up() {
+                return jobs.recv().ok().flatten();
+            }
+            next = jobs.recv_timeout(Duration::ZERO);
+        }
+        next.ok().flatten()
+    }
+
+    /// Makes one thing quicker, if there is one.
+    fn warm_up(&mut self) -> bool {
+        let Ok(engine) = &mut self.engine else { return false };
+        if !std::mem::replace(&mut self.is_warm, true) {
+            engine.warm_up();
+            return true;
+        }
+        let new = engine.variables().into_iter().find(|(_, kind)| !self.seen.contains(kind));
+        new.is_some_and(|(name, kind)| {
+            let code = format!("{name}.");
+            self.completer.complete(engine, &code, code.chars().count());
+            self.seen.insert(kind)
+        })
+    }
+}
+
+/// The answer to a cell that is not run: it has no number.
+fn aborted(cell: &JupyterMessage) -> JupyterMessageContent {
+    let request = UnknownMessage { msg_type: cell.header.msg_type.clone(), ..UnknownMessage::default() };
+    request.reply(json!({"status": "aborted"}))
+}
+
+/// The answer to what this kernel does not know.
+fn unknown(message: &JupyterMessage) -> JupyterMessageContent {
+    let request = UnknownMessage { msg_type: message.header.msg_type.clone(), ..UnknownMessage::default() };
+    request.reply(json!({"status": "error", "ename": "unknown", "evalue": "this kernel does not do that", "traceback": []}))
 }
 
 fn uuid() -> String {

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use anyhow::Result;
+use dam_prelude::train::KEYS;
 use dam_prelude::verbs::Context;
-use dam_prelude::{Dam, Error};
+use dam_prelude::{Dam, Error, Settings};
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -40,7 +41,8 @@ impl Prompt {
     pub fn run(&mut self, context: &mut Context, output: &Output) -> Result<()> {
         let rust = self.rust()?;
         self.give(context, &rust)?;
-        output.say("Rust: the merge is `dam`, the prelude is in scope, `%step 50` runs a verb; `back` or Ctrl-D comes back.");
+        let what = if context.dam.is_some() { "the merge is `dam`" } else { "the sources are `models`, with data and settings" };
+        output.say(&format!("Rust: {what}, the prelude is in scope, `%step 50` runs a verb; `back` or Ctrl-D comes back."));
         read(&rust)?;
         self.take(context, &rust, output)
     }
@@ -81,7 +83,16 @@ impl Prompt {
                 if sources.is_empty() {
                     return Ok(());
                 }
-                format!("let mut models = load({sources:?})?;")
+                let mut lines = vec![format!("let mut models = load({sources:?})?;")];
+                for name in models.names() {
+                    let spec = models.data_spec(name).map(|spec| format!("models.data({name:?}, {spec:?})?;"));
+                    lines.extend(spec);
+                }
+                for key in KEYS {
+                    let value = models.settings.get(key).filter(|value| Settings::default().get(key).as_ref() != Some(value));
+                    lines.extend(value.map(|value| format!("models.settings.set({key:?}, {value:?})?;")));
+                }
+                lines.join("\n")
             }
         };
         let _running = Running::new();

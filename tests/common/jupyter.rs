@@ -11,9 +11,9 @@ use jupyter_protocol::messaging::{
     JupyterMessage, JupyterMessageContent, KernelInfoRequest, ShutdownRequest,
 };
 use jupyter_zmq_client::{
-    ClientControlConnection, ClientIoPubConnection, ClientShellConnection, create_client_control_connection,
-    create_client_iopub_connection, create_client_shell_connection_with_identity, create_client_stdin_connection_with_identity,
-    peek_ports_with_listeners, peer_identity_for_session,
+    ClientControlConnection, ClientIoPubConnection, ClientShellConnection, ClientStdinConnection,
+    create_client_control_connection, create_client_iopub_connection, create_client_shell_connection_with_identity,
+    create_client_stdin_connection_with_identity, peek_ports_with_listeners, peer_identity_for_session,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -97,7 +97,7 @@ pub fn cache() -> PathBuf {
 /// `dam` as it is to be run for notebooks.
 pub fn dam(directory: &Path) -> Command {
     let mut command = super::dam(directory);
-    command.env("XDG_CACHE_HOME", cache());
+    command.env("XDG_CACHE_HOME", cache()).env_remove("RUST_BACKTRACE");
     command
 }
 
@@ -168,10 +168,7 @@ impl Kernel {
 
     /// Runs a cell that asks for a line: what it asked, with the text that it then wrote.
     pub fn run_and_answer(&mut self, code: &str, line: &str) -> (String, String) {
-        let mut stdin = self.runtime.block_on(async {
-            let identity = peer_identity_for_session("tests").unwrap();
-            create_client_stdin_connection_with_identity(&self.info, "tests", identity).await.unwrap()
-        });
+        let mut stdin = self.stdin();
         let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
         let question = self.runtime.block_on(async {
             let question = timeout(PATIENCE, stdin.read()).await.unwrap().unwrap();
@@ -182,6 +179,43 @@ impl Kernel {
         let cell = self.outputs(&request, |_, _| {});
         assert_eq!(self.reply()["status"], "ok");
         (question, cell.text("stdout"))
+    }
+
+    /// Runs a cell that asks for a line and is interrupted then; the answer comes when it is over, and once more before that
+    /// to `next`, which asks too. What both wrote.
+    pub fn run_and_answer_late(&mut self, code: &str, next: &str) -> (String, String) {
+        let mut stdin = self.stdin();
+        let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
+        let question = self.runtime.block_on(async { timeout(PATIENCE, stdin.read()).await.unwrap().unwrap() });
+        self.interrupt();
+        let first = self.outputs(&request, |_, _| {});
+        self.reply();
+        let answer = |value: &str, question: &JupyterMessage| {
+            JupyterMessage::new(InputReply { value: value.into(), ..InputReply::default() }, Some(question))
+        };
+        self.runtime.block_on(stdin.send(answer("late", &question))).unwrap();
+        let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
+        self.runtime.block_on(async {
+            let own = timeout(PATIENCE, stdin.read()).await.unwrap().unwrap();
+            stdin.send(answer("later", &question)).await.unwrap();
+            stdin.send(answer("own", &own)).await.unwrap();
+        });
+        let second = self.outputs(&request, |_, _| {});
+        assert_eq!(self.reply()["status"], "ok");
+        (first.text("stdout"), second.text("stdout"))
+    }
+
+    fn stdin(&self) -> ClientStdinConnection {
+        self.runtime.block_on(async {
+            let identity = peer_identity_for_session("tests").unwrap();
+            create_client_stdin_connection_with_identity(&self.info, "tests", identity).await.unwrap()
+        })
+    }
+
+    /// The ports of its five sockets.
+    pub fn ports(&self) -> [u16; 5] {
+        let ConnectionInfo { shell_port, iopub_port, stdin_port, control_port, hb_port, .. } = self.info;
+        [shell_port, iopub_port, stdin_port, control_port, hb_port]
     }
 
     /// Waits until it answers, and what it publishes arrives.
@@ -247,6 +281,7 @@ impl Kernel {
             match message.message_type() {
                 "status" if content["execution_state"] == "idle" => return cell,
                 "status" | "execute_input" => continue,
+                "clear_output" => cell.outputs.clear(),
                 "stream" => match cell.outputs.last_mut() {
                     Some(last) if last["output_type"] == "stream" && last["name"] == content["name"] => {
                         let text = last["text"].as_str().unwrap().to_owned() + content["text"].as_str().unwrap();
@@ -290,27 +325,39 @@ impl Kernel {
         });
     }
 
+    /// The content of the reply to a request. A client takes it for one when the kernel has said that it is busy with it, and
+    /// then idle.
+    pub fn answer(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
+        let request = self.ask(content);
+        let reply = self.reply();
+        let mut states = Vec::new();
+        while states.last().is_none_or(|state| state != "idle") {
+            let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
+            if message.parent_header.as_ref().is_some_and(|parent| parent.msg_id == request.header.msg_id) {
+                states.push(json!(message.content)["execution_state"].as_str().unwrap().to_owned());
+            }
+        }
+        assert_eq!(states, ["busy", "idle"]);
+        reply
+    }
+
     /// The words that could stand at the end of `code`.
     pub fn complete(&mut self, code: &str) -> Vec<String> {
-        self.ask(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
-        let reply = self.reply();
+        let reply = self.answer(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
         reply["matches"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
     }
 
     /// The documentation at the end of `code`.
     pub fn inspect(&mut self, code: &str) -> String {
-        self.ask(InspectRequest { code: code.into(), cursor_pos: code.chars().count(), detail_level: Some(0) });
-        self.reply()["data"]["text/plain"].as_str().unwrap_or_default().to_owned()
+        self.answer(InspectRequest { code: code.into(), cursor_pos: code.chars().count(), detail_level: Some(0) })["data"]["text/plain"].as_str().unwrap_or_default().to_owned()
     }
 
     pub fn is_complete(&mut self, code: &str) -> String {
-        self.ask(IsCompleteRequest { code: code.into() });
-        self.reply()["status"].as_str().unwrap().into()
+        self.answer(IsCompleteRequest { code: code.into() })["status"].as_str().unwrap().into()
     }
 
     pub fn history(&mut self) -> Value {
-        self.ask(HistoryRequest::Tail { n: 3, output: false, raw: true });
-        self.reply()["history"].clone()
+        self.answer(HistoryRequest::Tail { n: 3, output: false, raw: true })["history"].clone()
     }
 
     /// The process that it is.

@@ -1,6 +1,7 @@
-"""JupyterLab in a real browser, with the kernel of dam: notebook 1 runs from its start to its end, a training cell
-is interrupted and the next goes on, and the picture of training changes while it trains. Then notebook 1 once more
-through a gateway.
+"""JupyterLab in a real browser, with the kernel of dam: notebook 1, opened as one that comes from elsewhere, looks right
+and runs from its start to its end; a training cell is interrupted and the next goes on, and the picture of training changes
+while it trains; Tab, Shift-Tab and the contextual help show what they should; much text arrives whole, and a cell that reads
+gets a box to type in. Then notebook 1 once more through a gateway.
 
     lab.py DAM NOTEBOOKS SCREENSHOTS        run in an environment with requirements.txt, and Chromium
 """
@@ -8,6 +9,7 @@ through a gateway.
 import contextlib
 import json
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -16,11 +18,12 @@ import tempfile
 import time
 import urllib.request
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import TimeoutError, sync_playwright
 
 DAM, NOTEBOOKS, SCREENSHOTS = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
 FIRST = "01_first_merge.ipynb"
 PATIENCE_MS = 60_000
+PICTURE = '<img src="data:image/svg+xml;base64,'
 STATUS = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status"
 
 CELLS = """() => [...window.jupyterapp.shell.currentWidget?.content?.model?.cells ?? []].filter(c => c.type == 'code')
@@ -60,9 +63,18 @@ def lab(directory, *arguments):
     return server(directory, "jupyterlab", *quiet, *arguments)
 
 
-def interrupted():
-    """A notebook with a cell that trains for long."""
-    code = ['let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;', "dam.train(1_000_000)?", "dam.steps()"]
+MERGE = 'let dam = load(["builtin:japanese", "builtin:math"])?.wrap(Columns::default())?;'
+READ = 'let mut line = String::new(); std::io::stdin().read_line(&mut line)?; line.trim().to_owned()'
+LINES = 200_000
+NOTEBOOKS_OF_CELLS = {
+    "interrupted": [MERGE, "dam.train(1_000_000)?", "dam.steps()"],
+    "keys": [MERGE, "dam.", "dam.train"],
+    "text": [f'for i in 0..{LINES} {{ println!("{{i}}"); }} 7', READ],
+}
+
+
+def notebook(code):
+    """A notebook of cells."""
     cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
              for i, source in enumerate(code)]
     kernel = {"name": "dam", "display_name": "DAM (Rust)", "language": "rust"}
@@ -108,7 +120,7 @@ def run_all(page, address, shot):
     outputs = page.evaluate("() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code').flatMap(c => c.outputs.toJSON())")
     errors = [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
     assert not errors, errors
-    assert any("<svg" in str(output.get("data", {}).get("text/html")) for output in outputs), "no picture"
+    assert any(PICTURE in str(output.get("data", {}).get("text/html")) for output in outputs), "no picture"
     page.screenshot(path=SCREENSHOTS / f"{shot}.png")
     print(f"{shot}: notebook 1 ran in {time.time() - begin:.1f} s after its page was asked for", flush=True)
 
@@ -135,18 +147,107 @@ def stop_and_go_on(page, address):
     print(f"stopped after {steps} steps, and went on", flush=True)
 
 
+def untrusted(page, address):
+    """Committed outputs where Jupyter trusts none of them, as in every notebook that was not run here."""
+    page.goto(f"{address}/lab/tree/{FIRST}?reset", wait_until="commit")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE_MS)
+    trusted = "() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code').map(c => c.trusted)"
+    wait(page, "the notebook is there", lambda: len(page.evaluate(trusted)) > 3)
+    assert not any(page.evaluate(trusted)), "the notebook is trusted"
+    seen, text = set(), ""
+    drawn = "all => all.filter(e => e.complete && e.naturalWidth > 100).map(e => e.src)"
+    page.locator(".jp-Notebook").first.click(position={"x": 4, "y": 4})
+    cells = page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.cells.length")
+    for i in range(cells):
+        # Cells out of sight are not drawn.
+        page.evaluate("async i => { await window.jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start') }", i)
+        time.sleep(0.3)
+        seen.update(page.eval_on_selector_all(".jp-OutputArea-output img", drawn))
+        text += "".join(page.eval_on_selector_all(".jp-OutputArea-output", "all => all.map(e => e.innerText + '\\n')"))
+    page.screenshot(path=SCREENSHOTS / "untrusted.png")
+    committed = set(re.findall(r'data:image/svg\+xml;base64,[^"\\]*', (NOTEBOOKS / FIRST).read_text()))
+    assert seen == committed and len(seen) > 3, f"{len(seen)} of {len(committed)} pictures"
+    assert "mean coefficient, layer by layer" not in text, "words of a picture stand as text"
+    print(f"untrusted: {len(seen)} pictures are drawn", flush=True)
+
+
+def editor(page, i):
+    """The cursor at the end of code cell i."""
+    page.locator(".jp-CodeCell").nth(i).locator(".cm-content").click()
+    page.keyboard.press("Control+End")
+
+
+def keys(page, address):
+    open_notebook(page, address, "keys.ipynb")
+    command(page, "notebook:run-cell")
+    wait(page, "the merge is wrapped", lambda: "[1]:" in prompts(page)[0])
+    editor(page, 1)
+    # A person takes a moment to type; and JupyterLab gives up a list that comes later than a second, as on a busy machine.
+    page.wait_for_timeout(2000)
+    items = page.locator(".jp-Completer .jp-Completer-item")
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        with contextlib.suppress(TimeoutError):
+            items.first.wait_for(timeout=5000)
+            break
+    wait(page, "Tab shows a list", lambda: items.count() > 5)
+    values = page.eval_on_selector_all(".jp-Completer .jp-Completer-item", "all => all.map(e => e.dataset.value)")
+    words = [value.split("(")[0] for value in values]
+    page.screenshot(path=SCREENSHOTS / "tab.png")
+    assert "train" in words[:10] and not {"into", "try_into", "session", "rest"} & set(words), words
+    page.keyboard.press("Escape")
+    editor(page, 2)
+    page.keyboard.press("Shift+Tab")
+    tooltip = page.locator(".jp-Tooltip")
+    wait(page, "Shift-Tab shows a tip", lambda: tooltip.count() and "optimiser steps" in tooltip.first.inner_text())
+    page.screenshot(path=SCREENSHOTS / "shift-tab.png")
+    page.keyboard.press("Escape")
+    command(page, "inspector:open")
+    help = page.locator(".jp-Inspector")
+    editor(page, 2)
+    page.keyboard.press("ArrowLeft")
+    wait(page, "contextual help", lambda: help.count() and "optimiser steps" in help.first.inner_text())
+    page.screenshot(path=SCREENSHOTS / "help.png")
+    print(f"Tab: {', '.join(words[:8])}...; Shift-Tab and contextual help too", flush=True)
+
+
+OUTPUTS = "i => window.jupyterapp.shell.currentWidget.content.model.cells.get(i).outputs.toJSON()"
+
+
+def text(page, address):
+    open_notebook(page, address, "text.ipynb")
+    begin = time.time()
+    command(page, "notebook:run-cell-and-select-next")
+    wait(page, "all is printed", lambda: any(o["output_type"] == "execute_result" for o in page.evaluate(OUTPUTS, 0)), 120)
+    outputs = page.evaluate(OUTPUTS, 0)
+    printed = "".join("".join(o["text"]) for o in outputs if o["output_type"] == "stream")
+    assert printed == "".join(f"{i}\n" for i in range(LINES)), f"{len(printed)} characters: {printed[-200:]}"
+    assert outputs[-1]["data"]["text/plain"] == "7", outputs[-1]
+    print(f"{LINES} lines in {time.time() - begin:.1f} s", flush=True)
+    command(page, "notebook:run-cell")
+    box = page.locator(".jp-Stdin-input")
+    wait(page, "a box to type in", lambda: box.count())
+    box.first.fill("twelve")
+    box.first.press("Enter")
+    wait(page, "what was typed", lambda: any("twelve" in str(o.get("data")) for o in page.evaluate(OUTPUTS, 1)))
+
+
 def main():
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     subprocess.run([DAM, "jupyter", "install", "--prefix", sys.prefix], check=True)
     with tempfile.TemporaryDirectory() as directory, sync_playwright() as playwright:
         shutil.copy(NOTEBOOKS / FIRST, directory)
-        (pathlib.Path(directory) / "interrupted.ipynb").write_text(json.dumps(interrupted()))
+        for name, code in NOTEBOOKS_OF_CELLS.items():
+            (pathlib.Path(directory) / f"{name}.ipynb").write_text(json.dumps(notebook(code)))
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         page = browser.new_page(viewport={"width": 1100, "height": 1400})
         with lab(directory) as address:
+            untrusted(page, address)
             run_all(page, address, "first")
             stop_and_go_on(page, address)
+            keys(page, address)
+            text(page, address)
         with server(directory, "kernel_gateway") as gateway, lab(directory, f"--gateway-url={gateway}") as address:
             run_all(page, address, "gateway")
         browser.close()

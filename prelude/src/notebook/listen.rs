@@ -32,7 +32,10 @@ pub fn listen(socket: &OsStr) {
             let Ok(line) = line else { return };
             let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
             match message["op"].as_str() {
-                Some("begin") => interrupt::clear(),
+                Some("begin") => {
+                    interrupt::clear();
+                    super::begin();
+                }
                 Some("stop") => drop(interrupt::request()),
                 Some("flush") => {
                     let _ = std::io::stdout().flush();

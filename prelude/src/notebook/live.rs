@@ -74,7 +74,8 @@ impl Shown {
         let losses = (!progress.finished && self.history.total.len() > 1).then(|| Figure::losses(&self.history));
         let coefficients = progress.dam.and_then(|dam| dam.plot("coefficients").ok());
         let pictures: Vec<Figure> = losses.into_iter().chain(coefficients).collect();
-        let html: String = pictures.iter().map(Figure::html).collect();
+        // What stays must survive in a notebook that somebody else opens; what changes should not flicker.
+        let html: String = pictures.iter().map(if progress.finished { Figure::html } else { Figure::inline }).collect();
         let text: String = pictures.iter().map(|picture| format!("\n\n{picture}")).collect();
         // Text is broken where it is too long for the page.
         let above = format!("<pre style=\"white-space:pre-wrap\">{}</pre>", escape(&line));

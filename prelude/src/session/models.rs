@@ -119,6 +119,11 @@ impl Models {
         self.data.get(name).map_or(&[], |data| &data.unused)
     }
 
+    /// Where the data of source `name` is, as it was given; none where it has none.
+    pub fn data_spec(&self, name: &str) -> Option<&str> {
+        self.data.get(name).map(|data| data.spec.as_str())
+    }
+
     /// Whether these are the same sources and data, with the same settings.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.settings == other.settings

@@ -186,6 +186,17 @@ impl Context {
         reply
     }
 
+    /// Keeps what was done otherwise than by a verb as a state of its own, unless somebody works on the merge.
+    ///
+    /// # Errors
+    /// None on the CPU.
+    pub fn note_cell(&mut self) -> Result<()> {
+        match self.dam.as_ref().is_none_or(|dam| dam.glance().is_some()) {
+            true => self.record(None).map(drop),
+            false => Ok(()),
+        }
+    }
+
     /// Keeps the state as `done` left it, if that changed something, which it tells.
     ///
     /// # Errors

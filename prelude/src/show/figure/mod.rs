@@ -16,13 +16,15 @@ mod text;
 use std::fmt;
 use std::path::Path;
 
+use base64::Engine;
+
 pub use bars::Bars;
 pub use curves::{Curves, Series, Spacing};
 pub use heatmap::{Heatmap, Scale};
 pub use histogram::Histogram;
 
 use self::scene::{Colour, Scene, WIDTH, series_colour};
-use super::{COLUMNS, cell, numbers};
+use super::{COLUMNS, cell, escape, numbers};
 use crate::checkpoint::{Written, replace_file};
 use crate::error::{Error, Result};
 
@@ -154,8 +156,21 @@ impl Figure {
         paint::svg_file(&self.scene(), &self.title)
     }
 
-    /// The picture as an SVG element for a page: no background, text and axes in the page's text colour.
+    /// The picture as an element for a page that is kept: an image with the SVG file inside. Jupyter takes any other SVG
+    /// out of a notebook that comes from elsewhere, and leaves its words.
     pub fn html(&self) -> String {
+        let scene = self.scene();
+        let data = base64::engine::general_purpose::STANDARD.encode(paint::svg_file(&scene, &self.title));
+        format!(
+            "<img src=\"data:image/svg+xml;base64,{data}\" alt=\"{}\" width=\"{WIDTH}\" height=\"{}\" style=\"max-width:100%;height:auto\">",
+            escape(&self.title),
+            scene.height
+        )
+    }
+
+    /// The picture as an SVG element for a page that changes while one looks: no background, text and axes in the page's
+    /// text colour.
+    pub fn inline(&self) -> String {
         paint::svg_inline(&self.scene(), &self.title)
     }
 

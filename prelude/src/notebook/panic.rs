@@ -1,0 +1,36 @@
+//! A panic in a cell, told with its message first: by a block on standard output, as pictures are.
+//!
+//! Rust writes its backtrace for longer than anybody should wait for the message. It comes with the rest here, and only
+//! where it is asked for: where `RUST_BACKTRACE` is set, for the kernel or in a cell.
+
+use std::backtrace::Backtrace;
+use std::panic::PanicHookInfo;
+use std::thread::ThreadId;
+
+use serde_json::json;
+
+/// The type of a block that says of a panic: JSON with `message`, `file`, `line`, `column`, the name of its `thread`
+/// unless that is the cell's, and `backtrace`, if it was asked for.
+pub const PANIC: &str = "application/vnd.dam.panic+json";
+
+/// Tells of panics from now on. Called on the thread of the cells.
+pub fn tell() {
+    let cells = std::thread::current().id();
+    std::panic::set_hook(Box::new(move |panic| said(panic, cells)));
+}
+
+fn said(panic: &PanicHookInfo<'_>, cells: ThreadId) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("something that is no text");
+    let (place, thread) = (panic.location(), std::thread::current());
+    let thread = (thread.id() != cells).then(|| thread.name().unwrap_or("without a name").to_owned());
+    let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    let backtrace = wanted.then(|| Backtrace::force_capture().to_string());
+    let said = json!({
+        "message": message, "thread": thread, "backtrace": backtrace,
+        "file": place.map(|place| place.file()), "line": place.map(|place| place.line()),
+        "column": place.map(|place| place.column()),
+    });
+    println!("EVCXR_BEGIN_CONTENT {PANIC}\n{said}\nEVCXR_END_CONTENT");
+}

@@ -1,0 +1,102 @@
+//! Crates that a cell asks for and that cannot be built with the prelude without changing it: they are built apart, with crates
+//! of their own, and the cell is linked with both.
+//!
+//! ```text
+//! DIRECTORY/apart/         a package that depends on them, built as any other
+//! DIRECTORY                the cell: cargo rustc -- --extern NAME=apart/target/.../libNAME.rlib
+//! ```
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::building::{run, watched};
+use super::lock::{described, package, target, versions, without};
+
+/// Where they are built.
+const APART: &str = "apart";
+
+/// Builds the cell in this directory, which `arguments` ask cargo for, with the dependencies of the lines `apart`.
+///
+/// # Errors
+/// What cannot be built.
+pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], apart: &[String]) -> Result<ExitCode> {
+    let directory = Path::new(APART);
+    fs::create_dir_all(directory)?;
+    package(directory, apart, &versions(directory)?)?;
+    let target = target().context("the compiler does not say what it compiles for")?;
+    let artifacts: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
+    let built = Arc::clone(&artifacts);
+    let mut command = cargo();
+    command.args(["build", "--target", &target, "--message-format=json"]).current_dir(directory);
+    let done = watched(command, move |line| {
+        if let Some((name, file)) = artifact(&line) {
+            built.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
+        }
+    });
+    if done != ExitCode::SUCCESS {
+        return Ok(done);
+    }
+    let artifacts = artifacts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let externs = externs(&described(directory, cargo)?, &artifacts);
+    let manifest = fs::read_to_string("Cargo.toml")?;
+    let mut command = cargo();
+    command.args(arguments.iter().map(|argument| if argument == "build" { OsString::from("rustc") } else { argument.clone() }));
+    command.arg("--").args(externs.iter().flat_map(|(name, file)| ["--extern".to_owned(), format!("{name}={file}")]));
+    for deps in [format!("{APART}/target/{target}/debug/deps"), format!("{APART}/target/debug/deps")] {
+        command.args(["-L".to_owned(), format!("dependency={}", fs::canonicalize(&deps).unwrap_or(deps.into()).display())]);
+    }
+    fs::write("Cargo.toml", without(apart)?)?;
+    let done = run(command);
+    // evcxr writes it where it is another than it thinks.
+    fs::write("Cargo.toml", manifest)?;
+    Ok(done)
+}
+
+/// The package that a message of cargo says was built, and the file that others are linked with.
+fn artifact(line: &str) -> Option<(String, String)> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    let kinds = message["target"]["kind"].as_array()?;
+    let is_library = kinds.iter().any(|kind| ["lib", "rlib", "dylib", "proc-macro"].iter().any(|known| kind == known));
+    if message["reason"] != "compiler-artifact" || !is_library {
+        return None;
+    }
+    let files = || message["filenames"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let file = files().find(|file| file.ends_with(".rlib")).or_else(|| files().find(|file| !file.ends_with(".rmeta")))?;
+    Some((message["package_id"].as_str()?.to_owned(), file.to_owned()))
+}
+
+/// The crates that the package itself names, each with its file.
+fn externs(all: &Value, artifacts: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let nodes = all["resolve"]["nodes"].as_array().into_iter().flatten();
+    let own = nodes.filter(|node| all["workspace_members"].as_array().is_some_and(|own| own.contains(&node["id"])));
+    let deps = own.flat_map(|node| node["deps"].as_array().into_iter().flatten());
+    deps.filter_map(|dep| Some((dep["name"].as_str()?.to_owned(), artifacts.get(dep["pkg"].as_str()?)?.clone()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_crates_of_a_package_are_found_by_their_names() {
+        let message = json!({"reason": "compiler-artifact", "package_id": "rust-ini 1", "target": {"kind": ["lib"], "name": "ini"},
+                             "filenames": ["/a/libini.rlib", "/a/libini.rmeta"]});
+        let (package, file) = artifact(&message.to_string()).unwrap();
+        let artifacts = BTreeMap::from([(package, file)]);
+        let all = json!({"workspace_members": ["ctx"], "resolve": {"nodes": [
+            {"id": "ctx", "deps": [{"name": "ini", "pkg": "rust-ini 1"}, {"name": "gone", "pkg": "gone 1"}]},
+            {"id": "rust-ini 1", "deps": []},
+        ]}});
+        assert_eq!(externs(&all, &artifacts), [("ini".to_owned(), "/a/libini.rlib".to_owned())]);
+        assert_eq!(artifact("{\"reason\": \"build-finished\"}"), None);
+    }
+}

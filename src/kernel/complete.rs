@@ -1,0 +1,119 @@
+//! What could stand at the cursor of a cell, and what is known of it.
+
+use std::collections::HashMap;
+
+use dam_prelude::verbs::{self, Context, find};
+use serde_json::{Map, Value, json};
+
+use super::code::{self, without_verbs};
+use super::engine::{Engine, Words};
+use super::members::{Members, Rank, name};
+
+/// Words that could stand somewhere.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub words: Vec<String>,
+    /// What each is, if that is known.
+    kinds: Vec<&'static str>,
+    /// The characters of the cell that a word takes the place of.
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Found {
+    /// What JupyterLab draws before each word.
+    pub fn metadata(&self) -> Map<String, Value> {
+        let one = |(word, kind): (&String, &&str)| json!({"text": word, "type": kind, "start": self.start, "end": self.end});
+        let kinds: Vec<Value> = self.words.iter().zip(&self.kinds).map(one).collect();
+        let name = "_jupyter_types_experimental";
+        if kinds.is_empty() { Map::new() } else { Map::from_iter([(name.to_owned(), kinds.into())]) }
+    }
+}
+
+/// The types of what stands before a point, by its code.
+#[derive(Default)]
+pub struct Completer {
+    known: HashMap<String, Option<String>>,
+}
+
+/// A variable with which the type of an expression is asked for.
+const PROBE: &str = "dam_probe";
+
+impl Completer {
+    /// What could stand at character `cursor` of a cell.
+    pub fn complete(&mut self, engine: &mut Engine, cell: &str, cursor: usize) -> Found {
+        let position = code::position(cell, cursor);
+        let line = cell[..position].rsplit('\n').next().unwrap_or_default();
+        if let Some(verbs) = code::verbs(line.trim_start()) {
+            let line = &line[verbs.as_ptr() as usize - line.as_ptr() as usize..];
+            // What is loaded the cells' process knows; verbs, keys, values, methods and files are known here.
+            let found = verbs::complete(&Context::default(), line, line.len());
+            let typed = line.get(found.start..).unwrap_or_default().chars().count();
+            let words = found.candidates.into_iter().map(|found| found.text).collect();
+            return Found { words, kinds: Vec::new(), start: cursor - typed, end: cursor };
+        }
+        let cell = without_verbs(cell);
+        let Some((start, end, words)) = engine.completions(&cell, position) else {
+            return Found { start: cursor, end: cursor, ..Found::default() };
+        };
+        let words = words.into_iter().filter_map(|(word, kind)| Some((code::inserted(&word)?, kind))).collect();
+        let words = self.ranked(engine, &cell[..start], words);
+        let (words, kinds) = words.into_iter().unzip();
+        Found { words, kinds, start: code::cursor(&cell, start), end: code::cursor(&cell, end) }
+    }
+
+    /// Members behind `before`, the type's own first, without those that are not to be offered.
+    fn ranked(&mut self, engine: &mut Engine, before: &str, words: Words) -> Words {
+        let of = match before.trim_end() {
+            value if value.ends_with('.') => {
+                let value = value.trim_end_matches('.');
+                let asked = || type_of(engine, value);
+                self.known.entry(value.to_owned()).or_insert_with(asked).clone()
+            }
+            path if path.ends_with("::") => {
+                let path = path.trim_end_matches("::");
+                path.rfind(|c: char| !c.is_alphanumeric() && c != '_')
+                    .map_or(Some(path), |at| path.get(at + 1..))
+                    .map(str::to_owned)
+            }
+            _ => return words,
+        };
+        let members = Members::known();
+        let rank = |word: &(String, &str)| members.rank(of.as_deref(), word.0.trim_end_matches(['(', ')']));
+        let mut words: Words = words.into_iter().filter(|word| rank(word) != Rank::Hidden).collect();
+        words.sort_by_key(rank);
+        words
+    }
+
+    /// Variables may be others now.
+    pub fn forget(&mut self) {
+        self.known.clear();
+    }
+}
+
+/// The name of the type of what `code` ends with; none where that cannot be told.
+fn type_of(engine: &mut Engine, code: &str) -> Option<String> {
+    // Where the last statement begins is for rust-analyzer to say: a name before it makes a variable of its value.
+    let at = code::last(code);
+    let asked = format!("{}let {PROBE} = {};\n{PROBE}", &code[..at], &code[at..]);
+    let (text, _) = engine.documentation(&asked, asked.len())?;
+    let (_, kind) = text.split_once(&format!("let {PROBE}: "))?;
+    name(kind.lines().next()?)
+}
+
+/// The documentation of what is at character `cursor` of a cell, in its forms by type.
+pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> {
+    let position = code::position(cell, cursor);
+    let line = cell[..position].rsplit('\n').next().unwrap_or_default();
+    if let Some(line) = code::verbs(line.trim_start()) {
+        let verb = find(line.split_whitespace().next()?).ok()?;
+        return Some(json!({"text/plain": format!("{}\n  {}\n  example: {}", verb.usage, verb.about, verb.example)}));
+    }
+    let cell = without_verbs(cell);
+    // In the brackets of a call it is about what is called.
+    let end = code::word_end(&cell, code::called(&cell, position).unwrap_or(position));
+    // evcxr finds methods by the bracket after them.
+    let end = if cell[end..].starts_with('(') { end + 1 } else { end };
+    let (text, html) = engine.documentation(&cell, end)?;
+    Some(json!({"text/plain": text, "text/html": html}))
+}

@@ -1,0 +1,138 @@
+//! The cell of parameters that papermill puts into a notebook, as it writes it for Python (`papermill -l python`):
+//!
+//! ```text
+//! # Parameters
+//! steps = 20
+//! names = ["ja", "math"]
+//! ```
+//!
+//! which becomes `let steps: usize = 20;`, with the type that the variable has in the notebook, if it has one there.
+
+use serde_json::Value;
+
+/// The line that such a cell begins with.
+const FIRST: &str = "# Parameters";
+
+/// A cell of parameters in Rust; none of another cell. `known` is the type of a variable that is there.
+///
+/// # Errors
+/// A value that Rust has no literal for.
+pub fn parameters(cell: &str, known: impl Fn(&str) -> Option<String>) -> Option<Result<String, String>> {
+    let first = cell.lines().find(|line| !line.trim().is_empty())?;
+    if first.trim() != FIRST {
+        return None;
+    }
+    let line = |line: &str| {
+        let bare = line.trim();
+        if bare.is_empty() || bare.starts_with('#') {
+            return Ok(String::new());
+        }
+        let (name, value) = bare.split_once('=').ok_or_else(|| format!("`{bare}` gives no parameter a value"))?;
+        let (name, kind) = (name.trim(), known(name.trim()));
+        let value = literal(&read(value.trim()).ok_or_else(|| cannot(name, value))?, kind.as_deref());
+        let value = value.ok_or_else(|| cannot(name, bare))?;
+        Ok(match kind {
+            Some(kind) => format!("let {name}: {kind} = {value};"),
+            None => format!("let {name} = {value};"),
+        })
+    };
+    Some(cell.lines().map(line).collect::<Result<Vec<_>, _>>().map(|lines| lines.join("\n")))
+}
+
+fn cannot(name: &str, value: &str) -> String {
+    format!("the parameter `{name}` has a value that Rust has no literal for: {}", value.trim())
+}
+
+/// A value that Python writes, but for what JSON has no words for.
+fn read(python: &str) -> Option<Value> {
+    let (mut json, mut word, mut quoted, mut escaped) = (String::new(), String::new(), false, false);
+    for c in python.chars().chain([' ']) {
+        if !quoted && c.is_alphabetic() {
+            word.push(c);
+            continue;
+        }
+        json.push_str(match std::mem::take(&mut word).as_str() {
+            "True" => "true",
+            "False" => "false",
+            "None" => "null",
+            // Of a number.
+            "e" => "e",
+            "" => "",
+            _ => return None,
+        });
+        (quoted, escaped) = match c {
+            '"' if !escaped => (!quoted, false),
+            '\\' => (quoted, quoted && !escaped),
+            _ => (quoted, false),
+        };
+        json.push(c);
+    }
+    serde_json::from_str(json.trim()).ok()
+}
+
+/// A value as Rust writes it, of type `kind` where that is known.
+fn literal(value: &Value, kind: Option<&str>) -> Option<String> {
+    let kind = kind.unwrap_or_default();
+    Some(match value {
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) if ["f32", "f64"].contains(&kind) => format!("{:?}", number.as_f64()?),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) if kind.ends_with("String") => format!("{text:?}.to_owned()"),
+        Value::String(text) if kind.ends_with("PathBuf") => format!("{text:?}.into()"),
+        Value::String(text) => format!("{text:?}"),
+        Value::Null => "None".to_owned(),
+        Value::Array(values) => {
+            let inner = kind.split_once('<').and_then(|(_, inner)| inner.strip_suffix('>'));
+            let inner = inner.or_else(|| kind.trim_start_matches('&').strip_prefix('[')?.split([';', ']']).next()).map(str::trim);
+            let values = values.iter().map(|value| literal(value, inner)).collect::<Option<Vec<_>>>()?.join(", ");
+            match kind {
+                _ if kind.starts_with("&[") => format!("&[{values}]"),
+                _ if kind.starts_with('[') => format!("[{values}]"),
+                _ => format!("vec![{values}]"),
+            }
+        }
+        Value::Object(_) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_papermill_become_rust() {
+        let known = |name: &str| {
+            let kind = match name {
+                "steps" => "usize",
+                "lr" => "f64",
+                "name" => "String",
+                "sources" => "Vec<String>",
+                "pair" => "[f32; 2]",
+                _ => return None,
+            };
+            Some(kind.to_owned())
+        };
+        let cell = "# Parameters\nsteps = 20\nlr = 1\nsmall = 1e-05\nname = \"十 \\\"None\\\"\"\nplain = \"True\"\non = True\n\
+                    sources = [\"a\", \"b\"]\npair = [1, 2.5]\nlist = [1, 2]\n";
+        let rust = parameters(cell, known).unwrap().unwrap();
+        let lines: Vec<&str> = rust.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "",
+                "let steps: usize = 20;",
+                "let lr: f64 = 1.0;",
+                "let small = 0.00001;",
+                "let name: String = \"十 \\\"None\\\"\".to_owned();",
+                "let plain = \"True\";",
+                "let on = true;",
+                "let sources: Vec<String> = vec![\"a\".to_owned(), \"b\".to_owned()];",
+                "let pair: [f32; 2] = [1.0, 2.5];",
+                "let list = vec![1, 2];"
+            ]
+        );
+        assert!(parameters("# Parameters\nx = {\"a\": 1}", known).unwrap().unwrap_err().contains("`x`"));
+        assert!(parameters("# Parameters\nx = float('nan')", known).unwrap().is_err());
+        assert!(parameters("let a = 1;", known).is_none());
+    }
+}

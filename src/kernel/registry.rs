@@ -1,0 +1,60 @@
+//! Which kernels of Jupyter use what is built for cells: it is removed with the last of them.
+//!
+//! ```text
+//! CACHE/dam/kernels      the directories of kernels that were installed, a line each
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::install::{is_ours, user_data};
+use super::prepare::cache;
+
+/// The name of the list.
+const LIST: &str = "kernels";
+
+/// Notes that a kernel was installed in `directory`.
+///
+/// # Errors
+/// A cache that may not be written.
+pub fn add(directory: &Path) -> Result<()> {
+    let mut all = listed()?;
+    all.insert(std::path::absolute(directory)?);
+    write(&all)
+}
+
+/// The other kernels that use what is built, when that of `directory` has gone.
+///
+/// # Errors
+/// A cache that cannot be read.
+pub fn others(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut all = listed()?;
+    // Those that were installed before there was a list: beside this one, and where Jupyter looks first.
+    let user = user_data().map(|data| data.join("kernels")).ok();
+    for beside in directory.parent().map(Path::to_owned).into_iter().chain(user) {
+        let entries = fs::read_dir(beside).into_iter().flatten().flatten();
+        all.extend(entries.filter_map(|entry| std::path::absolute(entry.path()).ok()));
+    }
+    let gone = std::path::absolute(directory)?;
+    all.retain(|kernel| *kernel != gone && kernel.join("kernel.json").is_file() && is_ours(kernel));
+    write(&all)?;
+    Ok(all.into_iter().collect())
+}
+
+fn listed() -> Result<BTreeSet<PathBuf>> {
+    let text = fs::read_to_string(cache()?.join(LIST)).unwrap_or_default();
+    Ok(text.lines().map(PathBuf::from).collect())
+}
+
+fn write(all: &BTreeSet<PathBuf>) -> Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(cache()?)?;
+    for kernel in all {
+        writeln!(file, "{}", kernel.display())?;
+    }
+    file.persist(cache()?.join(LIST))?;
+    Ok(())
+}

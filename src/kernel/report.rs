@@ -1,0 +1,187 @@
+//! What is wrong with a cell, at its line and column.
+
+use std::ops::Range;
+
+use ariadne::{Color, Label, Report, ReportKind, Source};
+use evcxr::CompilationError;
+
+use super::code::value;
+use super::failure::{Failure, Place};
+use super::places::{self, GENERATED, InCell};
+
+/// What stands around the value of a cell, so that it is shown.
+const SHOW: (&str, &str) = ("dam_prelude::shown!(", ");");
+
+/// Rust of a cell as it is compiled.
+pub struct Code {
+    pub text: String,
+    /// The line, counted from 1, and the column, counted from 1, where [`SHOW`] begins.
+    shows: Option<(usize, usize)>,
+}
+
+impl Code {
+    /// As it is.
+    pub fn plain(rust: &str) -> Self {
+        Self { text: rust.to_owned(), shows: None }
+    }
+
+    /// With its value shown.
+    pub fn shown(rust: &str) -> Self {
+        let Some(Range { start, end }) = value(rust) else { return Self::plain(rust) };
+        let text = format!("{}{}{}{}{}", &rust[..start], SHOW.0, &rust[start..end], SHOW.1, &rust[end..]);
+        Self::shown_already(&text)
+    }
+
+    /// With its value shown already.
+    pub fn shown_already(text: &str) -> Self {
+        let shows = text.rfind(SHOW.0).map(|at| {
+            let before = &text[..at];
+            (1 + before.matches('\n').count(), 1 + before.rsplit('\n').next().unwrap_or_default().chars().count())
+        });
+        Self { text: text.to_owned(), shows }
+    }
+
+    /// The column in the cell of one in the text.
+    fn column(&self, line: usize, column: usize) -> usize {
+        match self.shows {
+            Some((shows, at)) if shows == line && column > at => at.max(column.saturating_sub(SHOW.0.len())),
+            _ => column,
+        }
+    }
+}
+
+/// Cells that ran before, by number, the last one first.
+pub type Before = [(usize, String)];
+
+/// Where in `cell` or one before it a place of the generated file is: its name, text, line and column.
+fn place<'a>(
+    cell: &'a str,
+    code: &Code,
+    generated: &str,
+    line: usize,
+    column: usize,
+    before: &'a Before,
+) -> Option<(String, &'a str, usize, usize)> {
+    let texts = std::iter::once(code.text.as_str()).chain(before.iter().map(|(_, text)| text.as_str()));
+    let InCell { cell: at, line, column } = places::find(generated, line, column, texts)?;
+    Some(match at.checked_sub(1).and_then(|at| before.get(at)) {
+        Some((number, text)) => (format!("cell [{number}]"), text, line, column),
+        None => ("cell".to_owned(), cell, line, code.column(line, column)),
+    })
+}
+
+/// Where something went wrong, with the line of the cell if it is there.
+pub fn located(cell: &str, code: &Code, at: &Place, generated: &str, before: &Before) -> String {
+    let is_generated =
+        at.file == GENERATED || at.file.ends_with(&format!("/{GENERATED}")) && !std::path::Path::new(&at.file).is_absolute();
+    let line = generated.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
+    let column = character(line, at.column);
+    let found = is_generated.then(|| place(cell, code, generated, at.line, column, before)).flatten();
+    match found {
+        Some((name, text, line, column)) => places::shown(&name, text, line, column),
+        None => format!(" --> {}:{}:{}", at.file, at.line, at.column),
+    }
+}
+
+/// The number of the character at `column` of a line, as a panic counts: by how wide they are shown.
+fn character(line: &str, column: usize) -> usize {
+    let mut shown = 1;
+    let wide = |c: char| if c == '\t' { 4 } else { console::measure_text_width(c.encode_utf8(&mut [0; 4])) };
+    let before = line.chars().take_while(|c| {
+        let is_before = shown < column;
+        shown += wide(*c);
+        is_before
+    });
+    1 + before.count()
+}
+
+/// What the compiler says.
+pub fn compilation(cell: &str, code: &Code, errors: &[CompilationError], generated: &str, before: &Before) -> Failure {
+    let message = errors.first().map(CompilationError::message).unwrap_or_default();
+    let lines =
+        errors.iter().map(|error| drawn(cell, code, error).unwrap_or_else(|| elsewhere(cell, code, error, generated, before)));
+    Failure { name: "compiler".into(), message, lines: lines.collect(), place: None }
+}
+
+/// An error that has a place in the cell, drawn there.
+fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(cell.chars().enumerate().filter(|(_, c)| *c == '\n').map(|(i, _)| i + 1)).collect();
+    let length = cell.chars().count();
+    let offset = |line: usize, column: usize| {
+        let start = starts.get(line.checked_sub(1)?)?;
+        Some((start + code.column(line, column).saturating_sub(1)).min(length))
+    };
+    let range = |[line, column, last_line, last_column]: [usize; 4]| {
+        let (start, end) = (offset(line, column)?, offset(last_line, last_column)?);
+        Some(start..end.max(start))
+    };
+    // Messages with their place, if it is in the cell, and whether it is what is wrong.
+    let own = error.spanned_messages().iter().map(|message| (message, message.is_primary));
+    let helps = error.help_spanned().iter().map(|message| (message, false));
+    let messages: Vec<(Range<usize>, &str, bool)> = own
+        .chain(helps)
+        .filter_map(|(message, is_primary)| {
+            let span = message.span.as_ref()?;
+            let range = range([span.start_line, span.start_column, span.end_line, span.end_column])?;
+            Some((range, message.label.as_str(), is_primary))
+        })
+        .collect();
+    let (primary, ..) = messages.iter().find(|(.., is_primary)| *is_primary).or(messages.first())?.clone();
+    let name = "cell".to_owned();
+    let mut report = Report::build(ReportKind::Error, (name.clone(), primary.clone())).with_message(error.message());
+    if let Some(code) = error.code() {
+        report = report.with_code(code);
+    }
+    let is_silent = !messages.iter().any(|(range, label, _)| *range == primary && !label.is_empty());
+    for (i, (range, label, is_primary)) in messages.into_iter().enumerate() {
+        if label.is_empty() && !(is_silent && is_primary) {
+            continue;
+        }
+        let text = if label.is_empty() { "here" } else { label };
+        let colour = if is_primary { Color::Red } else { Color::Blue };
+        let order = i32::try_from(i).unwrap_or(i32::MAX);
+        report = report.with_label(Label::new((name.clone(), range)).with_message(text).with_color(colour).with_order(order));
+    }
+    for help in error.help().iter().filter(|help| !error.help_spanned().iter().any(|m| m.label.contains(help.as_str()))) {
+        report = report.with_help(help);
+    }
+    if let Some(hint) = error.evcxr_extra_hint() {
+        report = report.with_note(hint);
+    }
+    let mut drawn = Vec::new();
+    report.finish().write((name, Source::from(cell)), &mut drawn).ok()?;
+    Some(String::from_utf8_lossy(&drawn).trim_end().to_owned())
+}
+
+/// An error whose place is not in this cell.
+fn elsewhere(cell: &str, code: &Code, error: &CompilationError, generated: &str, before: &Before) -> String {
+    let rendered = error.rendered();
+    if rendered.is_empty() {
+        return error.message();
+    }
+    places::replaced(&rendered, |at| {
+        let (name, _, line, column) = place(cell, code, generated, at.line, at.column, before)?;
+        Some(format!("{name}:{line}:{column}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_counts_columns_by_how_wide_characters_are_shown() {
+        assert_eq!(["v[7]", "数[7]", "\t数[7]"].map(|line| character(line, 1)), [1; 3]);
+        assert_eq!((character("    数[7]", 7), character("    v[7]", 6)), (6, 6));
+        assert_eq!(character("a", 9), 2);
+    }
+
+    #[test]
+    fn what_stands_around_the_value_is_not_counted() {
+        let code = Code::shown("let a = 1;\n  a + 二");
+        assert_eq!(code.text, "let a = 1;\n  dam_prelude::shown!(a + 二);");
+        assert_eq!((code.column(2, 23), code.column(2, 27), code.column(1, 5), code.column(2, 2)), (3, 7, 5, 2));
+        assert_eq!(Code::shown("f();").text, "f();");
+    }
+}

@@ -1,0 +1,150 @@
+//! The standard input of the cells' process, on which evcxr tells it what to run, and a cell may read lines.
+//!
+//! A cell that reads waits for ever, unless somebody sees that it does. On Linux the kernel of the system says so
+//! (`/proc/PID/syscall`), and the input is a socket of packets: an empty one is the end of the file for whoever reads it,
+//! once, and the next command still arrives. Elsewhere it is a pipe, and only `evcxr_input` is seen to ask.
+
+use std::process::Stdio;
+
+use anyhow::Result;
+
+/// The end that is written to.
+pub struct Input(#[cfg(target_os = "linux")] std::os::fd::OwnedFd, #[cfg(not(target_os = "linux"))] std::io::PipeWriter);
+
+/// The most bytes of a packet: less than what readers ask for, as the rest of a packet is lost.
+#[cfg(target_os = "linux")]
+const PACKET: usize = 4096;
+
+/// Both ends: ours, and that of the cells' process.
+///
+/// # Errors
+/// No descriptors are left.
+#[cfg(target_os = "linux")]
+pub fn pair() -> Result<(Input, Stdio)> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let mut ends = [0; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: there is room for both descriptors.
+    if unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) } < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    // SAFETY: they are open, and nobody else's.
+    let [ours, theirs] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok((Input(ours), theirs.into()))
+}
+
+/// Both ends: ours, and that of the cells' process.
+///
+/// # Errors
+/// No descriptors are left.
+#[cfg(not(target_os = "linux"))]
+pub fn pair() -> Result<(Input, Stdio)> {
+    let (theirs, ours) = std::io::pipe()?;
+    Ok((Input(ours), theirs.into()))
+}
+
+impl Input {
+    /// Gives a line.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    #[cfg(target_os = "linux")]
+    pub fn give(&mut self, line: &[u8]) -> Result<()> {
+        line.chunks(PACKET).try_for_each(|packet| self.send(packet))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn send(&self, packet: &[u8]) -> Result<()> {
+        use std::os::fd::AsRawFd;
+        // SAFETY: the descriptor is open, and the bytes are there.
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), packet.as_ptr().cast(), packet.len(), libc::MSG_NOSIGNAL) };
+        if sent < 0 { Err(std::io::Error::last_os_error().into()) } else { Ok(()) }
+    }
+
+    /// Gives a line.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    #[cfg(not(target_os = "linux"))]
+    pub fn give(&mut self, line: &[u8]) -> Result<()> {
+        use std::io::Write;
+        Ok(self.0.write_all(line)?)
+    }
+
+    /// Ends the file for who waits now.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    #[cfg(target_os = "linux")]
+    pub fn end(&mut self) -> Result<()> {
+        self.send(&[])
+    }
+
+    /// Ends nothing: whether somebody waits is not known.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(target_os = "linux"))]
+    pub fn end(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether a thread of `process`, or of a process that it started, waits for its standard input.
+#[cfg(target_os = "linux")]
+pub fn waits(process: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let text = |file: &str| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let mut call = text("syscall").split_whitespace().map(str::to_owned).collect::<Vec<_>>().into_iter();
+        let reads = call
+            .next()
+            .and_then(|number| number.parse().ok())
+            .is_some_and(|number: libc::c_long| [libc::SYS_read, libc::SYS_readv, libc::SYS_recvfrom].contains(&number));
+        reads && call.next().is_some_and(|fd| fd == "0x0")
+            || text("children").split_whitespace().filter_map(|child| child.parse().ok()).any(waits)
+    })
+}
+
+/// Whether a thread of `process` waits for its standard input: not known.
+#[cfg(not(target_os = "linux"))]
+pub fn waits(_: u32) -> bool {
+    false
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Read;
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_line_is_seen_and_gets_it_or_the_end_of_the_file() {
+        let (mut input, theirs) = pair().unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", "a=$(head -n1); b=$(head -n1); echo $a-$b-$(cat)"])
+            .stdin(theirs)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let until_it_waits = |child: &std::process::Child| {
+            let begin = Instant::now();
+            while !waits(child.id()) {
+                assert!(begin.elapsed() < Duration::from_secs(10));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        until_it_waits(&child);
+        input.give(b"one\n").unwrap();
+        until_it_waits(&child);
+        input.give(b"two\n").unwrap();
+        until_it_waits(&child);
+        input.end().unwrap();
+        let mut said = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        child.wait().unwrap();
+        assert_eq!(said, "one-two-\n");
+    }
+}
