@@ -9,8 +9,12 @@ use crate::repl::Keys;
 
 /// Differentiable Adaptive Merging of language models, one step at a time
 #[derive(Parser)]
-#[command(name = "dam", version, after_help = "Without arguments: an interactive session. `help` in it lists the verbs.")]
+#[command(name = "dam", version)]
+#[command(after_help = "Without arguments: an interactive session. `help` in it lists the verbs.")]
 pub struct Cli {
+    /// Run the verbs of a file, as `dam run FILE` does
+    #[arg(value_name = "FILE.dam")]
+    pub file: Option<PathBuf>,
     /// Run verbs, separated by `;`, and exit; the first error ends it
     #[arg(short = 'c', value_name = "VERBS")]
     pub commands: Option<String>,
@@ -66,6 +70,10 @@ pub enum Action {
         #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Print completions for a shell: source them, or put them where it looks
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page: dam man > dam.1
+    Man,
     /// The Jupyter kernel; Jupyter starts it
     #[command(hide = true)]
     Kernel { connection_file: PathBuf },

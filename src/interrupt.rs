@@ -1,5 +1,6 @@
-//! Ctrl-C: while a verb runs it asks to stop, which training does after the current step; a second
-//! one, or one while nothing runs, ends the program, unless it is an interactive session.
+//! Ctrl-C: while a verb runs it requests a stop, which training heeds after the current step, and which ends the line
+//! or script that the verb stands in; a second one, or one while nothing runs, ends the program, unless it is an
+//! interactive session.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +15,9 @@ static RUNNING: AtomicBool = AtomicBool::new(false);
 static STAYS: AtomicBool = AtomicBool::new(false);
 
 /// The exit status of a program ended by Ctrl-C.
-const STATUS: i32 = 130;
+pub const STATUS: u8 = 130;
+
+pub use dam_prelude::interrupt::{clear, requested};
 
 /// Handles Ctrl-C from now on.
 pub fn install() {
@@ -22,8 +25,9 @@ pub fn install() {
     let _ = ctrlc::set_handler(|| {
         let (runs, stays) = (RUNNING.load(Ordering::SeqCst), STAYS.load(Ordering::SeqCst));
         if stays {
+            // Between the statements of a line too: the rest of it does not run.
+            interrupt::request();
             if runs {
-                interrupt::request();
                 if let Some(stop) = &*STOPS.lock().unwrap_or_else(PoisonError::into_inner) {
                     return stop();
                 }
@@ -32,7 +36,7 @@ pub fn install() {
             return;
         }
         if !runs || interrupt::request() {
-            std::process::exit(STATUS);
+            std::process::exit(STATUS.into());
         }
         say("finishing what is under way; Ctrl-C again ends the program");
     });
@@ -71,8 +75,15 @@ pub struct Running {
 }
 
 impl Running {
+    /// Something of its own: a stop that was requested before does not count.
+    #[cfg(feature = "jupyter")]
     pub fn new() -> Self {
-        interrupt::clear();
+        clear();
+        Self::statement()
+    }
+
+    /// A statement of a line or script, which a stop requested during another statement ends as well.
+    pub fn statement() -> Self {
         RUNNING.store(true, Ordering::SeqCst);
         Self { shown: if STAYS.load(Ordering::SeqCst) { hide_keys() } else { None } }
     }

@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::run::End;
+
 fn main() -> ExitCode {
     // candle's own threads wait in a busy loop between operations, on the cores that products run on.
     if std::env::var_os("CANDLE_BARRIER_POOL_SPIN_LIMIT").is_none() {
@@ -35,7 +37,11 @@ fn main() -> ExitCode {
         progress::watch();
     }
     let keys = cli.keys();
-    let ok = match (cli.commands, cli.action) {
+    if let (Some(file), true) = (&cli.file, cli.action.is_some() || cli.commands.is_some()) {
+        let message = format!("`{}` stands beside a command or -c: a script runs alone, dam FILE.dam", file.display());
+        cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+    }
+    let end = match (cli.commands, cli.action.or_else(|| cli.file.map(|file| cli::Action::Run { file }))) {
         (Some(_), _) | (_, Some(_)) if cli.vi => {
             let message = "--vi is for an interactive session alone";
             cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
@@ -46,19 +52,26 @@ fn main() -> ExitCode {
         }
         (Some(text), None) => run::script(&text, &output),
         (None, Some(cli::Action::Run { file })) => run::file(&file, &output),
+        (None, Some(cli::Action::Completions { shell })) => {
+            clap_complete::generate(shell, &mut cli::Cli::command(), "dam", &mut std::io::stdout());
+            End::Done
+        }
+        (None, Some(cli::Action::Man)) => {
+            End::of(clap_mangen::Man::new(cli::Cli::command()).render(&mut std::io::stdout()).is_ok())
+        }
         (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
         (None, Some(action @ (cli::Action::Jupyter { .. } | cli::Action::Kernel { .. }))) => {
-            jupyter(&action, &output).map_err(chained).inspect_err(|error| output.error("jupyter", error)).is_ok()
+            End::of(jupyter(&action, &output).map_err(chained).inspect_err(|error| output.error("jupyter", error)).is_ok())
         }
         (None, None) => match keys {
             Ok(keys) => repl::repl(keys, &output),
             Err(error) => {
                 output.error("", &error.into());
-                false
+                End::Failed
             }
         },
     };
-    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    end.code()
 }
 
 /// Has memory that one step frees kept for the next, up to a gibibyte: new memory costs a fault for every page of it.

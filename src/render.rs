@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use console::measure_text_width;
 use dam_prelude::show::printable;
@@ -9,6 +10,9 @@ use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
 
 use crate::terminal;
+
+/// Whether nobody reads standard output any more.
+static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Where replies go.
 #[derive(Clone, Copy)]
@@ -65,8 +69,12 @@ impl Output {
         let mut stdout = std::io::stdout().lock();
         match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
             Ok(()) => {}
-            // A closed pipe (`dam ... | head`) ends quietly, as everywhere.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+            // Nobody reads on (`dam ... | head`). A merge that was asked for is made all the same.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                if !CLOSED.swap(true, Ordering::Relaxed) {
+                    note("standard output is closed: going on without it");
+                }
+            }
             Err(error) => {
                 note(&format!("error: what is to be said cannot be written: {error}"));
                 std::process::exit(1);

@@ -2,13 +2,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
 use dam_prelude::Error;
 use dam_prelude::verbs::{self, Context, Reply, Statement, statements};
 
-use crate::interrupt::Running;
+use crate::interrupt::{self, Running};
 use crate::render::{Output, note};
 
 /// What comes after a statement.
@@ -16,7 +17,33 @@ use crate::render::{Output, note};
 pub enum After {
     Next,
     Failed,
+    /// A stop was requested: nothing else of the line or script runs.
+    Stopped,
     Quit,
+}
+
+/// How a script, or a whole run of the program, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Done,
+    Failed,
+    Stopped,
+}
+
+impl End {
+    /// The end of what may fail.
+    pub fn of(went_well: bool) -> Self {
+        if went_well { Self::Done } else { Self::Failed }
+    }
+
+    /// The exit status of the program.
+    pub fn code(self) -> ExitCode {
+        match self {
+            Self::Done => ExitCode::SUCCESS,
+            Self::Failed => ExitCode::FAILURE,
+            Self::Stopped => ExitCode::from(interrupt::STATUS),
+        }
+    }
 }
 
 /// Runs one statement: its reply and how many seconds it took.
@@ -24,7 +51,7 @@ pub enum After {
 /// # Errors
 /// An unknown verb, or what the verb says.
 pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64)> {
-    let _running = Running::new();
+    let _running = Running::statement();
     let start = Instant::now();
     // A fault of ours ends the verb, not the session: nothing that was done before is lost.
     let done = catch_unwind(AssertUnwindSafe(|| context.run(statement)));
@@ -37,7 +64,7 @@ pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64
 
 /// Runs one statement and shows its reply.
 pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> After {
-    match reply(statement, context) {
+    let after = match reply(statement, context) {
         Ok((reply, seconds)) => {
             output.reply(&statement.verb, seconds, &reply);
             if verbs::quits(&statement.verb) { After::Quit } else { After::Next }
@@ -46,56 +73,73 @@ pub fn statement(statement: &Statement, context: &mut Context, output: &Output) 
             output.error(&statement.verb, &error);
             After::Failed
         }
+    };
+    if interrupt::requested() { After::Stopped } else { after }
+}
+
+/// Says which statements a stop left out.
+pub fn left_out(rest: &[Statement], output: &Output) {
+    let rest: Vec<String> = rest.iter().map(verbs::line).collect();
+    if !rest.is_empty() && !output.json {
+        note(&format!("stopped, so not run: {}", rest.join("; ")));
     }
 }
 
-/// Runs all statements of `text`; the first error ends it. Tells whether all went well.
-pub fn script(text: &str, output: &Output) -> bool {
+/// Runs all statements of `text`; the first error, or a stop, ends it.
+pub fn script(text: &str, output: &Output) -> End {
     placed(text, None, output)
 }
 
 /// [`script`] of what comes on standard input.
-pub fn input(text: &str, output: &Output) -> bool {
+pub fn input(text: &str, output: &Output) -> End {
     placed(text.trim_start_matches('\u{feff}'), Some(Path::new("standard input")), output)
 }
 
 /// [`script`], whose errors say where in `file` they are.
-fn placed(text: &str, file: Option<&Path>, output: &Output) -> bool {
+fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
+    interrupt::clear();
     let all = match statements(text) {
         Ok(all) => all,
         Err(error) => {
             let hint = "close it; an apostrophe in text needs quotes around it: \"What's new?\"".into();
             output.error("", &Error::Refused { message: error.to_string(), hint }.into());
-            return false;
+            return End::Failed;
         }
     };
     let mut context = Context::default();
-    for each in &all {
+    for (i, each) in all.iter().enumerate() {
         match statement(each, &mut context, output) {
             After::Next => {}
+            After::Stopped => {
+                left_out(&all[i + 1..], output);
+                return End::Stopped;
+            }
             After::Failed => {
                 if let Some(file) = file.filter(|_| !output.json) {
                     note(&format!("in line {} of {}: {}", each.line, file.display(), each.verb));
                 }
-                return false;
+                return End::Failed;
             }
             After::Quit => break,
         }
     }
-    true
+    End::Done
 }
 
 /// Runs the statements of a file.
-pub fn file(path: &Path, output: &Output) -> bool {
+pub fn file(path: &Path, output: &Output) -> End {
     match std::fs::read_to_string(path) {
         Ok(text) => placed(text.trim_start_matches('\u{feff}'), Some(path), output),
         Err(error) => {
             let error = match error.kind() {
-                std::io::ErrorKind::NotFound => Error::NotFound { path: path.into() },
+                std::io::ErrorKind::NotFound => Error::Refused {
+                    message: format!("`{}` is neither a file nor a command", path.display()),
+                    hint: "dam --help lists the commands; verbs run at the prompt, in a script, or in dam -c \"VERBS\"".into(),
+                },
                 _ => Error::Io { action: "read", path: path.into(), source: error },
             };
             output.error("run", &error.into());
-            false
+            End::Failed
         }
     }
 }

@@ -9,8 +9,9 @@ use dam_prelude::show::{AVERAGE, MERGED};
 use dam_prelude::verbs::{Context, Statement, statements};
 use serde_json::Value;
 
+use crate::interrupt;
 use crate::render::Output;
-use crate::run;
+use crate::run::{self, End};
 
 /// What is said, and the verbs that follow.
 const TOUR: [(&str, &str); 7] = [
@@ -52,20 +53,22 @@ const TOUR: [(&str, &str); 7] = [
     ("The merge becomes an ordinary Hugging Face checkpoint, as large as one source.", "bake"),
 ];
 
-/// Tells the tour and writes the merge to `directory`. Tells whether all went well.
-pub fn tour(directory: &Path, force: bool, output: &Output) -> bool {
+/// Tells the tour and writes the merge to `directory`. A stop ends it.
+pub fn tour(directory: &Path, force: bool, output: &Output) -> End {
+    interrupt::clear();
     let start = Instant::now();
     match told(directory, force, output) {
+        Ok(_) if interrupt::requested() => End::Stopped,
         Ok(moral) => {
             if !output.json {
                 let seconds = start.elapsed().as_secs_f64();
                 output.say(&format!("\n{moral}\nThat took {seconds:.0} s. Next: run it without `tour`, and type `help`."));
             }
-            true
+            End::Done
         }
         Err(error) => {
             output.error("tour", &error);
-            false
+            if interrupt::requested() { End::Stopped } else { End::Failed }
         }
     }
 }
@@ -92,6 +95,9 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
             let (reply, seconds) = run::reply(&statement, &mut context)?;
             if output.json || statement.verb != "set" {
                 output.reply(&statement.verb, seconds, &reply);
+            }
+            if interrupt::requested() {
+                return Ok(String::new());
             }
             if statement.verb == "eval" {
                 sentence = moral(&reply.json["rows"]);

@@ -119,11 +119,11 @@ fn a_script_file_runs_as_verbs_do() {
     assert!(String::from_utf8(missing.stderr).unwrap().contains("`no.dam`"));
 }
 
-/// Ctrl-C ends training after the current step; what follows still runs.
+/// Ctrl-C ends training after the current step, and the script: what follows does not run, and the status says so.
 #[test]
 #[cfg(unix)]
 fn an_interrupt_keeps_everything() {
-    let line = format!("{GOLDEN}; set batch_size=1; step; train 1000000; loss");
+    let line = format!("{GOLDEN}; set batch_size=1; step; train 1000000; loss; bake half");
     let mut command = Command::new(env!("CARGO_BIN_EXE_dam"));
     command.current_dir(golden("")).args(["--json", "-c", &line]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -136,8 +136,8 @@ fn an_interrupt_keeps_everything() {
     assert_eq!(train["verb"], "train", "{train}");
     let steps = train["steps"].as_u64().unwrap();
     assert!(steps > 0 && steps < 1_000_000);
-    assert_eq!(next()["verb"], "loss");
-    assert!(child.wait().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(lines.next().is_none() && !golden("half").exists());
 }
 
 #[test]

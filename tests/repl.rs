@@ -161,6 +161,15 @@ fn an_interrupt_stops_training_and_not_the_session() {
     let prompt = dam.last_line();
     let steps: usize = prompt.split("step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(steps > 0 && steps < 100_000, "{prompt}");
+    // It ends the line too: what follows in it does not run.
+    dam.line("train 100000; bake half");
+    std::thread::sleep(Duration::from_millis(1000));
+    dam.send(ctrl('c'));
+    dam.wait_for("stopped, so not run: bake half");
+    dam.wait_for_prompt("loss ");
+    assert!(!home.path().join("half").exists());
+    let prompt = dam.last_line();
+    let steps: usize = prompt.split("step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     // At the prompt it only clears the line.
     dam.send(format!("bake x{}", ctrl('c')));
     dam.line("help loss");
@@ -423,9 +432,33 @@ fn a_killed_session_is_offered_again() {
     drop(Terminal::dam(home.path()));
 }
 
-/// Of several killed sessions the latest is offered, and the one before it where that one is deleted.
+/// What cannot be read is set aside and never deleted, and its saved states are offered.
 #[test]
-fn where_a_killed_session_is_deleted_the_next_is_offered() {
+fn an_unreadable_session_is_set_aside() {
+    let home = home();
+    let mut dam = Terminal::dam(home.path());
+    dam.line(&format!("{BEGIN}; train 2"));
+    dam.wait_for_prompt("step 2");
+    dam.kill();
+    let sessions = home.path().join("state/dam/sessions");
+    let session = std::fs::read_dir(&sessions).unwrap().next().unwrap().unwrap();
+    std::fs::write(session.path().join("journal.jsonl"), "{\"version\":99}\n").unwrap();
+    let mut dam = Terminal::start(dam(home.path()), 30, 100);
+    dam.wait_for("cannot be read");
+    dam.wait_for("it has version 99");
+    dam.wait_for("it is set aside in");
+    dam.wait_for("its saved states can be opened:");
+    dam.wait_for_prompt("");
+    let aside = home.path().join("state/dam/set-aside").join(session.file_name());
+    let states: Vec<_> = std::fs::read_dir(&aside).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(states.contains(&"journal.jsonl".into()) && states.iter().any(|name| *name == *"4.dam"), "{states:?}");
+    dam.line(&format!("open {}", aside.join("4.dam").display()));
+    dam.wait_for_prompt("step 2");
+}
+
+/// Of several killed sessions all are listed, and one is chosen or deleted by its number.
+#[test]
+fn several_killed_sessions_are_listed() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.line("load builtin:math");
@@ -437,9 +470,13 @@ fn where_a_killed_session_is_deleted_the_next_is_offered() {
     dam.line("load builtin:japanese builtin:sql");
     dam.wait_for("2 sources >");
     dam.kill();
-    let mut dam = offered(&home);
-    assert!(dam.screen().contains("1 change, the last: load builtin:japanese"), "{}", dam.screen());
-    dam.line("d");
+    let mut dam = Terminal::start(dam(home.path()), 30, 100);
+    dam.wait_for("2 sessions ended without being left:");
+    dam.wait_for("1  just now: 1 change, the last: load builtin:japanese");
+    dam.wait_for("2  ");
+    dam.line("3");
+    dam.line("d1");
+    dam.wait_for("go on with it?");
     dam.wait_for("1 change, the last: load builtin:math");
     dam.line("y");
     dam.wait_for("1 source >");

@@ -202,7 +202,7 @@ fn a_killed_session_goes_on() {
     context.keep(directory).unwrap();
     let dam = context.dam().unwrap().clone();
     dam.step().unwrap();
-    Context::keep_now(&dam, directory).unwrap();
+    Context::keep_now(&dam, directory).unwrap()().unwrap();
     let (three, loss) = (coefficients(&dam), dam.step().unwrap().total);
     assert!(Context::summary(directory).unwrap().contains("training was under way"));
     drop(context);
@@ -223,17 +223,31 @@ fn a_killed_session_goes_on() {
     assert!(!directory.join("now.dam").exists());
 
     // A journal that somebody has damaged is an error, not a panic.
-    let journal = directory.join("journal.json");
+    let journal = directory.join("journal.jsonl");
     let text = std::fs::read_to_string(&journal).unwrap();
     for damaged in [
         text.replace("\"parent\":1", "\"parent\":77"),
         text.replace("\"here\":", "\"here\":9"),
-        text.replace("\"version\":1", "\"version\":2"),
-        text[..text.len() / 2].to_owned(),
+        text.replace("\"version\":2", "\"version\":3"),
+        text.replacen("{\"state\":", "{\"stat\":", 1),
+        text[..60].to_owned(),
         String::new(),
     ] {
         std::fs::write(&journal, damaged).unwrap();
         assert!(Context::recover(directory).is_err());
+        // What was saved is there whatever became of the journal.
+        assert_eq!(Context::saved_in(directory).last().map(|(_, step)| *step), Some(3));
+    }
+    // Wherever it was cut short, what was whole before is there, and goes on.
+    let heads: Vec<usize> = text.match_indices("{\"head\"").map(|(at, _)| at + text[at..].find('\n').unwrap() + 1).collect();
+    for cut in (heads[0]..text.len()).step_by(97) {
+        std::fs::write(&journal, &text[..cut]).unwrap();
+        let mut context = Context::recover(directory).unwrap();
+        verbs(&mut context, "set seed=3");
+        context.keep(directory).unwrap();
+        let again = Context::recover(directory).unwrap();
+        assert_eq!(again.timeline().states().len(), context.timeline().states().len(), "{cut}");
+        assert_eq!(again.timeline().here(), context.timeline().here());
     }
     std::fs::write(&journal, text).unwrap();
     std::fs::remove_file(directory.join("5.dam")).unwrap();

@@ -22,6 +22,8 @@ pub enum Error {
     MissingFile { directory: PathBuf, file: String },
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("`{}` has changed since it was loaded", file.display())]
+    Changed { file: PathBuf },
     #[error("`{}` is not a valid safetensors file: {reason}", file.display())]
     Safetensors { file: PathBuf, reason: String },
     #[error("`{}` is not a usable GGUF file: {reason}", file.display())]
@@ -164,6 +166,9 @@ impl Error {
                 "check the name and the directory you are in; built-in models are named builtin:NAME, as builtin:math"
             }
             Error::MissingFile { file, .. } => remedy::missing_file(file),
+            Error::Changed { .. } => {
+                "put the file back as it was, size and time, to go on; or load it as it is now: load and wrap anew"
+            }
             Error::Safetensors { .. } => "download the file again: it is truncated or damaged",
             Error::Gguf { .. } => "download the file again, or convert the model with a newer llama.cpp",
             Error::Torch { file, .. } => {

@@ -282,8 +282,14 @@ impl Dam {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `f` on the number of threads that is set.
+    /// Runs `f`, which reads the sources' weights, on the number of threads that is set.
     fn run<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
+        self.session().models.check_unchanged()?;
+        self.look(f)
+    }
+
+    /// Runs `f`, which needs no weights, on the number of threads that is set.
+    fn look<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
         let mut session = self.session();
         let session: &mut Session = &mut session;
         on_threads(session.models.settings.threads, || f(session))

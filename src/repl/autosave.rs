@@ -1,30 +1,54 @@
-//! What an interactive session has done is kept as it goes, so that a crash or a closed terminal loses at most the step
-//! under way. What is left by one that ended so is offered to the next.
+//! What an interactive session has done is kept as it goes, so that a crash or a closed terminal loses at most a second of
+//! training and the step under way. What is left by one that ended so is offered to the next.
 //!
 //! ```text
-//! STATE/dam/sessions/NUMBER/    one a session: its timeline, `place`, where it was typed, and `lock`, held while it runs
+//! STATE/dam/sessions/NUMBER/     one per session: its timeline, `place`, where it was typed, and `lock`, held while it runs
+//! STATE/dam/set-aside/NUMBER/    a session that cannot be read: nothing of it is deleted
 //! ```
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use dam_prelude::session::{Progress, latest};
-use dam_prelude::verbs::Context;
+use dam_prelude::verbs::{Context, quoted};
 
 use crate::render::note;
 use crate::terminal::state_directory;
 
-/// Left sessions that are kept: the oldest beyond them are removed.
-const MOST: usize = 10;
+/// How far apart training is kept, at least.
+const PACE: Duration = Duration::from_secs(1);
+
+/// The file that is locked while a session runs.
+const LOCK: &str = "lock";
 
 /// The file with the working directory.
 const PLACE: &str = "place";
 
 /// Where the running session is kept.
-static RUNNING: Mutex<Option<PathBuf>> = Mutex::new(None);
+static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
+
+struct Running {
+    directory: PathBuf,
+    /// When training was kept last.
+    last: Option<Instant>,
+    /// Writes it while training goes on.
+    writes: Option<JoinHandle<dam_prelude::Result<()>>>,
+}
+
+impl Running {
+    /// Waits until what is being written is whole.
+    fn finish(&mut self) -> dam_prelude::Result<()> {
+        self.writes.take().map_or(Ok(()), |thread| thread.join().unwrap_or(Ok(())))
+    }
+}
+
+fn running() -> MutexGuard<'static, Option<Running>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The place of a session that runs.
 pub struct Autosave {
@@ -52,14 +76,14 @@ impl Autosave {
         let number = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let directory = sessions.join(format!("{number}-{}", std::process::id()));
         private(&directory)?;
-        let lock = File::create(directory.join("lock"))?;
+        let lock = File::create(directory.join(LOCK))?;
         lock.try_lock().context("the place of this session is taken")?;
         fs::write(directory.join(PLACE), std::env::current_dir()?.as_os_str().as_encoded_bytes())?;
         Ok(Self::running(directory, lock))
     }
 
     fn running(directory: PathBuf, lock: File) -> Self {
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.clone());
+        *running() = Some(Running { directory: directory.clone(), last: None, writes: None });
         Self { directory, _lock: lock }
     }
 
@@ -67,14 +91,11 @@ impl Autosave {
     ///
     /// # Errors
     /// Files that are damaged, sources that are gone; the place stays as it was.
-    pub fn recover(left: Left) -> Result<(Self, Context)> {
-        // Paths were typed there.
-        if let Some(place) = left.place().filter(|place| std::env::current_dir().ok().as_ref() != Some(place)) {
-            std::env::set_current_dir(&place).with_context(|| format!("cannot go to {}", place.display()))?;
-            note(&format!("in {} again", place.display()));
+    pub fn recover(left: Left) -> Result<(Self, Context), (Left, anyhow::Error)> {
+        match left.context() {
+            Ok(context) => Ok((Self::running(left.directory, left.lock), context)),
+            Err(error) => Err((left, error)),
         }
-        let context = Context::recover(&left.directory)?;
-        Ok((Self::running(left.directory, left.lock), context))
     }
 
     /// Keeps what has been done.
@@ -82,39 +103,54 @@ impl Autosave {
     /// # Errors
     /// A place that has no room.
     pub fn keep(&self, context: &mut Context) -> Result<()> {
+        if let Some(running) = &mut *running() {
+            running.finish()?;
+            running.last = None;
+        }
         Ok(context.keep(&self.directory)?)
     }
 
     /// The session is left on purpose: nothing of it needs to be kept.
     pub fn end(self) {
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(mut running) = running().take() {
+            let _ = running.finish();
+        }
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
 impl Left {
-    /// The session that was left last, if one was.
-    pub fn last() -> Option<Self> {
-        let entries = fs::read_dir(sessions().ok()?).ok()?;
-        let mut all: Vec<Self> = entries.flatten().filter_map(|entry| Self::of(&entry.path())).collect();
-        all.sort_by_key(|left| left.when);
-        while all.len() > MOST {
-            all.remove(0).forget();
-        }
-        all.pop()
+    /// The sessions that were left, the latest first.
+    pub fn all() -> Vec<Self> {
+        let entries = sessions().and_then(|path| Ok(fs::read_dir(path)?));
+        let mut all: Vec<Self> = entries.into_iter().flatten().flatten().filter_map(|entry| Self::of(&entry.path())).collect();
+        all.sort_by_key(|left| std::cmp::Reverse(left.when));
+        all
     }
 
     /// The session of `directory`, if none runs in it and it has something.
     fn of(directory: &Path) -> Option<Self> {
-        let lock = File::options().write(true).open(directory.join("lock")).ok()?;
+        let lock = File::options().write(true).open(directory.join(LOCK)).ok()?;
         lock.try_lock().ok()?;
-        let Ok(when) = fs::metadata(directory.join("journal.json")).and_then(|m| m.modified()) else {
+        let files = fs::read_dir(directory).ok()?.collect::<std::io::Result<Vec<_>>>().ok()?;
+        let mut written = files.iter().filter(|file| file.file_name() != LOCK && file.file_name() != PLACE).peekable();
+        if written.peek().is_none() {
             // It ended before anything was done.
             let _ = fs::remove_dir_all(directory);
             return None;
-        };
-        let now = fs::metadata(directory.join("now.dam")).and_then(|m| m.modified()).unwrap_or(when);
-        Some(Self { directory: directory.into(), lock, when: when.max(now) })
+        }
+        let when = written.filter_map(|file| file.metadata().and_then(|m| m.modified()).ok()).max();
+        Some(Self { directory: directory.into(), lock, when: when.unwrap_or(SystemTime::UNIX_EPOCH) })
+    }
+
+    /// What it was, in the directory where it was typed.
+    fn context(&self) -> Result<Context> {
+        // Paths were typed there.
+        if let Some(place) = self.place().filter(|place| std::env::current_dir().ok().as_ref() != Some(place)) {
+            std::env::set_current_dir(&place).with_context(|| format!("cannot go to {}", place.display()))?;
+            note(&format!("in {} again", place.display()));
+        }
+        Ok(Context::recover(&self.directory)?)
     }
 
     /// Where it was typed.
@@ -130,23 +166,63 @@ impl Left {
         Ok(Context::summary(&self.directory)?)
     }
 
+    /// Puts a session that cannot be read where it is not offered again; says where it is and which saved states it has.
+    pub fn set_aside(self) -> String {
+        let to = sessions().map(|path| path.with_file_name("set-aside")).and_then(|path| {
+            private(&path)?;
+            let to = path.join(self.directory.file_name().unwrap_or_default());
+            fs::rename(&self.directory, &to)?;
+            Ok(to)
+        });
+        let (place, is) = match &to {
+            Ok(to) => (to, "it is set aside in"),
+            Err(_) => (&self.directory, "it stays in"),
+        };
+        format!("{is} `{}`; {}", place.display(), states(place))
+    }
+
+    /// Where it is, and which saved states it has.
+    pub fn whereabouts(&self) -> String {
+        format!("it stays in `{}`; {}", self.directory.display(), states(&self.directory))
+    }
+
     /// Removes it; whether that could be done.
     pub fn forget(self) -> bool {
         fs::remove_dir_all(&self.directory).is_ok()
     }
 }
 
-/// Keeps the step that training just made.
+/// The saved states in `directory`, in words.
+fn states(directory: &Path) -> String {
+    let all = Context::saved_in(directory);
+    let one = |(file, step): &(PathBuf, usize)| format!("\n  open {}   (step {step})", quoted(&file.display().to_string()));
+    match all.is_empty() {
+        true => "it has no saved state".into(),
+        false => format!("its saved states can be opened:{}", all.iter().map(one).collect::<String>()),
+    }
+}
+
+/// Keeps the step that training just made, unless one was kept within the last second.
 pub fn step(progress: &Progress<'_>) {
     let (Some(dam), Some(_)) = (progress.dam, progress.step) else { return };
-    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-    // Trials of `compare` are nobody's session.
-    if let Some(directory) = &*running
-        && latest().is_ok_and(|latest| latest.is(dam))
-        && let Err(error) = Context::keep_now(dam, directory)
-    {
-        note(&format!("this training is not kept as it goes: {error}"));
-        *running = None;
+    let mut running = running();
+    let Some(place) = running.as_mut() else { return };
+    let is_due = place.last.is_none_or(|last| last.elapsed() >= PACE);
+    // Trials of `compare` are nobody's session. What takes longer to write than a second is written one at a time.
+    let is_busy = place.writes.as_ref().is_some_and(|thread| !thread.is_finished());
+    if !is_due || is_busy || !latest().is_ok_and(|latest| latest.is(dam)) {
+        return;
+    }
+    let kept = place.finish().and_then(|()| Context::keep_now(dam, &place.directory));
+    match kept {
+        Ok(write) => {
+            place.last = Some(Instant::now());
+            place.writes = Some(std::thread::spawn(write));
+        }
+        Err(error) => {
+            note(&format!("this training is not kept as it goes: {error}"));
+            *running = None;
+        }
     }
 }
 

@@ -35,6 +35,7 @@ pub fn may(editor: &mut Editor, context: &RefCell<Context>, output: &Output) -> 
             Answer::Leave => return Ok(true),
             Answer::Stay => return Ok(false),
             Answer::Save(text) => {
+                crate::interrupt::clear();
                 for each in statements(&text).unwrap_or_default() {
                     if statement(&each, &mut context.borrow_mut(), output) != After::Next {
                         break;

@@ -21,7 +21,7 @@ use rustyline::error::ReadlineError;
 
 use crate::interrupt;
 use crate::render::{Output, note};
-use crate::run::{After, input, statement};
+use crate::run::{After, End, input, left_out, statement};
 use autosave::Autosave;
 use editor::{Editor, Line};
 
@@ -35,8 +35,8 @@ const RUST: &str = "rust";
 
 pub use editor::Keys;
 
-/// Reads and runs until `quit` or the end of input. Tells whether all went well.
-pub fn repl(keys: Keys, output: &Output) -> bool {
+/// Reads and runs until `quit` or the end of input.
+pub fn repl(keys: Keys, output: &Output) -> End {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         let mut text = Vec::new();
@@ -44,16 +44,16 @@ pub fn repl(keys: Keys, output: &Output) -> bool {
             Ok(_) => input(&String::from_utf8_lossy(&text), output),
             Err(error) => {
                 output.error("", &error.into());
-                false
+                End::Failed
             }
         };
     }
     interrupt::stay();
     match interact(keys, output) {
-        Ok(()) => true,
+        Ok(()) => End::Done,
         Err(error) => {
             output.error("", &error.into());
-            false
+            End::Failed
         }
     }
 }
@@ -95,18 +95,23 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Runs the statements of a line; the first that fails ends it. What each did is kept.
+    /// Runs the statements of a line; the first that fails, or a stop, ends it. What each did is kept.
     fn run(&mut self, text: &str) -> After {
+        interrupt::clear();
         let mut after = After::Next;
-        for each in statements(text).unwrap_or_default() {
+        let all = statements(text).unwrap_or_default();
+        for (i, each) in all.iter().enumerate() {
             after = match each.verb.as_str() {
                 RUST => self.rust(),
-                _ => statement(&each, &mut self.context.borrow_mut(), self.output),
+                _ => statement(each, &mut self.context.borrow_mut(), self.output),
             };
             let kept = self.autosave.as_ref().map(|autosave| autosave.keep(&mut self.context.borrow_mut()));
             if let Some(Err(error)) = kept {
                 note(&format!("this session is not kept from here on: {error:#}"));
                 self.autosave = None;
+            }
+            if after == After::Stopped {
+                left_out(&all[i + 1..], self.output);
             }
             if after != After::Next {
                 break;

@@ -1,4 +1,4 @@
-//! At the begin: a place where the session is kept, and the offer to go on with one that ended without being left.
+//! At the start: a place where the session is kept, and the offer to go on with those that ended without being left.
 
 use std::time::SystemTime;
 
@@ -13,11 +13,20 @@ use super::editor::{Editor, Line};
 
 /// The session to begin with, and where it is kept; without a place it is not.
 pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, Context)> {
-    while let Some(left) = Left::last().filter(|_| !output.json) {
-        match offer(editor, left, output)? {
-            Offered::Taken(taken) => return Ok((Some(taken.0), taken.1)),
-            Offered::Later => break,
-            Offered::Gone => {}
+    let mut all = if output.json { Vec::new() } else { readable(output) };
+    while !all.is_empty() {
+        match ask(editor, &all, output)? {
+            Answer::GoOn(place) => match Autosave::recover(all.remove(place).0) {
+                Ok((autosave, context)) => return Ok((Some(autosave), context)),
+                Err((left, error)) => {
+                    output.error("", &error);
+                    output.say(&left.whereabouts());
+                    break;
+                }
+            },
+            Answer::Later => break,
+            // One that cannot be deleted stays, and is offered again next time.
+            Answer::Delete(place) => drop(all.remove(place).0.forget()),
         }
     }
     match Autosave::begin() {
@@ -29,46 +38,71 @@ pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, 
     }
 }
 
-/// What became of a session that was offered.
-enum Offered {
-    Taken(Box<(Autosave, Context)>),
-    /// It stays for another time.
-    Later,
-    /// It is deleted, and another may be offered.
-    Gone,
+/// The sessions that can be offered, the latest first, each with what is in it. What cannot be read is never deleted.
+fn readable(output: &Output) -> Vec<(Left, String)> {
+    let mut readable = Vec::new();
+    for left in Left::all() {
+        match left.summary() {
+            Ok(summary) => readable.push((left, summary)),
+            Err(error) => {
+                output.say(&format!("a session ended without being left, {}, and cannot be read: {error}", ago(left.when)));
+                output.say(&left.set_aside());
+            }
+        }
+    }
+    readable
 }
 
-/// Asks whether to go on with `left`.
-fn offer(editor: &mut Editor, left: Left, output: &Output) -> Result<Offered> {
-    let Ok(summary) = left.summary() else {
-        return Ok(gone(left));
+/// What becomes of the sessions that are offered.
+enum Answer {
+    /// This one goes on.
+    GoOn(usize),
+    /// All stay for another time.
+    Later,
+    /// This one is deleted.
+    Delete(usize),
+}
+
+/// Asks whether to go on with one of `all`.
+fn ask(editor: &mut Editor, all: &[(Left, String)], output: &Output) -> Result<Answer> {
+    let question = match all {
+        [(left, summary)] => {
+            output.say(&format!("a session ended without being left, {}: {summary}", ago(left.when)));
+            "go on with it? [y]es, [n]o and ask again next time, [d]elete it: "
+        }
+        _ => {
+            output.say(&format!("{} sessions ended without being left:", all.len()));
+            for (number, (left, summary)) in all.iter().enumerate() {
+                output.say(&format!("{:3}  {}: {summary}", number + 1, ago(left.when)));
+            }
+            "go on with one? its number (enter: 1), [n]o and ask again next time, [d]elete and a number: "
+        }
     };
-    output.say(&format!("a session ended without being left, {}: {summary}", ago(left.when)));
     loop {
-        let answer = match editor.ask("go on with it? [y]es, [n]o and ask again next time, [d]elete it: ") {
+        let answer = match editor.ask(question) {
             Ok(Line::Text(text)) => text.trim().to_lowercase(),
             Ok(Line::Refused(..)) => continue,
             Err(ReadlineError::Eof | ReadlineError::Interrupted) => "n".into(),
             Err(error) => return Err(error),
         };
-        match answer.as_str() {
-            "" | "y" | "yes" => match Autosave::recover(left) {
-                Ok(recovered) => return Ok(Offered::Taken(Box::new(recovered))),
-                Err(error) => {
-                    output.error("", &error);
-                    return Ok(Offered::Later);
-                }
-            },
-            "n" | "no" => return Ok(Offered::Later),
-            "d" | "delete" => return Ok(gone(left)),
-            _ => {}
+        if let Some(answer) = read(&answer, all.len()) {
+            return Ok(answer);
         }
     }
 }
 
-/// Deletes a session; one that cannot be deleted stays, and would be offered again.
-fn gone(left: Left) -> Offered {
-    if left.forget() { Offered::Gone } else { Offered::Later }
+/// What `answer` means where `count` sessions are offered; none where it has to be asked again.
+fn read(answer: &str, count: usize) -> Option<Answer> {
+    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| (1..=count).contains(n)).map(|n| n - 1);
+    match answer {
+        "" | "y" | "yes" => Some(Answer::GoOn(0)),
+        "n" | "no" => Some(Answer::Later),
+        "d" | "delete" if count == 1 => Some(Answer::Delete(0)),
+        _ => match answer.strip_prefix("delete").or_else(|| answer.strip_prefix('d')) {
+            Some(rest) => number(rest).map(Answer::Delete),
+            None => number(answer).map(Answer::GoOn),
+        },
+    }
 }
 
 /// How long ago, as one says it.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use include_dir::{Dir, include_dir};
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::UncheckedAdvice;
 
 use super::gguf::Gguf;
 use super::hub::{Hub, Place, Wanted};
+use super::mapped::Mapped;
 use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
@@ -29,7 +30,7 @@ pub const BUILTIN_PREFIX: &str = "builtin:";
 /// A file's bytes: mapped from disk, or part of the program. Cheap to clone.
 #[derive(Clone)]
 pub(crate) enum Bytes {
-    Mapped(Arc<Mmap>),
+    Mapped(Arc<Mapped>),
     Static(&'static [u8]),
     Owned(Arc<Vec<u8>>),
 }
@@ -42,7 +43,7 @@ impl Bytes {
         {
             // SAFETY: the map is read-only and of a file, so that no content is lost. It is a kindness
             // to the system: that it fails changes nothing.
-            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+            let _ = unsafe { map.map().unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
     }
 }
@@ -191,8 +192,5 @@ pub(crate) fn map(path: &Path) -> Result<Bytes> {
     if meta.len() == 0 {
         return Ok(Bytes::Static(&[]));
     }
-    // SAFETY: the map is read-only. A file that another program truncates meanwhile would end this
-    // process with SIGBUS, as it does every program that maps checkpoints.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("read", path, e))?;
-    Ok(Bytes::Mapped(Arc::new(map)))
+    Ok(Bytes::Mapped(Arc::new(Mapped::new(&file, path)?)))
 }

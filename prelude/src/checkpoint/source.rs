@@ -524,6 +524,16 @@ impl Source {
         }
     }
 
+    /// An error where a file of its weights is another than when it was loaded.
+    ///
+    /// # Errors
+    /// [`Error::Changed`].
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let mut files = BTreeMap::new();
+        self.0.views.values().for_each(|view| view.files(&mut files));
+        files.values().try_for_each(|file| file.check())
+    }
+
     /// A fingerprint of the configuration and of every weight, to notice that a file has changed.
     pub(crate) fn fingerprint(&self) -> Result<&str> {
         if let Some(source) = &self.0.as_it_is {
@@ -690,7 +700,8 @@ pub(crate) fn mix(hash: u64, word: u64) -> u64 {
     (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 
-fn hash(bytes: &[u8]) -> u64 {
+/// A hash that notices accidents; it is no defence against forgery.
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let start = rest.iter().fold(bytes.len() as u64, |h, b| mix(h, u64::from(*b)));
     words.iter().fold(start, |h, word| mix(h, u64::from_le_bytes(*word)))

@@ -1,6 +1,7 @@
 //! A stored tensor that stays where it is: plain floats, or blocks of a GGUF file, with adapters on top,
 //! decoded to f32 a piece of a row at a time.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 use super::adapter::Change;
 use super::files::Bytes;
 use super::float8::Float8;
+use super::mapped::Mapped;
 use crate::error::{Error, Result};
 
 /// Elements decoded at a time, small enough to stay in the nearest cache: whole blocks of every format.
@@ -238,6 +240,15 @@ impl View {
             let length = wanted.len().min(into.len() - done);
             into[done..done + length].copy_from_slice(&wanted[..length]);
             done += length;
+        }
+    }
+
+    /// The files that it is read from, by where they are mapped.
+    pub(super) fn files<'a>(&'a self, into: &mut BTreeMap<*const Mapped, &'a Mapped>) {
+        match (&self.stored, &self.bytes) {
+            (Stored::Gathered(rows), _) => rows.views.iter().for_each(|view| view.files(into)),
+            (_, Bytes::Mapped(map)) => drop(into.insert(Arc::as_ptr(map), map)),
+            _ => {}
         }
     }
 

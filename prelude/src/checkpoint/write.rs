@@ -1,10 +1,10 @@
-//! Writing: a checkpoint streamed block by block, aside, then renamed into place.
+//! Writing: a checkpoint streamed block by block.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::DType;
@@ -14,8 +14,6 @@ use serde_json::json;
 
 use super::config::TensorSpec;
 use super::encode::Encoding;
-use super::foreign::foreign;
-use super::written::Written;
 use crate::error::{Error, Result};
 
 /// One tensor to be written.
@@ -228,127 +226,4 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()
     };
     write().map_err(|e| Error::io("write", path, e))
-}
-
-/// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
-///
-/// # Errors
-/// [`Error::Exists`] where `path` exists and `force` is false; with `force`, [`Error::Foreign`] where it holds
-/// anything but a checkpoint's files.
-pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
-    let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
-    let exists = path.symlink_metadata().is_ok();
-    if exists && !force {
-        return Err(Error::Exists { path });
-    }
-    if exists && !path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
-        return Err(Error::NotReplaced { path, what: "a checkpoint" });
-    }
-    if let Some(file) = foreign(&path).filter(|_| exists) {
-        return Err(Error::Foreign { path, file });
-    }
-    let (parent, prefix) = sibling(&path)?;
-    let io = |e| Error::io("write", &path, e);
-    let new = tempfile::Builder::new()
-        .prefix(&prefix)
-        .permissions(Permissions::from_mode(0o777))
-        .tempdir_in(&parent.path)
-        .map_err(io)?;
-    fill(new.path())?;
-    let mut written = Written { path: path.clone(), ..Written::default() };
-    measure(new.path(), &mut written).map_err(io)?;
-    let old = match exists {
-        true => {
-            let old = tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent.path).map_err(io)?;
-            fs::rename(&path, old.path()).map_err(io)?;
-            Some(old)
-        }
-        false => None,
-    };
-    if let Err(error) = fs::rename(new.path(), &path) {
-        if let Some(old) = old {
-            let _ = fs::rename(old.keep(), &path);
-        }
-        return Err(io(error));
-    }
-    let _ = new.keep();
-    let _ = File::open(&parent.path).and_then(|d| d.sync_all());
-    parent.keep();
-    Ok(written)
-}
-
-/// Writes `bytes` to a temporary sibling of `path` and renames it into place.
-pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
-    fill_file(path, |file| file.write_all(bytes).map_err(|e| Error::io("write", path, e)))
-}
-
-/// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
-pub(crate) fn fill_file(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<Written> {
-    let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
-    let (parent, prefix) = sibling(&path)?;
-    let io = |e| Error::io("write", &path, e);
-    let mode = Permissions::from_mode(0o666);
-    let mut file = tempfile::Builder::new().prefix(&prefix).permissions(mode).tempfile_in(&parent.path).map_err(io)?;
-    fill(file.as_file_mut())?;
-    file.as_file().sync_all().map_err(io)?;
-    let bytes = file.as_file().metadata().map_err(io)?.len();
-    file.persist(&path).map_err(|e| io(e.error))?;
-    parent.keep();
-    Ok(Written { path, files: 1, bytes, ..Written::default() })
-}
-
-/// [`replace_file`] where nothing is there yet.
-///
-/// # Errors
-/// [`Error::Exists`] where something is.
-pub(crate) fn new_file(path: &Path, bytes: &[u8]) -> Result<Written> {
-    match path.symlink_metadata().is_ok() {
-        true => Err(Error::Exists { path: path.into() }),
-        false => replace_file(path, bytes),
-    }
-}
-
-/// Adds the files below `directory` to `written`.
-fn measure(directory: &Path, written: &mut Written) -> std::io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            measure(&entry.path(), written)?;
-            continue;
-        }
-        written.files += 1;
-        written.bytes += entry.metadata()?.len();
-    }
-    Ok(())
-}
-
-/// The directory that something is written in, made where it was missing; what was made goes again
-/// unless it is kept.
-struct Parent {
-    path: PathBuf,
-    made: Vec<PathBuf>,
-}
-
-impl Parent {
-    fn keep(mut self) {
-        self.made.clear();
-    }
-}
-
-impl Drop for Parent {
-    fn drop(&mut self) {
-        // Innermost first; a directory that is no longer empty stays.
-        self.made.iter().for_each(|path| drop(fs::remove_dir(path)));
-    }
-}
-
-/// The directory of `path`, and the prefix of temporary names in it.
-fn sibling(path: &Path) -> Result<(Parent, String)> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::NotReplaced { path: path.into(), what: "a checkpoint or a session" });
-    };
-    let missing = parent.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
-    let parent = Parent { path: parent.into(), made: missing };
-    fs::create_dir_all(&parent.path).map_err(|e| Error::io("write", path, e))?;
-    Ok((parent, format!(".{}.", name.to_string_lossy())))
 }

@@ -65,6 +65,7 @@ fn number(error: &Error) -> usize {
         Error::Adapter { .. } => 55,
         Error::AdapterKey { .. } => 56,
         Error::TensorNames { .. } => 57,
+        Error::Changed { .. } => 58,
     }
 }
 
@@ -75,6 +76,7 @@ fn examples() -> Vec<Error> {
     let path = PathBuf::from;
     let mut examples = vec![
         Error::NotFound { path: file() },
+        Error::Changed { file: file() },
         Error::MissingFile { directory: path("model"), file: "config.json".into() },
         Error::MissingFile { directory: path("adapter"), file: "adapter_config.json".into() },
         Error::Safetensors { file: file(), reason: text() },
@@ -171,7 +173,7 @@ fn examples() -> Vec<Error> {
 fn every_error_has_a_message_and_a_remedy() {
     let examples = examples();
     let numbers: BTreeSet<usize> = examples.iter().map(number).collect();
-    assert_eq!(numbers, (0..=57).collect(), "a variant without an example");
+    assert_eq!(numbers, (0..=58).collect(), "a variant without an example");
     for error in &examples {
         let (message, hint) = (error.to_string(), error.hint().unwrap_or_default());
         assert!(hint.len() > 8 && !message.is_empty(), "{message}: {hint}");

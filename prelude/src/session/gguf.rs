@@ -88,7 +88,7 @@ impl Output<'_> {
             Some(entry) => content(entry),
             None => Err(Error::GgufOut { reason: format!("there is no tensor `{name}`") }),
         };
-        let written = fill_file(path, |out| file.write(out, path, by_name))?;
+        let written = fill_file(path, self.options.force, |out| file.write(out, path, by_name))?;
         Ok(Written { notes, ..written })
     }
 

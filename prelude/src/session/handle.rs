@@ -7,7 +7,7 @@ use std::sync::TryLockError;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{Kind, Written};
+use crate::checkpoint::{Kind, Written, new_file};
 use crate::coefficients::{BiasStart, COLUMNS, Merge, Nonlinearity, Variable};
 use crate::error::{Error, Result};
 use crate::show::{MERGED, Scoreboard, Scores, WrapReport};
@@ -153,6 +153,11 @@ impl Dam {
         })
     }
 
+    /// What [`Dam::eval`] gave last for the coefficients as they are.
+    pub fn scores(&self) -> Option<Scores> {
+        self.session().scores.clone()
+    }
+
     /// Tokens that its steps have run since it was wrapped or opened; those that go back too count three times.
     pub fn tokens(&self) -> u64 {
         self.session().ran
@@ -243,7 +248,18 @@ impl Dam {
     /// # Errors
     /// A place that has no room or may not be written; what was there stays.
     pub fn save(&self, file: impl AsRef<Path>) -> Result<Written> {
-        self.session().save(file.as_ref())
+        let session = self.session();
+        session.models.check_unchanged()?;
+        session.save(file.as_ref())
+    }
+
+    /// [`Dam::save`] to a file that does not exist yet: of two programs that save at once, one succeeds.
+    ///
+    /// # Errors
+    /// As for `save`; [`Error::Exists`] where something is there.
+    pub fn save_new(&self, file: impl AsRef<Path>) -> Result<Written> {
+        self.session().models.check_unchanged()?;
+        new_file(file.as_ref(), &self.serialized()?)
     }
 
     /// Shows what was wrapped as the result of an evcxr cell.

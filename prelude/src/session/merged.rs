@@ -14,7 +14,7 @@ use super::inspect::matching;
 use super::output::{Output, last};
 use super::score::{Judge, Scored};
 use super::{Bake, Models, on_threads};
-use crate::checkpoint::{Content, TensorSpec, Written};
+use crate::checkpoint::{Content, Source, TensorSpec, Written};
 use crate::error::{Error, Result};
 use crate::methods::{Plan, Planned};
 use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
@@ -103,6 +103,7 @@ impl Merged {
     pub(super) fn judged<T: Send>(&self, f: impl FnOnce(&Judge<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
         let Inner { models, plan, .. } = &*self.0;
         models.settings.check()?;
+        plan.models.iter().try_for_each(Source::check_unchanged)?;
         let architecture = plan.architecture()?;
         let (device, dtype): (Device, DType) = models.settings.place()?;
         let judge = Judge { models, sources: &plan.sources, architecture, device: &device, dtype };
@@ -116,6 +117,7 @@ impl Merged {
     /// A pattern that matches nothing, or a tensor that the method cannot merge.
     pub fn inspect(&self, pattern: &str) -> Result<Distances> {
         let Inner { models, plan, .. } = &*self.0;
+        plan.models.iter().try_for_each(Source::check_unchanged)?;
         let found = matching(pattern, plan.tensors.iter(), |t| &t.operands.spec().name)?;
         let tensors = on_threads(models.settings.threads, || found.into_iter().map(distances).collect::<Result<_>>())?;
         Ok(Distances { method: plan.method.into(), tensors })
@@ -137,6 +139,7 @@ impl Merged {
     /// As for `bake`.
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
         let Inner { models, plan, .. } = &*self.0;
+        plan.models.iter().try_for_each(Source::check_unchanged)?;
         let options = Bake { dtype: options.dtype.clone().or_else(|| plan.dtype.map(str::to_owned)), ..options.clone() };
         let output = Output {
             options: &options,

@@ -124,6 +124,11 @@ impl Models {
         self.data.get(name).map(|data| data.spec.as_str())
     }
 
+    /// An error where a file of a source is another than when it was loaded.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        self.sources.iter().try_for_each(Source::check_unchanged)
+    }
+
     /// Whether these are the same sources and data, with the same settings.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.settings == other.settings

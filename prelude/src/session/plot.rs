@@ -69,14 +69,14 @@ impl Dam {
         match asked(what)? {
             ("loss", _) => Ok(Figure::losses(&self.history())),
             ("distances", _) => self.models().plot("distances"),
-            ("coefficients", "") => self.run(|session| session.layers("coefficients")),
-            ("coefficients", tensor) => self.run(|session| session.columns(session.one(tensor)?)),
-            ("histogram", "") => self.run(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors")),
-            ("histogram", tensor) => self.run(|session| {
+            ("coefficients", "") => self.look(|session| session.layers("coefficients")),
+            ("coefficients", tensor) => self.look(|session| session.columns(session.one(tensor)?)),
+            ("histogram", "") => self.look(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors")),
+            ("histogram", tensor) => self.look(|session| {
                 let tensor = session.one(tensor)?;
                 session.histogram(vec![tensor], short_name(&tensor.spec.name))
             }),
-            _ => self.run(|session| session.layers("lean")),
+            _ => self.look(|session| session.layers("lean")),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! save and open: a session in one safetensors file, from which training goes on as it would have.
 //!
 //! Tensors `c.KEY` (parameters of the scheme; of columns the coefficients, under the name of their tensor), `m.KEY` and
-//! `v.KEY` (moments), f32; the rest is JSON in the metadata.
+//! `v.KEY` (moments), f32; the rest is JSON in the metadata, beside a checksum of it and of the tensors.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -12,15 +12,20 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::{Content, Snapshot};
 use super::{Dam, Models, Session};
-use crate::checkpoint::{Source, Written, map, mix, replace_file};
-use crate::coefficients::{COLUMNS, Options, Scheme, Wrap, find};
+use crate::checkpoint::{Source, Written, hash, map, mix, replace_file};
+use crate::coefficients::{COLUMNS, Options, Scheme, Variable, Wrap, find};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::show::Scores;
-use crate::train::Settings;
+use crate::train::{History, Moments, Settings};
 
 const KEY: &str = "dam";
+
+/// The checksum in the metadata; files of before there was one have none.
+const CHECKSUM: &str = "dam_checksum";
+
 const VERSION: u32 = 2;
 
 /// The version that had columns alone, which is read too.
@@ -91,38 +96,114 @@ fn data_fingerprint(data: &Dataset) -> String {
     format!("{:016x}", ids.fold(0, |hash, id| mix(hash, u64::from(id))))
 }
 
+/// A checksum of a session's JSON and of its tensors in the order of their names; it notices accidents, not forgery.
+fn checksum<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+    let mut tensors: Vec<(&str, &[u8])> = tensors.collect();
+    tensors.sort_unstable();
+    let sum = tensors.iter().fold(hash(text.as_bytes()), |sum, (name, bytes)| mix(mix(sum, hash(name.as_bytes())), hash(bytes)));
+    format!("{sum:016x}")
+}
+
+/// What is large of the moment in `file`, whose merge has these `variables`.
+///
+/// # Errors
+/// A file that is gone or damaged, or of another merge.
+pub(super) fn content(file: &Path, variables: &[Variable]) -> Result<Content> {
+    let bytes = map(file)?;
+    let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
+    let text = session_text(&bytes).map_err(invalid)?;
+    let saved: Saved = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+    saved.content(&bytes, &text, variables).map_err(invalid)
+}
+
+impl Saved {
+    /// What is large of it, of a merge that has these `variables`; or why there is none. `text` is its JSON in `bytes`.
+    fn content(&self, bytes: &[u8], text: &str, variables: &[Variable]) -> std::result::Result<Content, String> {
+        // What no training reaches would overflow what is counted from it.
+        if self.step > MOST || self.drawn > MOST {
+            return Err(format!("it says that it is at step {}", self.step));
+        }
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+        let expected = metadata.metadata().as_ref().and_then(|m| m.get(CHECKSUM));
+        let all = tensors.iter().map(|(name, view)| (name, view.data()));
+        if expected.is_some_and(|expected| *expected != checksum(text, all)) {
+            return Err("its checksum does not fit what is in it: it is damaged".into());
+        }
+        let read = |name: String| -> std::result::Result<Vec<f32>, String> {
+            let view = tensors.tensor(&name).map_err(|e| format!("`{name}`: {e}"))?;
+            let (values, rest) = view.data().as_chunks::<4>();
+            if view.dtype() != Dtype::F32 || !rest.is_empty() {
+                return Err(format!("`{name}` is not f32"));
+            }
+            let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            match values.iter().any(|x| !x.is_finite()) {
+                true => Err(format!("`{name}` is not finite")),
+                false => Ok(values),
+            }
+        };
+        let (mut values, mut moments) = (Vec::new(), Vec::new());
+        for Variable { key, value, .. } in variables {
+            let c = read(format!("c.{key}"))?;
+            let found = Moments { m: read(format!("m.{key}"))?, v: read(format!("v.{key}"))? };
+            let fits = |n: usize| n == 0 || n == value.elem_count();
+            if c.len() != value.elem_count() || !fits(found.m.len()) || found.v.len() != found.m.len() {
+                return Err(format!("`{key}` has another number of coefficients"));
+            }
+            if let Some(square) = found.v.iter().find(|v| **v < 0.0) {
+                return Err(format!("the mean square `{square}` of a gradient of `{key}` is negative"));
+            }
+            values.push(c);
+            moments.push(found);
+        }
+        if self.losses.len() > self.step {
+            return Err(format!("it has {} losses of {} steps", self.losses.len(), self.step));
+        }
+        let first = self.step + 1 - self.losses.len();
+        let total = self.losses.iter().enumerate().map(|(i, loss)| (first + i, *loss)).collect();
+        let history = History { total, terms: self.terms.clone() };
+        Ok(Content { values, moments, drawn: self.drawn, history })
+    }
+}
+
 impl Session {
     pub(super) fn save(&self, file: &Path) -> Result<Written> {
         if file.exists() && !map(file).is_ok_and(|bytes| session_text(&bytes).is_ok()) {
             return Err(Error::NotReplaced { path: file.into(), what: "a session" });
         }
+        replace_file(file, &self.serialized(&self.snapshot()?)?)
+    }
+
+    /// The file of the session as it was at `snapshot`.
+    pub(super) fn serialized(&self, snapshot: &Snapshot) -> Result<Vec<u8>> {
+        let (models, content) = (&snapshot.models, snapshot.content(self)?);
         let source = |s: &Source| -> Result<SavedSource> {
             Ok(SavedSource { name: s.name().into(), spec: s.spec().into(), fingerprint: s.fingerprint()?.into() })
         };
         let data = |d: &Dataset| SavedData { spec: d.spec.clone(), fingerprint: data_fingerprint(d) };
         let saved = Saved {
             version: VERSION,
-            sources: self.models.sources.iter().map(source).collect::<Result<_>>()?,
-            data: self.models.data.iter().map(|(name, d)| (name.clone(), data(d))).collect(),
-            settings: self.models.settings.clone(),
+            sources: models.sources.iter().map(source).collect::<Result<_>>()?,
+            data: models.data.iter().map(|(name, d)| (name.clone(), data(d))).collect(),
+            settings: models.settings.clone(),
             scheme: SavedScheme {
                 name: self.merge.wrap.scheme.name(),
                 settings: self.merge.wrap.scheme.settings().into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
             },
             options: self.merge.wrap.options.clone(),
-            step: self.step,
-            drawn: self.drawn,
-            losses: self.history.total.iter().map(|(_, loss)| *loss).collect(),
-            terms: self.history.terms.clone(),
-            scores: self.scores.clone(),
+            step: snapshot.step,
+            drawn: content.drawn,
+            losses: content.history.total.iter().map(|(_, loss)| *loss).collect(),
+            terms: content.history.terms.clone(),
+            scores: snapshot.scores.clone(),
         };
-        let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
+        let invalid = |reason: String| Error::SessionFile { file: "session".into(), reason };
         let text = serde_json::to_string(&saved).map_err(|e| invalid(e.to_string()))?;
         let le = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         let mut tensors = Vec::new();
-        for (variable, moments) in self.merge.variables.iter().zip(&self.moments) {
+        for ((variable, values), moments) in self.merge.variables.iter().zip(&content.values).zip(&content.moments) {
             let (key, shape) = (&variable.key, variable.value.dims().to_vec());
-            tensors.push((format!("c.{key}"), shape, le(&variable.value.flatten_all()?.to_vec1::<f32>()?)));
+            tensors.push((format!("c.{key}"), shape, le(values)));
             for (kind, values) in [("m", &moments.m), ("v", &moments.v)] {
                 tensors.push((format!("{kind}.{key}"), vec![values.len()], le(values)));
             }
@@ -131,9 +212,9 @@ impl Session {
             .iter()
             .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
             .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
-        let metadata = Some(HashMap::from([(KEY.to_owned(), text)]));
-        let bytes = views.and_then(|views| safetensors::serialize(views, metadata)).map_err(|e| invalid(e.to_string()))?;
-        replace_file(file, &bytes)
+        let sum = checksum(&text, tensors.iter().map(|(name, _, bytes)| (name.as_str(), bytes.as_slice())));
+        let metadata = Some(HashMap::from([(KEY.to_owned(), text), (CHECKSUM.to_owned(), sum)]));
+        views.and_then(|views| safetensors::serialize(views, metadata)).map_err(|e| invalid(e.to_string()))
     }
 }
 
@@ -183,12 +264,13 @@ impl Dam {
     fn opened(file: &Path, scheme: impl FnOnce(&Saved) -> Result<Arc<dyn Scheme>>) -> Result<Self> {
         let bytes = map(file)?;
         let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
-        let saved: Saved = serde_json::from_str(&session_text(&bytes).map_err(invalid)?).map_err(|e| invalid(e.to_string()))?;
+        let text = session_text(&bytes).map_err(invalid)?;
+        let saved: Saved = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
         if ![COLUMNS_ALONE, VERSION].contains(&saved.version) {
             return Err(invalid(format!("it has version {}, this program reads {VERSION}", saved.version)));
         }
         let wrap = Wrap { scheme: scheme(&saved)?, options: saved.options.clone() };
-        let mut models = Models { settings: saved.settings, ..Models::default() };
+        let mut models = Models { settings: saved.settings.clone(), ..Models::default() };
         for source in &saved.sources {
             let opened = Source::open_as(Some(&source.name), &source.spec)?;
             if opened.fingerprint()? != source.fingerprint {
@@ -203,42 +285,15 @@ impl Dam {
                 return Err(invalid(format!("data of `{name}` ({}) has changed since", data.spec)));
             }
         }
-        // What no training reaches would overflow what is counted from it.
-        if saved.step > MOST || saved.drawn > MOST {
-            return Err(invalid(format!("it says that it is at step {}", saved.step)));
-        }
         let dam = Dam::new(models, wrap)?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| invalid(e.to_string()))?;
-        let read = |name: String| -> Result<Vec<f32>> {
-            let view = tensors.tensor(&name).map_err(|e| invalid(format!("`{name}`: {e}")))?;
-            let (values, rest) = view.data().as_chunks::<4>();
-            if view.dtype() != Dtype::F32 || !rest.is_empty() {
-                return Err(invalid(format!("`{name}` is not f32")));
-            }
-            let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            if values.iter().any(|x| !x.is_finite()) {
-                return Err(invalid(format!("`{name}` is not finite")));
-            }
-            Ok(values)
-        };
         {
             let mut session = dam.session();
-            let session = &mut *session;
-            for (variable, moments) in session.merge.variables.iter().zip(&mut session.moments) {
-                let (key, count) = (&variable.key, variable.value.elem_count());
-                let c = read(format!("c.{key}"))?;
-                (moments.m, moments.v) = (read(format!("m.{key}"))?, read(format!("v.{key}"))?);
-                let fits = |n: usize| n == 0 || n == count;
-                if c.len() != count || !fits(moments.m.len()) || moments.v.len() != moments.m.len() {
-                    return Err(invalid(format!("`{key}` has another number of coefficients")));
-                }
-                variable.value.set(&Tensor::from_vec(c, variable.value.dims(), &Device::Cpu)?)?;
+            let content = saved.content(&bytes, &text, &session.merge.variables).map_err(invalid)?;
+            for (variable, values) in session.merge.variables.iter().zip(&content.values) {
+                variable.value.set(&Tensor::from_slice(values, variable.value.dims(), &Device::Cpu)?)?;
             }
-            (session.step, session.drawn) = (saved.step, saved.drawn);
-            session.scores = saved.scores;
-            let first = (saved.step + 1).saturating_sub(saved.losses.len());
-            session.history.total = saved.losses.into_iter().enumerate().map(|(i, loss)| (first + i, loss)).collect();
-            session.history.terms = saved.terms;
+            (session.step, session.drawn, session.scores) = (saved.step, content.drawn, saved.scores);
+            (session.moments, session.history) = (content.moments, content.history);
         }
         Ok(dam.into_latest())
     }

@@ -1,11 +1,14 @@
 //! Going back: a moment of a session, kept; and a session of its own that begins there.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::{Dam, Models, Session};
+use super::{Dam, Models, Session, saved};
+use crate::checkpoint::{Source, replace_file};
+use crate::coefficients::{Options, Wrap};
 use crate::error::{Error, Result};
 use crate::show::Scores;
 use crate::train::{History, Moments};
@@ -21,38 +24,135 @@ pub(super) fn new_state() -> u64 {
 /// A moment of a session: coefficients, moments of the optimiser, settings, data and what training has come through.
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Snapshot(Arc<Moment>);
-
-struct Moment {
-    models: Models,
-    values: Vec<Vec<f32>>,
-    moments: Vec<Moments>,
-    step: usize,
-    drawn: usize,
-    history: History,
-    scores: Option<Scores>,
+pub struct Snapshot {
+    pub(super) models: Models,
+    /// The scheme by name and settings, and its options: a moment of another merge does not fit.
+    wrap: Identity,
+    pub(super) step: usize,
+    loss: Option<f64>,
+    pub(super) scores: Option<Scores>,
     state: u64,
+    held: Arc<Mutex<Held>>,
+}
+
+/// What tells one way to make coefficients from another.
+type Identity = (String, Vec<(&'static str, String)>, Options);
+
+/// Where the large part of a moment is.
+enum Held {
+    Memory(Arc<Content>),
+    /// In the file of a session.
+    File(PathBuf),
+}
+
+/// What is large of a moment.
+pub(super) struct Content {
+    /// Of every variable, in the order of the merge's.
+    pub values: Vec<Vec<f32>>,
+    /// Of the optimiser, likewise.
+    pub moments: Vec<Moments>,
+    /// Examples drawn from each source's data.
+    pub drawn: usize,
+    pub history: History,
+}
+
+impl Content {
+    /// Bytes in memory, nearly.
+    fn bytes(&self) -> usize {
+        let moments = self.moments.iter().map(|m| 4 * (m.m.len() + m.v.len())).sum::<usize>();
+        let steps = self.history.total.len() + self.history.terms.iter().map(|(_, steps)| steps.len()).sum::<usize>();
+        self.values.iter().map(|v| 4 * v.len()).sum::<usize>() + moments + 16 * steps
+    }
 }
 
 impl Snapshot {
     /// Steps made until then.
     pub fn steps(&self) -> usize {
-        self.0.step
+        self.step
     }
 
     /// The loss before the last step, where there was one.
     pub fn loss(&self) -> Option<f64> {
-        self.0.history.total.last().map(|(_, loss)| *loss)
+        self.loss
     }
 
     /// What `eval` gave last for these coefficients.
     pub fn scores(&self) -> Option<&Scores> {
-        self.0.scores.as_ref()
+        self.scores.as_ref()
     }
 
     /// The number of the state, as [`Dam::state`] gives it.
     pub fn state(&self) -> u64 {
-        self.0.state
+        self.state
+    }
+
+    /// The same with the scores that were given since.
+    pub(crate) fn scored(&mut self, scores: Option<Scores>) {
+        self.scores = scores;
+    }
+
+    /// The bytes that it takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
+            Held::Memory(content) => content.bytes(),
+            Held::File(_) => 0,
+        }
+    }
+
+    /// Lets go of the memory of what `file`, which [`Dam::save_at`] wrote of it, has too.
+    pub(crate) fn spill(&self, file: &Path) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Held::File(file.into());
+    }
+
+    /// What is large of it.
+    ///
+    /// # Errors
+    /// A file that is gone or damaged.
+    pub(super) fn content(&self, session: &Session) -> Result<Arc<Content>> {
+        let file = match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
+            Held::Memory(content) => return Ok(content.clone()),
+            Held::File(file) => file.clone(),
+        };
+        saved::content(&file, &session.merge.variables).map(Arc::new)
+    }
+}
+
+fn identity(wrap: &Wrap) -> Identity {
+    (wrap.scheme.name(), wrap.scheme.settings(), wrap.options.clone())
+}
+
+impl Session {
+    /// This moment.
+    pub(super) fn snapshot(&self) -> Result<Snapshot> {
+        let values = self.merge.variables.iter().map(|v| Ok(v.value.flatten_all()?.to_vec1()?)).collect::<Result<_>>()?;
+        let (moments, history) = (self.moments.clone(), self.history.clone());
+        let content = Content { values, moments, drawn: self.drawn, history };
+        Ok(Snapshot {
+            models: self.models.clone(),
+            wrap: identity(&self.merge.wrap),
+            step: self.step,
+            loss: self.history.total.last().map(|(_, loss)| *loss),
+            scores: self.scores.clone(),
+            state: self.state,
+            held: Arc::new(Mutex::new(Held::Memory(Arc::new(content)))),
+        })
+    }
+}
+
+impl Snapshot {
+    /// The first thing in which its merge differs from that of `session`.
+    fn difference(&self, session: &Session) -> Option<String> {
+        let (name, settings, options) = &self.wrap;
+        let (other_name, other_settings, other_options) = identity(&session.merge.wrap);
+        let (a, b) = (&self.models.sources, &session.models.sources);
+        let same = |(a, b): (&Source, &Source)| a.name() == b.name() && a.spec() == b.spec();
+        if a.len() != b.len() || !a.iter().zip(b).all(same) {
+            return Some("it has other sources".into());
+        }
+        if *name != other_name || *settings != other_settings {
+            return Some(format!("its scheme is `{name}`, not `{other_name}`, or has other settings"));
+        }
+        (*options != other_options).then(|| format!("its options are `{options:?}`, not `{other_options:?}`"))
     }
 }
 
@@ -79,56 +179,56 @@ impl Dam {
     /// # Errors
     /// None on the CPU.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let session = self.session();
-        let Session { models, moments, step, drawn, history, scores, state, .. } = &*session;
-        let values = session.merge.variables.iter().map(|v| Ok(v.value.flatten_all()?.to_vec1()?)).collect::<Result<_>>()?;
-        Ok(Snapshot(Arc::new(Moment {
-            models: models.clone(),
-            values,
-            moments: moments.clone(),
-            step: *step,
-            drawn: *drawn,
-            history: history.clone(),
-            scores: scores.clone(),
-            state: *state,
-        })))
+        self.session().snapshot()
     }
 
-    /// Goes back to a moment of this session, or of one of the same sources and scheme.
+    /// Goes back to a moment of this session, or of one of the same sources, scheme and options.
     ///
     /// # Errors
-    /// A moment of another merge, or a device that is gone; nothing has changed then.
+    /// A moment of another merge, one whose file is gone, or a device that is gone; nothing has changed then.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
-        let moment = &*snapshot.0;
-        let fits = {
+        let content = {
             let session = self.session();
-            let sizes = session.merge.variables.iter().map(|v| v.value.elem_count());
-            let same =
-                |(a, b): (&crate::checkpoint::Source, &crate::checkpoint::Source)| a.name() == b.name() && a.spec() == b.spec();
-            sizes.eq(moment.values.iter().map(Vec::len))
-                && session.models.sources.len() == moment.models.sources.len()
-                && session.models.sources.iter().zip(&moment.models.sources).all(same)
+            if let Some(difference) = snapshot.difference(&session) {
+                let what = format!("this is a moment of another merge: {difference}");
+                return Err(Error::Sources { what, hint: "restore it in the merge that it was taken of" });
+            }
+            snapshot.content(&session)?
         };
-        if !fits {
-            let what = "this is a moment of another merge".into();
-            return Err(Error::Sources { what, hint: "restore it in the merge that it was taken of" });
-        }
-        self.set(moment.models.settings.clone())?;
+        self.set(snapshot.models.settings.clone())?;
         let mut session = self.session();
-        for (variable, values) in session.merge.variables.iter().zip(&moment.values) {
+        for (variable, values) in session.merge.variables.iter().zip(&content.values) {
             variable.value.set(&Tensor::from_slice(values, variable.value.dims(), &Device::Cpu)?)?;
         }
         for (name, data) in &session.models.data.clone() {
-            if moment.models.data.get(name).is_none_or(|other| !Arc::ptr_eq(data, other)) {
+            if snapshot.models.data.get(name).is_none_or(|other| !Arc::ptr_eq(data, other)) {
                 session.teachers.forget(name);
             }
         }
-        session.models.data = moment.models.data.clone();
-        session.moments = moment.moments.clone();
-        (session.step, session.drawn, session.state) = (moment.step, moment.drawn, moment.state);
-        session.history = moment.history.clone();
-        session.scores = moment.scores.clone();
+        session.models.data = snapshot.models.data.clone();
+        session.moments = content.moments.clone();
+        (session.step, session.drawn, session.state) = (snapshot.step, content.drawn, snapshot.state);
+        session.history = content.history.clone();
+        session.scores = snapshot.scores.clone();
         Ok(())
+    }
+
+    /// Writes the session as it was at `snapshot`, as [`Dam::save`] writes it as it is.
+    ///
+    /// # Errors
+    /// As for [`Dam::save`].
+    pub(crate) fn save_at(&self, snapshot: &Snapshot, file: &Path) -> Result<()> {
+        let session = self.session();
+        replace_file(file, &session.serialized(snapshot)?).map(drop)
+    }
+
+    /// What [`Dam::save`] would write now, for a thread that writes it while training goes on.
+    ///
+    /// # Errors
+    /// A source whose weights cannot be read.
+    pub(crate) fn serialized(&self) -> Result<Vec<u8>> {
+        let session = self.session();
+        session.serialized(&session.snapshot()?)
     }
 
     /// A session of its own at the same moment: what one does the other does not see.
@@ -148,7 +248,7 @@ impl Dam {
             let session = self.session();
             (session.merge.wrap.clone(), session.start.clone())
         };
-        let dam = Dam::new(snapshot.0.models.clone(), wrap)?;
+        let dam = Dam::new(snapshot.models.clone(), wrap)?;
         dam.restore(snapshot)?;
         dam.session().start = start;
         Ok(dam)

@@ -1,43 +1,80 @@
 //! The timeline on disk, so that a crash or a closed terminal loses nothing but the step under way.
 //!
 //! ```text
-//! DIRECTORY/journal.json   all states, what was done, branches, where one is
+//! DIRECTORY/journal.jsonl  a line each: the version, states as they come and change, where one is
 //! DIRECTORY/N.dam          the session of state N, as save writes it
 //! DIRECTORY/now.dam        the training that is under way
 //! ```
 //!
-//! States without a merge are made again by what was done, which is quick: sources are opened, nothing is computed.
+//! The journal only grows, by what has changed; of several lines on one thing the last counts. A line that was cut short
+//! is the end of it. States without a merge are made again by what was done, which is quick: sources are opened, nothing is
+//! computed.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::context::{Context, refuse};
 use super::parse::line;
-use super::timeline::{Kept, State, Timeline};
+use super::timeline::{Kept, State, Timeline, file_of};
 use super::{Statement, find};
 use crate::checkpoint::replace_file;
 use crate::session::step_of;
 use crate::{Dam, Error, Result};
 
-const JOURNAL: &str = "journal.json";
+/// The journal.
+const JOURNAL: &str = "journal.jsonl";
+
+/// What earlier versions wrote in its place, all of it in one object.
+const WHOLE: &str = "journal.json";
+
 const NOW: &str = "now.dam";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const WHOLE_VERSION: u32 = 1;
 
 /// More than a person makes, and few enough to be read.
-const MOST_BYTES: u64 = 64 << 20;
+const MOST_BYTES: u64 = 256 << 20;
+
+/// Bytes past which a journal is written anew, without what no longer counts.
+const LONG: u64 = 8 << 20;
 
 /// Verbs that open or say something, without computing anything.
 const MADE_AGAIN: [&str; 4] = ["load", "data", "set", "open"];
 
+/// A line of the journal.
 #[derive(Serialize, Deserialize)]
-struct Journal {
-    version: u32,
+#[serde(rename_all = "lowercase")]
+enum Entry {
+    Version(u32),
+    State(usize, Line),
+    Head(Head),
+}
+
+/// Where one is.
+#[derive(Serialize, Deserialize)]
+struct Head {
     here: usize,
     branch: String,
     branches: BTreeMap<String, usize>,
     undone: BTreeMap<String, Vec<usize>>,
+}
+
+/// All that a journal says.
+struct Journal {
+    head: Head,
+    states: Vec<Line>,
+    /// Bytes of its whole lines; none of what an earlier version wrote.
+    length: Option<u64>,
+}
+
+/// The journal of earlier versions.
+#[derive(Deserialize)]
+struct Whole {
+    version: u32,
+    #[serde(flatten)]
+    head: Head,
     states: Vec<Line>,
 }
 
@@ -70,35 +107,15 @@ impl Context {
         }
         for (number, state) in self.timeline.states.iter_mut().enumerate() {
             let Some(Kept { dam: Some((dam, snapshot)), .. }) = &state.kept else { continue };
-            if state.in_file {
-                continue;
+            if !state.in_file {
+                dam.save_at(snapshot, &directory.join(file_of(number)))?;
+                state.in_file = true;
+                self.timeline.touched.insert(number);
             }
-            let file = directory.join(format!("{number}.dam"));
-            match dam.state() == snapshot.state() {
-                true => dam.save(file)?,
-                false => dam.fork_at(snapshot)?.save(file)?,
-            };
-            state.in_file = true;
         }
-        let line = |s: &State| Line {
-            parent: s.parent,
-            done: s.done.as_ref().map(words),
-            looked: s.looked.iter().map(words).collect(),
-            step: s.step,
-            loss: s.loss,
-            scored: s.scored,
-            saved: s.saved,
-            merged_by: s.merged_by,
-            in_file: s.in_file,
-        };
-        let Timeline { here, branch, branches, undone, states, .. } = &self.timeline;
-        let (states, branch) = (states.iter().map(line).collect(), branch.clone());
-        let (branches, undone) = (branches.clone(), undone.clone());
-        let journal = Journal { version: VERSION, here: *here, branch, branches, undone, states };
-        let file = directory.join(JOURNAL);
-        let text = serde_json::to_string(&journal).map_err(|e| Error::Json { file: file.clone(), reason: e.to_string() })?;
-        replace_file(&file, text.as_bytes())?;
-        self.timeline.is_new = false;
+        self.timeline.directory = Some(directory.into());
+        self.timeline.write(directory)?;
+        self.timeline.spill()?;
         // What was under way has become a state.
         match std::fs::remove_file(directory.join(NOW)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("write", directory.join(NOW), error)),
@@ -106,12 +123,23 @@ impl Context {
         }
     }
 
-    /// Writes the merge in training into `directory`, between two steps.
+    /// What writes the merge in training, as it is between two steps, into `directory`; training may go on meanwhile.
     ///
     /// # Errors
     /// As for [`Context::keep`].
-    pub fn keep_now(dam: &Dam, directory: &Path) -> Result<()> {
-        dam.save(directory.join(NOW)).map(drop)
+    pub fn keep_now(dam: &Dam, directory: &Path) -> Result<impl FnOnce() -> Result<()> + Send + use<>> {
+        let (bytes, file) = (dam.serialized()?, directory.join(NOW));
+        Ok(move || replace_file(&file, &bytes).map(drop))
+    }
+
+    /// The sessions that are in `directory`, by their files, each with its step: also where the journal cannot be read.
+    pub fn saved_in(directory: &Path) -> Vec<(PathBuf, usize)> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let session = |path: PathBuf| Some((path.clone(), step_of(&path)?));
+        let mut all: Vec<_> =
+            entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "dam")).filter_map(session).collect();
+        all.sort_by(|(a, m), (b, n)| (m, a).cmp(&(n, b)));
+        all
     }
 
     /// What [`Context::keep`] wrote, in a line: the last thing done, the step and the loss.
@@ -119,8 +147,8 @@ impl Context {
     /// # Errors
     /// A journal that is missing or damaged.
     pub fn summary(directory: &Path) -> Result<String> {
-        let journal = read(&directory.join(JOURNAL))?;
-        let here = &journal.states[journal.here];
+        let journal = read(directory)?;
+        let here = &journal.states[journal.head.here];
         let done = here.done.clone().map_or_else(String::new, |words| line(&statement(words)));
         let loss = here.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
         let step = if here.in_file { format!("step {}{loss}, ", here.step) } else { String::new() };
@@ -138,8 +166,14 @@ impl Context {
     /// # Errors
     /// Files that are missing or damaged; sources or data that are not there any more, or have changed.
     pub fn recover(directory: &Path) -> Result<Self> {
-        let file = directory.join(JOURNAL);
-        let journal = read(&file)?;
+        let journal = read(directory)?;
+        let Head { here, branch, branches, undone } = journal.head;
+        // What a torn line left is cut off, so that the next begins on its own.
+        if let Some(length) = journal.length {
+            let file = directory.join(JOURNAL);
+            let cut = std::fs::File::options().write(true).open(&file).and_then(|file| file.set_len(length));
+            cut.map_err(|e| Error::io("write", &file, e))?;
+        }
         let states = journal.states.into_iter().map(|line| State {
             parent: line.parent,
             done: line.done.map(statement),
@@ -154,20 +188,21 @@ impl Context {
         });
         let mut timeline = Timeline {
             states: states.collect(),
-            here: journal.here,
-            branch: journal.branch,
-            branches: journal.branches,
-            undone: journal.undone,
-            is_new: false,
+            here,
+            branch,
+            branches,
+            undone,
             directory: Some(directory.into()),
+            journal: journal.length,
+            ..Timeline::default()
         };
         timeline.states[0].kept = Some(Kept::default());
         let mut context = Self { timeline, ..Self::default() };
-        context.go(journal.here)?;
+        context.go(here)?;
         let now = directory.join(NOW);
         if now.is_file()
             && let Ok(dam) = Dam::open(&now)
-            && dam.steps() > context.timeline.states[journal.here].step
+            && dam.steps() > context.timeline.states[here].step
         {
             context.dam = Some(dam);
             context.merged = None;
@@ -202,7 +237,7 @@ impl Context {
     fn made(&self, state: usize) -> Result<Kept> {
         let Timeline { states, directory, .. } = &self.timeline;
         if let (true, Some(directory)) = (states[state].in_file, directory) {
-            let dam = Dam::open(directory.join(format!("{state}.dam")))?;
+            let dam = Dam::open(directory.join(file_of(state)))?;
             let (models, snapshot) = (dam.models(), dam.snapshot()?);
             return Ok(Kept { models, dam: Some((dam, snapshot)), merged: None });
         }
@@ -245,19 +280,112 @@ fn statement((verb, arguments): Words) -> Statement {
     Statement { verb, arguments, line: 1 }
 }
 
-/// The journal in `file`, whose numbers hold together.
-fn read(file: &Path) -> Result<Journal> {
-    let invalid = |reason: String| Error::Json { file: file.into(), reason };
-    let bytes = std::fs::metadata(file).map_err(|e| Error::io("read", file, e))?.len();
+impl Timeline {
+    /// Brings the journal in `directory` up to date.
+    fn write(&mut self, directory: &Path) -> Result<()> {
+        let file = directory.join(JOURNAL);
+        let begun = self.journal.filter(|length| *length < LONG.max(2 * self.whole));
+        let mut text = String::new();
+        let mut add = |entry: Entry| -> Result<()> {
+            let line = serde_json::to_string(&entry).map_err(|e| Error::Json { file: file.clone(), reason: e.to_string() })?;
+            text.push_str(&line);
+            text.push('\n');
+            Ok(())
+        };
+        match begun {
+            Some(_) => self.touched.iter().try_for_each(|number| add(Entry::State(*number, self.states[*number].line())))?,
+            None => {
+                add(Entry::Version(VERSION))?;
+                self.states.iter().enumerate().try_for_each(|(number, state)| add(Entry::State(number, state.line())))?;
+            }
+        }
+        let (branches, undone) = (self.branches.clone(), self.undone.clone());
+        add(Entry::Head(Head { here: self.here, branch: self.branch.clone(), branches, undone }))?;
+        match begun {
+            Some(length) => {
+                append(&file, length, text.as_bytes()).map_err(|e| Error::io("write", &file, e))?;
+                self.journal = Some(length + text.len() as u64);
+            }
+            None => {
+                replace_file(&file, text.as_bytes())?;
+                (self.journal, self.whole) = (Some(text.len() as u64), text.len() as u64);
+                let _ = std::fs::remove_file(directory.join(WHOLE));
+            }
+        }
+        self.touched.clear();
+        self.is_new = false;
+        Ok(())
+    }
+}
+
+impl State {
+    fn line(&self) -> Line {
+        Line {
+            parent: self.parent,
+            done: self.done.as_ref().map(words),
+            looked: self.looked.iter().map(words).collect(),
+            step: self.step,
+            loss: self.loss,
+            scored: self.scored,
+            saved: self.saved,
+            merged_by: self.merged_by,
+            in_file: self.in_file,
+        }
+    }
+}
+
+/// Adds `bytes` to `file` after its first `length`; after an error it is as it was.
+fn append(file: &Path, length: u64, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::options().write(true).open(file)?;
+    let added = file.seek(SeekFrom::Start(length)).and_then(|_| file.write_all(bytes)).and_then(|()| file.sync_data());
+    if added.is_err() {
+        let _ = file.set_len(length);
+    }
+    added
+}
+
+/// The journal in `directory`, whose numbers hold together.
+fn read(directory: &Path) -> Result<Journal> {
+    let (lines, whole) = (directory.join(JOURNAL), directory.join(WHOLE));
+    let (file, is_whole) = if lines.exists() || !whole.exists() { (lines, false) } else { (whole, true) };
+    let invalid = |reason: String| Error::Json { file: file.clone(), reason };
+    let bytes = std::fs::metadata(&file).map_err(|e| Error::io("read", &file, e))?.len();
     if bytes > MOST_BYTES {
         return Err(invalid(format!("it has {bytes} bytes")));
     }
-    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
-    let journal: Journal = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
-    let Journal { version, here, branches, undone, states, .. } = &journal;
-    if *version != VERSION {
-        return Err(invalid(format!("it has version {version}, this program reads {VERSION}")));
-    }
+    let text = std::fs::read(&file).map_err(|e| Error::io("read", &file, e))?;
+    let newer = |version: u32| invalid(format!("it has version {version}, this program reads {VERSION} and {WHOLE_VERSION}"));
+    let journal = match is_whole {
+        true => {
+            let whole: Whole = serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))?;
+            if whole.version != WHOLE_VERSION {
+                return Err(newer(whole.version));
+            }
+            Journal { head: whole.head, states: whole.states, length: None }
+        }
+        false => {
+            let (mut head, mut states, mut length, mut version) = (None, Vec::<Line>::new(), 0, None);
+            for (number, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
+                // What was being written when the program ended is no line.
+                let Some(entry) = line.strip_suffix(b"\n") else { break };
+                let entry: Entry = serde_json::from_slice(entry).map_err(|e| invalid(format!("line {}: {e}", number + 1)))?;
+                match entry {
+                    Entry::Version(found) if found == VERSION && number == 0 => version = Some(found),
+                    Entry::Version(found) => return Err(newer(found)),
+                    Entry::State(at, state) if at < states.len() => states[at] = state,
+                    Entry::State(at, state) if at == states.len() => states.push(state),
+                    Entry::State(at, _) => return Err(invalid(format!("state {at} comes after {} states", states.len()))),
+                    Entry::Head(found) => head = Some(found),
+                }
+                length += line.len() as u64;
+            }
+            match (version, head) {
+                (Some(_), Some(head)) => Journal { head, states, length: Some(length) },
+                _ => return Err(invalid("it was cut short before its first state was whole".into())),
+            }
+        }
+    };
+    let Journal { head: Head { here, branches, undone, .. }, states, .. } = &journal;
     let known = |state: &usize| *state < states.len();
     // A parent comes before what was made from it.
     let sound = |(i, line): (usize, &Line)| {

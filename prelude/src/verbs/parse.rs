@@ -1,7 +1,8 @@
 //! What a line means: verbs with their arguments. Pure.
 //!
 //! Words are separated by blanks; `'...'` and `"..."` keep blanks, and in `"..."` a backslash keeps the
-//! next character. Verbs are separated by `;` or a line end; `#` before a word begins a comment.
+//! next character. Verbs are separated by `;` or a line end; `#` before a word begins a comment. A prompt that was copied
+//! along with a line, `dam> ` or `dam 3 sources · step 100 > `, is none of its words.
 
 use std::ops::Range;
 
@@ -50,8 +51,18 @@ pub fn pieces(text: &str) -> Vec<Piece> {
     let mut all = Vec::new();
     let mut word: Option<Word> = None;
     let mut chars = text.char_indices().peekable();
+    let mut line = true;
     while let Some((at, c)) = chars.next() {
         let end = at + c.len_utf8();
+        if std::mem::take(&mut line) {
+            let prompt = at + prompt(&text[at..]);
+            if prompt > at {
+                while chars.next_if(|(next, _)| *next < prompt).is_some() {}
+                line = true;
+                continue;
+            }
+        }
+        line = c == '\n';
         match c {
             '#' if word.is_none() => {
                 let mut end = end;
@@ -86,6 +97,20 @@ pub fn pieces(text: &str) -> Vec<Piece> {
     }
     all.extend(word.map(Piece::Word));
     all
+}
+
+/// The bytes of a prompt that `text` begins with, the blank behind it too.
+fn prompt(text: &str) -> usize {
+    let Some(rest) = text.trim_start_matches(' ').strip_prefix("dam") else { return 0 };
+    let before = text.len() - rest.len();
+    if rest.starts_with("> ") {
+        return before + 2;
+    }
+    let first = rest.lines().next().unwrap_or_default();
+    match first.find(" > ") {
+        Some(at) if first.starts_with(' ') => before + at + 3,
+        _ => 0,
+    }
 }
 
 /// All statements of `text`.
@@ -163,6 +188,15 @@ mod tests {
         assert_eq!(words(r#"generate "a; \"b\" # c" 'd e'f"#), [vec!["generate", "a; \"b\" # c", "d ef"]]);
         assert_eq!(words("save a#b # note; not a verb\nstep"), [vec!["save", "a#b"], vec!["step"]]);
         assert_eq!(words("bake ''"), [vec!["bake", ""]]);
+    }
+
+    #[test]
+    fn pasted_prompts_are_no_words() {
+        let text = "dam> load a b\ndam 3 sources · step 100 · loss 0.43 > branch bold; step\n  dam> help";
+        assert_eq!(words(text), [vec!["load", "a", "b"], vec!["branch", "bold"], vec!["step"], vec!["help"]]);
+        // Within a text in quotation marks it is text.
+        assert_eq!(words("generate 'a\ndam> b'"), [vec!["generate", "a\ndam> b"]]);
+        assert_eq!(words("damage 1"), [vec!["damage", "1"]]);
     }
 
     #[test]

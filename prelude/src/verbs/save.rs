@@ -3,7 +3,7 @@
 use crate::Result;
 
 use super::Verb;
-use super::arguments::{Arguments, at_home, free};
+use super::arguments::{Arguments, at_home};
 use super::context::{Context, Reply};
 use super::export::{Code, path};
 
@@ -21,10 +21,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let dam = context.dam()?;
     let file = at_home(arguments.word(VERB.usage)?);
     let is_own = context.file.is_some() && context.file == std::path::absolute(&file).ok();
-    if !arguments.force() && !is_own {
-        free(&file)?;
-    }
-    let written = dam.save(file)?;
+    let written = if arguments.force() || is_own { dam.save(file)? } else { dam.save_new(file)? };
     context.file = Some(written.path.clone());
     context.is_saved();
     Ok(Reply::written(&written))

@@ -5,9 +5,13 @@
 //!                  └────── 4 train 50           cautious
 //! ```
 //!
-//! A state keeps the sources, data and settings, the merge and a moment of it. Coefficients are small: all are kept.
+//! A state keeps the sources, data and settings, the merge and a moment of it. Moments take memory up to a budget; the
+//! oldest beyond it are in files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use tempfile::TempDir;
 
 use super::context::{Context, Reply, refuse};
 use super::{Statement, find};
@@ -28,9 +32,22 @@ pub struct Timeline {
     pub(super) undone: BTreeMap<String, Vec<usize>>,
     /// Whether something is not on disk yet.
     pub(super) is_new: bool,
-    /// Where states are that are not in memory.
-    pub(super) directory: Option<std::path::PathBuf>,
+    /// States that differ from what the journal says of them.
+    pub(super) touched: BTreeSet<usize>,
+    /// Where the journal and the states are that have files.
+    pub(super) directory: Option<PathBuf>,
+    /// The journal's length in bytes; none where it has to be begun.
+    pub(super) journal: Option<u64>,
+    /// The length that it had when it was written anew.
+    pub(super) whole: u64,
+    /// Bytes of moments that stay in memory.
+    pub(super) budget: usize,
+    /// Where moments are that no journal keeps.
+    pub(super) spilled: Option<TempDir>,
 }
+
+/// Bytes of moments that stay in memory: thousands of small merges, and some states of a large one.
+const BUDGET: usize = 256 << 20;
 
 /// What a change led to.
 pub struct State {
@@ -79,11 +96,30 @@ impl Default for Timeline {
             in_file: false,
         };
         let (branch, branches) = (MAIN.to_owned(), BTreeMap::from([(MAIN.to_owned(), 0)]));
-        Self { states: vec![empty], here: 0, branch, branches, undone: BTreeMap::new(), is_new: false, directory: None }
+        Self {
+            states: vec![empty],
+            here: 0,
+            branch,
+            branches,
+            undone: BTreeMap::new(),
+            is_new: false,
+            touched: BTreeSet::new(),
+            directory: None,
+            journal: None,
+            whole: 0,
+            budget: BUDGET,
+            spilled: None,
+        }
     }
 }
 
 impl Timeline {
+    /// The journal has to say something else of state `number`.
+    fn touch(&mut self, number: usize) {
+        self.touched.insert(number);
+        self.is_new = true;
+    }
+
     /// All states; their numbers are their places. The first is the empty session.
     pub fn states(&self) -> &[State] {
         &self.states
@@ -165,6 +201,46 @@ impl Timeline {
     }
 }
 
+impl Timeline {
+    /// Has moments in files, the oldest first, until the others fit the budget; that of the present state stays.
+    ///
+    /// # Errors
+    /// A place that has no room.
+    pub(super) fn spill(&mut self) -> Result<()> {
+        fn moment(state: &State) -> Option<&(Dam, Snapshot)> {
+            state.kept.as_ref()?.dam.as_ref()
+        }
+        let bytes = |state: &State| moment(state).map_or(0, |(_, snapshot)| snapshot.bytes());
+        let mut total: usize = self.states.iter().map(bytes).sum();
+        for number in (0..self.states.len()).filter(|number| *number != self.here) {
+            if total <= self.budget {
+                break;
+            }
+            let state = &self.states[number];
+            let Some((dam, snapshot)) = moment(state).filter(|(_, snapshot)| snapshot.bytes() > 0) else { continue };
+            let file = match (&self.directory, state.in_file) {
+                (Some(directory), true) => directory.join(file_of(number)),
+                _ => {
+                    let io = |e| Error::io("write", std::env::temp_dir(), e);
+                    let spilled = self.spilled.take().map_or_else(|| tempfile::tempdir().map_err(io), Ok)?;
+                    let file = spilled.path().join(file_of(number));
+                    self.spilled = Some(spilled);
+                    dam.save_at(snapshot, &file)?;
+                    file
+                }
+            };
+            total -= snapshot.bytes();
+            snapshot.spill(&file);
+        }
+        Ok(())
+    }
+}
+
+/// The file of state `number`.
+pub(super) fn file_of(number: usize) -> String {
+    format!("{number}.dam")
+}
+
 impl Context {
     /// Does one statement, and keeps the state that it leads to.
     ///
@@ -181,7 +257,7 @@ impl Context {
         let changed = self.record(Some(&statement))?;
         if !changed && self.timeline.here == before && reply.is_ok() && verb.rust.is_some() {
             self.timeline.states[before].looked.push(statement);
-            self.timeline.is_new = true;
+            self.timeline.touch(before);
         }
         reply
     }
@@ -202,7 +278,7 @@ impl Context {
     /// # Errors
     /// None on the CPU.
     pub(super) fn record(&mut self, done: Option<&Statement>) -> Result<bool> {
-        self.remember()?;
+        self.remember();
         let before = self.timeline.here;
         let kept = self.timeline.states[before].kept.as_ref();
         if kept.is_some_and(|kept| kept.is(self)) {
@@ -229,21 +305,25 @@ impl Context {
         let saved = self.dam.as_ref().is_some_and(|dam| self.saved == Some(dam.state()));
         let state = State { parent: Some(before), done, looked, step, loss, scored, saved, merged_by, kept, in_file };
         self.timeline.states.push(state);
+        self.timeline.touch(number);
         self.timeline.undone.remove(&self.timeline.branch);
         self.arrive(number);
+        self.timeline.spill()?;
         Ok(true)
     }
 
     /// Notes what `eval` gave since the state was recorded.
-    fn remember(&mut self) -> Result<()> {
-        let state = &mut self.timeline.states[self.timeline.here];
+    fn remember(&mut self) {
+        let here = self.timeline.here;
+        let state = &mut self.timeline.states[here];
         if let Some(Kept { dam: Some((dam, snapshot)), .. }) = &mut state.kept
             && dam.state() == snapshot.state()
+            && dam.scores().as_ref() != snapshot.scores()
         {
-            *snapshot = dam.snapshot()?;
+            snapshot.scored(dam.scores());
             state.scored = snapshot.scores().map(|scores| (scores.mean_accuracy(), scores.mean_loss()));
+            self.timeline.touched.insert(here);
         }
-        Ok(())
     }
 
     /// Goes to `state`; the branch one is on goes along.
@@ -251,7 +331,7 @@ impl Context {
     /// # Errors
     /// A state that cannot be made again; nothing has changed then.
     pub fn go(&mut self, state: usize) -> Result<()> {
-        self.remember()?;
+        self.remember();
         self.bring(state)?;
         let kept = self.timeline.states[state].kept.clone().unwrap_or_default();
         if let Some((dam, snapshot)) = &kept.dam {
@@ -359,7 +439,7 @@ impl Context {
         // What was only just opened has no state yet.
         if state.kept.as_ref().is_some_and(|kept| kept.is(self)) {
             self.timeline.states[self.timeline.here].saved = true;
-            self.timeline.is_new = true;
+            self.timeline.touch(self.timeline.here);
         }
     }
 
@@ -431,4 +511,48 @@ fn exactly(done: &Statement, reply: Option<&Reply>) -> Statement {
         done.arguments.extend(fields.get("candidates").map(|tried| format!("budget={tried}")));
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verbs::statements;
+
+    /// What does not fit the budget is in files, and comes back to the bit.
+    #[test]
+    fn moments_beyond_the_budget_are_in_files() {
+        let run = |context: &mut Context, text: &str| {
+            for statement in statements(text).unwrap() {
+                context.run(&statement).unwrap();
+            }
+        };
+        let bytes = |context: &Context| -> Vec<usize> {
+            let moment = |state: &State| state.kept.as_ref().and_then(|k| k.dam.as_ref()).map(|(_, snapshot)| snapshot.bytes());
+            context.timeline.states.iter().filter_map(moment).collect()
+        };
+        let begin = "load builtin:japanese builtin:math; wrap; step; step; step; step; step";
+        let (mut large, mut small) = (Context::default(), Context::default());
+        run(&mut large, begin);
+        let one = bytes(&large).into_iter().max().unwrap();
+        small.timeline.budget = 2 * one;
+        run(&mut small, begin);
+        assert!(bytes(&large).iter().all(|bytes| *bytes > 0));
+        assert!(bytes(&small).iter().sum::<usize>() <= 2 * one);
+        for context in [&mut large, &mut small] {
+            run(context, "undo 4; step");
+        }
+        let coefficients = |context: &Context| {
+            let name = "model.layers.0.mlp.up_proj.weight";
+            context.dam().unwrap().coefficients(name).unwrap().to_vec2::<f32>().unwrap()
+        };
+        assert_eq!(coefficients(&large), coefficients(&small));
+        assert_eq!(large.dam().unwrap().history(), small.dam().unwrap().history());
+        // The journal takes over what is in files of no journal.
+        let place = tempfile::tempdir().unwrap();
+        small.keep(place.path()).unwrap();
+        let mut again = Context::recover(place.path()).unwrap();
+        run(&mut again, "undo 2; redo");
+        run(&mut small, "undo 2; redo");
+        assert_eq!(coefficients(&again), coefficients(&small));
+    }
 }

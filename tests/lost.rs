@@ -1,0 +1,210 @@
+//! What a person made is not lost: closed pipes, files that change, programs that write at once, and sessions that come
+//! back to the bit.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{dam, golden};
+use dam_prelude::{Bake, Columns, Dam, Error, load};
+
+/// A copy of a golden model in `directory`.
+fn copy(name: &str, directory: &Path) -> String {
+    let to = directory.join(name);
+    fs::create_dir(&to).unwrap();
+    for file in fs::read_dir(golden(name)).unwrap().flatten() {
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    to.display().to_string()
+}
+
+/// A merge of copies that may be spoilt.
+fn merge(directory: &Path) -> Dam {
+    let mut models = load([copy("model0", directory), copy("model1", directory)]).unwrap();
+    for i in 0..2 {
+        models.data(["model0", "model1"][i], &golden(&format!("data{i}.jsonl")).display().to_string()).unwrap();
+    }
+    models.wrap(Columns::default()).unwrap()
+}
+
+/// Nobody reads on: the rest is done all the same.
+#[test]
+fn a_closed_pipe_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "load builtin:japanese builtin:math; wrap; train 2; bake merged; help";
+    for json in [false, true] {
+        let mut command = dam(dir.path());
+        if json {
+            command.arg("--json");
+        }
+        let line = line.replace("merged", if json { "merged-json" } else { "merged" });
+        let mut child = command.args(["-c", &line]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut first = [0; 1];
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(errors.matches("standard output is closed").count(), 1, "{errors}");
+    }
+    assert!(dir.path().join("merged/model.safetensors").is_file() && dir.path().join("merged-json/model.safetensors").is_file());
+}
+
+#[test]
+fn an_opened_session_is_the_saved_one_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let dam = merge(dir.path());
+    let settings = dam_prelude::train::Settings { lr: 0.1 + 0.2, temperature: 2.000_000_000_000_000_4, ..dam.settings() };
+    dam.set(settings).unwrap();
+    dam.train(5).unwrap();
+    dam.eval(&[]).unwrap();
+    let file = dir.path().join("s.dam");
+    dam.save(&file).unwrap();
+    let opened = Dam::open(&file).unwrap();
+    assert_eq!((opened.settings(), opened.history(), opened.scores()), (dam.settings(), dam.history(), dam.scores()));
+    let again = dir.path().join("again.dam");
+    opened.save(&again).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), fs::read(&again).unwrap());
+}
+
+/// A bit that flips anywhere in the file is noticed.
+#[test]
+fn a_damaged_session_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dam = merge(dir.path());
+    dam.train(1).unwrap();
+    let file = dir.path().join("s.dam");
+    dam.save(&file).unwrap();
+    let bytes = fs::read(&file).unwrap();
+    for at in (0..bytes.len()).step_by(bytes.len() / 60) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 4;
+        fs::write(&file, &damaged).unwrap();
+        // Blanks that fill the header up are nobody's.
+        if damaged[at] == b' ' ^ 4 && bytes[at] == b' ' {
+            continue;
+        }
+        let error = Dam::open(&file).unwrap_err();
+        assert!(error.hint().is_some(), "{at}: {error:?}");
+    }
+}
+
+/// Of programs that save into one new file at once, one succeeds.
+#[test]
+fn one_of_many_saves_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let dam = merge(dir.path());
+    let file = dir.path().join("s.dam");
+    for _ in 0..5 {
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| dam.save_new(&file))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
+        assert!(results.iter().all(|r| r.is_ok() || matches!(r, Err(Error::Exists { .. }))), "{results:?}");
+        fs::remove_file(&file).unwrap();
+    }
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+/// A checkpoint that is replaced is there at every moment, and what a killed program left goes with the next.
+#[test]
+fn a_replaced_checkpoint_is_always_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dam = merge(dir.path());
+    let out = dir.path().join("out");
+    dam.bake(&out).unwrap();
+    // What a program left that was killed, and what one is writing.
+    let left = dir.path().join(".out.dam-killed");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("model.safetensors"), "half").unwrap();
+    let busy = dir.path().join(".out.dam-busy");
+    fs::create_dir(&busy).unwrap();
+    let lock = fs::File::open(&busy).unwrap();
+    lock.lock().unwrap();
+    let (done, seen) = (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                assert!(out.join("config.json").is_file(), "there was a moment without a checkpoint");
+                seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        for _ in 0..20 {
+            dam.bake_with(&out, &Bake { force: true, ..Bake::default() }).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    assert!(seen.into_inner() > 100);
+    assert!(!left.exists() && busy.exists());
+}
+
+/// Sources that change on disk are not merged as if they had not.
+#[test]
+fn a_source_that_changes_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dam = merge(dir.path());
+    let merged = dam.models().merge(std::sync::Arc::new(dam_prelude::methods::Linear::default())).unwrap();
+    dam.step().unwrap();
+    let weights = dir.path().join("model1/model.safetensors");
+    let before = fs::metadata(&weights).unwrap().modified().unwrap();
+    let touch = |when| fs::File::options().write(true).open(&weights).unwrap().set_modified(when).unwrap();
+    touch(before + std::time::Duration::from_secs(5));
+    let file = dir.path().join("s.dam");
+    let changed = |error: Error| {
+        assert!(matches!(&error, Error::Changed { file } if file.ends_with("model1/model.safetensors")), "{error:?}")
+    };
+    changed(dam.bake(dir.path().join("out")).unwrap_err());
+    changed(dam.save(&file).unwrap_err());
+    changed(dam.save_new(&file).unwrap_err());
+    changed(dam.step().unwrap_err());
+    changed(dam.eval(&[]).unwrap_err());
+    changed(merged.bake(dir.path().join("out")).unwrap_err());
+    changed(merged.eval(&[]).unwrap_err());
+    assert!(!file.exists() && !dir.path().join("out").exists());
+    dam.inspect("").unwrap();
+    dam.plot("coefficients").unwrap();
+    // Cut short it is not read, which would end the process; put back, all goes on.
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..100]).unwrap();
+    changed(dam.step().unwrap_err());
+    fs::write(&weights, &bytes).unwrap();
+    touch(before);
+    dam.step().unwrap();
+    dam.save(&file).unwrap();
+}
+
+/// What fits the budget of memory is in memory, the rest in files, and nobody can tell.
+#[test]
+fn a_moment_of_another_scheme_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dam = merge(dir.path());
+    let other = dam.models().wrap(dam_prelude::Columns { bias: dam_prelude::BiasStart::Same, ..Columns::default() }).unwrap();
+    let error = other.restore(&dam.snapshot().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("its options are"), "{error}");
+    other.restore(&other.snapshot().unwrap()).unwrap();
+}
+
+/// Shell completions, the manual page, and a script by its name.
+#[test]
+fn a_shell_knows_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_dam")).current_dir(dir.path()).args(arguments).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        let (ok, text) = run(&["completions", shell]);
+        assert!(ok && text.contains("tour") && text.contains("completions"), "{shell}");
+    }
+    let (ok, text) = run(&["man"]);
+    assert!(ok && text.contains(".TH dam"), "{text}");
+    fs::write(dir.path().join("a.dam"), "dam> load builtin:math\n").unwrap();
+    let (ok, text) = run(&["a.dam"]);
+    assert!(ok && text.contains("math"), "{text}");
+    let (ok, text) = run(&["lode"]);
+    assert!(!ok && text.contains("lode") && text.contains("hint: "), "{text}");
+}
