@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use console::measure_text_width;
-use dam_prelude::session::{self, GENERATE, Progress};
+use dam_prelude::session::{self, Counts, GENERATE, Progress};
 use dam_prelude::show::Figure;
 use dam_prelude::train::History;
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::render::note;
 use crate::{repl, terminal};
@@ -28,6 +28,7 @@ const TEXT: usize = 12;
 /// A task that is seen.
 struct Shown {
     bar: ProgressBar,
+    counts: Counts,
     history: History,
     /// When its curve was drawn last.
     drawn: Instant,
@@ -36,11 +37,11 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(total: Option<usize>) -> Self {
+    fn new(counts: Counts, total: Option<usize>) -> Self {
         let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
         let columns = terminal::width();
-        set_style(&bar, columns);
-        Self { bar, history: History::default(), drawn: Instant::now(), columns }
+        set_style(&bar, counts, columns);
+        Self { bar, counts, history: History::default(), drawn: Instant::now(), columns }
     }
 
     /// What is on the screen goes away if the terminal has another width now: terminals break lines anew, so that other
@@ -51,13 +52,15 @@ impl Shown {
         if before == columns {
             return;
         }
+        let (amount, rate) = match self.counts {
+            Counts::Steps => (self.bar.position().to_string(), format!("{:.1}", self.bar.per_sec())),
+            Counts::Bytes => (DecimalBytes(self.bar.position()).to_string(), DecimalBytes(self.bar.per_sec() as u64).to_string()),
+        };
         let line = match self.bar.length() {
             Some(length) => format!(
-                "{}{}/{length}  {}  {:.1} a second  {:#} left",
+                "{}{amount}/{length}  {}  {rate} a second  {:#} left",
                 " ".repeat(bar_width(before) + 1),
-                self.bar.position(),
                 self.bar.message(),
-                self.bar.per_sec(),
                 HumanDuration(self.bar.eta()),
             ),
             None => format!("  {}  {:#}", self.bar.message(), HumanDuration(self.bar.elapsed())),
@@ -72,7 +75,7 @@ impl Shown {
         let _ = write!(std::io::stderr(), "{above}\r\x1b[J");
         // A new target knows of nothing that it drew.
         self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        set_style(&self.bar, columns);
+        set_style(&self.bar, self.counts, columns);
     }
 }
 
@@ -87,12 +90,9 @@ pub fn say(text: &str) {
     }
 }
 
-/// Shows what is under way from now on: downloads, and tasks such as training.
+/// Shows what is under way from now on: tasks such as training, downloads, and what else takes long.
 pub fn watch() {
     let terminal = std::io::stderr().is_terminal();
-    if terminal {
-        watch_downloads();
-    }
     let last = Mutex::new(None);
     session::watch(move |progress| {
         repl::step(progress);
@@ -113,7 +113,7 @@ fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
     }
     if progress.done == 0 {
         tasks.last().inspect(|outer| outer.bar.set_draw_target(ProgressDrawTarget::hidden()));
-        tasks.push(Shown::new(progress.total));
+        tasks.push(Shown::new(progress.counts, progress.total));
     }
     let Some(task) = tasks.last_mut() else { return };
     match (progress.step, progress.loss) {
@@ -158,9 +158,13 @@ fn bar_width(columns: usize) -> usize {
 }
 
 /// How a bar looks in a terminal of so many columns.
-fn set_style(bar: &ProgressBar, columns: usize) {
+fn set_style(bar: &ProgressBar, counts: Counts, columns: usize) {
+    let amount = match counts {
+        Counts::Steps => "{pos}/{len}  {msg}  {rate}",
+        Counts::Bytes => "{decimal_bytes}/{decimal_total_bytes}  {msg}  {decimal_bytes_per_sec}",
+    };
     let template = match bar.length() {
-        Some(_) => format!("{{bar:{}}} {{pos}}/{{len}}  {{msg}}  {{rate}}  {{eta}} left\n{{prefix}}", bar_width(columns)),
+        Some(_) => format!("{{bar:{}}} {amount}  {{eta}} left\n{{prefix}}", bar_width(columns)),
         None => "{spinner} {msg}  {elapsed}\n{prefix}".into(),
     };
     let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
@@ -180,26 +184,12 @@ fn told(last: &mut Option<Instant>, progress: &Progress<'_>) {
         last.get_or_insert_with(Instant::now);
     } else if due && progress.task != GENERATE {
         *last = Some(Instant::now());
-        note(progress.message);
-    }
-}
-
-/// A bar for every file that is downloaded.
-fn watch_downloads() {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {msg}  {bytes_per_sec}  {eta} left") {
-        bar.set_style(style.progress_chars("━╸ "));
-    }
-    dam_prelude::checkpoint::watch_downloads(move |download| {
-        if bar.message() != download.file {
-            bar.reset();
-            bar.set_length(download.total);
-            bar.set_message(download.file.clone());
+        match (progress.counts, progress.total) {
+            (Counts::Bytes, Some(total)) if total > 0 => {
+                let (done, total) = (DecimalBytes(progress.done as u64), DecimalBytes(total as u64));
+                note(&format!("{} {}: {done} of {total}", progress.task, progress.message));
+            }
+            _ => note(progress.message),
         }
-        bar.set_position(download.done);
-        if download.done == download.total {
-            bar.set_message("");
-            bar.finish_and_clear();
-        }
-    });
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use dam_prelude::Error;
+use dam_prelude::checkpoint::read_file;
 use dam_prelude::verbs::{self, Context, Reply, Statement, statements};
 
 use crate::interrupt::{self, Running};
@@ -128,15 +129,19 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
 
 /// Runs the statements of a file.
 pub fn file(path: &Path, output: &Output) -> End {
-    match std::fs::read_to_string(path) {
+    /// Bytes of the largest file of statements.
+    const MOST: u64 = 64 << 20;
+    let invalid =
+        |e| Error::Io { action: "read", path: path.into(), source: std::io::Error::new(std::io::ErrorKind::InvalidData, e) };
+    match read_file(path, MOST).and_then(|bytes| String::from_utf8(bytes).map_err(invalid)) {
         Ok(text) => placed(text.trim_start_matches('\u{feff}'), Some(path), output),
         Err(error) => {
-            let error = match error.kind() {
-                std::io::ErrorKind::NotFound => Error::Refused {
+            let error = match error {
+                Error::NotFound { .. } => Error::Refused {
                     message: format!("`{}` is neither a file nor a command", path.display()),
                     hint: "dam --help lists the commands; verbs run at the prompt, in a script, or in dam -c \"VERBS\"".into(),
                 },
-                _ => Error::Io { action: "read", path: path.into(), source: error },
+                error => error,
             };
             output.error("run", &error.into());
             End::Failed

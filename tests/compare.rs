@@ -6,6 +6,7 @@ use std::fs;
 use std::ops::ControlFlow;
 
 use common::{copy_checkpoint, golden, json};
+use dam_prelude::candle_core::{Device, Tensor, safetensors};
 use dam_prelude::{Compare, Error, Evolve, load};
 use serde_json::json;
 
@@ -141,4 +142,33 @@ fn evolution_searches_whatever_the_method_thins_by() {
     let (replies, ok) = json(std::path::Path::new("."), line);
     assert!(!ok && replies[1]["error"].as_str().unwrap().contains("`nuslerp`"), "{replies:?}");
     assert!(!replies[1]["error"].to_string().contains("recipe"), "{replies:?}");
+}
+
+/// Of a grid, the first candidate is not finite: base weights of 1e38 that no source has are left with `lambda=0.3`, and
+/// gone with 0.5.
+#[test]
+fn a_candidate_that_is_not_finite_is_passed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for (name, value) in [("base", 1e38f32), ("a", 0.0), ("b", 0.0)] {
+        copy_checkpoint("base", &at(name));
+        let file = at(name).join("model.safetensors");
+        let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+        for part in ["gate_proj", "up_proj"] {
+            let tensor = tensors.get_mut(&format!("model.layers.0.mlp.{part}.weight")).unwrap();
+            *tensor = Tensor::full(value, tensor.shape(), &Device::Cpu).unwrap();
+        }
+        safetensors::save(&tensors, &file).unwrap();
+    }
+    let spec = |name: &str| format!("{name}={}", at(name).display());
+    let mut models = load(["base", "a", "b"].map(spec)).unwrap();
+    for name in ["a", "b"] {
+        models.data(name, &golden("data0.jsonl").display().to_string()).unwrap();
+    }
+    let first = models.merge_named("task_arithmetic", &[("lambda", "0.3")]).unwrap().training_loss(2).unwrap();
+    assert!(!first.is_finite(), "{first}");
+    let contest = Compare { methods: vec!["task_arithmetic".into()], examples: 2, ..Compare::default() };
+    let table = models.compare(&contest, |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(table.rows[0].chosen, "lambda=0.5", "{table}");
+    assert!(table.rows[0].scores.as_ref().unwrap().mean_loss().is_finite());
 }

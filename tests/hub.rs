@@ -6,11 +6,13 @@ mod server;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{dam, data, golden};
-use server::{COMMIT, Fault, Server};
+use server::{COMMIT, Fault, Server, git, sha256};
 
 /// A repository with a golden model, and files that nobody needs.
 fn repository() -> BTreeMap<String, Vec<u8>> {
@@ -25,14 +27,29 @@ fn repository() -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// `dam -c VERBS` with a cache at `home`, asking `endpoint`.
-fn run(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> (Output, String) {
+/// `dam` with a cache at `home`, asking `endpoint`.
+fn program(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> Command {
     let mut command = dam(home);
-    for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "http_proxy", "https_proxy", "ALL_PROXY"] {
+    for name in [
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_HUB_DOWNLOAD_TIMEOUT",
+        "http_proxy",
+        "https_proxy",
+        "ALL_PROXY",
+    ] {
         command.env_remove(name);
     }
     command.env("HF_HOME", home).env("HF_ENDPOINT", endpoint).envs(more.iter().copied());
-    let output = command.args(["-c", verbs]).output().unwrap();
+    command.args(["-c", verbs]);
+    command
+}
+
+/// What `dam -c VERBS` did and printed.
+fn run(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> (Output, String) {
+    let output = program(home, endpoint, verbs, more).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output, text)
 }
@@ -300,4 +317,158 @@ fn bin_weights_are_downloaded_where_there_are_no_others() {
     assert!(parts >= 2, "{:?}", server.log());
     // Whole in the cache.
     works(home.path(), "http://127.0.0.1:1", "load org/old", &[("HF_HUB_OFFLINE", "1")]);
+}
+
+#[test]
+fn a_file_that_is_not_as_its_checksum_is_fetched_again_once() {
+    let server = Server::start(repository());
+    for fault in [Fault::Flipped(1), Fault::FlippedSmall(1)] {
+        let home = tempfile::tempdir().unwrap();
+        server.fault(fault);
+        works(home.path(), &server.endpoint, "load org/name", &[]);
+        let folder = home.path().join("hub/models--org--name/snapshots").join(COMMIT);
+        for name in ["model.safetensors", "config.json"] {
+            assert_eq!(fs::read(folder.join(name)).unwrap(), repository()[name], "{name}");
+        }
+    }
+    let home = tempfile::tempdir().unwrap();
+    server.fault(Fault::Flipped(100));
+    server.log();
+    refuses(home.path(), &server.endpoint, "load org/name", &["model.safetensors", "twice", "checksum", "HF_ENDPOINT"]);
+    assert_eq!(server.log().iter().filter(|line| line.starts_with("cdn")).count(), 2);
+    let blobs = home.path().join("hub/models--org--name/blobs");
+    assert!(!blobs.join(format!("{}.incomplete", sha256(&repository()["model.safetensors"]))).exists());
+    server.fault(Fault::FlippedSmall(100));
+    refuses(home.path(), &server.endpoint, "load org/other", &["twice", "checksum"]);
+}
+
+/// What an earlier try left, or somebody put there, counts in the checksum.
+#[test]
+fn what_is_resumed_is_checked_whole() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    let whole = repository()["model.safetensors"].clone();
+    let blobs = home.path().join("hub/models--org--name/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    let part = blobs.join(format!("{}.incomplete", sha256(&whole)));
+    let mut wrong = whole[..whole.len() / 2].to_vec();
+    wrong[100] ^= 1;
+    for wrong in [wrong, vec![0; whole.len()], vec![0; whole.len() + 5]] {
+        fs::write(&part, wrong).unwrap();
+        works(home.path(), &server.endpoint, "load org/name", &[]);
+        assert_eq!(fs::read(blobs.join(sha256(&whole))).unwrap(), whole);
+        fs::remove_dir_all(home.path().join("hub/models--org--name/snapshots")).unwrap();
+        fs::remove_file(blobs.join(sha256(&whole))).unwrap();
+    }
+    // A good half is not fetched again.
+    fs::write(&part, &whole[..whole.len() / 2]).unwrap();
+    server.log();
+    works(home.path(), &server.endpoint, "load org/name", &[]);
+    let cdn: Vec<String> = server.log().into_iter().filter(|line| line.starts_with("cdn")).collect();
+    assert!(cdn.iter().any(|line| line.ends_with(&format!("from {}", whole.len() / 2))), "{cdn:?}");
+    assert!(blobs.join(git(&repository()["config.json"])).exists());
+}
+
+#[test]
+fn a_server_that_stalls_or_gets_no_further_is_given_up() {
+    let size = repository()["model.safetensors"].len();
+    let quick = [("HF_HUB_DOWNLOAD_TIMEOUT", "1")];
+    let stuck = |fault: Fault, words: &[&str]| {
+        let (server, home, begin) = (Server::start(repository()), tempfile::tempdir().unwrap(), Instant::now());
+        server.fault(fault);
+        let (output, text) = run(home.path(), &server.endpoint, "load org/name", &quick);
+        assert!(!output.status.success() && words.iter().all(|word| text.contains(word)), "{text}");
+        assert!(text.contains("hint:") && begin.elapsed() < Duration::from_secs(25), "{:?} {text}", begin.elapsed());
+        server.log().iter().filter(|line| line.starts_with("cdn")).count()
+    };
+    let tries = stuck(Fault::Stalls(size / 3), &["model.safetensors", "load again"]);
+    // The first tries get further: a third each.
+    assert!((5..=10).contains(&tries), "{tries}");
+    stuck(Fault::Stalls(0), &["0 of", "timeout"]);
+    stuck(Fault::Trickles, &["bytes a second"]);
+    // Without ranges, each try ends short of the best so far.
+    let tries =
+        stuck(Fault::BreaksAnew(vec![size / 2, size / 3, size / 4]), &["cannot resume", &format!("{} of {size}", size / 2)]);
+    assert!((5..=7).contains(&tries), "{tries}");
+}
+
+#[test]
+fn waits_that_a_hub_asks_for_are_bounded_and_ctrl_c_ends_them() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    server.fault(Fault::Wait(3600));
+    let begin = Instant::now();
+    refuses(home.path(), &server.endpoint, "load org/name", &["429", "3600 s"]);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let stopped = |fault: Fault, home: &Path| {
+        server.fault(fault);
+        let mut command = program(home, &server.endpoint, "load org/name", &[]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        // SAFETY: a signal to a process of ours.
+        unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+        let begin = Instant::now();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?} {text}", begin.elapsed());
+        assert!(!output.status.success() && text.contains("stopped"), "{text}");
+    };
+    stopped(Fault::Wait(50), home.path());
+    stopped(Fault::Stalls(1000), home.path());
+    stopped(Fault::Trickles, home.path());
+    // What came is kept, and goes on.
+    server.fault(Fault::None);
+    works(home.path(), &server.endpoint, "load org/name", &[]);
+}
+
+#[test]
+fn links_in_the_cache_that_lead_out_are_not_followed() {
+    let server = Server::start(repository());
+    let whole = repository()["model.safetensors"].clone();
+    let blob = sha256(&whole);
+    let at = |link: &str, is_folder: bool| {
+        let home = tempfile::tempdir().unwrap();
+        let (out, folder) = (home.path().join("out"), home.path().join("hub/models--org--name"));
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("kept"), "kept").unwrap();
+        let link = match link {
+            "" => folder,
+            link => folder.join(link.replace("BLOB", &blob).replace("COMMIT", COMMIT)),
+        };
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(if is_folder { out.clone() } else { out.join("kept") }, &link).unwrap();
+        let (output, text) = run(home.path(), &server.endpoint, "load org/name", &[]);
+        assert!(!output.status.success() && text.contains("leads out") && text.contains("hint:"), "{link:?} {text}");
+        assert_eq!(fs::read_to_string(out.join("kept")).unwrap(), "kept", "{link:?}");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "{link:?}");
+    };
+    for link in ["blobs/BLOB.incomplete", "blobs/BLOB", "refs/main", "snapshots/COMMIT/model.safetensors"] {
+        at(link, false);
+    }
+    for link in ["", "blobs", "refs", "snapshots", "snapshots/COMMIT"] {
+        at(link, true);
+    }
+    // Nor read through, of what the cache has whole.
+    let home = tempfile::tempdir().unwrap();
+    works(home.path(), &server.endpoint, "load org/name", &[]);
+    let pointer = home.path().join("hub/models--org--name/snapshots").join(COMMIT).join("config.json");
+    fs::write(home.path().join("config.json"), fs::read(&pointer).unwrap()).unwrap();
+    fs::remove_file(&pointer).unwrap();
+    symlink(home.path().join("config.json"), &pointer).unwrap();
+    let (output, text) = run(home.path(), &server.endpoint, "load org/name", &[("HF_HUB_OFFLINE", "1")]);
+    assert!(!output.status.success() && text.contains("leads out"), "{text}");
+}
+
+#[test]
+fn the_cache_is_where_python_has_it() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    let at = |name: &str| home.path().join(name).display().to_string();
+    works(home.path(), &server.endpoint, "load org/name", &[("HUGGINGFACE_HUB_CACHE", &at("older"))]);
+    assert!(home.path().join("older/models--org--name").exists() && !home.path().join("hub").exists());
+    // The newer name goes first.
+    works(
+        home.path(),
+        &server.endpoint,
+        "load org/name",
+        &[("HUGGINGFACE_HUB_CACHE", &at("other")), ("HF_HUB_CACHE", &at("newer"))],
+    );
+    assert!(home.path().join("newer/models--org--name").exists() && !home.path().join("other").exists());
 }

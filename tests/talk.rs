@@ -252,3 +252,39 @@ fn refused(directory: &Path, verb: &str, words: &str) {
     let (replies, ok) = json(directory, &format!("load builtin:japanese builtin:math; wrap; {verb}"));
     assert!(!ok && replies[2]["error"].as_str().unwrap().contains(words), "{replies:?}");
 }
+
+/// The built-in model of arithmetic with 32 positions and no token that ends an answer, which it would never do.
+#[test]
+fn answers_end_at_the_models_positions_and_say_so() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
+    let to = directory.path().join("short");
+    fs::create_dir(&to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap() != "generation_config.json" {
+            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let file = to.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    (config["max_position_embeddings"], config["eos_token_id"]) = (32.into(), serde_json::Value::Null);
+    fs::write(&file, config.to_string()).unwrap();
+    let source = Source::open(&to.display().to_string()).unwrap();
+    let prompt = ids(&source, &templated(SUM));
+    let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
+    let answer = generate(source.architecture().unwrap(), &weights, &prompt, 1000, &Device::Cpu).unwrap();
+    assert_eq!(prompt.len() + answer.len(), 32);
+    let dam = load([format!("a={}", to.display()), format!("b={}", to.display())]).unwrap().wrap(Columns::default()).unwrap();
+    let (one, all, asked) = (dam.generate(SUM, 1000).unwrap(), dam.generate_all(SUM, 1000).unwrap(), dam.ask(SUM, 1000).unwrap());
+    assert_eq!((one.full, all.full, asked.full), (Some(32), Some(32), Some(32)));
+    for text in [one.to_string(), all.to_string(), asked.to_string()] {
+        assert!(text.contains("all 32 positions"), "{text}");
+    }
+    // One that ends before has nothing to say.
+    assert_eq!(dam.generate(SUM, 2).unwrap().full, None);
+    let output = verbs(directory.path(), "load a=short b=short; wrap; generate 'What is 12 plus 7?' tokens=1000");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("all 32 positions"), "{text}");
+}

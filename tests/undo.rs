@@ -4,7 +4,7 @@ mod common;
 
 use common::{golden, json};
 use dam_prelude::verbs::{Context, statements};
-use dam_prelude::{Columns, Dam, load};
+use dam_prelude::{Columns, Dam, Kind, LowRank, Nonlinearity, Options, PerTensor, Scheme, Softmax, load};
 use serde_json::Value;
 
 /// Runs lines of verbs, all of which must go well; the replies' fields.
@@ -264,4 +264,26 @@ fn a_script_may_change_its_mind() {
     assert!(ok, "{replies:?}");
     assert_eq!(replies[3]["total"], replies[5]["total"]);
     assert_eq!(replies[8]["here"], 5);
+}
+
+/// Sizes alone do not make it the same merge: what coefficients pass through, which train, and the scheme's own numbers.
+#[test]
+fn a_moment_of_another_scheme_or_of_other_options_is_refused() {
+    let wrap = |f, train: &[Kind], rank| {
+        let options = Options { f, train: train.to_vec(), ..Options::default() };
+        load(["builtin:japanese", "builtin:math"]).unwrap().wrap(LowRank { rank }.with(options)).unwrap()
+    };
+    let dam = wrap(Nonlinearity::None, &[Kind::Linear], 4);
+    let moment = dam.snapshot().unwrap();
+    dam.restore(&moment).unwrap();
+    wrap(Nonlinearity::None, &[Kind::Linear], 4).restore(&moment).unwrap();
+    for other in [wrap(Nonlinearity::Tanh, &[Kind::Linear], 4), wrap(Nonlinearity::None, &[Kind::Norm], 4)] {
+        let before = coefficients(&other);
+        assert!(other.restore(&moment).unwrap_err().to_string().contains("another merge"));
+        assert_eq!(coefficients(&other), before);
+    }
+    // A scheme of the same sizes and another name.
+    let models = load(["builtin:japanese", "builtin:math"]).unwrap();
+    let (tensor, softmax) = (models.wrap(PerTensor).unwrap(), models.wrap(Softmax).unwrap());
+    assert!(softmax.restore(&tensor.snapshot().unwrap()).is_err());
 }

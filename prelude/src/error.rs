@@ -20,6 +20,8 @@ pub enum Error {
     NotFound { path: PathBuf },
     #[error("`{}` has no `{file}`", directory.display())]
     MissingFile { directory: PathBuf, file: String },
+    #[error("`{}` is {what}, not a file", path.display())]
+    NotAFile { path: PathBuf, what: &'static str },
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` has changed since it was loaded", file.display())]
@@ -165,6 +167,7 @@ impl Error {
             Error::NotFound { .. } => {
                 "check the name and the directory you are in; built-in models are named builtin:NAME, as builtin:math"
             }
+            Error::NotAFile { .. } => "write what comes from it to a file first, and name that file",
             Error::MissingFile { file, .. } => remedy::missing_file(file),
             Error::Changed { .. } => {
                 "put the file back as it was, size and time, to go on; or load it as it is now: load and wrap anew"
@@ -208,7 +211,8 @@ impl Error {
             Error::DType { .. } => "weights are floats (f32, f16, bf16, f64, or float8 with its scales): convert the checkpoint",
             Error::NonFinite { .. } => "the checkpoint is damaged or its training diverged; use another",
             Error::Tokenizer { .. } => {
-                "use the tokenizer.json that came with these weights; one of a newer kind is read by a newer version of this program"
+                "use the tokenizer.json that came with these weights: one that asks for too much is not read, and one of a newer kind by a \
+                 newer version of this program"
             }
             Error::Differs { .. } => {
                 "sources must be fine-tunes of one base model: same layers and shapes, and a tokenizer of which added tokens are all that differs"

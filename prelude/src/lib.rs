@@ -58,6 +58,9 @@ pub mod data;
 pub mod error;
 pub mod eval;
 mod factor;
+#[doc(hidden)]
+pub mod fuzz;
+mod guard;
 pub mod interrupt;
 pub mod methods;
 pub mod model;
@@ -69,6 +72,7 @@ pub mod session;
 pub mod show;
 pub mod train;
 pub mod verbs;
+mod work;
 
 pub use candle_core;
 pub use candle_core::Tensor;

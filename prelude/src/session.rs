@@ -56,7 +56,7 @@ pub use latest::latest;
 pub(crate) use latest::set_latest;
 pub use merged::Merged;
 pub use models::{Models, load};
-pub use progress::{GENERATE, Progress, watch};
+pub use progress::{Counts, GENERATE, Progress, watch};
 pub(crate) use saved::step_of;
 pub use snapshot::Snapshot;
 

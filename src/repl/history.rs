@@ -8,6 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::terminal::state_directory;
+use dam_prelude::checkpoint::open_file;
 use rustyline::Result;
 use rustyline::history::{History, SearchDirection, SearchResult};
 
@@ -86,7 +87,7 @@ fn latest(lines: Vec<String>) -> Vec<String> {
 
 /// The end of the file.
 fn read(file: &Path) -> Option<String> {
-    let mut file = File::open(file).ok()?;
+    let mut file = open_file(file).ok()?;
     let length = file.metadata().ok()?.len();
     let skipped = length.saturating_sub(BYTES);
     file.seek(SeekFrom::Start(skipped)).ok()?;

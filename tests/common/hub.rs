@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
 
 /// What is wrong with a file, or with everything.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +20,18 @@ pub enum Fault {
     Long,
     /// Does not know ranges.
     NoRanges,
+    /// The same, and every answer breaks off, the n-th after the n-th number of bytes, over and over.
+    BreaksAnew(Vec<usize>),
+    /// Sends the first so many bytes, then nothing, and keeps the connection.
+    Stalls(usize),
+    /// Sends a byte now and then.
+    Trickles,
+    /// A bit of large files is another, so many times.
+    Flipped(usize),
+    /// The same of small files.
+    FlippedSmall(usize),
+    /// Asks to wait so many seconds, for ever.
+    Wait(u64),
     /// Redirects to itself.
     Circle,
     /// A status with an error code, for the whole repository.
@@ -36,6 +52,20 @@ struct State {
     token: Option<String>,
     log: Vec<String>,
     cdn: String,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The ETag of a large file.
+pub fn sha256(content: &[u8]) -> String {
+    hex(&Sha256::digest(content))
+}
+
+/// The ETag of a small file.
+pub fn git(content: &[u8]) -> String {
+    hex(&Sha1::new_with_prefix(format!("blob {}\0", content.len())).chain_update(content).finalize())
 }
 
 /// A running server; and one on another port that has the content of large files.
@@ -103,12 +133,14 @@ impl Server {
             token.as_deref().map_or("", |_| " token"),
             start.map_or(String::new(), |s| format!(" from {s}"))
         ));
+        let mut out = stream.try_clone().unwrap();
         let mut send = |status: &str, headers: &str, body: &[u8], announced: usize| {
             let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {announced}\r\n{headers}\r\n");
-            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).and_then(|()| stream.flush());
+            let _ = out.write_all(head.as_bytes()).and_then(|()| out.write_all(body)).and_then(|()| out.flush());
         };
         match state.fault.clone() {
             Fault::Status(status, code) => return send(&format!("{status} No"), &format!("x-error-code: {code}\r\n"), b"", 0),
+            Fault::Wait(seconds) => return send("429 Too Many Requests", &format!("retry-after: {seconds}\r\n"), b"", 0),
             Fault::Busy(times) if times > 0 => {
                 state.fault = Fault::Busy(times - 1);
                 return send("429 Too Many Requests", "retry-after: 0\r\n", b"", 0);
@@ -139,12 +171,13 @@ impl Server {
         let Some(content) = state.files.get(name).cloned() else {
             return send("404 Not Found", "x-error-code: EntryNotFound\r\n", b"", 0);
         };
-        let mut etag = format!("{:040x}", content.iter().fold(7u64, |h, b| h.wrapping_mul(31) ^ u64::from(*b)));
+        // Weights are elsewhere, as on the hub, and have another checksum.
+        let large = name.ends_with(".safetensors");
+        let mut etag = if large { sha256(&content) } else { git(&content) };
         if state.fault == Fault::BadEtag {
             etag = "../../../evil".into();
         }
-        // Weights are elsewhere, as on the hub.
-        if !is_cdn && name.ends_with(".safetensors") {
+        if !is_cdn && large {
             let headers = format!("x-repo-commit: {COMMIT}\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {}\r\n", content.len());
             let target = match state.fault {
                 Fault::Circle => path.clone(),
@@ -152,12 +185,48 @@ impl Server {
             };
             return send("302 Found", &format!("{headers}location: {target}\r\n"), b"", 0);
         }
-        let from = start.filter(|_| state.fault != Fault::NoRanges).unwrap_or(0).min(content.len());
+        let mut content = content;
+        match &mut state.fault {
+            Fault::Flipped(times) if is_cdn && *times > 0 => {
+                *times -= 1;
+                let middle = content.len() / 2;
+                content[middle] ^= 4;
+            }
+            Fault::FlippedSmall(times) if !large && *times > 0 => {
+                *times -= 1;
+                content[0] ^= 1;
+            }
+            _ => {}
+        }
+        let ranges = !matches!(state.fault, Fault::NoRanges | Fault::BreaksAnew(_));
+        let from = start.filter(|_| ranges).unwrap_or(0).min(content.len());
         let part = &content[from..];
         let range = format!("content-range: bytes {from}-{}/{}\r\n", content.len().saturating_sub(1), content.len());
         let (status, range) = if from > 0 { ("206 Partial Content", range.as_str()) } else { ("200 OK", "") };
         let headers = format!("x-repo-commit: {COMMIT}\r\netag: W/\"{etag}\"\r\n{range}");
+        if let Fault::BreaksAnew(ends) = &mut state.fault
+            && is_cdn
+        {
+            ends.rotate_left(1);
+            let end = ends[ends.len() - 1];
+            return send(status, &headers, &part[..end.min(part.len())], part.len());
+        }
         match state.fault {
+            Fault::Stalls(after) if is_cdn => {
+                drop(state);
+                send(status, &headers, &part[..after.saturating_sub(from).min(part.len())], part.len());
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            Fault::Trickles if is_cdn => {
+                drop(state);
+                send(status, &headers, &[], part.len());
+                for byte in part {
+                    std::thread::sleep(Duration::from_millis(300));
+                    if stream.write_all(&[*byte]).and_then(|()| stream.flush()).is_err() {
+                        return;
+                    }
+                }
+            }
             Fault::Drops(after) if is_cdn => send(status, &headers, &part[..after.min(part.len())], part.len()),
             Fault::Short if is_cdn => send(status, &headers, &part[..part.len() / 2], part.len() / 2),
             Fault::Long if is_cdn => send(status, &headers, &[part, b"more"].concat(), part.len() + 4),

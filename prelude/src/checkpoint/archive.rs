@@ -12,6 +12,7 @@ use super::files::{Bytes, Files, WEIGHTS, is_index};
 use super::torch::read_torch;
 use super::view::{Stored, View};
 use crate::error::{Error, Result};
+use crate::work::Work;
 
 /// A stored tensor of another dtype: whole numbers, truth values, or floats that only a scale gives a meaning.
 #[derive(Clone)]
@@ -104,8 +105,8 @@ impl Archive {
         self.tensors.insert(name, View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
     }
 
-    /// The tensor `name` of `shape`, finite throughout.
-    pub fn checked(&self, name: &str, shape: &[usize]) -> Result<View> {
+    /// The tensor `name` of `shape`, finite throughout; `work` is told of its bytes.
+    pub fn checked(&self, name: &str, shape: &[usize], work: &Work) -> Result<View> {
         let view = self.tensors.get(name);
         let view = view.ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })?;
         if view.shape != shape {
@@ -116,7 +117,7 @@ impl Archive {
                 found: view.shape.clone(),
             });
         }
-        view.check_finite(name)?;
+        view.check_finite_in(name, work)?;
         Ok(view.clone())
     }
 }

@@ -1,59 +1,63 @@
-//! Downloads from the hub: redirects followed without giving the token away, drops resumed, sizes checked,
-//! and nothing in the cache under its name before it is whole.
+//! Downloads from the hub: redirects followed without giving the token away, drops resumed, sizes and checksums
+//! compared, and nothing in the cache under its name before it is whole. What stalls is given up, and a stop is heeded.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use ureq::http::{Response, StatusCode, Uri, header};
+use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 use ureq::{Agent, Body};
 
+use super::contained::{Contained, explain};
+use super::digest::Digest;
 use crate::error::{Error, Result};
-
-/// How far a download is.
-#[derive(Clone, Debug)]
-pub struct Download {
-    /// `org/name/file`.
-    pub file: String,
-    /// Bytes that are there.
-    pub done: u64,
-    /// Bytes of the whole.
-    pub total: u64,
-}
-
-type Watcher = Box<dyn Fn(&Download) + Send + Sync>;
-
-static WATCHER: OnceLock<Watcher> = OnceLock::new();
-
-/// Calls `watcher` during every download of this process from now on. Only the first call counts.
-pub fn watch_downloads(watcher: impl Fn(&Download) + Send + Sync + 'static) {
-    let _ = WATCHER.set(Box::new(watcher));
-}
+use crate::interrupt;
+use crate::work::Work;
 
 /// Redirects followed for one file.
 const REDIRECTS: usize = 5;
 
-/// Times that a request is made before it is given up.
+/// Times that a request is made, or a download goes on without getting further, before it is given up.
 const TRIES: u32 = 5;
 
 /// Seconds waited at most when the server asks for it.
 const PATIENCE: u64 = 60;
 
-/// Characters of the longest answer that is not a file.
+/// Bytes of the longest answer that is not a file.
 const LONGEST: u64 = 64 << 20;
 
-/// Asks the hub.
+/// Bytes a second that a download must bring.
+const SLOWEST: u64 = 1024;
+
+/// A try got further that brought so many bytes, or a hundredth of the file.
+const FURTHER: u64 = 16 << 20;
+
+/// What a person does about a download that was given up.
+const AGAIN: &str = "load again: the download goes on where it broke off; or check the network and HF_ENDPOINT";
+
+/// The same of a server that does not send a part of a file.
+const NO_RANGES: &str = "the server cannot resume a download: use a network that holds longer, or another HF_ENDPOINT";
+
+/// Asks the hub. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
     token: Option<String>,
+    /// How long a server may send nothing.
+    stall: Duration,
+    /// Whether nobody waits for it any more.
+    left: Arc<AtomicBool>,
 }
 
 /// Where files of one repository are fetched from and to.
 pub(super) struct Server<'a> {
     pub client: &'a Client,
+    /// The cache, and the repository's folder in it.
+    pub cache: &'a Path,
     pub folder: PathBuf,
     /// As addresses have it: `org/name`, or `datasets/org/name`.
     pub repo: String,
@@ -67,20 +71,69 @@ struct Announced {
     /// Where its content is; whether that is a server that may know the token.
     url: String,
     trusted: bool,
-    answer: Response<Body>,
+    answer: Option<Response<Body>>,
+}
+
+/// How often a download is tried without getting beyond the best try so far.
+#[derive(Default)]
+struct Tries {
+    best: u64,
+    fruitless: u32,
+}
+
+impl Tries {
+    /// One more try ended at byte `have` of `size`.
+    fn ended(&mut self, have: u64, size: u64) {
+        self.fruitless += 1;
+        if have >= self.best + FURTHER.min(size / 100).max(1) {
+            (self.best, self.fruitless) = (have, 0);
+        }
+    }
 }
 
 impl Client {
-    pub fn new(endpoint: String, token: Option<String>) -> Self {
+    pub fn new(endpoint: String, token: Option<String>, stall: Duration) -> Self {
         let config = Agent::config_builder()
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
+            .timeout_resolve(Some(Duration::from_secs(10)))
             .timeout_connect(Some(Duration::from_secs(10)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
+            .timeout_per_read(Some(stall))
+            .timeout_per_write(Some(stall))
             .user_agent(concat!("dam/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), endpoint, token }
+        Self { agent: config.into(), endpoint, token, stall, left: Arc::default() }
+    }
+
+    /// Runs `work` on a thread of its own, so that a stop is heeded whatever a server does: what waits for it is broken
+    /// off, and what cannot be, a name that is looked up, is left behind.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`], or those of `work`.
+    pub fn stoppable<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        const LOOK: Duration = Duration::from_millis(20);
+        let thread = std::thread::spawn(work);
+        let mut stopped = None::<Instant>;
+        while !thread.is_finished() {
+            if stopped.is_none() && interrupt::requested() {
+                self.left.store(true, Ordering::SeqCst);
+                self.agent.clone().shutdown();
+                stopped = Some(Instant::now());
+            }
+            if stopped.is_some_and(|since| since.elapsed() > 10 * LOOK) {
+                return Err(Error::Interrupted);
+            }
+            std::thread::park_timeout(LOOK);
+        }
+        let done = thread.join().unwrap_or_else(|_| Err(self.unreachable("the download failed")));
+        if stopped.is_some() && done.is_err() { Err(Error::Interrupted) } else { done }
+    }
+
+    /// An error where nobody waits any more.
+    fn check(&self) -> Result<()> {
+        if self.left.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { interrupt::check() }
     }
 
     fn unreachable(&self, reason: impl ToString) -> Error {
@@ -89,7 +142,9 @@ impl Client {
 
     /// One request; waits where the server says so. An answer that is no file is an error of its kind.
     fn get(&self, url: &str, range: Option<u64>, trusted: bool, repo: &str) -> Result<Response<Body>> {
+        let waits = Work::begin("download", repo, None);
         for attempt in 1.. {
+            self.check()?;
             let mut request = self.agent.get(url);
             if let Some(token) = self.token.as_ref().filter(|_| trusted) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -100,20 +155,23 @@ impl Client {
             // Compressed answers have another length than their file.
             let response = match request.header(header::ACCEPT_ENCODING, "identity").call() {
                 Ok(response) => response,
-                Err(_) if attempt < TRIES => {
-                    std::thread::sleep(Duration::from_millis(100 << attempt));
+                Err(error) if attempt < TRIES => {
+                    let say = |_| format!("{repo}: cannot reach the hub ({error}), trying again");
+                    waits.wait(Duration::from_millis(100 << attempt), say)?;
                     continue;
                 }
                 Err(error) => return Err(self.unreachable(error)),
             };
             let status = response.status();
             if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-                let asked = text(&response, "retry-after").and_then(|s| s.parse::<u64>().ok());
+                let asked = asks_to_wait(response.headers());
                 if attempt < TRIES && asked.is_none_or(|s| s <= PATIENCE) {
-                    std::thread::sleep(asked.map_or(Duration::from_millis(200 << attempt), Duration::from_secs));
+                    let pause = asked.map_or(Duration::from_millis(200 << attempt), Duration::from_secs);
+                    waits.wait(pause, |left| format!("{repo}: the hub is busy ({status}), trying again in {left} s"))?;
                     continue;
                 }
-                let reason = format!("it answers {status}");
+                let asked = asked.map_or_else(String::new, |s| format!(", and asks to wait {s} s"));
+                let reason = format!("it answers {status}{asked}");
                 let hint = "the hub is busy or counts requests: try again later, or set HF_TOKEN";
                 return Err(Error::Hub { repo: repo.into(), reason, hint });
             }
@@ -164,13 +222,13 @@ impl Server<'_> {
     /// The path of `name` in the snapshot, downloaded if it is not there.
     ///
     /// # Errors
-    /// What the hub refuses, or does not give whole.
+    /// What the hub refuses, does not give whole, or gives other than it announced; links in the cache that lead out of
+    /// the repository's folder.
     pub fn fetch(&self, name: &str) -> Result<PathBuf> {
-        let pointer = self.pointer(name);
-        if !pointer.is_file() {
-            self.bring(name, &pointer, self.announced(name)?)?;
+        match self.there(name)? {
+            Some(path) => Ok(path),
+            None => self.bring(name, self.announced(name)?),
         }
-        Ok(pointer)
     }
 
     /// The bytes of `name`, which is then in the snapshot as [`Server::fetch`] brings it; none where they are more
@@ -179,64 +237,78 @@ impl Server<'_> {
     /// # Errors
     /// As for [`Server::fetch`].
     pub fn fetch_within(&self, name: &str, most: u64) -> Result<Option<u64>> {
-        let pointer = self.pointer(name);
-        if let Ok(there) = fs::metadata(&pointer) {
-            return Ok(Some(there.len()));
+        if let Some(path) = self.there(name)? {
+            return fs::metadata(&path).map(|found| Some(found.len())).map_err(|e| Error::io("read", path, e));
         }
         let announced = self.announced(name)?;
         let size = announced.size;
         if size > most {
             return Ok(None);
         }
-        self.bring(name, &pointer, announced)?;
+        self.bring(name, announced)?;
         Ok(Some(size))
     }
 
+    /// Where `name` is in the repository's folder.
     fn pointer(&self, name: &str) -> PathBuf {
-        self.folder.join("snapshots").join(self.commit).join(name)
+        Path::new("snapshots").join(self.commit).join(name)
     }
 
-    /// Downloads `name` as it was announced, and links `pointer` to it.
-    fn bring(&self, name: &str, pointer: &Path, announced: Announced) -> Result<()> {
-        let blobs = self.folder.join("blobs");
-        let blob = blobs.join(&announced.etag);
-        let io = |e| Error::io("write", &blob, e);
-        fs::create_dir_all(&blobs).map_err(io)?;
-        if !blob.is_file() {
-            // Two programs at once, Python's too: the second waits, and finds the file.
-            let lock = self.lock_file(&announced.etag);
-            fs::create_dir_all(lock.parent().unwrap_or(&lock)).map_err(io)?;
-            let lock = OpenOptions::new().create(true).truncate(false).write(true).open(lock).map_err(io)?;
-            lock.lock().map_err(io)?;
-            if !blob.is_file() {
+    /// The path of `name`, where the snapshot has it.
+    fn there(&self, name: &str) -> Result<Option<PathBuf>> {
+        let full = self.folder.join(self.pointer(name));
+        if !full.is_file() {
+            return Ok(None);
+        }
+        let found = Contained::open(&self.folder).and_then(|folder| folder.find(&self.pointer(name)));
+        found.map_err(|e| explain(&self.repo, "read", &full, e))?;
+        Ok(Some(full))
+    }
+
+    /// Downloads `name` as it was `announced`, and links to it from the snapshot.
+    fn bring(&self, name: &str, mut announced: Announced) -> Result<PathBuf> {
+        let pointer = self.pointer(name);
+        let full = self.folder.join(&pointer);
+        let io = |e| explain(&self.repo, "write", &full, e);
+        let folder = Contained::make(self.cache, &self.folder).map_err(io)?;
+        let blob = PathBuf::from("blobs").join(&announced.etag);
+        let blobs = folder.folder(Path::new("blobs")).map_err(io)?;
+        let has = |blob: &Path| match folder.find(blob) {
+            Ok(found) => Ok(found.is_file()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(io(e)),
+        };
+        if !has(&blob)? {
+            let _lock = self.lock(name, &announced.etag)?;
+            if !has(&blob)? {
                 let part = blobs.join(format!("{}.incomplete", announced.etag));
-                self.download(name, announced, &part)?;
-                fs::rename(&part, &blob).map_err(io)?;
+                self.whole(name, &mut announced, &folder, &part)?;
+                fs::rename(&part, blobs.join(&announced.etag)).map_err(io)?;
             }
         }
-        self.point(pointer, &blob, name).map_err(|e| Error::io("write", pointer, e))
+        let parent = folder.folder(pointer.parent().unwrap_or(&pointer)).map_err(io)?;
+        let target = format!("{}blobs/{}", "../".repeat(2 + name.matches('/').count()), announced.etag);
+        point(&parent.join(pointer.file_name().unwrap_or_default()), &target).map_err(io)?;
+        Ok(full)
     }
 
-    /// Where Python's `huggingface_hub` locks a blob: `.locks/FOLDER/ETAG.lock` in the cache. It stays there, as
-    /// one that is deleted would be locked by some and made anew by others.
-    fn lock_file(&self, etag: &str) -> PathBuf {
-        let (cache, name) = (self.folder.parent().unwrap_or(&self.folder), self.folder.file_name().unwrap_or_default());
-        cache.join(".locks").join(name).join(format!("{etag}.lock"))
-    }
-
-    /// Links `pointer` to `blob`, relative, as Python does.
-    fn point(&self, pointer: &Path, blob: &Path, name: &str) -> std::io::Result<()> {
-        let parent = pointer.parent().unwrap_or(pointer);
-        fs::create_dir_all(parent)?;
-        let up = "../".repeat(2 + name.matches('/').count());
-        let target = format!("{up}blobs/{}", blob.file_name().unwrap_or_default().to_string_lossy());
-        match std::os::unix::fs::symlink(&target, pointer) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists && pointer.is_file() => Ok(()),
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                fs::remove_file(pointer)?;
-                std::os::unix::fs::symlink(&target, pointer)
+    /// Locks a blob where Python's `huggingface_hub` does, `.locks/FOLDER/ETAG.lock` in the cache, so that of two programs
+    /// the second waits and finds the file. The lock's file stays there, as one that is deleted would be locked by some
+    /// and made anew by others.
+    fn lock(&self, name: &str, etag: &str) -> Result<File> {
+        let path = Path::new(".locks").join(self.folder.file_name().unwrap_or_default()).join(format!("{etag}.lock"));
+        let io = |e| explain(&self.repo, "write", &self.cache.join(&path), e);
+        let lock = Contained::open(self.cache).and_then(|cache| cache.file(&path)).map_err(io)?;
+        let waits = Work::begin("download", self.repo.as_str(), None);
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::Error(e)) => return Err(io(e)),
+                Err(TryLockError::WouldBlock) => {
+                    self.client.check()?;
+                    waits.wait(Duration::from_millis(100), |_| format!("{}/{name}: another program downloads it", self.repo))?;
+                }
             }
-            other => other,
         }
     }
 
@@ -271,82 +343,210 @@ impl Server<'_> {
                 return Err(odd("its etag is no name of a file"));
             }
             let size = size.or_else(|| text(&response, "content-length")).and_then(|s| s.parse().ok());
-            return Ok(Announced { etag, size: size.ok_or_else(|| odd("it says no size"))?, url, trusted, answer: response });
+            return Ok(Announced {
+                etag,
+                size: size.ok_or_else(|| odd("it says no size"))?,
+                url,
+                trusted,
+                answer: Some(response),
+            });
         }
         Err(odd("it redirects in circles"))
     }
 
+    /// Fetches the content into `part`, whole and as its ETag says: if it is other, once more from the begin.
+    fn whole(&self, name: &str, announced: &mut Announced, folder: &Contained, part: &Path) -> Result<()> {
+        for _ in 0..2 {
+            let open = folder.file(&Path::new("blobs").join(part.file_name().unwrap_or_default()));
+            let mut content = Part::open(open.map_err(|e| explain(&self.repo, "write", part, e))?, part, announced, self.client)?;
+            self.download(name, announced, &mut content)?;
+            match content.digest.take().map(Digest::finish) {
+                Some(found) if !found.eq_ignore_ascii_case(&announced.etag) => {
+                    fs::remove_file(part).map_err(|e| Error::io("write", part, e))?;
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(Error::Hub {
+            repo: self.repo.clone(),
+            reason: format!("`{name}` came twice, and each time its bytes were not those of its checksum `{}`", announced.etag),
+            hint: "the server or something on the way changes files: check HF_ENDPOINT and proxies; nothing of it was kept",
+        })
+    }
+
     /// Fetches the content into `part`, going on where an earlier try broke off.
-    fn download(&self, name: &str, announced: Announced, part: &Path) -> Result<()> {
-        let io = |e| Error::io("write", part, e);
-        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(part).map_err(io)?;
-        let (mut fruitless, mut last, mut answer) = (0, None, Some(announced.answer));
+    fn download(&self, name: &str, announced: &mut Announced, part: &mut Part<'_>) -> Result<()> {
+        let (mut tries, mut last, mut resumes) = (Tries { best: part.have, fruitless: 0 }, String::new(), true);
+        let work = Work::begin("download", format!("{}/{name}", self.repo), Some(announced.size));
         loop {
-            let mut have = file.metadata().map_err(io)?.len();
-            if have > announced.size {
-                file.set_len(0).map_err(io)?;
-                have = 0;
+            if part.have > announced.size {
+                part.restart()?;
             }
-            if have == announced.size {
-                return file.sync_all().map_err(io);
+            if part.have == announced.size {
+                return part.sync();
             }
-            if fruitless == TRIES {
-                let got = format!("of `{name}`, {have} of {} bytes came", announced.size);
-                let reason = last.map_or_else(|| got.clone(), |e: String| format!("{got}: {e}"));
-                return Err(Error::Hub {
-                    repo: self.repo.clone(),
-                    reason,
-                    hint: "load again: the download goes on where it broke off",
-                });
+            if tries.fruitless == TRIES {
+                let reason = format!("of `{name}`, {} of {} bytes came{last}", part.have.max(tries.best), announced.size);
+                let hint = if resumes { AGAIN } else { NO_RANGES };
+                return Err(Error::Hub { repo: self.repo.clone(), reason, hint });
             }
-            let range = (have > 0).then_some(have);
-            let mut response = match answer.take().filter(|_| range.is_none()) {
+            let range = (part.have > 0).then_some(part.have);
+            let mut response = match announced.answer.take().filter(|_| range.is_none()) {
                 Some(answer) => answer,
                 None => self.client.get(&announced.url, range, announced.trusted, &self.repo)?,
             };
             // A server that does not know ranges begins anew.
-            let resumed = text(&response, "content-range").is_some_and(|r| r.starts_with(&format!("bytes {have}-")));
+            let start = format!("bytes {}-", part.have);
+            let resumed = text(&response, "content-range").is_some_and(|r| r.starts_with(&start));
             if range.is_some() && !(response.status() == StatusCode::PARTIAL_CONTENT && resumed) {
-                file.set_len(0).map_err(io)?;
-                have = 0;
+                resumes = false;
+                part.restart()?;
             }
-            file.seek(SeekFrom::Start(have)).map_err(io)?;
-            let before = have;
-            last = self.copy(name, response.body_mut(), &mut file, &mut have, announced.size).map_err(io)?;
-            if have > announced.size {
-                drop(file);
-                let _ = fs::remove_file(part);
+            let broke = self.copy(response.body_mut(), part, announced.size, &work)?;
+            last = broke.map_or_else(String::new, |reason| format!(": {reason}"));
+            if part.have > announced.size {
+                let _ = fs::remove_file(part.path);
                 let reason = format!("of `{name}`, more came than the {} bytes that were announced", announced.size);
                 return Err(self.client.odd(&self.repo, reason));
             }
-            fruitless = if have > before { fruitless.max(1) } else { fruitless + 1 };
-            if have < announced.size {
-                std::thread::sleep(Duration::from_millis(50 << fruitless));
+            tries.ended(part.have, announced.size);
+            if part.have < announced.size {
+                let say =
+                    |_| format!("{}/{name}: it broke off at {} of {} bytes, going on", self.repo, part.have, announced.size);
+                work.wait(Duration::from_millis(50 << tries.fruitless), say)?;
             }
         }
     }
 
     /// Copies until the end, a break, or one byte too many. Gives back why it broke off.
-    fn copy(&self, name: &str, body: &mut Body, file: &mut File, have: &mut u64, size: u64) -> std::io::Result<Option<String>> {
+    fn copy(&self, body: &mut Body, part: &mut Part<'_>, size: u64, work: &Work) -> Result<Option<String>> {
         let (mut buffer, mut reader) = (vec![0; 1 << 16], body.as_reader());
-        while *have <= size {
+        let (mut since, mut before) = (Instant::now(), part.have);
+        while part.have <= size {
             let read = match reader.read(&mut buffer) {
                 Ok(0) => return Ok(None),
                 Ok(read) => read,
-                Err(error) => return Ok(Some(error.to_string())),
+                Err(error) => {
+                    self.client.check()?;
+                    return Ok(Some(error.to_string()));
+                }
             };
-            *have += read as u64;
-            if *have <= size {
-                file.write_all(&buffer[..read])?;
-            }
-            if let Some(watcher) = WATCHER.get() {
-                watcher(&Download { file: format!("{}/{name}", self.repo), done: (*have).min(size), total: size });
+            part.write(&buffer[..read], size)?;
+            self.client.check()?;
+            work.reach(part.have.min(size))?;
+            if since.elapsed() > self.client.stall {
+                if part.have - before < SLOWEST * self.client.stall.as_secs().max(1) {
+                    return Ok(Some(format!("fewer than {SLOWEST} bytes a second came")));
+                }
+                (since, before) = (Instant::now(), part.have);
             }
         }
         Ok(None)
     }
 }
 
+/// What is there of a file, with its checksum so far.
+struct Part<'a> {
+    path: &'a Path,
+    file: File,
+    have: u64,
+    digest: Option<Digest>,
+    /// What makes the checksum anew.
+    announced: (String, u64),
+}
+
+impl<'a> Part<'a> {
+    /// Goes on with what `file` has.
+    fn open(mut file: File, path: &'a Path, announced: &Announced, client: &Client) -> Result<Self> {
+        let io = |e| Error::io("read", path, e);
+        let mut digest = Digest::of(&announced.etag, announced.size);
+        let (mut buffer, mut have) = (vec![0; 1 << 20], 0);
+        loop {
+            client.check()?;
+            match file.read(&mut buffer).map_err(io)? {
+                0 => break,
+                read => {
+                    have += read as u64;
+                    digest.iter_mut().for_each(|digest| digest.update(&buffer[..read]));
+                }
+            }
+        }
+        Ok(Self { path, file, have, digest, announced: (announced.etag.clone(), announced.size) })
+    }
+
+    /// Begins anew.
+    fn restart(&mut self) -> Result<()> {
+        let io = |e| Error::io("write", self.path, e);
+        self.file.set_len(0).map_err(io)?;
+        self.file.seek(SeekFrom::Start(0)).map_err(io)?;
+        (self.have, self.digest) = (0, Digest::of(&self.announced.0, self.announced.1));
+        Ok(())
+    }
+
+    /// Takes `bytes` more; those that make it longer than `size` are counted only.
+    fn write(&mut self, bytes: &[u8], size: u64) -> Result<()> {
+        self.have += bytes.len() as u64;
+        if self.have <= size {
+            self.digest.iter_mut().for_each(|digest| digest.update(bytes));
+            self.file.write_all(bytes).map_err(|e| Error::io("write", self.path, e))?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| Error::io("write", self.path, e))
+    }
+}
+
+/// Links `pointer` to `target`, relative, as Python does.
+fn point(pointer: &Path, target: &str) -> std::io::Result<()> {
+    match std::os::unix::fs::symlink(target, pointer) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && pointer.is_file() => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            fs::remove_file(pointer)?;
+            std::os::unix::fs::symlink(target, pointer)
+        }
+        other => other,
+    }
+}
+
+/// The seconds that an answer asks to wait: `Retry-After`, or the rest of the window of `RateLimit` (`...;r=0;t=55`).
+fn asks_to_wait(headers: &HeaderMap) -> Option<u64> {
+    let get = |name: &str| headers.get(name)?.to_str().ok();
+    let rest = || get("ratelimit")?.split(';').find_map(|part| part.trim().strip_prefix("t="));
+    get("retry-after").and_then(|s| s.trim().parse().ok()).or_else(|| rest()?.parse().ok())
+}
+
 fn text<T>(response: &Response<T>, header: &str) -> Option<String> {
     Some(response.headers().get(header)?.to_str().ok()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tries that end anywhere below the best, or creep beyond it, are counted; those that get further are not.
+    #[test]
+    fn a_download_that_gets_no_further_is_given_up() {
+        let given_up = |ends: &[u64]| {
+            let mut tries = Tries::default();
+            ends.iter().position(|end| {
+                tries.ended(*end, 1_000_000);
+                tries.fruitless == TRIES
+            })
+        };
+        assert_eq!(given_up(&[500_000, 0, 300_000, 499_999, 1, 500_000, 400_000]), Some(5));
+        assert_eq!(given_up(&[500_000, 500_001, 500_002, 500_003, 500_004, 500_005]), Some(5));
+        assert_eq!(given_up(&[0, 100_000, 50_000, 200_000, 300_000, 1, 1, 400_000]), None);
+    }
+
+    #[test]
+    fn waits_are_read_from_both_headers() {
+        let asked = |name: &'static str, value: &str| {
+            asks_to_wait(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
+        };
+        assert_eq!(asked("retry-after", "7"), Some(7));
+        assert_eq!(asked("ratelimit", "\"api\";r=0;t=55"), Some(55));
+        assert_eq!(asked("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), None);
+    }
 }

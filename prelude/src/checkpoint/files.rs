@@ -9,8 +9,9 @@ use include_dir::{Dir, include_dir};
 use memmap2::UncheckedAdvice;
 
 use super::gguf::Gguf;
-use super::hub::{Hub, Place, Wanted};
+use super::hub::{Hub, Place, Wanted, within};
 use super::mapped::Mapped;
+use super::regular::{open_file, other_kind};
 use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
@@ -94,6 +95,9 @@ impl Files {
             },
             found => found.map_err(|e| Error::io("read", path, e))?,
         };
+        if let Some(what) = other_kind(&found) {
+            return Err(Error::NotAFile { path: path.into(), what });
+        }
         if found.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
             let path = std::path::absolute(path).map_err(|e| Error::io("read", path, e))?;
             return Ok(Files::Gguf(Arc::new(Gguf::open(path)?)));
@@ -149,11 +153,16 @@ impl Files {
         match self {
             Files::Builtin(dir, _) => Ok(dir.get_file(dir.path().join(name)).map(|f| Bytes::Static(f.contents()))),
             Files::Gguf(gguf) => Ok(gguf.side_files.get(name).map(|text| Bytes::Owned(text.clone()))),
-            Files::Disk(directory) | Files::Hub(directory, _) => match map(&directory.join(name)) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(Error::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
-            },
+            Files::Disk(directory) | Files::Hub(directory, _) => {
+                if let Files::Hub(directory, _) = self {
+                    within(directory, name)?;
+                }
+                match map(&directory.join(name)) {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(Error::NotFound { .. }) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
         }
     }
 
@@ -181,15 +190,10 @@ pub(crate) fn builtin_data_file(name: &str) -> Result<Bytes> {
         .ok_or_else(|| Error::unknown("built-in data set", name, builtin_data()))
 }
 
-/// Maps a file of any size into memory.
+/// Maps a regular file of any size into memory.
 pub(crate) fn map(path: &Path) -> Result<Bytes> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
-    if meta.is_dir() {
-        let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
-        return Err(Error::Io { action: "read", path: path.into(), source });
-    }
-    if meta.len() == 0 {
+    let file = open_file(path)?;
+    if file.metadata().map_err(|e| Error::io("read", path, e))?.len() == 0 {
         return Ok(Bytes::Static(&[]));
     }
     Ok(Bytes::Mapped(Arc::new(Mapped::new(&file, path)?)))

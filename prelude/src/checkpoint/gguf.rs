@@ -16,6 +16,7 @@ use super::files::{Bytes, map};
 use super::gguf_tokenizer::tokenizer_files;
 use super::view::{Stored, View, interleaved};
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 
 /// An open file.
 pub(crate) struct Gguf {
@@ -148,7 +149,7 @@ impl Gguf {
         }
         // candle's reader checks every count and length against the file's; it may still panic on some.
         let read = || Content::read(&mut Cursor::new(&*bytes)).map_err(|e| crate::error::first_line(&e));
-        let content = std::panic::catch_unwind(read).unwrap_or_else(|_| Err("it contradicts itself".into())).map_err(bad)?;
+        let content = guarded(read).map_err(bad)?;
         let architecture = match content.metadata.get("general.architecture").map(Value::to_string) {
             Some(Ok(name)) => name.clone(),
             _ => return Err(bad("it does not say general.architecture".into())),

@@ -13,6 +13,7 @@ use super::gguf_keys::Place;
 use super::view::deinterleaved;
 use super::write::{Content, Slot, Values, fill_slots};
 use crate::error::{Error, Result};
+use crate::work::Work;
 
 /// Tensors begin at multiples of this.
 const ALIGNMENT: u64 = 32;
@@ -64,7 +65,8 @@ impl GgufFile<'_> {
             bytes: tensor.bytes(),
         };
         let slots: Vec<Slot> = self.tensors.iter().zip(&offsets).map(slot).collect();
-        fill_slots(file, path, &slots, |i| self.tensors[i].content(&content))
+        let work = Work::begin("write", "writing the merge", Some(offset));
+        fill_slots(file, path, &slots, &work, |i| self.tensors[i].content(&content))
     }
 
     fn header(&self, offsets: &[u64]) -> Vec<u8> {

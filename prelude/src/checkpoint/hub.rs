@@ -1,18 +1,23 @@
 //! Models and data sets of the Hugging Face hub, in the cache that Python's `huggingface_hub` uses too:
 //! `blobs/ETAG` holds a file once, `snapshots/COMMIT/NAME` points to it, `refs/REVISION` names a commit.
 //!
-//! `HF_HOME` or `HF_HUB_CACHE` say where the cache is, `HF_ENDPOINT` where the hub is, `HF_TOKEN` who asks,
-//! `HF_HUB_OFFLINE=1` that nobody is to be asked.
+//! `HF_HOME`, `HF_HUB_CACHE` or its older name `HUGGINGFACE_HUB_CACHE` say where the cache is, `HF_ENDPOINT` where the
+//! hub is, `HF_TOKEN` who asks, `HF_HUB_OFFLINE=1` that nobody is to be asked, `HF_HUB_DOWNLOAD_TIMEOUT` the seconds that a
+//! server may send nothing.
 
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
 use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS};
 use super::beside::{self, needed};
+use super::contained::{Contained, explain};
 use super::download::{Client, Server};
 use super::files::{WEIGHTS, is_index};
+use super::regular::read_file;
 use crate::error::{Error, Result};
 
 /// A place on the hub: `org/name`, `org/name@revision`, and a file within.
@@ -84,7 +89,8 @@ fn folders() -> Option<(PathBuf, PathBuf)> {
     let home = set("HF_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(set("XDG_CACHE_HOME")?).join("huggingface")));
     let home = home.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache/huggingface")))?;
-    let cache = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
+    let named = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE"));
+    let cache = named.map_or_else(|| home.join("hub"), PathBuf::from);
     Some((home, cache))
 }
 
@@ -101,7 +107,22 @@ pub(crate) fn cached_names(are_datasets: bool, limit: usize) -> Vec<String> {
     names
 }
 
-/// The cache and who is asked.
+/// Bytes of a small file of the cache: a commit, a token.
+const SMALL: u64 = 1 << 12;
+
+/// Bytes of the largest index of weights.
+const INDEX: u64 = 64 << 20;
+
+/// How long a server may send nothing, where the environment does not say.
+const STALL: Duration = Duration::from_secs(30);
+
+/// The text of a small file; none where it cannot be read.
+fn small(path: &Path) -> Option<String> {
+    Some(String::from_utf8(read_file(path, SMALL).ok()?).ok()?.trim().to_owned())
+}
+
+/// The cache and who is asked. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Hub {
     cache: Cache,
     offline: bool,
@@ -128,11 +149,14 @@ impl Hub {
             reason: "there is no folder for its cache".into(),
             hint: "set HF_HOME",
         })?;
-        let kept = || std::fs::read_to_string(home.join("token")).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+        let kept = || small(&home.join("token")).filter(|t| !t.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         let offline = set("HF_HUB_OFFLINE").is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));
         let token = set("HF_TOKEN").or_else(kept);
-        Ok(Self { cache: Cache::new(cache), offline, client: Client::new(endpoint.trim_end_matches('/').into(), token) })
+        let stall = set("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|s| s.parse().ok()).filter(|s| (1..=3600).contains(s));
+        let stall = stall.map_or(STALL, Duration::from_secs);
+        let cache = std::path::absolute(&cache).map_err(|e| Error::io("read", &cache, e))?;
+        Ok(Self { cache: Cache::new(cache), offline, client: Client::new(endpoint.trim_end_matches('/').into(), token, stall) })
     }
 
     fn folder(&self, place: &Place) -> PathBuf {
@@ -142,8 +166,16 @@ impl Hub {
     /// The files that `wanted` needs, from the cache or downloaded into it.
     ///
     /// # Errors
-    /// What is gated, missing, not reachable and not in the cache either, or not what the hub said it was.
+    /// What is gated, missing, not reachable and not in the cache either, or not what the hub said it was; files of the
+    /// cache that lead out of it; a stop.
     pub fn snapshot(&self, place: &Place, wanted: Wanted) -> Result<Snapshot> {
+        let (hub, asked) = (self.clone(), place.clone());
+        let snapshot = self.client.stoppable(move || hub.get(&asked, wanted))?;
+        snapshot.files.iter().try_for_each(|name| within(&snapshot.directory, name))?;
+        Ok(snapshot)
+    }
+
+    fn get(&self, place: &Place, wanted: Wanted) -> Result<Snapshot> {
         let is_commit = place.revision.len() == 40 && place.revision.chars().all(|c| c.is_ascii_hexdigit());
         if self.offline || is_commit {
             let known = if is_commit { Some(place.revision.clone()) } else { self.known_commit(place) };
@@ -174,7 +206,8 @@ impl Hub {
             return Err(self.odd(place, format!("it lists `{name}`, which is not a file of its own folder")));
         }
         let repo = if place.is_dataset { format!("datasets/{}", place.repo) } else { place.repo.clone() };
-        let server = Server { client: &self.client, folder: self.folder(place), repo, commit: &commit };
+        let (client, cache) = (&self.client, self.cache.path());
+        let server = Server { client, cache, folder: self.folder(place), repo, commit: &commit };
         let mut files = self.choose(place, wanted, &names)?;
         let (mut done, mut beside_bytes) = (0, 0);
         while let Some(name) = files.get(done).cloned() {
@@ -193,12 +226,16 @@ impl Hub {
             }
             done += 1;
         }
-        let write = || {
+        if self.known_commit(place).as_ref() != Some(&commit) {
+            let write = || {
+                let folder = Contained::make(self.cache.path(), &self.folder(place))?;
+                let mut file = folder.file(&Path::new("refs").join(&place.revision))?;
+                file.set_len(0)?;
+                file.write_all(commit.as_bytes())
+            };
             let path = self.folder(place).join("refs").join(&place.revision);
-            std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
-            std::fs::write(path, &commit)
-        };
-        write().map_err(|e| Error::io("write", self.folder(place), e))?;
+            write().map_err(|e| explain(&place.repo, "write", &path, e))?;
+        }
         let directory = self.folder(place).join("snapshots").join(&commit);
         Ok(Snapshot { commit, directory, files })
     }
@@ -215,8 +252,9 @@ impl Hub {
 
     /// The commit that the cache has for a revision.
     fn known_commit(&self, place: &Place) -> Option<String> {
-        let text = std::fs::read_to_string(self.folder(place).join("refs").join(&place.revision)).ok()?;
-        Some(text.trim().to_owned()).filter(|c| !c.is_empty() && c.chars().all(|c| c.is_ascii_alphanumeric()))
+        let folder = Contained::open(&self.folder(place)).ok()?;
+        let text = small(&folder.find(&Path::new("refs").join(&place.revision)).ok()?);
+        text.filter(|c| !c.is_empty() && c.chars().all(|c| c.is_ascii_alphanumeric()))
     }
 
     /// A snapshot in the cache, if it has all that is needed.
@@ -293,13 +331,27 @@ fn is_beside(name: &str) -> bool {
     !(name == "config.json" || WEIGHTS.contains(&name) || (name.ends_with(".safetensors") && !name.contains('/')))
 }
 
+/// An error where the file `name` of a snapshot is a link that leads out of its repository's folder; none where there is
+/// no such file.
+pub(super) fn within(directory: &Path, name: &str) -> Result<()> {
+    let folder = directory.parent().and_then(Path::parent).unwrap_or(directory);
+    let found = Contained::open(folder).and_then(|all| all.find(&directory.strip_prefix(folder).unwrap_or(directory).join(name)));
+    match found {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            let repo = folder.file_name().unwrap_or_default().to_string_lossy();
+            Err(explain(&repo, "read", &directory.join(name), e))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The shards that an index names.
 fn shards(index: &Path) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let bytes = std::fs::read(index).map_err(|e| Error::io("read", index, e))?;
+    let bytes = read_file(index, INDEX)?;
     let index_of: Index =
         serde_json::from_slice(&bytes).map_err(|e| Error::Json { file: index.into(), reason: e.to_string() })?;
     let mut names: Vec<String> = index_of.weight_map.into_values().collect();

@@ -20,10 +20,11 @@ use super::hub::Place;
 use super::names::{Names, Runs};
 use super::other::{self, OUTPUT};
 use super::quantized::settle;
-use super::tokenizer::{beyond, read_tokenizer};
+use super::tokenizer::{Text, beyond, read_tokenizer};
 use super::view::View;
 use super::vocabulary::{NO_ROW, Numbering, Seen, align, config_of};
 use crate::error::{Error, Result};
+use crate::work::Work;
 
 /// A loaded source. Cheap to clone; the weights stay memory-mapped in their own dtype.
 #[derive(Clone)]
@@ -47,7 +48,7 @@ struct Inner {
     unused: Vec<String>,
     /// What a reader should know of it.
     notes: Vec<String>,
-    tokenizer: Option<Arc<Tokenizer>>,
+    tokenizer: Option<Arc<Text>>,
     chat: Arc<Chat>,
     fingerprint: OnceLock<String>,
     /// Where it is seen otherwise, with other rows or an output layer of its own: the source as it was opened.
@@ -152,10 +153,13 @@ impl Source {
         if architecture.as_ref().is_some_and(|a| !a.tied) && !archive.tensors.contains_key(OUTPUT) {
             return Err(Error::NoOutputLayer { file: archive.file });
         }
+        let bytes = archive.tensors.values().map(|view| view.bytes().len() as u64).sum();
+        let work = Work::begin("load", place, Some(bytes));
         let views = tensors
             .par_iter()
-            .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape)?)))
+            .map(|spec| Ok((spec.name.clone(), archive.checked(&spec.name, &spec.shape, &work)?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
+        drop(work);
         let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
         let side = |name: &str| match beside.get(name) {
             Some((directory, bytes)) => Ok(bytes.clone().map(|bytes| (directory.join(name), bytes))),
@@ -167,7 +171,7 @@ impl Source {
         };
         let chat = Arc::new(Chat::read(side)?);
         let rows = rows_of(architecture.as_ref(), &tensors);
-        notes.extend(tokenizer.as_deref().filter(|_| rows > 0).and_then(|tokenizer| beyond(tokenizer, rows)));
+        notes.extend(tokenizer.as_deref().filter(|_| rows > 0).and_then(|text| beyond(&text.tokenizer, rows)));
         let mut replaced: BTreeMap<&'static str, Option<Bytes>> =
             beside.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
         if is_changed {
@@ -449,7 +453,12 @@ impl Source {
 
     /// Its tokenizer.json, where there is one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.0.tokenizer.as_deref()
+        self.0.tokenizer.as_deref().map(|text| &text.tokenizer)
+    }
+
+    /// Bytes of the longest text that its tokenizer is given: more would not fit into memory.
+    pub(crate) fn longest_text(&self) -> usize {
+        self.0.tokenizer.as_ref().map_or(0, |text| text.longest)
     }
 
     /// Its chat template (Jinja), where there is one.
@@ -544,13 +553,15 @@ impl Source {
         }
         let config = hash(&self.0.files.require("config.json")?);
         let views: Vec<(&String, &View)> = self.0.views.iter().collect();
+        let work = Work::begin("save", format!("reading {}", self.name()), Some(self.bytes() as u64));
         let hashes = views.par_iter().map(|(name, view)| {
             let layout = hash(format!("{name}{:?}{:?}", view.dtype, view.shape).as_bytes());
-            let blocks: Vec<u64> = view.bytes().par_chunks(1 << 20).map(hash).collect();
+            let block = |bytes: &[u8]| work.advance(bytes.len() as u64).map(|()| hash(bytes));
+            let blocks = view.bytes().par_chunks(1 << 20).map(block).collect::<Result<Vec<u64>>>()?;
             let added = view.layout().into_iter().chain(view.deltas.iter().flat_map(|delta| delta.parts()).map(u64::from));
-            blocks.into_iter().chain(added).fold(layout, mix)
+            Ok(blocks.into_iter().chain(added).fold(layout, mix))
         });
-        let hashes: Vec<u64> = hashes.collect();
+        let hashes = hashes.collect::<Result<Vec<u64>>>()?;
         Ok(self.0.fingerprint.get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
     }
 

@@ -4,24 +4,30 @@ use std::path::Path;
 
 use tokenizers::Tokenizer;
 
+use super::tokenizer_limits;
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 
 /// Runs the tokenizers crate, which panics on some damaged files, on `file`'s behalf.
 pub(crate) fn tokenizing<T>(file: &Path, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    let bad = |reason: String| Error::Tokenizer { file: file.into(), reason };
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
-        Ok(result) => result.map_err(|e| bad(e.to_string())),
-        Err(_) => Err(bad("it contradicts itself".into())),
-    }
+    guarded(|| f().map_err(|e| e.to_string())).map_err(|reason| Error::Tokenizer { file: file.into(), reason })
+}
+
+/// A tokenizer, and how much text it takes.
+pub(crate) struct Text {
+    pub tokenizer: Tokenizer,
+    /// Bytes of the longest text whose tokens fit into memory.
+    pub longest: usize,
 }
 
 /// Reads tokenizer.json.
-pub(super) fn read_tokenizer(file: &Path, bytes: &[u8]) -> Result<Tokenizer> {
+pub(super) fn read_tokenizer(file: &Path, bytes: &[u8]) -> Result<Text> {
+    let growth = tokenizer_limits::check(bytes).map_err(|reason| Error::Tokenizer { file: file.into(), reason })?;
     let mut tokenizer = tokenizing(file, || Tokenizer::from_bytes(bytes))?;
     // Cutting and padding are this library's to do.
     tokenizer.with_padding(None);
     let _ = tokenizer.with_truncation(None);
-    Ok(tokenizer)
+    Ok(Text { tokenizer, longest: tokenizer_limits::longest_text(growth) })
 }
 
 /// What is to be said of a tokenizer that has ids beyond the `rows` of the embedding, `CodeLlama-Python`'s say.

@@ -20,6 +20,7 @@ use super::files::Bytes;
 use super::float8::Float8;
 use super::mapped::Mapped;
 use crate::error::{Error, Result};
+use crate::work::Work;
 
 /// Elements decoded at a time, small enough to stay in the nearest cache: whole blocks of every format.
 pub(crate) const TILE: usize = 512;
@@ -328,34 +329,42 @@ impl View {
 
     /// An error for the first NaN or infinity.
     pub(super) fn check_finite(&self, tensor: &str) -> Result<()> {
-        let bad = if self.is_plain() { self.first_bad_bits() } else { self.first_bad_value() };
+        self.check_finite_in(tensor, &Work::begin("load", tensor, None))
+    }
+
+    /// [`View::check_finite`] as a part of `work`, which is told of the bytes; an error for a stop too.
+    pub(super) fn check_finite_in(&self, tensor: &str, work: &Work) -> Result<()> {
+        let bad = if self.is_plain() { self.first_bad_bits(work) } else { self.first_bad_value(work) };
         // Whole sources would fill memory that nothing needs yet.
         self.release();
-        let Some(position) = bad else { return Ok(()) };
+        let Some(position) = bad? else { return Ok(()) };
         let value = self.to_tensor(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.get(position)?.to_scalar()?;
         Err(Error::NonFinite { file: self.file.clone(), tensor: tensor.into(), position, value })
     }
 
-    fn first_bad_bits(&self) -> Option<usize> {
+    fn first_bad_bits(&self, work: &Work) -> Result<Option<usize>> {
         const BLOCK: usize = 1 << 20;
         let width = self.dtype.size_in_bytes();
-        self.bytes().par_chunks(BLOCK).enumerate().find_map_first(|(block, bytes)| {
+        let blocks = self.bytes().par_chunks(BLOCK).enumerate().map(|(block, bytes)| {
+            work.advance(bytes.len() as u64)?;
             let at = match self.dtype {
                 DType::F32 => position(bytes, |b: [u8; 4]| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
                 DType::F16 => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
                 _ => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
             };
-            at.map(|at| block * BLOCK / width + at)
-        })
+            Ok(at.map(|at| block * BLOCK / width + at))
+        });
+        first(blocks)
     }
 
-    fn first_bad_value(&self) -> Option<usize> {
+    fn first_bad_value(&self, work: &Work) -> Result<Option<usize>> {
         let columns = self.columns().max(1);
         let rows = self.shape.iter().product::<usize>() / columns;
-        let arch = pulp::Arch::new();
-        (0..rows).into_par_iter().find_map_first(|row| {
+        let (arch, bytes) = (pulp::Arch::new(), (self.bytes().len() / rows.max(1)) as u64);
+        first((0..rows).into_par_iter().map(|row| {
+            work.advance(bytes)?;
             let mut buffer = [0f32; TILE];
-            arch.dispatch(|| {
+            Ok(arch.dispatch(|| {
                 (0..columns).step_by(TILE).find_map(|column| {
                     let tile = self.decode(row * columns + column, &mut buffer[..TILE.min(columns - column)]);
                     // Finite numbers times zero add up to zero.
@@ -363,9 +372,14 @@ impl View {
                     let at = if finite { None } else { tile.iter().position(|x| !x.is_finite()) };
                     at.map(|at| row * columns + column + at)
                 })
-            })
-        })
+            }))
+        }))
     }
+}
+
+/// The first position that is found, or error.
+fn first(found: impl IndexedParallelIterator<Item = Result<Option<usize>>>) -> Result<Option<usize>> {
+    found.find_map_first(Result::transpose).transpose()
 }
 
 impl Gathered {

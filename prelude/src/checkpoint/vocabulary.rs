@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::source::Source;
-use super::tokenizer::{read_tokenizer, tokenizing};
+use super::tokenizer::{Text, read_tokenizer, tokenizing};
 use super::view::View;
 use crate::error::{Error, Result};
 
@@ -53,7 +53,7 @@ pub(crate) struct Seen {
     /// Its vocabulary's tensors, in the numbering.
     pub views: BTreeMap<String, View>,
     /// The tokenizer with what was appended, and its file; only of a reference that lacked something.
-    pub extended: Option<(Arc<Tokenizer>, Vec<u8>)>,
+    pub extended: Option<(Arc<Text>, Vec<u8>)>,
 }
 
 /// A row of the numbering: where each source has it.
@@ -101,7 +101,7 @@ pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Seen>>> {
     let (reference, appended) = reference(sources, &tokens)?;
     let extended = extend(&sources[reference], &appended)?;
     let numbering = match &extended {
-        Some((tokenizer, _)) => Some(tokenizer.get_vocab(true)),
+        Some((text, _)) => Some(text.tokenizer.get_vocab(true)),
         None => tokens[reference].clone(),
     };
     let rows = rows(sources, &tokens, reference, numbering.as_ref());
@@ -161,7 +161,7 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
 ///
 /// # Errors
 /// A file that does not load, or whose ids have gaps.
-pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<Tokenizer>, Vec<u8>)>> {
+pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<Text>, Vec<u8>)>> {
     let Some(bytes) = source.side_file("tokenizer.json")?.filter(|_| !appended.is_empty()) else { return Ok(None) };
     let path = source.path().join("tokenizer.json");
     let text = tokenizing(&path, || {
@@ -169,12 +169,12 @@ pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<
         tokenizer.add_tokens(appended.iter().cloned())?;
         tokenizer.to_string(true)
     })?;
-    let tokenizer = read_tokenizer(&path, text.as_bytes())?;
-    let vocabulary = tokenizer.get_vocab(true);
+    let read = read_tokenizer(&path, text.as_bytes())?;
+    let vocabulary = read.tokenizer.get_vocab(true);
     if vocabulary.values().collect::<BTreeSet<_>>().len() < vocabulary.len() {
         return Err(Error::Tokenizer { file: path, reason: "its ids have gaps, so that no token can be appended".into() });
     }
-    Ok(Some((Arc::new(tokenizer), text.into_bytes())))
+    Ok(Some((Arc::new(read), text.into_bytes())))
 }
 
 /// Every row of the numbering. `numbering` is the reference's tokenizer, appended tokens and all.
@@ -207,13 +207,7 @@ fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Opti
 }
 
 /// How source `i` is seen.
-fn see(
-    sources: &[Source],
-    rows: &[Row],
-    i: usize,
-    is_reference: bool,
-    extended: Option<&(Arc<Tokenizer>, Vec<u8>)>,
-) -> Result<Seen> {
+fn see(sources: &[Source], rows: &[Row], i: usize, is_reference: bool, extended: Option<&(Arc<Text>, Vec<u8>)>) -> Result<Seen> {
     const EXAMPLES: usize = 4;
     let source = &sources[i];
     let mut of_own: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();

@@ -15,6 +15,8 @@ use serde_json::json;
 use super::config::TensorSpec;
 use super::encode::Encoding;
 use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::work::Work;
 
 /// One tensor to be written.
 #[derive(Clone, Debug)]
@@ -95,16 +97,17 @@ impl Checkpoint {
         }
         let count = shards.len();
         let mut weight_map = BTreeMap::new();
+        let total: u64 = self.tensors.iter().map(Entry::bytes).sum();
+        let work = Work::begin("write", "writing the merge", Some(total));
         for (number, shard) in shards.iter().enumerate() {
             let name = match count {
                 1 => "model.safetensors".to_owned(),
                 _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
             };
             weight_map.extend(shard.iter().map(|tensor| (tensor.stored.clone(), name.clone())));
-            write_shard(&directory.join(&name), shard, &content)?;
+            write_shard(&directory.join(&name), shard, &work, &content)?;
         }
         if count > 1 {
-            let total: u64 = self.tensors.iter().map(Entry::bytes).sum();
             let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
             write_file(&directory.join("model.safetensors.index.json"), index.to_string().as_bytes())?;
         }
@@ -119,12 +122,18 @@ impl Checkpoint {
     /// As for [`Checkpoint::write`].
     pub fn write_one<'a>(mut self, path: &Path, content: impl Fn(&Entry) -> Result<Content<'a>> + Sync) -> Result<()> {
         self.tensors.sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
-        write_shard(path, &self.tensors.iter().collect::<Vec<_>>(), &content)
+        let work = Work::begin("write", "writing the tensors", Some(self.tensors.iter().map(Entry::bytes).sum()));
+        write_shard(path, &self.tensors.iter().collect::<Vec<_>>(), &work, &content)
     }
 }
 
 /// Writes one safetensors file: its header, then every tensor at its place, and syncs it.
-fn write_shard<'a>(path: &Path, shard: &[&Entry], content: &(impl Fn(&Entry) -> Result<Content<'a>> + Sync)) -> Result<()> {
+fn write_shard<'a>(
+    path: &Path,
+    shard: &[&Entry],
+    work: &Work,
+    content: &(impl Fn(&Entry) -> Result<Content<'a>> + Sync),
+) -> Result<()> {
     let (mut header, mut slots, mut offset) = (serde_json::Map::new(), Vec::new(), 0);
     header.insert("__metadata__".into(), json!({"format": "pt"}));
     for tensor in shard {
@@ -143,7 +152,7 @@ fn write_shard<'a>(path: &Path, shard: &[&Entry], content: &(impl Fn(&Entry) -> 
     let mut file = File::create(path).map_err(io)?;
     file.write_all(&(text.len() as u64).to_le_bytes()).map_err(io)?;
     file.write_all(text.as_bytes()).map_err(io)?;
-    fill_slots(&file, path, &slots, |i| content(shard[i]))?;
+    fill_slots(&file, path, &slots, work, |i| content(shard[i]))?;
     file.sync_all().map_err(io)
 }
 
@@ -156,22 +165,27 @@ pub(crate) struct Slot {
     pub bytes: u64,
 }
 
-/// Writes what `content` gives for each slot to its place: many tensors at once, so that no thread waits where one ends.
+/// Writes what `content` gives for each slot to its place, and tells `work`: many tensors at once, so that no thread
+/// waits where one ends.
 ///
 /// # Errors
-/// A value that its encoding cannot hold, or a file that cannot be written.
+/// A value that its encoding cannot hold, a file that cannot be written, or a stop.
 pub(crate) fn fill_slots<'a>(
     file: &File,
     path: &Path,
     slots: &[Slot],
+    work: &Work,
     content: impl Fn(usize) -> Result<Content<'a>> + Sync,
 ) -> Result<()> {
     let buffers = Buffers::default();
     slots.par_iter().enumerate().try_for_each(|(i, slot)| {
-        let put =
-            |at: usize, bytes: &[u8]| file.write_all_at(bytes, slot.start + at as u64).map_err(|e| Error::io("write", path, e));
+        interrupt::check()?;
+        let put = |at: usize, bytes: &[u8]| {
+            work.advance(bytes.len() as u64)?;
+            file.write_all_at(bytes, slot.start + at as u64).map_err(|e| Error::io("write", path, e))
+        };
         match content(i)? {
-            Content::Bytes(bytes) => put(0, bytes),
+            Content::Bytes(bytes) => bytes.chunks(BLOCK).enumerate().try_for_each(|(i, bytes)| put(i * BLOCK, bytes)),
             Content::Values(values) => {
                 let step = BLOCK - BLOCK % slot.encoding.block().1;
                 let blocks = (0..slot.bytes as usize).into_par_iter().step_by(step);

@@ -2,9 +2,10 @@
 
 use minijinja::value::{Value, ValueKind};
 
-use super::template::{Request, with_template};
-use crate::checkpoint::Source;
+use super::template::{Longest, Request, given, with_template};
+use crate::checkpoint::{Chat, Source};
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 /// A conversation that ends with its answer.
 #[derive(Clone, Debug)]
@@ -65,15 +66,35 @@ pub(super) fn text(message: &Value) -> Option<String> {
 /// # Errors
 /// A template that does not render any talk.
 pub(crate) fn render(source: &Source, talks: &[&Talk]) -> Result<Vec<std::result::Result<Exchange, String>>> {
-    let bad = |reason: String| Error::ChatTemplate { source_name: source.name().into(), file: source.path().into(), reason };
-    let chat = source.chat();
+    let rendered = render_by(source.chat(), talks);
+    interrupt::check()?;
+    let bad = |reason: String| Error::ChatTemplate {
+        source_name: source.name().into(),
+        file: source.path().into(),
+        reason: cut(reason),
+    };
+    Ok(rendered.map_err(bad)?.into_iter().map(|one| one.map_err(cut)).collect())
+}
+
+/// What is said of a template, which may itself say it.
+fn cut(reason: String) -> String {
+    const CHARACTERS: usize = 500;
+    reason.chars().take(CHARACTERS).collect()
+}
+
+/// [`render`] by a template from anywhere.
+pub(super) fn render_by(chat: &Chat, talks: &[&Talk]) -> std::result::Result<Vec<std::result::Result<Exchange, String>>, String> {
     let mut rendered = Vec::with_capacity(talks.len());
     // Talks that share a template are rendered in one go: to compile one takes longer than to run it.
     for run in talks.chunk_by(|a, b| a.tools.is_some() == b.tools.is_some()) {
         let template = if run[0].tools.is_some() { chat.tool_template() } else { chat.template() };
-        match template.map_err(bad)? {
+        match template? {
             None => rendered.extend(run.iter().map(|talk| plain(talk))),
-            Some(template) => rendered.extend(with_template(template, chat, |template| all(template, run)).map_err(bad)?),
+            Some(template) => {
+                let messages = run.iter().map(|talk| talk.messages.len()).max().unwrap_or(0);
+                let bytes = run.iter().map(|talk| given(&talk.messages, talk.tools.as_ref())).max().unwrap_or(0);
+                rendered.extend(with_template(template, chat, Longest { messages, bytes }, |template| all(template, run))?);
+            }
         }
         if rendered.last().is_some_and(std::result::Result::is_err) {
             break;
@@ -130,6 +151,9 @@ fn with_content(talk: &Talk) -> Option<Talk> {
 fn all(template: &super::template::Template<'_>, talks: &[&Talk]) -> Vec<std::result::Result<Exchange, String>> {
     let mut failed = false;
     let one = |talk: &&Talk| {
+        if interrupt::requested() {
+            return Err("stopped".into());
+        }
         let before = &talk.messages[..talk.prompt];
         let tools = talk.tools.as_ref();
         // After an answer that is begun, nothing calls for one.

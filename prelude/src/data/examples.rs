@@ -12,6 +12,8 @@ use super::layout::{self, Row};
 use super::rows::{At, RawRow, read_rows};
 use crate::checkpoint::{BUILTIN_PREFIX, Bytes, Hub, Place, Source, Wanted, builtin_data, builtin_data_file, map, tokenizing};
 use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::work::Work;
 
 /// A token sequence, and where its answer begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +75,10 @@ impl Dataset {
         let mut exchanges = chat::render(source, &talks)?.into_iter();
         unused.extend(chat::unknown_to_template(source, &talks).into_iter().map(str::to_owned));
         let (mut examples, mut questions) = (Vec::with_capacity(rows.len()), Vec::new());
+        let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+        let work = Work::begin("data", format!("tokenizing {spec}"), Some(bytes as u64));
         for (row, at) in &rows {
+            work.advance((bytes / rows.len()) as u64)?;
             let mut exchange = || match exchanges.next() {
                 Some(rendered) => rendered.map_err(|reason| at.refused(&reason)),
                 None => Err(at.refused("it gave nothing")),
@@ -174,10 +179,16 @@ impl Line<'_> {
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        interrupt::check()?;
         let tokenizer: &Tokenizer = self.source.tokenizer().ok_or_else(|| {
             let reason = format!("source `{}` has no tokenizer.json, so only input_ids can be read", self.source.name());
             self.bad(Fault::new(reason, "put tokenizer.json beside the weights, or give input_ids"))
         })?;
+        let longest = self.source.longest_text();
+        if text.len() > longest {
+            let reason = format!("its text has {} bytes, and the tokenizer takes {longest} at a time", text.len());
+            return Err(self.bad(Fault::new(reason, "split it into several rows")));
+        }
         let file = self.source.path().join("tokenizer.json");
         let ids = tokenizing(&file, || Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec()))?;
         // A post-processor may add ids that the vocabulary does not have.

@@ -5,14 +5,17 @@ mod chat;
 mod choices;
 mod columns;
 mod examples;
+pub(crate) mod fuzz;
 mod layout;
 mod messages;
 mod parquet;
+mod python_json;
 mod rows;
 mod sampler;
 mod spoken;
 mod table;
 mod template;
+mod template_limits;
 
 pub use batch::Batch;
 #[cfg(test)]

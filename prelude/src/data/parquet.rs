@@ -9,6 +9,8 @@ use parquet::record::{Field, Row};
 use super::columns::{Columns, Fault};
 use super::rows::At;
 use crate::checkpoint::Bytes;
+use crate::guard::guarded;
+use crate::interrupt;
 
 const HINT: &str =
     "write it anew with pandas or datasets (to_parquet), without compression or with snappy, gzip or zstd; or download it again";
@@ -26,6 +28,8 @@ pub(super) fn read(bytes: &Bytes) -> Result<Vec<Columns>, (At, Fault)> {
         let next = guarded(|| stored.next().transpose().map(|row| row.map(|row| columns(&row))).map_err(|e| e.to_string()));
         match next.map_err(|reason| (At::Row(number), unreadable(reason)))? {
             None => break,
+            // Whoever asked for the stop looks again, and takes no part for the whole.
+            Some(_) if interrupt::requested() => break,
             Some(row) => rows.push(Columns::new(row)),
         }
     }
@@ -44,10 +48,4 @@ fn value(field: &Field) -> Value {
         Field::Str(text) => Value::from(text.as_str()),
         other => Value::from(Serde(other.to_json_value())),
     }
-}
-
-/// Runs the parquet crate, which returns errors for most damaged files and panics on some.
-fn guarded<T>(work: impl FnOnce() -> std::result::Result<T, String>) -> std::result::Result<T, String> {
-    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    caught.unwrap_or_else(|_| Err("the file contradicts itself".into()))
 }

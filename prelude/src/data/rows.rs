@@ -8,6 +8,7 @@ use super::columns::{Columns, Fault};
 use super::{parquet, table};
 use crate::checkpoint::Bytes;
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 /// A row as the file has it.
 pub(super) enum RawRow {
@@ -78,6 +79,7 @@ pub(super) fn read_rows(file: &Path, bytes: &Bytes) -> Result<Vec<(At, RawRow)>>
     }
     let mut rows = Vec::new();
     for (number, line) in (1..).zip(bytes.split(|b| *b == b'\n')) {
+        interrupt::check()?;
         let bad = |reason: String, hint| At::Line(number).error(file, Fault::new(reason, hint));
         let line = std::str::from_utf8(line).map_err(|e| bad(format!("it is not UTF-8: {e}"), UTF8))?;
         if line.trim().is_empty() {
@@ -97,6 +99,7 @@ pub(super) fn read_rows(file: &Path, bytes: &Bytes) -> Result<Vec<(At, RawRow)>>
 
 /// The rows that a reader of columns gave.
 fn columns(file: &Path, read: Result<Vec<Columns>, (At, Fault)>) -> Result<Vec<(At, RawRow)>> {
+    interrupt::check()?;
     let rows = read.map_err(|(at, fault)| at.error(file, fault))?;
     Ok((1..).map(At::Row).zip(rows.into_iter().map(RawRow::Columns)).collect())
 }

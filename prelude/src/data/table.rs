@@ -7,6 +7,7 @@ use minijinja::value::Value;
 
 use super::columns::{Columns, Fault};
 use super::rows::At;
+use crate::interrupt;
 
 const HINT: &str = "every row has a field for each column of the header; one with the delimiter, a quote or a line break in it stands in \
                     \"quotes\", quotes in it are doubled";
@@ -24,7 +25,7 @@ pub(super) fn read(bytes: &[u8], delimiter: u8) -> Result<Vec<Columns>, (At, Fau
         let field = |text: &str| if text.is_empty() { Value::from(()) } else { Value::from(text) };
         Ok(Columns::new(header.iter().map(str::to_owned).zip(record.iter().map(field)).collect()))
     };
-    (1..).zip(reader.records()).map(row).collect()
+    (1..).zip(reader.records()).take_while(|_| !interrupt::requested()).map(row).collect()
 }
 
 fn fault(error: &csv::Error) -> Fault {

@@ -2,16 +2,15 @@
 //! writes JSON. Only the date stands still. A downloaded template has bounded time, memory and output.
 
 use std::fmt;
-use std::io::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, ErrorKind, State, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
-use serde::Serialize;
-use serde_json::ser::{Formatter, Serializer};
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Environment, ErrorKind, context};
 
+use super::python_json::to_json;
+use super::template_limits;
 use crate::checkpoint::Chat;
+use crate::guard::{CONTRADICTS, guarded};
 
 /// Characters of the longest template that is rendered; real ones have a tenth of it.
 const LONGEST: usize = 1 << 16;
@@ -19,11 +18,12 @@ const LONGEST: usize = 1 << 16;
 /// Stack for a template that nests as deeply as [`LONGEST`] lets it.
 const STACK_BYTES: usize = 1 << 28;
 
-/// Instructions of one rendering; 64 bytes of text count as one.
-const FUEL: u64 = 1_000_000;
-
-/// What a template may write beside 16 times what it is given, in bytes: instructions and lists of tools.
-const OUTPUT_BYTES: usize = 1 << 20;
+/// The longest of the conversations that a template renders.
+pub(super) struct Longest {
+    pub messages: usize,
+    /// Of all text in it.
+    pub bytes: usize,
+}
 
 /// What is rendered: messages (objects), and whether an answer is called for after them.
 pub(super) struct Request<'a> {
@@ -39,6 +39,7 @@ pub(super) struct Request<'a> {
 pub(super) fn with_template<T: Send>(
     template: &str,
     chat: &Chat,
+    longest: Longest,
     work: impl FnOnce(&Template<'_>) -> T + Send,
 ) -> Result<T, String> {
     if template.len() > LONGEST {
@@ -46,13 +47,13 @@ pub(super) fn with_template<T: Send>(
     }
     std::thread::scope(|scope| {
         let compiled = || {
-            let env = environment()?;
             let text = plain_blocks(template);
+            let env = environment(&text, longest)?;
             let compiled = env.template_from_str(&text).map_err(|e| e.to_string())?;
             Ok(work(&Template { compiled, chat }))
         };
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, compiled);
-        thread.map_err(|e| e.to_string())?.join().unwrap_or_else(|_| Err("it contradicts itself".into()))
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || guarded(compiled));
+        thread.map_err(|e| e.to_string())?.join().unwrap_or_else(|_| Err(CONTRADICTS.into()))
     })
 }
 
@@ -69,19 +70,21 @@ impl Template<'_> {
     /// What the template says where it refuses it (`raise_exception`), or what fails in it.
     pub fn render(&self, request: &Request<'_>) -> Result<String, String> {
         let Request { messages, tools, calls_for_answer } = request;
+        let given = given(messages, *tools);
         let messages = Value::from(messages.to_vec());
-        let given = weight(&messages) + tools.map_or(0, weight);
         let tools = tools.cloned().unwrap_or_else(|| Value::from(()));
         let known = context! {
             messages, tools, documents => Value::from(()), add_generation_prompt => *calls_for_answer,
             ..Value::from_pairs(self.chat.tokens.iter().map(|(name, token)| (*name, token.as_str())))
         };
         let text = self.compiled.render(known).map_err(|e| reason(&e))?;
-        match text.len() <= OUTPUT_BYTES + 16 * given {
-            true => Ok(text),
-            false => Err(format!("it writes {} bytes for a conversation of {given}", text.len())),
-        }
+        template_limits::rendered(text, given)
     }
+}
+
+/// Bytes of all text in a conversation.
+pub(super) fn given(messages: &[Value], tools: Option<&Value>) -> usize {
+    messages.iter().chain(tools).map(weight).sum()
 }
 
 /// Bytes of the texts in `value`.
@@ -114,45 +117,20 @@ fn reason(error: &minijinja::Error) -> String {
     raised.map_or_else(|| error.to_string(), Raised::to_string)
 }
 
-fn environment() -> Result<Environment<'static>, String> {
+/// Where `template` is run, which may have come with a model from anywhere.
+fn environment(template: &str, longest: Longest) -> Result<Environment<'static>, String> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    env.set_syntax(syntax.map_err(|e| e.to_string())?);
-    // A downloaded template may not run for ever.
-    env.set_fuel(Some(FUEL));
-    env.set_unknown_method_callback(method);
+    let syntax = syntax.map_err(|e| e.to_string())?;
+    template_limits::namespaces(template, syntax.clone())?;
+    env.set_syntax(syntax);
+    template_limits::bound(&mut env, longest.messages, longest.bytes);
     env.add_function("raise_exception", |text: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(text)))
     });
     env.add_function("strftime_now", date);
     env.add_filter("tojson", to_json);
     Ok(env)
-}
-
-/// A method of Python's. A width is a number of characters in memory, so `str.format` takes three digits of it.
-fn method(state: &mut State<'_, '_>, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, minijinja::Error> {
-    let digits = |text: &str| text.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
-    if name == "format" && value.as_str().is_some_and(|text| digits(text) > 3) {
-        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "a format wider than 999 characters"));
-    }
-    match (name, value.as_str(), arguments) {
-        ("title", Some(text), []) => Ok(title(text).into()),
-        _ => unknown_method_callback(state, value, name, arguments),
-    }
-}
-
-/// Python's `str.title`: a letter is large where none is before it.
-fn title(text: &str) -> String {
-    let mut all = String::with_capacity(text.len());
-    let mut within = false;
-    for c in text.chars() {
-        match within {
-            true => all.extend(c.to_lowercase()),
-            false => all.extend(c.to_uppercase()),
-        }
-        within = c.is_alphabetic();
-    }
-    all
 }
 
 /// The day that templates are told, 26 July 2024, in the directives that they use. Data must not become other
@@ -198,144 +176,4 @@ fn plain_blocks(template: &str) -> String {
     }
     plain.push_str(rest);
     plain
-}
-
-/// JSON as Python's `json.dumps(x, ensure_ascii, indent, separators, sort_keys)` writes it; nothing is escaped that is
-/// not ASCII, unless asked for.
-fn to_json(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
-    let invalid = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
-    let indent: Option<usize> = options.get("indent")?;
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let (ensure_ascii, sort_keys): (Option<bool>, Option<bool>) = (options.get("ensure_ascii")?, options.get("sort_keys")?);
-    options.assert_all_used()?;
-    let value = if sort_keys == Some(true) { sorted(value) } else { value.clone() };
-    // Python ends lines without a space after the comma.
-    let comma = if indent.is_some() { "," } else { ", " };
-    let (comma, colon) = match separators.as_deref() {
-        Some([comma, colon]) => (comma.clone(), colon.clone()),
-        Some(_) => return Err(invalid("separators are two texts".into())),
-        None => (comma.into(), ": ".into()),
-    };
-    let indent = indent.map(|n| " ".repeat(n.min(16)));
-    let python = Python { indent, depth: 0, is_filled: false, comma, colon, ensure_ascii: ensure_ascii == Some(true) };
-    let mut bytes = Vec::new();
-    value.serialize(&mut Serializer::with_formatter(&mut bytes, python)).map_err(|e| invalid(e.to_string()))?;
-    Ok(Value::from_safe_string(String::from_utf8(bytes).map_err(|e| invalid(e.to_string()))?))
-}
-
-/// `value` with the keys of all its objects in order.
-fn sorted(value: &Value) -> Value {
-    match (value.kind(), value.try_iter()) {
-        (ValueKind::Map, Ok(keys)) => {
-            let mut keys: Vec<Value> = keys.collect();
-            keys.sort();
-            Value::from_pairs(keys.into_iter().map(|key| (key.clone(), sorted(&value.get_item(&key).unwrap_or_default()))))
-        }
-        (ValueKind::Seq, Ok(items)) => items.map(|item| sorted(&item)).collect(),
-        _ => value.clone(),
-    }
-}
-
-/// Python's way to write JSON.
-struct Python {
-    /// What a line begins with once for each level, where there are lines.
-    indent: Option<String>,
-    depth: usize,
-    /// Whether the innermost list or object has anything in it.
-    is_filled: bool,
-    comma: String,
-    colon: String,
-    ensure_ascii: bool,
-}
-
-impl Python {
-    fn open<W: Write + ?Sized>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
-        self.depth += 1;
-        self.is_filled = false;
-        writer.write_all(bracket)
-    }
-
-    fn close<W: Write + ?Sized>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
-        self.depth -= 1;
-        if self.is_filled {
-            self.line(writer)?;
-        }
-        writer.write_all(bracket)
-    }
-
-    fn next<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if !first {
-            writer.write_all(self.comma.as_bytes())?;
-        }
-        self.line(writer)
-    }
-
-    fn line<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        let Some(indent) = &self.indent else { return Ok(()) };
-        writer.write_all(b"\n")?;
-        (0..self.depth).try_for_each(|_| writer.write_all(indent.as_bytes()))
-    }
-}
-
-impl Formatter for Python {
-    fn begin_array<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.open(writer, b"[")
-    }
-
-    fn end_array<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.close(writer, b"]")
-    }
-
-    fn begin_array_value<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.next(writer, first)
-    }
-
-    fn end_array_value<W: Write + ?Sized>(&mut self, _: &mut W) -> io::Result<()> {
-        self.is_filled = true;
-        Ok(())
-    }
-
-    fn begin_object<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.open(writer, b"{")
-    }
-
-    fn end_object<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.close(writer, b"}")
-    }
-
-    fn begin_object_key<W: Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.next(writer, first)
-    }
-
-    fn begin_object_value<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(self.colon.as_bytes())
-    }
-
-    fn end_object_value<W: Write + ?Sized>(&mut self, _: &mut W) -> io::Result<()> {
-        self.is_filled = true;
-        Ok(())
-    }
-
-    /// Digits as `repr` writes them: with an exponent below `1e-4` and from `1e16` on.
-    fn write_f64<W: Write + ?Sized>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
-        let scientific = format!("{value:e}");
-        let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-        match exponent.parse::<i32>().unwrap_or(0) {
-            -4..16 => write!(writer, "{value:?}"),
-            exponent => write!(writer, "{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
-        }
-    }
-
-    fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        if !self.ensure_ascii {
-            return writer.write_all(fragment.as_bytes());
-        }
-        for c in fragment.chars() {
-            match c.is_ascii() {
-                true => write!(writer, "{c}")?,
-                false => c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?,
-            }
-        }
-        Ok(())
-    }
 }

@@ -66,6 +66,7 @@ fn number(error: &Error) -> usize {
         Error::AdapterKey { .. } => 56,
         Error::TensorNames { .. } => 57,
         Error::Changed { .. } => 58,
+        Error::NotAFile { .. } => 59,
     }
 }
 
@@ -77,6 +78,7 @@ fn examples() -> Vec<Error> {
     let mut examples = vec![
         Error::NotFound { path: file() },
         Error::Changed { file: file() },
+        Error::NotAFile { path: file(), what: "a pipe" },
         Error::MissingFile { directory: path("model"), file: "config.json".into() },
         Error::MissingFile { directory: path("adapter"), file: "adapter_config.json".into() },
         Error::Safetensors { file: file(), reason: text() },
@@ -173,7 +175,7 @@ fn examples() -> Vec<Error> {
 fn every_error_has_a_message_and_a_remedy() {
     let examples = examples();
     let numbers: BTreeSet<usize> = examples.iter().map(number).collect();
-    assert_eq!(numbers, (0..=58).collect(), "a variant without an example");
+    assert_eq!(numbers, (0..=59).collect(), "a variant without an example");
     for error in &examples {
         let (message, hint) = (error.to_string(), error.hint().unwrap_or_default());
         assert!(hint.len() > 8 && !message.is_empty(), "{message}: {hint}");

@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::interrupt;
 use crate::model::{Cache, Decoder, Weights};
 
-/// The likeliest tokens after a prompt, one at a time: up to an end token, which is not given, or an interrupt.
+/// The likeliest tokens after a prompt, one at a time: up to an end token, which is not given, the last of the positions
+/// that the model was made for, or an interrupt.
 ///
 /// ```
 /// use dam_prelude::candle_core::{DType, Device};
@@ -29,6 +30,8 @@ pub struct Generation<'a, W: Weights + ?Sized> {
     cache: Cache,
     /// Tokens that are run next; none when it is over.
     next: Option<Vec<u32>>,
+    /// Tokens so far, with the prompt.
+    length: usize,
     /// Added to logits: minus infinity for tokens that are never taken.
     mask: Option<Tensor>,
 }
@@ -37,7 +40,15 @@ impl<'a, W: Weights + ?Sized> Generation<'a, W> {
     /// Goes on from `prompt`, which has at least one token.
     pub fn new(architecture: &'a Architecture, weights: &'a W, prompt: &[u32], device: &'a Device) -> Self {
         let decoder = Decoder::new(architecture, weights);
-        Self { architecture, decoder, device, cache: Cache::default(), next: Some(prompt.to_vec()), mask: None }
+        Self {
+            architecture,
+            decoder,
+            device,
+            cache: Cache::default(),
+            next: Some(prompt.to_vec()),
+            length: prompt.len(),
+            mask: None,
+        }
     }
 
     /// Never takes the tokens `lacking`: a source does not have them.
@@ -73,7 +84,7 @@ impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
     type Item = Result<u32>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let ids = self.next.take().filter(|_| !interrupt::requested())?;
+        let ids = self.next.take().filter(|_| !interrupt::requested() && self.length < self.architecture.max_positions)?;
         let token = match self.likeliest(ids) {
             Ok(token) => token,
             Err(error) => return Some(Err(error)),
@@ -82,6 +93,7 @@ impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
             return None;
         }
         self.next = Some(vec![token]);
+        self.length += 1;
         Some(Ok(token))
     }
 }

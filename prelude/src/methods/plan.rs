@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::{Blend, Method, Operands};
 use crate::checkpoint::{Architecture, Buffer, Restacked, Source, Values};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::model::Weights;
 
 /// A merge to be made.
@@ -83,9 +84,12 @@ impl Planned {
     /// Looks at what goes in, as much as the method needs.
     ///
     /// # Errors
-    /// A tensor that it cannot merge.
+    /// A tensor that it cannot merge, or a stop.
     pub fn prepare(&self) -> Result<Prepared<'_>> {
-        Ok(Prepared { operands: &self.operands, blend: self.method.prepare(&self.operands)? })
+        let blend = self.method.prepare(&self.operands);
+        // After a stop not all was looked at.
+        interrupt::check()?;
+        Ok(Prepared { operands: &self.operands, blend: blend? })
     }
 
     /// Its merged elements, in pieces.

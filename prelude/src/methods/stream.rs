@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::Blend;
 pub(crate) use crate::checkpoint::TILE;
 use crate::checkpoint::{TensorSpec, View, common_dtype};
+use crate::interrupt;
 
 /// One tensor of every source, and of the base where the method measures from it.
 pub struct Operands {
@@ -61,7 +62,8 @@ impl Operands {
     }
 
     /// Looks at all of it, on all threads, a stretch at a time; gives what was found of each stretch, in
-    /// order, so that what is made of it does not depend on the number of threads.
+    /// order, so that what is made of it does not depend on the number of threads. Where a stop is asked for the rest
+    /// is not looked at: whoever prepares a merge asks afterwards, and makes nothing of it.
     pub fn stretches<T: Send>(&self, make: impl Fn() -> T + Sync, look: impl Fn(&mut T, &mut Block<'_>) + Sync) -> Vec<T> {
         self.stretches_of(CHUNK, make, look)
     }
@@ -76,6 +78,9 @@ impl Operands {
         let count = self.elements().div_ceil(length.max(1));
         let stretch = |i: usize| {
             let mut found = make();
+            if interrupt::requested() {
+                return found;
+            }
             self.for_blocks(i * length, length.min(self.elements() - i * length), |block| look(&mut found, block));
             found
         };
@@ -90,6 +95,9 @@ impl Operands {
         join: impl Fn(&mut T, T) + Sync + Send,
     ) -> T {
         let stretch = |mut found: T, i: usize| {
+            if interrupt::requested() {
+                return found;
+            }
             self.for_blocks(i * CHUNK, CHUNK.min(self.elements() - i * CHUNK), |block| look(&mut found, block));
             found
         };

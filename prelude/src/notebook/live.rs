@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::LIVE;
-use crate::session::{GENERATE, Progress};
-use crate::show::{Figure, escape};
+use crate::session::{Counts, GENERATE, Progress};
+use crate::show::{Figure, bytes, escape};
 use crate::train::History;
 
 /// Pictures are at least so far apart.
@@ -84,13 +84,17 @@ impl Shown {
 
     /// `train ━━━━━╸      120/200  step 120: loss 0.4312  5.1 steps/s  16 s left`
     fn line(&self, progress: &Progress<'_>) -> String {
-        let Progress { task, done, total, message, finished, .. } = *progress;
+        let Progress { task, done, counts, total, message, finished, .. } = *progress;
         let seconds = self.begin.elapsed().as_secs_f64();
         let mut line = format!("{task} ");
         let put = |line: &mut String, text: std::fmt::Arguments<'_>| line.write_fmt(text).unwrap_or(());
         if let Some(total) = total {
-            let full = BAR * done.min(total) / total.max(1);
-            put(&mut line, format_args!("{}{} {done}/{total}", "━".repeat(full), "─".repeat(BAR - full)));
+            let full = (BAR as f64 * done.min(total) as f64 / total.max(1) as f64) as usize;
+            put(&mut line, format_args!("{}{} ", "━".repeat(full), "─".repeat(BAR - full)));
+            match counts {
+                Counts::Steps => put(&mut line, format_args!("{done}/{total}")),
+                Counts::Bytes => put(&mut line, format_args!("{}/{}", bytes(done as u64), bytes(total as u64))),
+            }
         }
         if !message.is_empty() && task != GENERATE {
             put(&mut line, format_args!("  {message}"));
@@ -98,7 +102,11 @@ impl Shown {
         if finished {
             put(&mut line, format_args!("  {seconds:.1} s"));
         } else if let Some(total) = total {
-            put(&mut line, format_args!("  {:.1} a second", done as f64 / seconds));
+            let rate = done as f64 / seconds;
+            match counts {
+                Counts::Steps => put(&mut line, format_args!("  {rate:.1} a second")),
+                Counts::Bytes => put(&mut line, format_args!("  {} a second", bytes(rate as u64))),
+            }
             // An answer mostly ends before it is as long as it may be.
             if task != GENERATE {
                 let left = seconds / done.max(1) as f64 * total.saturating_sub(done) as f64;
@@ -118,8 +126,17 @@ mod tests {
     fn generated_text_is_shown_as_it_grows() {
         let shown = Shown { id: "x".into(), begin: Instant::now(), last: None, history: History::default() };
         let message = "DAM: a < b\nmath: <script>";
-        let mut progress =
-            Progress { task: GENERATE, done: 3, total: Some(64), message, loss: None, step: None, dam: None, finished: false };
+        let mut progress = Progress {
+            task: GENERATE,
+            done: 3,
+            counts: Counts::Steps,
+            total: Some(64),
+            message,
+            loss: None,
+            step: None,
+            dam: None,
+            finished: false,
+        };
         let data = shown.data(&progress);
         let text = data["text/plain"].as_str().unwrap();
         assert!(text.starts_with("generate ━") && text.ends_with(&format!("\n{message}")) && !text.contains("left"), "{text}");

@@ -10,7 +10,6 @@ use super::output::{Output, last};
 use crate::checkpoint::{Content, TensorSpec, Written, common_dtype, views};
 use crate::coefficients::{COLUMNS, Wrap};
 use crate::error::Result;
-use crate::interrupt;
 use crate::methods::Planned;
 
 /// How to bake.
@@ -69,7 +68,6 @@ impl Session {
         entries.extend(output.copied(buffers));
         let rest: BTreeMap<&str, &Planned> = rest.iter().map(|t| (t.operands.spec().name.as_str(), t)).collect();
         output.write(directory, entries, |entry| {
-            interrupt::check()?;
             if let Some(buffer) = buffers.get(&entry.name) {
                 return Ok(Content::Bytes(buffer.bytes()));
             }

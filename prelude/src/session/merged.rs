@@ -16,6 +16,7 @@ use super::score::{Judge, Scored};
 use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Source, TensorSpec, Written};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::methods::{Plan, Planned};
 use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
 
@@ -198,6 +199,9 @@ fn distances(planned: &Planned) -> Result<TensorDistances> {
     let sums = (0..elements.div_ceil(STRETCH)).into_par_iter().map(|i| {
         let mut sums = vec![[0f64; 4]; n];
         let mut merged = vec![0f32; STRETCH.min(elements - i * STRETCH)];
+        if interrupt::requested() {
+            return sums;
+        }
         prepared.fill(i * STRETCH, &mut merged);
         operands.for_blocks(i * STRETCH, merged.len(), |block| {
             let merged = &merged[block.start() - i * STRETCH..][..block.length()];
@@ -211,7 +215,10 @@ fn distances(planned: &Planned) -> Result<TensorDistances> {
         sums
     });
     let mut total = vec![[0f64; 4]; n];
-    for sums in sums.collect::<Vec<_>>() {
+    let sums = sums.collect::<Vec<_>>();
+    // After a stop not all was looked at.
+    interrupt::check()?;
+    for sums in sums {
         total.iter_mut().flatten().zip(sums.iter().flatten()).for_each(|(total, sum)| *total += sum);
     }
     let one = |(name, [m, w, apart, along]): (&String, [f64; 4])| {

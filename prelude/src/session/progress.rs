@@ -5,18 +5,31 @@ use std::time::{Duration, Instant};
 
 use super::Dam;
 use crate::show::StepReport;
+use crate::work;
 
 /// The task whose messages are text so far, of several lines: of one model as it is, of several a line each after
 /// its name. A step is a token of each of them.
 pub const GENERATE: &str = "generate";
 
-/// A look at a task: `train`, `evolve`, `compare` or [`GENERATE`].
+/// What progress is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Steps, candidates or tokens.
+    Steps,
+    /// Bytes that are read, downloaded or written.
+    Bytes,
+}
+
+/// A look at a task: `train`, `evolve`, `compare`, [`GENERATE`], or of bytes `download`, `load`, `data`, `save` and
+/// `write`.
 #[derive(Clone, Copy)]
 pub struct Progress<'a> {
     /// Its name.
     pub task: &'static str,
-    /// Steps, candidates or tokens done; 0 at the begin.
+    /// Steps or bytes done; 0 at the begin.
     pub done: usize,
+    /// What is counted.
+    pub counts: Counts,
     /// Of how many, where that is known.
     pub total: Option<usize>,
     /// What was just done, or is done next; of [`GENERATE`] the text so far, without control characters.
@@ -38,10 +51,19 @@ type Watcher = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
 
 static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
 
-/// Calls `watcher` at the begin, after every step and at the end of each task, on the task's own thread; the one
-/// before it is called no more.
+/// Calls `watcher` at the begin, after every step and at the end of each task, on the task's own thread, and now and
+/// then while many bytes are read or written, from any thread; the one before it is called no more.
 pub fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
-    *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
+    let watcher: Watcher = Arc::new(watcher);
+    let bytes = watcher.clone();
+    work::watch(move |amount| {
+        // Only its begin is at 0.
+        let done = if amount.begins { 0 } else { amount.done.max(1) as usize };
+        let (total, message) = (amount.total.map(|total| total as usize), amount.what);
+        let (task, counts, finished) = (amount.task, Counts::Bytes, amount.finished);
+        bytes(&Progress { task, done, counts, total, message, loss: None, step: None, dam: None, finished });
+    });
+    *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
 }
 
 /// A task that is told of until it is dropped.
@@ -72,7 +94,7 @@ impl<'a> Task<'a> {
     fn tell(&self, message: &str, loss: Option<f64>, step: Option<&StepReport>, finished: bool) {
         let Self { name: task, total, done, dam, .. } = *self;
         if let Some(watcher) = &self.watcher {
-            watcher(&Progress { task, done, total, message, loss, step, dam, finished });
+            watcher(&Progress { task, done, counts: Counts::Steps, total, message, loss, step, dam, finished });
         }
     }
 }

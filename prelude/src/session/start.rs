@@ -6,6 +6,7 @@ use super::{Dam, Merged, Models, on_threads};
 use crate::checkpoint::views;
 use crate::coefficients::{COLUMNS, Nonlinearity, Wrap, nearest};
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 impl Models {
     /// The merge of these sources, whose coefficients start where the column merge is nearest to `merged`: of each
@@ -49,6 +50,7 @@ impl Models {
         let share = on_threads(self.settings.threads, || {
             let (mut residual, mut difference) = (0.0, 0.0);
             for tensor in &merge.tensors {
+                interrupt::check()?;
                 let planned = plan.tensor(&tensor.spec.name).map_err(|_| differs())?;
                 if planned.operands.spec().shape != tensor.spec.shape {
                     return Err(differs());

@@ -28,6 +28,15 @@ struct Prompt<'a> {
     ids: Vec<u32>,
     /// Tokens of an answer at most.
     limit: usize,
+    /// The model's positions, where it is they that limit the answer.
+    positions: Option<usize>,
+}
+
+impl Prompt<'_> {
+    /// The model's positions, where one of `spoken` took all of them.
+    fn full(&self, spoken: &[Spoken<'_>]) -> Option<usize> {
+        self.positions.filter(|_| spoken.iter().any(|spoken| spoken.ids().len() == self.limit))
+    }
 }
 
 /// A model that is asked: the merge, or a source.
@@ -55,7 +64,8 @@ impl<'a> Judge<'a> {
             let what = format!("the prompt has {} tokens, and the model was made for {most} with the answer", ids.len());
             return Err(Error::Sources { what, hint: "shorten it" });
         }
-        Ok(Prompt { reader, ids, limit })
+        let room = most - ids.len();
+        Ok(Prompt { reader, ids, limit: limit.min(room), positions: (room < limit).then_some(most) })
     }
 
     fn merge(&self, name: &'a str) -> Voice<'a> {
@@ -149,22 +159,24 @@ impl<'a> Judge<'a> {
     fn generate<W: Weights + ?Sized>(&self, merged: &W, text: &str, limit: usize) -> Result<Answer> {
         let prompt = self.prompt(text, limit)?;
         let spoken = self.spoken(merged, &[self.merge(MERGED)], &prompt, 1)?;
+        let full = prompt.full(&spoken);
         let answer = spoken.into_iter().map(Spoken::finish).next().transpose()?;
-        Ok(Answer { prompt: text.into(), text: answer.map(|(text, _)| text).unwrap_or_default() })
+        Ok(Answer { prompt: text.into(), text: answer.map(|(text, _)| text).unwrap_or_default(), full })
     }
 
     fn generate_all<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Answers> {
         let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
         let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
+        let full = prompt.full(&spoken);
         let row = |(voice, spoken): (&Voice<'_>, Spoken<'_>)| Ok((voice.name.to_owned(), spoken.finish()?.0));
         let rows = voices.iter().zip(spoken).map(row).collect::<Result<_>>()?;
-        Ok(Answers { prompt: text.into(), rows, stopped: interrupt::requested() })
+        Ok(Answers { prompt: text.into(), rows, stopped: interrupt::requested(), full })
     }
 
     fn ask<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Asked> {
         let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
         let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
-        let stopped = interrupt::requested();
+        let (stopped, full) = (interrupt::requested(), prompt.full(&spoken));
         let answer = spoken.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
         let heard = voices.iter().map(|voice| self.heard(merged, voice, &prompt, &answer)).collect::<Result<Vec<_>>>()?;
         let mut said = spoken.into_iter().map(Spoken::finish).collect::<Result<Vec<_>>>()?.into_iter();
@@ -185,7 +197,7 @@ impl<'a> Judge<'a> {
         };
         let tokens = parts.into_iter().enumerate().map(token).collect();
         let likelihood = Likelihood::of(heard.into_iter().next().unwrap_or_default());
-        Ok(Asked { prompt: text.into(), model: name.into(), text: answer, likelihood, sources, tokens, stopped })
+        Ok(Asked { prompt: text.into(), model: name.into(), text: answer, likelihood, sources, tokens, stopped, full })
     }
 }
 

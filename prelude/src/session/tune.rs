@@ -83,7 +83,8 @@ pub(super) fn tuned(models: &Models, method: &Entry, examples: usize) -> Result<
         }
         let trial = merged.trial(examples)?;
         tokens += trial.tokens;
-        if best.as_ref().is_none_or(|(loss, ..)| trial.loss < *loss) {
+        // What is not finite is no candidate, wherever in the grid it stands.
+        if trial.loss.is_finite() && best.as_ref().is_none_or(|(loss, ..)| trial.loss < *loss) {
             best = Some((trial.loss, merged, said));
         }
     }

@@ -16,12 +16,15 @@ pub struct Answer {
     pub prompt: String,
     /// What the merge says, without special tokens.
     pub text: String,
+    /// The model's positions, where the answer ended because prompt and answer took all of them.
+    pub full: Option<usize>,
 }
 
 impl Answer {
     fn table(&self) -> Table {
         let mut table = Table::new("", ["prompt", "answer"]);
         table.rows.push(vec![self.prompt.clone(), self.text.clone()]);
+        table.notes.extend(self.full.map(full));
         table
     }
 }
@@ -36,6 +39,8 @@ pub struct Answers {
     pub rows: Vec<(String, String)>,
     /// Whether an interrupt ended them.
     pub stopped: bool,
+    /// The model's positions, where an answer ended because it took all of them.
+    pub full: Option<usize>,
 }
 
 impl Answers {
@@ -52,22 +57,31 @@ impl Answers {
     /// The answers in lines of at most `width` columns: side by side where there is room, else one after the other.
     pub fn lines(&self, width: usize) -> String {
         let rows: Vec<(&str, &str)> = self.rows.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-        let stopped = if self.stopped { format!("\n{STOPPED}") } else { String::new() };
-        side_by_side(&rows, width) + &stopped
+        let notes: String = self.notes().into_iter().map(|note| format!("\n{note}")).collect();
+        side_by_side(&rows, width) + &notes
     }
 
     fn table(&self) -> Table {
         let mut table = Table::new("", ["model", "answer"]);
         table.words.insert(1);
         table.rows = self.rows.iter().map(|(name, text)| vec![name.clone(), printable(text)]).collect();
-        table.notes.extend(self.stopped.then(|| STOPPED.to_owned()));
+        table.notes.extend(self.notes());
         table
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.full.map(full).into_iter().chain(self.stopped.then(|| STOPPED.to_owned())).collect()
     }
 
     /// Shows them as the result of an evcxr cell.
     pub fn evcxr_display(&self) {
         cell(&self.html(), &self.to_string());
     }
+}
+
+/// Said where answers ended at the last of so many positions.
+pub(crate) fn full(positions: usize) -> String {
+    format!("ended early: prompt and answer take all {positions} positions that the model was made for")
 }
 
 /// Said where an interrupt ended generation.

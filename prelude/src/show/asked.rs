@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::answers::STOPPED;
+use super::answers::{STOPPED, full};
 use super::figure::palette;
 use super::lines::{broken, or_nothing, printable, side_by_side};
 use super::numbers::perplexity;
@@ -32,6 +32,8 @@ pub struct Asked {
     pub tokens: Vec<AskedToken>,
     /// Whether an interrupt ended the answers.
     pub stopped: bool,
+    /// The model's positions, where an answer ended because it took all of them.
+    pub full: Option<usize>,
 }
 
 /// What a source says, and of what the merge says.
@@ -273,6 +275,7 @@ impl Asked {
         if self.tokens.is_empty() {
             notes.push(format!("{} says nothing, so there is nothing to compare", self.model));
         }
+        notes.extend(self.full.map(full));
         notes.extend(self.stopped.then(|| STOPPED.to_owned()));
         notes
     }
@@ -368,6 +371,7 @@ mod tests {
                 token("<7>", None, false),
             ],
             stopped: false,
+            full: None,
         }
     }
 

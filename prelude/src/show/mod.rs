@@ -74,6 +74,7 @@ mod table;
 mod train;
 mod wrap;
 
+pub(crate) use answers::full;
 pub use answers::{Answer, Answers};
 pub use asked::{Asked, AskedSource, AskedToken};
 pub use comparison::{Comparison, Contender};
@@ -84,6 +85,7 @@ pub use inspect::{Along, Distance, Distances, Inspection, SourceStats, TensorDis
 pub use lines::printable;
 pub use load::{SourceReport, Sources};
 pub use merge::{EvolveReport, MergeReport};
+pub(crate) use numbers::bytes;
 pub(crate) use scores::unused_columns;
 pub use scores::{AVERAGE, MERGED, Scoreboard, Scores};
 pub use table::Table;

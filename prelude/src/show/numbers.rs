@@ -33,7 +33,7 @@ pub(super) fn count(n: usize) -> String {
     grouped.collect::<Vec<_>>().join(",")
 }
 
-pub(super) fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     let units = ["B", "KB", "MB", "GB", "TB"];
     let mut value = n as f64;
     let mut unit = 0;

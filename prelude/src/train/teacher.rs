@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{D, DType, Device, DeviceLocation, Tensor, Var};
 
 use super::forecast::{Forecast, available_bytes};
 use crate::checkpoint::Source;
@@ -19,7 +19,8 @@ use crate::ops::{ScaledSum, linear};
 #[derive(Default)]
 pub struct Teachers {
     kept: BTreeMap<(String, usize), Kept>,
-    key: Option<(usize, usize)>,
+    /// Tokens at which examples are cut, logits kept per token, and what they ran on and in.
+    key: Option<(usize, usize, DeviceLocation, DType)>,
     /// Memory for a teacher's output layer, in which they take turns.
     output: Option<Var>,
     /// Tokens run.
@@ -104,7 +105,7 @@ impl Teachers {
     /// # Errors
     /// A device that has no room.
     pub fn answers(&mut self, lesson: &Lesson<'_>, examples: &[usize]) -> Result<Answers> {
-        let key = (lesson.max_length, lesson.top_k);
+        let key = (lesson.max_length, lesson.top_k, lesson.device.location(), lesson.dtype);
         if self.key != Some(key) {
             self.kept.clear();
             self.key = Some(key);
@@ -212,4 +213,22 @@ fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
         Ok(Kept::TopK { values: first(sorted)?.to_dtype(DType::F32)?, indices: first(order)? })
     };
     hidden.into_iter().map(keep).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was computed in f32 is not what is computed in bf16.
+    #[test]
+    fn answers_are_kept_for_one_dtype() {
+        let source = Source::open("builtin:math").unwrap();
+        let data = Dataset::read("builtin:math", &source).unwrap();
+        let lesson = |dtype| Lesson { source: &source, data: &data, max_length: 64, top_k: 8, device: &Device::Cpu, dtype };
+        let (mut teachers, tokens) = (Teachers::default(), lesson(DType::F32).tokens(0).len() as u64);
+        for (dtype, times) in [(DType::F32, 1), (DType::F32, 1), (DType::BF16, 2), (DType::F32, 3)] {
+            teachers.answers(&lesson(dtype), &[0]).unwrap();
+            assert_eq!(teachers.ran(), times * tokens, "{dtype:?}");
+        }
+    }
 }

@@ -47,7 +47,7 @@ fn fields(asked: &Asked) -> Value {
     let tokens: Vec<Value> = asked.tokens.iter().map(token).collect();
     json!({
         "text": asked.text, "answers": by_name(&answers), "merge": likelihood(&asked.likelihood), "sources": sources,
-        "tokens": tokens, "stopped": asked.stopped,
+        "tokens": tokens, "stopped": asked.stopped, "full": asked.full,
     })
 }
 

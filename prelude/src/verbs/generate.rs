@@ -7,6 +7,7 @@ use super::arguments::Prompt;
 use super::context::{Context, Latest, Reply};
 use super::export::Code;
 use crate::Result;
+use crate::show::full;
 
 pub const VERB: Verb = Verb {
     name: "generate",
@@ -25,13 +26,15 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
             Latest::Dam(dam) => dam.generate(&prompt, limit)?,
             Latest::Merged(merged) => merged.generate(&prompt, limit)?,
         };
-        return Ok(Reply::new(&answer.text, json!({"text": answer.text})));
+        let reply = Reply::new(&answer.text, json!({"text": answer.text, "full": answer.full}));
+        return Ok(reply.and(answer.full.map(full).unwrap_or_default()));
     }
     let answers = match latest {
         Latest::Dam(dam) => dam.generate_all(&prompt, limit)?,
         Latest::Merged(merged) => merged.generate_all(&prompt, limit)?,
     };
-    let json = json!({"text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped});
+    let json =
+        json!({"text": answers.text(), "answers": by_name(&answers.rows), "stopped": answers.stopped, "full": answers.full});
     Ok(Reply::shown(&answers, json))
 }
 

@@ -20,7 +20,7 @@ use super::context::{Context, refuse};
 use super::parse::line;
 use super::timeline::{Kept, State, Timeline, file_of};
 use super::{Statement, find};
-use crate::checkpoint::replace_file;
+use crate::checkpoint::{read_file, replace_file};
 use crate::session::step_of;
 use crate::{Dam, Error, Result};
 
@@ -349,11 +349,7 @@ fn read(directory: &Path) -> Result<Journal> {
     let (lines, whole) = (directory.join(JOURNAL), directory.join(WHOLE));
     let (file, is_whole) = if lines.exists() || !whole.exists() { (lines, false) } else { (whole, true) };
     let invalid = |reason: String| Error::Json { file: file.clone(), reason };
-    let bytes = std::fs::metadata(&file).map_err(|e| Error::io("read", &file, e))?.len();
-    if bytes > MOST_BYTES {
-        return Err(invalid(format!("it has {bytes} bytes")));
-    }
-    let text = std::fs::read(&file).map_err(|e| Error::io("read", &file, e))?;
+    let text = read_file(&file, MOST_BYTES)?;
     let newer = |version: u32| invalid(format!("it has version {version}, this program reads {VERSION} and {WHOLE_VERSION}"));
     let journal = match is_whole {
         true => {

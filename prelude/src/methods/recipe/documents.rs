@@ -1,7 +1,6 @@
 //! The recipes of one file. Each may use what another makes by its `name`; the one without a name, or else the last, is
 //! what the file makes. mergekit-multi.
 
-use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -9,6 +8,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::Recipe;
+use crate::checkpoint::read_file;
 use crate::error::{Error, Result};
 
 /// Bytes of the largest recipe that is read.
@@ -25,12 +25,14 @@ impl Documents {
     /// # Errors
     /// A file that is missing, too large or no YAML, or that says what is not followed.
     pub fn open(file: &Path) -> Result<Self> {
-        let io = |e| Error::io("read", file, e);
         let yaml = |reason: String| Error::Yaml { file: file.into(), reason };
-        if fs::metadata(file).map_err(io)?.len() > MOST {
-            return Err(yaml("it is larger than a recipe can be".into()));
-        }
-        let text = String::from_utf8(fs::read(file).map_err(io)?).map_err(|e| yaml(e.to_string()))?;
+        let bytes = match read_file(file, MOST) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(yaml("it is larger than a recipe can be".into()));
+            }
+            bytes => bytes?,
+        };
+        let text = String::from_utf8(bytes).map_err(|e| yaml(e.to_string()))?;
         Self::parse(file, text)
     }
 

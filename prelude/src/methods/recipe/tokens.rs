@@ -20,7 +20,7 @@ use super::at::At;
 use super::model::one;
 use super::plan::Opened;
 use super::setting::typed;
-use crate::checkpoint::{Lack, NO_ROW, Numbering, Seen, Source, View, extend};
+use crate::checkpoint::{Lack, NO_ROW, Numbering, Seen, Source, Text, View, extend};
 use crate::error::{Error, Result};
 
 /// `tokenizer_source`, or `tokenizer`.
@@ -229,7 +229,7 @@ impl Recipe {
         let tokenizer = sources[reference].tokenizer().ok_or_else(|| none(reference))?;
         let appended = self.appended(keys, &sources, &own, tokenizer, base);
         let extended = extend(&sources[reference], &appended)?;
-        let ids = extended.as_ref().map_or_else(|| tokenizer.get_vocab(true), |(tokenizer, _)| tokenizer.get_vocab(true));
+        let ids = extended.as_ref().map_or_else(|| tokenizer.get_vocab(true), |(text, _)| text.tokenizer.get_vocab(true));
         let tokens: BTreeMap<u32, String> = ids.iter().map(|(token, id)| (*id, token.clone())).collect();
         let used = tokens.keys().last().map_or(0, |id| *id as usize + 1);
         let padded = keys.pad.map_or(used, |multiple| used.next_multiple_of(multiple));
@@ -282,7 +282,7 @@ impl Vocabulary<'_> {
         &self,
         reference: usize,
         own: &[HashMap<String, u32>],
-        extended: Option<(Arc<Tokenizer>, Vec<u8>)>,
+        extended: Option<(Arc<Text>, Vec<u8>)>,
         notes: &mut Vec<String>,
     ) -> Result<Vec<Source>> {
         self.note(own, notes);

@@ -3,7 +3,6 @@
 //! Both are painted four times as large as they are shown: plotters counts in whole pixels. An SVG's view box undoes it; a
 //! bitmap is averaged down to twice its size, which smooths its edges.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -15,6 +14,7 @@ use plotters_backend::DrawingErrorKind;
 
 use super::WIDTH;
 use super::scene::{Anchor, Colour, Scene, Shape, Style};
+use crate::checkpoint::open_file;
 use crate::error::{Error, Result};
 
 /// Painted pixels to one of the scene.
@@ -175,7 +175,7 @@ fn averaged(fine: &[u8], width: usize) -> (Vec<u8>, usize, usize) {
 /// Whether `file` begins as a PNG or an SVG does.
 pub(super) fn is_picture(file: &Path) -> bool {
     let mut start = Vec::new();
-    let read = File::open(file).and_then(|file| file.take(1024).read_to_end(&mut start));
+    let read = open_file(file).is_ok_and(|file| file.take(1024).read_to_end(&mut start).is_ok());
     let text = String::from_utf8_lossy(&start);
-    read.is_ok() && (start.starts_with(b"\x89PNG\r\n\x1a\n") || text.contains("<svg"))
+    read && (start.starts_with(b"\x89PNG\r\n\x1a\n") || text.contains("<svg"))
 }

@@ -1,0 +1,132 @@
+//! A folder that no link within it leads out of: a repository in the hub's cache, which other programs share.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Error, ErrorKind, Result};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::regular::other_kind;
+
+/// The folder; its path is free of links.
+pub(super) struct Contained(PathBuf);
+
+impl Contained {
+    /// The folder `path`, which may be reached by links.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self(path.canonicalize()?))
+    }
+
+    /// The folder `path`, made where it is missing; a link from `parent` out of it is not followed.
+    pub fn make(parent: &Path, path: &Path) -> Result<Self> {
+        fs::create_dir_all(parent)?;
+        let within = Self::open(parent)?;
+        within.folder(path.strip_prefix(parent).unwrap_or(path))?;
+        Self::open(path)
+    }
+
+    /// Where `path`, a path within the folder, is in truth.
+    ///
+    /// # Errors
+    /// Nothing there, or a link that leads out.
+    pub fn find(&self, path: &Path) -> Result<PathBuf> {
+        let found = self.0.join(path).canonicalize()?;
+        if found.starts_with(&self.0) { Ok(found) } else { Err(leads_out(path)) }
+    }
+
+    /// The folder `path` within, made where it is missing.
+    ///
+    /// # Errors
+    /// A link that leads out, or what cannot be made.
+    pub fn folder(&self, path: &Path) -> Result<PathBuf> {
+        let mut at = self.0.clone();
+        for part in path.components() {
+            let Component::Normal(part) = part else { return Err(leads_out(path)) };
+            at.push(part);
+            match at.canonicalize() {
+                Ok(found) if found.starts_with(&self.0) => at = found,
+                Ok(_) => return Err(leads_out(path)),
+                Err(e) if e.kind() == ErrorKind::NotFound => match fs::create_dir(&at) {
+                    // A link to nowhere, or another program that was faster.
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists && !at.is_dir() => return Err(leads_out(path)),
+                    Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+                    _ => {}
+                },
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(at)
+    }
+
+    /// Opens the file `path` within, to be read and written; made where it is missing. No link is followed.
+    ///
+    /// # Errors
+    /// A link, or something else than a file.
+    pub fn file(&self, path: &Path) -> Result<File> {
+        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+        let full = self.folder(parent)?.join(name);
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).custom_flags(flags).open(full);
+        match opened {
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => Err(leads_out(path)),
+            opened => match opened.and_then(|file| Ok((file.metadata()?, file)))? {
+                (metadata, file) if metadata.is_file() => Ok(file),
+                (metadata, _) => {
+                    let what = other_kind(&metadata).unwrap_or("a directory");
+                    Err(odd(format!("`{}` in the cache is {what}, not a file", path.display())))
+                }
+            },
+        }
+    }
+}
+
+fn leads_out(path: &Path) -> Error {
+    odd(format!("`{}` in the cache is a link that leads out of it", path.display()))
+}
+
+/// What somebody put there.
+fn odd(what: String) -> Error {
+    Error::new(ErrorKind::InvalidInput, what)
+}
+
+/// `error` of `action` on a file of the cache of `repo`, with a remedy where somebody put something there.
+pub(super) fn explain(repo: &str, action: &'static str, file: &Path, error: Error) -> crate::Error {
+    match error.kind() {
+        ErrorKind::InvalidInput => {
+            let hint = "nothing of ours puts it there: look at it, remove it and load again";
+            crate::Error::Hub { repo: repo.into(), reason: error.to_string(), hint }
+        }
+        _ => crate::Error::io(action, file, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_that_lead_out_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cache, out) = (directory.path().join("cache"), directory.path().join("out"));
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("kept"), "kept").unwrap();
+        let folder = Contained::make(&cache, &cache.join("models--a--b")).unwrap();
+        folder.file(Path::new("blobs/x")).unwrap().write_all(b"x").unwrap();
+        let root = cache.join("models--a--b");
+        symlink("../../blobs/x", folder.folder(Path::new("snapshots/c")).unwrap().join("inside")).unwrap();
+        assert!(folder.find(Path::new("snapshots/c/inside")).is_ok());
+        for (link, target) in [("file", out.join("kept")), ("folder", out.clone()), ("nowhere", out.join("new"))] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        assert!(folder.find(Path::new("file")).is_err() && folder.find(Path::new("folder/kept")).is_err());
+        for path in ["file", "nowhere", "folder/kept", "folder/new", "folder/a/new", "nowhere/new"] {
+            assert!(folder.file(Path::new(path)).is_err(), "{path}");
+        }
+        assert_eq!((fs::read(out.join("kept")).unwrap(), fs::read_dir(&out).unwrap().count()), (b"kept".to_vec(), 1));
+        // Nor a link in the place of the folder.
+        symlink(&out, cache.join("models--a--c")).unwrap();
+        assert!(Contained::make(&cache, &cache.join("models--a--c")).is_err());
+    }
+}

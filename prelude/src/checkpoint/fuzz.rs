@@ -1,0 +1,81 @@
+//! Readers of checkpoints for a fuzzer: see [`crate::fuzz`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::adapter::Adapter;
+use super::archive::{Archive, read};
+use super::files::{Bytes, Files};
+use super::gguf::Gguf;
+use super::source::Source;
+use super::tokenizer::{read_tokenizer, tokenizing};
+use super::torch::read_torch;
+use crate::fuzz::{directory, file};
+
+/// Looks at all tensors.
+fn look(archive: &Archive) {
+    for (name, view) in &archive.tensors {
+        let _ = view.check_finite(name);
+    }
+    assert!(archive.buffers.values().all(|buffer| buffer.bytes().len() < usize::MAX));
+}
+
+/// A safetensors file.
+pub fn safetensors(bytes: &[u8]) {
+    if let Ok(archive) = read(Path::new("model.safetensors"), Bytes::Owned(Arc::new(bytes.to_vec()))) {
+        look(&archive);
+    }
+}
+
+/// The index of shards, of which one is there.
+pub fn index(bytes: &[u8]) {
+    let shard = b"\x40\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}          \0\0\x80\x3f";
+    file("shard.safetensors", shard);
+    file("model.safetensors.index.json", bytes);
+    if let Ok(archive) = Archive::open(&Files::Disk(directory().into())) {
+        look(&archive);
+    }
+}
+
+/// A GGUF file.
+pub fn gguf(bytes: &[u8]) {
+    let Ok(gguf) = Gguf::open(file("model.gguf", bytes)) else { return };
+    if let Some(tokenizer) = gguf.side_files.get("tokenizer.json") {
+        self::tokenizer(tokenizer);
+    }
+    if let Ok(archive) = Archive::open(&Files::Gguf(Arc::new(gguf))) {
+        look(&archive);
+    }
+}
+
+/// An adapter: its configuration, a byte 0, its weights.
+pub fn adapter(bytes: &[u8]) {
+    let at = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    let (config, weights) = bytes.split_at(at);
+    file("adapter_config.json", config);
+    file("adapter_model.safetensors", weights.get(1..).unwrap_or_default());
+    if Adapter::open(directory()).is_ok() {
+        let _ = Source::open(&format!("builtin:math+{}", directory().display()));
+    }
+}
+
+/// A pickle of PyTorch, in an archive or as it was before.
+pub fn torch(bytes: &[u8]) {
+    if let Ok(archive) = read_torch(Path::new("pytorch_model.bin"), Bytes::Owned(Arc::new(bytes.to_vec()))) {
+        look(&archive);
+    }
+}
+
+/// tokenizer.json, with some text.
+pub fn tokenizer(bytes: &[u8]) {
+    let path = Path::new("tokenizer.json");
+    let Ok(text) = read_tokenizer(path, bytes) else { return };
+    for sentence in
+        ["What is 12 plus 7?", "十二足す七はいくつですか。\u{fdfa}\u{1f600}\r\n  ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", ""]
+    {
+        let encoded = tokenizing(path, || Ok(text.tokenizer.encode_fast(sentence, true)?.get_ids().to_vec()));
+        if let Ok(ids) = encoded {
+            let _ = tokenizing(path, || text.tokenizer.decode(&ids, true));
+        }
+    }
+}

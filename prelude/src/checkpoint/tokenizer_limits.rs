@@ -1,0 +1,375 @@
+//! What a tokenizer.json may ask for, looked at before the tokenizers crate sees it, which takes all that it is asked for.
+//!
+//! A text of n bytes becomes at most `growth * n`, where `growth` is the product of what each step can make of one byte: a
+//! replacement its length over that of its pattern, a charsmap its longest entry, byte-level text 2. Real tokenizers have
+//! a growth of 1 to about 130, a few steps, and patterns of a few hundred characters.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+/// Bytes of the largest file; real ones have up to 35 MB.
+const FILE: usize = 128 << 20;
+
+/// Steps of one kind, nested ones too, and how deep they nest.
+const STEPS: usize = 32;
+const DEPTH: usize = 4;
+
+/// Growth of a text through all steps.
+const GROWTH: usize = 4096;
+
+/// Bytes that text may have after all steps: the crate takes about thirty times as much memory.
+const TEXT: usize = 1 << 24;
+
+/// Bytes of a regular expression, and the product of the numbers of its repetitions.
+const PATTERN: usize = 1 << 13;
+const REPEATED: usize = 1_000_000;
+
+/// Bytes of a token, of all added tokens, and of what is put before or after tokens.
+const TOKEN: usize = 1 << 13;
+const ADDED: usize = 8 << 20;
+const AFFIX: usize = 64;
+
+/// Pieces, and tokens, that are put around a text.
+const PIECES: usize = 64;
+
+/// Characters of the longest word that is looked up piece by piece, which takes their square.
+const WORD: u64 = 1000;
+
+/// The parts of a file that are looked at.
+#[derive(Deserialize)]
+struct Outline<'a> {
+    #[serde(default, borrow)]
+    added_tokens: Option<Vec<Added<'a>>>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+    #[serde(borrow)]
+    model: Model<'a>,
+}
+
+#[derive(Deserialize)]
+struct Added<'a> {
+    #[serde(borrow)]
+    content: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Model<'a> {
+    #[serde(default, borrow)]
+    continuing_subword_prefix: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    end_of_word_suffix: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    unk_token: Option<Cow<'a, str>>,
+    max_input_chars_per_word: Option<u64>,
+    #[serde(default)]
+    vocab: Longest,
+}
+
+/// Bytes of the longest token of a vocabulary.
+#[derive(Default)]
+struct Longest(usize);
+
+/// Bytes that a text of `growth` may have.
+pub(super) fn longest_text(growth: usize) -> usize {
+    TEXT / growth.max(1)
+}
+
+/// How much text grows in the tokenizer whose file has `bytes`.
+///
+/// # Errors
+/// A file that is not of that form, or that asks for more than any real one.
+pub(super) fn check(bytes: &[u8]) -> Result<usize, String> {
+    most("bytes", bytes.len(), FILE)?;
+    let outline: Outline<'_> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let added = outline.added_tokens.unwrap_or_default();
+    most("bytes in a token", added.iter().map(|t| t.content.len()).chain([outline.model.vocab.0]).max().unwrap_or(0), TOKEN)?;
+    most("bytes in added tokens", added.iter().map(|t| t.content.len()).sum(), ADDED)?;
+    let Model { continuing_subword_prefix, end_of_word_suffix, unk_token, max_input_chars_per_word, .. } = &outline.model;
+    for affix in [continuing_subword_prefix, end_of_word_suffix, unk_token].into_iter().flatten() {
+        most("bytes in an affix", affix.len(), AFFIX)?;
+    }
+    most("characters in a word", max_input_chars_per_word.unwrap_or(0) as usize, WORD as usize)?;
+    let before = grown(&outline.normalizer, "normalizers", normalizer)?.saturating_mul(grown(
+        &outline.pre_tokenizer,
+        "pretokenizers",
+        pre_tokenizer,
+    )?);
+    let after = grown(&outline.post_processor, "processors", post_processor)?;
+    most("times the text after its steps", before.saturating_mul(after), GROWTH)?;
+    most("times the text where it is decoded", grown(&outline.decoder, "decoders", decoder)?, GROWTH)?;
+    Ok(before.saturating_mul(after))
+}
+
+fn most(what: &str, found: usize, most: usize) -> Result<(), String> {
+    match found > most {
+        true => Err(format!("it asks for {found} {what}, more than the {most} that any real one needs")),
+        false => Ok(()),
+    }
+}
+
+/// How much text grows in a step, or in a sequence of them under the key `list`; `one` says it of a step.
+fn grown(step: &Value, list: &str, one: fn(&str, &Value) -> Result<usize, String>) -> Result<usize, String> {
+    let (mut growth, mut steps, mut open) = (1usize, 0, vec![(step, 0)]);
+    while let Some((step, depth)) = open.pop() {
+        if step.is_null() {
+            continue;
+        }
+        let kind = step["type"].as_str().ok_or_else(|| format!("a step of its {list} has no type"))?;
+        if kind == "Sequence" {
+            let inner = step[list].as_array().ok_or_else(|| format!("a sequence has no {list}"))?;
+            most("levels of sequences", depth + 1, DEPTH)?;
+            open.extend(inner.iter().map(|step| (step, depth + 1)));
+        } else {
+            growth = growth.saturating_mul(one(kind, step)?);
+        }
+        steps += 1;
+        most(list, steps, STEPS)?;
+    }
+    Ok(growth)
+}
+
+fn normalizer(kind: &str, step: &Value) -> Result<usize, String> {
+    Ok(match kind {
+        "Replace" => replacement(step)?,
+        "Prepend" => 1 + text(step, "prepend").len().div_ceil(8),
+        "Precompiled" => charsmap(text(step, "precompiled_charsmap"))?,
+        // What one byte becomes at most, by the Unicode standard.
+        "NFKC" | "NFKD" => 11,
+        "NFC" | "NFD" => 3,
+        "Bert" | "BertNormalizer" => 4,
+        "Lowercase" | "ByteLevel" => 2,
+        _ => 1,
+    })
+}
+
+fn pre_tokenizer(kind: &str, step: &Value) -> Result<usize, String> {
+    Ok(match kind {
+        "ByteLevel" => 2,
+        // A blank becomes its character, and the first word has one before it.
+        "Metaspace" => 4.max(text(step, "replacement").len()),
+        "FixedLength" if step["length"] == 0 => return Err("it cuts text into pieces of length 0".into()),
+        "Split" => {
+            pattern(step)?;
+            1
+        }
+        _ => 1,
+    })
+}
+
+fn post_processor(kind: &str, step: &Value) -> Result<usize, String> {
+    if kind != "TemplateProcessing" {
+        return Ok(1);
+    }
+    let count = |value: &Value| value.as_array().map_or(0, Vec::len);
+    let ids = step["special_tokens"].as_object().into_iter().flatten().map(|(_, token)| count(&token["ids"])).sum();
+    for pieces in [count(&step["single"]), count(&step["pair"]), ids] {
+        most("pieces around a text", pieces, PIECES)?;
+    }
+    let texts = step["single"].as_array().into_iter().flatten().filter(|piece| !piece["Sequence"].is_null()).count();
+    Ok(texts.max(1))
+}
+
+fn decoder(kind: &str, step: &Value) -> Result<usize, String> {
+    Ok(match kind {
+        "Replace" => replacement(step)?,
+        "CTC" | "BPEDecoder" | "WordPiece" => {
+            for key in ["pad_token", "word_delimiter_token", "suffix", "prefix"] {
+                most("bytes in an affix", text(step, key).len(), AFFIX)?;
+            }
+            1
+        }
+        _ => 1,
+    })
+}
+
+fn text<'a>(step: &'a Value, key: &str) -> &'a str {
+    step[key].as_str().unwrap_or("")
+}
+
+/// What a replacement makes of one byte that its pattern takes.
+fn replacement(step: &Value) -> Result<usize, String> {
+    let content = text(step, "content").len();
+    Ok(match pattern(step)? {
+        // It may be found between any two characters.
+        0 => 1 + content,
+        taken => content.div_ceil(taken).max(1),
+    })
+}
+
+/// Bytes that the pattern of a step takes at least.
+fn pattern(step: &Value) -> Result<usize, String> {
+    let pattern = &step["pattern"];
+    if let Some(text) = pattern["String"].as_str().or(pattern.as_str()) {
+        most("bytes in a pattern", text.len(), PATTERN)?;
+        return Ok(text.len());
+    }
+    let regex = text(pattern, "Regex");
+    most("bytes in a pattern", regex.len(), PATTERN)?;
+    let numbers = regex.split('{').skip(1).filter_map(|rest| {
+        let numbers = rest.split_once('}')?.0;
+        numbers.split(',').filter_map(|n| n.trim().parse::<usize>().ok()).max()
+    });
+    most("repetitions in a pattern", numbers.fold(1, |all, n| all.saturating_mul(n.max(1))), REPEATED)?;
+    Ok(0)
+}
+
+/// The longest entry of a charsmap of sentencepiece: the length of a trie, the trie, and texts that end with 0.
+fn charsmap(base64: &str) -> Result<usize, String> {
+    let bytes = decoded(base64).ok_or("its charsmap is not base64")?;
+    let damaged = "its charsmap is damaged";
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(damaged)?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let texts = rest.get(length..).filter(|_| length > 0 && length.is_multiple_of(4)).ok_or(damaged)?;
+    std::str::from_utf8(texts).map_err(|_| damaged)?;
+    Ok(texts.split(|b| *b == 0).map(<[u8]>::len).max().unwrap_or(0).max(1))
+}
+
+/// The bytes that base64 with padding stands for.
+fn decoded(base64: &str) -> Option<Vec<u8>> {
+    let digits = base64.trim_end_matches('=').as_bytes();
+    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 3);
+    for four in digits.chunks(4) {
+        let mut bits = 0u32;
+        for digit in four {
+            let value = match digit {
+                b'A'..=b'Z' => digit - b'A',
+                b'a'..=b'z' => digit - b'a' + 26,
+                b'0'..=b'9' => digit - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        bits <<= 6 * (4 - four.len());
+        bytes.extend(&bits.to_be_bytes()[1..four.len()]);
+    }
+    Some(bytes)
+}
+
+impl<'de> Deserialize<'de> for Longest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Tokens;
+        impl<'de> Visitor<'de> for Tokens {
+            type Value = Longest;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a vocabulary")
+            }
+
+            fn visit_unit<E>(self) -> Result<Longest, E> {
+                Ok(Longest(0))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Longest, A::Error> {
+                let mut longest = 0;
+                while let Some((Length(length), _)) = map.next_entry::<Length, IgnoredAny>()? {
+                    longest = longest.max(length);
+                }
+                Ok(Longest(longest))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Longest, A::Error> {
+                let mut longest = 0;
+                while let Some((Length(length), _)) = seq.next_element::<(Length, IgnoredAny)>()? {
+                    longest = longest.max(length);
+                }
+                Ok(Longest(longest))
+            }
+        }
+        deserializer.deserialize_any(Tokens)
+    }
+}
+
+/// Bytes of a string that is not kept.
+struct Length(usize);
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Length;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a token")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Length, E> {
+                Ok(Length(text.len()))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn with(key: &str, value: Value) -> Result<usize, String> {
+        let mut file = json!({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []});
+        file[key] = value;
+        check(file.to_string().as_bytes())
+    }
+
+    fn replace(pattern: &str, content: &str) -> Value {
+        json!({"type": "Replace", "pattern": {"String": pattern}, "content": content})
+    }
+
+    #[test]
+    fn real_ones_pass_with_their_growth() {
+        // llama's, Qwen's and XLM-RoBERTa's.
+        let metaspace = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace(" ", "▁")]});
+        assert_eq!(with("normalizer", metaspace), Ok(6));
+        assert_eq!(with("normalizer", json!({"type": "NFC"})), Ok(3));
+        let rule = json!({"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}|\\s+"}, "behavior": "Isolated", "invert": false});
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        assert_eq!(with("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [rule, bytes]})), Ok(2));
+        // A trie of one unit, and the texts `abc` and `d`.
+        let map = json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAABhYmMAZAA="});
+        assert_eq!(with("normalizer", map), Ok(3));
+        let template = json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {"<s>": {"ids": [0]}}});
+        assert_eq!(with("post_processor", template), Ok(1));
+    }
+
+    #[test]
+    fn what_no_real_one_asks_for_is_refused() {
+        let sequence = |key: &str, step: &Value, n: usize| json!({"type": "Sequence", key: vec![step.clone(); n]});
+        let doubled = replace("a", "aa");
+        assert!(with("normalizer", sequence("normalizers", &doubled, 12)).is_ok());
+        assert!(with("normalizer", sequence("normalizers", &doubled, 13)).unwrap_err().contains("times the text"));
+        assert!(with("normalizer", sequence("normalizers", &json!({"type": "NFC"}), 40)).unwrap_err().contains("normalizers"));
+        let nested = (0..6).fold(json!({"type": "NFC"}), |inner, _| sequence("normalizers", &inner, 1));
+        assert!(with("normalizer", nested).unwrap_err().contains("levels"));
+        let bytes = json!({"type": "ByteLevel"});
+        assert!(with("pre_tokenizer", sequence("pretokenizers", &bytes, 20)).unwrap_err().contains("times the text"));
+        assert!(with("pre_tokenizer", json!({"type": "FixedLength", "length": 0})).unwrap_err().contains("length 0"));
+        for map in ["/////w==", "BQAAAA==", "!", "AAAAAA==", ""] {
+            assert!(with("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": map})).is_err(), "{map}");
+        }
+        assert!(with("normalizer", replace("", &"a".repeat(5000))).unwrap_err().contains("times"));
+        assert!(with("decoder", sequence("decoders", &doubled, 20)).unwrap_err().contains("decoded"));
+        let regex = json!({"type": "Split", "pattern": {"Regex": "(((a{1000}){1000}){1000})"}});
+        assert!(with("pre_tokenizer", regex).unwrap_err().contains("repetitions"));
+        let pieces = json!({"type": "TemplateProcessing", "single": vec![json!({"Sequence": {"id": "A"}}); 100]});
+        assert!(with("post_processor", pieces).unwrap_err().contains("pieces"));
+        assert!(with("model", json!({"vocab": {"a".repeat(10_000): 0}})).unwrap_err().contains("in a token"));
+        assert!(with("model", json!({"vocab": [["a".repeat(10_000), 0.5]]})).unwrap_err().contains("in a token"));
+        let word = json!({"type": "WordPiece", "vocab": {}, "max_input_chars_per_word": 1_000_000});
+        assert!(with("model", word).unwrap_err().contains("in a word"));
+        assert!(check(b"{\"model\": {}, \"normalizer\": null, \"normalizer\": null}").unwrap_err().contains("duplicate"));
+    }
+}

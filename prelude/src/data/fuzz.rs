@@ -1,0 +1,19 @@
+//! Chat templates for a fuzzer: see [`crate::fuzz`].
+
+use super::chat::{Talk, message, render_by};
+use crate::checkpoint::Chat;
+
+/// A chat template.
+pub fn template(bytes: &[u8]) {
+    let messages = [
+        message("system", "You are brief."),
+        message("user", "What is 12 plus 7?"),
+        message("assistant", "19"),
+        message("user", "<|end|>{{ 1 }}"),
+        message("assistant", "日本語"),
+    ];
+    let whole = Talk { messages: messages.to_vec(), prompt: 4, tools: None };
+    let part = Talk { messages: messages[1..3].to_vec(), prompt: 1, tools: None };
+    let chat = Chat::of(&String::from_utf8_lossy(bytes));
+    let _ = render_by(&chat, &[&whole, &part]);
+}

@@ -1,0 +1,244 @@
+//! What a chat template may make, which comes with a model from anywhere. Fuel pays for instructions and bytes of values;
+//! here is what it does not see: methods of Python's strings, `tojson`, and how long the whole may be.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write};
+
+use minijinja::formatting::{self, FormatStyle};
+use minijinja::machinery::{Token, tokenize};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, escape_formatter};
+use minijinja_contrib::pycompat::unknown_method_callback;
+
+/// Fuel of one rendering, beside so much for each message and byte of the conversation: an instruction takes one, and so do
+/// 64 bytes that are made. Real templates take a tenth of it.
+const FUEL: u64 = 200_000;
+const FUEL_OF_MESSAGE: u64 = 1000;
+const FUEL_OF_BYTE: u64 = 4;
+
+/// Bytes that a template adds to a conversation at most, beside so many times its own.
+const ADDED: usize = 1 << 20;
+const TIMES: usize = 16;
+
+/// Characters that `format` pads to, or gives of a number.
+const WIDTH: usize = 4096;
+
+fn refused(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.into())
+}
+
+/// Pays for `bytes`.
+fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel(bytes as u64 / 64 + 1)
+}
+
+/// Bounds what the templates of `env` make of conversations of at most so many messages and bytes.
+pub(super) fn bound(env: &mut Environment<'_>, messages: usize, bytes: usize) {
+    env.set_fuel(Some(FUEL + FUEL_OF_MESSAGE * messages as u64 + FUEL_OF_BYTE * bytes as u64));
+    env.set_unknown_method_callback(method);
+    env.add_filter("join", join);
+    // Lists may hold a long text many times over.
+    env.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => Ok(out.write_str(&text_of(state, value)?)?),
+        _ => escape_formatter(out, state, value),
+    });
+    env.add_filter("string", |state: &State<'_, '_>, value: Value| text_of(state, &value));
+    env.add_filter("format", |state: &State<'_, '_>, text: String, args: Rest<Value>| {
+        pay_format(state, &text, &args)?;
+        formatting::format(FormatStyle::Printf, &text, &args)
+    });
+}
+
+/// The methods that strings, lists and maps have in Python, each of which pays for what it reads and makes.
+fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    if let Some(text) = value.as_str() {
+        pay(state, text.len())?;
+        match name {
+            "format" => pay_format(state, text, args)?,
+            "title" if args.is_empty() => return Ok(title(text).into()),
+            // As the filter does, with sides changed.
+            "join" => {
+                let [items] = args else { return Err(Error::new(ErrorKind::MissingArgument, "join takes what it joins")) };
+                return Ok(Value::from(joined(state, items, text, None)?));
+            }
+            _ => {}
+        }
+    }
+    unknown_method_callback(state, value, name, args)
+}
+
+/// Python's `str.title`: a letter is large where none is before it.
+fn title(text: &str) -> String {
+    let mut all = String::with_capacity(text.len());
+    let mut within = false;
+    for c in text.chars() {
+        match within {
+            true => all.extend(c.to_lowercase()),
+            false => all.extend(c.to_uppercase()),
+        }
+        within = c.is_alphabetic();
+    }
+    all
+}
+
+/// Pays for what the format `text` makes of `args`, whose widths are bounded.
+fn pay_format(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<(), Error> {
+    let mut digits = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    if digits.any(|digits| digits.parse::<usize>().map_or(true, |width| width > WIDTH)) || text.contains('*') {
+        return Err(refused(format!("format with a width of more than {WIDTH}")));
+    }
+    let mut longest = WIDTH;
+    for arg in args {
+        longest = longest.max(match arg.kind() {
+            ValueKind::String => arg.as_str().map_or(0, str::len),
+            ValueKind::Undefined | ValueKind::None | ValueKind::Bool | ValueKind::Number => 0,
+            kind => return Err(refused(format!("format of a {kind}"))),
+        });
+    }
+    pay(state, text.matches(['{', '%']).count().saturating_mul(longest))
+}
+
+/// Jinja's `join`, which pays as it goes.
+fn join(
+    state: &State<'_, '_>,
+    value: &Value,
+    between: Option<String>,
+    attribute: Option<String>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let attribute = attribute.or(options.get::<Option<String>>("attribute")?);
+    options.assert_all_used()?;
+    joined(state, value, &between.unwrap_or_default(), attribute.as_deref())
+}
+
+fn joined(state: &State<'_, '_>, value: &Value, between: &str, attribute: Option<&str>) -> Result<String, Error> {
+    let mut all = PaidText { text: String::new(), state };
+    let unpaid = |_| Error::from(ErrorKind::OutOfFuel);
+    if value.is_undefined() || value.is_none() {
+        return Ok(all.text);
+    }
+    if let Some(text) = value.as_str() {
+        for (i, c) in text.chars().enumerate() {
+            all.write_str(if i > 0 { between } else { "" }).and_then(|()| all.write_char(c)).map_err(unpaid)?;
+        }
+        return Ok(all.text);
+    }
+    for (i, item) in value.try_iter()?.enumerate() {
+        let item = attribute.map_or(Ok(item.clone()), |attribute| item.get_attr(attribute))?;
+        all.write_str(if i > 0 { between } else { "" }).and_then(|()| write!(all, "{item}")).map_err(unpaid)?;
+    }
+    Ok(all.text)
+}
+
+/// What is written of `value`, as far as there is fuel for it.
+fn text_of(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
+    let mut all = PaidText { text: String::new(), state };
+    write!(all, "{value}").map_err(|_| Error::from(ErrorKind::OutOfFuel))?;
+    Ok(all.text)
+}
+
+/// Text that grows as long as there is fuel for it.
+struct PaidText<'a, 't, 'e> {
+    text: String,
+    state: &'a State<'t, 'e>,
+}
+
+impl fmt::Write for PaidText<'_, '_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        pay(self.state, text.len()).map_err(|_| fmt::Error)?;
+        self.text.push_str(text);
+        Ok(())
+    }
+}
+
+/// An error where a namespace might come into another, and so into itself, which whatever looks at it would follow for ever:
+/// a name that is set to a namespace stands before `.` or `[` alone.
+pub(super) fn namespaces(template: &str, syntax: SyntaxConfig) -> Result<(), String> {
+    let tokens = tokenize(template, false, syntax).map(|token| token.map(|(token, _)| token));
+    let tokens: Vec<Token<'_>> = tokens.collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    let name = |i: usize| if let Some(Token::Ident(name)) = tokens.get(i) { Some(*name) } else { None };
+    // `{% set NAME = namespace(`, seen from its last word.
+    let set = |i: usize| {
+        let before = i.checked_sub(4).map(|first| &tokens[first..i]);
+        let opens = matches!(tokens.get(i + 1), Some(Token::ParenOpen));
+        match before {
+            Some([Token::BlockStart, Token::Ident("set"), Token::Ident(set), Token::Assign]) if opens => Some(*set),
+            _ => None,
+        }
+    };
+    let own: Vec<&str> = (0..tokens.len()).filter(|i| name(*i) == Some("namespace")).filter_map(set).collect();
+    for i in 0..tokens.len() {
+        let Some(name) = name(i).filter(|_| i == 0 || !matches!(tokens[i - 1], Token::Dot)) else { continue };
+        let fits = match tokens.get(i + 1) {
+            // A keyword, or what is set.
+            Some(Token::Assign) => true,
+            Some(Token::Dot | Token::BracketOpen | Token::Ident("is")) => name != "namespace",
+            _ => name == "namespace" && set(i).is_some(),
+        };
+        if (name == "namespace" || own.contains(&name)) && !fits {
+            return Err(format!("it uses the namespace `{name}` otherwise than for its values"));
+        }
+    }
+    Ok(())
+}
+
+/// `text`, unless a conversation of `bytes` became longer than any template makes it.
+pub(super) fn rendered(text: String, bytes: usize) -> Result<String, String> {
+    match text.len() > ADDED + TIMES * bytes {
+        true => Err(format!("it makes {} bytes of a conversation of {bytes}", text.len())),
+        false => Ok(text),
+    }
+}
+
+/// Bytes that are written as long as there is fuel for them.
+pub(super) struct Paid<'a, 't, 'e> {
+    pub bytes: Vec<u8>,
+    state: &'a State<'t, 'e>,
+}
+
+impl<'a, 't, 'e> Paid<'a, 't, 'e> {
+    pub fn new(state: &'a State<'t, 'e>) -> Self {
+        Self { bytes: Vec::new(), state }
+    }
+}
+
+impl Write for Paid<'_, '_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        pay(self.state, bytes.len()).map_err(io::Error::other)?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_stay_apart() {
+        let check = |template: &str| namespaces(template, SyntaxConfig::default());
+        for good in [
+            "{% set ns = namespace(a=1, b='') %}{% set ns.a = ns.a + 1 %}{{ ns.b ~ ns['a'] }}{% if ns is defined %}{% endif %}",
+            "namespace x { ns } {# ns #}{{ 'ns namespace' }}{%- set ns = namespace() -%}{{ m.ns }}{{ dict(ns=1) }}",
+        ] {
+            check(good).unwrap();
+        }
+        for bad in [
+            "{% set ns = namespace() %}{% set ns.x = ns %}",
+            "{% set ns = namespace() %}{% set ns.x = [ns] %}",
+            "{% set ns = namespace() %}{% for n in [ns] %}{% set n.x = n %}{% endfor %}",
+            "{% set ns = namespace() %}{% set f = namespace %}",
+            "{% for n in [namespace()] %}{% set n.x = n %}{% endfor %}",
+            "{% set a = namespace() %}{% set b = namespace(x=a) %}",
+            "{% set f = (namespace) %}{% set a = f() %}",
+            "{# {% #}{% set ns = namespace() %}{% set ns.x = ns %}",
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+}

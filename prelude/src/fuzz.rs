@@ -1,0 +1,100 @@
+//! What a fuzzer calls: each reader of files that come from elsewhere, given any bytes. `tests/fuzzed.rs` mutates good files
+//! for a second each, `tests/fuzz/` is for cargo-fuzz. What a reader says of bytes does not matter here, only that it
+//! says something: no panic, nothing endless, no memory by what bytes merely claim.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use crate::checkpoint::{Architecture, Source};
+use crate::data::Dataset;
+use crate::methods::{Documents, Recipe};
+use crate::session::Dam;
+use crate::verbs;
+
+pub use crate::checkpoint::fuzz::{adapter, gguf, index, safetensors, tokenizer, torch};
+pub use crate::data::fuzz::template;
+
+/// A reader's name, and the reader.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every reader by its name.
+pub const TARGETS: [Target; 12] = [
+    ("safetensors", safetensors),
+    ("index", index),
+    ("config", config),
+    ("gguf", gguf),
+    ("adapter", adapter),
+    ("torch", torch),
+    ("tokenizer", tokenizer),
+    ("template", template),
+    ("recipe", recipe),
+    ("data", data),
+    ("session", session),
+    ("line", line),
+];
+
+/// A directory of this process, for readers that map files.
+pub(crate) fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let directory = std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id()));
+        let _ = std::fs::create_dir_all(&directory);
+        directory
+    })
+}
+
+/// A file of that directory with `bytes`.
+pub(crate) fn file(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = directory().join(name);
+    // A file that is mapped is never written over.
+    let _ = std::fs::remove_file(&path);
+    let _ = std::fs::write(&path, bytes);
+    path
+}
+
+/// config.json.
+pub fn config(bytes: &[u8]) {
+    let file = Path::new("config.json");
+    if let Ok(architecture) = Architecture::parse(file, bytes) {
+        let _ = (architecture.tensors(), architecture.difference(&architecture));
+    }
+    let _ = Architecture::family_of(file, bytes);
+}
+
+/// A recipe of mergekit.
+pub fn recipe(bytes: &[u8]) {
+    if let Ok(documents) = Documents::open(&file("recipe.yml", bytes)) {
+        let (last, others) = documents.last();
+        let _: Vec<_> = last.iter().chain(&others).map(Recipe::models).collect();
+    }
+}
+
+/// Data: JSON lines, JSON, parquet, and the same as a table and as text.
+pub fn data(bytes: &[u8]) {
+    static SOURCE: OnceLock<Option<Source>> = OnceLock::new();
+    let Some(source) = SOURCE.get_or_init(|| Source::open("builtin:math").ok()) else { return };
+    for name in ["data.jsonl", "data.csv", "data.txt"] {
+        let _ = Dataset::read(&file(name, bytes).display().to_string(), source);
+    }
+}
+
+/// What `save` wrote.
+pub fn session(bytes: &[u8]) {
+    let _ = Dam::open(file("session.dam", bytes));
+}
+
+/// A line of verbs, as it is typed.
+pub fn line(bytes: &[u8]) {
+    let (text, context) = (String::from_utf8_lossy(bytes), verbs::Context::default());
+    if let Ok(statements) = verbs::statements(&text) {
+        for statement in statements {
+            let again = verbs::statements(&verbs::line(&statement)).unwrap_or_default();
+            let same = matches!(&again[..], [one] if (&one.verb, &one.arguments) == (&statement.verb, &statement.arguments));
+            assert!(same, "{statement:?} is written as {:?}", verbs::line(&statement));
+        }
+    }
+    let _ = (verbs::check(&context, &text), verbs::is_possible(&context, &text));
+    for at in [0, text.len() / 2, text.len()] {
+        let _ = verbs::complete(&context, &text, at);
+    }
+}
