@@ -31,6 +31,7 @@ fn model(to: &Path, change: impl FnOnce(&mut Value, &mut Value)) {
 }
 
 /// What `dam -c VERBS` prints, whether it succeeded, its largest memory in bytes and how long it took.
+#[expect(clippy::zombie_processes, reason = "wait4 waits, which also gives the memory")]
 fn measured(directory: &Path, verbs: &str) -> (String, bool, u64, Duration) {
     let begin = Instant::now();
     let mut command = dam(directory);
