@@ -147,7 +147,7 @@ fn a_replaced_checkpoint_is_always_there() {
 fn a_source_that_changes_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
-    let merged = dam.models().merge(std::sync::Arc::new(dam_prelude::methods::Linear::default())).unwrap();
+    let merged = dam.models().merge(dam_prelude::methods::Linear::default()).unwrap();
     dam.step().unwrap();
     let weights = dir.path().join("model1/model.safetensors");
     let before = fs::metadata(&weights).unwrap().modified().unwrap();
