@@ -272,21 +272,22 @@ fn every_setting_is_exported() {
 #[test]
 #[cfg(unix)]
 fn stopped_training_is_exported_as_what_was_made() {
-    use std::io::{BufRead, BufReader};
-    use std::process::Stdio;
+    use common::terminal::{Terminal, ctrl};
     let exported = Exported::new(session("before", format!("{LOAD}; wrap"), Ends::Trained));
     let at = exported.directory.path();
-    let line = format!("{LOAD}; wrap; step; train 1000000; export stopped.dam");
-    let mut child = dam(at).args(["--json", "-c", &line]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
-    while next()["verb"] != "step" {}
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let steps = next()["steps"].as_u64().unwrap();
-    assert!(child.wait().unwrap().success() && steps < 1_000_000);
+    let mut dam = Terminal::dam(at);
+    dam.line(&format!("{LOAD}; wrap; step"));
+    dam.wait_for("step 1 ·");
+    dam.line("train 1000000; bake never");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    dam.send(ctrl('c'));
+    dam.wait_for("not run: bake never");
+    dam.line("export stopped.dam; save end; quit");
+    assert!(dam.end().success() && !at.join("never").exists());
+    let end: Value = serde_json::from_str(&json(at, "open end; history").0[0].to_string()).unwrap();
+    let steps = end["step"].as_u64().unwrap() - 1;
     let text = exported.read("stopped.dam");
-    assert!(text.lines().any(|line| line == format!("train {steps}")), "{steps}: {text}");
+    assert!(steps > 0 && text.lines().any(|line| line == format!("train {steps}")), "{steps}: {text}");
 }
 
 /// What is refused, and what is not touched then.

@@ -443,9 +443,9 @@ fn an_unreadable_session_is_set_aside() {
     let sessions = home.path().join("state/dam/sessions");
     let session = std::fs::read_dir(&sessions).unwrap().next().unwrap().unwrap();
     std::fs::write(session.path().join("journal.jsonl"), "{\"version\":99}\n").unwrap();
-    let mut dam = Terminal::start(common::dam(home.path()), 30, 100);
+    let mut dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
     dam.wait_for("cannot be read");
-    dam.wait_for("it has version 99");
+    dam.wait_for("version 99, this program reads");
     dam.wait_for("it is set aside in");
     dam.wait_for("its saved states can be opened:");
     dam.wait_for_prompt("");
@@ -470,7 +470,7 @@ fn several_killed_sessions_are_listed() {
     dam.line("load builtin:japanese builtin:sql");
     dam.wait_for("2 sources >");
     dam.kill();
-    let mut dam = Terminal::start(common::dam(home.path()), 30, 100);
+    let mut dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
     dam.wait_for("2 sessions ended without being left:");
     dam.wait_for("1  just now: 1 change, the last: load builtin:japanese");
     dam.wait_for("2  ");

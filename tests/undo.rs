@@ -236,7 +236,7 @@ fn a_killed_session_goes_on() {
         std::fs::write(&journal, damaged).unwrap();
         assert!(Context::recover(directory).is_err());
         // What was saved is there whatever became of the journal.
-        assert_eq!(Context::saved_in(directory).last().map(|(_, step)| *step), Some(3));
+        assert_eq!(Context::saved_in(directory).last().map(|(_, step)| *step), Some(4));
     }
     // Wherever it was cut short, what was whole before is there, and goes on.
     let heads: Vec<usize> = text.match_indices("{\"head\"").map(|(at, _)| at + text[at..].find('\n').unwrap() + 1).collect();

@@ -23,8 +23,8 @@ use crate::train::{History, Moments, Settings};
 
 const KEY: &str = "dam";
 
-/// The checksum in the metadata; files of before there was one have none.
-const CHECKSUM: &str = "dam_checksum";
+/// What the JSON begins with, before the digits of its checksum; files of before there was one begin otherwise.
+const CHECKSUM: &str = "{\"checksum\":\"";
 
 const VERSION: u32 = 2;
 
@@ -104,6 +104,17 @@ fn checksum<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) 
     format!("{sum:016x}")
 }
 
+/// The object `text` with `sum` for the first of its keys.
+fn sealed(text: &str, sum: &str) -> String {
+    format!("{CHECKSUM}{sum}\",{}", text.strip_prefix('{').unwrap_or(text))
+}
+
+/// The sum that [`sealed`] put into `text`, and the text without it; none where there is none.
+fn unsealed(text: &str) -> Option<(&str, String)> {
+    let (sum, rest) = text.strip_prefix(CHECKSUM)?.split_once("\",")?;
+    Some((sum, format!("{{{rest}")))
+}
+
 /// What is large of the moment in `file`, whose merge has these `variables`.
 ///
 /// # Errors
@@ -124,11 +135,11 @@ impl Saved {
             return Err(format!("it says that it is at step {}", self.step));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-        let expected = metadata.metadata().as_ref().and_then(|m| m.get(CHECKSUM));
-        let all = tensors.iter().map(|(name, view)| (name, view.data()));
-        if expected.is_some_and(|expected| *expected != checksum(text, all)) {
-            return Err("its checksum does not fit what is in it: it is damaged".into());
+        if let Some((expected, text)) = unsealed(text) {
+            let all = tensors.iter().map(|(name, view)| (name, view.data()));
+            if expected != checksum(&text, all) {
+                return Err("its checksum does not fit what is in it: it is damaged".into());
+            }
         }
         let read = |name: String| -> std::result::Result<Vec<f32>, String> {
             let view = tensors.tensor(&name).map_err(|e| format!("`{name}`: {e}"))?;
@@ -213,7 +224,7 @@ impl Session {
             .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
             .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
         let sum = checksum(&text, tensors.iter().map(|(name, _, bytes)| (name.as_str(), bytes.as_slice())));
-        let metadata = Some(HashMap::from([(KEY.to_owned(), text), (CHECKSUM.to_owned(), sum)]));
+        let metadata = Some(HashMap::from([(KEY.to_owned(), sealed(&text, &sum))]));
         views.and_then(|views| safetensors::serialize(views, metadata)).map_err(|e| invalid(e.to_string()))
     }
 }
