@@ -4,6 +4,7 @@ mod cli;
 mod interrupt;
 #[cfg(feature = "jupyter")]
 mod kernel;
+mod pager;
 mod pictures;
 mod progress;
 mod render;

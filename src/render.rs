@@ -9,7 +9,7 @@ use dam_prelude::show::printable;
 use dam_prelude::verbs::Reply;
 use serde_json::{Map, Value, json};
 
-use crate::terminal;
+use crate::{pager, terminal};
 
 /// Whether nobody reads standard output any more.
 static CLOSED: AtomicBool = AtomicBool::new(false);
@@ -27,6 +27,7 @@ impl Output {
             match (&reply.figure, reply.ansi.as_deref().filter(|_| terminal::has_colours())) {
                 (Some(figure), _) => terminal::show(figure).inspect(|text| self.say(text)).map_or((), drop),
                 (None, Some(ansi)) => self.line(&shown(ansi)),
+                (None, None) if verb == "help" && pager::page(&fitted(&reply.text, true)) => {}
                 (None, None) => self.say(&reply.text),
             }
             return;

@@ -20,6 +20,11 @@ pub fn width() -> usize {
     columns().unwrap_or(COLUMNS)
 }
 
+/// Rows.
+pub fn rows() -> usize {
+    usize::from(console::Term::stdout().size().0)
+}
+
 /// Whether letters beyond ASCII would not be shown.
 pub fn is_ascii() -> bool {
     let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());

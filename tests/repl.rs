@@ -629,3 +629,30 @@ fn pictures_are_images_where_they_can_be() {
         drawn("kitty", &answers, "how far");
     }
 }
+
+/// What is longer than the screen goes through the pager, and what to type first comes first.
+#[test]
+fn help_is_paged() {
+    let home = home();
+    let mut command = dam(home.path());
+    command.env("PAGER", "head -n 3; echo paged");
+    let mut dam = Terminal::start(command, 30, 100);
+    dam.wait_for("dam>");
+    dam.line("help");
+    let screen = dam.wait_for("paged");
+    assert!(screen.contains("To begin, type:") && !screen.contains("optimiser step"), "{screen}");
+    dam.wait_for_prompt("");
+    // What fits is not, and where there is no pager it is written as it is.
+    dam.line("help quit");
+    dam.wait_for("leave; Ctrl-D does too");
+    dam.line("quit");
+    assert!(dam.end().success());
+    let mut command = common::terminal::dam(home.path());
+    command.env("PAGER", "no-such-pager");
+    let mut dam = Terminal::start(command, 30, 100);
+    dam.wait_for("dam>");
+    dam.line("help");
+    dam.wait_for("going back, and branches");
+    dam.line("quit");
+    assert!(dam.end().success());
+}

@@ -22,6 +22,9 @@ use crate::terminal::state_directory;
 /// How far apart training is kept, at least.
 const PACE: Duration = Duration::from_secs(1);
 
+/// What is older than this and has nothing in it does not belong to a session that is just beginning.
+const BEGINS: Duration = Duration::from_secs(60);
+
 /// The file that is locked while a session runs.
 const LOCK: &str = "lock";
 
@@ -77,7 +80,8 @@ impl Autosave {
         let directory = sessions.join(format!("{number}-{}", std::process::id()));
         private(&directory)?;
         let lock = File::create(directory.join(LOCK))?;
-        lock.try_lock().context("the place of this session is taken")?;
+        // Another program that looks for sessions may hold it for a moment.
+        lock.lock()?;
         fs::write(directory.join(PLACE), std::env::current_dir()?.as_os_str().as_encoded_bytes())?;
         Ok(Self::running(directory, lock))
     }
@@ -135,8 +139,11 @@ impl Left {
         let files = fs::read_dir(directory).ok()?.collect::<std::io::Result<Vec<_>>>().ok()?;
         let mut written = files.iter().filter(|file| file.file_name() != LOCK && file.file_name() != PLACE).peekable();
         if written.peek().is_none() {
-            // It ended before anything was done.
-            let _ = fs::remove_dir_all(directory);
+            // It ended before anything was done, or it is just beginning.
+            let age = fs::metadata(directory).and_then(|m| m.modified()).ok().and_then(|when| when.elapsed().ok());
+            if age.is_some_and(|age| age > BEGINS) {
+                let _ = fs::remove_dir_all(directory);
+            }
             return None;
         }
         let when = written.filter_map(|file| file.metadata().and_then(|m| m.modified()).ok()).max();

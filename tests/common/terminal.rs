@@ -212,7 +212,7 @@ impl Drop for Terminal {
 pub fn dam(directory: &Path) -> Command {
     let mut command = super::dam(directory);
     command.env("HOME", directory).env("XDG_STATE_HOME", directory.join("state")).env("TERM", "xterm-256color");
-    command.env("LANG", "C.UTF-8");
+    command.env("LANG", "C.UTF-8").env("PAGER", "cat");
     for other in ["NO_COLOR", "DAM_EDIT", "LC_ALL", "LC_CTYPE", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "COLORTERM"] {
         command.env_remove(other);
     }

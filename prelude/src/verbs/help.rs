@@ -46,19 +46,18 @@ fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {
     Ok(Reply::new(text.join("\n\n"), fields(verb.into_iter(), topic.into_iter())))
 }
 
-/// Verbs by chapters, topics, and what to type first.
+/// What to type first, verbs by chapters, and topics.
 fn overview() -> String {
-    let mut lines = Vec::new();
+    let first = VERBS.first().map_or("", |v| v.example);
+    let mut lines = vec![format!("`help VERB` has an example of each. To begin, type:\n  {first}")];
     for verb in VERBS {
         if let Some((_, chapter)) = CHAPTERS.iter().find(|(first, _)| *first == verb.name) {
-            lines.push(format!("{}{chapter}", if lines.is_empty() { "" } else { "\n" }));
+            lines.push(format!("\n{chapter}"));
         }
         lines.push(format!("{:9}  {}", verb.name, verb.about));
     }
     lines.push("\ntopics: help TOPIC".into());
     lines.extend(TOPICS.iter().map(|t| format!("{:9}  {}", t.name, t.about)));
-    let first = VERBS.first().map_or("", |v| v.example);
-    lines.push(format!("\n`help VERB` has an example of each. To begin, type:\n  {first}"));
     lines.join("\n")
 }
 

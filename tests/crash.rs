@@ -1,0 +1,202 @@
+//! A program that is killed at any moment loses nothing: what it was writing is there as it was or as it was to be, and the
+//! next run goes on. Some 60 kills here; `DAM_CRASH_KILLS=N` makes N, `DAM_CRASH_SEED` chooses other moments.
+
+mod common;
+#[path = "common/hub.rs"]
+mod server;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::terminal::Terminal;
+use common::{dam, golden};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use server::Server;
+
+/// Kills of each kind.
+fn kills() -> usize {
+    const KINDS: usize = 6;
+    std::env::var("DAM_CRASH_KILLS").map_or(10, |n| n.parse::<usize>().unwrap().div_ceil(KINDS))
+}
+
+/// Moments to kill at, each below the time that the whole takes.
+struct Moments(ChaCha8Rng);
+
+impl Moments {
+    fn new(kind: u64) -> Self {
+        let seed = std::env::var("DAM_CRASH_SEED").map_or(0, |n| n.parse::<u64>().unwrap());
+        Self(ChaCha8Rng::seed_from_u64(seed * 100 + kind))
+    }
+
+    fn below(&mut self, whole: Duration) -> Duration {
+        whole.mul_f64(self.0.random_range(0.0..1.0))
+    }
+}
+
+/// Every file below `directory` with its bytes.
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(at) = open.pop() {
+        for entry in fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => open.push(path),
+                false => drop(found.insert(path.strip_prefix(directory).unwrap().into(), fs::read(&path).unwrap())),
+            }
+        }
+    }
+    found
+}
+
+/// What is at `path`: its bytes, or those of every file in it.
+fn at(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    if path.is_dir() { files(path) } else { BTreeMap::from([(PathBuf::new(), fs::read(path).unwrap())]) }
+}
+
+/// Kills `command` after `time`; whether it ended before.
+fn kill(mut command: Command, time: Duration) -> bool {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(time);
+    child.kill().unwrap();
+    child.wait().unwrap().success()
+}
+
+fn run(directory: &Path, verbs: &str) {
+    let output = dam(directory).args(["-c", verbs]).output().unwrap();
+    assert!(output.status.success(), "{verbs}: {output:?}");
+}
+
+const BEGIN: &str = "load base=BASE a=MODEL0 b=MODEL1; data a=DATA0 b=DATA1; wrap";
+
+/// `verbs` write `out` one way or the other; whenever they are killed, it is one of both, and nothing else is there.
+fn always_one_of_two(kind: u64, verbs: [&str; 2], out: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| golden(name).display().to_string();
+    let both = verbs.map(|verbs| {
+        let all =
+            [("BASE", "base"), ("MODEL0", "model0"), ("MODEL1", "model1"), ("DATA0", "data0.jsonl"), ("DATA1", "data1.jsonl")];
+        all.iter().fold(verbs.replace("BEGIN", BEGIN), |verbs, (name, file)| verbs.replace(name, &place(file)))
+    });
+    let out_path = directory.path().join(out);
+    let mut whole = Duration::ZERO;
+    let results = both.clone().map(|verbs| {
+        let begin = Instant::now();
+        run(directory.path(), &verbs);
+        whole = begin.elapsed();
+        at(&out_path)
+    });
+    assert!(results[0] != results[1], "both are the same");
+    let (mut moments, mut ended) = (Moments::new(kind), 0);
+    for i in 0..kills() {
+        let mut command = dam(directory.path());
+        command.args(["-c", &both[i % 2]]);
+        ended += usize::from(kill(command, moments.below(whole)));
+        assert!(results.contains(&at(&out_path)), "{out} is neither, after kill {i} of {}", both[i % 2]);
+    }
+    assert!(ended < kills(), "nothing was killed");
+    // The next run cleans up.
+    run(directory.path(), &both[0]);
+    assert_eq!(at(&out_path), results[0]);
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, [out], "something was left");
+}
+
+#[test]
+fn bake() {
+    always_one_of_two(0, ["BEGIN; bake out --force", "BEGIN; train 3; bake out --force"], "out");
+}
+
+#[test]
+fn merge() {
+    let begin = "load base=BASE a=MODEL0 b=MODEL1; merge linear weight=";
+    always_one_of_two(1, [&format!("{begin}0.5,0.5 out --force"), &format!("{begin}0.25,0.75 out --force")], "out");
+}
+
+#[test]
+fn save() {
+    always_one_of_two(2, ["BEGIN; save s.dam --force", "BEGIN; step; save s.dam --force"], "s.dam");
+}
+
+#[test]
+fn export() {
+    always_one_of_two(3, ["BEGIN; export x.dam --force", "BEGIN; step; export x.dam --force"], "x.dam");
+}
+
+/// What is in the cache under its name is whole, and the next run needs only the rest.
+#[test]
+fn download() {
+    let repository: BTreeMap<String, Vec<u8>> =
+        files(&golden("model0")).into_iter().map(|(path, bytes)| (path.display().to_string(), bytes)).collect();
+    let server = Server::start(repository.clone());
+    let program = |home: &Path| {
+        let mut command = dam(home);
+        for name in
+            ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "http_proxy", "https_proxy", "ALL_PROXY"]
+        {
+            command.env_remove(name);
+        }
+        command.env("HF_HOME", home).env("HF_ENDPOINT", &server.endpoint).args(["-c", "load org/name"]);
+        command
+    };
+    let first = tempfile::tempdir().unwrap();
+    let begin = Instant::now();
+    assert!(program(first.path()).output().unwrap().status.success());
+    let (whole, mut moments, mut ended) = (begin.elapsed(), Moments::new(4), 0);
+    for i in 0..kills() {
+        let home = tempfile::tempdir().unwrap();
+        // Killed twice: what the first left is gone on with.
+        for _ in 0..2 {
+            ended += usize::from(kill(program(home.path()), moments.below(whole)));
+            let cache = home.path().join("hub");
+            for (path, bytes) in if cache.is_dir() { files(&cache) } else { BTreeMap::new() } {
+                let is_named = path.parent().is_some_and(|p| p.ends_with("blobs")) && path.extension().is_none();
+                assert!(!is_named || repository.values().any(|whole| *whole == bytes), "{path:?} is not whole after kill {i}");
+            }
+        }
+        let output = program(home.path()).output().unwrap();
+        assert!(output.status.success(), "after kill {i}: {output:?}");
+    }
+    assert!(ended < 2 * kills(), "nothing was killed");
+}
+
+/// The step of the last prompt on the screen.
+fn step(terminal: &Terminal) -> usize {
+    let screen = terminal.screen();
+    let step = screen.rsplit("step ").find_map(|rest| rest.split([' ', ':']).next()?.parse().ok());
+    step.unwrap_or_else(|| panic!("no step: {screen}"))
+}
+
+/// Whatever the prompt was doing, what was done before is offered, and goes on.
+#[test]
+fn prompt() {
+    let mut moments = Moments::new(5);
+    for i in 0..kills() {
+        let home = tempfile::tempdir().unwrap();
+        let mut dam = Terminal::dam(home.path());
+        dam.line("load builtin:japanese builtin:math; wrap; set batch_size=1");
+        dam.wait_for_prompt("step 0");
+        dam.line("step; step");
+        dam.wait_for_prompt("step 2");
+        // It is killed while it keeps a step, a setting or training that is under way.
+        dam.line(["step; step; step; step", "train 100000", "set lr=1e-3; set lr=1e-2; undo; undo; redo; redo"][i % 3]);
+        std::thread::sleep(moments.below(Duration::from_millis(1500)));
+        dam.kill();
+        let mut dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
+        dam.wait_for("go on with it?");
+        dam.line("y");
+        dam.wait_for_prompt("step ");
+        assert!(step(&dam) >= 2, "after kill {i}: {}", dam.screen());
+        let before = step(&dam);
+        dam.line("step");
+        dam.wait_for_prompt(&format!("step {}", before + 1));
+        dam.line("undo 2; history");
+        dam.wait_for("load builtin:japanese");
+        dam.line("quit");
+        assert!(dam.end().success());
+    }
+}
