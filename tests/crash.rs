@@ -197,6 +197,8 @@ fn prompt() {
         dam.line("undo 2; history");
         dam.wait_for("load builtin:japanese");
         dam.line("quit");
+        dam.wait_for("leave?");
+        dam.line("y");
         assert!(dam.end().success());
     }
 }

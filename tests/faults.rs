@@ -72,7 +72,8 @@ fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
     let directory = place.path().join("work");
     fs::create_dir(&directory).unwrap();
     let load = format!(
-        "load a={} b={}; data a={} b={}; wrap; ",
+        "load base={} a={} b={}; data a={} b={}; wrap; ",
+        golden("base").display(),
         golden("model0").display(),
         golden("model1").display(),
         golden("data0.jsonl").display(),
@@ -130,8 +131,8 @@ fn what_fails_to_be_written_loses_nothing() {
         ("bake out as=adapter rank=2 --force", "bake as an adapter"),
         ("save out.dam --force", "save"),
         ("export out.ipynb --force", "export"),
-        ("plot coefficients out.svg --force", "plot"),
-        ("plot coefficients out.png --force", "plot as PNG"),
+        ("plot coefficients out.svg", "plot"),
+        ("plot coefficients out.png", "plot as PNG"),
     ] {
         let count = each_fault(&library, verbs, out);
         println!("{out}: {count} calls, each failed in {} ways", ERRORS.len());
@@ -155,7 +156,7 @@ fn a_session_that_cannot_be_kept_goes_on() {
         dam.line("load builtin:japanese builtin:math; wrap; step");
         dam.wait_for_prompt("step 1");
         dam.line("train 3; undo; redo; bake out");
-        dam.wait_for("model.safetensors");
+        dam.wait_for("copied beside the weights");
         dam.line("quit");
         assert!(dam.end().success(), "fault {number}");
         assert!(home.path().join("out/model.safetensors").is_file());

@@ -1,5 +1,7 @@
 //! A small server that speaks the hub's protocol on loopback, with the faults that a test asks for.
 
+#![allow(dead_code)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

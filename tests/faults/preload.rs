@@ -61,11 +61,11 @@ fn fails() -> bool {
     fails
 }
 
+/// What comes after this library under a name, of this type.
 macro_rules! next {
-    ($name:literal as $kind:ty) => {{
+    ($name:expr, $kind:ty) => {{
         static FOUND: OnceLock<usize> = OnceLock::new();
-        // SAFETY: the C library has it, of this type.
-        unsafe { std::mem::transmute::<usize, $kind>(*FOUND.get_or_init(|| dlsym(NEXT, $name.as_ptr()) as usize)) }
+        std::mem::transmute::<usize, $kind>(*FOUND.get_or_init(|| dlsym(NEXT, $name.as_ptr()) as usize))
     }};
 }
 
@@ -74,12 +74,12 @@ type Write = unsafe extern "C" fn(c_int, *const c_void, usize) -> isize;
 
 unsafe fn next_open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
     // SAFETY: as the caller promises.
-    unsafe { next!(c"open64" as Open)(path, flags, mode) }
+    unsafe { next!(c"open64", Open)(path, flags, mode) }
 }
 
 unsafe fn next_write(fd: c_int, bytes: *const c_void, count: usize) -> isize {
     // SAFETY: as the caller promises.
-    unsafe { next!(c"write" as Write)(fd, bytes, count) }
+    unsafe { next!(c"write", Write)(fd, bytes, count) }
 }
 
 /// Opening to write.
@@ -106,7 +106,7 @@ macro_rules! fail {
                     Err(_) => panic!(),
                 };
                 // SAFETY: as the caller promises.
-                if fails() { -1 } else { unsafe { next!(NAME as Kind)($($argument),*) } }
+                if fails() { -1 } else { unsafe { next!(NAME, Kind)($($argument),*) } }
             }
         )*
     };
