@@ -38,7 +38,9 @@ pub(crate) fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
         let directory = std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id()));
-        let _ = std::fs::create_dir_all(&directory);
+        // One of that name, which somebody else may have made, is not used.
+        let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&directory);
+        made.expect("a directory for the files of the fuzzer");
         directory
     })
 }

@@ -54,6 +54,18 @@ fn session() -> Vec<u8> {
     fs::read(file).unwrap()
 }
 
+/// The same without its checksum, as earlier versions wrote it: what is changed in it gets further.
+fn unchecked(session: &[u8]) -> Vec<u8> {
+    let length = u64::from_le_bytes(session[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&session[8..8 + length]).unwrap();
+    let mut saved: serde_json::Value = serde_json::from_str(header["__metadata__"]["dam"].as_str().unwrap()).unwrap();
+    saved.as_object_mut().unwrap().remove("checksum").unwrap();
+    header["__metadata__"]["dam"] = saved.to_string().into();
+    let mut text = header.to_string();
+    text += &" ".repeat((8 - text.len() % 8) % 8);
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &session[8 + length..]].concat()
+}
+
 /// The chat templates of tokenizer_config.json files, and more of what templates do.
 fn templates() -> Vec<Vec<u8>> {
     let template = |bytes: &Vec<u8>| {
@@ -133,7 +145,10 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
             all.push(b"question,\"answer\"\n\"a \"\"b\"\"\",2\r\n3,4\n".to_vec());
             all
         }
-        "session" => vec![session()],
+        "session" => {
+            let good = session();
+            vec![unchecked(&good), good]
+        }
         "line" => lines(
             "load base=builtin:base ja=builtin:japanese 'a b'=./x+y\nwrap columns f=tanh train=linear,norm; set lr=1e-2 # a\n\
              merge ties density=0.5 weight=1,0.5 out dtype=bf16 --force; train 20\nask \"What \\\"is\\\" 12?\" tokens=3\n\

@@ -12,6 +12,7 @@ use super::files::{Bytes, Files, WEIGHTS, is_index};
 use super::torch::read_torch;
 use super::view::{Stored, View};
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 use crate::work::Work;
 
 /// A stored tensor of another dtype: whole numbers, truth values, or floats that only a scale gives a meaning.
@@ -159,7 +160,8 @@ pub(super) fn read_any(file: &Path, bytes: Bytes) -> Result<Archive> {
     if is_safetensors || file.extension().is_some_and(|end| end == "safetensors") {
         read(file, bytes)
     } else {
-        read_torch(file, bytes)
+        let failed = |reason: String| Error::Torch { file: file.into(), reason };
+        guarded(|| Ok(read_torch(file, bytes))).map_err(failed)?
     }
 }
 

@@ -1,19 +1,19 @@
 //! What in a directory is no part of a checkpoint, and must not be lost where one is replaced.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 
 use super::beside::recorded;
+use super::regular::open_file;
 
 /// The first thing in the directory `path` that no checkpoint has: all but weights, a model card, files that every
 /// checkpoint has, and those that the card says were copied there. A link is never replaced.
 pub(super) fn foreign(path: &Path) -> Option<String> {
-    let card = File::open(path.join("README.md")).and_then(|file| {
-        let mut text = String::new();
-        file.take(LONGEST_CARD).read_to_string(&mut text).map(|_| text)
-    });
-    let card = card.unwrap_or_default();
+    let mut card = String::new();
+    if let Ok(file) = open_file(&path.join("README.md")) {
+        let _ = file.take(LONGEST_CARD).read_to_string(&mut card);
+    }
     let recorded = recorded(&card);
     let weights = |name: &str| {
         name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))

@@ -125,6 +125,9 @@ pub(super) fn attention_scalar(family: &str, layers: u64, hidden: u64, heads: u6
     }
 }
 
+/// Bytes of metadata that are read: each may become a value of 32 bytes. Those of large vocabularies take 15 MB.
+const MOST_METADATA: usize = 32 << 20;
+
 impl Gguf {
     /// Opens and checks a file, and makes the files that a checkpoint has beside its weights.
     pub fn open(path: PathBuf) -> Result<Self> {
@@ -147,8 +150,9 @@ impl Gguf {
         if !bytes.starts_with(b"GGUF") {
             return Err(bad("it does not begin with GGUF".into()));
         }
-        // candle's reader checks every count and length against the file's; it may still panic on some.
-        let read = || Content::read(&mut Cursor::new(&*bytes)).map_err(|e| crate::error::first_line(&e));
+        // candle's reader checks every count and length against the bytes that it is given; it may still panic on some.
+        let head = &bytes[..bytes.len().min(MOST_METADATA)];
+        let read = || Content::read(&mut Cursor::new(head)).map_err(|e| crate::error::first_line(&e));
         let content = guarded(read).map_err(bad)?;
         let architecture = match content.metadata.get("general.architecture").map(Value::to_string) {
             Some(Ok(name)) => name.clone(),

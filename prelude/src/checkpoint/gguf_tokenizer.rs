@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::gguf::Metadata;
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 /// Tokens that are not ordinary text, in `tokenizer.ggml.token_type`: unknown, control, user-defined.
 const SPECIAL: [u64; 3] = [2, 3, 4];
@@ -109,7 +110,10 @@ pub(super) fn tokenizer_files(
             let scores = list("tokenizer.ggml.scores").ok_or_else(|| bad("tokenizer.ggml.scores"))?;
             let scores: Option<Vec<f32>> = scores.iter().map(|v| v.to_f32().ok()).collect();
             let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| bad("tokenizer.ggml.scores"))?;
-            merges = merges_of(&tokens, &scores, &vocab);
+            merges = match merges_of(&tokens, &scores, &vocab)? {
+                Some(merges) => merges,
+                None => return Ok(Err("its tokens can be put together in more ways than those of any real one".into())),
+            };
             let prefix = flag("add_space_prefix").unwrap_or(true);
             // As transformers has it: no second space before a text that begins with one.
             let scheme = if prefix { "first" } else { "never" };
@@ -161,16 +165,36 @@ pub(super) fn tokenizer_files(
 }
 
 /// The merges of a sentencepiece vocabulary: every way to put a token together from two others, best score
-/// first, as transformers derives them.
-pub(super) fn merges_of<'a>(tokens: &[&'a str], scores: &[f32], vocab: &HashMap<&str, usize>) -> Vec<(&'a str, &'a str)> {
-    let mut merges = Vec::new();
-    for (token, score) in tokens.iter().zip(scores) {
+/// first, as transformers derives them. None where there are more of them than in any real one.
+///
+/// # Errors
+/// A stop.
+pub(super) fn merges_of<'a>(
+    tokens: &[&'a str],
+    scores: &[f32],
+    vocab: &HashMap<&str, usize>,
+) -> Result<Option<Vec<(&'a str, &'a str)>>> {
+    /// Bytes of the longest token, and of all merges; a vocabulary of 256,000 tokens has 500,000 merges.
+    const TOKEN: usize = 512;
+    const BYTES: usize = 64 << 20;
+    let (mut merges, mut bytes) = (Vec::new(), 0);
+    for (number, (token, score)) in tokens.iter().zip(scores).enumerate() {
+        if number.is_multiple_of(1024) {
+            interrupt::check()?;
+        }
+        if token.len() > TOKEN {
+            return Ok(None);
+        }
         let mut ways = Vec::new();
         for (at, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(at);
             if let (Some(l), Some(r)) = (vocab.get(left), vocab.get(right)) {
                 ways.push((*l, *r, left, right));
             }
+        }
+        bytes += ways.len() * token.len();
+        if bytes > BYTES {
+            return Ok(None);
         }
         ways.sort_unstable();
         merges.extend(ways.into_iter().map(|(_, _, left, right)| (*score, left, right)));
@@ -179,5 +203,23 @@ pub(super) fn merges_of<'a>(tokens: &[&'a str], scores: &[f32], vocab: &HashMap<
     merges.sort_by(|(a, al, ar), (b, bl, br)| {
         b.total_cmp(a).then_with(|| chars(bl).cmp(&chars(al))).then_with(|| chars(br).cmp(&chars(ar)))
     });
-    merges.into_iter().map(|(_, left, right)| (left, right)).collect()
+    Ok(Some(merges.into_iter().map(|(_, left, right)| (left, right)).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_many_ways_are_not_taken_over() {
+        let merges = |lengths: std::ops::Range<usize>| {
+            let tokens: Vec<String> = lengths.map(|n| "a".repeat(n)).collect();
+            let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+            let vocab = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
+            merges_of(&tokens, &vec![0.0; tokens.len()], &vocab).unwrap().map(|merges| merges.len())
+        };
+        assert_eq!(merges(1..5), Some(1 + 2 + 3));
+        assert_eq!(merges(1..600), None);
+        assert_eq!(merges(600..601), None);
+    }
 }

@@ -227,7 +227,7 @@ impl<'a> Written<'a> {
             scores[*id] = -(rank as f32);
         }
         let tokens: Vec<&str> = self.tokens.iter().map(String::as_str).collect();
-        let back = merges_of(&tokens, &scores, &vocab);
+        let back = merges_of(&tokens, &scores, &vocab)?.unwrap_or_default();
         match back.len() == merges.len() && back.iter().zip(merges).all(|((a, b), (left, right))| a == left && b == right) {
             true => Ok(scores),
             false => Err(cannot(self.told, "has merges that no scores of sentencepiece give")),

@@ -37,7 +37,10 @@ pub(super) struct Pickle<'a> {
 }
 
 /// Instructions that are followed, some forty a tensor.
-const MOST: usize = 1 << 24;
+const MOST: usize = 1 << 21;
+
+/// Pairs of lists that dictionaries are made of; state dictionaries are made empty.
+const MOST_PAIRS: usize = 1 << 20;
 
 type Read<T> = Result<T, String>;
 
@@ -48,7 +51,7 @@ impl<'a> Pickle<'a> {
     /// Why it is not one, in words.
     pub fn read(bytes: &'a [u8]) -> Read<Self> {
         let mut machine =
-            Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+            Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), paired: 0 };
         for _ in 0..MOST {
             if machine.step()? {
                 let root = machine.pop()?;
@@ -103,6 +106,8 @@ struct Machine<'a> {
     /// How high the stack was at each mark.
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
+    /// Pairs that dictionaries were made of.
+    paired: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -202,7 +207,13 @@ impl<'a> Machine<'a> {
         }
         // Pairs that it is made of, in one list.
         let list = |id: Id| if let Value::List(items) = &self.values[id] { items.as_slice() } else { &[] };
-        let pairs = list(arguments).last().map_or(&[][..], |id| list(*id)).iter().filter_map(|pair| match list(*pair) {
+        let pairs = list(arguments).last().map_or(&[][..], |id| list(*id));
+        // One list may be given to many.
+        self.paired += pairs.len();
+        if self.paired > MOST_PAIRS {
+            return Err(format!("its pickle makes dictionaries of more than {MOST_PAIRS} pairs"));
+        }
+        let pairs = pairs.iter().filter_map(|pair| match list(*pair) {
             [key, value] => Some((*key, *value)),
             _ => None,
         });
@@ -394,6 +405,23 @@ mod tests {
         }
         bytes.push(b'.');
         assert!(Pickle::read(&bytes).is_ok());
+    }
+
+    /// A dictionary has a list of its own, so that one list for very many of them is refused.
+    #[test]
+    fn dictionaries_of_one_list_are_bounded() {
+        // The class, and a list of a thousand pairs.
+        let mut bytes = b"ccollections\nOrderedDict\nq\x00](".to_vec();
+        (0..1000).for_each(|_| bytes.extend(b"K\x01K\x02\x86"));
+        bytes.extend(b"e\x85q\x01");
+        let begin = bytes.clone();
+        (0..1000).for_each(|_| bytes.extend(b"h\x00h\x01R"));
+        bytes.push(b'.');
+        assert!(Pickle::read(&bytes).is_ok());
+        bytes = begin;
+        (0..1100).for_each(|_| bytes.extend(b"h\x00h\x01R"));
+        bytes.push(b'.');
+        assert!(Pickle::read(&bytes).err().unwrap().contains("dictionaries"));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Opening what is to be a file: a named pipe or a device in its place is an error at once, where `open` would wait for
 //! ever or a read never end.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -40,6 +40,11 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
         true => Err(io(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {limit} bytes")))),
         false => Ok(bytes),
     }
+}
+
+/// A temporary directory that is nobody else's business, whatever the umask.
+pub(crate) fn private_directory(prefix: &str) -> io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir()
 }
 
 /// What something is that is neither a regular file nor a directory.

@@ -691,11 +691,12 @@ fn split_adapters(spec: &str) -> (&str, Vec<&str>) {
     (source, adapters)
 }
 
-/// `NAME=SOURCE` in two; a name is letters, digits, `-` and `_`, so that a path with `=` stays whole.
+/// `NAME=SOURCE` in two; a name is letters, digits, `-` and `_`. A path with `=` stays whole where it is there, and
+/// the part behind the `=` is not.
 pub(crate) fn split_name(spec: &str) -> (Option<&str>, &str) {
     let plain = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
     match spec.split_once('=') {
-        Some((name, rest)) if plain(name) => (Some(name), rest),
+        Some((name, rest)) if plain(name) && (Path::new(rest).exists() || !Path::new(spec).exists()) => (Some(name), rest),
         _ => (None, spec),
     }
 }

@@ -33,6 +33,16 @@ const TOKEN: usize = 1 << 13;
 const ADDED: usize = 8 << 20;
 const AFFIX: usize = 64;
 
+/// Bytes that added tokens have after the normalizer.
+const NORMALIZED: usize = 64 << 20;
+
+/// Growth of a text where tokens are decoded.
+const DECODED: usize = 16;
+
+/// Bytes of a token of a unigram model, and the beginnings of all of them; real ones have some 16 letters and a million.
+const PIECE: usize = 512;
+const PREFIXES: usize = 2_000_000;
+
 /// Pieces, and tokens, that are put around a text.
 const PIECES: usize = 64;
 
@@ -72,12 +82,19 @@ struct Model<'a> {
     unk_token: Option<Cow<'a, str>>,
     max_input_chars_per_word: Option<u64>,
     #[serde(default)]
-    vocab: Longest,
+    vocab: Tokens,
 }
 
-/// Bytes of the longest token of a vocabulary.
+/// The tokens of a vocabulary.
 #[derive(Default)]
-struct Longest(usize);
+struct Tokens {
+    /// Bytes of the longest.
+    longest: usize,
+    /// What they begin with, each once; of a list.
+    prefixes: usize,
+    /// Whether they are a list, as a unigram model has them.
+    is_list: bool,
+}
 
 /// Bytes that a text of `growth` may have.
 pub(super) fn longest_text(growth: usize) -> usize {
@@ -92,22 +109,36 @@ pub(super) fn check(bytes: &[u8]) -> Result<usize, String> {
     most("bytes", bytes.len(), FILE)?;
     let outline: Outline<'_> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let added = outline.added_tokens.unwrap_or_default();
-    most("bytes in a token", added.iter().map(|t| t.content.len()).chain([outline.model.vocab.0]).max().unwrap_or(0), TOKEN)?;
+    most(
+        "bytes in a token",
+        added.iter().map(|t| t.content.len()).chain([outline.model.vocab.longest]).max().unwrap_or(0),
+        TOKEN,
+    )?;
     most("bytes in added tokens", added.iter().map(|t| t.content.len()).sum(), ADDED)?;
     let Model { continuing_subword_prefix, end_of_word_suffix, unk_token, max_input_chars_per_word, .. } = &outline.model;
     for affix in [continuing_subword_prefix, end_of_word_suffix, unk_token].into_iter().flatten() {
         most("bytes in an affix", affix.len(), AFFIX)?;
     }
     most("characters in a word", max_input_chars_per_word.unwrap_or(0) as usize, WORD as usize)?;
-    let before = grown(&outline.normalizer, "normalizers", normalizer)?.saturating_mul(grown(
-        &outline.pre_tokenizer,
-        "pretokenizers",
-        pre_tokenizer,
-    )?);
+    let normalized = grown(&outline.normalizer, "normalizers", normalizer)?;
+    // Added tokens go through the normalizer when the file is read.
+    let (longest, all) = added.iter().fold((0, 0), |(longest, all), t| (t.content.len().max(longest), all + t.content.len()));
+    most("bytes in added tokens after its normalizers", all.saturating_mul(normalized), NORMALIZED)?;
+    most("bytes in an added token after its normalizers", longest.saturating_mul(normalized), NORMALIZED >> 6)?;
+    let before = normalized.saturating_mul(grown(&outline.pre_tokenizer, "pretokenizers", pre_tokenizer)?);
     let after = grown(&outline.post_processor, "processors", post_processor)?;
     most("times the text after its steps", before.saturating_mul(after), GROWTH)?;
-    most("times the text where it is decoded", grown(&outline.decoder, "decoders", decoder)?, GROWTH)?;
-    Ok(before.saturating_mul(after))
+    let decoded = grown(&outline.decoder, "decoders", decoder)?;
+    most("times the text where it is decoded", decoded, DECODED)?;
+    let Tokens { longest: token, prefixes, is_list } = outline.model.vocab;
+    most("bytes of a token where it is decoded", decoded.saturating_mul(token.max(longest)), DECODED * (TOKEN / 2))?;
+    if !is_list {
+        return Ok(before.saturating_mul(after));
+    }
+    // Each beginning of a token is a map of its own in memory, and at each letter all that fit are copied.
+    most("bytes in a token", token, PIECE)?;
+    most("beginnings of tokens", prefixes, PREFIXES)?;
+    Ok(before.saturating_mul(after).saturating_mul((token / 16).max(1)))
 }
 
 fn most(what: &str, found: usize, most: usize) -> Result<(), String> {
@@ -141,7 +172,7 @@ fn grown(step: &Value, list: &str, one: fn(&str, &Value) -> Result<usize, String
 fn normalizer(kind: &str, step: &Value) -> Result<usize, String> {
     Ok(match kind {
         "Replace" => replacement(step)?,
-        "Prepend" => 1 + text(step, "prepend").len().div_ceil(8),
+        "Prepend" => 1 + text(step, "prepend").len().div_ceil(2),
         "Precompiled" => charsmap(text(step, "precompiled_charsmap"))?,
         // What one byte becomes at most, by the Unicode standard.
         "NFKC" | "NFKD" => 11,
@@ -257,37 +288,45 @@ fn decoded(base64: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-impl<'de> Deserialize<'de> for Longest {
+impl<'de> Deserialize<'de> for Tokens {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Tokens;
-        impl<'de> Visitor<'de> for Tokens {
-            type Value = Longest;
+        struct Vocabulary;
+        impl<'de> Visitor<'de> for Vocabulary {
+            type Value = Tokens;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a vocabulary")
             }
 
-            fn visit_unit<E>(self) -> Result<Longest, E> {
-                Ok(Longest(0))
+            fn visit_unit<E>(self) -> Result<Tokens, E> {
+                Ok(Tokens::default())
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Longest, A::Error> {
-                let mut longest = 0;
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tokens, A::Error> {
+                let mut tokens = Tokens::default();
                 while let Some((Length(length), _)) = map.next_entry::<Length, IgnoredAny>()? {
-                    longest = longest.max(length);
+                    tokens.longest = tokens.longest.max(length);
                 }
-                Ok(Longest(longest))
+                Ok(tokens)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Longest, A::Error> {
-                let mut longest = 0;
-                while let Some((Length(length), _)) = seq.next_element::<(Length, IgnoredAny)>()? {
-                    longest = longest.max(length);
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tokens, A::Error> {
+                let mut all = Vec::new();
+                while let Some((token, _)) = seq.next_element::<(String, IgnoredAny)>()? {
+                    all.push(token);
                 }
-                Ok(Longest(longest))
+                all.sort_unstable();
+                let (mut tokens, mut before) = (Tokens { is_list: true, ..Tokens::default() }, "");
+                for token in &all {
+                    let shared = before.bytes().zip(token.bytes()).take_while(|(a, b)| a == b).count();
+                    tokens.prefixes += token.len() - shared;
+                    tokens.longest = tokens.longest.max(token.len());
+                    before = token;
+                }
+                Ok(tokens)
             }
         }
-        deserializer.deserialize_any(Tokens)
+        deserializer.deserialize_any(Vocabulary)
     }
 }
 
@@ -332,7 +371,7 @@ mod tests {
     fn real_ones_pass_with_their_growth() {
         // llama's, Qwen's and XLM-RoBERTa's.
         let metaspace = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace(" ", "▁")]});
-        assert_eq!(with("normalizer", metaspace), Ok(6));
+        assert_eq!(with("normalizer", metaspace), Ok(9));
         assert_eq!(with("normalizer", json!({"type": "NFC"})), Ok(3));
         let rule = json!({"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}|\\s+"}, "behavior": "Isolated", "invert": false});
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
@@ -368,6 +407,22 @@ mod tests {
         assert!(with("post_processor", pieces).unwrap_err().contains("pieces"));
         assert!(with("model", json!({"vocab": {"a".repeat(10_000): 0}})).unwrap_err().contains("in a token"));
         assert!(with("model", json!({"vocab": [["a".repeat(10_000), 0.5]]})).unwrap_err().contains("in a token"));
+        // Added tokens grow with the normalizer, and decoded ones with the decoder.
+        let mut file = json!({"model": {"vocab": {"a": 0}}, "normalizer": sequence("normalizers", &doubled, 12)});
+        file["added_tokens"] = vec![json!({"content": "a".repeat(1000)}); 20].into();
+        assert!(check(file.to_string().as_bytes()).unwrap_err().contains("in added tokens after"));
+        file["added_tokens"] = vec![json!({"content": "a".repeat(1000)}); 1].into();
+        assert!(check(file.to_string().as_bytes()).unwrap_err().contains("in an added token after"));
+        let long = json!({"model": {"vocab": {"a".repeat(6000): 0}}, "decoder": sequence("decoders", &doubled, 4)});
+        assert!(check(long.to_string().as_bytes()).unwrap_err().contains("where it is decoded"));
+        // A unigram model has its beginnings in memory, and copies those that fit.
+        let unigram = |tokens: Vec<String>| {
+            let vocab: Vec<_> = tokens.into_iter().map(|token| json!([token, -1.0])).collect();
+            with("model", json!({"type": "Unigram", "unk_id": 0, "vocab": vocab}))
+        };
+        assert!(unigram(vec!["a".repeat(600)]).unwrap_err().contains("in a token"));
+        assert!(unigram((0..9000).map(|i| format!("{i:0>400}").replace('0', "o").chars().rev().collect()).collect()).is_err());
+        assert_eq!(unigram((0..300).map(|n| "a".repeat(n)).collect()), Ok(299 / 16));
         let word = json!({"type": "WordPiece", "vocab": {}, "max_input_chars_per_word": 1_000_000});
         assert!(with("model", word).unwrap_err().contains("in a word"));
         assert!(check(b"{\"model\": {}, \"normalizer\": null, \"normalizer\": null}").unwrap_err().contains("duplicate"));

@@ -87,8 +87,8 @@ pub(super) fn given(messages: &[Value], tools: Option<&Value>) -> usize {
     messages.iter().chain(tools).map(weight).sum()
 }
 
-/// Bytes of the texts in `value`.
-fn weight(value: &Value) -> usize {
+/// Bytes of the texts in `value`, and one for all else.
+pub(super) fn weight(value: &Value) -> usize {
     match value.kind() {
         ValueKind::String => value.as_str().map_or(0, str::len),
         ValueKind::Map => {

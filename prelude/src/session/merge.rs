@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::{Merged, Models};
-use crate::checkpoint::Source;
+use crate::checkpoint::{Source, private_directory};
 use crate::error::{Error, Result};
 use crate::methods::{
     Base, Documents, Followed, GREEDY_SOUP, Linear, Method, Operands, Plan, Planned, Recipe, configured, find, greedy_soup,
@@ -171,7 +171,7 @@ impl Kitchen<'_> {
             // Taken out, so that one that uses itself finds nothing.
             let other = self.waiting.remove(at);
             let merged = self.make(other)?;
-            let directory = tempfile::Builder::new().prefix("dam-recipe-").tempdir();
+            let directory = private_directory("dam-recipe-");
             let directory = Arc::new(directory.map_err(|e| Error::io("write", std::env::temp_dir(), e))?);
             let path = directory.path().join(name);
             merged.bake(&path)?;

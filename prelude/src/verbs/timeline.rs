@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use super::context::{Context, Reply, refuse};
 use super::{Statement, find};
+use crate::checkpoint::private_directory;
 use crate::session::{Snapshot, set_latest};
 use crate::{Dam, Error, Merged, Models, Result};
 
@@ -222,7 +223,7 @@ impl Timeline {
                 (Some(directory), true) => directory.join(file_of(number)),
                 _ => {
                     let io = |e| Error::io("write", std::env::temp_dir(), e);
-                    let spilled = self.spilled.take().map_or_else(|| tempfile::tempdir().map_err(io), Ok)?;
+                    let spilled = self.spilled.take().map_or_else(|| private_directory("dam-states-").map_err(io), Ok)?;
                     let file = spilled.path().join(file_of(number));
                     self.spilled = Some(spilled);
                     dam.save_at(snapshot, &file)?;

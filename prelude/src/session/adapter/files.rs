@@ -1,7 +1,6 @@
 //! The files of an adapter: adapter_model.safetensors, adapter_config.json, the tokenizer, licences, and a model card.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use candle_core::DType;
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::beside::Chosens;
 use super::super::output::{Output, last, write_beside};
 use crate::checkpoint::{
-    Checkpoint, Content, Entry, Group, Kept, Kind, Place, Source, TensorSpec, Values, Written, record, replace_directory,
+    Checkpoint, Content, Entry, Group, Kept, Kind, Place, Source, TensorSpec, Values, Written, map, record, replace_directory,
     write_file,
 };
 use crate::error::{Error, Result};
@@ -227,7 +226,7 @@ fn base_name(output: &Output<'_>, base: &Source) -> (String, Option<String>) {
         return (place.repo, Some(place.revision).filter(|revision| revision != "main"));
     }
     let named = |directory: &str| {
-        let bytes = fs::read(Path::new(directory).join(CONFIG)).ok()?;
+        let bytes = map(&Path::new(directory).join(CONFIG)).ok()?;
         let config: Value = serde_json::from_slice(&bytes).ok()?;
         let name = config["base_model_name_or_path"].as_str()?.to_owned();
         Place::parse(&name, false).filter(|place| place.file.is_none() && !Path::new(&name).exists())?;

@@ -40,7 +40,9 @@ pub fn paths(typed: &str, wanted: Wanted) -> Vec<Candidate> {
             if !name.starts_with(fragment) || hidden || name.chars().any(char::is_control) {
                 return None;
             }
-            one(&format!("{directory}{name}"), &name, &entry.path(), entry.file_type().ok()?, wanted)
+            // `a=b` alone would be a name and what it is given.
+            let here = if directory.is_empty() && name.contains('=') { "./" } else { directory };
+            one(&format!("{here}{name}"), &name, &entry.path(), entry.file_type().ok()?, wanted)
         })
         .collect();
     found.sort_by(|a, b| a.text.cmp(&b.text));

@@ -142,12 +142,13 @@ fn files_have_fitting_endings_and_are_quoted() {
         std::fs::create_dir(dir.path().join(folder)).unwrap();
     }
     std::fs::write(dir.path().join("model/config.json"), "{}").unwrap();
+    std::fs::write(dir.path().join("k=v w.csv"), "").unwrap();
     let context = loaded();
     let names = |line: &str| -> Vec<String> {
         let found = texts(&context, line).into_iter();
         found.map(|text| text.trim_start_matches('"').trim_start_matches(&format!("{at}/")).to_owned()).collect()
     };
-    assert_eq!(names(&format!("eval {at}/")), ["a.jsonl", "b c.txt\"", "model/", "other/"]);
+    assert_eq!(names(&format!("eval {at}/")), ["a.jsonl", "b c.txt\"", "k=v w.csv\"", "model/", "other/"]);
     assert_eq!(names(&format!("eval {at}/.h")), [".hidden.txt"]);
     assert_eq!(names(&format!("load x={at}/")), ["m.gguf", "model", "other/"]);
     assert_eq!(names(&format!("merge {at}/")), ["e.yml", "model/", "other/"]);
