@@ -9,9 +9,12 @@
 //! evcxr takes every error for one of the cell. Those of other crates are told as text instead.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
@@ -26,8 +29,13 @@ pub fn run(command: Command) -> ExitCode {
 }
 
 /// The same, with cargo's messages given to `each`.
-pub fn watched(mut command: Command, each: impl FnMut(String) + Send + 'static) -> ExitCode {
+pub fn watched(command: Command, each: impl FnMut(String) + Send + 'static) -> ExitCode {
     let kernel = std::env::var_os(SOCKET).and_then(|socket| UnixStream::connect(socket).ok());
+    told(command, kernel, each)
+}
+
+/// The same, with what is said told to `kernel`.
+fn told(mut command: Command, kernel: Option<UnixStream>, each: impl FnMut(String) + Send + 'static) -> ExitCode {
     // Cargo shows how far it has come where it is told how wide a line is.
     command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "100");
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -38,22 +46,80 @@ pub fn watched(mut command: Command, each: impl FnMut(String) + Send + 'static) 
             return ExitCode::FAILURE;
         }
     };
-    let group = child.id().cast_signed();
-    let listening = kernel.as_ref().and_then(|kernel| kernel.try_clone().ok());
-    if let Some(listening) = listening {
-        std::thread::spawn(move || {
-            // Asked to stop, or the kernel is gone.
-            let _ = BufReader::new(listening).read_line(&mut String::new());
-            // SAFETY: sends a signal, no more; the group is of the child, which has not been waited for.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
-        });
-    }
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return ExitCode::FAILURE };
+    let group = Group::of(&child);
+    let listening = kernel.as_ref().and_then(|kernel| Listening::begin(kernel, &group));
     let messages = std::thread::spawn(move || messages(out, each));
     said(err, kernel);
     let foreign = messages.join().unwrap_or_default();
     eprint!("{foreign}");
-    status(child.wait())
+    let ended = group.wait(child);
+    if let Some(listening) = listening {
+        listening.end();
+    }
+    status(ended)
+}
+
+/// The process group of a child, until the child is waited for: then its number may become another's.
+#[derive(Clone)]
+struct Group(Arc<Mutex<Option<i32>>>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(Arc::new(Mutex::new(Some(child.id().cast_signed()))))
+    }
+
+    /// Ends all of it, if it is still there.
+    fn kill(&self) {
+        if let Some(group) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            // SAFETY: sends a signal, no more; the group is of the child, which has not been waited for: before that it is
+            // taken away under the same lock.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+    }
+
+    /// Waits for the child, whose group it is.
+    fn wait(&self, mut child: Child) -> std::io::Result<ExitStatus> {
+        until_ended(&child);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        child.wait()
+    }
+}
+
+/// Waits until a child has ended, and leaves its number with it.
+fn until_ended(child: &Child) {
+    loop {
+        // SAFETY: all of it may be zero.
+        let mut ended: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: there is room for what is written.
+        let done = unsafe { libc::waitid(libc::P_PID, child.id(), &raw mut ended, libc::WEXITED | libc::WNOWAIT) };
+        if done == 0 || std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
+            return;
+        }
+    }
+}
+
+/// A thread that ends a group when the kernel asks for it, or is gone.
+struct Listening {
+    kernel: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+impl Listening {
+    fn begin(kernel: &UnixStream, group: &Group) -> Option<Self> {
+        let (heard, kernel, group) = (kernel.try_clone().ok()?, kernel.try_clone().ok()?, group.clone());
+        let thread = std::thread::spawn(move || {
+            let _ = BufReader::new(heard).read_line(&mut String::new());
+            group.kill();
+        });
+        Some(Self { kernel, thread })
+    }
+
+    /// There is nothing more to end.
+    fn end(self) {
+        let _ = self.kernel.shutdown(Shutdown::Both);
+        let _ = self.thread.join();
+    }
 }
 
 /// Passes on cargo's messages, but for errors of crates that are no cell, which are given as text.
@@ -140,7 +206,46 @@ fn progress(bar: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+
+    /// What the kernel hears of a build, from now to the end of the connection.
+    fn heard(kernel: &UnixStream) -> String {
+        kernel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut text = String::new();
+        BufReader::new(kernel).read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_build_ends_with_its_connection_and_nothing_is_ended_after_it() {
+        let (kernel, own) = UnixStream::pair().unwrap();
+        let done = told(Command::new("true"), Some(own), |_| {});
+        assert_eq!(done, ExitCode::SUCCESS);
+        // Nobody holds it open: the thread that listened is over.
+        assert!(heard(&kernel).contains("hello"));
+        let child = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let group = Group::of(&child);
+        group.kill();
+        until_ended(&child);
+        assert!(group.0.lock().unwrap().is_some(), "its number is still its own");
+        assert!(!group.wait(child).unwrap().success());
+        assert_eq!(*group.0.lock().unwrap(), None, "it may be another's");
+    }
+
+    #[test]
+    fn the_kernel_may_stop_a_build() {
+        let (mut kernel, own) = UnixStream::pair().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 600 & sleep 600"]);
+        let begin = Instant::now();
+        let build = std::thread::spawn(move || told(command, Some(own), |_| {}));
+        writeln!(kernel, "stop").unwrap();
+        assert_ne!(build.join().unwrap(), ExitCode::SUCCESS);
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        assert!(heard(&kernel).contains("hello"));
+    }
 
     #[test]
     fn the_progress_of_other_crates_is_told() {

@@ -27,7 +27,7 @@ pub struct Link {
     /// Who is told that a cell waits for a line, while one runs.
     asks: Mutex<Option<Sender<()>>>,
     /// To what stands in for cargo, while something is built.
-    cargo: Mutex<Option<UnixStream>>,
+    cargo: Mutex<Option<Arc<UnixStream>>>,
     /// Whether the build was stopped.
     stopped: AtomicBool,
     /// The cells' process; 0: none.
@@ -87,9 +87,11 @@ impl Link {
             return;
         }
         if hello["hello"] == "cargo" {
-            *locked(&self.cargo) = Some(writing);
+            let writing = Arc::new(writing);
+            *locked(&self.cargo) = Some(Arc::clone(&writing));
             messages.for_each(said);
-            *locked(&self.cargo) = None;
+            // The next may have begun already.
+            locked(&self.cargo).take_if(|cargo| Arc::ptr_eq(cargo, &writing));
             return;
         }
         *locked(&self.prelude) = Some(writing);
@@ -146,8 +148,8 @@ impl Link {
 
     /// Ends the build that is under way, if one is, which it tells.
     pub fn stop_build(&self) -> bool {
-        let mut cargo = locked(&self.cargo);
-        let stopped = cargo.as_mut().is_some_and(|cargo| writeln!(cargo, "stop").is_ok());
+        let cargo = locked(&self.cargo);
+        let stopped = cargo.as_ref().is_some_and(|cargo| cargo.as_ref().write_all(b"stop\n").is_ok());
         self.stopped.fetch_or(stopped, Ordering::SeqCst);
         stopped
     }

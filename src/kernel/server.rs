@@ -39,6 +39,9 @@ pub const SOCKET: &str = "kernel";
 /// How long the thread that runs cells has to clean up at the end.
 const FAREWELL: Duration = Duration::from_secs(3);
 
+/// How long what was said last has to reach who hears it.
+const LINGER: Duration = Duration::from_millis(200);
+
 /// How often a cell that waits for an answer looks whether it is to give up.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -159,6 +162,7 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     }
     let cleaned = tokio::task::spawn_blocking(move || worker.join().is_ok());
     let _ = tokio::time::timeout(FAREWELL, cleaned).await;
+    tokio::time::sleep(LINGER).await;
     Ok(())
 }
 
@@ -257,8 +261,8 @@ impl Kernel {
     /// Runs what comes, until nothing comes any more.
     fn work(&self, jobs: &Receiver<Option<JupyterMessage>>) {
         let (engine, completer) = (self.cells.start(), Completer::default());
-        let mut worker = Worker { engine, completer, count: 0, is_warm: false, seen: BTreeSet::new() };
-        while let Some(job) = worker.next(jobs) {
+        let mut worker = Worker { engine, completer, count: 0, has_run: false, is_warm: false, seen: BTreeSet::new() };
+        while let Some(job) = worker.next(jobs, &self.cells) {
             // Cells that were sent before it was known that this one failed are not run.
             for job in self.job(&mut worker, &job, jobs) {
                 let Some(job) = job else { return };
@@ -286,6 +290,7 @@ impl Kernel {
         match (&job.content, &mut worker.engine) {
             (JupyterMessageContent::ExecuteRequest(request), _) => {
                 let (reply, failure) = self.execute(worker, job, request);
+                worker.has_run = true;
                 if failure.is_some() && request.stop_on_error {
                     waiting = jobs.try_iter().collect();
                 }
@@ -374,6 +379,8 @@ struct Worker {
     engine: Result<Engine>,
     completer: Completer,
     count: usize,
+    /// Whether a cell has run since variables were looked at.
+    has_run: bool,
     is_warm: bool,
     /// Types of variables of which the members have been looked for.
     seen: BTreeSet<String>,
@@ -381,11 +388,11 @@ struct Worker {
 
 impl Worker {
     /// The next job; none: it is over. While nothing comes, what may be asked next is looked for: JupyterLab waits for a
-    /// list of words no longer than a second.
-    fn next(&mut self, jobs: &Receiver<Option<JupyterMessage>>) -> Option<JupyterMessage> {
+    /// list of words no longer than a second. And variables that are shown are shown as they are now.
+    fn next(&mut self, jobs: &Receiver<Option<JupyterMessage>>, cells: &Cells) -> Option<JupyterMessage> {
         let mut next = jobs.recv_timeout(LULL);
         while let Err(RecvTimeoutError::Timeout) = next {
-            if !self.warm_up() {
+            if !self.warm_up(cells) {
                 return jobs.recv().ok().flatten();
             }
             next = jobs.recv_timeout(Duration::ZERO);
@@ -393,9 +400,13 @@ impl Worker {
         next.ok().flatten()
     }
 
-    /// Makes one thing quicker, if there is one.
-    fn warm_up(&mut self) -> bool {
+    /// Does one thing that nobody waits for, if there is one.
+    fn warm_up(&mut self, cells: &Cells) -> bool {
         let Ok(engine) = &mut self.engine else { return false };
+        if std::mem::take(&mut self.has_run) {
+            cells.update_variables(engine);
+            return true;
+        }
         if !std::mem::replace(&mut self.is_warm, true) {
             engine.warm_up();
             return true;
