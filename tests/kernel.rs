@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::jupyter::Kernel;
+use jupyter_protocol::messaging::{CommInfoRequest, InterruptRequest, KernelInfoRequest, ShutdownRequest, UnknownMessage};
 
 fn kernel() -> (Kernel, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -368,43 +371,162 @@ fn much_is_printed_in_few_messages_and_none_of_it_is_lost() {
     assert!(f64::from(count) < 100.0 + 20.0 * cell.seconds, "{count} messages in {} s", cell.seconds);
 }
 
+/// What connects to each of the sockets.
+const KINDS: [&str; 5] = ["DEALER", "SUB", "DEALER", "DEALER", "REQ"];
+
+/// A connection of somebody who does not know the key: he has said nothing but in which version he speaks.
+fn greeted(port: u16) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut greeting = [0u8; 64];
+    (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
+    greeting[12..16].copy_from_slice(b"NULL");
+    stream.write_all(&greeting).unwrap();
+    stream
+}
+
+/// The same with the rest of the handshake.
+fn stranger(port: u16, kind: &str) -> TcpStream {
+    let mut stream = greeted(port);
+    let mut ready = b"\x05READY\x0bSocket-Type".to_vec();
+    ready.extend((kind.len() as u32).to_be_bytes());
+    ready.extend(kind.as_bytes());
+    stream.write_all(&[&[4, ready.len() as u8][..], &ready].concat()).unwrap();
+    stream
+}
+
+/// Waits until the kernel hangs up, which it does at once.
+fn assert_hangs_up(mut stream: TcpStream, what: &str) {
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let end = stream.read_to_end(&mut Vec::new());
+    let reset = end.as_ref().is_err_and(|e| [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&e.kind()));
+    assert!(end.is_ok() || reset, "{what}: {end:?}");
+}
+
 #[test]
 fn a_length_that_nobody_can_send_ends_nothing_but_the_connection() {
-    use std::io::{Read, Write};
     let (mut kernel, _directory) = kernel();
-    let kinds = ["DEALER", "SUB", "DEALER", "DEALER", "REQ"];
-    for (port, kind) in kernel.ports().into_iter().zip(kinds) {
-        for before in [0, 1] {
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            let mut greeting = [0u8; 64];
-            (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
-            greeting[12..16].copy_from_slice(b"NULL");
-            stream.write_all(&greeting).unwrap();
-            let mut ready = b"\x05READY\x0bSocket-Type".to_vec();
-            ready.extend((kind.len() as u32).to_be_bytes());
-            ready.extend(kind.as_bytes());
-            let mut said = if before == 1 { [&[4, ready.len() as u8][..], &ready].concat() } else { Vec::new() };
-            said.push(2);
-            said.extend((1u64 << 62).to_be_bytes());
-            stream.write_all(&said).unwrap();
-            // The kernel hangs up.
-            let mut heard = Vec::new();
-            let end = stream.read_to_end(&mut heard);
-            assert!(
-                end.is_ok() || end.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset),
-                "{kind}: {end:?}"
-            );
+    for (port, kind) in kernel.ports().into_iter().zip(KINDS) {
+        // A message before and after the handshake, and a command instead of it.
+        for (mut stream, first) in [(greeted(port), 2u8), (stranger(port, kind), 2), (greeted(port), 6)] {
+            stream.write_all(&[&[first][..], &(1u64 << 62).to_be_bytes()].concat()).unwrap();
+            assert_hangs_up(stream, &format!("{kind}, {first}"));
         }
     }
     assert_eq!(kernel.run("1 + 1").text("shown"), "2");
 }
 
 #[test]
-fn only_this_user_enters_and_only_own_processes_are_ended() {
-    use std::io::Write;
-    use std::os::unix::fs::PermissionsExt;
+fn who_subscribes_without_end_is_hung_up_on() {
     let (mut kernel, _directory) = kernel();
+    let mut stream = stranger(kernel.ports()[1], "SUB");
+    for i in 0..10_000u32 {
+        let topic = i.to_be_bytes();
+        // It may have hung up already.
+        if stream.write_all(&[&[0, 5, 1][..], &topic].concat()).is_err() {
+            break;
+        }
+    }
+    assert_hangs_up(stream, "10,000 subscriptions");
+    assert_eq!(kernel.run("1 + 1").text("shown"), "2");
+    assert_eq!(kernel.run_as_twin("1 + 1"), "ok");
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    let (mut kernel, _directory) = kernel();
+    // Shell, iopub and control, which a client needs; more of each than there may be.
+    let [shell, iopub, _, control, _] = kernel.ports();
+    let idle: Vec<TcpStream> = (0..140)
+        .flat_map(|_| [(shell, "DEALER"), (iopub, "SUB"), (control, "DEALER")].map(|(port, kind)| stranger(port, kind)))
+        .collect();
+    assert_eq!(kernel.run_as_twin("let kept = 7;"), "ok");
+    assert_eq!(kernel.run("kept").text("shown"), "7");
+    drop(idle);
+}
+
+/// The kibibytes of memory of a process.
+fn memory(process: u32) -> u64 {
+    let asked = std::process::Command::new("ps").args(["-o", "rss=", "-p", &process.to_string()]).output().unwrap();
+    String::from_utf8(asked.stdout).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn what_strangers_send_fills_no_memory() {
+    const CONNECTIONS: usize = 60;
+    let (mut kernel, _directory) = kernel();
+    // What the kernel itself needs it has then.
+    assert_eq!(kernel.run("let kept = 7;").status, "ok");
+    kernel.complete("kept.");
+    let before = memory(kernel.id());
+    let large = vec![7u8; 15 << 20];
+    let mut strangers = Vec::new();
+    for i in 0..CONNECTIONS {
+        let mut stream = stranger(kernel.ports()[0], "DEALER");
+        // Half of them send it whole, with what is no signature; the others never end.
+        let length = large.len() as u64 + (i % 2) as u64;
+        let sent = stream.write_all(&[&[2][..], &length.to_be_bytes(), &large].concat());
+        strangers.push((stream, sent));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let grown = memory(kernel.id()).saturating_sub(before) >> 10;
+    assert!(grown < 400, "{grown} MB for {} MB", CONNECTIONS * 15);
+    // A large cell of who knows the key comes through nevertheless.
+    let cell = kernel.run(&format!("kept // {}", "x".repeat(4 << 20)));
+    assert_eq!(cell.text("shown"), "7");
+}
+
+#[test]
+fn whatever_is_asked_the_kernel_is_busy_and_then_idle() {
+    let (mut kernel, _directory) = kernel();
+    let unknown = || UnknownMessage { msg_type: "nothing_request".into(), content: serde_json::json!({}) };
+    assert_eq!(kernel.answer(KernelInfoRequest {})["implementation"], "dam");
+    assert_eq!(kernel.answer(CommInfoRequest { target_name: None })["status"], "ok");
+    assert_eq!(kernel.answer(unknown())["status"], "error");
+    assert_eq!(kernel.control(KernelInfoRequest {})["implementation"], "dam");
+    assert_eq!(kernel.control(InterruptRequest {})["status"], "ok");
+    assert_eq!(kernel.control(unknown())["status"], "error");
+    // While a cell runs too.
+    let cell = kernel.send("std::thread::sleep(std::time::Duration::from_secs(2));");
+    assert_eq!(kernel.control(InterruptRequest {})["status"], "ok");
+    kernel.outputs(&cell, |_, _| {});
+    kernel.reply();
+    assert_eq!(kernel.control(ShutdownRequest { restart: false })["status"], "ok");
+}
+
+#[test]
+fn variables_once_shown_are_shown_as_they_are_now() {
+    let (mut kernel, _directory) = kernel();
+    let shown = kernel.run(":vars");
+    let html = |data: &serde_json::Value| data["text/html"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(shown.outputs.len(), 1, "{shown:?}");
+    assert!(html(&shown.outputs[0]["data"]).contains("<table"), "{shown:?}");
+    let is_shown = |update: &serde_json::Value, words: &[&str]| {
+        assert_eq!(update["transient"]["display_id"], shown.outputs[0]["id"], "{update}");
+        let html = html(&update["data"]);
+        assert!(words.iter().all(|word| html.contains(word)), "{words:?}: {html}");
+    };
+    assert_eq!(kernel.run("let x = 1;").status, "ok");
+    is_shown(&kernel.update(), &[">x<", ">i32<", ">1<"]);
+    assert_eq!(kernel.run("let x = \"seven\"; let other = 2.5;").status, "ok");
+    is_shown(&kernel.update(), &[">x<", "seven", ">other<", ">2.5<"]);
+    // What a cell shows is not touched by it.
+    assert_eq!(kernel.run("other").text("shown"), "2.5");
+}
+
+#[test]
+fn only_this_user_enters_and_only_own_processes_are_ended() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = common::jupyter::dam(directory.path());
+    // SAFETY: it calls nothing else between the two programs.
+    unsafe {
+        command.pre_exec(|| {
+            libc::umask(0);
+            Ok(())
+        });
+    }
+    let mut kernel = Kernel::start_as(&mut command);
     let socket = kernel.run("println!(\"{}\", std::env::var(\"DAM_NOTEBOOK\")?);").text("stdout");
     let socket = std::path::Path::new(socket.trim());
     let mode = std::fs::metadata(socket.parent().unwrap()).unwrap().permissions().mode();

@@ -282,13 +282,7 @@ pub fn own_identity(numbered: &[u8]) -> Vec<u8> {
 }
 
 /// Passes on what both say, until one of them ends.
-async fn pass(
-    client: Box<dyn Stream>,
-    channel: Channel,
-    socket: &Path,
-    number: u64,
-    clients: &Clients,
-) -> std::io::Result<()> {
+async fn pass(client: Box<dyn Stream>, channel: Channel, socket: &Path, number: u64, clients: &Clients) -> std::io::Result<()> {
     let (mut said, mut answered) = tokio::io::split(client);
     let (mut answers, mut heard) = UnixStream::connect(socket).await?.into_split();
     let there = async {

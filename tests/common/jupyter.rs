@@ -117,6 +117,11 @@ pub fn prepare() {
 impl Kernel {
     /// Starts one in `directory`.
     pub fn start(directory: &Path) -> Self {
+        Self::start_as(&mut dam(directory))
+    }
+
+    /// Starts one by a command of [`dam`].
+    pub fn start_as(command: &mut Command) -> Self {
         prepare();
         let runtime = Runtime::new().unwrap();
         let files = tempfile::tempdir().unwrap();
@@ -136,7 +141,7 @@ impl Kernel {
         let file = files.path().join("connection.json");
         std::fs::write(&file, serde_json::to_string(&info).unwrap()).unwrap();
         drop(listeners);
-        let process = Process(dam(directory).env("JPY_PARENT_PID", "").arg("kernel").arg(&file).spawn().unwrap());
+        let process = Process(command.env("JPY_PARENT_PID", "").arg("kernel").arg(&file).spawn().unwrap());
         let (shell, control, iopub) = runtime.block_on(connect(&info, "tests"));
         let mut kernel = Self { runtime, process, shell, control, iopub, info, _directory: files };
         kernel.wait();
@@ -330,6 +335,22 @@ impl Kernel {
     pub fn answer(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
         let request = self.ask(content);
         let reply = self.reply();
+        self.is_busy_then_idle(&request);
+        reply
+    }
+
+    /// The same on the control socket.
+    pub fn control(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
+        let request = JupyterMessage::new(content, None);
+        let reply = self.runtime.block_on(async {
+            self.control.send(request.clone()).await.unwrap();
+            timeout(Duration::from_secs(30), self.control.read()).await.unwrap().unwrap()
+        });
+        self.is_busy_then_idle(&request);
+        json!(reply.content)
+    }
+
+    fn is_busy_then_idle(&mut self, request: &JupyterMessage) {
         let mut states = Vec::new();
         while states.last().is_none_or(|state| state != "idle") {
             let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
@@ -337,8 +358,17 @@ impl Kernel {
                 states.push(json!(message.content)["execution_state"].as_str().unwrap().to_owned());
             }
         }
-        assert_eq!(states, ["busy", "idle"]);
-        reply
+        assert_eq!(states, ["busy", "idle"], "{}", request.message_type());
+    }
+
+    /// What a table or picture becomes that was shown by an earlier cell: its new forms.
+    pub fn update(&mut self) -> Value {
+        loop {
+            let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
+            if message.message_type() == "update_display_data" {
+                return json!(message.content);
+            }
+        }
     }
 
     /// The words that could stand at the end of `code`.
