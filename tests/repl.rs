@@ -412,6 +412,8 @@ fn a_killed_session_is_offered_again() {
     dam.wait_for("step 0 >");
     dam.line("train 100000");
     dam.wait_for(" left");
+    // It is kept once a second.
+    std::thread::sleep(Duration::from_secs(2));
     dam.kill();
     let mut dam = offered(&home);
     dam.wait_for("training was under way");
