@@ -118,10 +118,13 @@ fn a_replaced_checkpoint_is_always_there() {
     let out = dir.path().join("out");
     dam.bake(&out).unwrap();
     // What a program left that was killed, and what one is writing.
-    let left = dir.path().join(".out.dam-killed");
+    let left = dir.path().join(".out.dam-killed012345");
     fs::create_dir(&left).unwrap();
     fs::write(left.join("model.safetensors"), "half").unwrap();
-    let busy = dir.path().join(".out.dam-busy");
+    // What a person has by a name that is nearly such a one.
+    let own = dir.path().join(".out.dam-backup");
+    fs::create_dir(&own).unwrap();
+    let busy = dir.path().join(".out.dam-busy01234567");
     fs::create_dir(&busy).unwrap();
     let lock = fs::File::open(&busy).unwrap();
     lock.lock().unwrap();
@@ -139,7 +142,7 @@ fn a_replaced_checkpoint_is_always_there() {
         done.store(true, std::sync::atomic::Ordering::SeqCst);
     });
     assert!(seen.into_inner() > 100);
-    assert!(!left.exists() && busy.exists());
+    assert!(!left.exists() && busy.exists() && own.exists());
 }
 
 /// Sources that change on disk are not merged as if they had not.
@@ -171,6 +174,8 @@ fn a_source_that_changes_is_noticed() {
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..100]).unwrap();
     changed(dam.step().unwrap_err());
+    changed(dam.models().plot("distances").unwrap_err());
+    changed(dam.models().wrap_from(Columns::default(), &merged).unwrap_err());
     fs::write(&weights, &bytes).unwrap();
     touch(before);
     dam.step().unwrap();

@@ -134,7 +134,7 @@ impl Left {
 
     /// The session of `directory`, if none runs in it and it has something.
     fn of(directory: &Path) -> Option<Self> {
-        let lock = File::options().write(true).open(directory.join(LOCK)).ok()?;
+        let lock = File::options().write(true).create(true).truncate(false).open(directory.join(LOCK)).ok()?;
         lock.try_lock().ok()?;
         let files = fs::read_dir(directory).ok()?.collect::<std::io::Result<Vec<_>>>().ok()?;
         let mut written = files.iter().filter(|file| file.file_name() != LOCK && file.file_name() != PLACE).peekable();

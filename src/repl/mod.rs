@@ -66,7 +66,7 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
     }
     let (autosave, begun) = offer::begin(&mut editor, output)?;
     *context.borrow_mut() = begun;
-    let mut session = Session { context, output, autosave, rust: Rust::default() };
+    let mut session = Session { context, output, autosave, unkept: None, rust: Rust::default() };
     loop {
         let leaves = match editor.line() {
             Ok(Line::Text(text)) => session.run(&text) == After::Quit,
@@ -91,6 +91,8 @@ struct Session<'a> {
     context: Rc<RefCell<Context>>,
     output: &'a Output,
     autosave: Option<Autosave>,
+    /// Why what was done last could not be kept.
+    unkept: Option<String>,
     rust: Rust,
 }
 
@@ -105,11 +107,15 @@ impl Session<'_> {
                 RUST => self.rust(),
                 _ => statement(each, &mut self.context.borrow_mut(), self.output),
             };
+            // A stop is the verb's; what it led to is kept.
+            interrupt::clear();
             let kept = self.autosave.as_ref().map(|autosave| autosave.keep(&mut self.context.borrow_mut()));
-            if let Some(Err(error)) = kept {
-                note(&format!("this session is not kept from here on: {error:#}"));
-                self.autosave = None;
+            let unkept = kept.and_then(Result::err).map(|error| format!("{error:#}"));
+            // What hinders it may pass, so it is tried again after every verb, and said once.
+            if let Some(error) = unkept.as_ref().filter(|_| unkept != self.unkept) {
+                note(&format!("what was done is not kept for now, and tried again after the next verb: {error}"));
             }
+            self.unkept = unkept;
             if after == After::Stopped {
                 left_out(&all[i + 1..], self.output);
             }

@@ -31,7 +31,7 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     sweep(&parent.path, &name);
     let (new, _lock) = claimed(|| {
         let mode = Permissions::from_mode(0o777);
-        let new = tempfile::Builder::new().prefix(&name).permissions(mode).tempdir_in(&parent.path)?;
+        let new = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM).permissions(mode).tempdir_in(&parent.path)?;
         let path = new.path().to_owned();
         Ok((new, path))
     })
@@ -39,12 +39,17 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     fill(new.path())?;
     let mut written = Written { path: path.clone(), ..Written::default() };
     measure(new.path(), &mut written).map_err(io)?;
-    if exists {
-        // What was there is in the temporary directory then, and goes with it.
-        exchange(new.path(), &path).map_err(io)?;
-    } else {
-        rename_new(new.path(), &path).map_err(|e| taken(&path, e))?;
-        let _ = new.keep();
+    match if exists { Err(io::ErrorKind::AlreadyExists.into()) } else { rename_new(new.path(), &path) } {
+        Ok(()) => drop(new.keep()),
+        // Another program may have written it meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && force => {
+            if let Some(file) = foreign(&path) {
+                return Err(Error::Foreign { path, file });
+            }
+            // What was there is in the temporary directory then, and goes with it.
+            exchange(new.path(), &path).map_err(io)?;
+        }
+        Err(error) => return Err(taken(&path, error)),
     }
     let _ = File::open(&parent.path).and_then(|d| d.sync_all());
     parent.keep();
@@ -78,7 +83,7 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     sweep(&parent.path, &name);
     let mode = || Permissions::from_mode(0o666);
     let (mut file, _lock) = claimed(|| {
-        let file = tempfile::Builder::new().prefix(&name).permissions(mode()).tempfile_in(&parent.path)?;
+        let file = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM).permissions(mode()).tempfile_in(&parent.path)?;
         let path = file.path().to_owned();
         Ok((file, path))
     })
@@ -90,6 +95,7 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     rename(file.path(), &path).map_err(|e| taken(&path, e))?;
     // Nothing is there any more to be removed.
     let _ = file.into_temp_path().keep();
+    let _ = File::open(&parent.path).and_then(|d| d.sync_all());
     parent.keep();
     Ok(Written { path, files: 1, bytes, ..Written::default() })
 }
@@ -120,7 +126,9 @@ fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => {
-            let aside = new.with_extension("old");
+            let mut aside = new.as_os_str().to_owned();
+            aside.push("-old");
+            let aside = PathBuf::from(aside);
             fs::rename(old, &aside)?;
             if let Err(error) = fs::rename(new, old) {
                 let _ = fs::rename(&aside, old);
@@ -149,11 +157,18 @@ fn claimed<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(T, Opt
     Err(io::Error::other("its temporary files disappear"))
 }
 
+/// Random letters and digits that the name of a temporary file ends with.
+const RANDOM: usize = 12;
+
 /// Removes what a program that was killed while it wrote the same thing left in `directory`: temporary files and
-/// directories whose name begins with `prefix`, and that nobody has locked. What cannot be removed stays.
+/// directories by their names, which begin with `prefix`, and that nobody has locked. What cannot be removed stays.
 fn sweep(directory: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten().filter(|e| e.file_name().to_str().is_some_and(|name| name.starts_with(prefix))) {
+    let is_ours = |name: &str| {
+        let random = name.strip_prefix(prefix);
+        random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+    };
+    for entry in entries.flatten().filter(|e| e.file_name().to_str().is_some_and(is_ours)) {
         let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
         if !(kind.is_dir() || kind.is_file()) {
             continue;

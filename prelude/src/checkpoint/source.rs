@@ -551,6 +551,7 @@ impl Source {
         if let Some(known) = self.0.fingerprint.get() {
             return Ok(known);
         }
+        self.check_unchanged()?;
         let config = hash(&self.0.files.require("config.json")?);
         let views: Vec<(&String, &View)> = self.0.views.iter().collect();
         let work = Work::begin("save", format!("reading {}", self.name()), Some(self.bytes() as u64));

@@ -29,6 +29,7 @@ struct Sums {
 impl Models {
     /// How far apart the sources are; read tensor by tensor, block by block.
     pub(super) fn apart(&self) -> Result<Figure> {
+        self.check_unchanged()?;
         let sources: Vec<Source> = self.merged(false)?;
         let base = self.base().cloned();
         let names: Vec<String> = sources.iter().map(|s| s.name().to_owned()).collect();

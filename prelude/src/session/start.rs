@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use super::{Dam, Merged, Models, on_threads};
-use crate::checkpoint::views;
+use crate::checkpoint::{Source, views};
 use crate::coefficients::{COLUMNS, Nonlinearity, Wrap, nearest};
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -37,6 +37,7 @@ impl Models {
             let expected = "none where the start is that of a method, whose numbers are columns' scales";
             return Err(Error::bad_value("f", how.options.f.name(), expected));
         }
+        plan.models.iter().try_for_each(Source::check_unchanged)?;
         let dam = self.wrap(how)?;
         let mut session = dam.session();
         let (merge, sources) = (&session.merge, &session.sources);

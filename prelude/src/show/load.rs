@@ -1,6 +1,6 @@
 //! What `load` gives: the table of sources.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -10,12 +10,18 @@ use crate::checkpoint::Lack;
 
 shown_as_table!(Sources);
 
+/// A path as it is shown: names of files need not be Unicode.
+fn in_words<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 /// One loaded source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourceReport {
     /// What the user calls it.
     pub name: String,
     /// Its directory, or `builtin:NAME`.
+    #[serde(serialize_with = "in_words")]
     pub path: PathBuf,
     /// Its family, as config.json names it.
     pub architecture: String,

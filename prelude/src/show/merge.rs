@@ -89,7 +89,7 @@ impl EvolveReport {
 impl Written {
     /// For a program; what there is nothing of is not there.
     pub(crate) fn json(&self) -> Value {
-        let mut json = json!({"path": self.path, "files": self.files, "bytes": self.bytes});
+        let mut json = json!({"path": self.path.display().to_string(), "files": self.files, "bytes": self.bytes});
         for (key, names) in [("copied", &self.copied), ("left_out", &self.left_out)] {
             if !names.is_empty() {
                 json[key] = json!(names);

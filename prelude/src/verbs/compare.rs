@@ -56,7 +56,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     if let Some(file) = &file {
         let written = table.write(file)?;
         at = format!("written to {}", written.path.display());
-        fields["path"] = json!(written.path);
+        fields["path"] = json!(written.path.display().to_string());
     }
     Ok(Reply::shown(&table, fields).and(at))
 }

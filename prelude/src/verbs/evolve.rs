@@ -51,7 +51,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let mut at = String::new();
     if let Some(file) = file {
         let written = evolved.write(file)?;
-        fields["path"] = json!(written.path);
+        fields["path"] = json!(written.path.display().to_string());
         at = format!("written to {}", written.path.display());
     }
     Ok(Reply::shown(report, fields).and(at).and("the best merge can be tried now: eval, generate, inspect, bake DIR"))
