@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::terminal::Terminal;
-use common::{dam, golden};
+use common::{dam, files, golden};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use server::Server;
@@ -35,22 +35,6 @@ impl Moments {
     fn below(&mut self, whole: Duration) -> Duration {
         whole.mul_f64(self.0.random_range(0.0..1.0))
     }
-}
-
-/// Every file below `directory` with its bytes.
-fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![directory.to_owned()];
-    while let Some(at) = open.pop() {
-        for entry in fs::read_dir(&at).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => open.push(path),
-                false => drop(found.insert(path.strip_prefix(directory).unwrap().into(), fs::read(&path).unwrap())),
-            }
-        }
-    }
-    found
 }
 
 /// What is at `path`: its bytes, or those of every file in it.
@@ -133,16 +117,7 @@ fn download() {
     let repository: BTreeMap<String, Vec<u8>> =
         files(&golden("model0")).into_iter().map(|(path, bytes)| (path.display().to_string(), bytes)).collect();
     let server = Server::start(repository.clone());
-    let program = |home: &Path| {
-        let mut command = dam(home);
-        for name in
-            ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "http_proxy", "https_proxy", "ALL_PROXY"]
-        {
-            command.env_remove(name);
-        }
-        command.env("HF_HOME", home).env("HF_ENDPOINT", &server.endpoint).args(["-c", "load org/name"]);
-        command
-    };
+    let program = |home: &Path| server::program(home, &server.endpoint, "load org/name");
     let first = tempfile::tempdir().unwrap();
     let begin = Instant::now();
     assert!(program(first.path()).output().unwrap().status.success());

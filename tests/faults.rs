@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::terminal::Terminal;
-use common::{dam, golden};
+use common::{dam, files, golden};
 
 /// `ENOSPC` and `EIO`.
 const ERRORS: [(i32, &str); 2] = [(28, "No space left"), (5, "Input/output error")];
@@ -26,22 +26,6 @@ fn library(directory: &Path) -> PathBuf {
         .expect("rustc is on the path");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     to
-}
-
-/// Every file below `directory` with its bytes; links by where they lead.
-fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![directory.to_owned()];
-    while let Some(at) = open.pop() {
-        for entry in fs::read_dir(&at).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => open.push(path),
-                false => drop(found.insert(path.strip_prefix(directory).unwrap().into(), fs::read(&path).unwrap())),
-            }
-        }
-    }
-    found
 }
 
 /// A run with fault `number` of kind `error`.

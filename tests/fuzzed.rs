@@ -3,6 +3,7 @@
 //! `DAM_FUZZ_CORPUS=DIR` writes the good files for cargo-fuzz, `DAM_FUZZ_KEEP=FILE` each input before it is run, for those that
 //! end the process. See `.ci/fuzz`.
 
+mod common;
 #[path = "fuzz/mutate.rs"]
 mod mutate;
 #[path = "fuzz/seeds.rs"]

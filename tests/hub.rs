@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{dam, data, golden};
+use common::{data, golden};
 use server::{COMMIT, Fault, Server, git, sha256};
 
 /// A repository with a golden model, and files that nobody needs.
@@ -27,23 +27,10 @@ fn repository() -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// `dam` with a cache at `home`, asking `endpoint`.
+/// [`server::program`] with more of its environment.
 fn program(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> Command {
-    let mut command = dam(home);
-    for name in [
-        "HF_TOKEN",
-        "HF_HUB_OFFLINE",
-        "HF_HUB_CACHE",
-        "HUGGINGFACE_HUB_CACHE",
-        "HF_HUB_DOWNLOAD_TIMEOUT",
-        "http_proxy",
-        "https_proxy",
-        "ALL_PROXY",
-    ] {
-        command.env_remove(name);
-    }
-    command.env("HF_HOME", home).env("HF_ENDPOINT", endpoint).envs(more.iter().copied());
-    command.args(["-c", verbs]);
+    let mut command = server::program(home, endpoint, verbs);
+    command.envs(more.iter().copied());
     command
 }
 

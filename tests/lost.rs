@@ -8,16 +8,13 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{dam, golden};
+use common::{copy_checkpoint, dam, golden};
 use dam_prelude::{Bake, Columns, Dam, Error, load};
 
 /// A copy of a golden model in `directory`.
 fn copy(name: &str, directory: &Path) -> String {
     let to = directory.join(name);
-    fs::create_dir(&to).unwrap();
-    for file in fs::read_dir(golden(name)).unwrap().flatten() {
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
-    }
+    copy_checkpoint(name, &to);
     to.display().to_string()
 }
 

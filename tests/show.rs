@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{golden, json};
+use common::{golden, json, resaved};
 use dam_prelude::show::{Figure, Mark, Series};
 use dam_prelude::{Columns, Dam, Error, Init, Models, load};
 use unicode_width::UnicodeWidthStr;
@@ -273,16 +273,7 @@ fn losses_are_kept_term_by_term_and_saved() {
 
     // A file of before the terms were kept has totals alone.
     let bytes = fs::read(&file).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let mut session: serde_json::Value = serde_json::from_str(header["__metadata__"]["dam"].as_str().unwrap()).unwrap();
-    for key in ["terms", "checksum"] {
-        session.as_object_mut().unwrap().remove(key).unwrap();
-    }
-    header["__metadata__"]["dam"] = session.to_string().into();
-    let mut text = header.to_string();
-    text += &" ".repeat((8 - text.len() % 8) % 8);
-    fs::write(&file, [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
+    fs::write(&file, resaved(&bytes, |saved| drop(saved.remove("terms").unwrap()))).unwrap();
     let opened = Dam::open(&file).unwrap();
     assert!(same(&opened.history().total, &history.total) && opened.history().terms.is_empty());
     opened.step().unwrap();

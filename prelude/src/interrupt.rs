@@ -4,7 +4,6 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -36,22 +35,4 @@ pub fn flow() -> ControlFlow<()> {
 /// [`Error::Interrupted`].
 pub fn check() -> Result<()> {
     if requested() { Err(Error::Interrupted) } else { Ok(()) }
-}
-
-/// Waits, and stops waiting where a stop is asked for.
-///
-/// # Errors
-/// [`Error::Interrupted`].
-pub fn wait(time: Duration) -> Result<()> {
-    /// A stop is seen after this long.
-    const LOOK: Duration = Duration::from_millis(25);
-    let end = Instant::now() + time;
-    loop {
-        check()?;
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        std::thread::sleep(left.min(LOOK));
-    }
 }

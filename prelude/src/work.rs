@@ -83,14 +83,17 @@ impl Work {
     /// # Errors
     /// As for [`Work::advance`].
     pub fn wait(&self, time: Duration, message: impl Fn(u64) -> String) -> Result<()> {
+        /// A stop is seen after this long.
+        const LOOK: Duration = Duration::from_millis(25);
         let end = Instant::now() + time;
         loop {
+            interrupt::check()?;
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return interrupt::check();
+                return Ok(());
             }
             self.tell(&message(left.as_secs() + 1));
-            interrupt::wait(left.min(APART))?;
+            std::thread::sleep(left.min(LOOK));
         }
     }
 

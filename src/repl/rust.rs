@@ -1,10 +1,10 @@
 //! `rust`: the session goes on in Rust, where the merge is the variable `dam`, and comes back as what it became.
 
 use std::cell::RefCell;
-use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 
 use anyhow::Result;
+use dam_prelude::checkpoint::private_directory;
 use dam_prelude::train::KEYS;
 use dam_prelude::verbs::Context;
 use dam_prelude::{Dam, Error, Settings};
@@ -54,7 +54,7 @@ impl Prompt {
         }
         let _running = Running::new();
         let rust = Rc::new(RefCell::new(Rust::start()?));
-        self.files = Some(own_directory()?);
+        self.files = Some(private_directory("dam-rust-")?);
         self.rust = Some(rust.clone());
         Ok(rust)
     }
@@ -129,11 +129,6 @@ impl Prompt {
     }
 }
 
-/// A directory for what is handed over, which is nobody else's business, whatever the umask.
-fn own_directory() -> std::io::Result<tempfile::TempDir> {
-    tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o700)).tempdir()
-}
-
 /// Reads and runs Rust until one comes back.
 fn read(rust: &Rc<RefCell<Rust>>) -> Result<()> {
     let history = Lines::open(state_directory().map(|state| state.join("rust_history")));
@@ -181,16 +176,5 @@ impl Completer for Typing {
         let Ok(mut rust) = self.0.try_borrow_mut() else { return Ok((position, Vec::new())) };
         let (start, words) = rust.complete(line, position);
         Ok((start, words.into_iter().map(|word| Pair { display: word.clone(), replacement: word }).collect()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobody_else_enters_where_a_merge_is_handed_over() {
-        let directory = own_directory().unwrap();
-        assert_eq!(std::fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

@@ -5,11 +5,15 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
+
+use crate::common::dam;
 
 /// What is wrong with a file, or with everything.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +48,25 @@ pub enum Fault {
     Garbage,
     Outside,
     BadEtag,
+}
+
+/// `dam -c VERBS` with a cache at `home`, asking `endpoint`.
+pub fn program(home: &Path, endpoint: &str, verbs: &str) -> Command {
+    let mut command = dam(home);
+    for name in [
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_HUB_DOWNLOAD_TIMEOUT",
+        "http_proxy",
+        "https_proxy",
+        "ALL_PROXY",
+    ] {
+        command.env_remove(name);
+    }
+    command.env("HF_HOME", home).env("HF_ENDPOINT", endpoint).args(["-c", verbs]);
+    command
 }
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";

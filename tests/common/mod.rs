@@ -7,6 +7,7 @@ pub mod jupyter;
 pub mod terminal;
 pub mod text;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -27,6 +28,35 @@ pub fn copy_checkpoint(name: &str, to: &Path) {
         let from = entry.unwrap().path();
         std::fs::write(to.join(from.file_name().unwrap()), std::fs::read(&from).unwrap()).unwrap();
     }
+}
+
+/// Every file below `directory` with its bytes, by its path there.
+pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(at) = open.pop() {
+        for entry in std::fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => open.push(path),
+                false => drop(found.insert(path.strip_prefix(directory).unwrap().into(), std::fs::read(&path).unwrap())),
+            }
+        }
+    }
+    found
+}
+
+/// A saved session with its JSON changed, and without its checksum, as earlier versions wrote it.
+pub fn resaved(session: &[u8], change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> Vec<u8> {
+    let length = u64::from_le_bytes(session[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&session[8..8 + length]).unwrap();
+    let mut saved: serde_json::Map<_, _> = serde_json::from_str(header["__metadata__"]["dam"].as_str().unwrap()).unwrap();
+    saved.remove("checksum").unwrap();
+    change(&mut saved);
+    header["__metadata__"]["dam"] = serde_json::Value::Object(saved).to_string().into();
+    let mut text = header.to_string();
+    text += &" ".repeat((8 - text.len() % 8) % 8);
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &session[8 + length..]].concat()
 }
 
 /// The `dam` program in `directory`.

@@ -71,13 +71,6 @@ impl Chat {
         Ok(Self { template, tool_use, without_default, tokens })
     }
 
-    /// `template` with tokens of the usual names.
-    pub fn of(template: &str) -> Self {
-        let tokens = [("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>"), ("unk_token", "<unk>")];
-        let tokens = tokens.map(|(name, token)| (name, token.to_owned())).into();
-        Self { tokens, ..Self::default() }.with_template(template)
-    }
-
     /// The same tokens, with `template` for everything.
     pub fn with_template(&self, template: &str) -> Self {
         Self { template: Some(template.to_owned()), tokens: self.tokens.clone(), ..Self::default() }

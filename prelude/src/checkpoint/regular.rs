@@ -43,7 +43,10 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
 }
 
 /// A temporary directory that is nobody else's business, whatever the umask.
-pub(crate) fn private_directory(prefix: &str) -> io::Result<tempfile::TempDir> {
+///
+/// # Errors
+/// A place that may not be written.
+pub fn private_directory(prefix: &str) -> io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir()
 }
 
@@ -61,6 +64,12 @@ pub(super) fn other_kind(metadata: &Metadata) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_else_enters_a_private_directory() {
+        let directory = private_directory("dam-test-").unwrap();
+        assert_eq!(std::fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
 
     #[test]
     fn pipes_devices_and_sockets_are_refused_at_once() {

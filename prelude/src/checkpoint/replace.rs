@@ -39,9 +39,9 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     fill(new.path())?;
     let mut written = Written { path: path.clone(), ..Written::default() };
     measure(new.path(), &mut written).map_err(io)?;
-    match if exists { Err(io::ErrorKind::AlreadyExists.into()) } else { rename_new(new.path(), &path) } {
+    match rename_new(new.path(), &path) {
         Ok(()) => drop(new.keep()),
-        // Another program may have written it meanwhile.
+        // What was there before, or what another program has written meanwhile.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && force => {
             if let Some(file) = foreign(&path) {
                 return Err(Error::Foreign { path, file });
@@ -51,7 +51,6 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
         }
         Err(error) => return Err(taken(&path, error)),
     }
-    let _ = File::open(&parent.path).and_then(|d| d.sync_all());
     parent.keep();
     Ok(written)
 }
@@ -95,7 +94,6 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     rename(file.path(), &path).map_err(|e| taken(&path, e))?;
     // Nothing is there any more to be removed.
     let _ = file.into_temp_path().keep();
-    let _ = File::open(&parent.path).and_then(|d| d.sync_all());
     parent.keep();
     Ok(Written { path, files: 1, bytes, ..Written::default() })
 }
@@ -203,7 +201,9 @@ struct Parent {
 }
 
 impl Parent {
+    /// What was made stays, and what was renamed in it is on the disk.
     fn keep(mut self) {
+        let _ = File::open(&self.path).and_then(|directory| directory.sync_all());
         self.made.clear();
     }
 }

@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -108,37 +110,34 @@ pub(super) fn longest_text(growth: usize) -> usize {
 pub(super) fn check(bytes: &[u8]) -> Result<usize, String> {
     most("bytes", bytes.len(), FILE)?;
     let outline: Outline<'_> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let Model { continuing_subword_prefix, end_of_word_suffix, unk_token, max_input_chars_per_word, vocab } = &outline.model;
     let added = outline.added_tokens.unwrap_or_default();
-    most(
-        "bytes in a token",
-        added.iter().map(|t| t.content.len()).chain([outline.model.vocab.longest]).max().unwrap_or(0),
-        TOKEN,
-    )?;
-    most("bytes in added tokens", added.iter().map(|t| t.content.len()).sum(), ADDED)?;
-    let Model { continuing_subword_prefix, end_of_word_suffix, unk_token, max_input_chars_per_word, .. } = &outline.model;
+    let (longest, all) = added.iter().fold((0, 0), |(longest, all), t| (t.content.len().max(longest), all + t.content.len()));
+    let token = vocab.longest.max(longest);
+    most("bytes in a token", token, TOKEN)?;
+    most("bytes in added tokens", all, ADDED)?;
     for affix in [continuing_subword_prefix, end_of_word_suffix, unk_token].into_iter().flatten() {
         most("bytes in an affix", affix.len(), AFFIX)?;
     }
     most("characters in a word", max_input_chars_per_word.unwrap_or(0) as usize, WORD as usize)?;
     let normalized = grown(&outline.normalizer, "normalizers", normalizer)?;
     // Added tokens go through the normalizer when the file is read.
-    let (longest, all) = added.iter().fold((0, 0), |(longest, all), t| (t.content.len().max(longest), all + t.content.len()));
     most("bytes in added tokens after its normalizers", all.saturating_mul(normalized), NORMALIZED)?;
     most("bytes in an added token after its normalizers", longest.saturating_mul(normalized), NORMALIZED >> 6)?;
     let before = normalized.saturating_mul(grown(&outline.pre_tokenizer, "pretokenizers", pre_tokenizer)?);
     let after = grown(&outline.post_processor, "processors", post_processor)?;
-    most("times the text after its steps", before.saturating_mul(after), GROWTH)?;
+    let growth = before.saturating_mul(after);
+    most("times the text after its steps", growth, GROWTH)?;
     let decoded = grown(&outline.decoder, "decoders", decoder)?;
     most("times the text where it is decoded", decoded, DECODED)?;
-    let Tokens { longest: token, prefixes, is_list } = outline.model.vocab;
-    most("bytes of a token where it is decoded", decoded.saturating_mul(token.max(longest)), DECODED * (TOKEN / 2))?;
-    if !is_list {
-        return Ok(before.saturating_mul(after));
+    most("bytes of a token where it is decoded", decoded.saturating_mul(token), DECODED * (TOKEN / 2))?;
+    if !vocab.is_list {
+        return Ok(growth);
     }
     // Each beginning of a token is a map of its own in memory, and at each letter all that fit are copied.
-    most("bytes in a token", token, PIECE)?;
-    most("beginnings of tokens", prefixes, PREFIXES)?;
-    Ok(before.saturating_mul(after).saturating_mul((token / 16).max(1)))
+    most("bytes in a token", vocab.longest, PIECE)?;
+    most("beginnings of tokens", vocab.prefixes, PREFIXES)?;
+    Ok(growth.saturating_mul((vocab.longest / 16).max(1)))
 }
 
 fn most(what: &str, found: usize, most: usize) -> Result<(), String> {
@@ -256,36 +255,13 @@ fn pattern(step: &Value) -> Result<usize, String> {
 
 /// The longest entry of a charsmap of sentencepiece: the length of a trie, the trie, and texts that end with 0.
 fn charsmap(base64: &str) -> Result<usize, String> {
-    let bytes = decoded(base64).ok_or("its charsmap is not base64")?;
+    let bytes = STANDARD.decode(base64).map_err(|_| "its charsmap is not base64")?;
     let damaged = "its charsmap is damaged";
     let (length, rest) = bytes.split_first_chunk::<4>().ok_or(damaged)?;
     let length = u32::from_le_bytes(*length) as usize;
     let texts = rest.get(length..).filter(|_| length > 0 && length.is_multiple_of(4)).ok_or(damaged)?;
     std::str::from_utf8(texts).map_err(|_| damaged)?;
     Ok(texts.split(|b| *b == 0).map(<[u8]>::len).max().unwrap_or(0).max(1))
-}
-
-/// The bytes that base64 with padding stands for.
-fn decoded(base64: &str) -> Option<Vec<u8>> {
-    let digits = base64.trim_end_matches('=').as_bytes();
-    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 3);
-    for four in digits.chunks(4) {
-        let mut bits = 0u32;
-        for digit in four {
-            let value = match digit {
-                b'A'..=b'Z' => digit - b'A',
-                b'a'..=b'z' => digit - b'a' + 26,
-                b'0'..=b'9' => digit - b'0' + 52,
-                b'+' => 62,
-                b'/' => 63,
-                _ => return None,
-            };
-            bits = bits << 6 | u32::from(value);
-        }
-        bits <<= 6 * (4 - four.len());
-        bytes.extend(&bits.to_be_bytes()[1..four.len()]);
-    }
-    Some(bytes)
 }
 
 impl<'de> Deserialize<'de> for Tokens {
