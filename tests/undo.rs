@@ -150,7 +150,7 @@ fn what_is_not_saved_is_known_of_every_branch() {
     assert_eq!(context.timeline().unsaved(), [("main", 4), ("bold", 1), ("third", 2)]);
     let kept = tempfile::tempdir().unwrap();
     context.keep(kept.path()).unwrap();
-    assert_eq!(Context::recover(kept.path()).unwrap().timeline().unsaved(), context.timeline().unsaved());
+    assert_eq!(Context::recover(kept.path()).unwrap().context.timeline().unsaved(), context.timeline().unsaved());
 }
 
 /// `save` replaces what it wrote itself, and nothing else unasked.
@@ -207,7 +207,7 @@ fn a_killed_session_goes_on() {
     assert!(Context::summary(directory).unwrap().contains("training was under way"));
     drop(context);
 
-    let mut context = Context::recover(directory).unwrap();
+    let mut context = Context::recover(directory).unwrap().context;
     assert_eq!(coefficients(context.dam().unwrap()), three);
     assert_eq!(context.dam().unwrap().steps(), 3);
     assert_eq!(context.timeline().branch(), "main");
@@ -242,16 +242,16 @@ fn a_killed_session_goes_on() {
     let heads: Vec<usize> = text.match_indices("{\"head\"").map(|(at, _)| at + text[at..].find('\n').unwrap() + 1).collect();
     for cut in (heads[0]..text.len()).step_by(97) {
         std::fs::write(&journal, &text[..cut]).unwrap();
-        let mut context = Context::recover(directory).unwrap();
+        let mut context = Context::recover(directory).unwrap().context;
         verbs(&mut context, "set seed=3");
         context.keep(directory).unwrap();
-        let again = Context::recover(directory).unwrap();
+        let again = Context::recover(directory).unwrap().context;
         assert_eq!(again.timeline().states().len(), context.timeline().states().len(), "{cut}");
         assert_eq!(again.timeline().here(), context.timeline().here());
     }
     std::fs::write(&journal, text).unwrap();
     std::fs::remove_file(directory.join("5.dam")).unwrap();
-    let mut context = Context::recover(directory).unwrap();
+    let mut context = Context::recover(directory).unwrap().context;
     assert!(refused(&mut context, "switch 5").contains("5.dam"));
     verbs(&mut context, "switch 4");
 }

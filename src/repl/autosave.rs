@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use dam_prelude::session::{Progress, latest};
-use dam_prelude::verbs::{Context, quoted};
+use dam_prelude::verbs::{Context, Recovered, quoted};
 
 use crate::render::note;
 use crate::terminal::state_directory;
@@ -95,9 +95,12 @@ impl Autosave {
     ///
     /// # Errors
     /// Files that are damaged, sources that are gone; the place stays as it was.
-    pub fn recover(left: Left) -> Result<(Self, Context), (Left, anyhow::Error)> {
-        match left.context() {
-            Ok(context) => Ok((Self::running(left.directory, left.lock), context)),
+    pub fn recover(left: Left) -> Result<(Self, Context, Vec<String>), (Left, anyhow::Error)> {
+        match left.recovered() {
+            Ok(Recovered { context, mut notes, unused }) => {
+                notes.extend(unused.map(|file| left.kept_aside(&file)));
+                Ok((Self::running(left.directory, left.lock), context, notes))
+            }
             Err(error) => Err((left, error)),
         }
     }
@@ -151,7 +154,7 @@ impl Left {
     }
 
     /// What it was, in the directory where it was typed.
-    fn context(&self) -> Result<Context> {
+    fn recovered(&self) -> Result<Recovered> {
         // Paths were typed there.
         if let Some(place) = self.place().filter(|place| std::env::current_dir().ok().as_ref() != Some(place)) {
             std::env::set_current_dir(&place).with_context(|| format!("cannot go to {}", place.display()))?;
@@ -175,9 +178,8 @@ impl Left {
 
     /// Puts a session that cannot be read where it is not offered again; says where it is and which saved states it has.
     pub fn set_aside(self) -> String {
-        let to = sessions().map(|path| path.with_file_name("set-aside")).and_then(|path| {
-            private(&path)?;
-            let to = path.join(self.directory.file_name().unwrap_or_default());
+        let to = aside(&self.directory).and_then(|to| {
+            private(to.parent().unwrap_or(&to))?;
             fs::rename(&self.directory, &to)?;
             Ok(to)
         });
@@ -186,6 +188,18 @@ impl Left {
             Err(_) => (&self.directory, "it stays in"),
         };
         format!("{is} `{}`; {}", place.display(), states(place))
+    }
+
+    /// Has `file` of it where it outlives the session; says where that is.
+    fn kept_aside(&self, file: &Path) -> String {
+        let to = aside(&self.directory).and_then(|to| {
+            private(&to)?;
+            let to = to.join(file.file_name().unwrap_or_default());
+            fs::rename(file, &to)?;
+            Ok(to)
+        });
+        let place = to.as_deref().unwrap_or(file);
+        format!("it is kept: open {}", quoted(&place.display().to_string()))
     }
 
     /// Where it is, and which saved states it has.
@@ -231,6 +245,11 @@ pub fn step(progress: &Progress<'_>) {
             *running = None;
         }
     }
+}
+
+/// Where the session of `directory` is set aside.
+fn aside(directory: &Path) -> Result<PathBuf> {
+    Ok(sessions()?.with_file_name("set-aside").join(directory.file_name().unwrap_or_default()))
 }
 
 fn sessions() -> Result<PathBuf> {

@@ -17,7 +17,10 @@ pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, 
     while !all.is_empty() {
         match ask(editor, &all, output)? {
             Answer::GoOn(place) => match Autosave::recover(all.remove(place).0) {
-                Ok((autosave, context)) => return Ok((Some(autosave), context)),
+                Ok((autosave, context, notes)) => {
+                    notes.iter().for_each(|text| output.say(text));
+                    return Ok((Some(autosave), context));
+                }
                 Err((left, error)) => {
                     output.error("", &error);
                     output.say(&left.whereabouts());

@@ -10,7 +10,7 @@ use memmap2::UncheckedAdvice;
 
 use super::gguf::Gguf;
 use super::hub::{Hub, Place, Wanted, within};
-use super::mapped::Mapped;
+use super::mapped::{Mapped, Stamp};
 use super::regular::{open_file, other_kind};
 use crate::error::{Error, Result};
 
@@ -66,6 +66,9 @@ impl Deref for Bytes {
         }
     }
 }
+
+/// What files were at one time.
+pub(crate) type Stamps = Arc<[(PathBuf, Stamp)]>;
 
 /// A folder of files that can be read by name.
 #[derive(Clone)]
@@ -164,6 +167,13 @@ impl Files {
                 }
             }
         }
+    }
+
+    /// What config.json and the files that go along with the weights are now.
+    pub fn stamps(&self) -> Stamps {
+        let (Files::Disk(directory) | Files::Hub(directory, _)) = self else { return Stamps::default() };
+        let names = self.beside().files.into_iter().map(|(name, ..)| directory.join(name));
+        names.filter_map(|file| Some((file.clone(), Stamp::of(&file).ok()?))).collect()
     }
 
     /// A file's bytes, or an error that says it is missing.

@@ -4,6 +4,7 @@
 //! would end this process with SIGBUS. So size and time are compared before a source is used, and what differs is an error.
 
 use std::fs::{File, Metadata};
+use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -20,10 +21,37 @@ pub(crate) struct Mapped {
 }
 
 /// What a file was: its length in bytes, and when it was written.
-type Stamp = (u64, Option<SystemTime>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    length: u64,
+    written: Option<SystemTime>,
+}
 
-fn stamp(meta: &Metadata) -> Stamp {
-    (meta.len(), meta.modified().ok())
+impl Stamp {
+    /// What the file at `path` is now.
+    ///
+    /// # Errors
+    /// A file that is not there or may not be looked at.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self::from(&std::fs::metadata(path)?))
+    }
+
+    /// An error where the file at `path` is another than it was.
+    ///
+    /// # Errors
+    /// [`Error::Changed`].
+    pub fn check(&self, path: &Path) -> Result<()> {
+        match Self::of(path) {
+            Ok(now) if now == *self => Ok(()),
+            _ => Err(Error::Changed { file: path.into() }),
+        }
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(meta: &Metadata) -> Self {
+        Self { length: meta.len(), written: meta.modified().ok() }
+    }
 }
 
 impl Mapped {
@@ -33,7 +61,7 @@ impl Mapped {
     /// A file that cannot be mapped.
     pub fn new(file: &File, path: &Path) -> Result<Self> {
         let io = |e| Error::io("read", path, e);
-        let stamp = stamp(&file.metadata().map_err(io)?);
+        let stamp = Stamp::from(&file.metadata().map_err(io)?);
         // SAFETY: the map is read-only, and whoever reads much of it calls `check` first.
         let map = unsafe { Mmap::map(file) }.map_err(io)?;
         Ok(Self { map, path: std::path::absolute(path).map_err(io)?, stamp })
@@ -49,9 +77,7 @@ impl Mapped {
     /// # Errors
     /// [`Error::Changed`].
     pub fn check(&self) -> Result<()> {
-        let changed = || Error::Changed { file: self.path.clone() };
-        let now = std::fs::metadata(&self.path).map_err(|_| changed())?;
-        if stamp(&now) == self.stamp { Ok(()) } else { Err(changed()) }
+        self.stamp.check(&self.path)
     }
 }
 

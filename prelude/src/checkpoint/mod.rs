@@ -59,6 +59,7 @@ pub(crate) use gguf_keys::Keys;
 pub(crate) use gguf_vocabulary::{Keyed, Told, ids_alone, tokenizer_keys};
 pub(crate) use gguf_write::{GgufFile, GgufTensor, Of, encoding};
 pub(crate) use hub::{Hub, Place, Wanted, cached_names};
+pub(crate) use mapped::Stamp;
 pub(crate) use other::OUTPUT;
 pub(crate) use replace::{fill_file, new_file, replace_directory, replace_file};
 pub(crate) use restack::Restacked;

@@ -15,7 +15,7 @@ use super::archive::{Archive, Buffer};
 use super::beside::Beside;
 use super::chat::Chat;
 use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
-use super::files::{BUILTIN_PREFIX, Bytes, Files};
+use super::files::{BUILTIN_PREFIX, Bytes, Files, Stamps};
 use super::hub::Place;
 use super::names::{Names, Runs};
 use super::other::{self, OUTPUT};
@@ -35,6 +35,8 @@ struct Inner {
     name: String,
     spec: String,
     files: Files,
+    /// What its side files were when it was opened.
+    stamps: Stamps,
     /// None where it cannot be run here.
     architecture: Option<Architecture>,
     /// Why it cannot be run: the key of config.json, and what is wrong with it.
@@ -66,6 +68,7 @@ impl Inner {
             name: self.name.clone(),
             spec: self.spec.clone(),
             files: self.files.clone(),
+            stamps: self.stamps.clone(),
             architecture: self.architecture.clone(),
             obstacle: self.obstacle.clone(),
             family: self.family.clone(),
@@ -107,6 +110,7 @@ impl Source {
     pub(crate) fn open_as(name: Option<&str>, place: &str) -> Result<Self> {
         let (place, adapters) = split_adapters(place);
         let files = Files::find(place)?;
+        let stamps = files.stamps();
         let config = files.require("config.json").map_err(|error| or_adapter(&files, error))?;
         let config_file = files.path().join("config.json");
         let mut archive = Archive::open(&files).map_err(|error| or_adapter(&files, error))?;
@@ -194,6 +198,7 @@ impl Source {
             name,
             spec,
             files,
+            stamps,
             architecture,
             obstacle,
             family,
@@ -541,6 +546,15 @@ impl Source {
         let mut files = BTreeMap::new();
         self.0.views.values().for_each(|view| view.files(&mut files));
         files.values().try_for_each(|file| file.check())
+    }
+
+    /// The same of its weights and of the files beside them, which go along when a merge is written.
+    ///
+    /// # Errors
+    /// [`Error::Changed`].
+    pub(crate) fn check_whole(&self) -> Result<()> {
+        self.check_unchanged()?;
+        self.0.stamps.iter().try_for_each(|(file, stamp)| stamp.check(file))
     }
 
     /// A fingerprint of the configuration and of every weight, to notice that a file has changed.

@@ -142,7 +142,7 @@ impl Models {
         };
         let attempt = |x: &[f64]| -> Result<(String, Merged, Trial)> {
             let recipe = space.recipe(x);
-            let merged = self.merge_yaml(recipe.clone())?;
+            let merged = self.merge_yaml(&recipe)?;
             let trial = merged.trial(search.examples)?;
             Ok((recipe, merged, trial))
         };

@@ -82,8 +82,8 @@ impl Models {
     ///
     /// # Errors
     /// As for [`Models::merge_recipe`].
-    pub(super) fn merge_yaml(&self, yaml: String) -> Result<Merged> {
-        self.follow(Documents::parse(Path::new("recipe.yml"), yaml)?)
+    pub(crate) fn merge_yaml(&self, yaml: &str) -> Result<Merged> {
+        Ok(self.follow(Documents::parse(Path::new("recipe.yml"), yaml.to_owned())?)?.of_recipe(yaml))
     }
 
     fn follow(&self, documents: Documents) -> Result<Merged> {

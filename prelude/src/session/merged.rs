@@ -28,6 +28,8 @@ pub struct Merged(Arc<Inner>);
 struct Inner {
     models: Models,
     plan: Arc<Plan>,
+    /// The text of the recipe that it was made from, which makes it again among the same sources.
+    recipe: Option<Arc<str>>,
     /// Merges that it is made of, which are there as long as it is.
     #[allow(dead_code, reason = "dropping it is its use")]
     parts: Vec<Arc<TempDir>>,
@@ -40,12 +42,22 @@ impl Merged {
     }
 
     pub(super) fn new(models: Models, plan: Plan) -> Self {
-        Self(Arc::new(Inner { models, plan: Arc::new(plan), parts: Vec::new() }))
+        Self(Arc::new(Inner { models, plan: Arc::new(plan), recipe: None, parts: Vec::new() }))
     }
 
     /// The same merge, which keeps the merges that it is made of.
     pub(super) fn keeping(&self, parts: Vec<Arc<TempDir>>) -> Self {
         Self(Arc::new(Inner { parts, ..(*self.0).clone() }))
+    }
+
+    /// The same merge, which is made again by the text of a recipe.
+    pub(super) fn of_recipe(&self, text: &str) -> Self {
+        Self(Arc::new(Inner { recipe: Some(text.into()), ..(*self.0).clone() }))
+    }
+
+    /// The text of the recipe that makes it again among the same sources, where it was searched for.
+    pub(crate) fn recipe(&self) -> Option<&str> {
+        self.0.recipe.as_deref()
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -140,7 +152,7 @@ impl Merged {
     /// As for `bake`.
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
         let Inner { models, plan, .. } = &*self.0;
-        plan.models.iter().try_for_each(Source::check_unchanged)?;
+        plan.models.iter().try_for_each(Source::check_whole)?;
         let options = Bake { dtype: options.dtype.clone().or_else(|| plan.dtype.map(str::to_owned)), ..options.clone() };
         let output = Output {
             options: &options,

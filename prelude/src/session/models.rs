@@ -129,6 +129,11 @@ impl Models {
         self.sources.iter().try_for_each(Source::check_unchanged)
     }
 
+    /// The same of the files beside the weights too.
+    pub(super) fn check_whole(&self) -> Result<()> {
+        self.sources.iter().try_for_each(Source::check_whole)
+    }
+
     /// Whether these are the same sources and data, with the same settings.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.settings == other.settings

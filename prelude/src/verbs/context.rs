@@ -1,9 +1,9 @@
 //! What verbs act on: the sources loaded so far; once wrapped, the merge in training; and a merge that is being tried.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::timeline::Timeline;
-use crate::checkpoint::Written;
+use crate::checkpoint::{Stamp, Written};
 use crate::show::{Figure, Shown, paragraph};
 use crate::{Dam, Error, Merged, Models, Result};
 use serde_json::{Map, Value};
@@ -19,8 +19,8 @@ pub struct Context {
     pub merged: Option<Merged>,
     /// The state of the merge that was taken out last, by `save`, `open` or `bake`.
     pub(super) saved: Option<u64>,
-    /// The file that `save` wrote or `open` read last, which `save` may write again.
-    pub(super) file: Option<PathBuf>,
+    /// The file that `save` wrote or `open` read last, and what it was then: `save` may write it again.
+    pub(super) file: Option<(PathBuf, Stamp)>,
     /// What was done, to go back to.
     pub(super) timeline: Timeline,
 }
@@ -100,6 +100,13 @@ impl Context {
                 "give every column its coefficients: wrap; or merge them without training: merge linear",
             ),
         }
+    }
+
+    /// `file` has the session as it is now.
+    pub(super) fn is_in(&mut self, file: &Path) {
+        let path = std::path::absolute(file).ok();
+        self.file = path.and_then(|path| Stamp::of(&path).ok().map(|stamp| (path, stamp)));
+        self.is_saved();
     }
 
     /// The merge to be trained, which is then the latest.

@@ -49,6 +49,8 @@ const MADE_AGAIN: [&str; 4] = ["load", "data", "set", "open"];
 enum Entry {
     Version(u32),
     State(usize, Line),
+    Looked(usize, Words),
+    Undone(BTreeMap<String, Vec<usize>>),
     Head(Head),
 }
 
@@ -58,6 +60,7 @@ struct Head {
     here: usize,
     branch: String,
     branches: BTreeMap<String, usize>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     undone: BTreeMap<String, Vec<usize>>,
 }
 
@@ -78,6 +81,16 @@ struct Whole {
     states: Vec<Line>,
 }
 
+/// A session that goes on.
+pub struct Recovered {
+    /// The session.
+    pub context: Context,
+    /// What could not be had again, and what can be done about it.
+    pub notes: Vec<String>,
+    /// A file of training that was under way, which the session does not have.
+    pub unused: Option<PathBuf>,
+}
+
 /// A verb and its arguments.
 type Words = (String, Vec<String>);
 
@@ -85,6 +98,7 @@ type Words = (String, Vec<String>);
 struct Line {
     parent: Option<usize>,
     done: Option<Words>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     looked: Vec<Words>,
     step: usize,
     loss: Option<f64>,
@@ -92,6 +106,8 @@ struct Line {
     #[serde(default)]
     saved: bool,
     merged_by: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recipe: Option<String>,
     in_file: bool,
 }
 
@@ -161,11 +177,12 @@ impl Context {
         Ok(format!("{step}{changes}, the last: {done}{under_way}"))
     }
 
-    /// Goes on with what [`Context::keep`] wrote, where that stopped.
+    /// Goes on with what [`Context::keep`] wrote, where that stopped; where sources or data of that state are not there any
+    /// more, or have changed, in the nearest one before it that can be made.
     ///
     /// # Errors
-    /// Files that are missing or damaged; sources or data that are not there any more, or have changed.
-    pub fn recover(directory: &Path) -> Result<Self> {
+    /// Files that are missing or damaged; sources that even the first states need.
+    pub fn recover(directory: &Path) -> Result<Recovered> {
         let journal = read(directory)?;
         let Head { here, branch, branches, undone } = journal.head;
         // What a torn line left is cut off, so that the next begins on its own.
@@ -183,6 +200,7 @@ impl Context {
             scored: line.scored,
             saved: line.saved,
             merged_by: line.merged_by,
+            recipe: line.recipe,
             kept: None,
             in_file: line.in_file,
         });
@@ -191,6 +209,7 @@ impl Context {
             here,
             branch,
             branches,
+            undone_written: undone.clone(),
             undone,
             directory: Some(directory.into()),
             journal: journal.length,
@@ -198,17 +217,42 @@ impl Context {
         };
         timeline.states[0].kept = Some(Kept::default());
         let mut context = Self { timeline, ..Self::default() };
-        context.go(here)?;
-        let now = directory.join(NOW);
-        if now.is_file()
-            && let Ok(dam) = Dam::open(&now)
-            && dam.steps() > context.timeline.states[here].step
-        {
-            context.dam = Some(dam);
-            context.merged = None;
-            context.record(Some(&statement(("train".into(), Vec::new()))))?;
+        let mut notes: Vec<String> = context.go_near(here)?.into_iter().collect();
+        let is_elsewhere = !notes.is_empty();
+        let training = directory.join(NOW);
+        let (found, step) = (training.is_file(), step_of(&training));
+        let mut unused = None;
+        match Dam::open(&training) {
+            _ if !found || step.is_some_and(|step| step <= context.timeline.states[here].step) => {}
+            Ok(dam) if !is_elsewhere => {
+                (context.dam, context.merged) = (Some(dam), None);
+                context.record(Some(&statement(("train".into(), Vec::new()))))?;
+            }
+            opened => {
+                let at = step.map(|step| format!(", at step {step},")).unwrap_or_default();
+                let why = opened.err().map(|error| format!(": {error}")).unwrap_or_default();
+                notes.push(format!("the training that was under way{at} is not taken up{why}"));
+                unused = Some(training);
+            }
         }
-        Ok(context)
+        Ok(Recovered { context, notes, unused })
+    }
+
+    /// Goes to `state`; where it cannot be made, on a branch of its own to the nearest one before it that can, and says so.
+    fn go_near(&mut self, state: usize) -> Result<Option<String>> {
+        let Err(error) = self.go(state) else { return Ok(None) };
+        let states = &self.timeline.states;
+        let way: Vec<usize> = std::iter::successors(states[state].parent, |s| states[*s].parent).take_while(|s| *s > 0).collect();
+        let left = self.timeline.branch.clone();
+        let names = std::iter::once("recovered".to_owned()).chain((2..).map(|n| format!("recovered-{n}")));
+        self.timeline.branch = names.into_iter().find(|name| !self.timeline.branches.contains_key(name)).unwrap_or_default();
+        let Some(near) = way.into_iter().find(|near| self.go(*near).is_ok()) else { return Err(error) };
+        let (lost, branch) = (self.timeline.states[state].done.as_ref().map_or_else(String::new, line), &self.timeline.branch);
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        Ok(Some(format!(
+            "state {state} (`{lost}`) cannot be made again: {error}{hint}\nthis is state {near}, on the new branch `{branch}`; \
+             what came after it is still there: once that is mended, switch {left}"
+        )))
     }
 
     /// Has `state` in memory.
@@ -256,13 +300,21 @@ impl Context {
         if states[state].kept.as_ref().is_some_and(|kept| kept.merged.is_some()) {
             return Ok(());
         }
+        let kept = states[state].kept.clone().unwrap_or_default();
+        if let Some(recipe) = &states[by].recipe {
+            let models = kept.dam.as_ref().map_or(kept.models, |(dam, _)| dam.models());
+            let merged = models.merge_yaml(recipe)?;
+            if let Some(kept) = &mut self.timeline.states[state].kept {
+                kept.merged = Some(merged);
+            }
+            return Ok(());
+        }
         let Some(done) = states[by].done.clone().filter(|done| done.verb == "merge") else {
             return refuse(
-                format!("the merge of state {by} was searched for, and is not kept"),
-                "search again: evolve; or go to another state: history",
+                format!("the merge of state {by} was made by a cell of Rust, and is not kept"),
+                "make it again; or go to another state: history",
             );
         };
-        let kept = states[state].kept.clone().unwrap_or_default();
         let mut scratch = Context { models: kept.models, dam: kept.dam.map(|(dam, _)| dam), ..Self::default() };
         (find(&done.verb)?.run)(&mut scratch, &done.arguments)?;
         if let Some(kept) = &mut self.timeline.states[state].kept {
@@ -293,14 +345,23 @@ impl Timeline {
             Ok(())
         };
         match begun {
-            Some(_) => self.touched.iter().try_for_each(|number| add(Entry::State(*number, self.states[*number].line())))?,
+            Some(_) => {
+                self.touched.iter().try_for_each(|number| add(Entry::State(*number, self.states[*number].line())))?;
+                self.looked.iter().try_for_each(|(number, looked)| add(Entry::Looked(*number, words(looked))))?;
+            }
             None => {
                 add(Entry::Version(VERSION))?;
-                self.states.iter().enumerate().try_for_each(|(number, state)| add(Entry::State(number, state.line())))?;
+                for (number, state) in self.states.iter().enumerate() {
+                    add(Entry::State(number, state.line()))?;
+                    state.looked.iter().try_for_each(|looked| add(Entry::Looked(number, words(looked))))?;
+                }
             }
         }
-        let (branches, undone) = (self.branches.clone(), self.undone.clone());
-        add(Entry::Head(Head { here: self.here, branch: self.branch.clone(), branches, undone }))?;
+        if begun.is_none() || self.undone != self.undone_written {
+            add(Entry::Undone(self.undone.clone()))?;
+        }
+        let (branch, branches) = (self.branch.clone(), self.branches.clone());
+        add(Entry::Head(Head { here: self.here, branch, branches, undone: BTreeMap::new() }))?;
         match begun {
             Some(length) => {
                 append(&file, length, text.as_bytes()).map_err(|e| Error::io("write", &file, e))?;
@@ -313,6 +374,8 @@ impl Timeline {
             }
         }
         self.touched.clear();
+        self.looked.clear();
+        self.undone_written = self.undone.clone();
         self.is_new = false;
         Ok(())
     }
@@ -323,12 +386,14 @@ impl State {
         Line {
             parent: self.parent,
             done: self.done.as_ref().map(words),
-            looked: self.looked.iter().map(words).collect(),
+            // Each has an entry of its own.
+            looked: Vec::new(),
             step: self.step,
             loss: self.loss,
             scored: self.scored,
             saved: self.saved,
             merged_by: self.merged_by,
+            recipe: self.recipe.clone(),
             in_file: self.in_file,
         }
     }
@@ -360,7 +425,8 @@ fn read(directory: &Path) -> Result<Journal> {
             Journal { head: whole.head, states: whole.states, length: None }
         }
         false => {
-            let (mut head, mut states, mut length, mut version) = (None, Vec::<Line>::new(), 0, None);
+            let (mut head, mut states, mut length, mut version) = (None::<Head>, Vec::<Line>::new(), 0, None);
+            let mut undone = BTreeMap::new();
             for (number, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
                 // What was being written when the program ended is no line.
                 let Some(entry) = line.strip_suffix(b"\n") else { break };
@@ -368,15 +434,20 @@ fn read(directory: &Path) -> Result<Journal> {
                 match entry {
                     Entry::Version(found) if found == VERSION && number == 0 => version = Some(found),
                     Entry::Version(found) => return Err(newer(found)),
-                    Entry::State(at, state) if at < states.len() => states[at] = state,
+                    Entry::State(at, state) if at < states.len() => {
+                        let looked = std::mem::take(&mut states[at].looked);
+                        states[at] = Line { looked, ..state };
+                    }
                     Entry::State(at, state) if at == states.len() => states.push(state),
-                    Entry::State(at, _) => return Err(invalid(format!("state {at} comes after {} states", states.len()))),
+                    Entry::Looked(at, words) if at < states.len() => states[at].looked.push(words),
+                    Entry::Undone(found) => undone = found,
+                    Entry::State(at, _) | Entry::Looked(at, _) => return Err(invalid(format!("state {at} comes after {} states", states.len()))),
                     Entry::Head(found) => head = Some(found),
                 }
                 length += line.len() as u64;
             }
             match (version, head) {
-                (Some(_), Some(head)) => Journal { head, states, length: Some(length) },
+                (Some(_), Some(head)) => Journal { head: Head { undone, ..head }, states, length: Some(length) },
                 _ => return Err(invalid("it was cut short before its first state was whole".into())),
             }
         }

@@ -49,6 +49,7 @@ pub use complete::{Candidate, Completions, complete};
 pub(crate) use context::refuse;
 pub use context::{Context, Latest, Reply, columns};
 pub use export::Code;
+pub use journal::Recovered;
 pub use help::reference;
 pub use next::{is_possible, next};
 pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, pieces, quoted, statements};

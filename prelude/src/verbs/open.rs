@@ -1,5 +1,7 @@
 //! `open FILE`
 
+use std::path::Path;
+
 use crate::Dam;
 use crate::Result;
 use serde_json::json;
@@ -24,8 +26,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let dam = Dam::open(&file)?;
     let (report, steps) = (dam.report(), dam.steps());
     context.wrapped(dam);
-    context.is_saved();
-    context.file = std::path::absolute(file).ok();
+    context.is_in(Path::new(&file));
     let json = json!({"sources": report.sources, "tensors": report.tensors, "coefficients": report.coefficients, "step": steps});
     Ok(Reply::shown(&report, json).and(format!("at step {steps}")))
 }

@@ -4,7 +4,7 @@ use crate::Result;
 
 use super::Verb;
 use super::arguments::{Arguments, at_home};
-use super::context::{Context, Reply};
+use super::context::{Context, Reply, refuse};
 use super::export::{Code, path};
 
 pub const VERB: Verb = Verb {
@@ -20,10 +20,19 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &["--force"])?;
     let dam = context.dam()?;
     let file = at_home(arguments.word(VERB.usage)?);
-    let is_own = context.file.is_some() && context.file == std::path::absolute(&file).ok();
-    let written = if arguments.force() || is_own { dam.save(file)? } else { dam.save_new(file)? };
-    context.file = Some(written.path.clone());
-    context.is_saved();
+    let own = context.file.as_ref().filter(|(path, _)| std::path::absolute(&file).is_ok_and(|file| file == *path));
+    let written = match own {
+        _ if arguments.force() => dam.save(file)?,
+        Some((path, stamp)) if path.exists() => {
+            if stamp.check(path).is_err() {
+                let message = format!("something else has written `{}` since this session did", path.display());
+                return refuse(message, "save under another name; or replace it: save FILE --force");
+            }
+            dam.save(file)?
+        }
+        _ => dam.save_new(file)?,
+    };
+    context.is_in(&written.path);
     Ok(Reply::written(&written))
 }
 

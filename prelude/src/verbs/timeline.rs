@@ -35,6 +35,10 @@ pub struct Timeline {
     pub(super) is_new: bool,
     /// States that differ from what the journal says of them.
     pub(super) touched: BTreeSet<usize>,
+    /// What was looked at, by the number of the state, that the journal does not say.
+    pub(super) looked: Vec<(usize, Statement)>,
+    /// What the journal says of `undone`.
+    pub(super) undone_written: BTreeMap<String, Vec<usize>>,
     /// Where the journal and the states are that have files.
     pub(super) directory: Option<PathBuf>,
     /// The journal's length in bytes; none where it has to be begun.
@@ -68,6 +72,8 @@ pub struct State {
     pub(super) saved: bool,
     /// The state that made the merge that is tried, if one is.
     pub(super) merged_by: Option<usize>,
+    /// The text of the recipe that makes the merge again that a search found here.
+    pub(super) recipe: Option<String>,
     /// None: it is in a file, or is made again.
     pub(super) kept: Option<Kept>,
     /// Whether the file has it.
@@ -93,6 +99,7 @@ impl Default for Timeline {
             scored: None,
             saved: false,
             merged_by: None,
+            recipe: None,
             kept: Some(Kept::default()),
             in_file: false,
         };
@@ -105,6 +112,8 @@ impl Default for Timeline {
             undone: BTreeMap::new(),
             is_new: false,
             touched: BTreeSet::new(),
+            looked: Vec::new(),
+            undone_written: BTreeMap::new(),
             directory: None,
             journal: None,
             whole: 0,
@@ -118,6 +127,13 @@ impl Timeline {
     /// The journal has to say something else of state `number`.
     fn touch(&mut self, number: usize) {
         self.touched.insert(number);
+        self.is_new = true;
+    }
+
+    /// Something was looked at in state `number`.
+    fn look(&mut self, number: usize, statement: Statement) {
+        self.states[number].looked.push(statement.clone());
+        self.looked.push((number, statement));
         self.is_new = true;
     }
 
@@ -257,8 +273,7 @@ impl Context {
         // Also after an error: steps made before it stay made.
         let changed = self.record(Some(&statement))?;
         if !changed && self.timeline.here == before && reply.is_ok() && verb.rust.is_some() {
-            self.timeline.states[before].looked.push(statement);
-            self.timeline.touch(before);
+            self.timeline.look(before, statement);
         }
         reply
     }
@@ -300,11 +315,13 @@ impl Context {
             (Some(now), Some(then)) if now.is(then) => self.timeline.states[before].merged_by,
             _ => Some(number),
         };
+        let recipe = self.merged.as_ref().filter(|_| merged_by == Some(number)).and_then(Merged::recipe).map(str::to_owned);
         let done = done.map(|done| stepped(done, step.saturating_sub(self.timeline.states[before].step)));
         let kept = Some(Kept { models: self.models.clone(), dam, merged: self.merged.clone() });
         let (looked, scored, in_file) = (Vec::new(), None, false);
         let saved = self.dam.as_ref().is_some_and(|dam| self.saved == Some(dam.state()));
-        let state = State { parent: Some(before), done, looked, step, loss, scored, saved, merged_by, kept, in_file };
+        let parent = Some(before);
+        let state = State { parent, done, looked, step, loss, scored, saved, merged_by, recipe, kept, in_file };
         self.timeline.states.push(state);
         self.timeline.touch(number);
         self.timeline.undone.remove(&self.timeline.branch);
@@ -551,7 +568,7 @@ mod tests {
         // The journal takes over what is in files of no journal.
         let place = tempfile::tempdir().unwrap();
         small.keep(place.path()).unwrap();
-        let mut again = Context::recover(place.path()).unwrap();
+        let mut again = Context::recover(place.path()).unwrap().context;
         run(&mut again, "undo 2; redo");
         run(&mut small, "undo 2; redo");
         assert_eq!(coefficients(&again), coefficients(&small));
