@@ -179,6 +179,29 @@ fn a_source_that_changes_is_noticed() {
     dam.save(&file).unwrap();
 }
 
+/// What goes along with the weights must be what was loaded too, where it is written; training does not read it.
+#[test]
+fn a_file_beside_the_weights_that_changed_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dam = merge(dir.path());
+    let merged = dam.models().merge(dam_prelude::methods::Linear::default()).unwrap();
+    let out = dir.path().join("out");
+    for (name, text) in [("generation_config.json", Some("{}")), ("config.json", None)] {
+        let file = dir.path().join("model1").join(name);
+        let bytes = fs::read(&file).unwrap();
+        let before = fs::metadata(&file).unwrap().modified().unwrap();
+        text.map_or_else(|| fs::remove_file(&file), |text| fs::write(&file, text)).unwrap();
+        let changed = |error: Error| assert!(matches!(&error, Error::Changed { file } if file.ends_with(name)), "{error:?}");
+        changed(dam.bake(&out).unwrap_err());
+        changed(merged.bake(&out).unwrap_err());
+        changed(dam.save(dir.path().join("s.dam")).unwrap_err());
+        dam.step().unwrap();
+        fs::write(&file, bytes).unwrap();
+        fs::File::options().write(true).open(&file).unwrap().set_modified(before).unwrap();
+    }
+    dam.bake(&out).unwrap();
+}
+
 /// What fits the budget of memory is in memory, the rest in files, and nobody can tell.
 #[test]
 fn a_moment_of_another_scheme_is_refused() {

@@ -162,6 +162,12 @@ fn a_file_of_another_session_is_not_replaced() {
     verbs(&mut context, &format!("{BEGIN}; save {other}; save {one}; step; save {one}"));
     assert!(refused(&mut context, &format!("save {other}")).contains("exists already"));
     verbs(&mut context, &format!("open {other}; step; save {other}; save --force {one}"));
+    // Another program has written it meanwhile.
+    std::fs::copy(&other, &one).unwrap();
+    let refusal = refused(&mut context, &format!("save {one}"));
+    assert!(refusal.contains("since this session did"), "{refusal}");
+    std::fs::remove_file(&one).unwrap();
+    verbs(&mut context, &format!("save {one}"));
 }
 
 /// Merges of different schemes have no coefficients to compare, but scores.
@@ -254,6 +260,65 @@ fn a_killed_session_goes_on() {
     let mut context = Context::recover(directory).unwrap().context;
     assert!(refused(&mut context, "switch 5").contains("5.dam"));
     verbs(&mut context, "switch 4");
+}
+
+/// A search is not made again: its recipe is kept. What cannot be made again stays, and one goes on near it.
+#[test]
+fn a_killed_session_goes_on_after_a_search_and_without_its_data() {
+    let (place, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let directory = place.path();
+    let data = files.path().join("data.jsonl");
+    std::fs::write(&data, "{\"question\": \"1 + 2 = ?\", \"answer\": \"1 + 2 = 3\"}\n").unwrap();
+    let mut context = Context::default();
+    let weights = |context: &Context| context.merged.as_ref().unwrap().inspect("").unwrap();
+    verbs(&mut context, "load builtin:japanese builtin:math; evolve linear budget=3 examples=1 groups=1; inspect norm; eval");
+    context.keep(directory).unwrap();
+    let found = weights(&context);
+    let mut again = Context::recover(directory).unwrap();
+    assert!(again.notes.is_empty() && again.context.timeline().states()[2].looked.len() == 2, "{:?}", again.notes);
+    assert_eq!(weights(&again.context), found);
+    verbs(&mut again.context, "generate \"1 + 1 = ?\"");
+
+    verbs(&mut context, &format!("wrap; train 1; data math={}; train 2", data.display()));
+    context.keep(directory).unwrap();
+    let dam = context.dam().unwrap().clone();
+    let three = coefficients(&dam);
+    dam.step().unwrap();
+    Context::keep_now(&dam, directory).unwrap()().unwrap();
+    let moved = files.path().join("moved");
+    std::fs::rename(&data, &moved).unwrap();
+    let mut near = Context::recover(directory).unwrap();
+    assert!(near.notes[0].contains("data.jsonl") && near.notes[0].contains("switch main"), "{:?}", near.notes);
+    assert!(near.notes[1].contains("at step 4"), "{:?}", near.notes);
+    assert_eq!(near.unused, Some(directory.join("now.dam")));
+    assert_eq!((near.context.timeline().branch(), near.context.dam().unwrap().steps()), ("recovered", 1));
+    // What is not saved is still known to be.
+    assert_eq!(near.context.timeline().unsaved(), [("recovered", 1), ("main", 3)]);
+    verbs(&mut near.context, "step");
+    std::fs::rename(moved, data).unwrap();
+    verbs(&mut near.context, "switch main");
+    assert_eq!(coefficients(near.context.dam().unwrap()), three);
+}
+
+/// What is looked at is added to the journal, and nothing of before is written again.
+#[test]
+fn a_look_costs_a_line() {
+    let place = tempfile::tempdir().unwrap();
+    let mut context = Context::default();
+    verbs(&mut context, "load builtin:japanese builtin:math; wrap");
+    let length = || std::fs::metadata(place.path().join("journal.jsonl")).unwrap().len();
+    let added = |context: &mut Context, line: &str| {
+        context.keep(place.path()).unwrap();
+        let before = length();
+        verbs(context, line);
+        context.keep(place.path()).unwrap();
+        length() - before
+    };
+    let first = added(&mut context, "inspect norm");
+    (0..100).for_each(|_| drop(verbs(&mut context, "inspect norm")));
+    assert_eq!(added(&mut context, "inspect norm"), first);
+    let again = Context::recover(place.path()).unwrap().context;
+    assert_eq!(again.timeline().states()[2].looked.len(), 102);
 }
 
 /// Scripts have it too.

@@ -441,7 +441,9 @@ fn read(directory: &Path) -> Result<Journal> {
                     Entry::State(at, state) if at == states.len() => states.push(state),
                     Entry::Looked(at, words) if at < states.len() => states[at].looked.push(words),
                     Entry::Undone(found) => undone = found,
-                    Entry::State(at, _) | Entry::Looked(at, _) => return Err(invalid(format!("state {at} comes after {} states", states.len()))),
+                    Entry::State(at, _) | Entry::Looked(at, _) => {
+                        return Err(invalid(format!("state {at} comes after {} states", states.len())));
+                    }
                     Entry::Head(found) => head = Some(found),
                 }
                 length += line.len() as u64;
