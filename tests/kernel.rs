@@ -494,6 +494,28 @@ fn whatever_is_asked_the_kernel_is_busy_and_then_idle() {
 }
 
 #[test]
+fn variables_once_shown_are_shown_as_they_are_now() {
+    let (mut kernel, _directory) = kernel();
+    let shown = kernel.run(":vars");
+    let html = |data: &serde_json::Value| data["text/html"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(shown.outputs.len(), 1, "{shown:?}");
+    assert!(html(&shown.outputs[0]["data"]).contains("<table"), "{shown:?}");
+    let is_shown = |update: &serde_json::Value, words: &[&str]| {
+        assert_eq!(update["transient"]["display_id"], shown.outputs[0]["id"], "{update}");
+        let html = html(&update["data"]);
+        assert!(words.iter().all(|word| html.contains(word)), "{words:?}: {html}");
+    };
+    assert_eq!(kernel.run("let x = 1;").status, "ok");
+    is_shown(&kernel.update(), &[">x<", ">i32<", ">1<"]);
+    assert_eq!(kernel.run("let x = \"seven\"; let other = 2.5;").status, "ok");
+    is_shown(&kernel.update(), &[">x<", "seven", ">other<", ">2.5<"]);
+    assert_eq!(kernel.run("struct Silent; let silent = &&Silent;").status, "ok");
+    is_shown(&kernel.update(), &["seven", ">silent<"]);
+    // What a cell shows is not touched by it.
+    assert_eq!(kernel.run("other").text("shown"), "2.5");
+}
+
+#[test]
 fn only_this_user_enters_and_only_own_processes_are_ended() {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use dam_prelude::verbs::quoted;
 use evcxr::Error;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::code::{Part, is_command, parts};
 use super::engine::Engine;
@@ -21,6 +21,9 @@ use super::report::{Code, compilation, located};
 
 /// A second interrupt within this time ends the cells' process.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// The name of the table of variables, wherever it is shown.
+pub const VARIABLES: &str = "dam-variables";
 
 /// How many cells are remembered, in which an error may be that comes later.
 const REMEMBERED: usize = 200;
@@ -42,13 +45,15 @@ pub struct Cells {
     stopped: Mutex<Option<Instant>>,
     /// evcxr's child.
     process: Mutex<Option<Arc<Mutex<Child>>>>,
+    /// The table of variables as it is shown, if it is.
+    table: Mutex<Option<Value>>,
 }
 
 impl Cells {
     pub fn new(link: Arc<Link>, output: Arc<Output>, socket: PathBuf) -> Self {
         let (running, evcxr_shows) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (before, stopped, process) = (Mutex::default(), Mutex::new(None), Mutex::new(None));
-        Self { link, output, socket, running, evcxr_shows, before, stopped, process }
+        let (before, stopped, process, table) = (Mutex::default(), Mutex::new(None), Mutex::new(None), Mutex::new(None));
+        Self { link, output, socket, running, evcxr_shows, before, stopped, process, table }
     }
 
     /// Starts evcxr.
@@ -170,13 +175,39 @@ impl Cells {
         }
     }
 
-    /// Shows all variables, by a cell of their own.
+    /// Shows all variables.
     fn variables(&self, engine: &mut Engine) -> Result<(), Failure> {
-        let row = |(name, kind): &(String, String)| format!("({name:?}, {kind:?}, dam_prelude::summary!({name}))");
+        self.output.apart(self.link.sync());
+        let table = self.table(engine)?;
+        self.output.show_as(VARIABLES, &table);
+        *locked(&self.table) = Some(table);
+        Ok(())
+    }
+
+    /// Shows what has become of the variables, where they are shown.
+    pub fn update_variables(&self, engine: &mut Engine) {
+        let Some(before) = locked(&self.table).take() else { return };
+        match self.table(engine) {
+            Ok(table) => {
+                if table != before {
+                    self.output.change(VARIABLES, &table);
+                }
+                *locked(&self.table) = Some(table);
+            }
+            Err(failure) => self.output.note(&format!("the variables are not followed any more: {}\n", failure.message)),
+        }
+    }
+
+    /// The table of all variables, made by a cell of its own.
+    fn table(&self, engine: &mut Engine) -> Result<Value, Failure> {
+        let row = |(name, kind): &(String, String)| {
+            let stars = "*".repeat(references(kind));
+            format!("({name:?}, {kind:?}, dam_prelude::summary!({stars}{name}))")
+        };
         let rows: Vec<String> = engine.variables().iter().map(row).collect();
         let code = format!("dam_prelude::notebook::variables(&[{}]);", rows.join(", "));
         match engine.execute(&code, &|_, _| String::new()) {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(self.output.taken(self.link.sync())),
             Err(Error::SubprocessTerminated(how)) => Err(self.ended(engine, &how)),
             Err(error) => Err(Failure::new("error", &error.to_string(), "")),
         }
@@ -258,6 +289,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How many references a type begins with: what is behind them is what one wants to see.
+fn references(kind: &str) -> usize {
+    let Some(rest) = kind.strip_prefix('&') else { return 0 };
+    let rest = if rest.starts_with('\'') { rest.split_once(' ').map_or("", |(_, rest)| rest) } else { rest };
+    1 + references(rest.strip_prefix("mut ").unwrap_or(rest))
+}
+
 /// What cargo says of a cell that was not built, without what evcxr says around it.
 fn not_built(text: &str) -> Failure {
     let said = text.split_once("STDERR:\n").map_or(text, |(_, said)| said.split("\nSTDOUT:").next().unwrap_or(said));
@@ -270,6 +308,12 @@ fn not_built(text: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn references_before_a_type_are_counted() {
+        let kinds = ["i32", "&str", "&'static str", "&&mut [u8]", "&'a mut &'static Tensor", "Vec<&str>"];
+        assert_eq!(kinds.map(references), [0, 1, 1, 2, 2, 0]);
+    }
 
     #[test]
     fn what_cargo_says_is_told_without_what_evcxr_says_around_it() {

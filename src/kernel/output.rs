@@ -192,6 +192,31 @@ impl Output {
         state.pending = forms.map(|(kind, form)| (kind.clone(), form.clone())).collect();
     }
 
+    /// What is said from now on is another thing than what was said before sync `number`.
+    pub fn apart(&self, number: Option<u64>) {
+        let state = self.synced(self.state(), number);
+        let mut state = self.drained(state);
+        self.flush(&mut state);
+    }
+
+    /// The thing that was said before sync `number`, which is not shown then.
+    pub fn taken(&self, number: Option<u64>) -> Value {
+        json!(std::mem::take(&mut self.synced(self.state(), number).pending))
+    }
+
+    /// Shows something that may be changed later, by its name.
+    pub fn show_as(&self, id: &str, data: &Value) {
+        let mut state = self.drained(self.state());
+        self.waited(&mut state);
+        let transient = Some(Transient { display_id: Some(id.to_owned()) });
+        self.publish(&mut state, DisplayData { transient, ..DisplayData::new(media(data.clone())) });
+    }
+
+    /// Changes what is shown by this name, wherever it is.
+    pub fn change(&self, id: &str, data: &Value) {
+        self.publish(&mut self.state(), UpdateDisplayData::new(media(data.clone()), id));
+    }
+
     /// Takes a message of the process between, or of cargo.
     pub fn take(&self, message: &Value) {
         let mut state = self.state();

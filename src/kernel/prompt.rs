@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jupyter_protocol::messaging::{ExecuteRequest, JupyterMessage};
 use serde_json::{Value, json};
 
-use super::cell::Cells;
+use super::cell::{Cells, VARIABLES};
 use super::code::{Whole, whole};
 use super::complete::Completer;
 use super::engine::Engine;
@@ -103,7 +103,8 @@ impl Live {
     fn show(&mut self, message: &JupyterMessage) {
         let content = json!(message.content);
         let plain = &content["data"]["text/plain"];
-        let id = content["transient"]["display_id"].as_str();
+        // What changes only after a cell stays as it is.
+        let id = content["transient"]["display_id"].as_str().filter(|id| *id != VARIABLES);
         match (message.message_type(), id) {
             ("update_display_data", Some(id)) | ("display_data", Some(id)) => self.change(id, plain),
             ("clear_output", _) => {

@@ -261,8 +261,8 @@ impl Kernel {
     /// Runs what comes, until nothing comes any more.
     fn work(&self, jobs: &Receiver<Option<JupyterMessage>>) {
         let (engine, completer) = (self.cells.start(), Completer::default());
-        let mut worker = Worker { engine, completer, count: 0, is_warm: false, seen: BTreeSet::new() };
-        while let Some(job) = worker.next(jobs) {
+        let mut worker = Worker { engine, completer, count: 0, has_run: false, is_warm: false, seen: BTreeSet::new() };
+        while let Some(job) = worker.next(jobs, &self.cells) {
             // Cells that were sent before it was known that this one failed are not run.
             for job in self.job(&mut worker, &job, jobs) {
                 let Some(job) = job else { return };
@@ -290,6 +290,7 @@ impl Kernel {
         match (&job.content, &mut worker.engine) {
             (JupyterMessageContent::ExecuteRequest(request), _) => {
                 let (reply, failure) = self.execute(worker, job, request);
+                worker.has_run = true;
                 if failure.is_some() && request.stop_on_error {
                     waiting = jobs.try_iter().collect();
                 }
@@ -378,6 +379,8 @@ struct Worker {
     engine: Result<Engine>,
     completer: Completer,
     count: usize,
+    /// Whether a cell has run since variables were looked at.
+    has_run: bool,
     is_warm: bool,
     /// Types of variables of which the members have been looked for.
     seen: BTreeSet<String>,
@@ -385,11 +388,11 @@ struct Worker {
 
 impl Worker {
     /// The next job; none: it is over. While nothing comes, what may be asked next is looked for: JupyterLab waits for a
-    /// list of words no longer than a second.
-    fn next(&mut self, jobs: &Receiver<Option<JupyterMessage>>) -> Option<JupyterMessage> {
+    /// list of words no longer than a second. And variables that are shown are shown as they are now.
+    fn next(&mut self, jobs: &Receiver<Option<JupyterMessage>>, cells: &Cells) -> Option<JupyterMessage> {
         let mut next = jobs.recv_timeout(LULL);
         while let Err(RecvTimeoutError::Timeout) = next {
-            if !self.warm_up() {
+            if !self.warm_up(cells) {
                 return jobs.recv().ok().flatten();
             }
             next = jobs.recv_timeout(Duration::ZERO);
@@ -398,8 +401,12 @@ impl Worker {
     }
 
     /// Does one thing that nobody waits for, if there is one.
-    fn warm_up(&mut self) -> bool {
+    fn warm_up(&mut self, cells: &Cells) -> bool {
         let Ok(engine) = &mut self.engine else { return false };
+        if std::mem::take(&mut self.has_run) {
+            cells.update_variables(engine);
+            return true;
+        }
         if !std::mem::replace(&mut self.is_warm, true) {
             engine.warm_up();
             return true;

@@ -361,6 +361,19 @@ impl Kernel {
         assert_eq!(states, ["busy", "idle"], "{}", request.message_type());
     }
 
+    /// What a table or picture becomes that was shown by an earlier cell: its new forms.
+    pub fn update(&mut self) -> Value {
+        loop {
+            let soon = Duration::from_secs(60);
+            let message = self.runtime.block_on(async { timeout(soon, self.iopub.read()).await }).unwrap().unwrap();
+            match message.message_type() {
+                "update_display_data" => return json!(message.content),
+                "stream" => panic!("{}", json!(message.content)),
+                _ => {}
+            }
+        }
+    }
+
     /// The words that could stand at the end of `code`.
     pub fn complete(&mut self, code: &str) -> Vec<String> {
         let reply = self.answer(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });

@@ -1,7 +1,7 @@
 """JupyterLab in a real browser, with the kernel of dam: notebook 1, opened as one that comes from elsewhere, looks right
 and runs from its start to its end; a training cell is interrupted and the next goes on, and the picture of training changes
-while it trains; Tab, Shift-Tab and the contextual help show what they should; much text arrives whole, and a cell that reads
-gets a box to type in. Then notebook 1 once more through a gateway.
+while it trains; Tab, Shift-Tab and the contextual help show what they should; much text arrives whole, a cell that reads
+gets a box to type in, and the variables stand in a panel that follows the cells. Then notebook 1 once more through a gateway.
 
     lab.py DAM NOTEBOOKS SCREENSHOTS        run in an environment with requirements.txt, and Chromium
 """
@@ -70,6 +70,7 @@ NOTEBOOKS_OF_CELLS = {
     "interrupted": [MERGE, "dam.train(1_000_000)?", "dam.steps()"],
     "keys": [MERGE, "dam.", "dam.train"],
     "text": [f'for i in 0..{LINES} {{ println!("{{i}}"); }} 7', READ],
+    "variables": [":vars", 'let twelve = 12;'],
 }
 
 
@@ -232,6 +233,22 @@ def text(page, address):
     wait(page, "what was typed", lambda: any("twelve" in str(o.get("data")) for o in page.evaluate(OUTPUTS, 1)))
 
 
+def variables(page, address):
+    """The table of variables in a panel of its own, which follows the cells."""
+    open_notebook(page, address, "variables.ipynb")
+    command(page, "notebook:run-cell-and-select-next")
+    wait(page, "the table of variables", lambda: page.evaluate(OUTPUTS, 0))
+    page.locator(".jp-CodeCell").nth(0).locator(".jp-InputPrompt").click()
+    command(page, "notebook:create-output-view")
+    panel = page.locator(".jp-LinkedOutputView")
+    wait(page, "a panel with the table", lambda: panel.count() and "variable" in panel.first.inner_text())
+    page.locator(".jp-CodeCell").nth(1).locator(".jp-InputPrompt").click()
+    command(page, "notebook:run-cell")
+    wait(page, "the panel has the new variable", lambda: "twelve" in panel.first.inner_text())
+    page.screenshot(path=SCREENSHOTS / "variables.png")
+    print("the panel of variables follows the cells", flush=True)
+
+
 def main():
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     subprocess.run([DAM, "jupyter", "install", "--prefix", sys.prefix], check=True)
@@ -248,6 +265,7 @@ def main():
             stop_and_go_on(page, address)
             keys(page, address)
             text(page, address)
+            variables(page, address)
         with server(directory, "kernel_gateway") as gateway, lab(directory, f"--gateway-url={gateway}") as address:
             run_all(page, address, "gateway")
         browser.close()
