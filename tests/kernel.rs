@@ -570,7 +570,8 @@ fn verbs_stand_where_one_writes_them() {
     assert!(cell.status == "ok" && cell.text("shown").ends_with("(2, 3)"), "{cell:?}");
     // Below a panic nothing runs.
     let cell = kernel.run("panic!(\"no\");\n%step");
-    assert!(cell.status == "error" && kernel.run("dam.steps()").text("shown") == "3", "{cell:?}");
+    let steps = kernel.run("dam.steps()");
+    assert!(cell.status == "error" && steps.text("shown") == "3", "{cell:?} {steps:?}");
     // As papermill gives parameters.
     assert_eq!(kernel.run("let steps: usize = 1; let name = String::new(); let lr = 0.0f64;").status, "ok");
     let cell = kernel.run("# Parameters\nsteps = 2\nname = \"七\"\nlr = 1\nall = [1, 2]\n");
