@@ -99,18 +99,16 @@ pub fn pieces(text: &str) -> Vec<Piece> {
     all
 }
 
-/// The bytes of a prompt that `text` begins with, the blank behind it too.
+/// The bytes of a prompt that `text` begins with, the blank behind it too where there is one.
 fn prompt(text: &str) -> usize {
     let Some(rest) = text.trim_start_matches(' ').strip_prefix("dam") else { return 0 };
-    let before = text.len() - rest.len();
-    if rest.starts_with("> ") {
-        return before + 2;
-    }
     let first = rest.lines().next().unwrap_or_default();
-    match first.find(" > ") {
-        Some(at) if first.starts_with(' ') => before + at + 3,
-        _ => 0,
-    }
+    let end = match first.find(" >") {
+        _ if first.starts_with('>') => 1,
+        Some(at) if first.starts_with(' ') => at + 2,
+        _ => return 0,
+    };
+    text.len() - rest.len() + end + usize::from(first[end..].starts_with(' '))
 }
 
 /// All statements of `text`.
@@ -194,6 +192,8 @@ mod tests {
     fn pasted_prompts_are_no_words() {
         let text = "dam> load a b\ndam 3 sources · step 100 · loss 0.43 > branch bold; step\n  dam> help";
         assert_eq!(words(text), [vec!["load", "a", "b"], vec!["branch", "bold"], vec!["step"], vec!["help"]]);
+        let text = "dam>\ndam>load a\ndam 2 sources · step 0 >\ndam 2 sources >wrap\ndam>";
+        assert_eq!(words(text), [vec!["load", "a"], vec!["wrap"]]);
         // Within a text in quotation marks it is text.
         assert_eq!(words("generate 'a\ndam> b'"), [vec!["generate", "a\ndam> b"]]);
         assert_eq!(words("damage 1"), [vec!["damage", "1"]]);
