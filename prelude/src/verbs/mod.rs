@@ -51,7 +51,7 @@ pub use context::{Context, Latest, Reply, columns};
 pub use export::Code;
 pub use help::reference;
 pub use next::{is_possible, next};
-pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, pieces, quoted, statements};
+pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, path, pieces, quoted, statements};
 pub use timeline::{State, Timeline};
 pub use topics::{TOPICS, Topic};
 
