@@ -54,11 +54,16 @@ fn main() -> ExitCode {
         (Some(text), None) => run::script(&text, &output),
         (None, Some(cli::Action::Run { file })) => run::file(&file, &output),
         (None, Some(cli::Action::Completions { shell })) => {
-            clap_complete::generate(shell, &mut cli::Cli::command(), "dam", &mut std::io::stdout());
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut cli::Cli::command(), "dam", &mut text);
+            output.write(&text);
             End::Done
         }
         (None, Some(cli::Action::Man)) => {
-            End::of(clap_mangen::Man::new(cli::Cli::command()).render(&mut std::io::stdout()).is_ok())
+            let mut text = Vec::new();
+            let rendered = clap_mangen::Man::new(cli::Cli::command()).render(&mut text);
+            output.write(&text);
+            End::of(rendered.is_ok())
         }
         (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
         (None, Some(action @ (cli::Action::Jupyter { .. } | cli::Action::Kernel { .. }))) => {

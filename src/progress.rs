@@ -52,16 +52,16 @@ impl Shown {
         if before == columns {
             return;
         }
-        let (amount, rate) = match self.counts {
-            Counts::Steps => (self.bar.position().to_string(), format!("{:.1}", self.bar.per_sec())),
-            Counts::Bytes => (DecimalBytes(self.bar.position()).to_string(), DecimalBytes(self.bar.per_sec() as u64).to_string()),
+        let amount = match self.counts {
+            Counts::Steps => self.bar.position().to_string(),
+            Counts::Bytes => DecimalBytes(self.bar.position()).to_string(),
         };
         let line = match self.bar.length() {
             Some(length) => format!(
-                "{}{amount}/{length}  {}  {rate} a second  {:#} left",
+                "{}{amount}/{length}  {}{}",
                 " ".repeat(bar_width(before) + 1),
                 self.bar.message(),
-                HumanDuration(self.bar.eta()),
+                pace(self.counts, self.bar.per_sec(), self.bar.eta()),
             ),
             None => format!("  {}  {:#}", self.bar.message(), HumanDuration(self.bar.elapsed())),
         };
@@ -93,13 +93,14 @@ pub fn say(text: &str) {
 /// Shows what is under way from now on: tasks such as training, downloads, and what else takes long.
 pub fn watch() {
     let terminal = std::io::stderr().is_terminal();
-    let last = Mutex::new(None);
+    let plain = Mutex::new(Plain::default());
     session::watch(move |progress| {
         repl::step(progress);
         if terminal {
             drawn(&mut TASKS.lock().unwrap_or_else(PoisonError::into_inner), progress);
         } else {
-            told(&mut last.lock().unwrap_or_else(PoisonError::into_inner), progress);
+            let line = plain.lock().unwrap_or_else(PoisonError::into_inner).line(progress, Instant::now());
+            line.iter().for_each(|line| note(line));
         }
     });
 }
@@ -130,7 +131,12 @@ fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
         GENERATE => task.bar.set_prefix(end(progress.message, task.columns.saturating_sub(1), TEXT)),
         _ => task.bar.set_message(progress.message.to_owned()),
     }
+    let is_first = task.bar.position() == 0;
     task.bar.set_position(progress.done as u64);
+    if is_first && task.counts == Counts::Bytes {
+        // Some are done before they are first told of: they say nothing of how fast it goes.
+        task.bar.reset_eta();
+    }
 }
 
 /// The last `rows` rows of `text`, broken at `width` columns.
@@ -160,36 +166,123 @@ fn bar_width(columns: usize) -> usize {
 /// How a bar looks in a terminal of so many columns.
 fn set_style(bar: &ProgressBar, counts: Counts, columns: usize) {
     let amount = match counts {
-        Counts::Steps => "{pos}/{len}  {msg}  {rate}",
-        Counts::Bytes => "{decimal_bytes}/{decimal_total_bytes}  {msg}  {decimal_bytes_per_sec}",
+        Counts::Steps => "{pos}/{len}  {msg}{pace}",
+        Counts::Bytes => "{decimal_bytes}/{decimal_total_bytes}  {msg}{pace}",
     };
     let template = match bar.length() {
-        Some(_) => format!("{{bar:{}}} {amount}  {{eta}} left\n{{prefix}}", bar_width(columns)),
+        Some(_) => format!("{{bar:{}}} {amount}\n{{prefix}}", bar_width(columns)),
         None => "{spinner} {msg}  {elapsed}\n{prefix}".into(),
     };
-    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+    let pace = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         // Writing into the bar's own text does not fail.
-        let _ = write!(out, "{:.1} a second", state.per_sec());
+        let _ = write!(out, "{}", pace(counts, state.per_sec(), state.eta()));
     };
     if let Ok(style) = ProgressStyle::with_template(&template) {
         let (chars, ticks) = if terminal::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
-        bar.set_style(style.with_key("rate", rate).progress_chars(chars).tick_chars(ticks));
+        bar.set_style(style.with_key("pace", pace).progress_chars(chars).tick_chars(ticks));
     }
 }
 
-/// A line now and then.
-fn told(last: &mut Option<Instant>, progress: &Progress<'_>) {
-    let due = last.is_none_or(|last| last.elapsed() > PLAIN);
-    if progress.done == 0 || progress.finished {
-        last.get_or_insert_with(Instant::now);
-    } else if due && progress.task != GENERATE {
-        *last = Some(Instant::now());
-        match (progress.counts, progress.total) {
+/// How fast it goes and how long it still takes, behind other words; nothing before something was done.
+fn pace(counts: Counts, per_sec: f64, left: Duration) -> String {
+    if per_sec.is_nan() || per_sec <= 0.0 {
+        return String::new();
+    }
+    let rate = match counts {
+        Counts::Steps => format!("{per_sec:.1} a second"),
+        Counts::Bytes => format!("{} a second", DecimalBytes(per_sec as u64)),
+    };
+    format!("  {rate}  {:#} left", HumanDuration(left))
+}
+
+/// What plain lines are told of.
+#[derive(Default)]
+struct Plain {
+    /// When the last line was written, or would have been.
+    last: Option<Instant>,
+    /// When each task began, and how much of it was done then, the outermost first.
+    begun: Vec<(Instant, usize)>,
+}
+
+impl Plain {
+    /// The line that is due, now and then.
+    fn line(&mut self, progress: &Progress<'_>, now: Instant) -> Option<String> {
+        if progress.done == 0 || progress.finished {
+            match progress.finished {
+                true => drop(self.begun.pop()),
+                false => self.begun.push((now, 0)),
+            }
+            self.last.get_or_insert(now);
+            return None;
+        }
+        // Of bytes some are done before they are first told of.
+        if let Some(begun) = self.begun.last_mut().filter(|begun| progress.counts == Counts::Bytes && begun.1 == 0) {
+            *begun = (now, progress.done);
+        }
+        let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) > PLAIN);
+        if !is_due || progress.task == GENERATE {
+            return None;
+        }
+        self.last = Some(now);
+        let left = self.left(progress, now).map(|left| format!(", {:#} left", HumanDuration(left))).unwrap_or_default();
+        Some(match (progress.counts, progress.total) {
             (Counts::Bytes, Some(total)) if total > 0 => {
                 let (done, total) = (DecimalBytes(progress.done as u64), DecimalBytes(total as u64));
-                note(&format!("{} {}: {done} of {total}", progress.task, progress.message));
+                format!("{} {}: {done} of {total}{left}", progress.task, progress.message)
             }
-            _ => note(progress.message),
+            _ => format!("{}{left}", progress.message),
+        })
+    }
+
+    /// How long the innermost task still takes, if it goes on as it did.
+    fn left(&self, progress: &Progress<'_>, now: Instant) -> Option<Duration> {
+        let (begun, before) = *self.begun.last()?;
+        let made = progress.done.checked_sub(before).filter(|made| *made > 0)?;
+        let rest = progress.total?.saturating_sub(progress.done);
+        Some(now.saturating_duration_since(begun).mul_f64(rest as f64 / made as f64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(done: usize, total: usize) -> Progress<'static> {
+        let (counts, message) = (Counts::Steps, "step");
+        Progress { task: "train", done, counts, total: Some(total), message, loss: None, step: None, dam: None, finished: false }
+    }
+
+    #[test]
+    fn nothing_is_estimated_before_something_was_done() {
+        for nothing in [0.0, f64::NAN] {
+            assert_eq!(pace(Counts::Steps, nothing, Duration::ZERO), "");
         }
+        assert_eq!(pace(Counts::Steps, 2.0, Duration::from_secs(90)), "  2.0 a second  90s left");
+        assert_eq!(pace(Counts::Bytes, 2e6, Duration::from_secs(9)), "  2.00 MB a second  9s left");
+    }
+
+    #[test]
+    fn plain_lines_say_how_long_it_takes() {
+        let (begin, mut plain) = (Instant::now(), Plain::default());
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!(plain.line(&steps(0, 100), begin), None);
+        assert_eq!(plain.line(&steps(1, 100), after(1)), None);
+        assert_eq!(plain.line(&steps(10, 100), after(10)).unwrap(), "step, 90s left");
+        // A task within has a time of its own, and gives it back.
+        assert_eq!(plain.line(&steps(0, 5), after(11)), None);
+        assert_eq!(plain.line(&steps(1, 5), after(16)).unwrap(), "step, 20s left");
+        assert_eq!(plain.line(&Progress { finished: true, ..steps(5, 5) }, after(36)), None);
+        assert_eq!(plain.line(&steps(50, 100), after(50)).unwrap(), "step, 50s left");
+    }
+
+    #[test]
+    fn bytes_are_counted_from_the_first_that_are_told_of() {
+        let (begin, mut plain) = (Instant::now(), Plain::default());
+        let bytes = |done| Progress { task: "download", counts: Counts::Bytes, message: "x", ..steps(done, 10_000_000) };
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!(plain.line(&bytes(0), begin), None);
+        // It went on from the middle.
+        assert_eq!(plain.line(&bytes(5_000_000), begin), None);
+        assert_eq!(plain.line(&bytes(6_000_000), after(6)).unwrap(), "download x: 6.00 MB of 10.00 MB, 24s left");
     }
 }

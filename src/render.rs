@@ -67,8 +67,13 @@ impl Output {
     }
 
     fn line(&self, text: &str) {
+        self.write(format!("{text}\n").as_bytes());
+    }
+
+    /// Writes `bytes` as they are.
+    pub fn write(&self, bytes: &[u8]) {
         let mut stdout = std::io::stdout().lock();
-        match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => {}
             // Nobody reads on (`dam ... | head`). A merge that was asked for is made all the same.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {

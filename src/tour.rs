@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use dam_prelude::Error;
 use dam_prelude::show::{AVERAGE, MERGED};
-use dam_prelude::verbs::{Context, Statement, statements};
+use dam_prelude::verbs::{self, Context, Statement, statements};
 use serde_json::Value;
 
 use crate::interrupt;
@@ -83,10 +83,11 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
         let mut typed = line.to_owned();
         let mut all = statements(line)?;
         if line == "bake" {
-            let mut arguments = vec![directory.display().to_string()];
+            let mut arguments = vec![verbs::path("bake", &directory.display().to_string())];
             arguments.extend(force.then(|| "--force".into()));
-            typed = format!("bake {}", arguments.join(" "));
-            all = vec![Statement { verb: "bake".into(), arguments, line: 1 }];
+            let bake = Statement { verb: "bake".into(), arguments, line: 1 };
+            typed = verbs::line(&bake);
+            all = vec![bake];
         }
         if !output.json {
             output.say(&format!("\n{words}\n\ndam> {typed}"));

@@ -428,7 +428,7 @@ fn a_session_file_that_cannot_be_opened() {
     says(&Dam::open(golden("expected.safetensors")).unwrap_err(), &["no session in it"]);
     // Nor is it replaced by one.
     let error = dam().save(&file).unwrap_err();
-    says(&error, &["is not only a session"]);
+    says(&error, &["is not a session, so it is not replaced"]);
     assert_eq!(fs::read(&file).unwrap(), b"not a session");
     fs::remove_file(&file).unwrap();
     let model = dir.path().join("model");

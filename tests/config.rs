@@ -160,6 +160,9 @@ fn whatever_changes_logits_is_a_difference() {
         let after = parse(&edited(model, path, value.clone())).unwrap();
         let difference = before.difference(&after).unwrap_or_else(|| panic!("{model}, {path}: {value}"));
         assert!(difference.starts_with(word), "{model}, {path}: {difference}");
+        // It is told in words.
+        let odd = ["Some(", "None", "true", "false", "{"].iter().find(|odd| difference.contains(**odd));
+        assert_eq!(odd, None, "{model}, {path}: {difference}");
         assert_eq!(before.difference(&before.clone()), None);
     }
 }

@@ -162,7 +162,7 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
     let cases = [
         ("gemma2", "query_pre_attn_scalar"),
         ("gemma3", "query_pre_attn_scalar"),
-        ("smollm3", "layer 1 attends"),
+        ("smollm3", "layer 1 attends to all positions"),
         ("smollm3-window", "attends"),
         ("qwen3-yarn", "attends"),
     ];

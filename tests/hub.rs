@@ -372,6 +372,7 @@ fn a_server_that_stalls_or_gets_no_further_is_given_up() {
     assert!((5..=10).contains(&tries), "{tries}");
     stuck(Fault::Stalls(0), &["0 of", "timeout"]);
     stuck(Fault::Trickles, &["bytes a second"]);
+    stuck(Fault::TricklesListing, &["bytes a second"]);
     // Without ranges, each try ends short of the best so far.
     let tries =
         stuck(Fault::BreaksAnew(vec![size / 2, size / 3, size / 4]), &["cannot resume", &format!("{} of {size}", size / 2)]);
@@ -401,6 +402,7 @@ fn waits_that_a_hub_asks_for_are_bounded_and_ctrl_c_ends_them() {
     stopped(Fault::Wait(50), home.path());
     stopped(Fault::Stalls(1000), home.path());
     stopped(Fault::Trickles, home.path());
+    stopped(Fault::TricklesListing, home.path());
     // What came is kept, and goes on.
     server.fault(Fault::None);
     works(home.path(), &server.endpoint, "load org/name", &[]);

@@ -653,3 +653,16 @@ fn notebooks_run_side_by_side_and_leave_no_process() {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// A connection file is a file: a pipe in its place is not waited for.
+#[test]
+fn a_pipe_is_no_connection_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("connection.json");
+    let name = std::ffi::CString::new(file.to_str().unwrap()).unwrap();
+    // SAFETY: the path is a C string.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let output = common::dam(directory.path()).arg("kernel").arg(&file).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && errors.contains("a pipe"), "{errors}");
+}

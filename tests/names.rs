@@ -121,3 +121,32 @@ fn families_that_cannot_be_run_are_completed_where_that_is_sure() {
     assert!(read(&written.path).contains_key("transformer.h.0.mlp.c_fc.weight"));
     assert!(models.to_string().contains("lack `transformer.`"), "{models}");
 }
+
+/// A directory may have a `=` in its name: in quotation marks, or with `./` before it, it is no key.
+#[test]
+fn names_with_an_equals_sign_are_paths_in_quotation_marks() {
+    let dir = tempfile::tempdir().unwrap();
+    common::copy_checkpoint("model0", &dir.path().join("x=a"));
+    common::copy_checkpoint("model1", &dir.path().join("b"));
+    common::copy_checkpoint("model1", &dir.path().join("a"));
+    let steps = "load \"x=a\" 'b'; data x=a=\"d=0.jsonl\" b=\"d=1.jsonl\"; wrap; step; bake \"o=p\"; merge linear 'o2=p' dtype=f32; \
+                 eval \"d=0.jsonl\"; save \"s=1.dam\"; export \"e=1.dam\"; open \"s=1.dam\"";
+    for i in 0..2 {
+        fs::copy(common::golden(&format!("data{i}.jsonl")), dir.path().join(format!("d={i}.jsonl"))).unwrap();
+    }
+    let (replies, ok) = common::json(dir.path(), steps);
+    assert!(ok, "{replies:?}");
+    assert_eq!(replies[0]["sources"][0]["name"], "x=a", "{}", replies[0]);
+    for file in ["o=p/model.safetensors", "o2=p/model.safetensors", "s=1.dam", "e=1.dam"] {
+        assert!(dir.path().join(file).is_file(), "{file}");
+    }
+    // What was done is done again by its script, into the same places.
+    fs::remove_dir_all(dir.path().join("o=p")).unwrap();
+    let again = common::dam(dir.path()).arg("./e=1.dam").output().unwrap();
+    assert!(again.status.success(), "{again:?}");
+    assert!(dir.path().join("o=p/model.safetensors").is_file());
+    // Without them it is a name, as it was.
+    let (replies, ok) = common::json(dir.path(), "load y=b x=\"a\"; bake o=p");
+    assert_eq!((&replies[0]["sources"][0]["name"], &replies[0]["sources"][1]["name"]), (&"y".into(), &"x".into()));
+    assert!(!ok && replies[1]["error"].as_str().unwrap().contains("unknown key `o`"), "{replies:?}");
+}

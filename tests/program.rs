@@ -140,6 +140,19 @@ fn an_interrupt_keeps_everything() {
     assert!(lines.next().is_none() && !golden("half").exists());
 }
 
+/// Completions and the manual page go to whoever reads them, and where nobody does that is no fault.
+#[test]
+fn a_closed_pipe_is_no_fault_of_what_is_printed() {
+    for arguments in [&["completions", "zsh"][..], &["completions", "bash"], &["man"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = dam(&golden("")).args(arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !errors.contains("panicked"), "{arguments:?}: {errors}");
+        assert_eq!(errors.matches("standard output is closed").count(), 1, "{arguments:?}: {errors}");
+    }
+}
+
 #[test]
 fn the_first_run_explains_itself() {
     let help = dam(&golden("")).arg("--help").output().unwrap();

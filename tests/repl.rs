@@ -474,12 +474,12 @@ fn several_killed_sessions_are_listed() {
     dam.kill();
     let mut dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
     dam.wait_for("2 sessions ended without being left:");
-    dam.wait_for("1  just now: 1 change, the last: load builtin:japanese");
+    dam.wait_for("1  just now: 1 change: load builtin:japanese");
     dam.wait_for("2  ");
     dam.line("3");
     dam.line("d1");
     dam.wait_for("go on with it?");
-    dam.wait_for("1 change, the last: load builtin:math");
+    dam.wait_for("1 change: load builtin:math");
     dam.line("y");
     dam.wait_for("1 source >");
 }

@@ -352,3 +352,20 @@ fn a_moment_of_another_scheme_or_of_other_options_is_refused() {
     let (tensor, softmax) = (models.wrap(PerTensor).unwrap(), models.wrap(Softmax).unwrap());
     assert!(softmax.restore(&tensor.snapshot().unwrap()).is_err());
 }
+
+/// What is kept of a session is told in a line, also of one in which all was undone.
+#[test]
+fn what_is_kept_is_told_in_a_line() {
+    let kept = tempfile::tempdir().unwrap();
+    let mut context = Context::default();
+    for (line, told) in [
+        ("load builtin:math", "1 change: load builtin:math"),
+        ("load builtin:sql", "2 changes, the last: load builtin:sql"),
+        ("undo", "2 changes, the last: load builtin:math"),
+        ("undo", "2 changes, all undone"),
+    ] {
+        verbs(&mut context, line);
+        context.keep(kept.path()).unwrap();
+        assert_eq!(Context::summary(kept.path()).unwrap(), told, "{line}");
+    }
+}

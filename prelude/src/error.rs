@@ -128,7 +128,7 @@ pub enum Error {
     TooLarge { what: String, needed: u64, available: u64, tokens: usize, fits: Option<usize> },
     #[error("`{}` exists already", path.display())]
     Exists { path: PathBuf },
-    #[error("`{}` is not only {what}, so it is not replaced", path.display())]
+    #[error("`{}` is not {what}, so it is not replaced", path.display())]
     NotReplaced { path: PathBuf, what: &'static str },
     #[error("`{}` holds `{file}`, which was not written with a checkpoint, so it is not replaced", path.display())]
     Foreign { path: PathBuf, file: String },

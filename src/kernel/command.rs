@@ -67,10 +67,26 @@ pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
             output.object("doctor", &lines.join("\n"), json!({"findings": json}));
             let missing = findings.iter().filter(|f| f.found.is_none() && !f.optional).count();
             if missing > 0 {
-                let message = format!("{missing} of what notebooks need is missing");
-                return Err(Error::Refused { message, hint: "the lines above say how to get it".into() }.into());
+                return Err(Error::Refused { message: lacks(missing), hint: "the lines above say how to get it".into() }.into());
             }
         }
     }
     Ok(())
+}
+
+/// That notebooks lack `missing` things, in words.
+fn lacks(missing: usize) -> String {
+    match missing {
+        1 => "1 thing that notebooks need is missing".into(),
+        _ => format!("{missing} things that notebooks need are missing"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_is_missing_is_counted() {
+        assert_eq!(super::lacks(1), "1 thing that notebooks need is missing");
+        assert_eq!(super::lacks(5), "5 things that notebooks need are missing");
+    }
 }

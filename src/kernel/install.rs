@@ -152,7 +152,7 @@ fn ours(directory: &Path) -> Result<()> {
 
 /// Whether a directory has the description of a kernel of `dam`.
 pub fn is_ours(directory: &Path) -> bool {
-    let text = fs::read_to_string(directory.join("kernel.json")).unwrap_or_default();
+    let text = super::text(&directory.join("kernel.json")).unwrap_or_default();
     let spec: Value = serde_json::from_str(&text).unwrap_or_default();
     let title = spec["display_name"].as_str().unwrap_or_default();
     title.starts_with(TITLE) && spec["argv"][1] == "kernel"

@@ -94,7 +94,7 @@ impl Members {
             let sources = [Some(PathBuf::from(PRELUDE).join("src")), candle()];
             sources.into_iter().flatten().for_each(|source| members.directory(&source));
             let library = library().unwrap_or_default();
-            LIBRARY.iter().for_each(|file| members.source(&fs::read_to_string(library.join(file)).unwrap_or_default()));
+            LIBRARY.iter().for_each(|file| members.source(&super::text(&library.join(file)).unwrap_or_default()));
             members
         })
     }
@@ -122,7 +122,7 @@ impl Members {
             if path.is_dir() {
                 self.directory(&path);
             } else if path.extension().is_some_and(|end| end == "rs") {
-                self.source(&fs::read_to_string(&path).unwrap_or_default());
+                self.source(&super::text(&path).unwrap_or_default());
             }
         }
     }

@@ -40,6 +40,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dam_prelude::checkpoint::read_file;
 
 pub use command::{Jupyter, jupyter};
 pub use prompt::Rust;
@@ -87,6 +88,21 @@ fn own_directory() -> Result<tempfile::TempDir> {
     let directory = tempfile::Builder::new().prefix("dam-").permissions(only_me.clone()).tempdir_in(place)?;
     std::fs::set_permissions(directory.path(), only_me)?;
     Ok(directory)
+}
+
+/// The text of a regular file, of a size that is read whole.
+///
+/// # Errors
+/// Something else than such a file.
+fn text(file: &Path) -> dam_prelude::Result<String> {
+    /// Bytes of the longest.
+    const LONGEST: u64 = 64 << 20;
+    let invalid = |error| dam_prelude::Error::Io {
+        action: "read",
+        path: file.into(),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+    };
+    String::from_utf8(read_file(file, LONGEST)?).map_err(invalid)
 }
 
 /// Runs the kernel that a connection file describes, until it is shut down.

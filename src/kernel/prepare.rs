@@ -65,7 +65,7 @@ pub fn cache() -> Result<PathBuf> {
     let cache = dirs::cache_dir().context("no cache directory is known: set HOME or XDG_CACHE_HOME")?.join("dam");
     let config = cache.join(".cargo").join("config.toml");
     fs::create_dir_all(cache.join(".cargo")).with_context(|| format!("cannot write {}", cache.display()))?;
-    if fs::read_to_string(&config).ok().as_deref() != Some(CARGO) {
+    if super::text(&config).ok().as_deref() != Some(CARGO) {
         let mut file = tempfile::NamedTempFile::new_in(cache.join(".cargo"))?;
         file.write_all(CARGO.as_bytes())?;
         file.persist(config)?;

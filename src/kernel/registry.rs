@@ -46,7 +46,7 @@ pub fn others(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn listed() -> Result<BTreeSet<PathBuf>> {
-    let text = fs::read_to_string(cache()?.join(LIST)).unwrap_or_default();
+    let text = super::text(&cache()?.join(LIST)).unwrap_or_default();
     Ok(text.lines().map(PathBuf::from).collect())
 }
 

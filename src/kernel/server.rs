@@ -66,7 +66,7 @@ struct Kernel {
 /// # Errors
 /// A file that is not one, ports that are taken.
 pub fn serve(file: &Path, directory: &Path) -> Result<()> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = super::text(file)?;
     let info: ConnectionInfo = serde_json::from_str(&text).with_context(|| {
         format!("{} is not a connection file of Jupyter, which starts the kernel itself: jupyter lab", file.display())
     })?;

@@ -6,13 +6,16 @@
 //! STATE/dam/set-aside/NUMBER/    a session that cannot be read: nothing of it is deleted
 //! ```
 
+use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
+use dam_prelude::checkpoint::{open_to_write, read_file};
 use dam_prelude::session::{Progress, latest};
 use dam_prelude::verbs::{Context, Recovered, quoted};
 
@@ -137,7 +140,7 @@ impl Left {
 
     /// The session of `directory`, if none runs in it and it has something.
     fn of(directory: &Path) -> Option<Self> {
-        let lock = File::options().write(true).create(true).truncate(false).open(directory.join(LOCK)).ok()?;
+        let lock = open_to_write(File::options().write(true).create(true).truncate(false), &directory.join(LOCK)).ok()?;
         lock.try_lock().ok()?;
         let files = fs::read_dir(directory).ok()?.collect::<std::io::Result<Vec<_>>>().ok()?;
         let mut written = files.iter().filter(|file| file.file_name() != LOCK && file.file_name() != PLACE).peekable();
@@ -165,7 +168,10 @@ impl Left {
 
     /// Where it was typed.
     fn place(&self) -> Option<PathBuf> {
-        Some(PathBuf::from(String::from_utf8(fs::read(self.directory.join(PLACE)).ok()?).ok()?))
+        /// Bytes of the longest path.
+        const LONGEST: u64 = 1 << 16;
+        let bytes = read_file(&self.directory.join(PLACE), LONGEST).ok()?;
+        Some(PathBuf::from(OsString::from_vec(bytes)))
     }
 
     /// What is in it, in words.
@@ -241,7 +247,7 @@ pub fn step(progress: &Progress<'_>) {
             place.writes = Some(std::thread::spawn(write));
         }
         Err(error) => {
-            note(&format!("this training is not kept as it goes: {error}"));
+            note(&format!("autosave is off from here on: {error}"));
             *running = None;
         }
     }
@@ -263,4 +269,29 @@ fn private(directory: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory may have any name, and be left with it.
+    #[test]
+    fn a_place_need_not_be_utf_8() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join(OsString::from_vec(b"caf\xe9".into()));
+        fs::write(dir.path().join(PLACE), place.as_os_str().as_encoded_bytes()).unwrap();
+        fs::write(dir.path().join("journal.jsonl"), "").unwrap();
+        assert_eq!(Left::of(dir.path()).unwrap().place(), Some(place));
+    }
+
+    #[test]
+    fn a_pipe_is_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = std::ffi::CString::new(dir.path().join(LOCK).to_str().unwrap()).unwrap();
+        // SAFETY: the path is a C string.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        fs::write(dir.path().join("journal.jsonl"), "").unwrap();
+        assert!(Left::of(dir.path()).is_none());
+    }
 }

@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::terminal::state_directory;
-use dam_prelude::checkpoint::open_file;
+use dam_prelude::checkpoint::{open_file, open_to_write};
 use rustyline::Result;
 use rustyline::history::{History, SearchDirection, SearchResult};
 
@@ -112,7 +112,7 @@ fn add(file: &Path, line: &str) -> std::io::Result<()> {
     }
     let text = format!("{}\n", escaped(line));
     for _ in 0..3 {
-        let mut opened = private(OpenOptions::new().append(true).create(true)).open(file)?;
+        let mut opened = open_to_write(private(OpenOptions::new().append(true).create(true)), file)?;
         // One who holds the lock for long is not waited for: a line is added in one write.
         let _ = opened.try_lock();
         if is_same(&opened, file) {
@@ -138,7 +138,7 @@ fn is_same(_: &File, _: &Path) -> bool {
 
 /// Puts `lines` in the place of what `file` has, unless another session writes.
 fn rewrite(file: &Path, lines: &[String]) -> std::io::Result<()> {
-    let opened = OpenOptions::new().append(true).open(file)?;
+    let opened = open_to_write(OpenOptions::new().append(true), file)?;
     if opened.try_lock().is_err() {
         return Ok(());
     }
@@ -210,7 +210,9 @@ impl History for Lines {
 
     fn save(&mut self, path: &Path) -> Result<()> {
         let text: String = self.entries.iter().map(|line| escaped(line) + "\n").collect();
-        Ok(private(OpenOptions::new().write(true).create(true).truncate(true)).open(path)?.write_all(text.as_bytes())?)
+        let options = &mut OpenOptions::new();
+        let mut file = open_to_write(private(options.write(true).create(true).truncate(true)), path)?;
+        Ok(file.write_all(text.as_bytes())?)
     }
 
     /// Every line was added when it was entered.
@@ -278,6 +280,21 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), LINES);
         assert!(Lines::open(None).entries.is_empty());
         assert!(Lines::open(Some(dir.path().to_owned())).entries.is_empty());
+    }
+
+    /// A pipe in its place is not waited for: the session goes on without a history.
+    #[test]
+    #[cfg(unix)]
+    fn a_pipe_is_no_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("history");
+        let name = std::ffi::CString::new(file.to_str().unwrap()).unwrap();
+        // SAFETY: the path is a C string.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let mut lines = Lines::open(Some(file.clone()));
+        assert!(lines.push("load a".into()) && lines.push("wrap".into()));
+        assert_eq!(lines.entries, ["load a", "wrap"]);
+        assert!(rewrite(&file, &lines.entries).is_err() && lines.save(&file).is_err());
     }
 
     #[test]

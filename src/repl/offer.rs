@@ -35,7 +35,7 @@ pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, 
     match Autosave::begin() {
         Ok(autosave) => Ok((Some(autosave), Context::default())),
         Err(error) => {
-            note(&format!("this session is not kept as it goes: {error:#}"));
+            note(&format!("autosave is off: {error:#}"));
             Ok((None, Context::default()))
         }
     }

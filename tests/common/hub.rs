@@ -30,8 +30,9 @@ pub enum Fault {
     BreaksAnew(Vec<usize>),
     /// Sends the first so many bytes, then nothing, and keeps the connection.
     Stalls(usize),
-    /// Sends a byte now and then.
+    /// Sends a byte now and then, of weights or of the listing.
     Trickles,
+    TricklesListing,
     /// A bit of large files is another, so many times.
     Flipped(usize),
     /// The same of small files.
@@ -188,6 +189,11 @@ impl Server {
             if !path.ends_with("/revision/main") && !path.ends_with("/revision/v1") && !path.ends_with(COMMIT) {
                 return send("404 Not Found", "x-error-code: RevisionNotFound\r\n", b"", 0);
             }
+            if state.fault == Fault::TricklesListing {
+                drop(state);
+                send("200 OK", "", &[], body.len());
+                return trickle(&mut stream, body.as_bytes());
+            }
             return send("200 OK", "", body.as_bytes(), body.len());
         }
         let Some((_, name)) = path.split_once(&format!("/resolve/{COMMIT}/")).or_else(|| path.split_once("/cdn/")) else {
@@ -245,17 +251,22 @@ impl Server {
             Fault::Trickles if is_cdn => {
                 drop(state);
                 send(status, &headers, &[], part.len());
-                for byte in part {
-                    std::thread::sleep(Duration::from_millis(300));
-                    if stream.write_all(&[*byte]).and_then(|()| stream.flush()).is_err() {
-                        return;
-                    }
-                }
+                trickle(&mut stream, part);
             }
             Fault::Drops(after) if is_cdn => send(status, &headers, &part[..after.min(part.len())], part.len()),
             Fault::Short if is_cdn => send(status, &headers, &part[..part.len() / 2], part.len() / 2),
             Fault::Long if is_cdn => send(status, &headers, &[part, b"more"].concat(), part.len() + 4),
             _ => send(status, &headers, part, part.len()),
+        }
+    }
+}
+
+/// Sends `bytes` one by one, until nobody takes them any more.
+fn trickle(stream: &mut TcpStream, bytes: &[u8]) {
+    for byte in bytes {
+        std::thread::sleep(Duration::from_millis(300));
+        if stream.write_all(&[*byte]).and_then(|()| stream.flush()).is_err() {
+            return;
         }
     }
 }

@@ -83,6 +83,19 @@ pub struct Attends {
     pub rope: Option<usize>,
 }
 
+impl Attends {
+    /// What a token sees, in words.
+    pub(super) fn describe(&self) -> String {
+        let window = self.window.map_or_else(|| "all positions".to_owned(), |w| format!("{w} positions"));
+        let rope = match self.rope {
+            None => " without rotary embedding".to_owned(),
+            Some(0) => String::new(),
+            Some(other) => format!(" with rotary embedding {}", other + 1),
+        };
+        window + &rope
+    }
+}
+
 /// Which norms queries and keys have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
@@ -114,6 +127,15 @@ pub enum Activation {
     Silu,
     /// `x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`
     GeluTanh,
+}
+
+impl Activation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Silu => "silu",
+            Self::GeluTanh => "gelu_tanh",
+        }
+    }
 }
 
 /// What a tensor is, which decides its coefficients: columns of a weight, or one number for a bias.
@@ -237,22 +259,36 @@ impl Architecture {
                 _ => runs.push((*attends, 1)),
             }
         }
-        let one = |(a, count): (Attends, usize)| {
-            let window = a.window.map_or_else(|| "all positions".to_owned(), |w| format!("{w} positions"));
-            let rope = match a.rope {
-                None => " without rotary embedding".to_owned(),
-                Some(0) => String::new(),
-                Some(other) => format!(" with rotary embedding {}", other + 1),
-            };
-            format!("{count} layers see {window}{rope}")
+        let one = |(a, count): (Attends, usize)| match count {
+            1 => format!("1 layer sees {}", a.describe()),
+            _ => format!("{count} layers see {}", a.describe()),
         };
         runs.into_iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    fn describe_norms(&self) -> String {
+        let Norms { before_attention, after_attention, before_mlp, after_mlp } = self.norms;
+        let of_layers = [before_attention, after_attention, before_mlp, after_mlp].into_iter().flatten();
+        let of_queries = match self.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Heads => Some("queries and keys, each head"),
+            QkNorm::Whole => Some("queries and keys, all heads together"),
+        };
+        let offset = if self.norm_offset == 0.0 { String::new() } else { format!(", weights + {}", self.norm_offset) };
+        of_layers.chain(of_queries).collect::<Vec<_>>().join(", ") + &offset
+    }
+
+    fn describe_biases(&self) -> String {
+        let all = [(self.qkv_bias, "queries, keys and values"), (self.output_bias, "attention's output"), (self.mlp_bias, "MLP")];
+        let there: Vec<&str> = all.into_iter().filter(|(is_there, _)| *is_there).map(|(_, name)| name).collect();
+        if there.is_empty() { "none".into() } else { there.join(", ") }
     }
 
     /// The first field in which two architectures differ, as `name: this and that`. Vocabularies may, and one output
     /// layer may be tied.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let other = &Self { vocabulary: self.vocabulary, tied: self.tied, ..other.clone() };
+        let cap = |cap: Option<f64>| cap.map_or_else(|| "none".to_owned(), |cap| cap.to_string());
         let fields = |a: &Self| {
             [
                 ("family", a.family.clone()),
@@ -265,11 +301,17 @@ impl Architecture {
                 ("norm epsilon", a.norm_eps.to_string()),
                 ("rotary embedding", a.ropes.iter().map(Rope::describe).collect::<Vec<_>>().join(" and ")),
                 ("attention", a.describe_attention()),
-                ("norms", format!("{:?}", (a.norm_offset, a.qk_norm, a.norms))),
-                ("activation", format!("{:?}", a.activation)),
-                ("scales", format!("{:?}", (a.embedding_scale, a.attention_scale, a.residual_scale, a.logit_scale))),
-                ("caps", format!("{:?}", (a.attention_cap, a.logit_cap))),
-                ("biases", format!("{:?}", [a.qkv_bias, a.output_bias, a.mlp_bias])),
+                ("norms", a.describe_norms()),
+                ("activation", a.activation.name().to_owned()),
+                (
+                    "scales",
+                    format!(
+                        "embeddings {}, attention {}, residuals {}, logits {}",
+                        a.embedding_scale, a.attention_scale, a.residual_scale, a.logit_scale
+                    ),
+                ),
+                ("caps", format!("attention {}, logits {}", cap(a.attention_cap), cap(a.logit_cap))),
+                ("biases", a.describe_biases()),
             ]
         };
         let pairs = fields(self).into_iter().zip(fields(other));

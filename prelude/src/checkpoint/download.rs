@@ -29,8 +29,14 @@ const PATIENCE: u64 = 60;
 /// Bytes of the longest answer that is not a file.
 const LONGEST: u64 = 64 << 20;
 
+/// How long an answer that is not a file may take.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
 /// Bytes a second that a download must bring.
 const SLOWEST: u64 = 1024;
+
+/// What is said where it does not.
+const TOO_SLOW: &str = "fewer than 1024 bytes a second came";
 
 /// A try got further that brought so many bytes, or a hundredth of the file.
 const FURTHER: u64 = 16 << 20;
@@ -213,8 +219,57 @@ impl Client {
     /// A short answer.
     pub fn text(&self, path: &str, repo: &str) -> Result<String> {
         let mut response = self.get(&format!("{}{path}", self.endpoint), None, true, repo)?;
-        let read = response.body_mut().with_config().limit(LONGEST).read_to_string();
-        read.map_err(|e| self.odd(repo, format!("its answer breaks off: {e}")))
+        let mut reader = response.body_mut().with_config().limit(LONGEST).reader();
+        let bytes = self.brought(&mut reader, LONGEST_WAIT, repo)?;
+        String::from_utf8(bytes).map_err(|_| self.odd(repo, "its answer is not text".into()))
+    }
+
+    /// All that `reader` brings, which may stall no more than a download, and take no longer than `most`.
+    fn brought(&self, reader: &mut impl Read, most: Duration, repo: &str) -> Result<Vec<u8>> {
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        let (begun, mut pace) = (Instant::now(), Pace::begin(self.stall, 0));
+        loop {
+            let read = match reader.read(&mut buffer) {
+                Ok(0) => return Ok(bytes),
+                Ok(read) => read,
+                Err(error) => {
+                    self.check()?;
+                    return Err(self.odd(repo, format!("its answer breaks off: {error}")));
+                }
+            };
+            self.check()?;
+            bytes.extend_from_slice(&buffer[..read]);
+            if pace.is_slow(bytes.len() as u64) {
+                return Err(self.unreachable(format!("of its answer, {TOO_SLOW}")));
+            }
+            if begun.elapsed() > most {
+                return Err(self.unreachable(format!("its answer takes longer than {} s", most.as_secs())));
+            }
+        }
+    }
+}
+
+/// Whether what comes does so as fast as it must.
+struct Pace {
+    stall: Duration,
+    since: Instant,
+    before: u64,
+}
+
+impl Pace {
+    /// From byte `have` on.
+    fn begin(stall: Duration, have: u64) -> Self {
+        Self { stall, since: Instant::now(), before: have }
+    }
+
+    /// Whether too little came, now that there are `have` bytes: looked at anew as often as a server may stall.
+    fn is_slow(&mut self, have: u64) -> bool {
+        if self.since.elapsed() <= self.stall {
+            return false;
+        }
+        let is_slow = have - self.before < SLOWEST * self.stall.as_secs().max(1);
+        *self = Self::begin(self.stall, have);
+        is_slow
     }
 }
 
@@ -421,7 +476,7 @@ impl Server<'_> {
     /// Copies until the end, a break, or one byte too many. Gives back why it broke off.
     fn copy(&self, body: &mut Body, part: &mut Part<'_>, size: u64, work: &Work) -> Result<Option<String>> {
         let (mut buffer, mut reader) = (vec![0; 1 << 16], body.as_reader());
-        let (mut since, mut before) = (Instant::now(), part.have);
+        let mut pace = Pace::begin(self.client.stall, part.have);
         while part.have <= size {
             let read = match reader.read(&mut buffer) {
                 Ok(0) => return Ok(None),
@@ -434,11 +489,8 @@ impl Server<'_> {
             part.write(&buffer[..read], size)?;
             self.client.check()?;
             work.reach(part.have.min(size))?;
-            if since.elapsed() > self.client.stall {
-                if part.have - before < SLOWEST * self.client.stall.as_secs().max(1) {
-                    return Ok(Some(format!("fewer than {SLOWEST} bytes a second came")));
-                }
-                (since, before) = (Instant::now(), part.have);
+            if pace.is_slow(part.have) {
+                return Ok(Some(TOO_SLOW.into()));
             }
         }
         Ok(None)
@@ -538,6 +590,16 @@ mod tests {
         assert_eq!(given_up(&[500_000, 0, 300_000, 499_999, 1, 500_000, 400_000]), Some(5));
         assert_eq!(given_up(&[500_000, 500_001, 500_002, 500_003, 500_004, 500_005]), Some(5));
         assert_eq!(given_up(&[0, 100_000, 50_000, 200_000, 300_000, 1, 1, 400_000]), None);
+    }
+
+    /// An answer that never ends is given up, however fast it comes.
+    #[test]
+    fn an_answer_that_is_no_file_takes_only_so_long() {
+        let client = Client::new("http://127.0.0.1:1".into(), None, Duration::from_secs(10));
+        let (most, begun) = (Duration::from_millis(50), Instant::now());
+        let error = client.brought(&mut std::io::repeat(b' ').take(u64::MAX), most, "org/name").unwrap_err();
+        assert!(error.to_string().contains("takes longer") && begun.elapsed() < Duration::from_secs(5), "{error}");
+        assert_eq!(client.brought(&mut &b"{}"[..], most, "org/name").unwrap(), b"{}");
     }
 
     #[test]

@@ -117,7 +117,8 @@ impl Keys {
         };
         let differs = |(layer, attends): &(usize, &Attends)| **attends != expected(*layer);
         if let Some((layer, attends)) = a.attends.iter().enumerate().find(differs) {
-            let reason = format!("layer {layer} attends with {attends:?}, and llama.cpp takes {:?}", expected(layer));
+            let (ours, theirs) = (attends.describe(), expected(layer).describe());
+            let reason = format!("layer {layer} attends to {ours}, and in llama.cpp to {theirs}");
             return Err(refused(reason));
         }
         Ok(())

@@ -43,7 +43,7 @@ pub const BASE: &str = "base";
 
 pub(crate) use beside::{ALL as ALL_BESIDE, Beside, Group, MOST as MOST_BESIDE, WHOLE as WHOLE_GROUPS, is_vocabulary, record};
 pub use config::{Activation, Architecture, Attends, Kind, Norms, Pairs, QkNorm, Rope, Scaling, TensorSpec};
-pub use regular::{open_file, private_directory, read_file};
+pub use regular::{open_file, open_to_write, private_directory, read_file};
 pub use source::Source;
 pub use view::View;
 pub use vocabulary::Lack;

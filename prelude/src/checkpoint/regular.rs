@@ -28,6 +28,19 @@ pub fn open_file(path: &Path) -> Result<File> {
     }
 }
 
+/// Opens the regular file `path` to be written, as `options` say.
+///
+/// # Errors
+/// A place that may not be written, or something else than a file there.
+pub fn open_to_write(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // A pipe that nobody reads is an error at once, and one that somebody reads is told apart.
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")),
+    }
+}
+
 /// Reads the regular file `path`, of at most `limit` bytes.
 ///
 /// # Errors
@@ -89,5 +102,12 @@ mod tests {
             assert!(error.contains(word), "{error}");
         }
         assert!(matches!(open_file(&at("absent")), Err(Error::NotFound { .. })));
+        for path in [at("fifo"), at("link"), at("socket"), "/dev/null".into()] {
+            open_to_write(OpenOptions::new().append(true).create(true), &path).unwrap_err();
+        }
+        // Nor is one written that somebody reads.
+        let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(at("fifo")).unwrap();
+        open_to_write(OpenOptions::new().append(true), &at("fifo")).unwrap_err();
+        open_to_write(OpenOptions::new().append(true).create(true), &at("new")).unwrap();
     }
 }

@@ -165,16 +165,19 @@ impl Context {
     pub fn summary(directory: &Path) -> Result<String> {
         let journal = read(directory)?;
         let here = &journal.states[journal.head.here];
-        let done = here.done.clone().map_or_else(String::new, |words| line(&statement(words)));
+        let done = here.done.clone().map(|words| line(&statement(words)));
         let loss = here.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
         let step = if here.in_file { format!("step {}{loss}, ", here.step) } else { String::new() };
         let now = step_of(&directory.join(NOW)).filter(|step| *step > here.step);
         let under_way = now.map(|step| format!("; training was under way, at step {step}")).unwrap_or_default();
-        let changes = match journal.states.len() - 1 {
-            1 => "1 change".to_owned(),
-            count => format!("{count} changes"),
+        let changes = match (journal.states.len() - 1, done) {
+            (0, _) => "nothing done yet".to_owned(),
+            (1, Some(done)) => format!("1 change: {done}"),
+            (1, None) => "1 change, undone".to_owned(),
+            (count, Some(done)) => format!("{count} changes, the last: {done}"),
+            (count, None) => format!("{count} changes, all undone"),
         };
-        Ok(format!("{step}{changes}, the last: {done}{under_way}"))
+        Ok(format!("{step}{changes}{under_way}"))
     }
 
     /// Goes on with what [`Context::keep`] wrote, where that stopped; where sources or data of that state are not there any

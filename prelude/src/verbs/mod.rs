@@ -52,7 +52,7 @@ pub use export::Code;
 pub use help::reference;
 pub use journal::Recovered;
 pub use next::{is_possible, next};
-pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, pieces, quoted, statements};
+pub use parse::{Piece, Statement, Unclosed, Word, is_complete, line, path, pieces, quoted, statements};
 pub use timeline::{State, Timeline};
 pub use topics::{TOPICS, Topic};
 

@@ -1,10 +1,16 @@
 //! What a line means: verbs with their arguments. Pure.
 //!
 //! Words are separated by blanks; `'...'` and `"..."` keep blanks, and in `"..."` a backslash keeps the
-//! next character. Verbs are separated by `;` or a line end; `#` before a word begins a comment. A prompt that was copied
-//! along with a line, `dam> ` or `dam 3 sources · step 100 > `, is none of its words.
+//! next character. They keep a `=` too: `bake "a=b"` is `bake ./a=b`, a path. Verbs are separated by `;` or a line end; `#`
+//! before a word begins a comment. A prompt that was copied along with a line, `dam> ` or `dam 3 sources · step 100 > `, is
+//! none of its words.
 
 use std::ops::Range;
+
+use super::arguments::pair;
+
+/// Verbs that take paths beside words that they part at a `=`.
+const PARTING: [&str; 5] = ["load", "merge", "evolve", "compare", "bake"];
 
 /// A verb and its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +50,25 @@ pub struct Word {
     pub open: Option<(usize, char)>,
     /// Whether it has quotation marks.
     pub quoted: bool,
+    /// Whether its first `=` is within them.
+    pub together: bool,
+}
+
+impl Word {
+    /// It as an argument of `verb`.
+    pub fn argument(&self, verb: &str) -> String {
+        if self.together { path(verb, &self.text) } else { self.text.clone() }
+    }
+}
+
+/// Whether `verb` parts `word` at its first `=`.
+fn parts(verb: &str, word: &str) -> bool {
+    PARTING.contains(&verb) && pair(word).is_some()
+}
+
+/// `path` as an argument that `verb` does not part.
+pub fn path(verb: &str, path: &str) -> String {
+    if parts(verb, path) { format!("./{path}") } else { path.to_owned() }
 }
 
 /// All parts of `text`, in order. Every text has some: a quotation mark that nothing closes makes a word up to the end.
@@ -84,6 +109,7 @@ pub fn pieces(text: &str) -> Vec<Piece> {
                         break;
                     }
                     let kept = if next == '\\' && c == '"' { chars.next().map(|(_, c)| c) } else { Some(next) };
+                    word.together |= kept == Some('=') && !word.text.contains('=');
                     word.text.extend(kept);
                 }
             }
@@ -99,18 +125,16 @@ pub fn pieces(text: &str) -> Vec<Piece> {
     all
 }
 
-/// The bytes of a prompt that `text` begins with, the blank behind it too.
+/// The bytes of a prompt that `text` begins with, the blank behind it too where there is one.
 fn prompt(text: &str) -> usize {
     let Some(rest) = text.trim_start_matches(' ').strip_prefix("dam") else { return 0 };
-    let before = text.len() - rest.len();
-    if rest.starts_with("> ") {
-        return before + 2;
-    }
     let first = rest.lines().next().unwrap_or_default();
-    match first.find(" > ") {
-        Some(at) if first.starts_with(' ') => before + at + 3,
-        _ => 0,
-    }
+    let end = match first.find(" >") {
+        _ if first.starts_with('>') => 1,
+        Some(at) if first.starts_with(' ') => at + 2,
+        _ => return 0,
+    };
+    text.len() - rest.len() + end + usize::from(first[end..].starts_with(' '))
 }
 
 /// All statements of `text`.
@@ -132,7 +156,7 @@ pub fn statements(text: &str) -> Result<Vec<Statement>, Unclosed> {
             }
             Piece::Word(word) => {
                 if let Some(last) = all.last_mut() {
-                    last.arguments.push(word.text);
+                    last.arguments.push(word.argument(&last.verb));
                 }
             }
         }
@@ -142,8 +166,22 @@ pub fn statements(text: &str) -> Result<Vec<Statement>, Unclosed> {
 
 /// A line that means `statement`.
 pub fn line(statement: &Statement) -> String {
-    let words = std::iter::once(&statement.verb).chain(&statement.arguments);
-    words.map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    let arguments = statement.arguments.iter().map(|word| argument(&statement.verb, word));
+    let text = std::iter::once(quoted(&statement.verb)).chain(arguments).collect::<Vec<_>>().join(" ");
+    match prompt(&text) {
+        0 => text,
+        // It would be taken for a prompt.
+        _ => format!("\"{}\"{}", escaped(&statement.verb), &text[statement.verb.len()..]),
+    }
+}
+
+/// `word` as it is written behind `verb`: a `=` that parts it stands outside of quotation marks.
+fn argument(verb: &str, word: &str) -> String {
+    let whole = quoted(word);
+    match word.split_once('=') {
+        Some((key, value)) if whole != word && parts(verb, word) => format!("{}={}", quoted(key), quoted(value)),
+        _ => whole,
+    }
 }
 
 /// Whether `text` is whole, or goes on in the next line.
@@ -194,6 +232,8 @@ mod tests {
     fn pasted_prompts_are_no_words() {
         let text = "dam> load a b\ndam 3 sources · step 100 · loss 0.43 > branch bold; step\n  dam> help";
         assert_eq!(words(text), [vec!["load", "a", "b"], vec!["branch", "bold"], vec!["step"], vec!["help"]]);
+        let text = "dam>\ndam>load a\ndam 2 sources · step 0 >\ndam 2 sources >wrap\ndam>";
+        assert_eq!(words(text), [vec!["load", "a"], vec!["wrap"]]);
         // Within a text in quotation marks it is text.
         assert_eq!(words("generate 'a\ndam> b'"), [vec!["generate", "a\ndam> b"]]);
         assert_eq!(words("damage 1"), [vec!["damage", "1"]]);
@@ -207,10 +247,42 @@ mod tests {
 
     #[test]
     fn a_line_means_its_statement() {
-        for word in ["a", "", "a b", "it's", "a\"b", "#a", "a#b", "a;b", "a\\b", "a\\ b", "a\nb", "\u{3000}", "'\"", "x=a b"] {
-            let statement = Statement { verb: "v".into(), arguments: vec![word.into(), "z".into()], line: 1 };
-            assert_eq!(statements(&line(&statement)).unwrap(), [statement]);
+        for word in [
+            "a", "", "a b", "it's", "a\"b", "#a", "a#b", "a;b", "a\\b", "a\\ b", "a\nb", "\u{3000}", "'\"", "x=a b", "=a b",
+            "x='b'", "./x=a b", "x y=b",
+        ] {
+            for verb in ["v", "load", "data"] {
+                let statement = Statement { verb: verb.into(), arguments: vec![word.into(), "z".into()], line: 1 };
+                assert_eq!(statements(&line(&statement)).unwrap(), [statement]);
+            }
         }
+    }
+
+    #[test]
+    fn a_verb_that_looks_like_a_prompt_is_none() {
+        for text in ["'dam>x' y", "'dam' '>' y", "'dam>'", "damage > y"] {
+            let read = statements(text).unwrap();
+            assert_eq!(statements(&line(&read[0])).unwrap(), read, "{text}");
+        }
+    }
+
+    #[test]
+    fn quotes_keep_a_word_together() {
+        let paths = "bake \"o=p\"; merge linear 'o2=p' dtype=f32; load \"x=b\" m=\"x=b\" n='a b'; load x\"=\"b \"./c=d\"";
+        let expected = [
+            vec!["bake", "./o=p"],
+            vec!["merge", "linear", "./o2=p", "dtype=f32"],
+            vec!["load", "./x=b", "m=x=b", "n=a b"],
+            vec!["load", "./x=b", "./c=d"],
+        ];
+        assert_eq!(words(paths), expected);
+        // Where every word has a `=`, or none is parted, it stays as it is.
+        let others = "data \"m=a b\"; set \"lr=1\"; generate \"x=1\"; save \"o=p\"";
+        assert_eq!(words(others), [["data", "m=a b"], ["set", "lr=1"], ["generate", "x=1"], ["save", "o=p"]]);
+        let back: Vec<String> = statements(&format!("{paths}; {others}")).unwrap().iter().map(line).collect();
+        assert_eq!(back[..2], ["bake ./o=p", "merge linear ./o2=p dtype=f32"]);
+        assert_eq!(back[2], "load ./x=b m=x=b n=\"a b\"");
+        assert_eq!(back[4..], ["data \"m=a b\"", "set lr=1", "generate x=1", "save o=p"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod named;
 
 use std::ops::Range;
 
-use super::arguments::Prompt;
+use super::arguments::{Prompt, pair};
 use super::parse::{Piece, Word, pieces};
 use super::usage::{Choice, Item, Pair, Place, Usage, Value};
 use super::{Context, VERBS, Verb, find};
@@ -63,11 +63,11 @@ fn of_statement(context: &Context, words: &[Word], line: &str, is_first: bool) -
         match find(&verb.text) {
             Ok(known) => {
                 let mut checked = Checked { context, verb: known, usage: Usage::read(known.usage), is_first, words: Vec::new() };
-                let texts: Vec<&str> = arguments.iter().map(|word| word.text.as_str()).collect();
+                let texts: Vec<String> = arguments.iter().map(|word| word.argument(&verb.text)).collect();
                 // A prompt may be any text.
                 let prompt = if checked.takes_text() { Prompt::text(&texts) } else { 0..0 };
-                for (_, word) in arguments.iter().enumerate().filter(|(i, _)| !prompt.contains(i)) {
-                    let text = word.text.as_str();
+                let others = arguments.iter().zip(&texts).enumerate().filter(|(i, _)| !prompt.contains(i));
+                for (_, (word, text)) in others {
                     if let Err(fault) = checked.word(text)
                         && !(is_typed(word) && fault.begins.iter().any(|known| known.starts_with(&fault.typed)))
                     {
@@ -117,11 +117,10 @@ impl Checked<'_> {
         if word.starts_with("--") {
             return self.flag(word);
         }
-        let is_plain = |key: &str| key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
         if self.usage.pairs().any(Pair::is_open) && self.verb.name != "merge" {
             return self.open(word);
         }
-        match word.split_once('=').filter(|(key, _)| is_plain(key) && self.usage.pairs().next().is_some()) {
+        match pair(word).filter(|_| self.usage.pairs().next().is_some()) {
             Some((key, value)) => self.pair(key, value),
             None => self.plain(word).map_err(|mut fault| {
                 // What is no word may become a key.
@@ -352,6 +351,8 @@ mod tests {
             ("switch 7", vec!["7"]),
             ("eval a.jsonl b.jsonl --al ", vec!["--al"]),
             ("bake a b ", vec!["b"]),
+            ("bake \"a=b\" dtpe=f16 ", vec!["dtpe=f16"]),
+            ("merge linear 'a=b' dtype=f32; merge linear a=b ", vec!["a=b"]),
             ("compare dam tise steps=0 on=a,b ", vec!["tise", "steps=0"]),
             ("wrap columns tra", vec![]),
             ("load base=a b+c d=e=f # laod", vec![]),

@@ -27,7 +27,7 @@ impl<'a> Cursor<'a> {
                 Piece::Comment(_) => {}
                 Piece::End(_) => before.clear(),
                 Piece::Word(last) if last.range.end == end => word = last,
-                Piece::Word(earlier) => before.push(earlier.text),
+                Piece::Word(earlier) => before.push(argument(&before, &earlier)),
             }
         }
         // Inside quotation marks nobody knows yet what is behind them.
@@ -35,8 +35,9 @@ impl<'a> Cursor<'a> {
         let behind = behind.into_iter().skip_while(|piece| match piece {
             Piece::Word(Word { range, .. }) | Piece::End(range) | Piece::Comment(range) => range.end < end || range.start < end,
         });
-        let words = behind.map_while(|piece| if let Piece::Word(word) = piece { Some(word.text) } else { None });
+        let words = behind.map_while(|piece| if let Piece::Word(word) = piece { Some(argument(&before, &word)) } else { None });
         let after = words.collect();
+        word.text = argument(&before, &word);
         Some(Self { line, before, after, word })
     }
 
@@ -69,6 +70,11 @@ impl<'a> Cursor<'a> {
         };
         (start, write)
     }
+}
+
+/// `word` as it is meant behind the words `before`, of which the first is a verb.
+fn argument(before: &[String], word: &Word) -> String {
+    before.first().map_or_else(|| word.text.clone(), |verb| word.argument(verb))
 }
 
 #[cfg(test)]

@@ -40,13 +40,21 @@ pub fn paths(typed: &str, wanted: Wanted) -> Vec<Candidate> {
             if !name.starts_with(fragment) || hidden || name.chars().any(char::is_control) {
                 return None;
             }
-            // `a=b` alone would be a name and what it is given.
-            let here = if directory.is_empty() && name.contains('=') { "./" } else { directory };
-            one(&format!("{here}{name}"), &name, &entry.path(), entry.file_type().ok()?, wanted)
+            one(&format!("{}{name}", within(directory, &name)), &name, &entry.path(), entry.file_type().ok()?, wanted)
         })
         .collect();
     found.sort_by(|a, b| a.text.cmp(&b.text));
     found
+}
+
+/// What stands before `name` in a path to it: `a=b` alone would be a name and what it is given.
+fn within<'d>(directory: &'d str, name: &str) -> &'d str {
+    if directory.is_empty() && name.contains('=') { "./" } else { directory }
+}
+
+/// Whether `text` is what `typed` may go on to, with or without the `./` that keeps it together.
+pub fn goes_on(text: &str, typed: &str) -> bool {
+    text.starts_with(typed) || text.strip_prefix("./").is_some_and(|rest| rest.starts_with(typed))
 }
 
 /// What the name `typed` of a file that will be written may go on to: files that are there, and each of `endings`, behind
@@ -56,8 +64,8 @@ pub fn written(typed: &str, endings: &'static [&'static str], suggested: &str) -
     let (directory, name) = typed.split_at(typed.rfind('/').map_or(0, |at| at + 1));
     let stem = if name.is_empty() { suggested } else { name.rsplit_once('.').map_or(name, |(stem, _)| stem) };
     if !stem.is_empty() && !name.starts_with('.') {
-        let new = endings.iter().map(|ending| format!("{directory}{stem}{ending}"));
-        let new: Vec<String> = new.filter(|text| text.starts_with(typed) && found.iter().all(|c| c.text != *text)).collect();
+        let new = endings.iter().map(|ending| format!("{}{stem}{ending}", within(directory, stem)));
+        let new: Vec<String> = new.filter(|text| goes_on(text, typed) && found.iter().all(|c| c.text != *text)).collect();
         found.extend(new.into_iter().map(|text| Candidate::whole(text, "a new file")));
     }
     found

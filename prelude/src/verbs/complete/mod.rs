@@ -8,6 +8,7 @@ mod files;
 mod places;
 mod tensors;
 
+use super::arguments::pair;
 use super::usage::{Choice, Pair, Usage, Value};
 use super::{Context, VERBS, Verb, find};
 use cursor::Cursor;
@@ -68,7 +69,7 @@ pub fn complete(context: &Context, line: &str, position: usize) -> Completions {
     };
     let typed = typed.get(stem..).unwrap_or_default();
     let (start, write) = cursor.place(stem);
-    let fits = found.into_iter().filter(|candidate| candidate.text.starts_with(typed)).take(CANDIDATES);
+    let fits = found.into_iter().filter(|candidate| files::goes_on(&candidate.text, typed)).take(CANDIDATES);
     let written = fits.map(|c| Candidate { text: write(&c.text, c.whole), ..c });
     Completions { start, candidates: written.collect() }
 }
@@ -130,7 +131,7 @@ impl Asked<'_> {
     /// What may be the value, where the word has a key.
     fn value(&self) -> Option<Found> {
         let typed = self.typed();
-        let (key, value) = typed.split_once('=')?;
+        let (key, value) = self.parted(typed)?;
         let stem = key.len() + 1;
         if let Some(pair) = self.usage.pairs().find(|pair| pair.key == key) {
             let done = if pair.list { value.rfind(',').map_or(0, |at| at + 1) } else { 0 };
@@ -181,7 +182,12 @@ impl Asked<'_> {
 
     /// Whether a word is a key and its value.
     fn has_key(&self, word: &str) -> bool {
-        word.split_once('=').is_some_and(|(key, _)| self.usage.pairs().any(|pair| pair.is_open() || pair.key == key))
+        self.parted(word).is_some_and(|(key, _)| self.usage.pairs().any(|pair| pair.is_open() || pair.key == key))
+    }
+
+    /// A word in two, if it is one that the verb parts at a `=`. Names of sources may be any.
+    fn parted<'w>(&self, word: &'w str) -> Option<(&'w str, &'w str)> {
+        if self.verb.name == "data" { word.split_once('=') } else { pair(word) }
     }
 }
 

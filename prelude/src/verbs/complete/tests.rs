@@ -165,6 +165,32 @@ fn files_have_fitting_endings_and_are_quoted() {
     );
 }
 
+/// A `=` in a name parts no word: what is offered is a path, wherever it was begun.
+#[test]
+fn names_with_an_equals_sign_are_offered_as_paths() {
+    let context = loaded();
+    // Paths without a directory are of the working directory.
+    let here = tempfile::Builder::new().prefix("test=").tempdir_in(".").unwrap();
+    let name = here.path().file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(texts(&context, "load te").contains(&format!("./{name}/")));
+    std::fs::write(here.path().join("config.json"), "{}").unwrap();
+    assert!(texts(&context, "load m=te").contains(&format!("./{name}")));
+    for (typed, whole) in [
+        (format!("load m={name}"), format!("load m=./{name}")),
+        (format!("load \"{name}"), format!("load \"./{name}\"")),
+        (format!("load m='{name}"), format!("load m=\"./{name}\"")),
+        (format!("bake {name}"), format!("bake ./{name}/")),
+        (format!("bake '{name}"), format!("bake \"./{name}/")),
+        (format!("merge linear \"{name}"), format!("merge linear \"./{name}/")),
+        (format!("data math={name}"), format!("data math=./{name}/")),
+    ] {
+        let found = complete(&context, &typed, typed.len());
+        let lines: Vec<String> = found.candidates.iter().map(|c| format!("{}{}", &typed[..found.start], c.text)).collect();
+        assert!(lines.contains(&whole), "{typed}: {lines:?}");
+    }
+    assert_eq!(texts(&context, "bake a=b."), ["./a=b.gguf"]);
+}
+
 #[test]
 fn a_session_that_works_is_not_waited_for() {
     let context = loaded();
