@@ -190,7 +190,7 @@ fn pace(counts: Counts, per_sec: f64, left: Duration) -> String {
     }
     let rate = match counts {
         Counts::Steps => format!("{per_sec:.1} a second"),
-        Counts::Bytes => format!("{} a second", DecimalBytes(per_sec as u64)),
+        Counts::Bytes => format!("{}/s", DecimalBytes(per_sec as u64)),
     };
     format!("  {rate}  {:#} left", HumanDuration(left))
 }
@@ -257,8 +257,8 @@ mod tests {
         for nothing in [0.0, f64::NAN] {
             assert_eq!(pace(Counts::Steps, nothing, Duration::ZERO), "");
         }
-        assert_eq!(pace(Counts::Steps, 2.0, Duration::from_secs(90)), "  2.0 a second  90s left");
-        assert_eq!(pace(Counts::Bytes, 2e6, Duration::from_secs(9)), "  2.00 MB a second  9s left");
+        assert_eq!(pace(Counts::Steps, 2.0, Duration::from_secs(80)), "  2.0 a second  80s left");
+        assert_eq!(pace(Counts::Bytes, 2e6, Duration::from_secs(9)), "  2.00 MB/s  9s left");
     }
 
     #[test]
@@ -267,10 +267,10 @@ mod tests {
         let after = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!(plain.line(&steps(0, 100), begin), None);
         assert_eq!(plain.line(&steps(1, 100), after(1)), None);
-        assert_eq!(plain.line(&steps(10, 100), after(10)).unwrap(), "step, 90s left");
+        assert_eq!(plain.line(&steps(20, 100), after(20)).unwrap(), "step, 80s left");
         // A task within has a time of its own, and gives it back.
-        assert_eq!(plain.line(&steps(0, 5), after(11)), None);
-        assert_eq!(plain.line(&steps(1, 5), after(16)).unwrap(), "step, 20s left");
+        assert_eq!(plain.line(&steps(0, 5), after(21)), None);
+        assert_eq!(plain.line(&steps(1, 5), after(26)).unwrap(), "step, 20s left");
         assert_eq!(plain.line(&Progress { finished: true, ..steps(5, 5) }, after(36)), None);
         assert_eq!(plain.line(&steps(50, 100), after(50)).unwrap(), "step, 50s left");
     }
