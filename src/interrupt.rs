@@ -1,4 +1,4 @@
-//! Ctrl-C: while a verb runs it requests a stop, which training heeds after the current step, and which ends the line
+//! Ctrl-C: while a verb runs it requests a stop, which training heeds within a layer of its step, and which ends the line
 //! or script that the verb stands in; a second one, or one while nothing runs, ends the program, unless it is an
 //! interactive session.
 
@@ -31,14 +31,14 @@ pub fn install() {
                 if let Some(stop) = &*STOPS.lock().unwrap_or_else(PoisonError::into_inner) {
                     return stop();
                 }
-                say("finishing what is under way; Ctrl-\\ ends the program");
+                say("stopping what is under way; Ctrl-\\ ends the program");
             }
             return;
         }
         if !runs || interrupt::request() {
             std::process::exit(STATUS.into());
         }
-        say("finishing what is under way; Ctrl-C again ends the program");
+        say("stopping what is under way; Ctrl-C again ends the program");
     });
 }
 

@@ -3,10 +3,23 @@
 mod common;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{data, golden};
-use dam_prelude::{Columns, Error, interrupt, load};
+use dam_prelude::train::Recompute;
+use dam_prelude::{Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, Tensor, interrupt, load};
+
+/// The stop is one of the process.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    LEFT.store(usize::MAX, Ordering::SeqCst);
+    interrupt::clear();
+    guard
+}
 
 fn interrupted<T>(result: dam_prelude::Result<T>) {
     match result {
@@ -28,9 +41,9 @@ fn entries(directory: &Path) -> usize {
     fs::read_dir(directory).unwrap().count()
 }
 
-/// One test, as the stop is one of the process.
 #[test]
 fn everything_that_takes_long_stops() {
+    let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let names = ["model0", "model1"].map(|name| golden(name).display().to_string());
@@ -67,6 +80,9 @@ fn everything_that_takes_long_stops() {
     stopped(|| dam.bake(at("merged")));
     stopped(|| dam.save(at("session")));
     stopped(|| dam.eval(&[]));
+    stopped(|| dam.loss());
+    stopped(|| dam.step());
+    stopped(|| dam.train(2));
     stopped(|| models.wrap_from(Columns::default(), &models.merge_named("linear", &[]).unwrap()));
     assert_eq!(entries(directory.path()), 1);
     assert_eq!(dam.steps(), 0);
@@ -74,4 +90,127 @@ fn everything_that_takes_long_stops() {
     dam.step().unwrap();
     dam.bake(at("merged")).unwrap();
     dam.save(at("session")).unwrap();
+}
+
+/// How often coefficients are made before a stop is asked for.
+static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Columns that ask for a stop while a model runs: the coefficients of a layer are made just before it does.
+struct Stopping(Columns);
+
+impl Scheme for Stopping {
+    fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
+        self.0.parameters(site)
+    }
+
+    fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> dam_prelude::candle_core::Result<Tensor> {
+        if LEFT.fetch_sub(1, Ordering::SeqCst) == 0 {
+            interrupt::request();
+        }
+        self.0.coefficients(site, parameters)
+    }
+}
+
+/// `work`, with a stop after coefficients were made `count` times.
+fn stopped_after<T>(count: usize, work: impl FnOnce() -> T) -> T {
+    LEFT.store(count, Ordering::SeqCst);
+    let result = work();
+    LEFT.store(usize::MAX, Ordering::SeqCst);
+    interrupt::clear();
+    result
+}
+
+fn taught(recompute: Recompute) -> Models {
+    let mut models = load(["model0", "model1"].map(|name| golden(name).display().to_string())).unwrap();
+    models.settings = Settings { lr: 1e-2, batch_size: 2, recompute, ..Settings::default() };
+    for (name, file) in [("model0", "data0.jsonl"), ("model1", "data1.jsonl")] {
+        models.data(name, &golden(file).display().to_string()).unwrap();
+    }
+    models
+}
+
+/// All that a saved session has of `dam`: coefficients, moments, examples drawn, and history.
+fn kept(dam: &Dam) -> Vec<u8> {
+    let directory = tempfile::tempdir().unwrap();
+    dam.save(directory.path().join("session")).unwrap();
+    fs::read(directory.path().join("session")).unwrap()
+}
+
+/// Wherever a step is broken off, on its way up or down, the merge is as after the last whole one, and goes on as if nothing
+/// had been.
+#[test]
+fn a_step_that_is_broken_off_changes_nothing() {
+    let _alone = alone();
+    for recompute in [Recompute::Off, Recompute::On] {
+        let models = taught(recompute);
+        let (dam, other) = [(); 2].map(|()| models.wrap(Stopping(Columns::default())).unwrap()).into();
+        let (first, second) = (other.step().unwrap(), other.step().unwrap());
+        assert_eq!(dam.step().unwrap(), first);
+        let (before, mut broken) = (kept(&dam), 0);
+        let step = loop {
+            match stopped_after(broken, || dam.step()) {
+                Ok(step) => break step,
+                other => interrupted(other),
+            }
+            assert!(kept(&dam) == before, "a step that was broken off at {broken} has changed something");
+            broken += 1;
+        };
+        let tensors = dam.inspect("").unwrap().tensors.len();
+        assert!(broken > tensors + tensors / 2, "{broken} of {tensors} and as many on the way down");
+        assert_eq!(step, second);
+        assert_eq!((dam.history(), dam.tokens()), (other.history(), other.tokens()));
+        assert!(kept(&dam) == kept(&other));
+    }
+}
+
+#[test]
+fn training_that_is_broken_off_keeps_whole_steps() {
+    let _alone = alone();
+    let dam = taught(Recompute::Off).wrap(Stopping(Columns::default())).unwrap();
+    interrupted(stopped_after(3, || dam.train(5)));
+    assert_eq!(dam.steps(), 0);
+    // The stop comes within the third step.
+    let report = stopped_after(usize::MAX, || {
+        dam.train_with(5, |step| {
+            if step.step == 2 {
+                LEFT.store(3, Ordering::SeqCst);
+            }
+            ControlFlow::Continue(())
+        })
+    });
+    let report = report.unwrap();
+    assert_eq!((report.steps, report.reached, report.stopped, dam.steps()), (2, 2, true, 2));
+    assert!(report.to_string().contains("stopped after step 2: everything is kept"), "{report}");
+}
+
+/// All examples are run side by side: there is one look between them, and one before each layer.
+#[test]
+fn scoring_stops_within_a_model() {
+    let _alone = alone();
+    let dam = taught(Recompute::Off).wrap(Stopping(Columns::default())).unwrap();
+    dam.eval(&[]).unwrap();
+    interrupted(stopped_after(3, || dam.eval(&[])));
+    interrupted(stopped_after(3, || dam.loss()));
+    assert!(dam.eval(&[]).is_ok() && dam.loss().is_ok());
+}
+
+/// A search that is stopped has the best of what was tried to its end.
+#[test]
+fn a_candidate_that_is_broken_off_is_not_counted() {
+    let _alone = alone();
+    let models = taught(Recompute::Off);
+    let search = Evolve { method: "linear".into(), budget: 6, groups: 1, examples: 2, ..Evolve::default() };
+    stopped(|| models.evolve(&search, |_| ControlFlow::Continue(())));
+    let mut losses = Vec::new();
+    let evolved = models.evolve(&search, |tried| {
+        losses.push(tried.loss);
+        if tried.tried == 3 {
+            interrupt::request();
+        }
+        ControlFlow::Continue(())
+    });
+    interrupt::clear();
+    let report = evolved.unwrap().report;
+    assert!(report.stopped && report.tried == 3 && losses.len() == 3, "{report}");
+    assert!(losses.contains(&report.best), "{losses:?}");
 }

@@ -309,16 +309,16 @@ impl Dam {
     /// One optimiser step on the next batch. Reports the loss before it.
     ///
     /// # Errors
-    /// A source without data, a coefficient that no gradient reached, a loss that is not finite. The
-    /// coefficients have not moved then.
+    /// A source without data, a coefficient that no gradient reached, a loss that is not finite, or
+    /// [`Error::Interrupted`]. The coefficients have not moved then.
     pub fn step(&self) -> Result<StepReport> {
         self.run(Session::step)
     }
 
-    /// `steps` optimiser steps.
+    /// `steps` optimiser steps. A stop that is asked for breaks off the one under way, and keeps those before it.
     ///
     /// # Errors
-    /// As for [`Dam::step`]; the steps made before stay made.
+    /// As for [`Dam::step`]; the steps made before stay made. [`Error::Interrupted`] where none was made.
     pub fn train(&self, steps: usize) -> Result<TrainReport> {
         self.train_with(steps, |_| ControlFlow::Continue(()))
     }
@@ -342,7 +342,14 @@ impl Dam {
         let (start, mut history, mut stopped, mut lr) = (Instant::now(), History::default(), false, 0.0);
         let mut task = Task::begin("train", Some(steps), Some(self));
         for i in 0..steps {
-            let report = self.step()?;
+            let report = match self.step() {
+                // A step that was broken off is none; those before it stay made.
+                Err(Error::Interrupted) if i > 0 => {
+                    stopped = true;
+                    break;
+                }
+                report => report?,
+            };
             history.push(report.step, report.total, &report.terms);
             lr = report.lr;
             task.step(|| format!("step {}: loss {:.4}", report.step, report.total), Some(report.total), Some(&report));

@@ -266,7 +266,7 @@ impl Cells {
             self.output.note("stopping the build\n");
             return;
         }
-        self.output.note("stopping after the current step; a second interrupt within 5 s ends the process and its variables\n");
+        self.output.note("stopping; a second interrupt within 5 s ends the process and its variables\n");
     }
 
     /// Ends the cells' process, for good.

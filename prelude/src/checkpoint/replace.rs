@@ -1,5 +1,6 @@
 //! Files and directories are written aside, then put in place at once: there is always what was there or what is new.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 /// anything but a checkpoint's files.
 pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
+    put_back(&path);
     let exists = path.symlink_metadata().is_ok();
     if exists && !force {
         return Err(Error::Exists { path });
@@ -119,13 +121,16 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// What the name of a directory ends with that is set aside while another takes its place.
+const ASIDE: &str = "-old";
+
 /// Puts the directory `new` in the place of `old` and `old` in that of `new`, so that there is always one or the other.
 fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => {
             let mut aside = new.as_os_str().to_owned();
-            aside.push("-old");
+            aside.push(ASIDE);
             let aside = PathBuf::from(aside);
             fs::rename(old, &aside)?;
             if let Err(error) = fs::rename(new, old) {
@@ -135,6 +140,27 @@ fn exchange(new: &Path, old: &Path) -> io::Result<()> {
             fs::rename(&aside, new)
         }
         done => Ok(done?),
+    }
+}
+
+/// Puts back what [`exchange`] had set aside of the directory `path` when its program was killed before the new one was in
+/// its place, or removes it where it was after; what a program still works on stays.
+fn put_back(path: &Path) {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let (prefix, Ok(entries)) = (prefix(name), fs::read_dir(parent)) else { return };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
+        let aside = entry.file_name();
+        let new = aside.to_str().and_then(|aside| aside.strip_suffix(ASIDE));
+        let Some(new) = new.filter(|new| is_temporary(new, &prefix)).map(|new| parent.join(new)) else { continue };
+        // What is new is locked until it is in its place and what was there is gone.
+        if new.symlink_metadata().is_ok() && !is_left(&new) {
+            continue;
+        }
+        match path.symlink_metadata() {
+            Ok(there) if there.is_dir() && is_left(path) => drop(fs::remove_dir_all(entry.path())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(rename_new(&entry.path(), path)),
+            _ => {}
+        }
     }
 }
 
@@ -162,21 +188,27 @@ const RANDOM: usize = 12;
 /// directories by their names, which begin with `prefix`, and that nobody has locked. What cannot be removed stays.
 fn sweep(directory: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(directory) else { return };
-    let is_ours = |name: &str| {
-        let random = name.strip_prefix(prefix);
-        random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
-    };
+    let is_ours = |name: &str| is_temporary(name, prefix);
     for entry in entries.flatten().filter(|e| e.file_name().to_str().is_some_and(is_ours)) {
         let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
         if !(kind.is_dir() || kind.is_file()) {
             continue;
         }
-        if let Ok(left) = File::open(&path)
-            && left.try_lock().is_ok()
-        {
+        if is_left(&path) {
             let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
+}
+
+/// Whether `name` is that of a temporary file: what it begins with, and random letters and digits.
+fn is_temporary(name: &str, prefix: &str) -> bool {
+    let random = name.strip_prefix(prefix);
+    random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// Whether no program works on the file or directory `path`.
+fn is_left(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Adds the files below `directory` to `written`.
@@ -223,5 +255,95 @@ fn sibling(path: &Path) -> Result<(Parent, String)> {
     let missing = parent.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
     let parent = Parent { path: parent.into(), made: missing };
     fs::create_dir_all(&parent.path).map_err(|e| Error::io("write", path, e))?;
-    Ok((parent, format!(".{}.dam-", name.to_string_lossy())))
+    Ok((parent, prefix(name)))
+}
+
+/// What the names of temporary siblings of `name` begin with.
+fn prefix(name: &OsStr) -> String {
+    format!(".{}.dam-", name.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A checkpoint whose card says `text`.
+    fn checkpoint(path: &Path, text: &str) {
+        fs::create_dir(path).unwrap();
+        fs::write(path.join("README.md"), text).unwrap();
+    }
+
+    fn card(path: &Path) -> String {
+        fs::read_to_string(path.join("README.md")).unwrap()
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn write(path: &Path, force: bool) -> Result<Written> {
+        replace_directory(path, force, |new| Ok(fs::write(new.join("README.md"), "newer").unwrap()))
+    }
+
+    const NEW: &str = ".out.dam-0123456789ab";
+    const OLD: &str = ".out.dam-0123456789ab-old";
+
+    /// A program was killed when what was there was set aside and what is new was not in its place yet.
+    #[test]
+    fn what_was_set_aside_is_put_back_where_nothing_took_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for force in [false, true] {
+            checkpoint(&at(OLD), "old");
+            checkpoint(&at(NEW), "new");
+            match write(&at("out"), force) {
+                Ok(_) => assert!(force && card(&at("out")) == "newer"),
+                Err(Error::Exists { .. }) => assert!(!force && card(&at("out")) == "old"),
+                Err(error) => panic!("{error:?}"),
+            }
+            assert!(!at(OLD).exists());
+            for name in names(directory.path()) {
+                fs::remove_dir_all(at(&name)).unwrap();
+            }
+        }
+    }
+
+    /// A program was killed when what is new was in its place, and what was there was not gone yet.
+    #[test]
+    fn what_was_set_aside_is_swept_where_its_place_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        checkpoint(&at("out"), "new");
+        checkpoint(&at(OLD), "old");
+        // These are not ours, whatever they look like.
+        let others = [".out.dam-short-old", ".out.dam-0123456789a!-old", ".other.dam-0123456789ab-old"];
+        others.iter().for_each(|name| checkpoint(&at(name), "other"));
+        assert!(matches!(write(&at("out"), false), Err(Error::Exists { .. })));
+        assert_eq!(card(&at("out")), "new");
+        let mut left = [&["out"], &others[..]].concat();
+        left.sort_unstable();
+        assert_eq!(names(directory.path()), left);
+    }
+
+    #[test]
+    fn what_a_program_works_on_stays_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        checkpoint(&at(OLD), "old");
+        checkpoint(&at(NEW), "new");
+        let lock = File::open(at(NEW)).unwrap();
+        lock.lock().unwrap();
+        put_back(&at("out"));
+        assert_eq!(names(directory.path()), [NEW, OLD]);
+        // It is in its place, and what was there goes next.
+        fs::rename(at(NEW), at("out")).unwrap();
+        put_back(&at("out"));
+        assert_eq!(names(directory.path()), [OLD, "out"]);
+        drop(lock);
+        put_back(&at("out"));
+        assert_eq!(names(directory.path()), ["out"]);
+    }
 }

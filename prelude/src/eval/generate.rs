@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Device, Tensor};
 
 use crate::checkpoint::Architecture;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Cache, Decoder, Weights};
 
@@ -87,6 +87,8 @@ impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
         let ids = self.next.take().filter(|_| !interrupt::requested() && self.length < self.architecture.max_positions)?;
         let token = match self.likeliest(ids) {
             Ok(token) => token,
+            // A token that was broken off is none.
+            Err(Error::Interrupted) => return None,
             Err(error) => return Some(Err(error)),
         };
         if self.architecture.eos.contains(&token) {

@@ -3,7 +3,7 @@
 //! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`. What
 //! families add or lack (norms of queries, keys and results, caps, scales) is asked of the architecture.
 //! Sequences stand one after another: `x` is tokens x hidden, and only attention and positions know where
-//! one ends.
+//! one ends. A stop that is asked for is heeded before every layer.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,7 @@ use super::weights::Weights;
 use crate::checkpoint::{Architecture, Attends, QkNorm, TensorSpec};
 use crate::data::Batch;
 use crate::error::Result;
+use crate::interrupt;
 use crate::ops::{Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary, soft_cap};
 
 /// A decoder of `architecture` over `weights`.
@@ -80,7 +81,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// Final hidden states, after the last norm, of a batch: tokens x hidden.
     ///
     /// # Errors
-    /// A missing weight, or ids outside the vocabulary.
+    /// A missing weight, ids outside the vocabulary, or [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn hidden(&self, batch: &Batch) -> Result<Tensor> {
         self.run(&batch.ids, &Places::new(self.architecture, &batch.lengths, 0), None)
     }
@@ -137,7 +138,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// Layer `layer` on `x` (tokens x hidden).
     ///
     /// # Errors
-    /// A missing weight.
+    /// A missing weight, or [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn layer(&self, layer: usize, x: &Tensor, places: &Places) -> Result<Tensor> {
         self.layer_cached(layer, x, places, None)
     }
@@ -153,12 +154,14 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// The output layer: `hidden` (tokens x hidden) to logits (tokens x vocabulary).
     ///
     /// # Errors
-    /// A missing weight.
+    /// A missing weight, or [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        interrupt::check()?;
         capped(self.architecture, self.linear(hidden, self.architecture.output(), None)?)
     }
 
     fn layer_cached(&self, layer: usize, x: &Tensor, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
+        interrupt::check()?;
         let (norms, scale) = (self.architecture.norms, self.architecture.residual_scale);
         let norm = |x: Tensor, name: Option<&str>| match name {
             Some(name) => self.norm(&x, &format!("model.layers.{layer}.{name}")),

@@ -6,4 +6,5 @@ mod weights;
 
 pub use decoder::{Cache, Decoder, Places, capped};
 pub use runs::runs;
+pub(crate) use weights::collect;
 pub use weights::{SourceWeights, Weights};

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::checkpoint::Source;
+use crate::checkpoint::{Architecture, Source, TensorSpec};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::ops::{Gradient, decode_rows};
 
 /// Weights by name, in the shape the architecture gives them.
@@ -53,9 +54,21 @@ impl SourceWeights<'_> {
     /// # Errors
     /// A family that cannot be run here, or a device that has no room.
     pub fn collect(&self) -> Result<BTreeMap<String, Tensor>> {
-        let specs = self.source.architecture()?.tensors();
-        specs.into_iter().map(|spec| Ok((spec.name.clone(), self.weight(&spec.name)?))).collect()
+        collect(self.source.architecture()?, self)
     }
+}
+
+/// All weights that a decoder of `architecture` has, at once.
+///
+/// # Errors
+/// A missing weight, a device that has no room, or [`Error::Interrupted`](crate::Error::Interrupted).
+pub(crate) fn collect<W: Weights + ?Sized>(architecture: &Architecture, weights: &W) -> Result<BTreeMap<String, Tensor>> {
+    let one = |spec: TensorSpec| {
+        interrupt::check()?;
+        let weight = weights.weight(&spec.name)?;
+        Ok((spec.name, weight))
+    };
+    architecture.tensors().into_iter().map(one).collect()
 }
 
 impl Weights for SourceWeights<'_> {

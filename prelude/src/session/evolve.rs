@@ -161,14 +161,22 @@ impl Models {
             if stopped {
                 return WORST;
             }
-            // Weights that no merge can have, or that overflow, are no better than any other.
             let mut loss = WORST;
-            if let Ok((recipe, merged, trial)) = attempt(x.as_slice()) {
-                tokens += trial.tokens;
-                loss = if trial.loss.is_finite() { trial.loss.min(WORST) } else { WORST };
-                if loss < best.0 {
-                    best = (loss, recipe, merged);
+            match attempt(x.as_slice()) {
+                Ok((recipe, merged, trial)) => {
+                    tokens += trial.tokens;
+                    loss = if trial.loss.is_finite() { trial.loss.min(WORST) } else { WORST };
+                    if loss < best.0 {
+                        best = (loss, recipe, merged);
+                    }
                 }
+                // One that was broken off says nothing of itself.
+                Err(Error::Interrupted) => {
+                    stopped = true;
+                    return WORST;
+                }
+                // Weights that no merge can have, or that overflow, are no better than any other.
+                Err(_) => {}
             }
             tried += 1;
             stopped = watch(&Tried { tried, loss, best: best.0 }).is_break() || tried >= search.budget;

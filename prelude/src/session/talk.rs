@@ -17,7 +17,7 @@ use crate::data::{Spoken, prompt_ids};
 use crate::error::{Error, Result};
 use crate::eval::{Generation, Likelihood, favoured, log_probs};
 use crate::interrupt;
-use crate::model::{SourceWeights, Weights};
+use crate::model::{SourceWeights, Weights, collect};
 use crate::show::{Answer, Answers, Asked, AskedSource, AskedToken, MERGED, printable};
 use crate::train::available_bytes;
 
@@ -108,7 +108,10 @@ impl<'a> Judge<'a> {
                 break;
             }
             let group = &voices[start..(start + at_once).min(voices.len())];
-            let weights = group.iter().map(|voice| self.held(merged, voice)).collect::<Result<Vec<_>>>()?;
+            let weights = match group.iter().map(|voice| self.held(merged, voice)).collect::<Result<Vec<_>>>() {
+                Err(Error::Interrupted) => break,
+                weights => weights?,
+            };
             let generation = |(voice, weights): (&Voice<'a>, _)| {
                 Generation::new(voice.architecture, weights, &prompt.ids, self.device).without(voice.lacking)
             };
@@ -134,7 +137,7 @@ impl<'a> Judge<'a> {
     fn held<W: Weights + ?Sized>(&self, merged: &W, voice: &Voice<'a>) -> Result<BTreeMap<String, Tensor>> {
         match voice.source {
             Some(source) => SourceWeights { source, device: self.device, dtype: self.dtype }.collect(),
-            None => voice.architecture.tensors().into_iter().map(|s| Ok((s.name.clone(), merged.weight(&s.name)?))).collect(),
+            None => collect(voice.architecture, merged),
         }
     }
 
@@ -176,9 +179,14 @@ impl<'a> Judge<'a> {
     fn ask<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Asked> {
         let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
         let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
-        let (stopped, full) = (interrupt::requested(), prompt.full(&spoken));
+        let full = prompt.full(&spoken);
         let answer = spoken.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
-        let heard = voices.iter().map(|voice| self.heard(merged, voice, &prompt, &answer)).collect::<Result<Vec<_>>>()?;
+        // What was said stands; it is read by all, or by none.
+        let heard = match voices.iter().map(|voice| self.heard(merged, voice, &prompt, &answer)).collect::<Result<Vec<_>>>() {
+            Err(Error::Interrupted) => vec![Vec::new(); voices.len()],
+            heard => heard?,
+        };
+        let stopped = interrupt::requested();
         let mut said = spoken.into_iter().map(Spoken::finish).collect::<Result<Vec<_>>>()?.into_iter();
         let (answer, parts) = said.next().unwrap_or_default();
         let sources = voices.iter().zip(&heard).skip(1).zip(said).map(|((voice, heard), (answer, _))| AskedSource {
@@ -190,7 +198,7 @@ impl<'a> Judge<'a> {
         });
         let sources: Vec<AskedSource> = sources.collect();
         let token = |(i, text): (usize, String)| {
-            let log_probs: Vec<Option<f64>> = heard.iter().skip(1).map(|heard| heard[i]).collect();
+            let log_probs: Vec<Option<f64>> = heard.iter().skip(1).filter_map(|heard| heard.get(i).copied()).collect();
             let merged: Vec<Option<f64>> =
                 log_probs.iter().zip(&sources).map(|(log_prob, source)| log_prob.filter(|_| source.is_merged)).collect();
             AskedToken { text, favours: favoured(&merged), log_probs }

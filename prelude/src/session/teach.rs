@@ -8,6 +8,7 @@ use crate::checkpoint::{Source, views};
 use crate::coefficients::MergedTensor;
 use crate::data::{Batch, next_examples};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::model::runs;
 use crate::objective::{self, Distillation};
 use crate::train::{How, Lesson, Pass, Recompute, Settings, Taught, available_bytes};
@@ -34,7 +35,7 @@ impl Session {
     }
 
     /// How far the merge is from every source on that source's next examples, and with `learn` the
-    /// gradient of the sum.
+    /// gradient of the sum. A stop that is asked for breaks it off, and nothing has moved.
     pub(super) fn distil(&mut self, learn: bool) -> Result<(Terms, Taught)> {
         let sources = self.teaching()?;
         let Session { models, merge, teachers, dtype, drawn, ran, plan: planned, .. } = self;
@@ -54,12 +55,14 @@ impl Session {
         // The teachers answer first: one layer of one of them is in memory at a time.
         let taught = teachers.ran();
         let answers = lessons.iter().map(|(lesson, examples)| teachers.answers(lesson, examples));
-        let answers = answers.collect::<Result<Vec<_>>>()?;
+        let answers = answers.collect::<Result<Vec<_>>>();
+        // They keep what they said, also where a stop came between.
+        *ran += teachers.ran() - taught;
+        let answers = answers?;
 
         // All sources' examples go through the merge together.
         let sequences = lessons.iter().flat_map(|(lesson, examples)| examples.iter().map(|e| lesson.tokens(*e)));
         let batch = Batch::new(sequences, &merge.device)?;
-        *ran += teachers.ran() - taught + batch.tokens() as u64 * if learn { 3 } else { 1 };
         let known = planned.filter(|plan| plan.tokens >= batch.tokens() && plan.asked == settings.recompute);
         let plan = match known {
             Some(plan) => plan,
@@ -93,7 +96,9 @@ impl Session {
             terms.extend(total);
             start += tokens;
         }
-        Ok((terms, if learn { pass.backward()? } else { Taught::default() }))
+        let taught = if learn { pass.backward()? } else { Taught::default() };
+        *ran += batch.tokens() as u64 * if learn { 3 } else { 1 };
+        Ok((terms, taught))
     }
 
     /// The penalties that are on, each summed over the weights that train; their gradient goes on top of what the
@@ -119,6 +124,7 @@ impl Session {
         }
         // The coefficients of one tensor are in memory at a time.
         for (i, tensor) in penalised() {
+            interrupt::check()?;
             let c = self.merge.coefficients(tensor)?.to_device(&Device::Cpu)?;
             let mut weighted = Vec::new();
             for ((_, weight, term), sum) in terms.iter().zip(&mut sums) {
@@ -143,8 +149,10 @@ impl Session {
             what: "weighted_overlap compares task vectors, which need a base model".into(),
             hint: "load base=SOURCE too, or set weighted_overlap=0",
         })?;
-        let angles =
-            |t: &MergedTensor| objective::column_angles(&t.spec, base.view(&t.spec.name)?, &views(&self.sources, &t.spec)?);
+        let angles = |t: &MergedTensor| {
+            interrupt::check()?;
+            objective::column_angles(&t.spec, base.view(&t.spec.name)?, &views(&self.sources, &t.spec)?)
+        };
         self.merge.tensors.iter().map(angles).collect()
     }
 }

@@ -58,7 +58,7 @@ pub struct AskedToken {
     /// no text.
     pub text: String,
     /// What each source finds its log-probability to be in nats, given the prompt and the answer before it; none
-    /// where the source does not have the token.
+    /// where the source does not have the token. Empty where a stop came before they had read it.
     pub log_probs: Vec<Option<f64>>,
     /// The source that favours it: the one of those merged with the highest log-probability, by more than
     /// [`MARGIN`]. None where none does: sources that all know what comes next agree to a hair, and which of them is
@@ -174,7 +174,7 @@ impl Asked {
             lines.extend([side_by_side(&answers, width), String::new()]);
         }
         lines.push(printable(&table.lines(Some(width))));
-        lines.extend((!self.pieces().is_empty()).then(String::new));
+        lines.extend((!self.pieces().is_empty() && self.is_read()).then(String::new));
         lines
     }
 
@@ -198,7 +198,7 @@ impl Asked {
         };
         row(&self.model, &self.likelihood, None);
         for (i, source) in self.sources.iter().enumerate() {
-            row(&source.name, &source.likelihood, source.is_merged.then(|| self.favours(i)));
+            row(&source.name, &source.likelihood, (source.is_merged && self.is_read()).then(|| self.favours(i)));
         }
         table
     }
@@ -215,13 +215,22 @@ impl Asked {
         let known = token.log_probs.iter().zip(&self.sources).filter(|(x, source)| x.is_some() && source.is_merged).count();
         match token.favours {
             Some(i) => Mark::Source(i),
-            None if known < 2 => Mark::Unknown,
+            None if known < 2 && self.is_read() => Mark::Unknown,
             None => Mark::None,
         }
     }
 
-    /// The characters of the merge's answer, each with the mark of its token, in lines of at most `width` columns.
+    /// Whether the sources have read the answer.
+    fn is_read(&self) -> bool {
+        self.tokens.iter().all(|token| !token.log_probs.is_empty())
+    }
+
+    /// The characters of the merge's answer, each with the mark of its token, in lines of at most `width` columns; none of
+    /// an answer that was not read.
     fn marked(&self, width: usize) -> Vec<Vec<(char, Mark)>> {
+        if !self.is_read() {
+            return Vec::new();
+        }
         let marked = |token: AskedToken| {
             let mark = self.mark(&token);
             printable(&token.text).chars().map(|c| (c, mark)).collect::<Vec<_>>()
@@ -233,7 +242,7 @@ impl Asked {
     /// What the marks mean: those of all sources that are merged, and the others that are met; nothing of no marks.
     fn legend(&self) -> Vec<(Mark, String)> {
         let pieces = self.pieces();
-        if pieces.is_empty() {
+        if pieces.is_empty() || !self.is_read() {
             return Vec::new();
         }
         let merged = self.sources.iter().enumerate().filter(|(_, source)| source.is_merged);
@@ -274,6 +283,9 @@ impl Asked {
         }
         if self.tokens.is_empty() {
             notes.push(format!("{} says nothing, so there is nothing to compare", self.model));
+        }
+        if !self.is_read() {
+            notes.push(format!("stopped before the sources had read the answer of {}", self.model));
         }
         notes.extend(self.full.map(full));
         notes.extend(self.stopped.then(|| STOPPED.to_owned()));
@@ -406,6 +418,16 @@ mod tests {
         assert_eq!((pieces.len(), &pieces[1]), (2, &asked.tokens[2]));
         asked.tokens[1].log_probs[0] = None;
         assert_eq!(asked.pieces()[0].favours, None);
+    }
+
+    /// What was said before a stop is shown, and nothing is said of what nobody has read.
+    #[test]
+    fn an_answer_that_was_not_read_has_no_marks() {
+        let mut asked = Asked { stopped: true, ..asked() };
+        asked.tokens.iter_mut().for_each(|token| (token.log_probs, token.favours) = (Vec::new(), None));
+        let text = asked.lines(80);
+        assert!(text.contains("十二 + ") && text.contains("stopped before the sources had read the answer"), "{text}");
+        assert!(!text.contains("lacks") && !text.contains("none by more") && !text.contains(" of 4"), "{text}");
     }
 
     /// Nothing that a model or a name says reaches a terminal as a command, in colours or without.

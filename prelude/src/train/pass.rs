@@ -3,7 +3,7 @@
 //! A layer's merged weights, and their gradients, are in memory only while that layer runs; they are
 //! merged again on the way down, which costs little beside the layer itself. What a layer computed inside is
 //! kept for its way down, or with `recompute` computed again from its input: then memory grows by one
-//! hidden state a layer and token.
+//! hidden state a layer and token. A stop that is asked for is heeded before every layer, both ways.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,6 +13,7 @@ use candle_core::{DType, Tensor, Var};
 use crate::coefficients::{Merge, MergedPart, MergedTensor};
 use crate::data::Batch;
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::model::{Decoder, Places, Weights};
 use crate::ops::send_down;
 
@@ -91,7 +92,7 @@ impl<'a> Pass<'a> {
     /// Runs all layers of `merge` on `batch`.
     ///
     /// # Errors
-    /// Ids outside the vocabulary, or a device that has no room.
+    /// Ids outside the vocabulary, a device that has no room, or [`Error::Interrupted`].
     pub fn new(merge: &'a Merge, batch: &Batch, how: How) -> Result<Self> {
         let (ids, places) = (batch.ids.clone(), Places::new(&merge.architecture, &batch.lengths, 0));
         let embedded = merge.rows(merge.embedding()?, &ids)?.to_dtype(how.dtype)?;
@@ -116,7 +117,7 @@ impl<'a> Pass<'a> {
     /// back its terms, each a scalar. Their sum goes down with the others.
     ///
     /// # Errors
-    /// What `loss` returns, or a device that has no room.
+    /// What `loss` returns, a device that has no room, or [`Error::Interrupted`].
     pub fn compare<N>(
         &mut self,
         rows: Range<usize>,
@@ -141,7 +142,7 @@ impl<'a> Pass<'a> {
     /// Goes down through all layers, once every token has been compared.
     ///
     /// # Errors
-    /// A device that has no room.
+    /// A device that has no room, or [`Error::Interrupted`].
     pub fn backward(mut self) -> Result<Taught> {
         if self.downward.is_empty() {
             return Ok(self.taught);
@@ -151,6 +152,7 @@ impl<'a> Pass<'a> {
         }
         let mut down = Tensor::cat(&std::mem::take(&mut self.downward), 0)?;
         while let Some(Layer { input, output }) = self.layers.pop() {
+            interrupt::check()?;
             let layer = self.layers.len();
             let weights = self.merge.part(Some(layer), self.how.dtype, true)?;
             let input = tracked(&input, true)?;
