@@ -209,7 +209,7 @@ fn a_moment_of_another_scheme_is_refused() {
     let dam = merge(dir.path());
     let other = dam.models().wrap(dam_prelude::Columns { bias: dam_prelude::BiasStart::Same, ..Columns::default() }).unwrap();
     let error = other.restore(&dam.snapshot().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("its options are"), "{error}");
+    assert!(error.to_string().contains("other options"), "{error}");
     other.restore(&other.snapshot().unwrap()).unwrap();
 }
 

@@ -1,9 +1,9 @@
 //! Files and directories are written aside, then put in place at once: there is always what was there or what is new.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::foreign::foreign;
@@ -206,9 +206,10 @@ fn is_temporary(name: &str, prefix: &str) -> bool {
     random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
-/// Whether no program works on the file or directory `path`.
+/// Whether no program works on the file or directory `path`. A pipe in its place is not waited for.
 fn is_left(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    opened.is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Adds the files below `directory` to `written`.

@@ -11,6 +11,7 @@
 //! computed.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ use super::context::{Context, refuse};
 use super::parse::line;
 use super::timeline::{Kept, State, Timeline, file_of};
 use super::{Statement, find};
-use crate::checkpoint::{read_file, replace_file};
+use crate::checkpoint::{open_to_write, read_file, replace_file};
 use crate::session::step_of;
 use crate::{Dam, Error, Result};
 
@@ -191,7 +192,7 @@ impl Context {
         // What a torn line left is cut off, so that the next begins on its own.
         if let Some(length) = journal.length {
             let file = directory.join(JOURNAL);
-            let cut = std::fs::File::options().write(true).open(&file).and_then(|file| file.set_len(length));
+            let cut = open_to_write(OpenOptions::new().write(true), &file).and_then(|file| file.set_len(length));
             cut.map_err(|e| Error::io("write", &file, e))?;
         }
         let states = journal.states.into_iter().map(|line| State {
@@ -404,7 +405,7 @@ impl State {
 
 /// Adds `bytes` to `file` after its first `length`; after an error it is as it was.
 fn append(file: &Path, length: u64, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = std::fs::File::options().write(true).open(file)?;
+    let mut file = open_to_write(OpenOptions::new().write(true), file)?;
     let added = file.seek(SeekFrom::Start(length)).and_then(|_| file.write_all(bytes)).and_then(|()| file.sync_data());
     if added.is_err() {
         let _ = file.set_len(length);
