@@ -1,7 +1,11 @@
 //! Rows of parquet. Fields of nested objects that are null are left out: Arrow gives every row the fields of all.
 
+mod pages;
+
 use bytes::Bytes as Shared;
 use minijinja::value::{Serde, Value};
+use parquet::data_type::ByteArray;
+use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
@@ -33,6 +37,7 @@ pub(super) fn read(bytes: &Bytes) -> Result<Vec<Columns>, (At, Fault)> {
         if claimed.cast_unsigned() > most as u64 {
             return Err(format!("it says that it has {claimed} bytes of values, too many for a file of {}", bytes.len()));
         }
+        bounded(bytes, reader.metadata().row_groups(), most)?;
         Ok(RowIter::from_file_into(Box::new(reader)))
     });
     let unreadable = |reason: String| Fault::new(format!("it is not parquet that can be read: {reason}"), HINT);
@@ -57,6 +62,28 @@ pub(super) fn read(bytes: &Bytes) -> Result<Vec<Columns>, (At, Fault)> {
     Ok(rows)
 }
 
+/// An error where the pages of `groups` claim more than `most` bytes, or the dictionaries of one of them would take more:
+/// whoever reads them makes room for that first.
+fn bounded(bytes: &[u8], groups: &[RowGroupMetaData], most: usize) -> Result<(), String> {
+    let mut claimed = 0u64;
+    for group in groups {
+        let mut entries = 0u64;
+        for column in group.columns() {
+            let (start, length) = column.byte_range();
+            let chunk = usize::try_from(start).ok().and_then(|start| bytes.get(start..)?.get(..usize::try_from(length).ok()?));
+            let claims = chunk.and_then(pages::claims);
+            let claims = claims.ok_or_else(|| format!("the column `{}` is not made of pages", column.column_path().string()))?;
+            claimed = claimed.saturating_add(claims.bytes);
+            entries = entries.saturating_add(claims.entries);
+        }
+        let claimed = claimed.max(entries.saturating_mul(size_of::<ByteArray>() as u64));
+        if claimed > most as u64 {
+            return Err(format!("its pages say that they have {claimed} bytes, too many for a file of {}", bytes.len()));
+        }
+    }
+    Ok(())
+}
+
 fn columns(row: &Row) -> Vec<(String, Value)> {
     row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
 }
@@ -76,8 +103,10 @@ mod tests {
     use std::sync::Arc;
 
     use parquet::data_type::Int64Type;
+    use parquet::file::metadata::ColumnChunkMetaData;
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
+    use parquet::schema::types::SchemaDescriptor;
 
     use super::*;
 
@@ -106,5 +135,26 @@ mod tests {
         assert_eq!(rows(1 << 16).unwrap().len(), 1 << 16);
         let error = rows(1 << 22).map_err(|(at, fault)| at.error(std::path::Path::new("x.parquet"), fault)).err().unwrap();
         assert!(error.to_string().contains("too many for a file of"), "{error}");
+    }
+
+    /// Room for what a header says is made before the page is found to have a few bytes.
+    #[test]
+    fn what_pages_claim_is_bounded() {
+        let schema = Arc::new(parse_message_type("message schema { REQUIRED INT64 a; }").unwrap());
+        let schema = Arc::new(SchemaDescriptor::new(schema));
+        let error = |chunk: &[u8]| {
+            let column = ColumnChunkMetaData::builder(schema.column(0)).set_total_compressed_size(chunk.len() as i64);
+            let group = RowGroupMetaData::builder(schema.clone()).set_column_metadata(vec![column.build().unwrap()]);
+            bounded(chunk, &[group.build().unwrap()], 1 << 20).err()
+        };
+        let most = [0xfe, 0xff, 0xff, 0xff, 0x0f];
+        let page = |bytes: &[u8]| [&[0x15, 0, 0x15], bytes, &[0x15, 2, 0, b'x']].concat();
+        let dictionary = |entries: &[u8]| [&[0x15, 4, 0x15, 2, 0x15, 2, 0x4c, 0x15], entries, &[0x15, 0, 0, 0, b'x']].concat();
+        assert_eq!([error(&page(&[2])), error(&dictionary(&[2]))], [None, None]);
+        for chunk in [page(&most), dictionary(&most)] {
+            let error = error(&chunk).unwrap();
+            assert!(error.contains("too many for a file of"), "{error}");
+        }
+        assert!(error(&page(&[2])[1..]).unwrap().contains("the column `a` is not made of pages"));
     }
 }
