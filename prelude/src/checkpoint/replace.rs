@@ -286,7 +286,10 @@ mod tests {
     }
 
     fn write(path: &Path, force: bool) -> Result<Written> {
-        replace_directory(path, force, |new| Ok(fs::write(new.join("README.md"), "newer").unwrap()))
+        replace_directory(path, force, |new| {
+            fs::write(new.join("README.md"), "newer").unwrap();
+            Ok(())
+        })
     }
 
     const NEW: &str = ".out.dam-0123456789ab";
