@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use common::{data, golden};
 use dam_prelude::train::Recompute;
+use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, Tensor, interrupt, load};
 use large::{Program, VOCABULARY};
 
@@ -186,6 +187,24 @@ fn training_that_is_broken_off_keeps_whole_steps() {
     let report = report.unwrap();
     assert_eq!((report.steps, report.reached, report.stopped, dam.steps()), (2, 2, true, 2));
     assert!(report.to_string().contains("stopped after step 2: everything is kept"), "{report}");
+}
+
+/// What was tried before is still tried where no step was made, and the session is in the state that it was in.
+#[test]
+fn training_that_makes_no_step_is_no_change() {
+    let _alone = alone();
+    let mut context = Context::default();
+    let mut run =
+        |text: &str| context.run(&statements(text).unwrap()[0]).map(|_| (context.timeline().here(), context.merged.is_some()));
+    for text in ["load builtin:japanese builtin:math", "wrap"] {
+        run(text).unwrap();
+    }
+    let before = run("merge linear").unwrap();
+    for text in ["train 3", "step"] {
+        stopped(|| run(text));
+        assert_eq!(run("inspect norm").unwrap(), before, "{text}");
+    }
+    assert!(!run("step").unwrap().1);
 }
 
 /// All examples are run side by side: there is one look between them, and one before each layer.
