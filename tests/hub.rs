@@ -264,6 +264,22 @@ fn faults_are_told_apart_and_leave_no_broken_file() {
     works(home, endpoint, "load org/name", &[]);
 }
 
+/// Mirrors may name files otherwise than by a checksum: then what came is taken as it is.
+#[test]
+fn an_etag_that_is_no_checksum_is_taken() {
+    let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
+    server.fault(Fault::PartsEtag);
+    works(home.path(), &server.endpoint, "load org/name", &[]);
+    let folder = home.path().join("hub/models--org--name");
+    let pointer = folder.join("snapshots").join(COMMIT).join("model.safetensors");
+    assert!(fs::read_link(&pointer).unwrap().to_string_lossy().ends_with("-2"));
+    assert_eq!(fs::read(&pointer).unwrap(), fs::read(golden("model0/model.safetensors")).unwrap());
+    // It is not fetched again.
+    server.log();
+    works(home.path(), &server.endpoint, "load org/name", &[]);
+    assert_eq!(server.log(), ["/api/models/org/name/revision/main"]);
+}
+
 #[test]
 fn data_sets_come_from_the_hub_too() {
     let home = tempfile::tempdir().unwrap();

@@ -119,7 +119,7 @@ fn a_script_file_runs_as_verbs_do() {
     assert!(String::from_utf8(missing.stderr).unwrap().contains("`no.dam`"));
 }
 
-/// Ctrl-C ends training after the current step, and the script: what follows does not run, and the status says so.
+/// Ctrl-C ends training with the last whole step, and the script: what follows does not run, and the status says so.
 #[test]
 #[cfg(unix)]
 fn an_interrupt_keeps_everything() {
@@ -151,6 +151,26 @@ fn a_closed_pipe_is_no_fault_of_what_is_printed() {
         assert!(output.status.success() && !errors.contains("panicked"), "{arguments:?}: {errors}");
         assert_eq!(errors.matches("standard output is closed").count(), 1, "{arguments:?}: {errors}");
     }
+}
+
+/// Of programs that save to one place at once, one succeeds, and the others say that something is there.
+#[test]
+fn of_two_that_save_a_new_file_one_succeeds() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..5 {
+        let line = format!("load builtin:math builtin:sql; wrap; save {round}.dam");
+        let start = || dam(dir.path()).args(["--json", "-c", &line]).stdout(Stdio::piped()).spawn().unwrap();
+        let ends = [start(), start()].map(|child| child.wait_with_output().unwrap());
+        let said = ends.each_ref().map(|end| String::from_utf8_lossy(&end.stdout).into_owned());
+        let mut codes = ends.each_ref().map(|end| end.status.code());
+        codes.sort_unstable();
+        assert_eq!(codes, [Some(0), Some(1)], "{said:?}");
+        let lost = said.iter().zip(&ends).find(|(_, end)| !end.status.success()).map(|(said, _)| said).unwrap();
+        assert!(lost.contains(&format!("{round}.dam")) && lost.contains("exists"), "{lost}");
+        let (replies, ok) = json(dir.path(), &format!("open {round}.dam"));
+        assert!(ok, "{replies:?}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 5);
 }
 
 #[test]

@@ -1,16 +1,22 @@
 //! A stop ends all long work, and leaves everything as it was.
 
 mod common;
+#[path = "common/large.rs"]
+mod large;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use common::{data, golden};
 use dam_prelude::train::Recompute;
+use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, Tensor, interrupt, load};
+use large::{Program, VOCABULARY};
 
 /// The stop is one of the process.
 fn alone() -> MutexGuard<'static, ()> {
@@ -183,6 +189,24 @@ fn training_that_is_broken_off_keeps_whole_steps() {
     assert!(report.to_string().contains("stopped after step 2: everything is kept"), "{report}");
 }
 
+/// What was tried before is still tried where no step was made, and the session is in the state that it was in.
+#[test]
+fn training_that_makes_no_step_is_no_change() {
+    let _alone = alone();
+    let mut context = Context::default();
+    let mut run =
+        |text: &str| context.run(&statements(text).unwrap()[0]).map(|_| (context.timeline().here(), context.merged.is_some()));
+    for text in ["load builtin:japanese builtin:math", "wrap"] {
+        run(text).unwrap();
+    }
+    let before = run("merge linear").unwrap();
+    for text in ["train 3", "step"] {
+        stopped(|| run(text));
+        assert_eq!(run("inspect norm").unwrap(), before, "{text}");
+    }
+    assert!(!run("step").unwrap().1);
+}
+
 /// All examples are run side by side: there is one look between them, and one before each layer.
 #[test]
 fn scoring_stops_within_a_model() {
@@ -213,4 +237,79 @@ fn a_candidate_that_is_broken_off_is_not_counted() {
     let report = evolved.unwrap().report;
     assert!(report.stopped && report.tried == 3 && losses.len() == 3, "{report}");
     assert!(losses.contains(&report.best), "{losses:?}");
+}
+
+/// The names in `directory`.
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The program on models for which each of these takes longer than it may take to stop.
+#[test]
+fn ctrl_c_ends_what_is_under_way_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    large::checkpoint(&directory.join("huge"), 32, 8192, 65536);
+    large::checkpoint(&directory.join("deep"), 128, 512, 2048);
+    let ids = |i: usize| (0..256).map(|at| (7 * i + at) % VOCABULARY).collect::<Vec<_>>();
+    let line = |i: usize| format!("{{\"input_ids\": {:?}}}\n", ids(i));
+    fs::write(directory.join("ids.jsonl"), (0..64).map(line).collect::<String>()).unwrap();
+    let words = |i: usize| (0..12).map(|at| format!("word{} ", (i * 7919 + at * 104_729) % 10_007)).collect::<String>();
+    let line = |i: usize| format!("{{\"text\": \"{}\"}}\n", words(i));
+    fs::write(directory.join("words.jsonl"), (0..400_000).map(line).collect::<String>()).unwrap();
+    let before = names(directory);
+
+    let wrapped = "load a=deep b=deep; data a=ids.jsonl b=ids.jsonl; set batch_size=8; wrap";
+    for (begin, verb) in [
+        ("set seed=1", "load huge"),
+        ("load builtin:math", "data math=words.jsonl"),
+        (wrapped, "eval"),
+        (wrapped, "loss"),
+        (wrapped, "step"),
+        (wrapped, "train 5"),
+    ] {
+        let mut program = Program::at(directory, begin, verb);
+        std::thread::sleep(Duration::from_millis(500));
+        program.stop();
+        assert_eq!(names(directory), before, "{verb}");
+    }
+    for verb in ["merge linear out", "bake out"] {
+        let mut program = Program::at(directory, wrapped, verb);
+        program.wait_for_output(directory, "out");
+        program.stop();
+        assert_eq!(names(directory), before, "{verb}");
+    }
+}
+
+/// Where nobody sees a bar there is a line now and then. The program is held in between, so that less of it is enough.
+#[test]
+fn loads_and_writes_that_take_long_tell_so_in_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    large::checkpoint(&directory.join("huge"), 32, 8192, 65536);
+    large::checkpoint(&directory.join("deep"), 128, 512, 2048);
+    for (verbs, task, out) in [
+        ("load huge", "load", None),
+        ("load a=deep b=deep; merge linear merged", "write", Some("merged")),
+        ("load a=deep b=deep; wrap; bake baked", "write", Some("baked")),
+    ] {
+        let mut program = Program::start(directory, &["-c", verbs]);
+        if let Some(out) = out {
+            program.wait_for_output(directory, out);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        // What is over soon is not told of, and lines are seconds apart.
+        for held in [Duration::from_millis(500), Duration::from_millis(5500)] {
+            program.signal(libc::SIGSTOP);
+            std::thread::sleep(held);
+            program.signal(libc::SIGCONT);
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        let lines = BufReader::new(program.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let told = |line: &String| line.starts_with(task) && line.contains(" of ") && line.contains("GB");
+        assert!(lines.inspect(|line| println!("{line}")).any(|line| told(&line)), "{verbs}: no line of progress");
+    }
 }

@@ -49,6 +49,8 @@ pub enum Fault {
     Garbage,
     Outside,
     BadEtag,
+    /// ETags that are no checksums, as those of uploads in parts.
+    PartsEtag,
 }
 
 /// `dam -c VERBS` with a cache at `home`, asking `endpoint`.
@@ -207,6 +209,9 @@ impl Server {
         let mut etag = if large { sha256(&content) } else { git(&content) };
         if state.fault == Fault::BadEtag {
             etag = "../../../evil".into();
+        }
+        if state.fault == Fault::PartsEtag {
+            etag = format!("{}-2", &git(&content)[..32]);
         }
         if !is_cdn && large {
             let headers = format!("x-repo-commit: {COMMIT}\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {}\r\n", content.len());

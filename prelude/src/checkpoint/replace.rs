@@ -286,10 +286,7 @@ mod tests {
     }
 
     fn write(path: &Path, force: bool) -> Result<Written> {
-        replace_directory(path, force, |new| {
-            fs::write(new.join("README.md"), "newer").unwrap();
-            Ok(())
-        })
+        replace_directory(path, force, |new| fs::write(new.join("README.md"), "newer").map_err(|e| Error::io("write", new, e)))
     }
 
     const NEW: &str = ".out.dam-0123456789ab";

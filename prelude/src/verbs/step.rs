@@ -1,7 +1,5 @@
 //! `step [N]`
 
-use std::ops::ControlFlow;
-
 use crate::Result;
 use serde_json::json;
 
@@ -9,6 +7,7 @@ use super::Verb;
 use super::arguments::{Arguments, count};
 use super::context::{Context, Reply, refuse};
 use super::export::Code;
+use super::train::trained;
 
 pub const VERB: Verb = Verb {
     name: "step",
@@ -23,10 +22,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let steps = arguments.optional(VERB.usage)?.map_or(Ok(1), |n| count("step", n))?;
     let mut last = None;
-    let train = context.trainee()?.train_with(steps, |step| {
-        last = Some(step.clone());
-        ControlFlow::Continue(())
-    })?;
+    let train = trained(context, steps, |step| last = Some(step.clone()))?;
     let Some(step) = last else { return refuse("no step was made", format!("usage: {}", VERB.usage)) };
     let stopped = if train.stopped { format!("stopped after step {}: everything is kept", step.step) } else { String::new() };
     let json = json!({"step": step.step, "total": step.total, "grad_norm": step.grad_norm, "lr": step.lr});

@@ -1,6 +1,9 @@
 //! `train N`
 
+use std::ops::ControlFlow;
+
 use crate::Result;
+use crate::show::{StepReport, TrainReport};
 use serde_json::json;
 
 use super::Verb;
@@ -20,11 +23,26 @@ pub const VERB: Verb = Verb {
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let steps = count("train", arguments.word(VERB.usage)?)?;
-    let report = context.trainee()?.train(steps)?;
+    let report = trained(context, steps, |_| ())?;
     let json = json!({
         "steps": report.steps, "reached": report.reached, "first": report.first, "last": report.last, "stopped": report.stopped,
     });
     Ok(Reply::shown(&report, json))
+}
+
+/// Makes `steps` steps, with a look after each. Where none was made, what was made last is still that.
+pub(super) fn trained(context: &mut Context, steps: usize, mut after: impl FnMut(&StepReport)) -> Result<TrainReport> {
+    let merged = context.merged.clone();
+    let dam = context.trainee()?.clone();
+    let before = dam.steps();
+    let report = dam.train_with(steps, |step| {
+        after(step);
+        ControlFlow::Continue(())
+    });
+    if report.is_err() && dam.steps() == before {
+        context.merged = merged;
+    }
+    report
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
