@@ -164,7 +164,9 @@ fn a_step_that_is_broken_off_changes_nothing() {
         let tensors = dam.inspect("").unwrap().tensors.len();
         assert!(broken > tensors + tensors / 2, "{broken} of {tensors} and as many on the way down");
         assert_eq!(step, second);
-        assert_eq!((dam.history(), dam.tokens()), (other.history(), other.tokens()));
+        assert_eq!(dam.history(), other.history());
+        // What ran has run, whatever came of it.
+        assert!(dam.tokens() > other.tokens());
         assert!(kept(&dam) == kept(&other));
     }
 }
