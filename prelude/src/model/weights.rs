@@ -61,7 +61,7 @@ impl SourceWeights<'_> {
 /// All weights that a decoder of `architecture` has, at once.
 ///
 /// # Errors
-/// A missing weight, a device that has no room, or [`Error::Interrupted`](crate::Error::Interrupted).
+/// A missing weight, a device that has no room, or [`Error::Interrupted`].
 pub(crate) fn collect<W: Weights + ?Sized>(architecture: &Architecture, weights: &W) -> Result<BTreeMap<String, Tensor>> {
     let one = |spec: TensorSpec| {
         interrupt::check()?;
