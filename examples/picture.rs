@@ -1,4 +1,4 @@
-//! Draws the README's pictures: what the first merge scores, and the coefficients that it learnt.
+//! Draws the pictures of the README and of examples/README: what the first merge scores, and the coefficients that it learnt.
 //!
 //! ```text
 //! cargo run --release --example picture [DIR]

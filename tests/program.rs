@@ -255,11 +255,11 @@ fn the_model_card_is_honest_and_discreet() {
     assert!(card("step 2; eval data0.jsonl".into()).contains("On the data that the merge learnt from"));
 }
 
-/// The README's table of verbs is the program's; `DAM_README=update` writes it.
+/// The guide's table of verbs is the program's; `DAM_README=update` writes it.
 #[test]
-fn the_readme_has_the_table_of_verbs() {
+fn the_guide_has_the_table_of_verbs() {
     let (begin, end) = ("<!-- verbs -->\n", "<!-- /verbs -->");
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/guide/verbs.md");
     let readme = std::fs::read_to_string(&file).unwrap();
     let (before, rest) = readme.split_once(begin).unwrap();
     let (table, after) = rest.split_once(end).unwrap();

@@ -29,6 +29,8 @@
 //! run: llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi3, smollm3. Sources stay memory-mapped. Every type that is returned shows
 //! itself, as text (`Display`) and as the result of an evcxr cell.
 //!
+//! The guide, with the prompt, notebooks, models, methods, schemes and results: the module `guide`.
+//!
 //! # From the ground up
 //!
 //! | module | what |
@@ -61,6 +63,8 @@ mod factor;
 #[doc(hidden)]
 pub mod fuzz;
 mod guard;
+#[cfg(doc)]
+pub mod guide;
 pub mod interrupt;
 pub mod methods;
 pub mod model;
