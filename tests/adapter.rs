@@ -244,7 +244,7 @@ fn keys_that_contradict_each_other_are_refused() {
     };
     says("wrap; bake out rank=8", &["rank=8", "as=adapter"]);
     says("merge linear out rank=8", &["rank=8", "as=adapter"]);
-    says("merge linear as=adapter", &["`as`", "no directory is named"]);
+    says("merge linear as=adapter", &["`as`", "needs an output directory"]);
     says("merge linear out as=adaptor", &["adaptor", "adapter"]);
     says("merge linear out as=adapter rank=0", &["`0`", "from 1"]);
     says("merge linear out as=adapter shard=1GB", &["shard", "one file"]);

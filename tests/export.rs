@@ -305,7 +305,7 @@ fn a_file_is_not_replaced_unasked_and_must_say_what_it_is() {
         let said = error(&format!("load builtin:math; export {name}"));
         assert!([".ipynb", ".dam", ".rs"].iter().all(|end| said.contains(end)), "{said}");
     }
-    assert!(error("export a.dam").contains("nothing has been done"));
+    assert!(error("export a.dam").contains("nothing to export"));
     assert!(error("load builtin:math; export").contains("usage"));
     std::fs::write(at.join("a.dam"), "mine").unwrap();
     assert!(error("load builtin:math; export a.dam").contains("a.dam"));

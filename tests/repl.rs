@@ -416,7 +416,7 @@ fn a_killed_session_is_offered_again() {
     std::thread::sleep(Duration::from_secs(2));
     dam.kill();
     let mut dam = offered(&home);
-    dam.wait_for("training was under way");
+    dam.wait_for("training was running");
     dam.line("n");
     dam.wait_for_prompt("");
     dam.line("quit");
@@ -642,11 +642,11 @@ fn help_is_paged() {
     dam.wait_for("dam>");
     dam.line("help");
     let screen = dam.wait_for("paged");
-    assert!(screen.contains("To begin, type:") && !screen.contains("optimiser step"), "{screen}");
+    assert!(screen.contains("To begin:") && !screen.contains("optimiser step"), "{screen}");
     dam.wait_for_prompt("");
     // What fits is not, and where there is no pager it is written as it is.
     dam.line("help quit");
-    dam.wait_for("leave; Ctrl-D does too");
+    dam.wait_for("quit (or Ctrl-D)");
     dam.line("quit");
     assert!(dam.end().success());
     let mut command = common::terminal::dam(home.path());
@@ -654,7 +654,7 @@ fn help_is_paged() {
     let mut dam = Terminal::start(command, 30, 100);
     dam.wait_for("dam>");
     dam.line("help");
-    dam.wait_for("going back, and branches");
+    dam.wait_for("undo, redo and branches");
     dam.line("quit");
     assert!(dam.end().success());
 }

@@ -165,7 +165,7 @@ fn a_file_of_another_session_is_not_replaced() {
     // Another program has written it meanwhile.
     std::fs::copy(&other, &one).unwrap();
     let refusal = refused(&mut context, &format!("save {one}"));
-    assert!(refusal.contains("since this session did"), "{refusal}");
+    assert!(refusal.contains("since this session saved it"), "{refusal}");
     std::fs::remove_file(&one).unwrap();
     verbs(&mut context, &format!("save {one}"));
 }
@@ -210,7 +210,7 @@ fn a_killed_session_goes_on() {
     dam.step().unwrap();
     Context::keep_now(&dam, directory).unwrap()().unwrap();
     let (three, loss) = (coefficients(&dam), dam.step().unwrap().total);
-    assert!(Context::summary(directory).unwrap().contains("training was under way"));
+    assert!(Context::summary(directory).unwrap().contains("training was running"));
     drop(context);
 
     let mut context = Context::recover(directory).unwrap().context;

@@ -1,4 +1,4 @@
-//! Floor 4: the ways to merge that train nothing, one a file, each a [`Method`].
+//! Floor 4: the static merge methods, one a file, each a [`Method`].
 //!
 //! A method never sees a whole model. For each tensor it may look at all of it first ([`Method::prepare`]:
 //! a norm, an angle, a threshold), and then makes its elements block by block ([`Blend::blend`]), on all

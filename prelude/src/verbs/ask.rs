@@ -14,7 +14,7 @@ use crate::show::{Asked, AskedToken};
 pub const VERB: Verb = Verb {
     name: "ask",
     usage: "ask \"PROMPT\" [tokens=64]",
-    about: "answers of the merge and its sources, how likely each source finds the merge's, and which favours each token",
+    about: "answers of the merge and its sources, the likelihood each source gives the merge's answer, and which source favours each token",
     example: "ask \"What is 12 plus 7?\"",
     rust: Some(rust),
     run,

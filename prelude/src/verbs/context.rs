@@ -97,7 +97,7 @@ impl Context {
             Some(dam) => Ok(dam),
             None => refuse(
                 "the sources are not wrapped yet",
-                "give every column its coefficients: wrap; or merge them without training: merge linear",
+                "run `wrap` first, or `merge linear`",
             ),
         }
     }

@@ -13,7 +13,7 @@ use super::export::{Code, fields};
 pub const VERB: Verb = Verb {
     name: "set",
     usage: "set [KEY=VALUE...] [KEY...]",
-    about: "change settings, or show them: all, or those named",
+    about: "change settings, or show all or the named ones",
     example: "set lr=1e-2 batch_size=4 schedule=linear warmup=10",
     rust: Some(rust),
     run,

@@ -379,7 +379,7 @@ impl Context {
         let Timeline { states, here, branch, .. } = &self.timeline;
         let way: Vec<usize> = std::iter::successors(Some(*here), |s| states[*s].parent).take(count.saturating_add(1)).collect();
         let (Some(to), branch) = (way.last().copied().filter(|to| to != here), branch.clone()) else {
-            return refuse("there is nothing to undo", "history shows all states, redo goes forward again");
+            return refuse("nothing to undo", "history lists all states; redo restores what was undone");
         };
         self.go(to)?;
         self.timeline.undone.entry(branch).or_default().extend(&way[..way.len() - 1]);
@@ -394,7 +394,7 @@ impl Context {
         let undone = self.timeline.undone.get(&self.timeline.branch).map_or(&[][..], Vec::as_slice);
         let left = undone.len().saturating_sub(count);
         let Some(to) = undone.get(left).copied() else {
-            return refuse("there is nothing to redo", "history shows all states, switch N goes to one");
+            return refuse("nothing to redo", "history lists all states; switch N goes to state N");
         };
         self.go(to)?;
         if let Some(undone) = self.timeline.undone.get_mut(&self.timeline.branch) {
@@ -410,7 +410,7 @@ impl Context {
     pub fn begin_branch(&mut self, name: &str) -> Result<()> {
         let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || !name.chars().all(plain) || name.parse::<usize>().is_ok() || name.len() > 64 {
-            return Err(Error::bad_value("branch", name, "a name of letters, digits, `-`, `_` and `.` that is no number"));
+            return Err(Error::bad_value("branch", name, "a name of letters, digits, `-`, `_` and `.` that is not a number"));
         }
         if self.timeline.branches.contains_key(name) {
             return refuse(format!("there is a branch `{name}` already"), format!("go there: switch {name}"));
@@ -469,7 +469,7 @@ impl Context {
         self.bring(state)?;
         match self.timeline.states[state].kept.as_ref().and_then(|kept| kept.dam.as_ref()) {
             Some((dam, snapshot)) => dam.fork_at(snapshot),
-            None => refuse(format!("nothing is wrapped in state {state}"), "history shows all states"),
+            None => refuse(format!("state {state} has no wrapped merge"), "history lists all states"),
         }
     }
 
@@ -484,8 +484,8 @@ impl Context {
         for number in self.timeline.path(*here) {
             let Some(done) = states[number].done.clone() else {
                 return refuse(
-                    "a cell of Rust changed the merge, which no verb says",
-                    "keep the coefficients themselves: save FILE",
+                    "a Rust cell changed the merge; it cannot be exported",
+                    "save the coefficients: save FILE",
                 );
             };
             all.push(done);
