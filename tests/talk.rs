@@ -243,7 +243,7 @@ fn the_verbs_say_the_same_to_programs_and_to_people() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && !text.contains('\x1b'), "{text}");
     assert!(text.contains("J japanese   M math") && text.contains(asked["text"].as_str().unwrap()), "{text}");
-    refused(dir.path(), "generate \"\"", "no prompt");
+    refused(dir.path(), "generate \"\"", "prompt is missing");
     refused(dir.path(), "ask hello there --all", "unknown flag `--all`");
     refused(dir.path(), "ask hello tokens=many", "`many`");
 }

@@ -197,6 +197,6 @@ mod tests {
         assert_eq!(read(&["--all", "tokens=5"]), ok("tokens=5", 64, 1));
         assert!(read(&["git", "push", "--force"]).unwrap_err().contains("`--force`"));
         assert!(read(&["a", "tokens=0"]).unwrap_err().contains("`0`"));
-        assert!(read(&[]).unwrap_err().contains("no prompt") && read(&[""]).unwrap_err().contains("no prompt"));
+        assert!(read(&[]).unwrap_err().contains("prompt is missing") && read(&[""]).unwrap_err().contains("prompt is missing"));
     }
 }

@@ -45,7 +45,7 @@ fn sorted(arguments: &[String]) -> Result<(Vec<&str>, Vec<&str>)> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let (files, words): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_file);
     if words.is_empty() || files.len() > 1 {
-        return refuse("something is missing, or too many arguments", format!("usage: {}", VERB.usage));
+        return refuse("an argument is missing, or there are too many", format!("usage: {}", VERB.usage));
     }
     Ok((files, words))
 }
