@@ -1,4 +1,4 @@
-//! Which pictures the terminal draws, by its own answers. Terminals answer at once; one that does not is not waited for.
+//! Queries the terminal for its image protocols. Terminals reply at once; without a reply the query times out.
 
 use std::fs::File;
 use std::io::{Read, Result, Write};
@@ -7,36 +7,36 @@ use std::sync::OnceLock;
 use rustix::io::ioctl_fionread;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcgetpgrp, tcsetattr};
 
-/// How long an answer is waited for, in tenths of a second: it may come over ssh from the other side of the world.
+/// The timeout for a reply, in tenths of a second: it may travel over a slow ssh connection.
 const PATIENCE: u8 = 10;
 
-/// More bytes than any answer has.
+/// The most bytes read of a reply.
 const MOST: usize = 256;
 
-/// What it is (DA1, `CSI c`): sixel is a 4 in the answer.
+/// The query for primary device attributes (DA1, `CSI c`). A 4 in the reply means sixel.
 const WHAT: &str = "\x1b[c";
 
-/// Whether it draws a picture of kitty's protocol, of one pixel that it is not to show, and then what it is, which
-/// terminals that know nothing of it answer too.
+/// The query for kitty's graphics protocol: a one-pixel image that is not displayed, then DA1, which terminals without the
+/// protocol answer too.
 const KITTY: &str = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c";
 
-/// Whether it draws sixel pictures. It is asked once.
+/// Whether the terminal supports sixel images. The terminal is queried once.
 pub fn sixel() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| ask(WHAT).is_ok_and(|answer| names_sixel(&answer)))
 }
 
-/// Whether it draws those of kitty's protocol. It is asked once.
+/// Whether the terminal supports kitty's graphics protocol. The terminal is queried once.
 pub fn kitty() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| ask(KITTY).is_ok_and(|answer| answer.windows(9).any(|bytes| bytes == b"_Gi=31;OK")))
 }
 
-/// What the terminal answers to `question`, up to what it is; nothing if it does not answer, or if keys wait that would
-/// be taken for it.
+/// Sends `question` and returns the reply up to the device attributes; empty if there is none, or if pending keys could be
+/// mistaken for it.
 fn ask(question: &str) -> Result<Vec<u8>> {
     let mut terminal = File::options().read(true).write(true).open("/dev/tty")?;
-    // SAFETY: it can be called at any time. In the background a program that changes the terminal is stopped.
+    // SAFETY: getpgrp has no preconditions. A background process that changed the terminal would be stopped.
     let is_ours = tcgetpgrp(&terminal)?.as_raw_pid() == unsafe { libc::getpgrp() };
     if !is_ours || ioctl_fionread(&terminal)? > 0 {
         return Ok(Vec::new());
@@ -64,7 +64,7 @@ fn answered(terminal: &mut File, question: &str) -> Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// The numbers of an answer, `CSI ? 62 ; 4 c`, with whatever is before it.
+/// The attributes in a reply, `CSI ? 62 ; 4 c`, which may follow other bytes.
 fn attributes(answer: &[u8]) -> Option<Vec<&[u8]>> {
     let start = answer.windows(3).rposition(|bytes| bytes == b"\x1b[?")? + 3;
     let numbers = answer[start..].strip_suffix(b"c")?;
@@ -80,12 +80,12 @@ mod tests {
     use super::names_sixel;
 
     #[test]
-    fn a_four_behind_the_class_is_sixel() {
-        // xterm as a VT340, foot, and one that had a key in its way.
+    fn attribute_4_after_the_class_means_sixel() {
+        // xterm as a VT340, foot, and a reply that follows a key press.
         for answer in ["\x1b[?63;1;2;4;6;9;15;22c", "\x1b[?62;4;22c", "q\x1b[?62;4c"] {
             assert!(names_sixel(answer.as_bytes()), "{answer:?}");
         }
-        // VTE, Linux's console, a class 4 that is none, and no answer.
+        // VTE, the Linux console, a 4 that is the class, no attribute 4, and incomplete replies.
         for answer in ["\x1b[?65;1;9c", "\x1b[?6c", "\x1b[?4c", "\x1b[?62;14;42c", "", "\x1b[?62;4"] {
             assert!(!names_sixel(answer.as_bytes()), "{answer:?}");
         }

@@ -1,4 +1,4 @@
-//! Runs statements: of `-c`, of a file, or of one line of the interactive loop.
+//! Runs statements: from `-c`, a file, or one line of the REPL.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -13,17 +13,17 @@ use dam_prelude::verbs::{self, Context, Reply, Statement, statements};
 use crate::interrupt::{self, Running};
 use crate::render::{Output, note};
 
-/// What comes after a statement.
+/// How a statement ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum After {
     Next,
     Failed,
-    /// A stop was requested: nothing else of the line or script runs.
+    /// A stop was requested: the rest of the line or script does not run.
     Stopped,
     Quit,
 }
 
-/// How a script, or a whole run of the program, ended.
+/// How a script or the whole program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Done,
@@ -32,7 +32,7 @@ pub enum End {
 }
 
 impl End {
-    /// The end of what may fail.
+    /// `Done` on success, else `Failed`.
     pub fn of(went_well: bool) -> Self {
         if went_well { Self::Done } else { Self::Failed }
     }
@@ -47,18 +47,18 @@ impl End {
     }
 }
 
-/// Runs one statement: its reply and how many seconds it took.
+/// Runs one statement; returns its reply and its duration in seconds.
 ///
 /// # Errors
-/// An unknown verb, or what the verb says.
+/// The verb is unknown or fails.
 pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64)> {
     let _running = Running::statement();
     let start = Instant::now();
-    // A fault of ours ends the verb, not the session: nothing that was done before is lost.
+    // A panic ends the verb but not the session: earlier work is kept.
     let done = catch_unwind(AssertUnwindSafe(|| context.run(statement)));
     let reply = done.unwrap_or_else(|_| {
-        let hint = "this is a fault of dam: please report what led to it".into();
-        Err(Error::Refused { message: format!("`{}` failed in a way it should not", statement.verb), hint })
+        let hint = "this is a bug in dam: please report the steps that led to it".into();
+        Err(Error::Refused { message: format!("internal error in `{}`", statement.verb), hint })
     })?;
     Ok((reply, start.elapsed().as_secs_f64()))
 }
@@ -78,31 +78,31 @@ pub fn statement(statement: &Statement, context: &mut Context, output: &Output) 
     if interrupt::requested() { After::Stopped } else { after }
 }
 
-/// Says which statements a stop left out.
+/// Reports the statements that a stop skipped.
 pub fn left_out(rest: &[Statement], output: &Output) {
     let rest: Vec<String> = rest.iter().map(verbs::line).collect();
     if !rest.is_empty() && !output.json {
-        note(&format!("stopped, so not run: {}", rest.join("; ")));
+        note(&format!("stopped; not run: {}", rest.join("; ")));
     }
 }
 
-/// Runs all statements of `text`; the first error, or a stop, ends it.
+/// Runs all statements of `text`, up to the first error or stop.
 pub fn script(text: &str, output: &Output) -> End {
     placed(text, None, output)
 }
 
-/// [`script`] of what comes on standard input.
+/// [`script`] from standard input.
 pub fn input(text: &str, output: &Output) -> End {
     placed(text.trim_start_matches('\u{feff}'), Some(Path::new("standard input")), output)
 }
 
-/// [`script`], whose errors say where in `file` they are.
+/// [`script`] with errors located by their line in `file`.
 fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
     interrupt::clear();
     let all = match statements(text) {
         Ok(all) => all,
         Err(error) => {
-            let hint = "close it; an apostrophe in text needs quotes around it: \"What's new?\"".into();
+            let hint = "close it; text with an apostrophe needs double quotes: \"What's new?\"".into();
             output.error("", &Error::Refused { message: error.to_string(), hint }.into());
             return End::Failed;
         }
@@ -117,7 +117,7 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
             }
             After::Failed => {
                 if let Some(file) = file.filter(|_| !output.json) {
-                    note(&format!("in line {} of {}: {}", each.line, file.display(), each.verb));
+                    note(&format!("at line {} of {}: {}", each.line, file.display(), each.verb));
                 }
                 return End::Failed;
             }
@@ -129,7 +129,7 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
 
 /// Runs the statements of a file.
 pub fn file(path: &Path, output: &Output) -> End {
-    /// Bytes of the largest file of statements.
+    /// The largest script, in bytes.
     const MOST: u64 = 64 << 20;
     let invalid =
         |e| Error::Io { action: "read", path: path.into(), source: std::io::Error::new(std::io::ErrorKind::InvalidData, e) };

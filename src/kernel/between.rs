@@ -1,23 +1,24 @@
-//! The process between evcxr and the process that runs the cells.
+//! The relay: a process between evcxr and the process that runs the cells.
 //!
-//! evcxr keeps what a cell shows until its end, one thing a type, and says nothing of a `?` that failed. So what the
-//! cells write passes here: evcxr gets its own marks, and the kernel gets everything else as it is written, in order,
-//! as lines of JSON on its socket:
+//! evcxr collects the output of a cell until its end, one value per type, and does not report an error through `?`. So the
+//! output of cells passes through the relay: evcxr receives its own markers, and the kernel receives everything else at once
+//! and in order, as lines of JSON on its socket:
 //!
 //! ```text
 //! {"out": TEXT} {"err": TEXT}        standard output and standard error
-//! {"block": TYPE, "content": TEXT}   something to show
-//! {"failed": TEXT}                   a `?` ended the cell, TEXT is the error
-//! {"panicked": TEXT}                 a panic did
-//! {"runs": true}                     the cell is compiled, and runs
-//! {"asks": true}                     the cell waits for a line of standard input
-//! {"synced": N}                      all that was written before the kernel's line N has been said
+//! {"block": TYPE, "content": TEXT}   a value to show
+//! {"failed": TEXT}                   an error through `?` ended the cell
+//! {"panicked": TEXT}                 a panic ended the cell
+//! {"runs": true}                     the cell has been compiled and is running
+//! {"asks": true}                     the cell is reading standard input
+//! {"synced": N}                      everything written before the kernel's request N has been sent
 //! ```
 //!
-//! The kernel answers with lines of JSON too: `N` asks to be synced, `{"line": TEXT}` gives the cell a line that it
-//! waits for, `{"line": null}` tells it that there is none.
+//! The kernel sends lines of JSON too: `N` is a sync request, `{"line": TEXT}` is a line of input for the cell, and `{"line":
+//! null}` is end of file.
 //!
-//! It outlives the cells' process, so that its last words are heard; it ends with it, and ends it when the kernel is gone.
+//! The relay outlives the cells' process to deliver its last output. It ends after it, and kills it if the kernel
+//! disconnects.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -30,44 +31,44 @@ use serde_json::{Value, json};
 
 use super::stdin;
 
-/// Whether a panic in a cell comes with a backtrace: what `RUST_BACKTRACE` says to the kernel.
+/// The environment variable with the kernel's value of `RUST_BACKTRACE`, which applies to panics in cells.
 pub const BACKTRACE: &str = "DAM_BACKTRACE";
 
-/// Set in the environment of the process that runs the cells.
+/// Set in the environment of the cells' process.
 const INNER: &str = "DAM_CELLS";
 
-/// evcxr's mark of a `?` that failed.
+/// evcxr's marker of an error through `?`.
 const FAILED: &str = "EVCXR_ERROR_OCCURRED";
-/// evcxr's mark of a panic.
+/// evcxr's marker of a panic.
 const PANICKED: &str = "EVCXR_PANIC_NOTIFICATION";
-/// evcxr's mark of a cell that is over.
+/// evcxr's marker of the end of a cell.
 const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
-/// evcxr's mark of a cell that asks evcxr for a line, which evcxr answers itself.
+/// evcxr's marker of an input request to evcxr, which evcxr answers itself.
 const ASKS: &str = "EVCXR_INPUT_REQUEST";
-/// What evcxr tells the cells' process to run a cell.
+/// The command with which evcxr runs a cell.
 const RUN: &str = "LOAD_AND_RUN ";
 const BEGIN: &str = "EVCXR_BEGIN_CONTENT ";
 const END: &str = "EVCXR_END_CONTENT";
 
-/// How long what is written without a line end, or to standard error, waits for what belongs to it.
+/// How long text without a newline, or on standard error, is held back for what belongs to it.
 const WAIT_MS: i32 = 40;
 
-/// How often it is looked whether a cell that runs waits for a line.
+/// How often the relay checks whether a running cell is reading standard input.
 const LOOK_MS: i32 = 150;
 
-/// Whether this process is to be the one between.
+/// Whether this process was started as the relay.
 pub fn is_between() -> bool {
     std::env::var_os("EVCXR_IS_RUNTIME").is_some()
         && std::env::var_os(dam_prelude::notebook::SOCKET).is_some()
         && std::env::var_os(INNER).is_none()
 }
 
-/// Runs the cells' process and passes on what it writes, until it ends.
+/// Runs the cells' process and relays its output until it ends.
 pub fn between() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("the cells' process cannot be run: {error:#}");
+            eprintln!("cannot run the cells' process: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -80,13 +81,13 @@ fn run() -> Result<ExitCode> {
     let (input, theirs) = stdin::pair()?;
     command.args(std::env::args_os().skip(1)).env(INNER, "1");
     command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // evcxr asks for backtraces; a panic says more without, and with one where a person asks for it.
+    // evcxr enables backtraces; a panic message is clearer without, so only the user's setting counts.
     command.env("RUST_BACKTRACE", std::env::var_os(BACKTRACE).unwrap_or_else(|| "0".into()));
     end_with_parent(&mut command);
     let mut cells = command.spawn()?;
-    // What it was told to begin with is its own now.
+    // Closes the relay's copy of the child's standard input.
     drop(command);
-    let (Some(out), Some(err)) = (cells.stdout.take(), cells.stderr.take()) else { bail!("they have no output") };
+    let (Some(out), Some(err)) = (cells.stdout.take(), cells.stderr.take()) else { bail!("the cells' process has no output") };
     let mut between = Between {
         kernel,
         out,
@@ -104,19 +105,19 @@ fn run() -> Result<ExitCode> {
     between.say(&json!({"hello": "cells", "pid": cells.id()}))?;
     let passed = between.pass();
     if passed.is_err() {
-        // The kernel is gone.
+        // The kernel has disconnected.
         let _ = cells.kill();
     }
     let status = cells.wait()?;
     Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
 }
 
-/// On Linux the cells' process is killed when this one is; elsewhere the kernel kills it by its number.
+/// On Linux the cells' process is killed when the relay dies; on other systems the kernel kills it by its id.
 fn end_with_parent(command: &mut Command) {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::process::CommandExt;
-        // SAFETY: between fork and exec only prctl is called, which is safe there.
+        // SAFETY: the closure only calls prctl, which is safe between fork and exec.
         unsafe {
             command.pre_exec(|| {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -128,14 +129,14 @@ fn end_with_parent(command: &mut Command) {
     let _ = command;
 }
 
-/// What the cells' process does.
+/// The state of the cells' process.
 #[derive(Clone, Copy, PartialEq)]
 enum Cell {
-    /// It waits for evcxr.
+    /// Waiting for a command of evcxr.
     Idle,
-    /// It runs a cell.
+    /// Running a cell.
     Runs,
-    /// It waits for a line, which evcxr or the kernel has been asked for.
+    /// Waiting for a line that was requested from evcxr or the kernel.
     Asks,
 }
 
@@ -144,19 +145,19 @@ struct Between {
     out: ChildStdout,
     err: ChildStderr,
     evcxr: std::io::Stdout,
-    /// A line of standard output that has not ended.
+    /// The incomplete last line of standard output.
     line: Vec<u8>,
-    /// Lines of standard output that have not been said.
+    /// Complete lines of standard output that have not been sent.
     text: String,
-    /// Of standard error, what has not been said.
+    /// Standard error that has not been sent.
     errors: Vec<u8>,
-    /// The type and content of a block that has not ended.
+    /// The type and content of an incomplete block.
     block: Option<(String, String)>,
-    /// The standard input of the cells' process; none when evcxr has closed it.
+    /// The standard input of the cells' process; none after evcxr has closed it.
     input: Option<stdin::Input>,
-    /// The number of the cells' process.
+    /// The process id of the cells' process.
     cells: u32,
-    /// What evcxr has said without a line end.
+    /// An incomplete command of evcxr.
     commands: Vec<u8>,
     state: Cell,
 }
@@ -164,21 +165,21 @@ struct Between {
 impl Between {
     fn pass(&mut self) -> Result<()> {
         for fd in [self.out.as_raw_fd(), self.err.as_raw_fd()] {
-            // SAFETY: these are open descriptors of this process.
+            // SAFETY: fcntl takes no pointers here, and the descriptors are open.
             unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) };
         }
         let mut asked = self.kernel.try_clone()?;
         let mut questions = Vec::new();
         let mut looked = Instant::now();
         loop {
-            // What has been said needs no waking.
+            // Without held-back output there is no need to wake up.
             let said = self.errors.is_empty() && self.line.is_empty();
             let patience = match (said, self.state) {
                 (false, _) => WAIT_MS,
                 (true, Cell::Runs) => LOOK_MS,
                 (true, _) => -1,
             };
-            // Without evcxr there is nothing to hear from it: a descriptor below 0 is not looked at.
+            // After evcxr has closed its end, its descriptor is not polled: poll ignores negative descriptors.
             let evcxr = if self.input.is_some() { std::io::stdin().as_raw_fd() } else { -1 };
             let ready = wait([self.out.as_raw_fd(), self.err.as_raw_fd(), asked.as_raw_fd(), evcxr], patience)?;
             if ready == [false; 4] {
@@ -190,7 +191,7 @@ impl Between {
             }
             let waits = is_time && stdin::waits(self.cells);
             let ended = self.hear()?;
-            // A cell that is over waits too, for evcxr; it has said so before.
+            // A cell that has ended reads too, for evcxr's next command; its end marker was processed before.
             if waits && self.state == Cell::Runs {
                 self.state = Cell::Asks;
                 self.flush()?;
@@ -202,7 +203,7 @@ impl Between {
             if ready[2] {
                 let mut bytes = [0; 1024];
                 match asked.read(&mut bytes)? {
-                    0 => bail!("the kernel is gone"),
+                    0 => bail!("the kernel has disconnected"),
                     n => questions.extend_from_slice(&bytes[..n]),
                 }
                 while let Some(end) = questions.iter().position(|b| *b == b'\n') {
@@ -223,10 +224,10 @@ impl Between {
         }
     }
 
-    /// Takes what was written. Tells whether nothing more will come.
+    /// Reads the available output. Returns whether it has ended.
     ///
-    /// Standard output is read first and standard error said first: what was written to it before a mark is then there
-    /// with the mark.
+    /// Standard output is read first and standard error sent first: then standard error written before a marker is available
+    /// when the marker is processed.
     fn hear(&mut self) -> Result<bool> {
         let mut written = Vec::new();
         let ended = drain(&mut self.out, &mut written)?;
@@ -235,10 +236,10 @@ impl Between {
         Ok(ended)
     }
 
-    /// Passes on what evcxr tells the cells' process.
+    /// Forwards commands of evcxr to the cells' process.
     fn commands(&mut self) -> Result<()> {
         let mut bytes = [0; 4096];
-        // Unbuffered: what is left here is not looked at before more comes.
+        // Unbuffered: poll would not report data left in a buffer.
         let read = rustix::io::read(std::io::stdin(), &mut bytes)?;
         if read == 0 {
             self.input = None;
@@ -256,7 +257,7 @@ impl Between {
         Ok(())
     }
 
-    /// The kernel has an answer for the cell that waits for a line: none is the end of the input.
+    /// Delivers the kernel's answer to the cell that is reading; none is end of file.
     fn answered(&mut self, line: Option<&str>) -> Result<()> {
         // The cell may have ended meanwhile, and its process must not take the answer for a command.
         let waits = stdin::waits(self.cells);
@@ -272,12 +273,12 @@ impl Between {
         Ok(())
     }
 
-    /// Gives the cells' process a line. That it is gone is noticed where its output ends.
+    /// Writes a line to the cells' process. Failure is ignored: the end of its output reveals that it has ended.
     fn give(&mut self, line: &[u8]) {
         let _ = self.input.as_mut().map(|input| input.give(line));
     }
 
-    /// Takes what was written to standard output, line by line.
+    /// Processes standard output line by line.
     fn output(&mut self, bytes: &[u8]) -> Result<()> {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             self.line.extend_from_slice(piece);
@@ -293,7 +294,7 @@ impl Between {
     }
 
     fn take(&mut self, line: &str) -> Result<()> {
-        // What was printed without a line end stands before a mark.
+        // Text printed without a newline may precede a marker.
         if self.block.is_none()
             && let Some(at) = line.find("EVCXR_").filter(|at| *at > 0)
         {
@@ -322,13 +323,13 @@ impl Between {
         match bare.strip_prefix(BEGIN) {
             Some(kind) => self.block = Some((kind.to_owned(), String::new())),
             None if bare.starts_with("EVCXR_") => self.mark(line)?,
-            // Lines are said together.
+            // Lines are sent together.
             None => self.text.push_str(line),
         }
         Ok(())
     }
 
-    /// Says the lines that were written.
+    /// Sends the complete lines.
     fn say_text(&mut self) -> Result<()> {
         if self.text.is_empty() {
             return Ok(());
@@ -337,7 +338,7 @@ impl Between {
         self.say(&json!({"out": text}))
     }
 
-    /// Says what waits for more.
+    /// Sends everything held back.
     fn flush(&mut self) -> Result<()> {
         self.say_errors()?;
         let is_mark = "EVCXR_".as_bytes().starts_with(&self.line) || self.line.starts_with(b"EVCXR_");
@@ -361,7 +362,7 @@ impl Between {
     }
 
     fn say(&mut self, message: &Value) -> Result<()> {
-        // What was written before.
+        // Earlier text goes first.
         self.say_text()?;
         Ok(writeln!(self.kernel, "{message}")?)
     }
@@ -378,10 +379,10 @@ impl Between {
     }
 }
 
-/// Which of `fds` can be read or have ended; none after `patience` milliseconds, of which -1 is for ever.
+/// Which of `fds` are readable or closed; none after `patience` milliseconds, where -1 means forever.
 fn wait(fds: [RawFd; 4], patience: i32) -> Result<[bool; 4]> {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
-    // SAFETY: the array lives through the call and has four entries.
+    // SAFETY: the pointer is to a live array of four entries.
     let n = unsafe { libc::poll(polled.as_mut_ptr(), 4, patience) };
     let error = std::io::Error::last_os_error();
     if n < 0 && error.kind() != std::io::ErrorKind::Interrupted {
@@ -390,10 +391,10 @@ fn wait(fds: [RawFd; 4], patience: i32) -> Result<[bool; 4]> {
     Ok(polled.map(|p| n > 0 && p.revents != 0))
 }
 
-/// The most bytes that are read at once, and of a line that are kept until it ends: a cell may write for ever.
+/// The most bytes read at once, and held back of an incomplete line: a cell may write without end.
 const MOST: usize = 1 << 20;
 
-/// Reads what is there. Tells whether nothing more will come.
+/// Reads the available bytes. Returns whether the stream has ended.
 fn drain(from: &mut impl Read, into: &mut Vec<u8>) -> Result<bool> {
     let mut bytes = [0; 65536];
     let most = into.len() + MOST;

@@ -1,12 +1,12 @@
-//! What stands between the kernel's sockets and whoever connects: clients are told apart, and what cannot be meant is
-//! not passed on.
+//! A proxy between Jupyter clients and the kernel's sockets. It gives each connection a unique identity and limits the size
+//! of messages.
 //!
-//! A client of Jupyter gives its connections the name of its session (the identity of a ZeroMQ socket), by which replies
-//! find it. Behind a gateway two connections may have one name, as JupyterLab's server leaves one behind where a page
-//! connects twice, and replies would go to whichever came last. So where replies are sent a number is added to each
-//! one's name. And before anybody has shown that he knows the key he may claim to send any number of bytes, for which
-//! the sockets themselves would make room: so what a message may have is bounded here, on all five sockets, and what all
-//! of them have together. Nothing else of what they say is changed.
+//! A Jupyter client uses its session id as the identity of its ZeroMQ sockets, and replies are routed by it. Behind a gateway
+//! two connections may have the same identity, because JupyterLab's server leaves a connection behind when a page connects
+//! twice; replies would then go to whichever came last. So on the sockets that send replies, the proxy appends a number to
+//! each identity. Before a client has authenticated with the key it may announce a message of any length, and the sockets
+//! would allocate that much. So the proxy limits the size of a message on all five sockets, and the total over all
+//! connections. Everything else passes unchanged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,41 +21,40 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// How long a socket that failed is left alone.
+/// The pause after a socket error.
 pub const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a client has to say who it is.
+/// The timeout of the handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
-/// The most connections that a socket has at once.
+/// The most connections per socket.
 const CONNECTIONS: usize = 128;
 
-/// The files that this process may have open for them: each connection is three, one here and two between here and the
-/// sockets.
+/// The limit on open files that is requested: each connection uses three, one to the client and two to the sockets.
 const FILES: libc::rlim_t = 4096;
 
-/// The most bytes for which there is room over all connections of all sockets, as long as they last: once a large message
-/// has passed, its room is kept for the next. Those of messages up to `SMALL` are not counted; they are 12 MB at the most.
+/// The most bytes of buffers over all connections of all sockets. A connection keeps the buffer of its largest message.
+/// Messages of up to `SMALL` bytes are not counted; they add at most 12 MB.
 const ROOM: u64 = 48 << 20;
 const SMALL: u64 = 32 << 10;
 
-/// The bytes of a greeting of ZMTP 3.0 (<https://rfc.zeromq.org/spec/23>), and the most that its handshake may have then.
+/// The length of the greeting in ZMTP 3.0 (<https://rfc.zeromq.org/spec/23>), and the most bytes of the handshake after it.
 const GREETING: u64 = 64;
 const HANDSHAKE: u64 = 4096;
 
-/// The bits of a frame's first byte: more frames of the message follow; its length has eight bytes and not one; it is a
+/// The bits of the first byte of a frame: more frames follow; the length has eight bytes instead of one; the frame is a
 /// command.
 const MORE: u8 = 1;
 const LONG: u8 = 2;
 const COMMAND: u8 = 4;
 
-/// The most frames of a message.
+/// The most frames per message.
 const FRAMES: usize = 256;
 
-/// The most bytes of an identity.
+/// The longest identity, in bytes.
 const IDENTITY: usize = 255;
 
-/// The bytes of a connection's number, which ends its identity.
+/// The length of the connection number at the end of an identity, in bytes.
 const NUMBER: usize = size_of::<u64>();
 
 /// The sockets of a kernel.
@@ -69,7 +68,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// All of them.
+    /// All sockets.
     pub const ALL: [Self; 5] = [Self::Shell, Self::Control, Self::Stdin, Self::Iopub, Self::Heartbeat];
 
     fn port(self, info: &ConnectionInfo) -> u16 {
@@ -82,7 +81,7 @@ impl Channel {
         }
     }
 
-    /// The most bytes of a message: cells and answers on the first, names of topics and signs of life on the others.
+    /// The largest message, in bytes: cells and answers on the first three, topics and heartbeats on the others.
     fn most(self) -> u64 {
         match self {
             Self::Shell | Self::Control | Self::Stdin => 16 << 20,
@@ -90,27 +89,26 @@ impl Channel {
         }
     }
 
-    /// The most messages of one connection. What a client wants to hear of is kept for ever, and looked through at
-    /// each message.
+    /// The most messages per connection. Subscriptions are kept forever and searched for every message.
     fn messages(self) -> u64 {
         if self == Self::Iopub { 64 } else { u64::MAX }
     }
 
-    /// Whether its clients get a number.
+    /// Whether a number is added to the identities of clients.
     fn is_numbered(self) -> bool {
         matches!(self, Self::Shell | Self::Control)
     }
 }
 
-/// Where the sockets are bound instead of where clients reach them: files in `directory`.
+/// The connection info of the internal sockets: files in `directory` instead of the public ports.
 pub fn behind(info: &ConnectionInfo, directory: &Path) -> ConnectionInfo {
     ConnectionInfo { transport: Transport::IPC, ip: directory.join("behind").display().to_string(), ..info.clone() }
 }
 
-/// Lets clients through to the sockets that are bound `behind`.
+/// Accepts clients and connects them to the internal sockets at `behind`.
 ///
 /// # Errors
-/// A port that is taken.
+/// A port is in use.
 pub async fn let_through(info: &ConnectionInfo, behind: &ConnectionInfo) -> Result<()> {
     allow_files();
     let clients = Arc::new(Clients::default());
@@ -133,39 +131,39 @@ pub async fn let_through(info: &ConnectionInfo, behind: &ConnectionInfo) -> Resu
     Ok(())
 }
 
-/// Lets this process open as many files as all connections may need, where it may decide that.
+/// Raises the limit on open files to what all connections may need, as far as permitted.
 fn allow_files() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: there is room for what is written.
+    // SAFETY: the pointer is to a live rlimit.
     let is_known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
     if is_known && limit.rlim_cur < FILES {
         limit.rlim_cur = FILES.min(limit.rlim_max);
-        // SAFETY: what is read is there. If it may not be, there are fewer connections.
+        // SAFETY: the pointer is to a live rlimit. On failure fewer connections are possible.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     }
 }
 
-/// The clients of all sockets.
+/// The connected clients of all sockets.
 #[derive(Default)]
 struct Clients(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    /// By the number of their connection, the oldest first.
+    /// By connection number, oldest first.
     all: BTreeMap<u64, Client>,
-    /// How much has happened.
+    /// The logical clock.
     clock: u64,
 }
 
-/// A client that is connected.
+/// A connected client.
 struct Client {
     channel: Channel,
-    /// Whether it has sent a whole message.
+    /// Whether it has sent a complete message.
     has_spoken: bool,
-    /// The bytes for which it has room, unless they are few, and when it needed some last.
+    /// The size of its buffer in bytes, 0 if small, and when it last needed it.
     room: u64,
     latest: u64,
-    /// Tells it that it is hung up on.
+    /// Notifies the connection that it is closed.
     end: Arc<Notify>,
 }
 
@@ -174,8 +172,8 @@ impl Clients {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more on `channel`: its number, and what ends it. If there are too many, the oldest that has sent no whole
-    /// message makes room; there may be none.
+    /// Adds a client on `channel`; returns its number and what ends it. At the limit, the oldest client that has sent no
+    /// complete message is disconnected; none if there is no such client.
     fn enter(&self, channel: Channel) -> Option<(u64, Arc<Notify>)> {
         let mut known = self.known();
         if known.all.values().filter(|client| client.channel == channel).count() >= CONNECTIONS {
@@ -199,9 +197,9 @@ impl Clients {
         }
     }
 
-    /// Makes room for a message of `bytes`. If there is too little, others that have some are hung up on: first who has
-    /// sent no whole message, then who has not needed it for longest; clients of Jupyter connect again. Tells whether it
-    /// was done, which it is not for who was hung up on.
+    /// Reserves a buffer for a message of `bytes`. Above the limit, other clients with buffers are disconnected: first those
+    /// that have sent no complete message, then the least recently used; Jupyter clients reconnect. Returns false if this
+    /// client itself has been disconnected.
     fn make_room(&self, number: u64, bytes: u64) -> bool {
         let mut known = self.known();
         let now = known.tick();
@@ -233,13 +231,13 @@ impl Known {
     }
 }
 
-/// Where clients come from.
+/// A listener for clients.
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-/// What a client says and hears.
+/// A connection to a client.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
@@ -256,7 +254,7 @@ impl Listener {
     }
 }
 
-/// Lets every client through to `socket`.
+/// Connects every client to `socket`.
 async fn serve(listener: Listener, channel: Channel, socket: PathBuf, clients: Arc<Clients>) {
     loop {
         let Ok(client) = listener.accept().await else {
@@ -265,7 +263,7 @@ async fn serve(listener: Listener, channel: Channel, socket: PathBuf, clients: A
         };
         let Some((number, end)) = clients.enter(channel) else { continue };
         let (socket, clients) = (socket.clone(), Arc::clone(&clients));
-        // A client that goes away, or says what is no handshake, is not the last.
+        // A failed connection does not affect others.
         tokio::spawn(async move {
             tokio::select! {
                 _ = pass(client, channel, &socket, number, &clients) => {}
@@ -276,12 +274,12 @@ async fn serve(listener: Listener, channel: Channel, socket: PathBuf, clients: A
     }
 }
 
-/// The identity that the client itself has on its other sockets.
+/// The identity of the client without the number, which it uses on its other sockets.
 pub fn own_identity(numbered: &[u8]) -> Vec<u8> {
     numbered[..numbered.len().saturating_sub(NUMBER)].to_vec()
 }
 
-/// Passes on what both say, until one of them ends.
+/// Forwards both directions until one ends.
 async fn pass(client: Box<dyn Stream>, channel: Channel, socket: &Path, number: u64, clients: &Clients) -> std::io::Result<()> {
     let (mut said, mut answered) = tokio::io::split(client);
     let (mut answers, mut heard) = UnixStream::connect(socket).await?.into_split();
@@ -295,13 +293,13 @@ async fn pass(client: Box<dyn Stream>, channel: Channel, socket: &Path, number: 
     }
 }
 
-/// Passes on greeting and handshake, with `number` at the end of the name.
+/// Forwards the greeting and the handshake, with `number` appended to the identity.
 async fn shake_hands(
     said: &mut (impl AsyncRead + Unpin),
     heard: &mut (impl AsyncWrite + Unpin),
     number: Option<u64>,
 ) -> std::io::Result<()> {
-    // Both sides look at the beginning of the other's greeting before they go on.
+    // Both sides wait for the start of the other's greeting before they continue.
     copy(&mut said.take(GREETING), heard).await?;
     let ready = match said.read_u8().await? {
         COMMAND => u64::from(said.read_u8().await?),
@@ -325,7 +323,7 @@ async fn shake_hands(
     heard.write_all(&body).await
 }
 
-/// Passes on as many messages as `channel` takes, each of at most so many bytes; one that has, or claims, more is the end.
+/// Forwards messages within the limits of `channel`; a violation ends the connection.
 async fn messages(
     said: impl AsyncRead + Unpin,
     heard: impl AsyncWrite + Unpin,
@@ -342,7 +340,7 @@ async fn messages(
     Err(std::io::ErrorKind::InvalidData.into())
 }
 
-/// Passes on a message; `room` tells whether it may have so many bytes.
+/// Forwards one message; `room` returns whether it may have this many bytes.
 async fn message(
     said: &mut (impl AsyncRead + Unpin),
     heard: &mut (impl AsyncWrite + Unpin),
@@ -356,7 +354,7 @@ async fn message(
             _ => said.read_u64().await?,
         };
         bytes = bytes.saturating_add(length);
-        // After the handshake ZMTP 3.0 knows no commands.
+        // ZMTP 3.0 has no commands after the handshake.
         if first & !(MORE | LONG) != 0 || !room(bytes) {
             return Err(std::io::ErrorKind::InvalidData.into());
         }
@@ -375,7 +373,7 @@ async fn message(
     Err(std::io::ErrorKind::InvalidData.into())
 }
 
-/// The body of a command READY, with a number at the end of the identity; nothing if it is none.
+/// The body of a READY command with a number appended to the identity; none if the body is invalid.
 fn numbered(ready: &[u8], number: u64) -> Option<Vec<u8>> {
     const NAME: &[u8] = b"\x05READY";
     let mut rest = ready.strip_prefix(NAME)?;
@@ -403,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_ends_the_identity_and_all_else_stays() {
+    fn a_number_is_appended_to_the_identity_and_nothing_else_changes() {
         let ready = b"\x05READY\x08Identity\0\0\0\x02me\x0bSocket-Type\0\0\0\x06DEALER";
         let expected = b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\x0ame\0\0\0\0\0\0\0\x07";
         assert_eq!(numbered(ready, 7).as_deref(), Some(expected.as_slice()));
@@ -415,7 +413,7 @@ mod tests {
         assert_eq!(numbered(b"\x05READY\x00\xff\xff\xff\xff", 7), None);
     }
 
-    /// What passes of `said`, and whether it ended well, which is between two messages.
+    /// What passes of `said`, and whether the stream ended between two messages.
     async fn passed(said: &[u8], channel: Channel) -> (bool, Vec<u8>) {
         let mut heard = Vec::new();
         let clients = Clients::default();
@@ -425,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_pass_unless_they_claim_too_much() {
+    fn messages_pass_within_the_limits() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let two = b"\x01\x02ab\x00\x01c\x02\0\0\0\0\0\0\0\x02de";
@@ -445,29 +443,29 @@ mod tests {
                     assert_eq!(passed(&[first, 0], channel).await, (false, Vec::new()), "{first}");
                 }
             }
-            // Who is told of everything needs to say so once.
+            // One subscription to everything is enough.
             assert!(passed(&[0, 1, 1].repeat(64)[..192 - 3], Channel::Iopub).await.0);
             assert!(!passed(&[0, 1, 1].repeat(10_000), Channel::Iopub).await.0, "subscriptions without end");
             assert!(passed(&[0, 1, 1].repeat(10_000), Channel::Heartbeat).await.0);
         });
     }
 
-    /// Whether who is ended by `end` is hung up on.
+    /// Whether the client that `end` belongs to has been disconnected.
     fn is_ended(end: &Notify) -> bool {
         let mut waiting = std::pin::pin!(end.notified());
         std::future::Future::poll(waiting.as_mut(), &mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
     }
 
     #[test]
-    fn the_oldest_that_says_nothing_makes_room_for_another() {
+    fn the_oldest_silent_client_is_disconnected_at_the_limit() {
         let clients = Clients::default();
         let all: Vec<_> = (0..CONNECTIONS).map(|_| clients.enter(Channel::Shell).unwrap()).collect();
         clients.has_spoken(all[0].0);
         assert!(clients.enter(Channel::Iopub).is_some());
-        assert!(all.iter().all(|(_, end)| !is_ended(end)), "each socket has its own");
+        assert!(all.iter().all(|(_, end)| !is_ended(end)), "each socket has its own limit");
         assert!(clients.enter(Channel::Shell).is_some());
         assert_eq!(all.iter().map(|(_, end)| is_ended(end)).position(|ended| ended), Some(1));
-        // Nobody is hung up on who has spoken; who goes makes room.
+        // Clients that have sent a message are never disconnected; one that leaves makes room.
         clients.known().all.values_mut().for_each(|client| client.has_spoken = true);
         assert!(clients.enter(Channel::Shell).is_none());
         clients.leave(all[5].0);
@@ -475,11 +473,11 @@ mod tests {
     }
 
     #[test]
-    fn all_messages_together_have_so_much_room() {
+    fn the_buffers_of_all_clients_have_one_limit() {
         let (clients, large) = (Clients::default(), Channel::Shell.most());
         let all: Vec<_> = (0..6).map(|_| clients.enter(Channel::Shell).unwrap()).collect();
         let ended = || all.iter().map(|(_, end)| is_ended(end)).collect::<Vec<_>>();
-        // The first two have spoken, the first once more than the second; the last only says little.
+        // The first two have sent complete messages, the first one more than the second; the last sends only small ones.
         assert!(clients.make_room(all[5].0, SMALL));
         for i in [0, 1, 0, 2] {
             assert!(clients.make_room(all[i].0, large));
@@ -492,8 +490,8 @@ mod tests {
         assert_eq!(ended(), [false, false, true, false, false, false]);
         clients.has_spoken(all[3].0);
         assert!(clients.make_room(all[4].0, large));
-        assert_eq!(ended(), [false, true, false, false, false, false], "the others were told before");
-        assert!(!clients.make_room(all[2].0, 1), "who was hung up on");
+        assert_eq!(ended(), [false, true, false, false, false, false], "the others were notified before");
+        assert!(!clients.make_room(all[2].0, 1), "the client was disconnected");
         let rooms: u64 = clients.known().all.values().map(|client| client.room).sum();
         assert!(rooms <= ROOM, "{rooms}");
     }

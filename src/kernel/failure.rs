@@ -1,19 +1,19 @@
-//! Why a cell failed, and where: the message first.
+//! The failure of a cell and its position, with the message first.
 
 use serde_json::Value;
 
-/// Why a cell failed.
+/// The failure of a cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
     pub name: String,
     pub message: String,
-    /// Shown to a person.
+    /// The lines shown.
     pub lines: Vec<String>,
-    /// Where it was, as the compiler counts.
+    /// The position, as the compiler counts.
     pub place: Option<Place>,
 }
 
-/// A place in a file, counted from 1; columns in characters.
+/// A position in a file. Lines and columns count from 1; columns count characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub file: String,
@@ -22,28 +22,28 @@ pub struct Place {
 }
 
 impl Failure {
-    /// With a message and the rest below it.
+    /// A failure with a message, and `rest` below it.
     pub fn new(name: &str, message: &str, rest: &str) -> Self {
         let head = format!("\u{1b}[31m{name}\u{1b}[0m: {message}");
         let lines = std::iter::once(head).chain((!rest.is_empty()).then(|| rest.to_owned())).collect();
         Self { name: name.into(), message: message.into(), lines, place: None }
     }
 
-    /// With the text that says where it was, below the message.
+    /// The same failure with a line for its position below the message.
     pub fn at(mut self, place: String) -> Self {
         self.lines.insert(self.lines.len().min(1), place);
         self
     }
 }
 
-/// The error that a `?` ended a cell with: message and hint, as `Debug` gives them.
+/// An error that ended a cell through `?`: its message and hint, from `Debug`.
 pub fn error(text: &str) -> Failure {
     let (message, rest) = text.trim_end().split_once('\n').unwrap_or((text.trim_end(), ""));
     Failure::new("error", message, rest)
 }
 
-/// A panic: its message, where it was, and a backtrace if it was asked for. `said` is what the prelude says of it; where
-/// it says nothing, as of a process without it, `text` is what Rust itself writes.
+/// A panic: its message, position, and backtrace if requested. `said` is the prelude's report; without one, as in a process
+/// without the prelude, `text` is what Rust itself printed.
 pub fn panic(said: Option<&Value>, text: &str) -> Failure {
     let Some(said) = said else {
         let text = text.split("stack backtrace:").next().unwrap_or_default();
@@ -65,13 +65,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_its_message_and_hint() {
+    fn an_error_has_its_message_and_hint() {
         let failure = error("no such file `x`\nhint: look again\n");
         assert_eq!((failure.message.as_str(), failure.lines[1].as_str()), ("no such file `x`", "hint: look again"));
     }
 
     #[test]
-    fn a_panic_is_its_message_and_its_place() {
+    fn a_panic_has_its_message_and_position() {
         let text = "\nthread 'main' (7) panicked at src/lib.rs:3:5:\nindex out of bounds\nstack backtrace:\n   0: a\n";
         let failure = panic(None, text);
         assert_eq!(failure.message, "index out of bounds");

@@ -1,4 +1,4 @@
-//! The prelude built for cells, seen while it is built: it takes minutes.
+//! Shows progress while the prelude is built for cells, which takes minutes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
@@ -12,25 +12,25 @@ use super::link::Link;
 use super::server::SOCKET;
 use crate::render::note;
 
-/// What the build takes: minutes of one core, and gigabytes at its end.
+/// The cost of the build: minutes on one core, and disk space.
 const CORE_MINUTES: usize = 11;
 const GIGABYTES: &str = "0.8 GB";
 
-/// How often a line is said where there is no terminal.
+/// How often a line is printed if standard error is not a terminal.
 const PACE: Duration = Duration::from_secs(20);
 
-/// Says before the build what it will take.
+/// Prints an estimate before the build.
 pub fn announce() {
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let minutes = CORE_MINUTES.div_ceil(cores).max(2);
     let cores = if cores == 1 { "1 core".to_owned() } else { format!("{cores} cores") };
-    note(&format!("building the prelude for notebooks: about {minutes} minutes on {cores} and {GIGABYTES} of disk, once"));
+    note(&format!("building the prelude for notebooks, once: about {minutes} minutes on {cores}, {GIGABYTES} of disk space"));
 }
 
-/// Runs `install` while what cargo builds is shown.
+/// Runs `install` and shows the progress of cargo.
 ///
 /// # Errors
-/// No place for a socket, no compiler, or what `install` says.
+/// There is no directory for the socket or no compiler, or `install` fails.
 pub fn shown<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
     let directory = super::own_directory()?;
     let socket = directory.path().join(SOCKET);
@@ -40,7 +40,7 @@ pub fn shown<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
     let _link = Link::listen(&socket, move |message| told.take(&message))?;
     let watched = Arc::downgrade(&progress);
     std::thread::spawn(move || {
-        // A crate may take minutes, of which cargo says nothing.
+        // A single crate may take minutes without a message from cargo.
         while let Some(progress) = watched.upgrade().filter(|progress| progress.bar.is_hidden()) {
             progress.say();
             drop(progress);
@@ -56,13 +56,13 @@ pub fn shown<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
 struct Progress {
     bar: ProgressBar,
     began: Instant,
-    /// What cargo said last: `12 of 245: serde, syn`.
+    /// The last progress of cargo: `12 of 245: serde, syn`.
     last: Mutex<Option<String>>,
 }
 
 impl Progress {
     fn new() -> Self {
-        // It draws where standard error is a terminal.
+        // The bar is hidden unless standard error is a terminal.
         let bar = ProgressBar::new(0);
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}") {
             bar.set_style(style);
@@ -80,7 +80,7 @@ impl Progress {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
     }
 
-    /// Says how far it is, in a line.
+    /// Prints the progress as one line.
     fn say(&self) {
         if let Some(last) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner) {
             note(&format!("{} s: building {last}", self.began.elapsed().as_secs()));
@@ -88,7 +88,7 @@ impl Progress {
     }
 }
 
-/// How many of how many, and the names of what is under way.
+/// The number of crates done, the total, and the names of those being built.
 fn read(text: &str) -> Option<(u64, u64, &str)> {
     let (numbers, names) = text.split_once(": ")?;
     let (done, all) = numbers.split_once(" of ")?;
@@ -100,7 +100,7 @@ mod tests {
     use super::read;
 
     #[test]
-    fn what_cargo_says_is_read() {
+    fn the_progress_of_cargo_is_parsed() {
         assert_eq!(read("12 of 245: serde, syn"), Some((12, 245, "serde, syn")));
         assert_eq!(read("serde"), None);
     }

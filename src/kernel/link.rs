@@ -1,6 +1,7 @@
-//! The kernel's socket: what the cells write comes in, stops and verbs go out. So does what cargo says of a build.
+//! The kernel's internal socket. It receives the output of cells and the progress of builds, and sends stop requests and
+//! verbs.
 //!
-//! Only processes of the same user are heard, and only a process that descends from this one is ever ended.
+//! Only processes of the same user are accepted, and only a descendant of this process is ever killed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,31 +16,31 @@ use serde_json::{Value, json};
 
 use super::peer;
 
-/// Both connections, made anew when the cells' process is.
+/// The connections to the cells' process and the relay, replaced when the process is restarted, and to a running build.
 pub struct Link {
-    /// To the process between.
+    /// The connection to the relay.
     between: Mutex<Option<UnixStream>>,
-    /// To the prelude in the cells' process.
+    /// The connection to the prelude in the cells' process.
     prelude: Mutex<Option<UnixStream>>,
-    /// What the prelude answers; null when it is gone.
+    /// The replies of the prelude; null when it has disconnected.
     answers: Mutex<Receiver<Value>>,
     answer: Sender<Value>,
-    /// Who is told that a cell waits for a line, while one runs.
+    /// Notified when a cell reads standard input, while one runs.
     asks: Mutex<Option<Sender<()>>>,
-    /// To what stands in for cargo, while something is built.
+    /// The connection to the cargo wrapper, during a build.
     cargo: Mutex<Option<Arc<UnixStream>>>,
-    /// Whether the build was stopped.
+    /// Whether a build was stopped.
     stopped: AtomicBool,
-    /// The cells' process; 0: none.
+    /// The process id of the cells' process; 0 if there is none.
     cells: AtomicU32,
     asked: AtomicU64,
 }
 
 impl Link {
-    /// Listens at `path`; `said` is called with everything that the cells write.
+    /// Listens at `path`; calls `said` with every message from cells and builds.
     ///
     /// # Errors
-    /// A place where no socket can be.
+    /// The socket cannot be created.
     pub fn listen(path: &Path, said: impl Fn(Value) + Send + Sync + 'static) -> Result<Arc<Self>> {
         let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
         let (answer, answers) = channel();
@@ -79,7 +80,7 @@ impl Link {
             *locked(&self.between) = Some(writing);
             for message in messages {
                 match message.get("asks") {
-                    // Nobody listens when the cell has ended.
+                    // There is no receiver after the cell has ended.
                     Some(_) => drop(locked(&self.asks).as_ref().map(|asks| asks.send(()))),
                     None => said(message),
                 }
@@ -90,7 +91,7 @@ impl Link {
             let writing = Arc::new(writing);
             *locked(&self.cargo) = Some(Arc::clone(&writing));
             messages.for_each(said);
-            // The next may have begun already.
+            // The next build may already have connected.
             locked(&self.cargo).take_if(|cargo| Arc::ptr_eq(cargo, &writing));
             return;
         }
@@ -101,8 +102,8 @@ impl Link {
         }
     }
 
-    /// Asks that all that was written so far be said: `{"synced": N}` then comes, for the N returned. None where
-    /// there is nobody to ask.
+    /// Requests a sync: once everything written so far has been sent, `{"synced": N}` follows, with the N returned. None if
+    /// the relay is not connected.
     pub fn sync(&self) -> Option<u64> {
         let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let mut between = locked(&self.between);
@@ -110,43 +111,43 @@ impl Link {
         Some(number)
     }
 
-    /// A cell begins: no stop is asked for.
+    /// Announces a new cell, which clears earlier stop requests.
     pub fn begin(&self) {
         self.tell(&json!({"op": "begin"}));
     }
 
-    /// Asks what is under way to stop.
+    /// Requests that the running operation stop.
     pub fn stop(&self) {
         self.tell(&json!({"op": "stop"}));
     }
 
-    /// What was printed without a line end is written; the cells' process has so long to do it.
+    /// Flushes text printed without a newline; waits up to `patience` for it.
     pub fn flush(&self, patience: Duration) {
         let answers = self.asking(&json!({"op": "flush"}));
         let _ = answers.recv_timeout(patience);
     }
 
-    /// What is sent to the receiver while it lives: that a cell waits for a line.
+    /// A receiver that is notified whenever a cell reads standard input.
     pub fn asks(&self) -> Receiver<()> {
         let (sender, receiver) = channel();
         *locked(&self.asks) = Some(sender);
         receiver
     }
 
-    /// From now on nobody answers cells that wait for a line.
+    /// Stops answering cells that read standard input.
     pub fn answers_no_more(&self) {
         *locked(&self.asks) = None;
     }
 
-    /// Gives the cell that waits a line; none tells it that there is none.
+    /// Sends a line to the cell that is reading; none is end of file.
     pub fn answer(&self, line: Option<&str>) {
         if let Some(between) = &mut *locked(&self.between) {
-            // It is gone with the cell.
+            // The relay may have ended with the cell.
             let _ = writeln!(between, "{}", json!({"line": line}));
         }
     }
 
-    /// Ends the build that is under way, if one is, which it tells.
+    /// Stops the current build; returns whether there was one.
     pub fn stop_build(&self) -> bool {
         let cargo = locked(&self.cargo);
         let stopped = cargo.as_ref().is_some_and(|cargo| cargo.as_ref().write_all(b"stop\n").is_ok());
@@ -154,12 +155,12 @@ impl Link {
         stopped
     }
 
-    /// Whether a build was stopped since this was asked last.
+    /// Whether a build was stopped since the last call.
     pub fn was_build_stopped(&self) -> bool {
         self.stopped.swap(false, Ordering::SeqCst)
     }
 
-    /// Whether the prelude listens.
+    /// Whether the prelude is connected.
     pub fn is_attached(&self) -> bool {
         locked(&self.prelude).is_some()
     }
@@ -173,7 +174,7 @@ impl Link {
         }
     }
 
-    /// Tells `message`; its answers will be the next.
+    /// Sends a request to the prelude. The next replies received belong to it.
     fn asking(&self, message: &Value) -> MutexGuard<'_, Receiver<Value>> {
         let answers = locked(&self.answers);
         while answers.try_recv().is_ok() {}
@@ -184,11 +185,11 @@ impl Link {
         answers
     }
 
-    /// Runs a line of verbs, giving what each shows to `shown`. The outer error is one of the connection, the inner
-    /// one of a verb: its message and hint.
+    /// Runs a line of verbs and passes what each shows to `shown`. The outer error is one of the connection, the inner one of
+    /// a verb: its message and hint.
     ///
     /// # Errors
-    /// The cells' process is gone.
+    /// The cells' process has ended.
     pub fn verbs(&self, line: &str, mut shown: impl FnMut(&Value)) -> Result<Result<(), (String, Option<String>)>> {
         let answers = self.asking(&json!({"op": "verb", "line": line}));
         loop {
@@ -205,15 +206,15 @@ impl Link {
         }
     }
 
-    /// Ends the cells' process.
+    /// Kills the cells' process.
     pub fn kill(&self) {
         let cells = self.cells.swap(0, Ordering::SeqCst);
         if let Ok(cells) = i32::try_from(cells)
             && cells > 1
             && peer::descends(cells)
         {
-            // SAFETY: sends a signal, no more; the process between waits for this process, so its number is not
-            // another's.
+            // SAFETY: kill only sends a signal. The process was just found to be a descendant of this one, so the id has not
+            // been reused by a foreign process.
             unsafe { libc::kill(cells, libc::SIGKILL) };
         }
         *locked(&self.prelude) = None;

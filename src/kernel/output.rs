@@ -1,7 +1,7 @@
-//! What cells show, as Jupyter's messages, in the order in which it was written.
+//! The output of cells, as Jupyter messages in the order in which it was written.
 //!
-//! Text is gathered for a tenth of a second, as ipykernel does, and sent no faster than Jupyter's server takes it: what
-//! comes faster it drops, and with it the value of the cell.
+//! Text is buffered for a tenth of a second, as in ipykernel, and sent below the rate limit of Jupyter's server: the server
+//! drops messages above it, and with them the value of the cell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,43 +18,43 @@ use serde_json::{Value, json};
 use super::failure::{Failure, error, panic};
 use super::pace::Pace;
 
-/// How long nothing of what a cell wrote may arrive after its end until the rest is given up.
+/// How long to wait for the rest of a cell's output, while nothing arrives, before giving up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long text waits for more.
+/// How long text is buffered.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether an output is still there.
+/// How often the background thread checks whether the output still exists.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Text of this many bytes waits for no more.
+/// Buffered text of this many bytes is sent at once.
 const ENOUGH: usize = 1 << 16;
 
-/// How long a cell waits until it says for what, and how often it then says how long.
+/// How long a cell waits before a wait message appears, and how often the message is updated.
 const QUIET: Duration = Duration::from_millis(1200);
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Sends what the cells say to the cell that runs.
+/// Sends the output of cells to the cell that is running.
 pub struct Output {
     send: Box<dyn Fn(JupyterMessage) + Send + Sync>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// Where text is written to.
+/// The stream that text was written to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stream {
     Out,
     Err,
 }
 
-/// What a cell waits for.
+/// What the cell is waiting for.
 struct Wait {
     what: String,
-    /// What is said when it is over; nothing: what was said goes away.
+    /// The message shown when the wait is over; none removes the wait message.
     after: Option<String>,
     since: Instant,
-    /// When it was said last.
+    /// The last update of the wait message.
     said: Option<Instant>,
 }
 
@@ -62,35 +62,35 @@ struct Wait {
 struct State {
     cell: Option<JupyterMessage>,
     count: usize,
-    /// Text that is gathered, since when, and what it is written to.
+    /// Buffered text: its stream, the text, and when buffering began.
     text: Option<(Stream, String, Instant)>,
-    /// How fast text may be sent; none: as fast as it comes.
+    /// The rate limit of text; none for no limit.
     pace: Option<Pace>,
-    /// Forms of one thing, by type, until it is known that no more follow.
+    /// The representations of one value by MIME type, until it is known that no more follow.
     pending: BTreeMap<String, Value>,
-    /// Live pictures of this cell.
+    /// The display ids of live displays of this cell.
     live: BTreeSet<String>,
     failure: Option<Failure>,
-    /// The panic that was said last: it ended a thread, and maybe the cell.
+    /// The last panic reported: it ended a thread, and maybe the cell.
     panic: Option<Value>,
     wait: Option<Wait>,
-    /// How many messages of this cell were sent that it has not taken back, and how often it waited.
+    /// The number of messages of this cell still on display, and the number of waits so far.
     sent: usize,
     waits: usize,
-    /// Said before there was a cell.
+    /// Notes from before the first cell.
     notes: String,
     synced: u64,
-    /// When something was heard last.
+    /// When the last message was received.
     heard: Option<Instant>,
 }
 
 impl Output {
-    /// What is to be sent is given to `send`.
+    /// An output that passes its messages to `send`.
     pub fn new(send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Arc<Self> {
         Self::with(State::default(), send)
     }
 
-    /// The same for a server that drops text which comes too fast.
+    /// The same, with the rate limit of Jupyter's server.
     pub fn paced(send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Arc<Self> {
         Self::with(State { pace: Some(Pace::default()), ..State::default() }, send)
     }
@@ -106,7 +106,7 @@ impl Output {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first cell has come: what is said before it can run, as of a prelude that is being built, is said to it.
+    /// Attaches notes to the first cell as soon as it is requested, for example while the prelude is being built.
     pub fn awaits(&self, cell: &JupyterMessage) {
         let mut state = self.state();
         if state.cell.is_none() {
@@ -118,14 +118,14 @@ impl Output {
         }
     }
 
-    /// What is said from now on belongs to `cell`, the `count`th.
+    /// Attaches all further output to `cell`, which has execution count `count`.
     pub fn begin(&self, cell: &JupyterMessage, count: usize) {
         let mut state = self.drained(self.state());
         let (synced, pace) = (state.synced, state.pace.take());
         *state = State { cell: Some(cell.clone()), count, synced, pace, ..State::default() };
     }
 
-    /// The cell is over, when all that was written before sync `number` has come. Its last thing shown is its result.
+    /// Ends the cell once everything written before sync `number` has arrived. The last value shown becomes its result.
     pub fn end(&self, number: Option<u64>) -> Option<Failure> {
         let state = self.synced(self.state(), number);
         let mut state = self.drained(state);
@@ -138,12 +138,12 @@ impl Output {
         state.failure.take()
     }
 
-    /// Whether what was written before sync `number` says that the cell failed.
+    /// Whether the cell has failed, judged by what was written before sync `number`.
     pub fn has_failed(&self, number: Option<u64>) -> bool {
         self.synced(self.state(), number).failure.is_some()
     }
 
-    /// Waits until all that was written before sync `number` has come.
+    /// Waits until everything written before sync `number` has arrived.
     fn synced<'a>(&'a self, mut state: MutexGuard<'a, State>, number: Option<u64>) -> MutexGuard<'a, State> {
         state.heard = Some(Instant::now());
         while let Some(number) = number
@@ -155,7 +155,7 @@ impl Output {
         state
     }
 
-    /// Tells a person something that no cell said: with the cell that runs or waits, or with the first that comes.
+    /// Shows a message of the kernel with the current cell, or with the first that comes.
     pub fn note(&self, text: &str) {
         let mut state = self.state();
         if state.cell.is_some() {
@@ -166,8 +166,7 @@ impl Output {
         }
     }
 
-    /// The cell waits for `what` from now on, which is said if it takes long, and `after` it, if there is something to
-    /// say then.
+    /// Notes that the cell is waiting for `what`, which is shown if it takes long; then shows `after`, if given.
     pub fn waits(&self, what: &str, after: Option<&str>) {
         let mut state = self.state();
         let after = after.map(str::to_owned);
@@ -178,13 +177,13 @@ impl Output {
         self.changed.notify_all();
     }
 
-    /// The cell waits no more.
+    /// Ends the wait.
     pub fn goes_on(&self) {
         let mut state = self.state();
         self.waited(&mut state);
     }
 
-    /// Shows something in its forms by type.
+    /// Shows a value, given as its representations by MIME type.
     pub fn show(&self, data: &Value) {
         let mut state = self.drained(self.state());
         self.flush(&mut state);
@@ -192,19 +191,19 @@ impl Output {
         state.pending = forms.map(|(kind, form)| (kind.clone(), form.clone())).collect();
     }
 
-    /// What is said from now on is another thing than what was said before sync `number`.
+    /// Separates what is shown from now on from what was shown before sync `number`.
     pub fn apart(&self, number: Option<u64>) {
         let state = self.synced(self.state(), number);
         let mut state = self.drained(state);
         self.flush(&mut state);
     }
 
-    /// The thing that was said before sync `number`, which is not shown then.
+    /// Takes the value written before sync `number`, so that it is not shown.
     pub fn taken(&self, number: Option<u64>) -> Value {
         json!(std::mem::take(&mut self.synced(self.state(), number).pending))
     }
 
-    /// Shows something that may be changed later, by its name.
+    /// Shows a value that can be updated later by its display id.
     pub fn show_as(&self, id: &str, data: &Value) {
         let mut state = self.drained(self.state());
         self.waited(&mut state);
@@ -212,12 +211,12 @@ impl Output {
         self.publish(&mut state, DisplayData { transient, ..DisplayData::new(media(data.clone())) });
     }
 
-    /// Changes what is shown by this name, wherever it is.
+    /// Updates the display with this id, in whichever cell it is.
     pub fn change(&self, id: &str, data: &Value) {
         self.publish(&mut self.state(), UpdateDisplayData::new(media(data.clone()), id));
     }
 
-    /// Takes a message of the process between, or of cargo.
+    /// Receives a message from the relay process or from cargo.
     pub fn take(&self, message: &Value) {
         let mut state = self.state();
         state.heard = Some(Instant::now());
@@ -232,7 +231,7 @@ impl Output {
                 PANIC => drop(self.panics(state, content.as_str().unwrap_or_default())),
                 _ => {
                     state = self.drained(state);
-                    // A second form of one type is of a second thing.
+                    // A second representation of the same type belongs to a second value.
                     if state.pending.contains_key(kind) {
                         self.flush(&mut state);
                     }
@@ -262,7 +261,7 @@ impl Output {
         }
     }
 
-    /// A thread has panicked. Of one that is not the cell's nobody else tells.
+    /// Reports a panic. A panic outside the cell's own thread is reported nowhere else.
     fn panics<'a>(&'a self, mut state: MutexGuard<'a, State>, content: &str) -> MutexGuard<'a, State> {
         let Ok(said) = serde_json::from_str::<Value>(content) else { return state };
         let text = match said["thread"].as_str() {
@@ -276,7 +275,7 @@ impl Output {
         self.write(state, Stream::Err, &text)
     }
 
-    /// Gathers text.
+    /// Buffers text.
     fn write<'a>(&'a self, state: MutexGuard<'a, State>, to: Stream, text: &str) -> MutexGuard<'a, State> {
         if text.is_empty() {
             return state;
@@ -298,7 +297,7 @@ impl Output {
         }
     }
 
-    /// Sends the text that was gathered, as soon as it may be sent. Meanwhile others may change the state.
+    /// Sends buffered text as soon as the rate limit permits. The state may change in the meantime.
     fn drained<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         loop {
             let State { text, pace, .. } = &mut *state;
@@ -312,7 +311,7 @@ impl Output {
         }
     }
 
-    /// Sends the text that was gathered, now.
+    /// Sends buffered text now.
     fn text(&self, state: &mut State) {
         if let Some((stream, text, _)) = state.text.take() {
             if let Some(pace) = &mut state.pace {
@@ -330,7 +329,7 @@ impl Output {
         self.display(state, content["id"].as_str().unwrap_or_default(), media(content["data"].clone()));
     }
 
-    /// Shows something that changes, or changes it.
+    /// Shows a live display, or updates it.
     fn display(&self, state: &mut State, id: &str, data: Media) {
         if state.live.insert(id.to_owned()) {
             let transient = Some(Transient { display_id: Some(id.to_owned()) });
@@ -340,7 +339,7 @@ impl Output {
         }
     }
 
-    /// Says for what the cell waits, if it is time.
+    /// Shows or updates the wait message, if it is due.
     fn say_wait(&self, state: &mut State) {
         let Some(wait) = &mut state.wait else { return };
         let is_time = match wait.said {
@@ -356,7 +355,7 @@ impl Output {
         }
     }
 
-    /// The cell goes on: what was said of its waiting is taken back, or what there is to say at the end said instead.
+    /// Ends the wait: removes the wait message, or replaces it with the final one.
     fn waited(&self, state: &mut State) {
         let Some(wait) = state.wait.take() else { return };
         if wait.said.is_some() || wait.after.is_some() {
@@ -384,7 +383,7 @@ impl Output {
         }
     }
 
-    /// Shows why the cell failed.
+    /// Shows the failure of the cell.
     pub fn failed(&self, failure: &Failure) {
         let (ename, evalue, traceback) = (failure.name.clone(), failure.message.clone(), failure.lines.clone());
         let mut state = self.drained(self.state());
@@ -393,20 +392,20 @@ impl Output {
 
     fn publish(&self, state: &mut State, content: impl Into<JupyterMessageContent>) {
         let message = JupyterMessage::new(content, state.cell.as_ref());
-        // A change of what is shown is nothing more.
+        // An update adds nothing to the display.
         state.sent += usize::from(message.message_type() != "update_display_data");
         (self.send)(message);
     }
 }
 
-/// Sends text that has waited, and says for what a cell waits, while there is an output.
+/// The background thread: sends buffered text and updates wait messages for as long as the output exists.
 fn tend(output: &Weak<Output>) {
     while let Some(output) = output.upgrade() {
         let state = output.state();
         let patience = if state.text.is_some() || state.wait.is_some() { GATHER } else { IDLE };
         let mut state = output.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
         if let Some(left) = state.text.as_ref().and_then(|(.., since)| GATHER.checked_sub(since.elapsed())) {
-            // Whoever else has sent it meanwhile, it is over then.
+            // Whether or not it has been sent meanwhile, the buffering time is over then.
             drop(state);
             std::thread::sleep(left);
             state = output.state();
@@ -416,13 +415,13 @@ fn tend(output: &Weak<Output>) {
     }
 }
 
-/// The name of what is said of the cell's waiting.
+/// The display id of the wait message.
 fn wait_id(state: &State) -> String {
     let cell = state.cell.as_ref().map_or("", |cell| cell.header.msg_id.as_str());
     format!("dam-wait-{cell}-{}", state.waits)
 }
 
-/// Whether there is nothing to show: a cell that ends with a loop has no result.
+/// Whether there is nothing to show: the value of a cell that ends with a loop is `()`.
 fn is_nothing(data: &BTreeMap<String, Value>) -> bool {
     data.is_empty() || data.len() == 1 && data.get("text/plain").is_some_and(|text| text == "()")
 }
@@ -448,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_of_one_thing_are_one_message_and_the_last_is_the_result() {
+    fn representations_of_one_value_are_one_message_and_the_last_is_the_result() {
         let (output, mut receive) = output();
         for (kind, content) in [("text/html", "<b>a</b>"), ("text/plain", "a"), ("text/html", "<b>b</b>"), ("text/plain", "b")] {
             output.take(&json!({"block": kind, "content": content}));
@@ -461,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_before_the_first_cell_runs_is_said_to_it_at_once() {
+    fn notes_before_the_first_cell_runs_are_attached_to_it_at_once() {
         let (output, mut receive) = output();
         let cell = JupyterMessage::new(jupyter_protocol::messaging::ExecuteRequest::new("1".into()), None);
         output.note("building; ");
@@ -475,11 +474,11 @@ mod tests {
             ["building; ", "this takes minutes"]
         );
         output.begin(&cell, 1);
-        assert_eq!(told(&mut receive), [] as [&str; 0], "it is not said twice");
+        assert_eq!(told(&mut receive), [] as [&str; 0], "notes are not repeated");
     }
 
     #[test]
-    fn a_live_picture_is_shown_once_and_then_changed() {
+    fn a_live_display_is_shown_once_and_then_updated() {
         let (output, mut receive) = output();
         for text in ["1", "2"] {
             let content = json!({"id": "x", "data": {"text/plain": text}}).to_string();
@@ -490,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_gathered_and_comes_in_order() {
+    fn text_is_buffered_and_arrives_in_order() {
         let (output, mut receive) = output();
         for i in 0..1000 {
             output.take(&json!({"out": format!("{i}\n")}));
@@ -506,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn text_without_more_is_sent_soon() {
+    fn buffered_text_is_sent_without_further_output() {
         let (output, mut receive) = output();
         output.take(&json!({"out": "one"}));
         let begin = Instant::now();
@@ -518,18 +517,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_said_within_two_seconds_and_taken_back() {
+    fn a_wait_message_appears_within_two_seconds_and_is_removed() {
         let (output, mut receive) = output();
         output.waits("compiling", None);
         output.goes_on();
-        assert_eq!(told(&mut receive), [] as [&str; 0], "a short one is not said");
+        assert_eq!(told(&mut receive), [] as [&str; 0], "a short wait has no message");
         output.waits("compiling", None);
         std::thread::sleep(Duration::from_millis(1900));
         let said = told(&mut receive);
         assert!(said[0].starts_with("display_data") && said[0].contains("compiling ("), "{said:?}");
         output.take(&json!({"runs": true}));
         assert!(told(&mut receive)[0].starts_with("clear_output"));
-        // What stands there already is not taken away with it.
+        // Output that is already there is not removed with it.
         output.take(&json!({"out": "kept"}));
         output.waits("compiling", Some("compiled"));
         output.goes_on();
@@ -538,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_another_thread_is_said_and_ends_no_cell() {
+    fn a_panic_in_another_thread_is_reported_and_does_not_end_the_cell() {
         let (output, mut receive) = output();
         let said = json!({"message": "boom", "thread": "worker", "file": "src/lib.rs", "line": 3, "column": 5}).to_string();
         output.take(&json!({"block": PANIC, "content": said}));

@@ -1,4 +1,4 @@
-//! How fast text may be sent: Jupyter's server drops messages of text beyond a million bytes a second, as a mean over three
+//! The rate limit of text. Jupyter's server drops text messages above one million bytes per second, averaged over three
 //! seconds (`iopub_data_rate_limit`, `rate_limit_window`).
 //!
 //! ```text
@@ -7,14 +7,14 @@
 
 use std::time::{Duration, Instant};
 
-/// Bytes that may be sent at once after a pause, and in a second.
+/// The bytes that may be sent at once after a pause, and per second.
 const BURST: f64 = 1e6;
 const RATE: f64 = 5e5;
 
-/// The bytes that a message has beside its text, about.
+/// The approximate overhead of a message, in bytes.
 const HEAD: usize = 1000;
 
-/// What may be sent now.
+/// A token bucket.
 pub struct Pace {
     credit: f64,
     at: Instant,
@@ -27,7 +27,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// How long to wait before so many bytes are sent. Waits for no more than can be had.
+    /// How long to wait before sending `bytes`. Never waits for more than the bucket holds.
     pub fn wait(&mut self, bytes: usize) -> Duration {
         let now = Instant::now();
         self.credit = BURST.min(self.credit + RATE * now.duration_since(self.at).as_secs_f64());
@@ -36,7 +36,7 @@ impl Pace {
         Duration::from_secs_f64((lacks / RATE).max(0.0))
     }
 
-    /// So many bytes were sent.
+    /// Records that `bytes` were sent.
     pub fn sent(&mut self, bytes: usize) {
         self.credit -= (bytes + HEAD) as f64;
     }
@@ -47,12 +47,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_takes_three_megabytes_in_three_seconds_drops_nothing() {
+    fn the_rate_stays_below_three_megabytes_in_three_seconds() {
         let mut pace = Pace::default();
         let (mut sent, mut seconds) = (Vec::new(), 0.0);
         while seconds < 20.0 {
             let wait = pace.wait(60_000);
-            // Time passes as it is told to.
+            // Simulates the passage of time.
             pace.at -= wait;
             seconds += wait.as_secs_f64();
             assert!(pace.wait(60_000) < Duration::from_millis(1));
@@ -63,6 +63,6 @@ mod tests {
             let within: f64 = sent.iter().filter(|(at, _)| (*begin..begin + 3.0).contains(at)).map(|(_, bytes)| bytes).sum();
             assert!(within < 2.9e6, "{within} from {begin}");
         }
-        assert!(sent.len() as f64 * 61_000.0 > 9e6, "it is no slower than it must be");
+        assert!(sent.len() as f64 * 61_000.0 > 9e6, "not slower than necessary");
     }
 }

@@ -1,4 +1,4 @@
-//! Rust at a prompt: what cells of a notebook are, without Jupyter.
+//! The Rust prompt: notebook cells without Jupyter.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,7 +19,7 @@ use super::output::Output;
 use crate::render::{Output as Screen, note};
 use crate::terminal;
 
-/// evcxr with the prelude in scope.
+/// A running evcxr with the prelude in scope.
 pub struct Rust {
     cells: Arc<Cells>,
     engine: Engine,
@@ -30,10 +30,10 @@ pub struct Rust {
 }
 
 impl Rust {
-    /// Starts it; what it says goes to the terminal.
+    /// Starts evcxr with its output on the terminal.
     ///
     /// # Errors
-    /// No compiler or source, a prelude that does not build.
+    /// There is no compiler or source, or the prelude does not build.
     pub fn start() -> Result<Self> {
         let directory = super::own_directory()?;
         let socket = directory.path().join("rust");
@@ -44,11 +44,11 @@ impl Rust {
         let said = Arc::clone(&output);
         let link = Link::listen(&socket, move |message| said.take(&message))?;
         let cells = Arc::new(Cells::new(link, Arc::clone(&output), socket));
-        let engine = cells.start_telling(|| note("building the prelude for Rust at the prompt: some minutes, once"))?;
+        let engine = cells.start_telling(|| note("building the prelude for the Rust prompt: a few minutes, once"))?;
         Ok(Self { cells, engine, output, completer: Completer::default(), count: 0, _directory: directory })
     }
 
-    /// What stops a cell that runs.
+    /// A function that interrupts the running cell.
     pub fn interrupt(&self) -> impl Fn() + Send + 'static {
         let cells = Arc::clone(&self.cells);
         move || cells.interrupt()
@@ -57,7 +57,7 @@ impl Rust {
     /// Runs a cell.
     ///
     /// # Errors
-    /// Why it failed.
+    /// The failure of the cell.
     pub fn run(&mut self, cell: &str) -> Result<(), Failure> {
         self.count += 1;
         self.output.begin(&JupyterMessage::new(ExecuteRequest::new(cell.into()), None), self.count);
@@ -65,22 +65,22 @@ impl Rust {
         self.cells.run(&mut self.engine, cell, self.count, &|_, _| None)
     }
 
-    /// Writes the merge that was made last to `file`.
+    /// Saves the latest merge to `file`.
     ///
     /// # Errors
-    /// None was, or a place that may not be written.
+    /// There is no merge, or the file is not writable.
     pub fn save(&self, file: &Path) -> Result<(), Failure> {
         self.cells.save(file)
     }
 
-    /// The words that could stand at byte `position` of `code`: where they begin, and themselves.
+    /// The completions at byte `position` of `code`: where they start, and the words.
     pub fn complete(&mut self, code: &str, position: usize) -> (usize, Vec<String>) {
         let cursor = super::code::cursor(code, position);
         let found = self.completer.complete(&mut self.engine, code, cursor);
         (super::code::position(code, found.start), found.words)
     }
 
-    /// Whether more lines belong to `code`.
+    /// Whether `code` is incomplete.
     pub fn goes_on(code: &str) -> bool {
         matches!(whole(code), Whole::No(_))
     }
@@ -92,10 +92,10 @@ impl Drop for Rust {
     }
 }
 
-/// What a cell shows, on the terminal.
+/// Shows the output of cells on the terminal.
 #[derive(Default)]
 struct Live {
-    /// A picture that changes, and its id.
+    /// The live display and its id.
     picture: Option<(String, ProgressBar)>,
 }
 
@@ -103,7 +103,7 @@ impl Live {
     fn show(&mut self, message: &JupyterMessage) {
         let content = json!(message.content);
         let plain = &content["data"]["text/plain"];
-        // What changes only after a cell stays as it is.
+        // The table of variables is updated only between cells, and is not live here.
         let id = content["transient"]["display_id"].as_str().filter(|id| *id != VARIABLES);
         match (message.message_type(), id) {
             ("update_display_data", Some(id)) | ("display_data", Some(id)) => self.change(id, plain),
@@ -143,7 +143,7 @@ impl Live {
         }
     }
 
-    /// What is shown next stands below.
+    /// Leaves the live display as it is; further output appears below it.
     fn leave(&mut self) {
         if let Some((_, bar)) = self.picture.take() {
             bar.abandon();
@@ -152,7 +152,7 @@ impl Live {
 }
 
 impl Failure {
-    /// On the terminal, with colours where they are wanted.
+    /// The failure as text, with colours if the terminal has them.
     pub fn told(&self) -> String {
         let text = self.lines.join("\n");
         if terminal::has_colours() { text } else { console::strip_ansi_codes(&text).into_owned() }

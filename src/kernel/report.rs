@@ -1,4 +1,4 @@
-//! What is wrong with a cell, at its line and column.
+//! Reports errors of a cell at their line and column in the cell.
 
 use std::ops::Range;
 
@@ -9,30 +9,30 @@ use super::code::value;
 use super::failure::{Failure, Place};
 use super::places::{self, GENERATED, InCell};
 
-/// What stands around the value of a cell, so that it is shown.
+/// The code that wraps the value of a cell so that it is shown.
 const SHOW: (&str, &str) = ("dam_prelude::shown!(", ");");
 
-/// Rust of a cell as it is compiled.
+/// The code of a cell as it is compiled.
 pub struct Code {
     pub text: String,
-    /// The line, counted from 1, and the column, counted from 1, where [`SHOW`] begins.
+    /// The line and column where [`SHOW`] begins, counted from 1.
     shows: Option<(usize, usize)>,
 }
 
 impl Code {
-    /// As it is.
+    /// The code unchanged.
     pub fn plain(rust: &str) -> Self {
         Self { text: rust.to_owned(), shows: None }
     }
 
-    /// With its value shown.
+    /// The code with its value shown.
     pub fn shown(rust: &str) -> Self {
         let Some(Range { start, end }) = value(rust) else { return Self::plain(rust) };
         let text = format!("{}{}{}{}{}", &rust[..start], SHOW.0, &rust[start..end], SHOW.1, &rust[end..]);
         Self::shown_already(&text)
     }
 
-    /// With its value shown already.
+    /// Code that [`Self::shown`] has produced.
     pub fn shown_already(text: &str) -> Self {
         let shows = text.rfind(SHOW.0).map(|at| {
             let before = &text[..at];
@@ -41,7 +41,7 @@ impl Code {
         Self { text: text.to_owned(), shows }
     }
 
-    /// The column in the cell of one in the text.
+    /// The column in the cell for a column in the text.
     fn column(&self, line: usize, column: usize) -> usize {
         match self.shows {
             Some((shows, at)) if shows == line && column > at => at.max(column.saturating_sub(SHOW.0.len())),
@@ -50,10 +50,11 @@ impl Code {
     }
 }
 
-/// Cells that ran before, by number, the last one first.
+/// Earlier cells with their execution counts, latest first.
 pub type Before = [(usize, String)];
 
-/// Where in `cell` or one before it a place of the generated file is: its name, text, line and column.
+/// The position in `cell`, or an earlier cell, of a position in the generated file: the name and text of the cell, line and
+/// column.
 fn place<'a>(
     cell: &'a str,
     code: &Code,
@@ -70,7 +71,7 @@ fn place<'a>(
     })
 }
 
-/// Where something went wrong, with the line of the cell if it is there.
+/// The position of a failure, with the line of the cell if it is in one.
 pub fn located(cell: &str, code: &Code, at: &Place, generated: &str, before: &Before) -> String {
     let is_generated =
         at.file == GENERATED || at.file.ends_with(&format!("/{GENERATED}")) && !std::path::Path::new(&at.file).is_absolute();
@@ -83,7 +84,7 @@ pub fn located(cell: &str, code: &Code, at: &Place, generated: &str, before: &Be
     }
 }
 
-/// The number of the character at `column` of a line, as a panic counts: by how wide they are shown.
+/// The number of the character at `column` of a line. A panic counts columns by display width.
 fn character(line: &str, column: usize) -> usize {
     let mut shown = 1;
     let wide = |c: char| if c == '\t' { 4 } else { console::measure_text_width(c.encode_utf8(&mut [0; 4])) };
@@ -95,7 +96,7 @@ fn character(line: &str, column: usize) -> usize {
     1 + before.count()
 }
 
-/// What the compiler says.
+/// The failure for compiler errors.
 pub fn compilation(cell: &str, code: &Code, errors: &[CompilationError], generated: &str, before: &Before) -> Failure {
     let message = errors.first().map(CompilationError::message).unwrap_or_default();
     let lines =
@@ -103,7 +104,7 @@ pub fn compilation(cell: &str, code: &Code, errors: &[CompilationError], generat
     Failure { name: "compiler".into(), message, lines: lines.collect(), place: None }
 }
 
-/// An error that has a place in the cell, drawn there.
+/// An error in the cell, rendered at its position.
 fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
     let starts: Vec<usize> =
         std::iter::once(0).chain(cell.chars().enumerate().filter(|(_, c)| *c == '\n').map(|(i, _)| i + 1)).collect();
@@ -116,7 +117,7 @@ fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
         let (start, end) = (offset(line, column)?, offset(last_line, last_column)?);
         Some(start..end.max(start))
     };
-    // Messages with their place, if it is in the cell, and whether it is what is wrong.
+    // Messages with a position in the cell, each with whether it is the primary one.
     let own = error.spanned_messages().iter().map(|message| (message, message.is_primary));
     let helps = error.help_spanned().iter().map(|message| (message, false));
     let messages: Vec<(Range<usize>, &str, bool)> = own
@@ -154,7 +155,7 @@ fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
     Some(String::from_utf8_lossy(&drawn).trim_end().to_owned())
 }
 
-/// An error whose place is not in this cell.
+/// An error outside the cell.
 fn elsewhere(cell: &str, code: &Code, error: &CompilationError, generated: &str, before: &Before) -> String {
     let rendered = error.rendered();
     if rendered.is_empty() {
@@ -171,14 +172,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_counts_columns_by_how_wide_characters_are_shown() {
+    fn columns_of_a_panic_count_display_width() {
         assert_eq!(["v[7]", "数[7]", "\t数[7]"].map(|line| character(line, 1)), [1; 3]);
         assert_eq!((character("    数[7]", 7), character("    v[7]", 6)), (6, 6));
         assert_eq!(character("a", 9), 2);
     }
 
     #[test]
-    fn what_stands_around_the_value_is_not_counted() {
+    fn the_wrapper_of_the_value_does_not_count_in_columns() {
         let code = Code::shown("let a = 1;\n  a + 二");
         assert_eq!(code.text, "let a = 1;\n  dam_prelude::shown!(a + 二);");
         assert_eq!((code.column(2, 23), code.column(2, 27), code.column(1, 5), code.column(2, 2)), (3, 7, 5, 2));

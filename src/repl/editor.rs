@@ -1,5 +1,5 @@
-//! The line editor: rustyline with what the verbs know. What a line means, may become and lacks is the library's to
-//! say; here it is only shown.
+//! The line editor: rustyline with completion, hints and checks from the verbs. The prelude decides what a line means; this
+//! module only displays it.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -26,17 +26,17 @@ use super::highlight::highlighted;
 use super::history::{self, Lines};
 use super::prompt::prompt;
 
-/// Longer lines are edited without colours, hints and checks.
+/// Lines longer than this, in bytes, are edited without colours, hints and checks.
 const LONG: usize = 4_000;
 
-/// Lines of the history that are looked at for a hint.
+/// The number of history entries searched for a hint.
 const LOOKED_AT: usize = 20;
 
-/// Longer lines cannot be typed: the editor draws a line anew with every row that it grows by. Pasted text that the
-/// terminal marks as such may be of any length.
+/// The longest line that can be typed, in bytes: the editor redraws the line with every row it grows by. Bracketed paste is
+/// not limited.
 const LONGEST: usize = 32_000;
 
-/// The keys that edit a line.
+/// The key bindings of the line editor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keys {
     #[default]
@@ -44,10 +44,10 @@ pub enum Keys {
     Vi,
 }
 
-/// What was entered.
+/// The result of reading a line.
 pub enum Line {
     Text(String),
-    /// Something that is not taken: why, and what to do.
+    /// Input that is refused: the reason and a hint.
     Refused(String, &'static str),
 }
 
@@ -59,19 +59,20 @@ pub struct Editor {
     marks: Marks,
 }
 
-/// What keys have said of the line that is typed.
+/// Flags that key handlers set on the current line.
 #[derive(Clone, Default)]
 struct Marks {
-    /// It was too long to be typed.
+    /// The line reached the length limit.
     overflown: Arc<AtomicBool>,
-    /// It was given up.
+    /// The line was cancelled with Ctrl-C.
     dropped: Arc<AtomicBool>,
 }
 
 impl Editor {
     pub fn new(keys: Keys, context: Rc<RefCell<Context>>) -> Result<Self> {
         let colour = Colour::from_env();
-        // Whether to colour is decided here: what is no colour, such as control characters, is always looked at.
+        // Colour is decided here. Forced mode keeps the highlighter active without it, because the highlighter also removes
+        // control characters.
         let config = Config::builder()
             .completion_type(CompletionType::List)
             .completion_show_all_if_ambiguous(true)
@@ -88,10 +89,10 @@ impl Editor {
         Ok(Self { editor, context, colour, marks })
     }
 
-    /// The next line, which may be of several, and is kept in the history.
+    /// Reads the next line, which may span several rows, and adds it to the history.
     ///
     /// # Errors
-    /// Ctrl-C, the end of input, or a terminal that is gone.
+    /// Ctrl-C, the end of input, or a closed terminal.
     pub fn line(&mut self) -> Result<Line> {
         let columns = self.columns();
         let prompt = prompt(&self.context.borrow(), columns, self.colour);
@@ -102,7 +103,7 @@ impl Editor {
         Ok(line)
     }
 
-    /// The answer to a question.
+    /// Asks a question and reads the answer.
     ///
     /// # Errors
     /// As for [`Editor::line`].
@@ -131,14 +132,14 @@ impl Editor {
             Ok(text) => Ok(Line::Text(text)),
             Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
                 discard();
-                let message = "what was typed is not UTF-8, and the line is dropped".to_owned();
+                let message = "the input is not UTF-8; the line was discarded".to_owned();
                 Ok(Line::Refused(message, "set the terminal to UTF-8"))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// The terminal's width, which completion will keep to.
+    /// The width of the terminal, which is also stored for completion.
     fn columns(&mut self) -> usize {
         let columns = self.editor.dimensions().map_or(80, |(columns, _)| usize::from(columns));
         if let Some(helper) = self.editor.helper_mut() {
@@ -148,33 +149,33 @@ impl Editor {
     }
 }
 
-/// Drops what was typed and not read: the rest of something that went wrong is not to be run.
+/// Discards pending input: the rest of an invalid line must not run.
 fn discard() {
     #[cfg(unix)]
     {
-        // SAFETY: a call on standard input, which is there; that it fails changes nothing.
+        // SAFETY: tcflush takes a file descriptor and no pointers; failure is harmless.
         unsafe { libc::tcflush(libc::STDIN_FILENO, libc::TCIFLUSH) };
     }
 }
 
-/// What rustyline asks while one types.
+/// The callbacks of rustyline.
 struct Helper {
     context: Rc<RefCell<Context>>,
     colour: Colour,
     columns: usize,
-    /// Whether a question is asked, whose answer is no statement.
+    /// Whether the line is the answer to a question, not a statement.
     asks: bool,
     marks: Marks,
 }
 
 impl Helper {
-    /// The session, where the line is one of statements that can be looked at with every key.
+    /// The session, if the line is a statement short enough to analyse at every key.
     fn looks(&self, line: &str) -> Option<std::cell::Ref<'_, Context>> {
         if self.asks || line.len() > LONG { None } else { self.context.try_borrow().ok() }
     }
 }
 
-/// A candidate as it is listed, and as it is put in the line.
+/// A completion candidate: the text listed and the text inserted.
 pub struct Listed {
     shown: String,
     text: String,
@@ -198,7 +199,7 @@ impl Completer for Helper {
         let found = complete(&context, line, position);
         let ends = line[position..].starts_with(char::is_whitespace) || position == line.len();
         let listed = match found.candidates.as_slice() {
-            // Behind a word that is whole another follows.
+            // A complete word is followed by a space.
             [one] if one.whole && ends => vec![Listed { shown: one.text.clone(), text: format!("{} ", one.text) }],
             all => listed(all, self.columns),
         };
@@ -206,11 +207,11 @@ impl Completer for Helper {
     }
 }
 
-/// Candidates that list what they are, where there is room for a line each.
+/// The candidates with their descriptions, as far as the terminal is wide enough.
 fn listed(all: &[Candidate], columns: usize) -> Vec<Listed> {
-    /// More would not be seen at once.
+    /// Longer lists have no descriptions.
     const LINES: usize = 40;
-    // Of paths only the last part is shown.
+    // Only the last component of a path is shown.
     let name = |text: &str| {
         let end = text.trim_end_matches('/').rfind('/').map_or(0, |at| at + 1);
         let name = if all.iter().all(|c| c.text.starts_with(&text[..end])) { &text[end..] } else { text };
@@ -226,7 +227,7 @@ fn listed(all: &[Candidate], columns: usize) -> Vec<Listed> {
         Listed { shown: format!("{name}{gap}{about}"), text: candidate.text.clone() }
     };
     let mut listed: Vec<Listed> = names.iter().zip(all).map(one).collect();
-    // One that is wider than half of the terminal makes the list one of a line each.
+    // A candidate wider than half of the terminal makes rustyline list one per row.
     if listed.iter().any(|one| one.shown.contains("  "))
         && let Some(first) = listed.first_mut()
     {
@@ -236,7 +237,7 @@ fn listed(all: &[Candidate], columns: usize) -> Vec<Listed> {
     listed
 }
 
-/// A grey text behind the line: what it may go on to, or only a remark.
+/// The grey text after the line: a completion, or only a remark.
 pub struct Grey {
     shown: String,
     text: Option<String>,
@@ -262,7 +263,7 @@ impl Hinter for Helper {
         }
         if !is_complete(line) {
             let remark =
-                if line.contains('\n') { "  (a quotation mark is open: close it, or Ctrl-C begins anew)" } else { return None };
+                if line.contains('\n') { "  (unclosed quotation mark: close it, or press Ctrl-C to start over)" } else { return None };
             return Some(Grey { shown: remark.into(), text: None });
         }
         let earlier = || {
@@ -271,7 +272,7 @@ impl Hinter for Helper {
             for _ in 0..LOOKED_AT {
                 let found = history.starts_with(line, at.checked_sub(1)?, SearchDirection::Reverse).ok()??;
                 let rest = found.entry.get(line.len()..).filter(|rest| !rest.is_empty() && !rest.contains(char::is_control));
-                // What would fail now, perhaps as it did then, is nothing to go on to.
+                // Lines that would fail now are not suggested.
                 if let Some(rest) = rest
                     && is_possible(&context, &found.entry)
                     && check(&context, &found.entry).is_empty()
@@ -285,7 +286,7 @@ impl Hinter for Helper {
         let likely = || next(&context).strip_prefix(line).map(str::to_owned);
         let text = if line.is_empty() { likely() } else { earlier().or_else(likely) };
         let text = text.filter(|text| !text.is_empty())?;
-        // Without colours it would look like what was typed.
+        // Without colours a hint would look like typed text.
         let shown = if self.colour == Colour::On { shown(&text) } else { format!("({})", shown(&text)) };
         Some(Grey { shown, text: Some(text) })
     }
@@ -328,7 +329,7 @@ impl Validator for Helper {
 
 impl rustyline::Helper for Helper {}
 
-/// What every key does first.
+/// Runs before the default action of every key.
 struct Any(Marks);
 
 impl ConditionalEventHandler for Any {
@@ -337,7 +338,7 @@ impl ConditionalEventHandler for Any {
         let inserts = editor.mode() == EditMode::Emacs || editor.input_mode() != InputMode::Command;
         match keys.as_slice() {
             [KeyEvent(KeyCode::Char('C'), Modifiers::CTRL)] => {
-                // The editor's own way to give a line up forgets what was typed behind it.
+                // The editor's own cancel would also discard the keys typed after it.
                 self.0.dropped.store(true, Ordering::Relaxed);
                 Some(Cmd::AcceptLine)
             }

@@ -1,5 +1,5 @@
-//! What a line looks like while it is typed: verbs, keys, text, numbers and comments by their colours, and what no
-//! verb would take underlined.
+//! Syntax highlighting while a line is typed: verbs, keys, strings, numbers and comments are coloured, and whatever no verb
+//! would accept is underlined.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use dam_prelude::verbs::{Context, Piece, Word, check, find, pieces};
 
 use super::colour::Look;
 
-/// The line with its colours, as wide as it is without.
+/// `line` with colour codes. Its display width does not change.
 pub fn highlighted(context: &Context, line: &str) -> String {
     let mut looks = vec![Look::Plain; line.len()];
     let mut paint = |range: Range<usize>, look: Look| {
@@ -54,7 +54,7 @@ fn argument(line: &str, word: &Word, paint: &mut impl FnMut(Range<usize>, Look))
     }
 }
 
-/// Stretches of one look, each painted.
+/// `line` with each run of one style painted.
 fn painted(line: &str, looks: &[Look]) -> String {
     let mut text = String::with_capacity(line.len() * 2);
     let mut start = 0;
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_keeps_its_text() {
+    fn highlighting_keeps_the_text() {
         let plain = |text: &str| {
             let mut chars = text.chars();
             let mut plain = String::new();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_say_what_is_what() {
+    fn verbs_keys_numbers_and_errors_have_their_styles() {
         let line = "wrap f=tanh colour=2 ";
         assert_eq!(
             highlighted(&Context::default(), line),

@@ -1,4 +1,4 @@
-//! Whether one may leave: where training is not saved, that is asked first.
+//! Confirms the end of the session: unsaved training is reported first.
 
 use std::cell::RefCell;
 
@@ -11,7 +11,7 @@ use crate::run::{After, statement};
 
 use super::editor::{Editor, Line};
 
-/// What was answered.
+/// The answer to the question.
 enum Answer {
     Leave,
     Stay,
@@ -19,11 +19,11 @@ enum Answer {
     Other,
 }
 
-/// Whether the session may end. Asks where there is training that nothing has saved; who says nothing twice leaves.
+/// Whether the session may end. Asks first if there is unsaved training; Ctrl-D at the question ends the session.
 pub fn may(editor: &mut Editor, context: &RefCell<Context>, output: &Output) -> Result<bool> {
     loop {
         let Some(unsaved) = unsaved(context.borrow().timeline()) else { return Ok(true) };
-        let question = format!("{unsaved} not saved: leave? [y]es, [n]o, or save FILE: ");
+        let question = format!("{unsaved} not saved: quit anyway? [y]es, [n]o, or save FILE: ");
         let answer = match editor.ask(&question) {
             Ok(Line::Text(text)) => read(&text),
             Ok(Line::Refused(..)) => Answer::Other,
@@ -42,12 +42,13 @@ pub fn may(editor: &mut Editor, context: &RefCell<Context>, output: &Output) -> 
                     }
                 }
             }
-            Answer::Other => output.say("answer y, n, or save and the name of a file: save merge.dam.safetensors"),
+            Answer::Other => output.say("answer y, n, or save FILE, for example save merge.dam.safetensors"),
         }
     }
 }
 
-/// What would be lost, if anything would: how many steps, and where they are if that is not here alone.
+/// The number of unsaved steps, in words, with the branches that have them unless that is only the current one; none if all
+/// steps are saved.
 fn unsaved(timeline: &Timeline) -> Option<String> {
     let all = timeline.unsaved();
     let count: usize = all.iter().map(|(_, steps)| steps).sum();

@@ -1,4 +1,5 @@
-//! The interactive session: a line at a time, errors do not end it. Input that is not a terminal is a script.
+//! The interactive session (REPL). It reads one line at a time, and errors do not end it. Input that is not a terminal is run
+//! as a script.
 
 mod autosave;
 mod colour;
@@ -30,12 +31,12 @@ use rust::Prompt as Rust;
 
 pub use autosave::step;
 
-/// The verb that only this session has.
+/// The verb that only the REPL has.
 const RUST: &str = "rust";
 
 pub use editor::Keys;
 
-/// Reads and runs until `quit` or the end of input.
+/// Reads and runs lines until `quit` or the end of input.
 pub fn repl(keys: Keys, output: &Output) -> End {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
@@ -62,7 +63,7 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
     let context = Rc::new(RefCell::new(Context::default()));
     let mut editor = Editor::new(keys, context.clone())?;
     if !output.json {
-        output.say("DAM Lab: merge language models step by step. `help` lists the verbs, Tab completes, Ctrl-D leaves.");
+        output.say("DAM Lab: merge language models step by step. `help` lists the verbs, Tab completes, Ctrl-D quits.");
     }
     let (autosave, begun) = offer::begin(&mut editor, output)?;
     *context.borrow_mut() = begun;
@@ -76,7 +77,7 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
             }
             Err(ReadlineError::Interrupted) => false,
             Err(ReadlineError::Eof) => true,
-            // The terminal is gone: what was done is kept.
+            // The terminal is gone. The autosave is kept.
             Err(error) => return Err(error),
         };
         if leaves && leave::may(&mut editor, &session.context, output)? {
@@ -86,18 +87,18 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
     }
 }
 
-/// What lines are run on.
+/// The state of a running session.
 struct Session<'a> {
     context: Rc<RefCell<Context>>,
     output: &'a Output,
     autosave: Option<Autosave>,
-    /// Why what was done last could not be kept.
+    /// Why the last autosave failed, if it did.
     unkept: Option<String>,
     rust: Rust,
 }
 
 impl Session<'_> {
-    /// Runs the statements of a line; the first that fails, or a stop, ends it. What each did is kept.
+    /// Runs the statements of a line and autosaves after each. An error or an interrupt ends the line.
     fn run(&mut self, text: &str) -> After {
         interrupt::clear();
         let mut after = After::Next;
@@ -107,13 +108,13 @@ impl Session<'_> {
                 RUST => self.rust(),
                 _ => statement(each, &mut self.context.borrow_mut(), self.output),
             };
-            // A stop is the verb's; what it led to is kept.
+            // An interrupt stops the verb; its result is still autosaved.
             interrupt::clear();
             let kept = self.autosave.as_ref().map(|autosave| autosave.keep(&mut self.context.borrow_mut()));
             let unkept = kept.and_then(Result::err).map(|error| format!("{error:#}"));
-            // What hinders it may pass, so it is tried again after every verb, and said once.
+            // The cause may pass, so autosave is retried after every verb; each error is reported once.
             if let Some(error) = unkept.as_ref().filter(|_| unkept != self.unkept) {
-                note(&format!("what was done is not kept for now, and tried again after the next verb: {error}"));
+                note(&format!("autosave failed; it will be retried after the next verb: {error}"));
             }
             self.unkept = unkept;
             if after == After::Stopped {
@@ -126,7 +127,7 @@ impl Session<'_> {
         after
     }
 
-    /// Goes on in Rust.
+    /// Opens the Rust prompt.
     fn rust(&mut self) -> After {
         match self.rust.run(&mut self.context.borrow_mut(), self.output) {
             Ok(()) => After::Next,
@@ -138,7 +139,7 @@ impl Session<'_> {
     }
 }
 
-/// Where there is no evcxr.
+/// Stands in for the Rust prompt in builds without evcxr.
 #[cfg(not(feature = "jupyter"))]
 #[derive(Default)]
 struct Rust {}

@@ -1,4 +1,4 @@
-//! At the start: a place where the session is kept, and the offer to go on with those that ended without being left.
+//! At startup: creates the autosave of this session, or resumes an earlier session that ended unexpectedly.
 
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use crate::render::{Output, note};
 use super::autosave::{Autosave, Left};
 use super::editor::{Editor, Line};
 
-/// The session to begin with, and where it is kept; without a place it is not.
+/// The initial session and its autosave; no autosave if its directory cannot be created.
 pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, Context)> {
     let mut all = if output.json { Vec::new() } else { readable(output) };
     while !all.is_empty() {
@@ -28,7 +28,7 @@ pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, 
                 }
             },
             Answer::Later => break,
-            // One that cannot be deleted stays, and is offered again next time.
+            // A session that cannot be deleted is offered again at the next start.
             Answer::Delete(place) => drop(all.remove(place).0.forget()),
         }
     }
@@ -41,14 +41,14 @@ pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, 
     }
 }
 
-/// The sessions that can be offered, the latest first, each with what is in it. What cannot be read is never deleted.
+/// The sessions that can be resumed, latest first, each with its summary. Unreadable ones are set aside, never deleted.
 fn readable(output: &Output) -> Vec<(Left, String)> {
     let mut readable = Vec::new();
     for left in Left::all() {
         match left.summary() {
             Ok(summary) => readable.push((left, summary)),
             Err(error) => {
-                output.say(&format!("a session ended without being left, {}, and cannot be read: {error}", ago(left.when)));
+                output.say(&format!("a session ended unexpectedly {} and cannot be read: {error}", ago(left.when)));
                 output.say(&left.set_aside());
             }
         }
@@ -56,29 +56,29 @@ fn readable(output: &Output) -> Vec<(Left, String)> {
     readable
 }
 
-/// What becomes of the sessions that are offered.
+/// What to do with the sessions offered.
 enum Answer {
-    /// This one goes on.
+    /// Resume this one.
     GoOn(usize),
-    /// All stay for another time.
+    /// Keep all of them and ask again at the next start.
     Later,
-    /// This one is deleted.
+    /// Delete this one.
     Delete(usize),
 }
 
-/// Asks whether to go on with one of `all`.
+/// Asks whether to resume one of `all`.
 fn ask(editor: &mut Editor, all: &[(Left, String)], output: &Output) -> Result<Answer> {
     let question = match all {
         [(left, summary)] => {
-            output.say(&format!("a session ended without being left, {}: {summary}", ago(left.when)));
-            "go on with it? [y]es, [n]o and ask again next time, [d]elete it: "
+            output.say(&format!("a session ended unexpectedly {}: {summary}", ago(left.when)));
+            "resume it? [y]es, [n]o (ask again next time), [d]elete it: "
         }
         _ => {
-            output.say(&format!("{} sessions ended without being left:", all.len()));
+            output.say(&format!("{} sessions ended unexpectedly:", all.len()));
             for (number, (left, summary)) in all.iter().enumerate() {
                 output.say(&format!("{:3}  {}: {summary}", number + 1, ago(left.when)));
             }
-            "go on with one? its number (enter: 1), [n]o and ask again next time, [d]elete and a number: "
+            "resume which? a number (Enter: 1), [n]one (ask again next time), [d]elete and a number: "
         }
     };
     loop {
@@ -94,7 +94,7 @@ fn ask(editor: &mut Editor, all: &[(Left, String)], output: &Output) -> Result<A
     }
 }
 
-/// What `answer` means where `count` sessions are offered; none where it has to be asked again.
+/// The meaning of `answer` when `count` sessions are offered; none if the question must be repeated.
 fn read(answer: &str, count: usize) -> Option<Answer> {
     let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| (1..=count).contains(n)).map(|n| n - 1);
     match answer {
@@ -108,12 +108,12 @@ fn read(answer: &str, count: usize) -> Option<Answer> {
     }
 }
 
-/// How long ago, as one says it.
+/// The time since `when`, in words.
 fn ago(when: SystemTime) -> String {
     let minutes = SystemTime::now().duration_since(when).map_or(0, |d| d.as_secs() / 60);
     match minutes {
         0 => "just now".into(),
-        1 => "a minute ago".into(),
+        1 => "1 minute ago".into(),
         2..=119 => format!("{minutes} minutes ago"),
         120..=2879 => format!("{} hours ago", minutes / 60),
         _ => format!("{} days ago", minutes / 1440),

@@ -1,4 +1,4 @@
-//! `rust`: the session goes on in Rust, where the merge is the variable `dam`, and comes back as what it became.
+//! The verb `rust`: continues the session at a Rust prompt, where the merge is the variable `dam`, and imports the result.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,28 +22,28 @@ use crate::terminal::state_directory;
 
 use super::history::Lines;
 
-/// Rust, once it was asked for: what is defined there stays.
+/// The Rust prompt. It starts at the first `rust`, and its definitions last until the session ends.
 #[derive(Default)]
 pub struct Prompt {
     rust: Option<Rc<RefCell<Rust>>>,
     files: Option<tempfile::TempDir>,
-    /// What was handed over last.
+    /// The state of the merge exported last.
     given: Option<u64>,
 }
 
-/// What one types to come back.
+/// The line that returns to the verbs.
 const BACK: &str = "back";
 
 impl Prompt {
-    /// Goes on in Rust with `context`, until one comes back.
+    /// Runs the Rust prompt on `context` until the user returns.
     ///
     /// # Errors
-    /// No compiler, or a merge that cannot be handed over.
+    /// There is no compiler, or the merge cannot be exported.
     pub fn run(&mut self, context: &mut Context, output: &Output) -> Result<()> {
         let rust = self.rust()?;
         self.give(context, &rust)?;
         let what = if context.dam.is_some() { "the merge is `dam`" } else { "the sources are `models`, with data and settings" };
-        output.say(&format!("Rust: {what}, the prelude is in scope, `%step 50` runs a verb; `back` or Ctrl-D comes back."));
+        output.say(&format!("Rust: {what}, the prelude is in scope, `%step 50` runs a verb; `back` or Ctrl-D returns."));
         read(&rust)?;
         self.take(context, &rust, output)
     }
@@ -59,15 +59,16 @@ impl Prompt {
         Ok(rust)
     }
 
-    /// A file to hand something over in.
+    /// The path of an exchange file.
     fn file(&self, name: &str) -> Result<std::path::PathBuf> {
         let files = self.files.as_ref().ok_or_else(|| {
-            anyhow::anyhow!("there is no place for what is handed over: set TMPDIR to a directory you may write to")
+            anyhow::anyhow!("no temporary directory to exchange the merge: set TMPDIR to a writable directory")
         })?;
         Ok(files.path().join(name))
     }
 
-    /// Hands over the merge or, where there is none yet, the sources, unless Rust has them already.
+    /// Exports the merge to Rust or, if there is none, the sources, data and settings; does nothing if Rust already has this
+    /// state.
     fn give(&mut self, context: &Context, rust: &RefCell<Rust>) -> Result<()> {
         let cell = match &context.dam {
             Some(dam) if self.given == Some(dam.state()) => return Ok(()),
@@ -100,28 +101,28 @@ impl Prompt {
         rust.borrow_mut().run(&cell).map_err(|failure| anyhow::anyhow!("{}", failure.message))
     }
 
-    /// Takes the merge back as what it became.
+    /// Imports the merge from Rust.
     fn take(&mut self, context: &mut Context, rust: &RefCell<Rust>, output: &Output) -> Result<()> {
         let (given, taken) = (self.file("given")?, self.file("taken")?);
         if rust.borrow().save(&taken).is_err() {
-            // Nothing was wrapped there.
+            // Rust has no merge.
             return Ok(());
         }
         if std::fs::read(&given).ok() == std::fs::read(&taken).ok() {
-            output.say("the merge is as it was");
+            output.say("the merge is unchanged");
             return Ok(());
         }
         match Dam::open(&taken) {
             Ok(dam) => {
-                output.say(&format!("the merge is as Rust made it: step {}; undo goes back to before", dam.steps()));
+                output.say(&format!("the merge now comes from Rust: step {}; `undo` restores the previous one", dam.steps()));
                 self.given = Some(dam.state());
                 std::fs::copy(&taken, &given)?;
                 context.wrapped(dam);
                 Ok(())
             }
             Err(Error::SchemeUnknown { scheme, .. }) => {
-                let message = format!("the merge in Rust has the scheme `{scheme}`, which only Rust knows: it stays there");
-                let hint = "rust goes on with it, and verbs run there too: %train 50, %eval --all, %bake merged";
+                let message = format!("the merge in Rust uses the scheme `{scheme}`, which is defined only there: it was not imported");
+                let hint = "`rust` continues with it; verbs run there too: %train 50, %eval --all, %bake merged";
                 Err(Error::Refused { message, hint: hint.into() }.into())
             }
             Err(error) => Err(error.into()),
@@ -129,7 +130,7 @@ impl Prompt {
     }
 }
 
-/// Reads and runs Rust until one comes back.
+/// Reads and runs Rust until the user returns.
 fn read(rust: &Rc<RefCell<Rust>>) -> Result<()> {
     let history = Lines::open(state_directory().map(|state| state.join("rust_history")));
     let mut editor = rustyline::Editor::<Typing, Lines>::with_history(Config::builder().build(), history)?;
@@ -154,7 +155,7 @@ fn read(rust: &Rc<RefCell<Rust>>) -> Result<()> {
     Ok(())
 }
 
-/// What the editor asks while one types.
+/// The callbacks of rustyline.
 struct Typing(Rc<RefCell<Rust>>);
 
 impl Helper for Typing {}
