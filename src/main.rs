@@ -5,7 +5,7 @@ mod interrupt;
 #[cfg(feature = "jupyter")]
 mod kernel;
 mod pager;
-mod pictures;
+mod image_query;
 mod progress;
 mod render;
 mod repl;
@@ -25,8 +25,8 @@ fn main() -> ExitCode {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0") };
     }
-    keep_memory();
-    terminal::believe();
+    retain_memory();
+    terminal::apply_image_override();
     #[cfg(feature = "jupyter")]
     if let Some(code) = kernel::hook() {
         return code;
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         }
         (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
         (None, Some(action @ (cli::Action::Jupyter { .. } | cli::Action::Kernel { .. }))) => {
-            End::of(jupyter(&action, &output).map_err(chained).inspect_err(|error| output.error("jupyter", error)).is_ok())
+            End::of(jupyter(&action, &output).map_err(with_causes).inspect_err(|error| output.error("jupyter", error)).is_ok())
         }
         (None, None) => match keys {
             Ok(keys) => repl::repl(keys, &output),
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 
 /// Keeps memory freed by one step for the next, up to 1 GiB, because fresh memory costs a page fault per page. (By default
 /// glibc returns large blocks to the system at once.)
-fn keep_memory() {
+fn retain_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
         // SAFETY: no other thread runs yet.
@@ -91,7 +91,7 @@ fn keep_memory() {
 }
 
 /// `error` with its causes in the message, as in errors of the library.
-fn chained(error: anyhow::Error) -> anyhow::Error {
+fn with_causes(error: anyhow::Error) -> anyhow::Error {
     if error.is::<dam_prelude::Error>() { error } else { anyhow::anyhow!("{error:#}") }
 }
 

@@ -14,34 +14,34 @@ use crate::render::note;
 use crate::{repl, terminal};
 
 /// The time between plain lines.
-const PLAIN: Duration = Duration::from_secs(5);
+const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The least time between two redraws of the curve.
-const PACE: Duration = Duration::from_millis(250);
+const CURVE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The most columns of the text beside a bar.
-const WORDS: usize = 56;
+const TEXT_COLUMNS: usize = 56;
 
 /// The rows of generated text shown while it grows.
-const TEXT: usize = 12;
+const TEXT_ROWS: usize = 12;
 
 /// A task on display.
-struct Shown {
+struct TaskDisplay {
     bar: ProgressBar,
     counts: Counts,
     history: History,
     /// The time of the last redraw of the curve.
-    drawn: Instant,
+    last_redraw: Instant,
     /// The width of the terminal at the last redraw.
     columns: usize,
 }
 
-impl Shown {
+impl TaskDisplay {
     fn new(counts: Counts, total: Option<usize>) -> Self {
         let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
         let columns = terminal::width();
         set_style(&bar, counts, columns);
-        Self { bar, counts, history: History::default(), drawn: Instant::now(), columns }
+        Self { bar, counts, history: History::default(), last_redraw: Instant::now(), columns }
     }
 
     /// Erases the display if the width of the terminal has changed. Terminals rewrap lines on resize, so the rows on the
@@ -61,7 +61,7 @@ impl Shown {
                 "{}{amount}/{length}  {}{}",
                 " ".repeat(bar_width(before) + 1),
                 self.bar.message(),
-                pace(self.counts, self.bar.per_sec(), self.bar.eta()),
+                rate_and_time_left(self.counts, self.bar.per_sec(), self.bar.eta()),
             ),
             None => format!("  {}  {:#}", self.bar.message(), HumanDuration(self.bar.elapsed())),
         };
@@ -80,10 +80,10 @@ impl Shown {
 }
 
 /// The tasks on display, outermost first.
-static TASKS: Mutex<Vec<Shown>> = Mutex::new(Vec::new());
+static TASKS: Mutex<Vec<TaskDisplay>> = Mutex::new(Vec::new());
 
 /// Prints a line above the display.
-pub fn say(text: &str) {
+pub fn print_above(text: &str) {
     match TASKS.lock().unwrap_or_else(PoisonError::into_inner).last() {
         Some(task) => task.bar.println(text),
         None => note(text),
@@ -93,11 +93,11 @@ pub fn say(text: &str) {
 /// Starts showing the progress of tasks such as training and downloads.
 pub fn watch() {
     let terminal = std::io::stderr().is_terminal();
-    let plain = Mutex::new(Plain::default());
+    let plain = Mutex::new(PlainProgress::default());
     session::watch(move |progress| {
-        repl::step(progress);
+        repl::save_step(progress);
         if terminal {
-            drawn(&mut TASKS.lock().unwrap_or_else(PoisonError::into_inner), progress);
+            draw(&mut TASKS.lock().unwrap_or_else(PoisonError::into_inner), progress);
         } else {
             let line = plain.lock().unwrap_or_else(PoisonError::into_inner).line(progress, Instant::now());
             line.iter().for_each(|line| note(line));
@@ -106,15 +106,15 @@ pub fn watch() {
 }
 
 /// Draws one bar per task; a nested task replaces the outer one until it ends.
-fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
-    tasks.last_mut().into_iter().for_each(Shown::resize);
+fn draw(tasks: &mut Vec<TaskDisplay>, progress: &Progress<'_>) {
+    tasks.last_mut().into_iter().for_each(TaskDisplay::resize);
     if progress.finished {
         tasks.pop().inspect(|task| task.bar.finish_and_clear());
         return;
     }
     if progress.done == 0 {
         tasks.last().inspect(|outer| outer.bar.set_draw_target(ProgressDrawTarget::hidden()));
-        tasks.push(Shown::new(progress.counts, progress.total));
+        tasks.push(TaskDisplay::new(progress.counts, progress.total));
     }
     let Some(task) = tasks.last_mut() else { return };
     match (progress.step, progress.loss) {
@@ -122,13 +122,13 @@ fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
         (None, Some(loss)) => task.history.push(progress.done, loss, &[]),
         (None, None) => {}
     }
-    if task.history.total.len() > 1 && task.drawn.elapsed() > PACE {
-        task.drawn = Instant::now();
+    if task.history.total.len() > 1 && task.last_redraw.elapsed() > CURVE_INTERVAL {
+        task.last_redraw = Instant::now();
         let width = task.columns.saturating_sub(1).min(100);
         task.bar.set_prefix(Figure::losses(&task.history).text(width, terminal::is_ascii()));
     }
     match progress.task {
-        GENERATE => task.bar.set_prefix(end(progress.message, task.columns.saturating_sub(1), TEXT)),
+        GENERATE => task.bar.set_prefix(last_rows(progress.message, task.columns.saturating_sub(1), TEXT_ROWS)),
         _ => task.bar.set_message(progress.message.to_owned()),
     }
     let is_first = task.bar.position() == 0;
@@ -140,7 +140,7 @@ fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
 }
 
 /// The last `rows` rows of `text`, wrapped at `width` columns.
-fn end(text: &str, width: usize, rows: usize) -> String {
+fn last_rows(text: &str, width: usize, rows: usize) -> String {
     let mut all = Vec::new();
     for line in text.lines() {
         let (mut row, mut used) = (String::new(), 0);
@@ -160,7 +160,7 @@ fn end(text: &str, width: usize, rows: usize) -> String {
 
 /// The width of a bar in a terminal with `columns` columns.
 fn bar_width(columns: usize) -> usize {
-    columns.saturating_sub(WORDS).clamp(6, 30)
+    columns.saturating_sub(TEXT_COLUMNS).clamp(6, 30)
 }
 
 /// Sets the template of a bar for a terminal with `columns` columns.
@@ -175,7 +175,7 @@ fn set_style(bar: &ProgressBar, counts: Counts, columns: usize) {
     };
     let pace = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         // Writing to a string does not fail.
-        let _ = write!(out, "{}", pace(counts, state.per_sec(), state.eta()));
+        let _ = write!(out, "{}", rate_and_time_left(counts, state.per_sec(), state.eta()));
     };
     if let Ok(style) = ProgressStyle::with_template(&template) {
         let (chars, ticks) = if terminal::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
@@ -184,7 +184,7 @@ fn set_style(bar: &ProgressBar, counts: Counts, columns: usize) {
 }
 
 /// The rate and the time left; empty before there is any progress.
-fn pace(counts: Counts, per_sec: f64, left: Duration) -> String {
+fn rate_and_time_left(counts: Counts, per_sec: f64, left: Duration) -> String {
     if per_sec.is_nan() || per_sec <= 0.0 {
         return String::new();
     }
@@ -197,29 +197,29 @@ fn pace(counts: Counts, per_sec: f64, left: Duration) -> String {
 
 /// The state behind plain progress lines.
 #[derive(Default)]
-struct Plain {
+struct PlainProgress {
     /// When the last line was written or the first task began.
     last: Option<Instant>,
     /// The start time of each task and the amount done by then, outermost first.
-    begun: Vec<(Instant, usize)>,
+    tasks: Vec<(Instant, usize)>,
 }
 
-impl Plain {
+impl PlainProgress {
     /// The next line, if one is due.
     fn line(&mut self, progress: &Progress<'_>, now: Instant) -> Option<String> {
         if progress.done == 0 || progress.finished {
             match progress.finished {
-                true => drop(self.begun.pop()),
-                false => self.begun.push((now, 0)),
+                true => drop(self.tasks.pop()),
+                false => self.tasks.push((now, 0)),
             }
             self.last.get_or_insert(now);
             return None;
         }
         // Bytes already present at the first report do not count.
-        if let Some(begun) = self.begun.last_mut().filter(|begun| progress.counts == Counts::Bytes && begun.1 == 0) {
+        if let Some(begun) = self.tasks.last_mut().filter(|begun| progress.counts == Counts::Bytes && begun.1 == 0) {
             *begun = (now, progress.done);
         }
-        let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) > PLAIN);
+        let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) > PLAIN_INTERVAL);
         if !is_due || progress.task == GENERATE {
             return None;
         }
@@ -236,7 +236,7 @@ impl Plain {
 
     /// The time left for the innermost task at its mean rate so far.
     fn left(&self, progress: &Progress<'_>, now: Instant) -> Option<Duration> {
-        let (begun, before) = *self.begun.last()?;
+        let (begun, before) = *self.tasks.last()?;
         let made = progress.done.checked_sub(before).filter(|made| *made > 0)?;
         let rest = progress.total?.saturating_sub(progress.done);
         Some(now.saturating_duration_since(begun).mul_f64(rest as f64 / made as f64))
@@ -255,15 +255,15 @@ mod tests {
     #[test]
     fn there_is_no_estimate_before_the_first_progress() {
         for nothing in [0.0, f64::NAN] {
-            assert_eq!(pace(Counts::Steps, nothing, Duration::ZERO), "");
+            assert_eq!(rate_and_time_left(Counts::Steps, nothing, Duration::ZERO), "");
         }
-        assert_eq!(pace(Counts::Steps, 2.0, Duration::from_secs(80)), "  2.0 per second  80s left");
-        assert_eq!(pace(Counts::Bytes, 2e6, Duration::from_secs(9)), "  2.00 MB/s  9s left");
+        assert_eq!(rate_and_time_left(Counts::Steps, 2.0, Duration::from_secs(80)), "  2.0 per second  80s left");
+        assert_eq!(rate_and_time_left(Counts::Bytes, 2e6, Duration::from_secs(9)), "  2.00 MB/s  9s left");
     }
 
     #[test]
     fn plain_lines_estimate_the_time_left() {
-        let (begin, mut plain) = (Instant::now(), Plain::default());
+        let (begin, mut plain) = (Instant::now(), PlainProgress::default());
         let after = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!(plain.line(&steps(0, 100), begin), None);
         assert_eq!(plain.line(&steps(1, 100), after(1)), None);
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn bytes_present_at_the_first_report_do_not_count() {
-        let (begin, mut plain) = (Instant::now(), Plain::default());
+        let (begin, mut plain) = (Instant::now(), PlainProgress::default());
         let bytes = |done| Progress { task: "download", counts: Counts::Bytes, message: "x", ..steps(done, 10_000_000) };
         let after = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!(plain.line(&bytes(0), begin), None);

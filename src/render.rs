@@ -25,10 +25,10 @@ impl Output {
     pub fn reply(&self, verb: &str, seconds: f64, reply: &Reply) {
         if !self.json {
             match (&reply.figure, reply.ansi.as_deref().filter(|_| terminal::has_colours())) {
-                (Some(figure), _) => terminal::show(figure).inspect(|text| self.say(text)).map_or((), drop),
-                (None, Some(ansi)) => self.line(&shown(ansi)),
-                (None, None) if verb == "help" && pager::page(&fitted(&reply.text, true)) => {}
-                (None, None) => self.say(&reply.text),
+                (Some(figure), _) => terminal::show(figure).inspect(|text| self.print(text)).map_or((), drop),
+                (None, Some(ansi)) => self.line(&in_charset(ansi)),
+                (None, None) if verb == "help" && pager::page(&fit(&reply.text, true)) => {}
+                (None, None) => self.print(&reply.text),
             }
             return;
         }
@@ -44,7 +44,7 @@ impl Output {
             fields["verb"] = json!(what);
             self.line(&fields.to_string());
         } else {
-            self.say(text);
+            self.print(text);
         }
     }
 
@@ -60,9 +60,9 @@ impl Output {
     }
 
     /// Prints text for people, if it is not empty.
-    pub fn say(&self, text: &str) {
+    pub fn print(&self, text: &str) {
         if !text.is_empty() {
-            self.line(&fitted(text, std::io::stdout().is_terminal()));
+            self.line(&fit(text, std::io::stdout().is_terminal()));
         }
     }
 
@@ -91,17 +91,17 @@ impl Output {
 
 /// Prints a line on standard error.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", fitted(text, std::io::stderr().is_terminal()));
+    let _ = writeln!(std::io::stderr().lock(), "{}", fit(text, std::io::stderr().is_terminal()));
 }
 
 /// `text` ready to print: wrapped to the width and reduced to the character set of a terminal.
-fn fitted(text: &str, is_terminal: bool) -> String {
+fn fit(text: &str, is_terminal: bool) -> String {
     let text = printable(text);
-    if is_terminal { shown(&wrapped(&text, terminal::width())).into_owned() } else { text }
+    if is_terminal { in_charset(&wrap(&text, terminal::width())).into_owned() } else { text }
 }
 
 /// `text` in the character set of the terminal. Table characters are replaced by ASCII of the same width.
-fn shown(text: &str) -> Cow<'_, str> {
+fn in_charset(text: &str) -> Cow<'_, str> {
     if !terminal::is_ascii() {
         return text.into();
     }
@@ -115,7 +115,7 @@ fn shown(text: &str) -> Cow<'_, str> {
 }
 
 /// `text` with prose wrapped between words and indented below its label. Tabular lines are kept.
-fn wrapped(text: &str, width: usize) -> String {
+fn wrap(text: &str, width: usize) -> String {
     let mut all = String::with_capacity(text.len());
     for (i, line) in text.split('\n').enumerate() {
         if i > 0 {
@@ -160,14 +160,14 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::wrapped;
+    use super::wrap;
 
     #[test]
     fn prose_is_wrapped_between_words_and_tables_are_not() {
-        assert_eq!(wrapped("hint: one two three", 10), "hint: one\ntwo three");
-        assert_eq!(wrapped("  a b c d e", 7), "  a b c\n  d e");
-        assert_eq!(wrapped("bake   write the merge", 16), "bake   write the\n       merge");
+        assert_eq!(wrap("hint: one two three", 10), "hint: one\ntwo three");
+        assert_eq!(wrap("  a b c d e", 7), "  a b c\n  d e");
+        assert_eq!(wrap("bake   write the merge", 16), "bake   write the\n       merge");
         let table = " model   loss   a long cell\n─────────────────────────";
-        assert_eq!(wrapped(table, 10), table);
+        assert_eq!(wrap(table, 10), table);
     }
 }

@@ -10,13 +10,13 @@ use dam_prelude::Error;
 use dam_prelude::checkpoint::read_file;
 use dam_prelude::verbs::{self, Context, Reply, Statement, statements};
 
-use crate::interrupt::{self, Running};
+use crate::interrupt::{self, RunGuard};
 use crate::render::{Output, note};
 
 /// How a statement ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum After {
-    Next,
+pub enum Outcome {
+    Continue,
     Failed,
     /// A stop was requested: the rest of the line or script does not run.
     Stopped,
@@ -52,7 +52,7 @@ impl End {
 /// # Errors
 /// The verb is unknown or fails.
 pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64)> {
-    let _running = Running::statement();
+    let _running = RunGuard::statement();
     let start = Instant::now();
     // A panic ends the verb but not the session: earlier work is kept.
     let done = catch_unwind(AssertUnwindSafe(|| context.run(statement)));
@@ -64,22 +64,22 @@ pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64
 }
 
 /// Runs one statement and shows its reply.
-pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> After {
-    let after = match reply(statement, context) {
+pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> Outcome {
+    let outcome = match reply(statement, context) {
         Ok((reply, seconds)) => {
             output.reply(&statement.verb, seconds, &reply);
-            if verbs::quits(&statement.verb) { After::Quit } else { After::Next }
+            if verbs::quits(&statement.verb) { Outcome::Quit } else { Outcome::Continue }
         }
         Err(error) => {
             output.error(&statement.verb, &error);
-            After::Failed
+            Outcome::Failed
         }
     };
-    if interrupt::requested() { After::Stopped } else { after }
+    if interrupt::requested() { Outcome::Stopped } else { outcome }
 }
 
 /// Reports the statements that a stop skipped.
-pub fn left_out(rest: &[Statement], output: &Output) {
+pub fn report_skipped(rest: &[Statement], output: &Output) {
     let rest: Vec<String> = rest.iter().map(verbs::line).collect();
     if !rest.is_empty() && !output.json {
         note(&format!("stopped; not run: {}", rest.join("; ")));
@@ -88,16 +88,16 @@ pub fn left_out(rest: &[Statement], output: &Output) {
 
 /// Runs all statements of `text`, up to the first error or stop.
 pub fn script(text: &str, output: &Output) -> End {
-    placed(text, None, output)
+    run_text(text, None, output)
 }
 
 /// [`script`] from standard input.
 pub fn input(text: &str, output: &Output) -> End {
-    placed(text.trim_start_matches('\u{feff}'), Some(Path::new("standard input")), output)
+    run_text(text.trim_start_matches('\u{feff}'), Some(Path::new("standard input")), output)
 }
 
 /// [`script`] with errors located by their line in `file`.
-fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
+fn run_text(text: &str, file: Option<&Path>, output: &Output) -> End {
     interrupt::clear();
     let all = match statements(text) {
         Ok(all) => all,
@@ -110,18 +110,18 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
     let mut context = Context::default();
     for (i, each) in all.iter().enumerate() {
         match statement(each, &mut context, output) {
-            After::Next => {}
-            After::Stopped => {
-                left_out(&all[i + 1..], output);
+            Outcome::Continue => {}
+            Outcome::Stopped => {
+                report_skipped(&all[i + 1..], output);
                 return End::Stopped;
             }
-            After::Failed => {
+            Outcome::Failed => {
                 if let Some(file) = file.filter(|_| !output.json) {
                     note(&format!("at line {} of {}: {}", each.line, file.display(), each.verb));
                 }
                 return End::Failed;
             }
-            After::Quit => break,
+            Outcome::Quit => break,
         }
     }
     End::Done
@@ -134,7 +134,7 @@ pub fn file(path: &Path, output: &Output) -> End {
     let invalid =
         |e| Error::Io { action: "read", path: path.into(), source: std::io::Error::new(std::io::ErrorKind::InvalidData, e) };
     match read_file(path, MOST).and_then(|bytes| String::from_utf8(bytes).map_err(invalid)) {
-        Ok(text) => placed(text.trim_start_matches('\u{feff}'), Some(path), output),
+        Ok(text) => run_text(text.trim_start_matches('\u{feff}'), Some(path), output),
         Err(error) => {
             let error = match error {
                 Error::NotFound { .. } => Error::Refused {

@@ -7,13 +7,13 @@ use dam_prelude::show::{COLUMNS, Figure};
 use dam_prelude::verbs::columns;
 use viuer::Config;
 
-use crate::pictures;
+use crate::image_query;
 
 /// The most columns of an image: a wider one is larger but not clearer.
-const PICTURE: u16 = 100;
+const IMAGE_COLUMNS: u16 = 100;
 
 /// The environment variable that overrides the detected image protocol.
-const IMAGES: &str = "DAM_IMAGES";
+const IMAGE_OVERRIDE: &str = "DAM_IMAGES";
 
 /// The number of columns.
 pub fn width() -> usize {
@@ -64,8 +64,8 @@ pub fn show(figure: &Figure) -> Option<String> {
 /// Applies `DAM_IMAGES=iterm`: the image library recognises iTerm2 by a variable that ssh does not forward.
 ///
 /// Must be called while no other thread runs.
-pub fn believe() {
-    if std::env::var_os(IMAGES).is_some_and(|asked| asked == "iterm") {
+pub fn apply_image_override() {
+    if std::env::var_os(IMAGE_OVERRIDE).is_some_and(|asked| asked == "iterm") {
         // SAFETY: no other thread runs.
         unsafe { std::env::set_var("LC_TERMINAL", "iTerm2") };
     }
@@ -74,12 +74,12 @@ pub fn believe() {
 /// The image protocol of the terminal, from its environment and, for sixel, its reply to a query.
 fn images() -> Option<Config> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|value| values.iter().any(|v| value.contains(v)));
-    let asked = std::env::var(IMAGES).unwrap_or_default();
+    let asked = std::env::var(IMAGE_OVERRIDE).unwrap_or_default();
     // In tmux and screen, images would overwrite other panes.
     let auto = asked.is_empty() && std::env::var_os("TMUX").is_none() && !is("TERM", &["screen", "tmux"]);
     let use_kitty = asked == "kitty" || auto && (is("TERM", &["kitty", "ghostty"]) || is("TERM_PROGRAM", &["ghostty"]));
     let use_iterm = asked == "iterm" || auto && viuer::is_iterm_supported();
-    let use_sixel = asked == "sixel" || auto && !use_kitty && !use_iterm && !is_dumb() && pictures::sixel();
+    let use_sixel = asked == "sixel" || auto && !use_kitty && !use_iterm && !is_dumb() && image_query::sixel();
     let config = Config { use_kitty, use_iterm, use_sixel, absolute_offset: false, ..Config::default() };
     (config.use_kitty || config.use_iterm || config.use_sixel).then_some(config)
 }
@@ -88,13 +88,13 @@ fn images() -> Option<Config> {
 fn image(figure: &Figure, how: &Config) -> Option<()> {
     // viuer would fall back to half blocks, which show less than Braille.
     let able =
-        how.use_kitty && pictures::kitty() || how.use_iterm && viuer::is_iterm_supported() || how.use_sixel && pictures::sixel();
+        how.use_kitty && image_query::kitty() || how.use_iterm && viuer::is_iterm_supported() || how.use_sixel && image_query::sixel();
     if !able {
         return None;
     }
     let png = figure.png().ok()?;
     let picture = image::load_from_memory_with_format(&png, image::ImageFormat::Png).ok()?;
-    let columns = u16::try_from(width()).unwrap_or(PICTURE).min(PICTURE);
+    let columns = u16::try_from(width()).unwrap_or(IMAGE_COLUMNS).min(IMAGE_COLUMNS);
     std::io::stdout().flush().ok()?;
     viuer::print(&picture, &Config { width: Some(columns.into()), ..*how }).ok().map(drop)
 }

@@ -57,12 +57,12 @@ const TOUR: [(&str, &str); 7] = [
 pub fn tour(directory: &Path, force: bool, output: &Output) -> End {
     interrupt::clear();
     let start = Instant::now();
-    match told(directory, force, output) {
+    match run_tour(directory, force, output) {
         Ok(_) if interrupt::requested() => End::Stopped,
-        Ok(moral) => {
+        Ok(conclusion) => {
             if !output.json {
                 let seconds = start.elapsed().as_secs_f64();
-                output.say(&format!("\n{moral}\nThat took {seconds:.0} s. Next: run it without `tour`, and type `help`."));
+                output.print(&format!("\n{conclusion}\nThat took {seconds:.0} s. Next: run it without `tour`, and type `help`."));
             }
             End::Done
         }
@@ -73,7 +73,7 @@ pub fn tour(directory: &Path, force: bool, output: &Output) -> End {
     }
 }
 
-fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
+fn run_tour(directory: &Path, force: bool, output: &Output) -> Result<String> {
     if directory.symlink_metadata().is_ok() && !force {
         return Err(Error::Exists { path: directory.into() }.into());
     }
@@ -90,7 +90,7 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
             all = vec![bake];
         }
         if !output.json {
-            output.say(&format!("\n{words}\n\ndam> {typed}"));
+            output.print(&format!("\n{words}\n\ndam> {typed}"));
         }
         for statement in all {
             let (reply, seconds) = run::reply(&statement, &mut context)?;
@@ -101,7 +101,7 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
                 return Ok(String::new());
             }
             if statement.verb == "eval" {
-                sentence = moral(&reply.json["rows"]);
+                sentence = conclusion(&reply.json["rows"]);
             }
         }
     }
@@ -109,7 +109,7 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
 }
 
 /// The conclusion from the table, in one sentence.
-fn moral(rows: &Value) -> String {
+fn conclusion(rows: &Value) -> String {
     let mean = |model: &str| {
         let row = rows.as_array().into_iter().flatten().find(|row| row["model"] == model);
         let scores: Vec<&Value> = row.and_then(|r| r["scores"].as_object()).into_iter().flat_map(|s| s.values()).collect();

@@ -3,7 +3,7 @@
 //! evcxr uses rust-analyzer to find the types of variables. What cells use of the prelude consists of its own types and those
 //! of candle and the standard library; but rust-analyzer would first read the source of all two hundred dependencies, and the
 //! first cell would wait for that. So the wrapper reports only those few crates to rust-analyzer. Cells are built by cargo
-//! itself with all dependencies: the build is reported to the kernel (`building.rs`), and dependencies that a cell adds
+//! itself with all dependencies: the build is reported to the kernel (`build.rs`), and dependencies that a cell adds
 //! change nothing that is already built (`lock.rs`).
 
 use std::collections::BTreeSet;
@@ -35,7 +35,7 @@ pub fn is_cargo() -> bool {
         && std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new("cargo")))
 }
 
-/// The directories, below that of [`stand_in`], where the wrapper is found: rust-analyzer looks in `CARGO_HOME` first, evcxr
+/// The directories, below that of [`install_wrapper`], where the wrapper is found: rust-analyzer looks in `CARGO_HOME` first, evcxr
 /// asks rustup.
 const HOME_BIN: &str = "home/bin";
 const RUSTUP_BIN: &str = "rustup";
@@ -44,7 +44,7 @@ const RUSTUP_BIN: &str = "rustup";
 ///
 /// # Errors
 /// There is no compiler, or the directory is not writable.
-pub fn stand_in(directory: &Path, socket: &Path) -> Result<()> {
+pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
     let asked = Command::new("rustc")
         .args(["--print", "sysroot"])
         .output()
@@ -80,7 +80,7 @@ pub fn stand_in(directory: &Path, socket: &Path) -> Result<()> {
 }
 
 /// Runs `start` with the wrapper first on `PATH`, if there is one.
-pub fn found<T>(start: impl FnOnce() -> T) -> T {
+pub fn with_wrapper_on_path<T>(start: impl FnOnce() -> T) -> T {
     let Some(home) = std::env::var_os("CARGO_HOME").filter(|_| std::env::var_os(REAL).is_some()) else { return start() };
     let before = std::env::var_os("PATH").unwrap_or_default();
     let rustup = Path::new(&home).with_file_name(RUSTUP_BIN);
@@ -116,22 +116,22 @@ pub fn cargo() -> ExitCode {
             // `check` becomes `build`: everything a build needs is cached, nothing for a check is.
             let arguments: Vec<OsString> =
                 arguments.iter().map(|a| if a == "check" { "build".into() } else { a.clone() }).collect();
-            let done = super::lock::allow(&cargo).and_then(|apart| match apart[..] {
-                [] => Ok(super::building::run({
+            let done = super::lock::check_build(&cargo).and_then(|separate| match separate[..] {
+                [] => Ok(super::build::run({
                     let mut command = cargo();
                     command.args(&arguments);
                     command
                 })),
-                _ => super::apart::build(&cargo, &arguments, &apart),
+                _ => super::separate::build(&cargo, &arguments, &separate),
             });
             done.unwrap_or_else(|error| {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE
             })
         }
-        ("metadata", true) => match super::lock::look(&cargo) {
+        ("metadata", true) => match super::lock::check_dependency(&cargo) {
             Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => status(super::lock::keeping(|| command.status())),
+            Ok(false) => status(super::lock::preserving_lock(|| command.status())),
             Err(error) => {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE
@@ -139,9 +139,9 @@ pub fn cargo() -> ExitCode {
         },
         ("metadata", false) => {
             command.stderr(std::process::Stdio::inherit());
-            let Ok(output) = super::lock::keeping(|| command.output()) else { return ExitCode::FAILURE };
+            let Ok(output) = super::lock::preserving_lock(|| command.output()) else { return ExitCode::FAILURE };
             match serde_json::from_slice(&output.stdout) {
-                Ok(all) => println!("{}", fewer(all)),
+                Ok(all) => println!("{}", without_prelude_dependencies(all)),
                 Err(_) => print!("{}", String::from_utf8_lossy(&output.stdout)),
             }
             status(Ok(output.status))
@@ -157,7 +157,7 @@ pub fn status(ended: std::io::Result<std::process::ExitStatus>) -> ExitCode {
 }
 
 /// The metadata of a workspace without the dependencies of the prelude, except the known packages.
-fn fewer(mut all: Value) -> Value {
+fn without_prelude_dependencies(mut all: Value) -> Value {
     let name = |package: &Value| package["name"].as_str().unwrap_or_default().to_owned();
     let is_prelude = |package: &Value| name(package) == KNOWN[0];
     let packages = all["packages"].as_array().cloned().unwrap_or_default();
@@ -194,7 +194,7 @@ fn fewer(mut all: Value) -> Value {
 mod tests {
     use serde_json::json;
 
-    use super::fewer;
+    use super::without_prelude_dependencies;
 
     #[test]
     fn only_dependencies_of_the_prelude_are_left_out() {
@@ -212,7 +212,7 @@ mod tests {
                 node("candle-core", &["gemm"]), node("gemm", &[]), node("regex", &["memchr"]), node("memchr", &[]),
             ]},
         });
-        let few = fewer(all);
+        let few = without_prelude_dependencies(all);
         let names: Vec<_> = few["packages"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["ctx", "dam-prelude", "candle-core", "regex", "memchr"]);
         let nodes = few["resolve"]["nodes"].as_array().unwrap();

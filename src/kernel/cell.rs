@@ -15,32 +15,32 @@ use super::code::{Part, is_command, parts};
 use super::engine::Engine;
 use super::failure::Failure;
 use super::link::Link;
-use super::output::Output;
+use super::output::CellOutput;
 use super::parameters::parameters;
-use super::report::{Code, compilation, located};
+use super::report::{CompiledCode, compiler_failure, describe_position};
 
 /// A second interrupt within this time kills the cells' process.
-const AGAIN: Duration = Duration::from_secs(5);
+const KILL_WINDOW: Duration = Duration::from_secs(5);
 
 /// The display id of the table of variables.
 pub const VARIABLES: &str = "dam-variables";
 
 /// The number of earlier cells kept, in which later errors may be located.
-const REMEMBERED: usize = 200;
+const EARLIER_CELLS: usize = 200;
 
 /// Answers an input request of a cell. Arguments: the prompt, and whether the answer is a password. None: there is no answer.
-pub type Ask<'a> = &'a (dyn Fn(&str, bool) -> Option<String> + Sync);
+pub type AskUser<'a> = &'a (dyn Fn(&str, bool) -> Option<String> + Sync);
 
 /// Runs cells; shared with the code that interrupts them.
 pub struct Cells {
     link: Arc<Link>,
-    output: Arc<Output>,
+    output: Arc<CellOutput>,
     socket: PathBuf,
     running: AtomicBool,
     /// Whether evcxr formats values itself, which it does after `:fmt` or `:types`.
-    evcxr_shows: AtomicBool,
+    evcxr_formats: AtomicBool,
     /// Earlier cells with their execution counts, latest first.
-    before: Mutex<Vec<(usize, String)>>,
+    earlier: Mutex<Vec<(usize, String)>>,
     /// When the last interrupt came.
     stopped: Mutex<Option<Instant>>,
     /// evcxr's child process.
@@ -50,10 +50,10 @@ pub struct Cells {
 }
 
 impl Cells {
-    pub fn new(link: Arc<Link>, output: Arc<Output>, socket: PathBuf) -> Self {
-        let (running, evcxr_shows) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (before, stopped, process, table) = (Mutex::default(), Mutex::new(None), Mutex::new(None), Mutex::new(None));
-        Self { link, output, socket, running, evcxr_shows, before, stopped, process, table }
+    pub fn new(link: Arc<Link>, output: Arc<CellOutput>, socket: PathBuf) -> Self {
+        let (running, evcxr_formats) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (earlier, stopped, process, table) = (Mutex::default(), Mutex::new(None), Mutex::new(None), Mutex::new(None));
+        Self { link, output, socket, running, evcxr_formats, earlier, stopped, process, table }
     }
 
     /// Starts evcxr.
@@ -61,15 +61,15 @@ impl Cells {
     /// # Errors
     /// As for [`Engine::start`].
     pub fn start(&self) -> Result<Engine> {
-        self.start_telling(|| self.output.note("building the prelude for notebooks; this takes a few minutes, once\n"))
+        self.start_with_notice(|| self.output.note("building the prelude for notebooks; this takes a few minutes, once\n"))
     }
 
-    /// Starts evcxr; calls `told` if the prelude has to be built first.
+    /// Starts evcxr; calls `before_build` if the prelude has to be built first.
     ///
     /// # Errors
     /// As for [`Engine::start`].
-    pub fn start_telling(&self, told: impl FnOnce()) -> Result<Engine> {
-        let engine = Engine::start(Arc::clone(&self.link), &self.socket, told)?;
+    pub fn start_with_notice(&self, before_build: impl FnOnce()) -> Result<Engine> {
+        let engine = Engine::start(Arc::clone(&self.link), &self.socket, before_build)?;
         *locked(&self.process) = Some(engine.process());
         Ok(engine)
     }
@@ -78,41 +78,41 @@ impl Cells {
     ///
     /// # Errors
     /// The failure of the cell.
-    pub fn run(&self, engine: &mut Engine, cell: &str, number: usize, ask: Ask<'_>) -> Result<(), Failure> {
+    pub fn run(&self, engine: &mut Engine, cell: &str, number: usize, ask: AskUser<'_>) -> Result<(), Failure> {
         *locked(&self.stopped) = None;
         self.link.was_build_stopped();
         self.running.store(true, Ordering::SeqCst);
         self.link.begin();
         let mut ran = String::new();
         let done = std::thread::scope(|scope| {
-            let asks = self.link.asks();
+            let asks = self.link.input_requests();
             // Reads of standard input are answered while the cell runs.
             scope.spawn(move || {
                 for () in asks {
-                    self.link.flush(SOON);
-                    self.link.answer(ask("input: ", false).as_deref());
+                    self.link.flush(SHORT_FLUSH_TIMEOUT);
+                    self.link.send_input(ask("input: ", false).as_deref());
                 }
             });
             let done = self.parts(engine, cell, ask, &mut ran);
             self.running.store(false, Ordering::SeqCst);
-            self.link.answers_no_more();
+            self.link.stop_input_requests();
             done
         });
-        self.link.flush(PATIENCE);
-        let failure = self.output.end(self.link.sync()).map(|failure| self.located(failure, engine, cell, &ran));
-        let mut before = locked(&self.before);
-        before.insert(0, (number, cell.to_owned()));
-        before.truncate(REMEMBERED);
+        self.link.flush(FLUSH_TIMEOUT);
+        let failure = self.output.end(self.link.sync()).map(|failure| self.with_position(failure, engine, cell, &ran));
+        let mut earlier = locked(&self.earlier);
+        earlier.insert(0, (number, cell.to_owned()));
+        earlier.truncate(EARLIER_CELLS);
         failure.map_or(done, Err)
     }
 
     /// Whether waiting for input should end: the cell has ended, or was interrupted.
-    pub fn gives_up(&self) -> bool {
+    pub fn is_cancelled(&self) -> bool {
         !self.running.load(Ordering::SeqCst) || locked(&self.stopped).is_some()
     }
 
     /// Runs the parts of a cell; sets `ran` to the last part as it was compiled.
-    fn parts(&self, engine: &mut Engine, cell: &str, ask: Ask<'_>, ran: &mut String) -> Result<(), Failure> {
+    fn parts(&self, engine: &mut Engine, cell: &str, ask: AskUser<'_>, ran: &mut String) -> Result<(), Failure> {
         let given =
             parameters(cell, |name| engine.variables().into_iter().find(|(known, _)| known == name).map(|(_, kind)| kind));
         let given = given.transpose().map_err(|message| Failure::new("error", &message, ""))?;
@@ -132,16 +132,16 @@ impl Cells {
         Ok(())
     }
 
-    fn rust(&self, engine: &mut Engine, cell: &str, rust: &str, ask: Ask<'_>, ran: &mut String) -> Result<(), Failure> {
+    fn rust(&self, engine: &mut Engine, cell: &str, rust: &str, ask: AskUser<'_>, ran: &mut String) -> Result<(), Failure> {
         let command =
             |names: &[&str]| rust.lines().filter(|l| is_command(l)).any(|l| names.iter().any(|n| l.trim().starts_with(n)));
-        self.evcxr_shows.fetch_or(command(&[":fmt", ":types"]), Ordering::SeqCst);
-        let code = if self.evcxr_shows.load(Ordering::SeqCst) { Code::plain(rust) } else { Code::shown(rust) };
+        self.evcxr_formats.fetch_or(command(&[":fmt", ":types"]), Ordering::SeqCst);
+        let code = if self.evcxr_formats.load(Ordering::SeqCst) { CompiledCode::plain(rust) } else { CompiledCode::showing_value(rust) };
         code.text.clone_into(ran);
         let answer = |prompt: &str, password: bool| ask(prompt, password).unwrap_or_default();
-        self.output.waits("compiling the cell", None);
+        self.output.begin_wait("compiling the cell", None);
         let done = engine.execute(&code.text, &answer);
-        self.output.goes_on();
+        self.output.end_wait();
         match done {
             Ok(outputs) => {
                 // The output of evcxr commands; the output of cells has already been shown.
@@ -157,18 +157,18 @@ impl Cells {
                 Err(Failure::new("interrupted", "the build for this cell was stopped", "variables are unchanged"))
             }
             Err(Error::CompilationErrors(errors)) => {
-                Err(compilation(cell, &code, &errors, &engine.generated(), &locked(&self.before)))
+                Err(compiler_failure(cell, &code, &errors, &engine.generated(), &locked(&self.earlier)))
             }
-            Err(Error::SubprocessTerminated(how)) => Err(self.ended(engine, &how)),
-            Err(error) => Err(not_built(&error.to_string())),
+            Err(Error::SubprocessTerminated(how)) => Err(self.process_ended(engine, &how)),
+            Err(error) => Err(build_failure(&error.to_string())),
         }
     }
 
     /// `failure` with its position in a cell, if there is one.
-    fn located(&self, failure: Failure, engine: &Engine, cell: &str, ran: &str) -> Failure {
-        match &failure.place {
-            Some(place) => {
-                let text = located(cell, &Code::shown_already(ran), place, &engine.generated(), &locked(&self.before));
+    fn with_position(&self, failure: Failure, engine: &Engine, cell: &str, ran: &str) -> Failure {
+        match &failure.position {
+            Some(position) => {
+                let text = describe_position(cell, &CompiledCode::from_compiled(ran), position, &engine.generated(), &locked(&self.earlier));
                 failure.at(text)
             }
             None => failure,
@@ -177,20 +177,20 @@ impl Cells {
 
     /// Shows all variables.
     fn variables(&self, engine: &mut Engine) -> Result<(), Failure> {
-        self.output.apart(self.link.sync());
+        self.output.separate(self.link.sync());
         let table = self.table(engine)?;
-        self.output.show_as(VARIABLES, &table);
+        self.output.show_updatable(VARIABLES, &table);
         *locked(&self.table) = Some(table);
         Ok(())
     }
 
     /// Updates the table of variables, if it is on display.
     pub fn update_variables(&self, engine: &mut Engine) {
-        let Some(before) = locked(&self.table).take() else { return };
+        let Some(shown) = locked(&self.table).take() else { return };
         match self.table(engine) {
             Ok(table) => {
-                if table != before {
-                    self.output.change(VARIABLES, &table);
+                if table != shown {
+                    self.output.update(VARIABLES, &table);
                 }
                 *locked(&self.table) = Some(table);
             }
@@ -207,8 +207,8 @@ impl Cells {
         let rows: Vec<String> = engine.variables().iter().map(row).collect();
         let code = format!("dam_prelude::notebook::variables(&[{}]);", rows.join(", "));
         match engine.execute(&code, &|_, _| String::new()) {
-            Ok(_) => Ok(self.output.taken(self.link.sync())),
-            Err(Error::SubprocessTerminated(how)) => Err(self.ended(engine, &how)),
+            Ok(_) => Ok(self.output.take_value(self.link.sync())),
+            Err(Error::SubprocessTerminated(how)) => Err(self.process_ended(engine, &how)),
             Err(error) => Err(Failure::new("error", &error.to_string(), "")),
         }
     }
@@ -219,7 +219,7 @@ impl Cells {
             Ok(Err((message, hint))) => {
                 Err(Failure::new("error", &message, &hint.map(|h| format!("hint: {h}")).unwrap_or_default()))
             }
-            Err(how) => Err(self.ended(engine, &how.to_string())),
+            Err(how) => Err(self.process_ended(engine, &how.to_string())),
         }
     }
 
@@ -237,16 +237,16 @@ impl Cells {
     }
 
     /// Replaces a cells' process that has ended; the new one has no variables.
-    fn ended(&self, engine: &mut Engine, how: &str) -> Failure {
+    fn process_ended(&self, engine: &mut Engine, how: &str) -> Failure {
         // evcxr notices a dead process only on use, and then starts another.
         let again = engine.attach().or_else(|_| engine.attach());
-        let asked = locked(&self.stopped).is_some();
-        let message = if asked { "the second interrupt killed the cells' process" } else { "the cells' process has ended" };
+        let interrupted = locked(&self.stopped).is_some();
+        let message = if interrupted { "the second interrupt killed the cells' process" } else { "the cells' process has ended" };
         let rest = match again {
             Ok(()) => "all variables are lost; rerun the cells that define them".to_owned(),
             Err(error) => format!("a new one did not start ({error:#}); restart the kernel"),
         };
-        let how = if asked { "" } else { how.trim() };
+        let how = if interrupted { "" } else { how.trim() };
         Failure::new("error", message, format!("{rest}\n{how}").trim())
     }
 
@@ -256,7 +256,7 @@ impl Cells {
             return;
         }
         let mut stopped = locked(&self.stopped);
-        if stopped.is_some_and(|at| at.elapsed() < AGAIN) {
+        if stopped.is_some_and(|at| at.elapsed() < KILL_WINDOW) {
             self.link.kill();
             return;
         }
@@ -282,8 +282,8 @@ impl Cells {
 }
 
 /// Timeouts for requests to the cells' process, and for those a user is waiting for.
-const PATIENCE: Duration = Duration::from_secs(10);
-const SOON: Duration = Duration::from_millis(300);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+const SHORT_FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -297,11 +297,11 @@ fn references(kind: &str) -> usize {
 }
 
 /// The failure of a build, with cargo's messages but without evcxr's around them.
-fn not_built(text: &str) -> Failure {
-    let said = text.split_once("STDERR:\n").map_or(text, |(_, said)| said.split("\nSTDOUT:").next().unwrap_or(said));
-    let said = said.trim();
+fn build_failure(text: &str) -> Failure {
+    let stderr = text.split_once("STDERR:\n").map_or(text, |(_, stderr)| stderr.split("\nSTDOUT:").next().unwrap_or(stderr));
+    let stderr = stderr.trim();
     // Errors in crates come before cargo's own message.
-    let (message, rest) = said.split_once('\n').unwrap_or((said, ""));
+    let (message, rest) = stderr.split_once('\n').unwrap_or((stderr, ""));
     Failure::new("error", message.strip_prefix("error: ").unwrap_or(message), rest.trim_end())
 }
 
@@ -319,8 +319,8 @@ mod tests {
     fn build_failures_have_cargos_messages_without_evcxrs() {
         let text =
             "Compilation failed, but no parsable errors were found. STDERR:\nerror[E0425]: x\n --> src/lib.rs\n\nSTDOUT:{}\n";
-        let failure = not_built(text);
+        let failure = build_failure(text);
         assert_eq!((failure.message.as_str(), failure.lines.len()), ("error[E0425]: x", 2));
-        assert_eq!(not_built("no such crate").message, "no such crate");
+        assert_eq!(build_failure("no such crate").message, "no such crate");
     }
 }

@@ -29,7 +29,7 @@ pub fn parts(cell: &str) -> Vec<Part<'_>> {
         let text = line.trim_end();
         let verbs = match is_rust {
             false => verbs(text.trim_start()),
-            true => verbs(text).filter(|_| is_verb(text) && !matches!(whole(&rust), Whole::No(_))),
+            true => verbs(text).filter(|_| is_verb(text) && !matches!(completeness(&rust), Completeness::Incomplete(_))),
         };
         match verbs {
             Some(verbs) => {
@@ -98,7 +98,7 @@ pub fn value(rust: &str) -> Option<Range<usize>> {
 }
 
 /// The start of the expression that `code` ends with: after whatever ends a statement or opens a bracket.
-pub fn last(code: &str) -> usize {
+pub fn last_expression(code: &str) -> usize {
     let mut depth = 0;
     for (at, c) in code.char_indices().rev() {
         match c {
@@ -118,7 +118,7 @@ pub fn is_command(line: &str) -> bool {
 
 /// Whether Rust code is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whole {
+pub enum Completeness {
     Yes,
     /// Incomplete, with this many open brackets.
     No(usize),
@@ -127,7 +127,7 @@ pub enum Whole {
 }
 
 /// Whether all brackets, strings and comments of `code` are closed.
-pub fn whole(code: &str) -> Whole {
+pub fn completeness(code: &str) -> Completeness {
     let mut open = Vec::new();
     let mut rest = code;
     while let Some(c) = rest.chars().next() {
@@ -143,16 +143,16 @@ pub fn whole(code: &str) -> Whole {
             }
             ')' | ']' | '}' => match (open.pop(), c) {
                 (Some('('), ')') | (Some('['), ']') | (Some('{'), '}') => Some(1),
-                _ => return Whole::Never,
+                _ => return Completeness::Invalid,
             },
             _ => Some(c.len_utf8()),
         };
         match skipped {
             Some(n) => rest = &rest[n..],
-            None => return Whole::No(open.len()),
+            None => return Completeness::Incomplete(open.len()),
         }
     }
-    if open.is_empty() { Whole::Yes } else { Whole::No(open.len()) }
+    if open.is_empty() { Completeness::Complete } else { Completeness::Incomplete(open.len()) }
 }
 
 /// Whether byte `at` continues a word.
@@ -228,7 +228,7 @@ pub fn cursor(code: &str, position: usize) -> usize {
 }
 
 /// The opening parenthesis of the call whose arguments contain byte `position`; none if there is a name at that position.
-pub fn called(code: &str, position: usize) -> Option<usize> {
+pub fn call_parenthesis(code: &str, position: usize) -> Option<usize> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let (before, after) = code.split_at(position);
     let word = before.rfind(|c: char| !is_word(c)).map_or(before, |at| &before[at..]).trim_start_matches(|c: char| !is_word(c));
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_last_expression_starts_after_a_delimiter() {
-        let last = |code: &'static str| code[last(code)..].trim();
+        let last = |code: &'static str| code[last_expression(code)..].trim();
         assert_eq!(
             ["dam", "let x = 1; dam.loss()?", "f(dam", "let y = load([\"a\"])?", "[1, 2]"].map(last),
             ["dam", "dam.loss()?", "dam", "load([\"a\"])?", "[1, 2]"]
@@ -321,13 +321,13 @@ mod tests {
             "r#\"( \" \"#; r\"\\\"; br(1)",
             "\"十(\\\"\"",
         ] {
-            assert_eq!(whole(code), Whole::Yes, "{code}");
+            assert_eq!(completeness(code), Completeness::Complete, "{code}");
         }
-        assert_eq!(whole("for i in 0..3 {\n    f("), Whole::No(2));
-        assert_eq!(whole("\"open"), Whole::No(0));
-        assert_eq!(whole("/* open"), Whole::No(0));
-        assert_eq!(whole("r#\"open\""), Whole::No(0));
-        assert_eq!(whole("(]"), Whole::Never);
+        assert_eq!(completeness("for i in 0..3 {\n    f("), Completeness::Incomplete(2));
+        assert_eq!(completeness("\"open"), Completeness::Incomplete(0));
+        assert_eq!(completeness("/* open"), Completeness::Incomplete(0));
+        assert_eq!(completeness("r#\"open\""), Completeness::Incomplete(0));
+        assert_eq!(completeness("(]"), Completeness::Invalid);
     }
 
     #[test]
@@ -336,10 +336,10 @@ mod tests {
         assert_eq!(position("ab", 9), 2);
         assert_eq!(word_end("dam.train(3)", 6), 9);
         assert_eq!(
-            ["dam.train(", "dam.train(1", "f(a(), ", "f(", "(1"].map(|code| called(code, code.len())),
+            ["dam.train(", "dam.train(1", "f(a(), ", "f(", "(1"].map(|code| call_parenthesis(code, code.len())),
             [Some(9), Some(9), Some(1), Some(1), None]
         );
-        assert_eq!(["dam.tra", "f(x", "f(1); "].map(|code| called(code, code.len())), [None; 3]);
+        assert_eq!(["dam.tra", "f(x", "f(1); "].map(|code| call_parenthesis(code, code.len())), [None; 3]);
         let inserted = ["loss()", "train(steps)", "terms", "0"].map(inserted);
         assert_eq!(inserted, [Some("loss()".into()), Some("train(".into()), Some("terms".into()), None]);
     }

@@ -6,12 +6,12 @@ use dam_prelude::verbs::{self, Context, find};
 use serde_json::{Map, Value, json};
 
 use super::code::{self, without_verbs};
-use super::engine::{Engine, Words};
+use super::engine::{Engine, Candidates};
 use super::members::{Members, Rank, name};
 
 /// The completions at a position.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Completions {
     pub words: Vec<String>,
     /// The kind of each word, if known.
     kinds: Vec<&'static str>,
@@ -20,7 +20,7 @@ pub struct Found {
     pub end: usize,
 }
 
-impl Found {
+impl Completions {
     /// The metadata from which JupyterLab shows the kind of each word.
     pub fn metadata(&self) -> Map<String, Value> {
         let one = |(word, kind): (&String, &&str)| json!({"text": word, "type": kind, "start": self.start, "end": self.end});
@@ -41,7 +41,7 @@ const PROBE: &str = "dam_probe";
 
 impl Completer {
     /// The completions at character `cursor` of a cell.
-    pub fn complete(&mut self, engine: &mut Engine, cell: &str, cursor: usize) -> Found {
+    pub fn complete(&mut self, engine: &mut Engine, cell: &str, cursor: usize) -> Completions {
         let position = code::position(cell, cursor);
         let line = cell[..position].rsplit('\n').next().unwrap_or_default();
         if let Some(verbs) = code::verbs(line.trim_start()) {
@@ -51,20 +51,20 @@ impl Completer {
             let found = verbs::complete(&Context::default(), line, line.len());
             let typed = line.get(found.start..).unwrap_or_default().chars().count();
             let words = found.candidates.into_iter().map(|found| found.text).collect();
-            return Found { words, kinds: Vec::new(), start: cursor - typed, end: cursor };
+            return Completions { words, kinds: Vec::new(), start: cursor - typed, end: cursor };
         }
         let cell = without_verbs(cell);
         let Some((start, end, words)) = engine.completions(&cell, position) else {
-            return Found { start: cursor, end: cursor, ..Found::default() };
+            return Completions { start: cursor, end: cursor, ..Completions::default() };
         };
         let words = words.into_iter().filter_map(|(word, kind)| Some((code::inserted(&word)?, kind))).collect();
-        let words = self.ranked(engine, &cell[..start], words);
+        let words = self.rank_members(engine, &cell[..start], words);
         let (words, kinds) = words.into_iter().unzip();
-        Found { words, kinds, start: code::cursor(&cell, start), end: code::cursor(&cell, end) }
+        Completions { words, kinds, start: code::cursor(&cell, start), end: code::cursor(&cell, end) }
     }
 
     /// The members that may follow `before`, those of the type itself first, without hidden ones.
-    fn ranked(&mut self, engine: &mut Engine, before: &str, words: Words) -> Words {
+    fn rank_members(&mut self, engine: &mut Engine, before: &str, words: Candidates) -> Candidates {
         let of = match before.trim_end() {
             value if value.ends_with('.') => {
                 let value = value.trim_end_matches('.');
@@ -81,7 +81,7 @@ impl Completer {
         };
         let members = Members::known();
         let rank = |word: &(String, &str)| members.rank(of.as_deref(), word.0.trim_end_matches(['(', ')']));
-        let mut words: Words = words.into_iter().filter(|word| rank(word) != Rank::Hidden).collect();
+        let mut words: Candidates = words.into_iter().filter(|word| rank(word) != Rank::Hidden).collect();
         words.sort_by_key(rank);
         words
     }
@@ -95,7 +95,7 @@ impl Completer {
 /// The name of the type of the expression that `code` ends with; none if it is unknown.
 fn type_of(engine: &mut Engine, code: &str) -> Option<String> {
     // The last statement becomes the initialiser of a variable, whose type rust-analyzer reports.
-    let at = code::last(code);
+    let at = code::last_expression(code);
     let asked = format!("{}let {PROBE} = {};\n{PROBE}", &code[..at], &code[at..]);
     let (text, _) = engine.documentation(&asked, asked.len())?;
     let (_, kind) = text.split_once(&format!("let {PROBE}: "))?;
@@ -112,7 +112,7 @@ pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> 
     }
     let cell = without_verbs(cell);
     // Between the parentheses of a call, the documentation is that of the function.
-    let end = code::word_end(&cell, code::called(&cell, position).unwrap_or(position));
+    let end = code::word_end(&cell, code::call_parenthesis(&cell, position).unwrap_or(position));
     // evcxr recognises a method by the parenthesis after it.
     let end = if cell[end..].starts_with('(') { end + 1 } else { end };
     let (text, html) = engine.documentation(&cell, end)?;

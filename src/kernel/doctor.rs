@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::install::Place;
-use super::prepare::{FEATURES, PRELUDE, on_path, prepared};
+use super::install::InstallTarget;
+use super::prepare::{FEATURES, PRELUDE, on_path, prelude_build_path};
 
 /// A required or recommended component.
 pub struct Finding {
@@ -40,18 +40,18 @@ impl Finding {
 ///
 /// # Errors
 /// There is no home directory.
-pub fn doctor(place: &Place) -> Result<Vec<Finding>> {
+pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
     let need = |what, found, remedy| Finding { what, found, remedy, optional: false };
     let wish = |what, found, remedy| Finding { what, found, remedy, optional: true };
-    let spec = place.directory()?.join("kernel.json");
-    let lab = said("jupyter", &["lab", "--version"]).map(|version| format!("JupyterLab {version}"));
-    let built = prepared();
+    let spec = target.directory()?.join("kernel.json");
+    let lab = first_line("jupyter", &["lab", "--version"]).map(|version| format!("JupyterLab {version}"));
+    let built = prelude_build_path();
     let linker = ["mold", "lld", "ld.lld"].into_iter().find_map(on_path).map(|path| path.display().to_string());
     Ok(vec![
-        need("jupyter", lab.or_else(|| said("jupyter", &["--version"])), "pip install jupyterlab"),
-        need("rustc", said("rustc", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
-        need("cargo", said("cargo", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
-        need("linker", said("cc", &["--version"]), "install a C compiler (gcc or clang), which links what Rust compiles"),
+        need("jupyter", lab.or_else(|| first_line("jupyter", &["--version"])), "pip install jupyterlab"),
+        need("rustc", first_line("rustc", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
+        need("cargo", first_line("cargo", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
+        need("linker", first_line("cc", &["--version"]), "install a C compiler (gcc or clang), which links what Rust compiles"),
         wish(
             "fast linker",
             linker,
@@ -60,11 +60,11 @@ pub fn doctor(place: &Place) -> Result<Vec<Finding>> {
         wish("rust-src", source(), "no completion for the standard library: rustup component add rust-src"),
         need(
             "prelude source",
-            here(Path::new(PRELUDE)),
+            existing(Path::new(PRELUDE)),
             "it has moved: rebuild dam at its current location (cargo install --locked --path . --features jupyter)",
         ),
         need("prelude build", built.ok().as_deref().and_then(here), "dam jupyter install"),
-        need("kernel", here(&spec), "dam jupyter install"),
+        need("kernel", existing(&spec), "dam jupyter install"),
         wish(
             "GPU",
             (!FEATURES.is_empty()).then(|| FEATURES.join(", ")),
@@ -74,18 +74,18 @@ pub fn doctor(place: &Place) -> Result<Vec<Finding>> {
 }
 
 /// The first line of a program's output, if the program exists and succeeds.
-fn said(program: &str, arguments: &[&str]) -> Option<String> {
+fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8_lossy(&output.stdout);
     Some(text.lines().next().unwrap_or("found").to_owned())
 }
 
-fn here(path: &Path) -> Option<String> {
+fn existing(path: &Path) -> Option<String> {
     path.exists().then(|| path.display().to_string())
 }
 
 /// The directory of the standard library's source.
 fn source() -> Option<String> {
-    let sysroot = said("rustc", &["--print", "sysroot"])?;
-    here(&Path::new(&sysroot).join("lib/rustlib/src/rust/library"))
+    let sysroot = first_line("rustc", &["--print", "sysroot"])?;
+    existing(&Path::new(&sysroot).join("lib/rustlib/src/rust/library"))
 }

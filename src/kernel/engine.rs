@@ -10,10 +10,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use dam_prelude::notebook::SOCKET;
 use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
-use super::between::BACKTRACE;
-use super::cargo::{HOME, found};
+use super::relay::BACKTRACE;
+use super::cargo::{HOME, with_wrapper_on_path};
 use super::link::Link;
-use super::prepare::{FEATURES, PRELUDE, Workplace, copy_lock, earlier, prepared};
+use super::prepare::{FEATURES, PRELUDE, BuildDirectory, copy_lock, latest_build, prelude_build_path};
 
 /// The first code of every notebook. (Without a `?` in it, evcxr would compile the first cell that has one twice.)
 const BEGIN: &str = "use dam_prelude::*; Ok::<(), dam_prelude::Error>(())?;";
@@ -22,38 +22,38 @@ const BEGIN: &str = "use dam_prelude::*; Ok::<(), dam_prelude::Error>(())?;";
 const ATTACH: &str = "dam_prelude::notebook::attach();";
 
 /// Typical first cells: rust-analyzer answers quickly once it has seen such code.
-const FIRST: &str = "let dam = load([\"\"])?.wrap(Columns::default())?; dam.train(1)?.";
+const WARM_UP: &str = "let dam = load([\"\"])?.wrap(Columns::default())?; dam.train(1)?.";
 
 /// Completions with their kinds.
-pub type Words = Vec<(String, &'static str)>;
+pub type Candidates = Vec<(String, &'static str)>;
 
 /// evcxr, with the prelude in scope.
 pub struct Engine {
     context: CommandContext,
     link: Arc<Link>,
     // Dropped last: deletes the directory after the process that runs in it has ended.
-    _workplace: Workplace,
+    _build_directory: BuildDirectory,
 }
 
 impl Engine {
-    /// Starts the cells' process, which connects to `socket`, where `link` listens. Calls `told` and then builds the prelude
+    /// Starts the cells' process, which connects to `socket`, where `link` listens. Calls `before_build` and then builds the prelude
     /// if it is not built yet.
     ///
     /// # Errors
     /// There is no compiler or source, the prelude does not build, or the disk is full.
-    pub fn start(link: Arc<Link>, socket: &Path, told: impl FnOnce()) -> Result<Self> {
-        let prepared = prepare(told)?;
-        let workplace = Workplace::new()?;
-        workplace.fill(&prepared)?;
-        let context = context(workplace.path(), Some(socket))?;
-        let engine = Self { context, link, _workplace: workplace };
-        engine.listens()?;
+    pub fn start(link: Arc<Link>, socket: &Path, before_build: impl FnOnce()) -> Result<Self> {
+        let prepared = prepare(before_build)?;
+        let build_directory = BuildDirectory::new()?;
+        build_directory.fill(&prepared)?;
+        let context = context(build_directory.path(), Some(socket))?;
+        let engine = Self { context, link, _build_directory: build_directory };
+        engine.wait_until_attached()?;
         Ok(engine)
     }
 
     /// Warms up rust-analyzer, which makes the first cell faster.
     pub fn warm_up(&mut self) {
-        let _ = self.completions(FIRST, FIRST.len());
+        let _ = self.completions(WARM_UP, WARM_UP.len());
     }
 
     /// Connects the cells' process to the kernel, if it is not connected yet.
@@ -61,11 +61,11 @@ impl Engine {
     /// # Errors
     /// The error of evcxr.
     pub fn attach(&mut self) -> Result<()> {
-        self.context.execute(ATTACH).map_err(said)?;
-        self.listens()
+        self.context.execute(ATTACH).map_err(compiler_error)?;
+        self.wait_until_attached()
     }
 
-    fn listens(&self) -> Result<()> {
+    fn wait_until_attached(&self) -> Result<()> {
         // The connection is accepted on another thread of this process.
         for _ in 0..200 {
             if self.link.is_attached() {
@@ -98,7 +98,7 @@ impl Engine {
     }
 
     /// The completions at byte `position` of `code`: the range of bytes they replace, and the words with their kinds.
-    pub fn completions(&mut self, code: &str, position: usize) -> Option<(usize, usize, Words)> {
+    pub fn completions(&mut self, code: &str, position: usize) -> Option<(usize, usize, Candidates)> {
         let found = self.context.completions(code, position).ok()?;
         let words = found.completions.into_iter().map(|c| (c.code, c.kind)).collect();
         Some((found.start_offset, found.end_offset, words))
@@ -119,23 +119,23 @@ impl Engine {
 /// evcxr's answer if there is no documentation.
 const NOTHING: &str = "No documentation found";
 
-/// The directory with the prelude built for cells. Calls `told` and then builds it if it is not there yet.
+/// The directory with the prelude built for cells. Calls `before_build` and then builds it if it is not there yet.
 ///
 /// # Errors
 /// There is no compiler or source, the prelude does not build, or the disk is full.
-pub fn prepare(told: impl FnOnce()) -> Result<PathBuf> {
-    let prepared = prepared()?;
+pub fn prepare(before_build: impl FnOnce()) -> Result<PathBuf> {
+    let prepared = prelude_build_path()?;
     if prepared.is_dir() {
         return Ok(prepared);
     }
-    told();
-    let workplace = Workplace::new()?;
+    before_build();
+    let build_directory = BuildDirectory::new()?;
     // Most of an earlier build can be reused.
-    if let Some(earlier) = earlier()? {
-        workplace.fill(&earlier)?;
+    if let Some(earlier) = latest_build()? {
+        build_directory.fill(&earlier)?;
     }
-    drop(context(workplace.path(), None)?);
-    workplace.keep(&prepared)?;
+    drop(context(build_directory.path(), None)?);
+    build_directory.publish(&prepared)?;
     Ok(prepared)
 }
 
@@ -157,8 +157,8 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
         command.env("CARGO_HOME", home);
     }
     command.env(LIBRARY_PATH, library_path(directory)?);
-    let started = found(|| EvalContext::with_subprocess_command(command));
-    let (context, outputs) = started.map_err(said).context("evcxr does not start")?;
+    let started = with_wrapper_on_path(|| EvalContext::with_subprocess_command(command));
+    let (context, outputs) = started.map_err(compiler_error).context("evcxr does not start")?;
     // Output from before the process is connected.
     for lines in [outputs.stdout, outputs.stderr] {
         std::thread::spawn(move || lines.iter().for_each(|line| eprintln!("{line}")));
@@ -172,7 +172,7 @@ fn context(directory: &Path, socket: Option<&Path>) -> Result<CommandContext> {
         "{home}:dep dam-prelude = {{ path = {PRELUDE:?}, features = [{}] }}\n:opt 0\n:efmt {{:?}}\n{BEGIN} {ATTACH}",
         features.join(", ")
     );
-    context.execute(&begin).map_err(said).context("the prelude does not build for cells")?;
+    context.execute(&begin).map_err(compiler_error).context("the prelude does not build for cells")?;
     Ok(context)
 }
 
@@ -204,7 +204,7 @@ fn library_path(directory: &Path) -> Result<OsString> {
 }
 
 /// An error of evcxr with the messages of the compiler.
-fn said(error: Error) -> anyhow::Error {
+fn compiler_error(error: Error) -> anyhow::Error {
     match &error {
         Error::CompilationErrors(errors) => {
             anyhow!("{}", errors.iter().map(|e| e.rendered()).collect::<Vec<_>>().join("\n"))

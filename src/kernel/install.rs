@@ -8,7 +8,7 @@ use dam_prelude::Error;
 use serde_json::{Value, json};
 
 use super::engine::prepare;
-use super::prepare::{cache, running};
+use super::prepare::{cache, running_kernels};
 use super::registry;
 
 /// The display name in Jupyter.
@@ -23,7 +23,7 @@ const LOGO: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 6
 
 /// The directory of kernels to install to.
 #[derive(clap::Args)]
-pub struct Place {
+pub struct InstallTarget {
     /// Install for the current user (the default)
     #[arg(long, conflicts_with = "prefix")]
     user: bool,
@@ -35,7 +35,7 @@ pub struct Place {
     name: String,
 }
 
-impl Place {
+impl InstallTarget {
     /// The directory of the kernel specification.
     pub fn directory(&self) -> Result<PathBuf> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -64,18 +64,18 @@ pub fn user_data() -> Result<PathBuf> {
     })
 }
 
-/// Builds the prelude for notebooks if it is not built yet, calling `told` first, and installs the kernel in Jupyter.
+/// Builds the prelude for notebooks if it is not built yet, calling `before_build` first, and installs the kernel in Jupyter.
 ///
 /// # Errors
 /// The prelude does not build, or the directory is not writable or contains another kernel.
-pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
-    let directory = place.directory()?;
-    ours(&directory)?;
-    prepare(told)?;
+pub fn install(target: &InstallTarget, before_build: impl FnOnce()) -> Result<PathBuf> {
+    let directory = target.directory()?;
+    require_ours(&directory)?;
+    prepare(before_build)?;
     let parent = directory.parent().context("no directory for kernels: set HOME, or use --prefix")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot write {}", parent.display()))?;
     let new = tempfile::tempdir_in(parent)?;
-    let title = if place.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", place.name) };
+    let title = if target.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", target.name) };
     let own = std::env::current_exe()?.display().to_string();
     // Linux appends this if the file has been replaced since the start.
     let own = own.strip_suffix(" (deleted)").map_or(own.clone(), str::to_owned);
@@ -87,7 +87,7 @@ pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
     }
     fs::write(new.path().join("kernel.json"), serde_json::to_string_pretty(&spec)?)?;
     fs::write(new.path().join("logo-svg.svg"), LOGO)?;
-    readable(new.path())?;
+    make_readable(new.path())?;
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
     }
@@ -97,13 +97,13 @@ pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
 }
 
 /// Makes the directory readable: other users may use a kernel installed in an environment.
-fn readable(directory: &Path) -> Result<()> {
+fn make_readable(directory: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?)
 }
 
 /// What happened to the built prelude on uninstallation.
-pub enum Built {
+pub enum PreludeState {
     /// Deleted.
     Removed,
     /// Kept, because these kernels use it.
@@ -116,18 +116,18 @@ pub enum Built {
 ///
 /// # Errors
 /// There is no kernel in the directory, or it is not one of `dam`.
-pub fn uninstall(place: &Place) -> Result<(PathBuf, Built)> {
-    let directory = place.directory()?;
+pub fn uninstall(target: &InstallTarget) -> Result<(PathBuf, PreludeState)> {
+    let directory = target.directory()?;
     if !directory.is_dir() {
         return Err(Error::NotFound { path: directory }.into());
     }
-    ours(&directory)?;
+    require_ours(&directory)?;
     fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
     let others = registry::others(&directory)?;
     if !others.is_empty() {
-        return Ok((directory, Built::Needed(others)));
+        return Ok((directory, PreludeState::Needed(others)));
     }
-    let running = running()?;
+    let running = running_kernels()?;
     match running.len() {
         0 => fs::remove_dir_all(cache()?)?,
         // The build directories of running kernels stay until the next installation.
@@ -139,11 +139,11 @@ pub fn uninstall(place: &Place) -> Result<(PathBuf, Built)> {
             }
         }
     }
-    Ok((directory, if running.is_empty() { Built::Removed } else { Built::Running(running.len()) }))
+    Ok((directory, if running.is_empty() { PreludeState::Removed } else { PreludeState::Running(running.len()) }))
 }
 
 /// Fails if the directory contains another program's kernel.
-fn ours(directory: &Path) -> Result<()> {
+fn require_ours(directory: &Path) -> Result<()> {
     match !directory.exists() || is_ours(directory) {
         true => Ok(()),
         false => Err(Error::NotReplaced { path: directory.to_owned(), what: "a kernel of dam" }.into()),

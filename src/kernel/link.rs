@@ -19,43 +19,43 @@ use super::peer;
 /// The connections to the cells' process and the relay, replaced when the process is restarted, and to a running build.
 pub struct Link {
     /// The connection to the relay.
-    between: Mutex<Option<UnixStream>>,
+    relay: Mutex<Option<UnixStream>>,
     /// The connection to the prelude in the cells' process.
     prelude: Mutex<Option<UnixStream>>,
     /// The replies of the prelude; null when it has disconnected.
-    answers: Mutex<Receiver<Value>>,
-    answer: Sender<Value>,
+    replies: Mutex<Receiver<Value>>,
+    reply_sender: Sender<Value>,
     /// Notified when a cell reads standard input, while one runs.
-    asks: Mutex<Option<Sender<()>>>,
+    input_requests: Mutex<Option<Sender<()>>>,
     /// The connection to the cargo wrapper, during a build.
     cargo: Mutex<Option<Arc<UnixStream>>>,
     /// Whether a build was stopped.
     stopped: AtomicBool,
     /// The process id of the cells' process; 0 if there is none.
     cells: AtomicU32,
-    asked: AtomicU64,
+    sync_count: AtomicU64,
 }
 
 impl Link {
-    /// Listens at `path`; calls `said` with every message from cells and builds.
+    /// Listens at `path`; calls `on_message` with every message from cells and builds.
     ///
     /// # Errors
     /// The socket cannot be created.
-    pub fn listen(path: &Path, said: impl Fn(Value) + Send + Sync + 'static) -> Result<Arc<Self>> {
+    pub fn listen(path: &Path, on_message: impl Fn(Value) + Send + Sync + 'static) -> Result<Arc<Self>> {
         let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
-        let (answer, answers) = channel();
+        let (reply_sender, replies) = channel();
         let link = Arc::new(Self {
-            between: Mutex::default(),
+            relay: Mutex::default(),
             prelude: Mutex::default(),
-            answers: Mutex::new(answers),
-            answer,
-            asks: Mutex::default(),
+            replies: Mutex::new(replies),
+            reply_sender,
+            input_requests: Mutex::default(),
             cargo: Mutex::default(),
             stopped: AtomicBool::new(false),
             cells: AtomicU32::new(0),
-            asked: AtomicU64::new(0),
+            sync_count: AtomicU64::new(0),
         });
-        let said = Arc::new(said);
+        let on_message = Arc::new(on_message);
         let accepting = Arc::clone(&link);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -63,26 +63,26 @@ impl Link {
                 if !peer::is_same_user(&stream) {
                     continue;
                 }
-                let (link, said) = (Arc::clone(&accepting), Arc::clone(&said));
-                std::thread::spawn(move || link.serve(stream, &*said));
+                let (link, on_message) = (Arc::clone(&accepting), Arc::clone(&on_message));
+                std::thread::spawn(move || link.serve(stream, &*on_message));
             }
         });
         Ok(link)
     }
 
-    fn serve(&self, stream: UnixStream, said: &(dyn Fn(Value) + Send + Sync)) {
+    fn serve(&self, stream: UnixStream, on_message: &(dyn Fn(Value) + Send + Sync)) {
         let Ok(writing) = stream.try_clone() else { return };
         let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
         let messages = &mut lines.by_ref().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
         let Some(hello) = messages.next() else { return };
         if hello["hello"] == "cells" {
             self.cells.store(hello["pid"].as_u64().unwrap_or(0) as u32, Ordering::SeqCst);
-            *locked(&self.between) = Some(writing);
+            *locked(&self.relay) = Some(writing);
             for message in messages {
                 match message.get("asks") {
                     // There is no receiver after the cell has ended.
-                    Some(_) => drop(locked(&self.asks).as_ref().map(|asks| asks.send(()))),
-                    None => said(message),
+                    Some(_) => drop(locked(&self.input_requests).as_ref().map(|input_requests| input_requests.send(()))),
+                    None => on_message(message),
                 }
             }
             return;
@@ -90,7 +90,7 @@ impl Link {
         if hello["hello"] == "cargo" {
             let writing = Arc::new(writing);
             *locked(&self.cargo) = Some(Arc::clone(&writing));
-            messages.for_each(said);
+            messages.for_each(on_message);
             // The next build may already have connected.
             locked(&self.cargo).take_if(|cargo| Arc::ptr_eq(cargo, &writing));
             return;
@@ -98,52 +98,52 @@ impl Link {
         *locked(&self.prelude) = Some(writing);
         for message in messages.chain([Value::Null]) {
             // The receiver lives as long as the sender.
-            let _ = self.answer.send(message);
+            let _ = self.reply_sender.send(message);
         }
     }
 
     /// Requests a sync: once everything written so far has been sent, `{"synced": N}` follows, with the N returned. None if
     /// the relay is not connected.
     pub fn sync(&self) -> Option<u64> {
-        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut between = locked(&self.between);
-        writeln!(between.as_mut()?, "{number}").ok()?;
+        let number = self.sync_count.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut relay = locked(&self.relay);
+        writeln!(relay.as_mut()?, "{number}").ok()?;
         Some(number)
     }
 
     /// Announces a new cell, which clears earlier stop requests.
     pub fn begin(&self) {
-        self.tell(&json!({"op": "begin"}));
+        self.send(&json!({"op": "begin"}));
     }
 
     /// Requests that the running operation stop.
     pub fn stop(&self) {
-        self.tell(&json!({"op": "stop"}));
+        self.send(&json!({"op": "stop"}));
     }
 
     /// Flushes text printed without a newline; waits up to `patience` for it.
     pub fn flush(&self, patience: Duration) {
-        let answers = self.asking(&json!({"op": "flush"}));
-        let _ = answers.recv_timeout(patience);
+        let replies = self.request(&json!({"op": "flush"}));
+        let _ = replies.recv_timeout(patience);
     }
 
     /// A receiver that is notified whenever a cell reads standard input.
-    pub fn asks(&self) -> Receiver<()> {
+    pub fn input_requests(&self) -> Receiver<()> {
         let (sender, receiver) = channel();
-        *locked(&self.asks) = Some(sender);
+        *locked(&self.input_requests) = Some(sender);
         receiver
     }
 
     /// Stops answering cells that read standard input.
-    pub fn answers_no_more(&self) {
-        *locked(&self.asks) = None;
+    pub fn stop_input_requests(&self) {
+        *locked(&self.input_requests) = None;
     }
 
     /// Sends a line to the cell that is reading; none is end of file.
-    pub fn answer(&self, line: Option<&str>) {
-        if let Some(between) = &mut *locked(&self.between) {
+    pub fn send_input(&self, line: Option<&str>) {
+        if let Some(relay) = &mut *locked(&self.relay) {
             // The relay may have ended with the cell.
-            let _ = writeln!(between, "{}", json!({"line": line}));
+            let _ = writeln!(relay, "{}", json!({"line": line}));
         }
     }
 
@@ -165,7 +165,7 @@ impl Link {
         locked(&self.prelude).is_some()
     }
 
-    fn tell(&self, message: &Value) {
+    fn send(&self, message: &Value) {
         let mut prelude = locked(&self.prelude);
         if let Some(stream) = &mut *prelude
             && writeln!(stream, "{message}").is_err()
@@ -175,14 +175,14 @@ impl Link {
     }
 
     /// Sends a request to the prelude. The next replies received belong to it.
-    fn asking(&self, message: &Value) -> MutexGuard<'_, Receiver<Value>> {
-        let answers = locked(&self.answers);
-        while answers.try_recv().is_ok() {}
-        self.tell(message);
+    fn request(&self, message: &Value) -> MutexGuard<'_, Receiver<Value>> {
+        let replies = locked(&self.replies);
+        while replies.try_recv().is_ok() {}
+        self.send(message);
         if !self.is_attached() {
-            let _ = self.answer.send(Value::Null);
+            let _ = self.reply_sender.send(Value::Null);
         }
-        answers
+        replies
     }
 
     /// Runs a line of verbs and passes what each shows to `shown`. The outer error is one of the connection, the inner one of
@@ -191,9 +191,9 @@ impl Link {
     /// # Errors
     /// The cells' process has ended.
     pub fn verbs(&self, line: &str, mut shown: impl FnMut(&Value)) -> Result<Result<(), (String, Option<String>)>> {
-        let answers = self.asking(&json!({"op": "verb", "line": line}));
+        let replies = self.request(&json!({"op": "verb", "line": line}));
         loop {
-            let answer = answers.recv()?;
+            let answer = replies.recv()?;
             if !answer["shown"].is_null() {
                 shown(&answer["shown"]);
             } else if let Some(message) = answer["error"].as_str() {

@@ -23,24 +23,24 @@ const DUMMY: &str = "evcxr_dummy_validate_dep";
 const PRELUDE: &str = "dam-prelude";
 
 const MANIFEST: &str = "Cargo.toml";
-const LOCKED: &str = "Cargo.lock";
+const LOCK_FILE: &str = "Cargo.lock";
 
 /// The files that list, one per line, the dependencies of the last build, and those built separately.
-const KNOWN: &str = ".dam-dependencies";
-const APART: &str = ".dam-apart";
+const LAST_DEPENDENCIES: &str = ".dam-dependencies";
+const SEPARATE: &str = ".dam-apart";
 
 /// Crates of which a process cannot use a second copy beside the prelude's.
 const SHARED: [&str; 2] = [PRELUDE, "candle-core"];
 
 /// Runs `run` and then restores `Cargo.lock`.
-pub fn keeping<T>(run: impl FnOnce() -> T) -> T {
-    let before = fs::read(LOCKED);
+pub fn preserving_lock<T>(run: impl FnOnce() -> T) -> T {
+    let before = fs::read(LOCK_FILE);
     let done = run();
     // Without an earlier lock file, the new one is kept.
     if let Ok(before) = before
-        && fs::read(LOCKED).ok().as_ref() != Some(&before)
+        && fs::read(LOCK_FILE).ok().as_ref() != Some(&before)
     {
-        let _ = fs::write(LOCKED, before);
+        let _ = fs::write(LOCK_FILE, before);
     }
     done
 }
@@ -49,76 +49,76 @@ pub fn keeping<T>(run: impl FnOnce() -> T) -> T {
 ///
 /// # Errors
 /// The dependency is not available, or would change what is built; the message says what to do.
-pub fn look(cargo: &dyn Fn() -> Command) -> Result<bool> {
+pub fn check_dependency(cargo: &dyn Fn() -> Command) -> Result<bool> {
     let manifest = fs::read_to_string(MANIFEST).unwrap_or_default();
-    let known = known();
+    let known = known_dependencies();
     if !manifest.contains(DUMMY) || known.is_empty() {
         return Ok(false);
     }
-    let asked = dependencies(&manifest);
-    let others = known.into_iter().filter(|line| !asked.iter().any(|asked| name(asked) == name(line)));
-    let all: Vec<String> = others.chain(asked.clone()).collect();
-    match resolved(&all, cargo)? {
-        Resolved::Together(lock) => {
-            fs::write(LOCKED, lock)?;
-            leave_apart(&asked)?;
+    let requested = dependencies(&manifest);
+    let others = known.into_iter().filter(|line| !requested.iter().any(|requested| name(requested) == name(line)));
+    let all: Vec<String> = others.chain(requested.clone()).collect();
+    match resolve(&all, cargo)? {
+        Resolution::Compatible(lock) => {
+            fs::write(LOCK_FILE, lock)?;
+            unmark_separate(&requested)?;
         }
-        Resolved::Other(difference) => {
+        Resolution::Conflict(difference) => {
             let tested = fs::read_to_string(LOCK)?;
-            let (own, _) = metadata(&asked, &tested, cargo)?;
+            let (own, _) = metadata(&requested, &tested, cargo)?;
             if let Some(shared) = SHARED.iter().find(|shared| own.keys().any(|(name, _)| name == *shared)) {
                 bail!(
                     "this dependency uses `{shared}` and would change its build: {difference}\n\
                      hint: request fewer features, for example with `default-features = false`, so that variables can be kept"
                 );
             }
-            leave_apart(&asked)?;
-            fs::write(APART, lines(APART).into_iter().chain(asked).collect::<Vec<_>>().join("\n"))?;
+            unmark_separate(&requested)?;
+            fs::write(SEPARATE, lines(SEPARATE).into_iter().chain(requested).collect::<Vec<_>>().join("\n"))?;
         }
     }
     Ok(true)
 }
 
-/// Removes `asked` from the dependencies built separately.
-fn leave_apart(asked: &[String]) -> Result<()> {
-    let left = lines(APART).into_iter().filter(|line| !asked.iter().any(|asked| name(asked) == name(line)));
-    Ok(fs::write(APART, left.collect::<Vec<_>>().join("\n"))?)
+/// Removes `requested` from the dependencies built separately.
+fn unmark_separate(requested: &[String]) -> Result<()> {
+    let left = lines(SEPARATE).into_iter().filter(|line| !requested.iter().any(|requested| name(requested) == name(line)));
+    Ok(fs::write(SEPARATE, left.collect::<Vec<_>>().join("\n"))?)
 }
 
 /// Checks that the cell in this directory may be built; returns its dependencies that are built separately.
 ///
 /// # Errors
 /// Its dependencies would change what is built.
-pub fn allow(cargo: &dyn Fn() -> Command) -> Result<Vec<String>> {
-    let known_apart = lines(APART);
-    let (apart, asked): (Vec<String>, Vec<String>) =
-        dependencies(&fs::read_to_string(MANIFEST)?).into_iter().partition(|line| known_apart.contains(line));
-    let known = known();
+pub fn check_build(cargo: &dyn Fn() -> Command) -> Result<Vec<String>> {
+    let known_separate = lines(SEPARATE);
+    let (separate, requested): (Vec<String>, Vec<String>) =
+        dependencies(&fs::read_to_string(MANIFEST)?).into_iter().partition(|line| known_separate.contains(line));
+    let known = known_dependencies();
     let is = |lines: &[String]| lines.iter().cloned().collect::<BTreeSet<_>>();
-    if is(&asked) == is(&known) || !asked.iter().any(|line| name(line) == PRELUDE) {
-        return Ok(apart);
+    if is(&requested) == is(&known) || !requested.iter().any(|line| name(line) == PRELUDE) {
+        return Ok(separate);
     }
     // The first build with the prelude is the reference for later ones.
     if !known.is_empty() {
-        match resolved(&asked, cargo)? {
-            Resolved::Together(lock) => fs::write(LOCKED, lock)?,
-            Resolved::Other(difference) => bail!(
+        match resolve(&requested, cargo)? {
+            Resolution::Compatible(lock) => fs::write(LOCK_FILE, lock)?,
+            Resolution::Conflict(difference) => bail!(
                 "this would change the build of the prelude: {difference}\n\
                  hint: add it with `:dep`, which builds it separately if necessary"
             ),
         }
     }
-    fs::write(KNOWN, asked.join("\n"))?;
-    Ok(apart)
+    fs::write(LAST_DEPENDENCIES, requested.join("\n"))?;
+    Ok(separate)
 }
 
-/// The manifest of this directory without the dependencies in `apart`.
+/// The manifest of this directory without the dependencies in `separate`.
 ///
 /// # Errors
 /// The manifest cannot be read.
-pub fn without(apart: &[String]) -> Result<String> {
+pub fn manifest_without(separate: &[String]) -> Result<String> {
     let manifest = fs::read_to_string(MANIFEST)?;
-    Ok(manifest.lines().filter(|line| !apart.iter().any(|apart| apart == line.trim())).map(|line| format!("{line}\n")).collect())
+    Ok(manifest.lines().filter(|line| !separate.iter().any(|separate| separate == line.trim())).map(|line| format!("{line}\n")).collect())
 }
 
 fn lines(file: &str) -> Vec<String> {
@@ -126,8 +126,8 @@ fn lines(file: &str) -> Vec<String> {
     text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
-fn known() -> Vec<String> {
-    lines(KNOWN)
+fn known_dependencies() -> Vec<String> {
+    lines(LAST_DEPENDENCIES)
 }
 
 /// The dependency lines of a manifest written by evcxr.
@@ -142,19 +142,19 @@ fn name(line: &str) -> &str {
 }
 
 /// The result of resolving dependencies together.
-enum Resolved {
+enum Resolution {
     /// The crates of the prelude are unchanged; the new lock file.
-    Together(String),
+    Compatible(String),
     /// A crate of the prelude would change; the message says how.
-    Other(String),
+    Conflict(String),
 }
 
-fn resolved(dependencies: &[String], cargo: &dyn Fn() -> Command) -> Result<Resolved> {
+fn resolve(dependencies: &[String], cargo: &dyn Fn() -> Command) -> Result<Resolution> {
     let tested = fs::read_to_string(LOCK).with_context(|| format!("there is no {LOCK}"))?;
     let base: Vec<String> = dependencies.iter().filter(|line| name(line) == PRELUDE).cloned().collect();
     let (before, _) = metadata(&base, &tested, cargo)?;
-    let (after, lock) = metadata(dependencies, &merged(&tested, &fs::read_to_string(LOCKED).unwrap_or_default()), cargo)?;
-    Ok(difference(&before, &after).map_or(Resolved::Together(lock), Resolved::Other))
+    let (after, lock) = metadata(dependencies, &merge_locks(&tested, &fs::read_to_string(LOCK_FILE).unwrap_or_default()), cargo)?;
+    Ok(difference(&before, &after).map_or(Resolution::Compatible(lock), Resolution::Conflict))
 }
 
 /// Writes an empty package with these dependencies and versions into `directory`.
@@ -165,7 +165,7 @@ pub fn package(directory: &Path, dependencies: &[String], lock: &str) -> Result<
     let write = |name: &str, text: &str| fs::write(directory.join(name), text);
     let head = "[package]\nname = \"ctx\"\nversion = \"1.0.0\"\nedition = \"2024\"\n[lib]\npath = \"lib.rs\"\n[workspace]\n";
     write(MANIFEST, &format!("{head}[dependencies]\n{}\n", dependencies.join("\n")))?;
-    write(LOCKED, lock)?;
+    write(LOCK_FILE, lock)?;
     Ok(write("lib.rs", "")?)
 }
 
@@ -173,39 +173,39 @@ pub fn package(directory: &Path, dependencies: &[String], lock: &str) -> Result<
 ///
 /// # Errors
 /// Cargo fails; the message is cargo's own.
-pub fn described(directory: &Path, cargo: &dyn Fn() -> Command) -> Result<Value> {
+pub fn cargo_metadata(directory: &Path, cargo: &dyn Fn() -> Command) -> Result<Value> {
     let mut command = cargo();
     command.args(["metadata", "--format-version=1"]).current_dir(directory);
     command.args(target().iter().flat_map(|target| ["--filter-platform", target]));
     let output = command.output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     // Progress lines are left out of messages.
-    let said: Vec<&str> = said.lines().filter(|line| !DONE.iter().any(|done| line.trim_start().starts_with(done))).collect();
+    let messages: Vec<&str> = stderr.lines().filter(|line| !PROGRESS_PREFIXES.iter().any(|prefix| line.trim_start().starts_with(prefix))).collect();
     if !output.status.success() {
-        bail!("{}", said.join("\n").trim());
+        bail!("{}", messages.join("\n").trim());
     }
     // evcxr reads from there which packages are not libraries.
-    said.iter().for_each(|line| eprintln!("{line}"));
+    messages.iter().for_each(|line| eprintln!("{line}"));
     serde_json::from_slice(&output.stdout).context("invalid JSON from cargo metadata")
 }
 
 /// The prefixes of cargo's progress lines.
-const DONE: [&str; 6] = ["Updating ", "Locking ", "Adding ", "Downloading ", "Downloaded ", "Blocking "];
+const PROGRESS_PREFIXES: [&str; 6] = ["Updating ", "Locking ", "Adding ", "Downloading ", "Downloaded ", "Blocking "];
 
 /// The features of every package in the dependency graph of `dependencies`, and the resulting lock file.
 fn metadata(dependencies: &[String], lock: &str, cargo: &dyn Fn() -> Command) -> Result<(Packages, String)> {
     // Inside the directory of cells, so that cargo finds the same settings.
     let directory = tempfile::Builder::new().prefix(".dam-look-").tempdir_in(".")?;
     package(directory.path(), dependencies, lock)?;
-    let all = described(directory.path(), cargo)?;
-    Ok((packages(&all), fs::read_to_string(directory.path().join(LOCKED))?))
+    let all = cargo_metadata(directory.path(), cargo)?;
+    Ok((packages(&all), fs::read_to_string(directory.path().join(LOCK_FILE))?))
 }
 
 /// The target triple of cells.
 pub fn target() -> Option<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let asked = Command::new(rustc).args(["--print", "host-tuple"]).output().ok()?;
-    Some(String::from_utf8(asked.stdout).ok()?.trim().to_owned()).filter(|target| !target.is_empty())
+    let output = Command::new(rustc).args(["--print", "host-tuple"]).output().ok()?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned()).filter(|target| !target.is_empty())
 }
 
 /// Features by package name and version.
@@ -237,7 +237,7 @@ fn difference(before: &Packages, after: &Packages) -> Option<String> {
 }
 
 /// The lock file `tested` with the packages of `now` that it lacks.
-fn merged(tested: &str, now: &str) -> String {
+fn merge_locks(tested: &str, now: &str) -> String {
     let head = |block: &str| block.lines().find_map(|line| line.strip_prefix("name = ")).unwrap_or_default().to_owned();
     let blocks = |lock: &str| lock.split("[[package]]").skip(1).map(str::to_owned).collect::<Vec<_>>();
     let names: BTreeSet<String> = blocks(tested).iter().map(|block| head(block)).collect();
@@ -250,9 +250,9 @@ fn merged(tested: &str, now: &str) -> String {
 ///
 /// # Errors
 /// The source of the prelude is missing.
-pub fn versions(directory: &Path) -> Result<String> {
+pub fn extended_lock(directory: &Path) -> Result<String> {
     let tested = fs::read_to_string(LOCK).with_context(|| format!("there is no {LOCK}"))?;
-    Ok(merged(&tested, &fs::read_to_string(directory.join(LOCKED)).unwrap_or_default()))
+    Ok(merge_locks(&tested, &fs::read_to_string(directory.join(LOCK_FILE)).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -289,7 +289,7 @@ mod tests {
     fn tested_versions_are_kept_and_new_packages_added() {
         let tested = "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"1\"\n";
         let now = "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"2\"\n\n[[package]]\nname = \"b\"\nversion = \"3\"\n";
-        let merged = merged(tested, now);
+        let merged = merge_locks(tested, now);
         assert_eq!(merged.matches("[[package]]").count(), 2);
         assert!(merged.contains("name = \"a\"\nversion = \"1\"") && merged.contains("name = \"b\"\nversion = \"3\""));
     }

@@ -134,19 +134,19 @@ impl Members {
                 let Some(owner) = of.self_ty().and_then(|kind| name(&kind.syntax().text().to_string())) else { continue };
                 for item in of.assoc_item_list().into_iter().flat_map(|list| list.assoc_items()) {
                     if let ast::AssocItem::Fn(function) = item {
-                        self.note(&owner, &function);
+                        self.record(&owner, &function);
                     }
                 }
             } else if let Some(of) = ast::Struct::cast(node) {
                 let Some(owner) = of.name().map(|name| name.text().to_string()) else { continue };
                 if let Some(ast::FieldList::RecordFieldList(fields)) = of.field_list() {
-                    fields.fields().for_each(|field| self.note(&owner, &field));
+                    fields.fields().for_each(|field| self.record(&owner, &field));
                 }
             }
         }
     }
 
-    fn note(&mut self, owner: &str, member: &(impl HasName + HasVisibility)) {
+    fn record(&mut self, owner: &str, member: &(impl HasName + HasVisibility)) {
         let Some(name) = member.name().map(|name| name.text().to_string()) else { return };
         let is_public = member.visibility().is_some_and(|visibility| visibility.syntax().text() == "pub");
         let all = if is_public { &mut self.public } else { &mut self.private };

@@ -1,17 +1,17 @@
 //! `dam kernel`: a Jupyter kernel on evcxr whose cells have the prelude in scope; also the engine of the Rust prompt.
 //!
 //! ```text
-//! Jupyter == five sockets ==> server -> cell -> between == pipes ==> cells' process ==> engine (evcxr) == markers ==> relay == pipes ==> cells' process ==> between == pipes ==> cells' process
-//!    ^                          |         \--- link <== lines of JSON ======/                        |  the prelude:
-//!    \------ output <-----------/                \=========== stops and verbs ========================/  notebook/
+//! Jupyter == proxy ==> server -> cell -> engine (evcxr) == markers ==> relay == pipes ==> cells' process
+//!    ^                   |         \--- link <== lines of JSON ======/                       |  the prelude:
+//!    \------ output <----/                \=========== stops and verbs =======================/  notebook/
 //! ```
 
-mod apart;
-mod between;
-mod building;
+mod separate;
+mod relay;
+mod build;
 mod cargo;
 mod cell;
-mod clients;
+mod proxy;
 mod code;
 mod command;
 mod complete;
@@ -19,17 +19,17 @@ mod doctor;
 mod engine;
 mod failure;
 mod install;
-mod installing;
+mod install_progress;
 mod link;
 mod lock;
 mod members;
 mod output;
-mod pace;
+mod rate_limit;
 mod parameters;
 mod peer;
-mod places;
+mod locate;
 mod prepare;
-mod prompt;
+mod rust_session;
 mod registry;
 mod report;
 mod server;
@@ -43,7 +43,7 @@ use anyhow::Result;
 use dam_prelude::checkpoint::read_file;
 
 pub use command::{Jupyter, jupyter};
-pub use prompt::Rust;
+pub use rust_session::RustSession;
 
 /// Runs this process as the cargo wrapper, the relay or the cells' process, if it was started as one. Then it returns the
 /// exit code or does not return.
@@ -51,8 +51,8 @@ pub fn hook() -> Option<ExitCode> {
     if cargo::is_cargo() {
         return Some(cargo::cargo());
     }
-    if between::is_between() {
-        return Some(between::between());
+    if relay::is_relay() {
+        return Some(relay::relay());
     }
     evcxr::runtime_hook();
     None
@@ -63,10 +63,10 @@ pub fn hook() -> Option<ExitCode> {
 ///
 /// Must be called while no other thread reads the environment except through std.
 pub fn forget_cargo() {
-    let told =
+    let prefixes =
         ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| told.iter().any(|prefix| name.starts_with(prefix))) {
+        if name.to_str().is_some_and(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))) {
             // SAFETY: as documented, other threads read the environment only through std, whose lock `remove_var` takes.
             unsafe { std::env::remove_var(name) };
         }
@@ -111,6 +111,6 @@ fn text(file: &Path) -> dam_prelude::Result<String> {
 /// The file cannot be read, or a port is in use.
 pub fn kernel(connection_file: &Path) -> Result<()> {
     let directory = own_directory()?;
-    cargo::stand_in(directory.path(), &directory.path().join(server::SOCKET))?;
+    cargo::install_wrapper(directory.path(), &directory.path().join(server::SOCKET))?;
     server::serve(connection_file, directory.path())
 }

@@ -16,26 +16,26 @@ use jupyter_protocol::messaging::{
 use serde_json::{Value, json};
 
 use super::failure::{Failure, error, panic};
-use super::pace::Pace;
+use super::rate_limit::RateLimit;
 
 /// How long to wait for the rest of a cell's output, while nothing arrives, before giving up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long text is buffered.
-const GATHER: Duration = Duration::from_millis(100);
+const BUFFER_TIME: Duration = Duration::from_millis(100);
 
 /// How often the background thread checks whether the output still exists.
-const IDLE: Duration = Duration::from_secs(2);
+const IDLE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Buffered text of this many bytes is sent at once.
-const ENOUGH: usize = 1 << 16;
+const BUFFER_BYTES: usize = 1 << 16;
 
 /// How long a cell waits before a wait message appears, and how often the message is updated.
-const QUIET: Duration = Duration::from_millis(1200);
-const AGAIN: Duration = Duration::from_secs(2);
+const WAIT_DELAY: Duration = Duration::from_millis(1200);
+const WAIT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Sends the output of cells to the cell that is running.
-pub struct Output {
+pub struct CellOutput {
     send: Box<dyn Fn(JupyterMessage) + Send + Sync>,
     state: Mutex<State>,
     changed: Condvar,
@@ -55,7 +55,7 @@ struct Wait {
     after: Option<String>,
     since: Instant,
     /// The last update of the wait message.
-    said: Option<Instant>,
+    shown: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -65,7 +65,7 @@ struct State {
     /// Buffered text: its stream, the text, and when buffering began.
     text: Option<(Stream, String, Instant)>,
     /// The rate limit of text; none for no limit.
-    pace: Option<Pace>,
+    rate_limit: Option<RateLimit>,
     /// The representations of one value by MIME type, until it is known that no more follow.
     pending: BTreeMap<String, Value>,
     /// The display ids of live displays of this cell.
@@ -81,10 +81,10 @@ struct State {
     notes: String,
     synced: u64,
     /// When the last message was received.
-    heard: Option<Instant>,
+    last_message: Option<Instant>,
 }
 
-impl Output {
+impl CellOutput {
     /// An output that passes its messages to `send`.
     pub fn new(send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Arc<Self> {
         Self::with(State::default(), send)
@@ -92,13 +92,13 @@ impl Output {
 
     /// The same, with the rate limit of Jupyter's server.
     pub fn paced(send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Arc<Self> {
-        Self::with(State { pace: Some(Pace::default()), ..State::default() }, send)
+        Self::with(State { rate_limit: Some(RateLimit::default()), ..State::default() }, send)
     }
 
     fn with(state: State, send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Arc<Self> {
         let output = Arc::new(Self { send: Box::new(send), state: Mutex::new(state), changed: Condvar::new() });
         let weak = Arc::downgrade(&output);
-        std::thread::spawn(move || tend(&weak));
+        std::thread::spawn(move || run_background(&weak));
         output
     }
 
@@ -107,7 +107,7 @@ impl Output {
     }
 
     /// Attaches notes to the first cell as soon as it is requested, for example while the prelude is being built.
-    pub fn awaits(&self, cell: &JupyterMessage) {
+    pub fn attach(&self, cell: &JupyterMessage) {
         let mut state = self.state();
         if state.cell.is_none() {
             state.cell = Some(cell.clone());
@@ -120,16 +120,16 @@ impl Output {
 
     /// Attaches all further output to `cell`, which has execution count `count`.
     pub fn begin(&self, cell: &JupyterMessage, count: usize) {
-        let mut state = self.drained(self.state());
-        let (synced, pace) = (state.synced, state.pace.take());
-        *state = State { cell: Some(cell.clone()), count, synced, pace, ..State::default() };
+        let mut state = self.send_text(self.state());
+        let (synced, rate_limit) = (state.synced, state.rate_limit.take());
+        *state = State { cell: Some(cell.clone()), count, synced, rate_limit, ..State::default() };
     }
 
     /// Ends the cell once everything written before sync `number` has arrived. The last value shown becomes its result.
     pub fn end(&self, number: Option<u64>) -> Option<Failure> {
         let state = self.synced(self.state(), number);
-        let mut state = self.drained(state);
-        self.waited(&mut state);
+        let mut state = self.send_text(state);
+        self.finish_wait(&mut state);
         let data = std::mem::take(&mut state.pending);
         if !is_nothing(&data) {
             let count = ExecutionCount::new(state.count);
@@ -145,12 +145,12 @@ impl Output {
 
     /// Waits until everything written before sync `number` has arrived.
     fn synced<'a>(&'a self, mut state: MutexGuard<'a, State>, number: Option<u64>) -> MutexGuard<'a, State> {
-        state.heard = Some(Instant::now());
+        state.last_message = Some(Instant::now());
         while let Some(number) = number
             && state.synced < number
-            && state.heard.is_none_or(|heard| heard.elapsed() < PATIENCE)
+            && state.last_message.is_none_or(|last_message| last_message.elapsed() < END_TIMEOUT)
         {
-            state = self.changed.wait_timeout(state, GATHER).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.changed.wait_timeout(state, BUFFER_TIME).unwrap_or_else(PoisonError::into_inner).0;
         }
         state
     }
@@ -159,7 +159,7 @@ impl Output {
     pub fn note(&self, text: &str) {
         let mut state = self.state();
         if state.cell.is_some() {
-            self.text(&mut state);
+            self.send_text_now(&mut state);
             self.publish(&mut state, StreamContent::stdout(text));
         } else {
             state.notes.push_str(text);
@@ -167,70 +167,70 @@ impl Output {
     }
 
     /// Notes that the cell is waiting for `what`, which is shown if it takes long; then shows `after`, if given.
-    pub fn waits(&self, what: &str, after: Option<&str>) {
+    pub fn begin_wait(&self, what: &str, after: Option<&str>) {
         let mut state = self.state();
         let after = after.map(str::to_owned);
         match &mut state.wait {
             Some(wait) => (wait.what, wait.after) = (what.to_owned(), after.or(wait.after.take())),
-            None => state.wait = Some(Wait { what: what.to_owned(), after, since: Instant::now(), said: None }),
+            None => state.wait = Some(Wait { what: what.to_owned(), after, since: Instant::now(), shown: None }),
         }
         self.changed.notify_all();
     }
 
     /// Ends the wait.
-    pub fn goes_on(&self) {
+    pub fn end_wait(&self) {
         let mut state = self.state();
-        self.waited(&mut state);
+        self.finish_wait(&mut state);
     }
 
     /// Shows a value, given as its representations by MIME type.
     pub fn show(&self, data: &Value) {
-        let mut state = self.drained(self.state());
+        let mut state = self.send_text(self.state());
         self.flush(&mut state);
         let forms = data.as_object().into_iter().flatten().filter(|(_, form)| !form.is_null() && *form != "");
         state.pending = forms.map(|(kind, form)| (kind.clone(), form.clone())).collect();
     }
 
     /// Separates what is shown from now on from what was shown before sync `number`.
-    pub fn apart(&self, number: Option<u64>) {
+    pub fn separate(&self, number: Option<u64>) {
         let state = self.synced(self.state(), number);
-        let mut state = self.drained(state);
+        let mut state = self.send_text(state);
         self.flush(&mut state);
     }
 
     /// Takes the value written before sync `number`, so that it is not shown.
-    pub fn taken(&self, number: Option<u64>) -> Value {
+    pub fn take_value(&self, number: Option<u64>) -> Value {
         json!(std::mem::take(&mut self.synced(self.state(), number).pending))
     }
 
     /// Shows a value that can be updated later by its display id.
-    pub fn show_as(&self, id: &str, data: &Value) {
-        let mut state = self.drained(self.state());
-        self.waited(&mut state);
+    pub fn show_updatable(&self, id: &str, data: &Value) {
+        let mut state = self.send_text(self.state());
+        self.finish_wait(&mut state);
         let transient = Some(Transient { display_id: Some(id.to_owned()) });
         self.publish(&mut state, DisplayData { transient, ..DisplayData::new(media(data.clone())) });
     }
 
     /// Updates the display with this id, in whichever cell it is.
-    pub fn change(&self, id: &str, data: &Value) {
+    pub fn update(&self, id: &str, data: &Value) {
         self.publish(&mut self.state(), UpdateDisplayData::new(media(data.clone()), id));
     }
 
     /// Receives a message from the relay process or from cargo.
-    pub fn take(&self, message: &Value) {
+    pub fn receive(&self, message: &Value) {
         let mut state = self.state();
-        state.heard = Some(Instant::now());
+        state.last_message = Some(Instant::now());
         if let Some(kind) = message["block"].as_str() {
             let content = &message["content"];
             match kind {
                 LIVE => {
-                    state = self.drained(state);
+                    state = self.send_text(state);
                     self.flush(&mut state);
-                    self.live(&mut state, content.as_str().unwrap_or_default());
+                    self.show_live(&mut state, content.as_str().unwrap_or_default());
                 }
-                PANIC => drop(self.panics(state, content.as_str().unwrap_or_default())),
+                PANIC => drop(self.report_panic(state, content.as_str().unwrap_or_default())),
                 _ => {
-                    state = self.drained(state);
+                    state = self.send_text(state);
                     // A second representation of the same type belongs to a second value.
                     if state.pending.contains_key(kind) {
                         self.flush(&mut state);
@@ -245,16 +245,16 @@ impl Output {
         } else if let Some(text) = message["failed"].as_str() {
             state.failure = Some(error(text));
         } else if let Some(text) = message["panicked"].as_str() {
-            let said = state.panic.take();
-            state.failure = Some(panic(said.as_ref(), text));
-            if said.is_some() {
+            let report = state.panic.take();
+            state.failure = Some(panic(report.as_ref(), text));
+            if report.is_some() {
                 drop(self.write(state, Stream::Err, text));
             }
         } else if message["runs"] == true {
-            self.waited(&mut state);
+            self.finish_wait(&mut state);
         } else if let Some(name) = message["building"].as_str() {
             drop(state);
-            self.waits(&format!("building {name}"), message["after"].as_str());
+            self.begin_wait(&format!("building {name}"), message["after"].as_str());
         } else if let Some(number) = message["synced"].as_u64() {
             state.synced = number;
             self.changed.notify_all();
@@ -262,16 +262,16 @@ impl Output {
     }
 
     /// Reports a panic. A panic outside the cell's own thread is reported nowhere else.
-    fn panics<'a>(&'a self, mut state: MutexGuard<'a, State>, content: &str) -> MutexGuard<'a, State> {
-        let Ok(said) = serde_json::from_str::<Value>(content) else { return state };
-        let text = match said["thread"].as_str() {
+    fn report_panic<'a>(&'a self, mut state: MutexGuard<'a, State>, content: &str) -> MutexGuard<'a, State> {
+        let Ok(report) = serde_json::from_str::<Value>(content) else { return state };
+        let text = match report["thread"].as_str() {
             Some(thread) => {
-                let message = said["message"].as_str().unwrap_or_default();
+                let message = report["message"].as_str().unwrap_or_default();
                 format!("thread `{thread}` panicked: {message}\n")
             }
             None => String::new(),
         };
-        state.panic = Some(said);
+        state.panic = Some(report);
         self.write(state, Stream::Err, &text)
     }
 
@@ -282,14 +282,14 @@ impl Output {
         }
         let mut state = match &state.text {
             Some((stream, ..)) if *stream == to => state,
-            _ => self.drained(state),
+            _ => self.send_text(state),
         };
         self.flush(&mut state);
-        self.waited(&mut state);
+        self.finish_wait(&mut state);
         let (_, gathered, _) = state.text.get_or_insert_with(|| (to, String::new(), Instant::now()));
         gathered.push_str(text);
-        match gathered.len() >= ENOUGH {
-            true => self.drained(state),
+        match gathered.len() >= BUFFER_BYTES {
+            true => self.send_text(state),
             false => {
                 self.changed.notify_all();
                 state
@@ -298,13 +298,13 @@ impl Output {
     }
 
     /// Sends buffered text as soon as the rate limit permits. The state may change in the meantime.
-    fn drained<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn send_text<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         loop {
-            let State { text, pace, .. } = &mut *state;
+            let State { text, rate_limit, .. } = &mut *state;
             let Some((_, text, _)) = text else { return state };
-            let wait = pace.as_mut().map_or(Duration::ZERO, |pace| pace.wait(text.len()));
+            let wait = rate_limit.as_mut().map_or(Duration::ZERO, |rate_limit| rate_limit.wait(text.len()));
             if wait.is_zero() {
-                self.text(&mut state);
+                self.send_text_now(&mut state);
                 return state;
             }
             state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
@@ -312,10 +312,10 @@ impl Output {
     }
 
     /// Sends buffered text now.
-    fn text(&self, state: &mut State) {
+    fn send_text_now(&self, state: &mut State) {
         if let Some((stream, text, _)) = state.text.take() {
-            if let Some(pace) = &mut state.pace {
-                pace.sent(text.len());
+            if let Some(rate_limit) = &mut state.rate_limit {
+                rate_limit.sent(text.len());
             }
             match stream {
                 Stream::Out => self.publish(state, StreamContent::stdout(&text)),
@@ -324,13 +324,13 @@ impl Output {
         }
     }
 
-    fn live(&self, state: &mut State, content: &str) {
+    fn show_live(&self, state: &mut State, content: &str) {
         let Ok(content) = serde_json::from_str::<Value>(content) else { return };
-        self.display(state, content["id"].as_str().unwrap_or_default(), media(content["data"].clone()));
+        self.show_display(state, content["id"].as_str().unwrap_or_default(), media(content["data"].clone()));
     }
 
     /// Shows a live display, or updates it.
-    fn display(&self, state: &mut State, id: &str, data: Media) {
+    fn show_display(&self, state: &mut State, id: &str, data: Media) {
         if state.live.insert(id.to_owned()) {
             let transient = Some(Transient { display_id: Some(id.to_owned()) });
             self.publish(state, DisplayData { transient, ..DisplayData::new(data) });
@@ -340,39 +340,39 @@ impl Output {
     }
 
     /// Shows or updates the wait message, if it is due.
-    fn say_wait(&self, state: &mut State) {
+    fn show_wait(&self, state: &mut State) {
         let Some(wait) = &mut state.wait else { return };
-        let is_time = match wait.said {
-            None => wait.since.elapsed() >= QUIET,
-            Some(said) => said.elapsed() >= AGAIN,
+        let is_time = match wait.shown {
+            None => wait.since.elapsed() >= WAIT_DELAY,
+            Some(shown) => shown.elapsed() >= WAIT_INTERVAL,
         };
         if is_time {
-            wait.said = Some(Instant::now());
+            wait.shown = Some(Instant::now());
             let text = format!("{} ({:.0} s)", wait.what, wait.since.elapsed().as_secs_f64());
             let id = wait_id(state);
-            self.text(state);
-            self.display(state, &id, media(json!({"text/plain": text})));
+            self.send_text_now(state);
+            self.show_display(state, &id, media(json!({"text/plain": text})));
         }
     }
 
     /// Ends the wait: removes the wait message, or replaces it with the final one.
-    fn waited(&self, state: &mut State) {
+    fn finish_wait(&self, state: &mut State) {
         let Some(wait) = state.wait.take() else { return };
-        if wait.said.is_some() || wait.after.is_some() {
-            self.text(state);
+        if wait.shown.is_some() || wait.after.is_some() {
+            self.send_text_now(state);
         }
         let id = wait_id(state);
         state.waits += 1;
         let seconds = wait.since.elapsed().as_secs_f64();
-        match (wait.said, wait.after) {
+        match (wait.shown, wait.after) {
             (None, None) => {}
-            (_, Some(after)) => self.display(state, &id, media(json!({"text/plain": format!("{after} ({seconds:.1} s)")}))),
+            (_, Some(after)) => self.show_display(state, &id, media(json!({"text/plain": format!("{after} ({seconds:.1} s)")}))),
             (Some(_), None) if state.sent == state.live.len() && state.live.len() == 1 => {
                 state.live.clear();
                 self.publish(state, ClearOutput { wait: false });
                 state.sent = 0;
             }
-            (Some(_), None) => self.display(state, &id, media(json!({"text/plain": ""}))),
+            (Some(_), None) => self.show_display(state, &id, media(json!({"text/plain": ""}))),
         }
     }
 
@@ -386,7 +386,7 @@ impl Output {
     /// Shows the failure of the cell.
     pub fn failed(&self, failure: &Failure) {
         let (ename, evalue, traceback) = (failure.name.clone(), failure.message.clone(), failure.lines.clone());
-        let mut state = self.drained(self.state());
+        let mut state = self.send_text(self.state());
         self.publish(&mut state, ErrorOutput { ename, evalue, traceback });
     }
 
@@ -399,19 +399,19 @@ impl Output {
 }
 
 /// The background thread: sends buffered text and updates wait messages for as long as the output exists.
-fn tend(output: &Weak<Output>) {
+fn run_background(output: &Weak<CellOutput>) {
     while let Some(output) = output.upgrade() {
         let state = output.state();
-        let patience = if state.text.is_some() || state.wait.is_some() { GATHER } else { IDLE };
+        let patience = if state.text.is_some() || state.wait.is_some() { BUFFER_TIME } else { IDLE_INTERVAL };
         let mut state = output.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
-        if let Some(left) = state.text.as_ref().and_then(|(.., since)| GATHER.checked_sub(since.elapsed())) {
+        if let Some(left) = state.text.as_ref().and_then(|(.., since)| BUFFER_TIME.checked_sub(since.elapsed())) {
             // Whether or not it has been sent meanwhile, the buffering time is over then.
             drop(state);
             std::thread::sleep(left);
             state = output.state();
         }
-        state = output.drained(state);
-        output.say_wait(&mut state);
+        state = output.send_text(state);
+        output.show_wait(&mut state);
     }
 }
 
@@ -436,12 +436,12 @@ mod tests {
 
     use super::*;
 
-    fn output() -> (Arc<Output>, UnboundedReceiver<JupyterMessage>) {
+    fn output() -> (Arc<CellOutput>, UnboundedReceiver<JupyterMessage>) {
         let (send, receive) = unbounded_channel();
-        (Output::new(move |message| send.send(message).unwrap()), receive)
+        (CellOutput::new(move |message| send.send(message).unwrap()), receive)
     }
 
-    fn told(receive: &mut UnboundedReceiver<JupyterMessage>) -> Vec<String> {
+    fn sent(receive: &mut UnboundedReceiver<JupyterMessage>) -> Vec<String> {
         let next = || receive.try_recv().ok().map(|m| format!("{} {}", m.message_type(), json!(m.content)));
         std::iter::from_fn(next).collect()
     }
@@ -450,13 +450,13 @@ mod tests {
     fn representations_of_one_value_are_one_message_and_the_last_is_the_result() {
         let (output, mut receive) = output();
         for (kind, content) in [("text/html", "<b>a</b>"), ("text/plain", "a"), ("text/html", "<b>b</b>"), ("text/plain", "b")] {
-            output.take(&json!({"block": kind, "content": content}));
+            output.receive(&json!({"block": kind, "content": content}));
         }
         assert_eq!(output.end(None), None);
-        let told = told(&mut receive);
-        assert!(told[0].starts_with("display_data") && told[0].contains("<b>a</b>") && told[0].contains("\"a\""), "{told:?}");
-        assert!(told[1].starts_with("execute_result") && told[1].contains("<b>b</b>"), "{told:?}");
-        assert_eq!(told.len(), 2);
+        let sent = sent(&mut receive);
+        assert!(sent[0].starts_with("display_data") && sent[0].contains("<b>a</b>") && sent[0].contains("\"a\""), "{sent:?}");
+        assert!(sent[1].starts_with("execute_result") && sent[1].contains("<b>b</b>"), "{sent:?}");
+        assert_eq!(sent.len(), 2);
     }
 
     #[test]
@@ -464,8 +464,8 @@ mod tests {
         let (output, mut receive) = output();
         let cell = JupyterMessage::new(jupyter_protocol::messaging::ExecuteRequest::new("1".into()), None);
         output.note("building; ");
-        assert_eq!(told(&mut receive), [] as [&str; 0], "there is no cell yet");
-        output.awaits(&cell);
+        assert_eq!(sent(&mut receive), [] as [&str; 0], "there is no cell yet");
+        output.attach(&cell);
         output.note("this takes minutes");
         let notes: Vec<JupyterMessage> = std::iter::from_fn(|| receive.try_recv().ok()).collect();
         assert!(notes.iter().all(|note| note.parent_header.as_ref().is_some_and(|parent| parent.msg_id == cell.header.msg_id)));
@@ -474,7 +474,7 @@ mod tests {
             ["building; ", "this takes minutes"]
         );
         output.begin(&cell, 1);
-        assert_eq!(told(&mut receive), [] as [&str; 0], "notes are not repeated");
+        assert_eq!(sent(&mut receive), [] as [&str; 0], "notes are not repeated");
     }
 
     #[test]
@@ -482,66 +482,66 @@ mod tests {
         let (output, mut receive) = output();
         for text in ["1", "2"] {
             let content = json!({"id": "x", "data": {"text/plain": text}}).to_string();
-            output.take(&json!({"block": LIVE, "content": content}));
+            output.receive(&json!({"block": LIVE, "content": content}));
         }
-        let told = told(&mut receive);
-        assert!(told[0].starts_with("display_data") && told[1].starts_with("update_display_data"), "{told:?}");
+        let sent = sent(&mut receive);
+        assert!(sent[0].starts_with("display_data") && sent[1].starts_with("update_display_data"), "{sent:?}");
     }
 
     #[test]
     fn text_is_buffered_and_arrives_in_order() {
         let (output, mut receive) = output();
         for i in 0..1000 {
-            output.take(&json!({"out": format!("{i}\n")}));
+            output.receive(&json!({"out": format!("{i}\n")}));
         }
-        output.take(&json!({"err": "a warning\n"}));
-        output.take(&json!({"block": "text/plain", "content": "7"}));
+        output.receive(&json!({"err": "a warning\n"}));
+        output.receive(&json!({"block": "text/plain", "content": "7"}));
         assert_eq!(output.end(None), None);
-        let told = told(&mut receive);
-        let kinds: Vec<&str> = told.iter().map(|told| told.split(' ').next().unwrap()).collect();
+        let sent = sent(&mut receive);
+        let kinds: Vec<&str> = sent.iter().map(|sent| sent.split(' ').next().unwrap()).collect();
         let streams = kinds.iter().filter(|kind| **kind == "stream").count();
         assert!((2..6).contains(&streams) && kinds.last() == Some(&"execute_result"), "{kinds:?}");
-        assert!(told[0].contains("0\\n1\\n2\\n") && told[streams - 1].contains("a warning"), "{told:?}");
+        assert!(sent[0].contains("0\\n1\\n2\\n") && sent[streams - 1].contains("a warning"), "{sent:?}");
     }
 
     #[test]
     fn buffered_text_is_sent_without_further_output() {
         let (output, mut receive) = output();
-        output.take(&json!({"out": "one"}));
+        output.receive(&json!({"out": "one"}));
         let begin = Instant::now();
-        while told(&mut receive).is_empty() {
+        while sent(&mut receive).is_empty() {
             assert!(begin.elapsed() < Duration::from_secs(5));
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert!(begin.elapsed() >= GATHER / 2);
+        assert!(begin.elapsed() >= BUFFER_TIME / 2);
     }
 
     #[test]
     fn a_wait_message_appears_within_two_seconds_and_is_removed() {
         let (output, mut receive) = output();
-        output.waits("compiling", None);
-        output.goes_on();
-        assert_eq!(told(&mut receive), [] as [&str; 0], "a short wait has no message");
-        output.waits("compiling", None);
+        output.begin_wait("compiling", None);
+        output.end_wait();
+        assert_eq!(sent(&mut receive), [] as [&str; 0], "a short wait has no message");
+        output.begin_wait("compiling", None);
         std::thread::sleep(Duration::from_millis(1900));
-        let said = told(&mut receive);
-        assert!(said[0].starts_with("display_data") && said[0].contains("compiling ("), "{said:?}");
-        output.take(&json!({"runs": true}));
-        assert!(told(&mut receive)[0].starts_with("clear_output"));
+        let messages = sent(&mut receive);
+        assert!(messages[0].starts_with("display_data") && messages[0].contains("compiling ("), "{messages:?}");
+        output.receive(&json!({"runs": true}));
+        assert!(sent(&mut receive)[0].starts_with("clear_output"));
         // Output that is already there is not removed with it.
-        output.take(&json!({"out": "kept"}));
-        output.waits("compiling", Some("compiled"));
-        output.goes_on();
-        let said = told(&mut receive).join("\n");
-        assert!(said.contains("kept") && said.contains("compiled (") && !said.contains("clear_output"), "{said}");
+        output.receive(&json!({"out": "kept"}));
+        output.begin_wait("compiling", Some("compiled"));
+        output.end_wait();
+        let messages = sent(&mut receive).join("\n");
+        assert!(messages.contains("kept") && messages.contains("compiled (") && !messages.contains("clear_output"), "{messages}");
     }
 
     #[test]
     fn a_panic_in_another_thread_is_reported_and_does_not_end_the_cell() {
         let (output, mut receive) = output();
-        let said = json!({"message": "boom", "thread": "worker", "file": "src/lib.rs", "line": 3, "column": 5}).to_string();
-        output.take(&json!({"block": PANIC, "content": said}));
+        let report = json!({"message": "boom", "thread": "worker", "file": "src/lib.rs", "line": 3, "column": 5}).to_string();
+        output.receive(&json!({"block": PANIC, "content": report}));
         assert_eq!(output.end(None), None);
-        assert!(told(&mut receive)[0].contains("thread `worker` panicked: boom"));
+        assert!(sent(&mut receive)[0].contains("thread `worker` panicked: boom"));
     }
 }

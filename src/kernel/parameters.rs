@@ -11,7 +11,7 @@
 use serde_json::Value;
 
 /// The first line of a parameter cell.
-const FIRST: &str = "# Parameters";
+const HEADING: &str = "# Parameters";
 
 /// A parameter cell as Rust; none for any other cell. `known` returns the type of an existing variable.
 ///
@@ -19,7 +19,7 @@ const FIRST: &str = "# Parameters";
 /// A value has no Rust literal.
 pub fn parameters(cell: &str, known: impl Fn(&str) -> Option<String>) -> Option<Result<String, String>> {
     let first = cell.lines().find(|line| !line.trim().is_empty())?;
-    if first.trim() != FIRST {
+    if first.trim() != HEADING {
         return None;
     }
     let line = |line: &str| {
@@ -29,8 +29,8 @@ pub fn parameters(cell: &str, known: impl Fn(&str) -> Option<String>) -> Option<
         }
         let (name, value) = bare.split_once('=').ok_or_else(|| format!("`{bare}` is not of the form NAME = VALUE"))?;
         let (name, kind) = (name.trim(), known(name.trim()));
-        let value = literal(&read(value.trim()).ok_or_else(|| cannot(name, value))?, kind.as_deref());
-        let value = value.ok_or_else(|| cannot(name, bare))?;
+        let value = literal(&parse_python(value.trim()).ok_or_else(|| no_literal(name, value))?, kind.as_deref());
+        let value = value.ok_or_else(|| no_literal(name, bare))?;
         Ok(match kind {
             Some(kind) => format!("let {name}: {kind} = {value};"),
             None => format!("let {name} = {value};"),
@@ -39,12 +39,12 @@ pub fn parameters(cell: &str, known: impl Fn(&str) -> Option<String>) -> Option<
     Some(cell.lines().map(line).collect::<Result<Vec<_>, _>>().map(|lines| lines.join("\n")))
 }
 
-fn cannot(name: &str, value: &str) -> String {
+fn no_literal(name: &str, value: &str) -> String {
     format!("the value of parameter `{name}` has no Rust literal: {}", value.trim())
 }
 
 /// Parses a Python literal; none if JSON cannot represent it.
-fn read(python: &str) -> Option<Value> {
+fn parse_python(python: &str) -> Option<Value> {
     let (mut json, mut word, mut quoted, mut escaped) = (String::new(), String::new(), false, false);
     for c in python.chars().chain([' ']) {
         if !quoted && c.is_alphabetic() {

@@ -77,7 +77,7 @@ pub fn cache() -> Result<PathBuf> {
 ///
 /// # Errors
 /// There is no source of the prelude, or no compiler.
-pub fn prepared() -> Result<PathBuf> {
+pub fn prelude_build_path() -> Result<PathBuf> {
     let mut key = DefaultHasher::new();
     hash_files(Path::new(PRELUDE), &mut key)
         .with_context(|| format!("the prelude source is not at {PRELUDE}: rebuild `dam` from its current location"))?;
@@ -114,7 +114,7 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// The cache is not readable.
-pub fn running() -> Result<Vec<i32>> {
+pub fn running_kernels() -> Result<Vec<i32>> {
     let entries = fs::read_dir(cache()?.join("notebooks")).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
     Ok(numbers.filter(|process| is_alive(*process)).collect())
@@ -126,9 +126,9 @@ fn is_alive(process: i32) -> bool {
 }
 
 /// The build directory of a kernel, deleted when dropped.
-pub struct Workplace(PathBuf);
+pub struct BuildDirectory(PathBuf);
 
-impl Workplace {
+impl BuildDirectory {
     /// Creates an empty directory for this process, and deletes those of processes that have ended.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl Workplace {
         &self.0
     }
 
-    /// Fills the directory from `prepared`: hard links, and copies of files that cargo would overwrite.
+    /// Fills the directory from `prelude_build_path`: hard links, and copies of files that cargo would overwrite.
     ///
     /// # Errors
     /// The disk is full.
@@ -159,13 +159,13 @@ impl Workplace {
         link(&prepared.join("target"), &self.0.join("target"), false)
     }
 
-    /// Moves the build to `prepared`, unless another process has done so meanwhile.
+    /// Moves the build to `prelude_build_path`, unless another process has done so meanwhile.
     ///
     /// # Errors
     /// The disk is full.
-    pub fn keep(self, prepared: &Path) -> Result<()> {
-        let earlier = earlier()?;
-        tidy(&self.0.join("target"))?;
+    pub fn publish(self, prepared: &Path) -> Result<()> {
+        let earlier = latest_build()?;
+        remove_incremental(&self.0.join("target"))?;
         match fs::rename(&self.0, prepared) {
             Err(error) if !prepared.is_dir() => return Err(error.into()),
             _ => {}
@@ -178,20 +178,20 @@ impl Workplace {
     }
 }
 
-impl Drop for Workplace {
+impl Drop for BuildDirectory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
 /// Deletes the incremental compilation files, which are not read again.
-fn tidy(target: &Path) -> Result<()> {
+fn remove_incremental(target: &Path) -> Result<()> {
     for entry in fs::read_dir(target)? {
         let path = entry?.path();
         if path.file_name().is_some_and(|name| name == "incremental") {
             fs::remove_dir_all(&path)?;
         } else if path.is_dir() && !path.ends_with("deps") && !path.ends_with(".fingerprint") {
-            tidy(&path)?;
+            remove_incremental(&path)?;
         }
     }
     Ok(())
@@ -201,7 +201,7 @@ fn tidy(target: &Path) -> Result<()> {
 ///
 /// # Errors
 /// The cache is not readable.
-pub fn earlier() -> Result<Option<PathBuf>> {
+pub fn latest_build() -> Result<Option<PathBuf>> {
     let prepared = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("prelude-");
     let entries = fs::read_dir(cache()?)?.flatten().filter(prepared);
     Ok(entries.max_by_key(|entry| entry.metadata().and_then(|m| m.modified()).ok()).map(|entry| entry.path()))

@@ -6,80 +6,80 @@ use ariadne::{Color, Label, Report, ReportKind, Source};
 use evcxr::CompilationError;
 
 use super::code::value;
-use super::failure::{Failure, Place};
-use super::places::{self, GENERATED, InCell};
+use super::failure::{Failure, SourcePosition};
+use super::locate::{self, GENERATED, CellPosition};
 
 /// The code that wraps the value of a cell so that it is shown.
 const SHOW: (&str, &str) = ("dam_prelude::shown!(", ");");
 
 /// The code of a cell as it is compiled.
-pub struct Code {
+pub struct CompiledCode {
     pub text: String,
     /// The line and column where [`SHOW`] begins, counted from 1.
-    shows: Option<(usize, usize)>,
+    wrapper: Option<(usize, usize)>,
 }
 
-impl Code {
+impl CompiledCode {
     /// The code unchanged.
     pub fn plain(rust: &str) -> Self {
-        Self { text: rust.to_owned(), shows: None }
+        Self { text: rust.to_owned(), wrapper: None }
     }
 
     /// The code with its value shown.
-    pub fn shown(rust: &str) -> Self {
+    pub fn showing_value(rust: &str) -> Self {
         let Some(Range { start, end }) = value(rust) else { return Self::plain(rust) };
         let text = format!("{}{}{}{}{}", &rust[..start], SHOW.0, &rust[start..end], SHOW.1, &rust[end..]);
-        Self::shown_already(&text)
+        Self::from_compiled(&text)
     }
 
-    /// Code that [`Self::shown`] has produced.
-    pub fn shown_already(text: &str) -> Self {
-        let shows = text.rfind(SHOW.0).map(|at| {
+    /// Code that [`Self::showing_value`] has produced.
+    pub fn from_compiled(text: &str) -> Self {
+        let wrapper = text.rfind(SHOW.0).map(|at| {
             let before = &text[..at];
             (1 + before.matches('\n').count(), 1 + before.rsplit('\n').next().unwrap_or_default().chars().count())
         });
-        Self { text: text.to_owned(), shows }
+        Self { text: text.to_owned(), wrapper }
     }
 
     /// The column in the cell for a column in the text.
     fn column(&self, line: usize, column: usize) -> usize {
-        match self.shows {
-            Some((shows, at)) if shows == line && column > at => at.max(column.saturating_sub(SHOW.0.len())),
+        match self.wrapper {
+            Some((wrapper, at)) if wrapper == line && column > at => at.max(column.saturating_sub(SHOW.0.len())),
             _ => column,
         }
     }
 }
 
 /// Earlier cells with their execution counts, latest first.
-pub type Before = [(usize, String)];
+pub type EarlierCells = [(usize, String)];
 
 /// The position in `cell`, or an earlier cell, of a position in the generated file: the name and text of the cell, line and
 /// column.
-fn place<'a>(
+fn cell_position<'a>(
     cell: &'a str,
-    code: &Code,
+    code: &CompiledCode,
     generated: &str,
     line: usize,
     column: usize,
-    before: &'a Before,
+    earlier: &'a EarlierCells,
 ) -> Option<(String, &'a str, usize, usize)> {
-    let texts = std::iter::once(code.text.as_str()).chain(before.iter().map(|(_, text)| text.as_str()));
-    let InCell { cell: at, line, column } = places::find(generated, line, column, texts)?;
-    Some(match at.checked_sub(1).and_then(|at| before.get(at)) {
+    let texts = std::iter::once(code.text.as_str()).chain(earlier.iter().map(|(_, text)| text.as_str()));
+    let CellPosition { cell: at, line, column } = locate::find(generated, line, column, texts)?;
+    Some(match at.checked_sub(1).and_then(|at| earlier.get(at)) {
         Some((number, text)) => (format!("cell [{number}]"), text, line, column),
         None => ("cell".to_owned(), cell, line, code.column(line, column)),
     })
 }
 
 /// The position of a failure, with the line of the cell if it is in one.
-pub fn located(cell: &str, code: &Code, at: &Place, generated: &str, before: &Before) -> String {
+pub fn describe_position(cell: &str, code: &CompiledCode, at: &SourcePosition, generated: &str, earlier: &EarlierCells) -> String {
     let is_generated =
         at.file == GENERATED || at.file.ends_with(&format!("/{GENERATED}")) && !std::path::Path::new(&at.file).is_absolute();
     let line = generated.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
     let column = character(line, at.column);
-    let found = is_generated.then(|| place(cell, code, generated, at.line, column, before)).flatten();
+    let found = is_generated.then(|| cell_position(cell, code, generated, at.line, column, earlier)).flatten();
     match found {
-        Some((name, text, line, column)) => places::shown(&name, text, line, column),
+        Some((name, text, line, column)) => locate::excerpt(&name, text, line, column),
         None => format!(" --> {}:{}:{}", at.file, at.line, at.column),
     }
 }
@@ -97,15 +97,15 @@ fn character(line: &str, column: usize) -> usize {
 }
 
 /// The failure for compiler errors.
-pub fn compilation(cell: &str, code: &Code, errors: &[CompilationError], generated: &str, before: &Before) -> Failure {
+pub fn compiler_failure(cell: &str, code: &CompiledCode, errors: &[CompilationError], generated: &str, earlier: &EarlierCells) -> Failure {
     let message = errors.first().map(CompilationError::message).unwrap_or_default();
     let lines =
-        errors.iter().map(|error| drawn(cell, code, error).unwrap_or_else(|| elsewhere(cell, code, error, generated, before)));
-    Failure { name: "compiler".into(), message, lines: lines.collect(), place: None }
+        errors.iter().map(|error| render_in_cell(cell, code, error).unwrap_or_else(|| render_elsewhere(cell, code, error, generated, earlier)));
+    Failure { name: "compiler".into(), message, lines: lines.collect(), position: None }
 }
 
 /// An error in the cell, rendered at its position.
-fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
+fn render_in_cell(cell: &str, code: &CompiledCode, error: &CompilationError) -> Option<String> {
     let starts: Vec<usize> =
         std::iter::once(0).chain(cell.chars().enumerate().filter(|(_, c)| *c == '\n').map(|(i, _)| i + 1)).collect();
     let length = cell.chars().count();
@@ -156,13 +156,13 @@ fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
 }
 
 /// An error outside the cell.
-fn elsewhere(cell: &str, code: &Code, error: &CompilationError, generated: &str, before: &Before) -> String {
+fn render_elsewhere(cell: &str, code: &CompiledCode, error: &CompilationError, generated: &str, earlier: &EarlierCells) -> String {
     let rendered = error.rendered();
     if rendered.is_empty() {
         return error.message();
     }
-    places::replaced(&rendered, |at| {
-        let (name, _, line, column) = place(cell, code, generated, at.line, at.column, before)?;
+    locate::replace_positions(&rendered, |at| {
+        let (name, _, line, column) = cell_position(cell, code, generated, at.line, at.column, earlier)?;
         Some(format!("{name}:{line}:{column}"))
     })
 }
@@ -180,9 +180,9 @@ mod tests {
 
     #[test]
     fn the_wrapper_of_the_value_does_not_count_in_columns() {
-        let code = Code::shown("let a = 1;\n  a + 二");
+        let code = CompiledCode::showing_value("let a = 1;\n  a + 二");
         assert_eq!(code.text, "let a = 1;\n  dam_prelude::shown!(a + 二);");
         assert_eq!((code.column(2, 23), code.column(2, 27), code.column(1, 5), code.column(2, 2)), (3, 7, 5, 2));
-        assert_eq!(Code::shown("f();").text, "f();");
+        assert_eq!(CompiledCode::showing_value("f();").text, "f();");
     }
 }

@@ -25,33 +25,33 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cell::Cells;
-use super::clients::{PAUSE, behind, let_through, own_identity};
-use super::code::{Whole, whole};
+use super::proxy::{PAUSE, internal_info, serve_clients, own_identity};
+use super::code::{Completeness, completeness};
 use super::complete::{Completer, inspect};
 use super::engine::Engine;
 use super::failure::Failure;
 use super::link::Link;
-use super::output::Output;
+use super::output::CellOutput;
 
 /// The file name of the kernel's internal socket.
 pub const SOCKET: &str = "kernel";
 
 /// How long shutdown waits for the worker thread to clean up.
-const FAREWELL: Duration = Duration::from_secs(3);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long shutdown waits for the last messages to be delivered.
 const LINGER: Duration = Duration::from_millis(200);
 
 /// How often a cell that is waiting for input checks whether it was interrupted.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The idle time after which the worker warms up.
-const LULL: Duration = Duration::from_millis(300);
+const IDLE_TIME: Duration = Duration::from_millis(300);
 
 /// The shared state of the kernel.
 struct Kernel {
     cells: Cells,
-    output: Arc<Output>,
+    output: Arc<CellOutput>,
     iopub: UnboundedSender<JupyterMessage>,
     shell: UnboundedSender<JupyterMessage>,
     stdin: UnboundedSender<JupyterMessage>,
@@ -76,13 +76,13 @@ pub fn serve(file: &Path, directory: &Path) -> Result<()> {
 
 async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     let session = uuid();
-    let behind = behind(&info, directory);
-    let mut heartbeat = create_kernel_heartbeat_connection(&behind).await?;
-    let mut iopub_socket = create_kernel_iopub_connection(&behind, &session).await?;
-    let (shell_send, shell) = create_kernel_shell_connection(&behind, &session).await?.split();
-    let (mut control_send, mut control) = create_kernel_control_connection(&behind, &session).await?.split();
-    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(&behind, &session).await?.split();
-    let_through(&info, &behind).await?;
+    let internal = internal_info(&info, directory);
+    let mut heartbeat = create_kernel_heartbeat_connection(&internal).await?;
+    let mut iopub_socket = create_kernel_iopub_connection(&internal, &session).await?;
+    let (shell_send, shell) = create_kernel_shell_connection(&internal, &session).await?.split();
+    let (mut control_send, mut control) = create_kernel_control_connection(&internal, &session).await?.split();
+    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(&internal, &session).await?.split();
+    serve_clients(&info, &internal).await?;
     let (iopub, mut published) = unbounded_channel::<JupyterMessage>();
     let (shell_out, replies) = unbounded_channel();
     let (stdin, asked) = unbounded_channel();
@@ -91,10 +91,10 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
 
     let shown = iopub.clone();
     // Without a receiver the kernel is shutting down.
-    let output = Output::paced(move |message| drop(shown.send(message)));
-    let said = Arc::clone(&output);
+    let output = CellOutput::paced(move |message| drop(shown.send(message)));
+    let receiver = Arc::clone(&output);
     let socket = directory.join(SOCKET);
-    let link = Link::listen(&socket, move |message| said.take(&message))?;
+    let link = Link::listen(&socket, move |message| receiver.receive(&message))?;
     let cells = Cells::new(link, Arc::clone(&output), socket);
     let (history, answers) = (Mutex::default(), Mutex::new(answers));
     let kernel = Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers });
@@ -130,8 +130,8 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
             }
         }
     });
-    tokio::spawn(hear(Arc::clone(&kernel), shell, work.clone()));
-    tokio::spawn(orphaned());
+    tokio::spawn(receive_shell(Arc::clone(&kernel), shell, work.clone()));
+    tokio::spawn(exit_with_parent());
     // The member index is read now, so that the first Tab does not wait for it.
     std::thread::spawn(super::members::Members::known);
 
@@ -146,8 +146,8 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
             JupyterMessageContent::ShutdownRequest(request) => {
                 (ShutdownReply { restart: request.restart, ..ShutdownReply::default() }.into(), true)
             }
-            JupyterMessageContent::KernelInfoRequest(_) => (JupyterMessageContent::KernelInfoReply(Box::new(about())), false),
-            _ => (unknown(&message), false),
+            JupyterMessageContent::KernelInfoRequest(_) => (JupyterMessageContent::KernelInfoReply(Box::new(kernel_info())), false),
+            _ => (unsupported(&message), false),
         };
         if last {
             kernel.cells.shut_down();
@@ -161,7 +161,7 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
         }
     }
     let cleaned = tokio::task::spawn_blocking(move || worker.join().is_ok());
-    let _ = tokio::time::timeout(FAREWELL, cleaned).await;
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, cleaned).await;
     tokio::time::sleep(LINGER).await;
     Ok(())
 }
@@ -175,12 +175,12 @@ async fn send(mut messages: UnboundedReceiver<JupyterMessage>, mut socket: Route
 }
 
 /// Receives requests on the shell socket.
-async fn hear(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender<Option<JupyterMessage>>) {
+async fn receive_shell(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender<Option<JupyterMessage>>) {
     loop {
         // Messages that are malformed or wrongly signed are ignored.
         let Ok(message) = shell.read().await else { continue };
         if matches!(message.content, JupyterMessageContent::ExecuteRequest(_)) {
-            kernel.output.awaits(&message);
+            kernel.output.attach(&message);
         }
         match kernel.answer(&message) {
             Some(reply) => {
@@ -195,7 +195,7 @@ async fn hear(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender
 }
 
 /// Exits when the parent process has ended.
-async fn orphaned() {
+async fn exit_with_parent() {
     let started = std::os::unix::process::parent_id();
     if std::env::var_os("JPY_PARENT_PID").is_none() {
         return;
@@ -220,24 +220,24 @@ impl Kernel {
     /// The reply to a request that does not need evcxr; none for others.
     fn answer(&self, message: &JupyterMessage) -> Option<JupyterMessageContent> {
         Some(match &message.content {
-            JupyterMessageContent::KernelInfoRequest(_) => JupyterMessageContent::KernelInfoReply(Box::new(about())),
-            JupyterMessageContent::IsCompleteRequest(request) => match whole(&request.code) {
-                Whole::Yes => IsCompleteReply::complete(),
-                Whole::No(depth) => IsCompleteReply::incomplete("    ".repeat(depth)),
-                Whole::Never => IsCompleteReply::invalid(),
+            JupyterMessageContent::KernelInfoRequest(_) => JupyterMessageContent::KernelInfoReply(Box::new(kernel_info())),
+            JupyterMessageContent::IsCompleteRequest(request) => match completeness(&request.code) {
+                Completeness::Complete => IsCompleteReply::complete(),
+                Completeness::Incomplete(depth) => IsCompleteReply::incomplete("    ".repeat(depth)),
+                Completeness::Invalid => IsCompleteReply::invalid(),
             }
             .into(),
-            JupyterMessageContent::HistoryRequest(request) => self.remembered(request).into(),
+            JupyterMessageContent::HistoryRequest(request) => self.history_reply(request).into(),
             JupyterMessageContent::CommInfoRequest(_) => jupyter_protocol::messaging::CommInfoReply::default().into(),
             JupyterMessageContent::ExecuteRequest(_)
             | JupyterMessageContent::CompleteRequest(_)
             | JupyterMessageContent::InspectRequest(_) => return None,
-            _ => unknown(message),
+            _ => unsupported(message),
         })
     }
 
     /// The reply to a history request.
-    fn remembered(&self, request: &HistoryRequest) -> HistoryReply {
+    fn history_reply(&self, request: &HistoryRequest) -> HistoryReply {
         let all = self.history().clone();
         let entries = all.into_iter().enumerate().map(|(i, code)| (i + 1, code));
         let entries: Vec<(usize, String)> = match request {
@@ -364,10 +364,10 @@ impl Kernel {
         let name = asked.header.msg_id.clone();
         let _ = self.stdin.send(asked);
         loop {
-            match answers.recv_timeout(LOOK) {
+            match answers.recv_timeout(POLL_INTERVAL) {
                 Ok((question, answer)) if question.as_ref().is_none_or(|question| *question == name) => return Some(answer),
                 Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) if !self.cells.gives_up() => {}
+                Err(RecvTimeoutError::Timeout) if !self.cells.is_cancelled() => {}
                 Err(_) => return None,
             }
         }
@@ -390,7 +390,7 @@ impl Worker {
     /// The next job; none at the end. While the queue is idle, likely completions are prepared, because JupyterLab waits at
     /// most one second for a list, and the table of variables is updated.
     fn next(&mut self, jobs: &Receiver<Option<JupyterMessage>>, cells: &Cells) -> Option<JupyterMessage> {
-        let mut next = jobs.recv_timeout(LULL);
+        let mut next = jobs.recv_timeout(IDLE_TIME);
         while let Err(RecvTimeoutError::Timeout) = next {
             if !self.warm_up(cells) {
                 return jobs.recv().ok().flatten();
@@ -427,7 +427,7 @@ fn aborted(cell: &JupyterMessage) -> JupyterMessageContent {
 }
 
 /// The reply to an unknown request.
-fn unknown(message: &JupyterMessage) -> JupyterMessageContent {
+fn unsupported(message: &JupyterMessage) -> JupyterMessageContent {
     let request = UnknownMessage { msg_type: message.header.msg_type.clone(), ..UnknownMessage::default() };
     request.reply(json!({"status": "error", "ename": "unknown", "evalue": "unsupported request", "traceback": []}))
 }
@@ -437,7 +437,7 @@ fn uuid() -> String {
 }
 
 /// The kernel info.
-fn about() -> KernelInfoReply {
+fn kernel_info() -> KernelInfoReply {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     KernelInfoReply {
         status: ReplyStatus::Ok,

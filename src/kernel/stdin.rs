@@ -9,7 +9,7 @@ use std::process::Stdio;
 use anyhow::Result;
 
 /// The write end.
-pub struct Input(#[cfg(target_os = "linux")] std::os::fd::OwnedFd, #[cfg(not(target_os = "linux"))] std::io::PipeWriter);
+pub struct CellInput(#[cfg(target_os = "linux")] std::os::fd::OwnedFd, #[cfg(not(target_os = "linux"))] std::io::PipeWriter);
 
 /// The largest packet, in bytes: smaller than the buffers of readers, because the rest of a packet is lost.
 #[cfg(target_os = "linux")]
@@ -20,7 +20,7 @@ const PACKET: usize = 4096;
 /// # Errors
 /// There are no file descriptors left.
 #[cfg(target_os = "linux")]
-pub fn pair() -> Result<(Input, Stdio)> {
+pub fn pair() -> Result<(CellInput, Stdio)> {
     use std::os::fd::{FromRawFd, OwnedFd};
     let mut ends = [0; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
@@ -30,7 +30,7 @@ pub fn pair() -> Result<(Input, Stdio)> {
     }
     // SAFETY: both descriptors are open and owned by nothing else.
     let [ours, theirs] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    Ok((Input(ours), theirs.into()))
+    Ok((CellInput(ours), theirs.into()))
 }
 
 /// The write end, and the read end for the cells' process.
@@ -38,18 +38,18 @@ pub fn pair() -> Result<(Input, Stdio)> {
 /// # Errors
 /// There are no file descriptors left.
 #[cfg(not(target_os = "linux"))]
-pub fn pair() -> Result<(Input, Stdio)> {
+pub fn pair() -> Result<(CellInput, Stdio)> {
     let (theirs, ours) = std::io::pipe()?;
-    Ok((Input(ours), theirs.into()))
+    Ok((CellInput(ours), theirs.into()))
 }
 
-impl Input {
+impl CellInput {
     /// Writes a line.
     ///
     /// # Errors
     /// The read end is closed.
     #[cfg(target_os = "linux")]
-    pub fn give(&mut self, line: &[u8]) -> Result<()> {
+    pub fn write_line(&mut self, line: &[u8]) -> Result<()> {
         line.chunks(PACKET).try_for_each(|packet| self.send(packet))
     }
 
@@ -66,7 +66,7 @@ impl Input {
     /// # Errors
     /// The read end is closed.
     #[cfg(not(target_os = "linux"))]
-    pub fn give(&mut self, line: &[u8]) -> Result<()> {
+    pub fn write_line(&mut self, line: &[u8]) -> Result<()> {
         use std::io::Write;
         Ok(self.0.write_all(line)?)
     }
@@ -76,7 +76,7 @@ impl Input {
     /// # Errors
     /// The read end is closed.
     #[cfg(target_os = "linux")]
-    pub fn end(&mut self) -> Result<()> {
+    pub fn end_of_file(&mut self) -> Result<()> {
         self.send(&[])
     }
 
@@ -85,14 +85,14 @@ impl Input {
     /// # Errors
     /// None.
     #[cfg(not(target_os = "linux"))]
-    pub fn end(&mut self) -> Result<()> {
+    pub fn end_of_file(&mut self) -> Result<()> {
         Ok(())
     }
 }
 
 /// Whether a thread of `process`, or of one of its descendants, is blocked reading standard input.
 #[cfg(target_os = "linux")]
-pub fn waits(process: u32) -> bool {
+pub fn is_reading(process: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return false };
     threads.flatten().any(|thread| {
         let text = |file: &str| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
@@ -102,13 +102,13 @@ pub fn waits(process: u32) -> bool {
             .and_then(|number| number.parse().ok())
             .is_some_and(|number: libc::c_long| [libc::SYS_read, libc::SYS_readv, libc::SYS_recvfrom].contains(&number));
         reads && call.next().is_some_and(|fd| fd == "0x0")
-            || text("children").split_whitespace().filter_map(|child| child.parse().ok()).any(waits)
+            || text("children").split_whitespace().filter_map(|child| child.parse().ok()).any(is_reading)
     })
 }
 
 /// Unknown on this system.
 #[cfg(not(target_os = "linux"))]
-pub fn waits(_: u32) -> bool {
+pub fn is_reading(_: u32) -> bool {
     false
 }
 
@@ -131,20 +131,20 @@ mod tests {
             .unwrap();
         let until_it_waits = |child: &std::process::Child| {
             let begin = Instant::now();
-            while !waits(child.id()) {
+            while !is_reading(child.id()) {
                 assert!(begin.elapsed() < Duration::from_secs(10));
                 std::thread::sleep(Duration::from_millis(10));
             }
         };
         until_it_waits(&child);
-        input.give(b"one\n").unwrap();
+        input.write_line(b"one\n").unwrap();
         until_it_waits(&child);
-        input.give(b"two\n").unwrap();
+        input.write_line(b"two\n").unwrap();
         until_it_waits(&child);
-        input.end().unwrap();
-        let mut said = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        input.end_of_file().unwrap();
+        let mut printed = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
         child.wait().unwrap();
-        assert_eq!(said, "one-two-\n");
+        assert_eq!(printed, "one-two-\n");
     }
 }

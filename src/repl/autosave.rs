@@ -2,7 +2,7 @@
 //! step. The next start offers to resume a session that ended unexpectedly.
 //!
 //! ```text
-//! STATE/dam/sessions/NUMBER/     one per session: its timeline; `place`, its working directory; `lock`, a lock file held while it runs
+//! STATE/dam/sessions/NUMBER/     one per session: its timeline, its working directory (`place`) and a lock file (`lock`)
 //! STATE/dam/set-aside/NUMBER/    an unreadable session, never deleted
 //! ```
 
@@ -23,37 +23,37 @@ use crate::render::note;
 use crate::terminal::state_directory;
 
 /// The least time between two autosaves during training.
-const PACE: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// An empty directory older than this does not belong to a session that is starting.
-const BEGINS: Duration = Duration::from_secs(60);
+const STARTUP: Duration = Duration::from_secs(60);
 
 /// The lock file, held while a session runs.
 const LOCK: &str = "lock";
 
 /// The file that holds the working directory.
-const PLACE: &str = "place";
+const DIRECTORY_FILE: &str = "place";
 
 /// The autosave of the running session.
-static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
+static ACTIVE: Mutex<Option<ActiveAutosave>> = Mutex::new(None);
 
-struct Running {
+struct ActiveAutosave {
     directory: PathBuf,
     /// The time of the last autosave during training.
-    last: Option<Instant>,
+    last_save: Option<Instant>,
     /// The thread that writes an autosave while training continues.
-    writes: Option<JoinHandle<dam_prelude::Result<()>>>,
+    writer: Option<JoinHandle<dam_prelude::Result<()>>>,
 }
 
-impl Running {
+impl ActiveAutosave {
     /// Waits until the current write is complete.
     fn finish(&mut self) -> dam_prelude::Result<()> {
-        self.writes.take().map_or(Ok(()), |thread| thread.join().unwrap_or(Ok(())))
+        self.writer.take().map_or(Ok(()), |thread| thread.join().unwrap_or(Ok(())))
     }
 }
 
-fn running() -> MutexGuard<'static, Option<Running>> {
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+fn active() -> MutexGuard<'static, Option<ActiveAutosave>> {
+    ACTIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The autosave of a running session.
@@ -64,7 +64,7 @@ pub struct Autosave {
 }
 
 /// A session that ended unexpectedly.
-pub struct Left {
+pub struct UnfinishedSession {
     directory: PathBuf,
     lock: File,
     /// The time of the last write.
@@ -78,19 +78,19 @@ impl Autosave {
     /// The state directory is not writable.
     pub fn begin() -> Result<Self> {
         let sessions = sessions()?;
-        private(&sessions)?;
+        create_private(&sessions)?;
         let number = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let directory = sessions.join(format!("{number}-{}", std::process::id()));
-        private(&directory)?;
+        create_private(&directory)?;
         let lock = File::create(directory.join(LOCK))?;
         // Another program that is looking for sessions may hold the lock for a moment.
         lock.lock()?;
-        fs::write(directory.join(PLACE), std::env::current_dir()?.as_os_str().as_encoded_bytes())?;
-        Ok(Self::running(directory, lock))
+        fs::write(directory.join(DIRECTORY_FILE), std::env::current_dir()?.as_os_str().as_encoded_bytes())?;
+        Ok(Self::activate(directory, lock))
     }
 
-    fn running(directory: PathBuf, lock: File) -> Self {
-        *running() = Some(Running { directory: directory.clone(), last: None, writes: None });
+    fn activate(directory: PathBuf, lock: File) -> Self {
+        *active() = Some(ActiveAutosave { directory: directory.clone(), last_save: None, writer: None });
         Self { directory, _lock: lock }
     }
 
@@ -98,13 +98,13 @@ impl Autosave {
     ///
     /// # Errors
     /// Damaged files or missing sources; the directory stays unchanged.
-    pub fn recover(left: Left) -> Result<(Self, Context, Vec<String>), (Left, anyhow::Error)> {
-        match left.recovered() {
+    pub fn recover(session: UnfinishedSession) -> Result<(Self, Context, Vec<String>), (UnfinishedSession, anyhow::Error)> {
+        match session.recovered() {
             Ok(Recovered { context, mut notes, unused }) => {
-                notes.extend(unused.map(|file| left.kept_aside(&file)));
-                Ok((Self::running(left.directory, left.lock), context, notes))
+                notes.extend(unused.map(|file| session.preserve(&file)));
+                Ok((Self::activate(session.directory, session.lock), context, notes))
             }
-            Err(error) => Err((left, error)),
+            Err(error) => Err((session, error)),
         }
     }
 
@@ -112,42 +112,42 @@ impl Autosave {
     ///
     /// # Errors
     /// The state cannot be written, for example to a full disk.
-    pub fn keep(&self, context: &mut Context) -> Result<()> {
-        if let Some(running) = &mut *running() {
-            running.finish()?;
-            running.last = None;
+    pub fn save(&self, context: &mut Context) -> Result<()> {
+        if let Some(active) = &mut *active() {
+            active.finish()?;
+            active.last_save = None;
         }
         Ok(context.keep(&self.directory)?)
     }
 
     /// Ends the session normally and deletes its autosave.
     pub fn end(self) {
-        if let Some(mut running) = running().take() {
-            let _ = running.finish();
+        if let Some(mut active) = active().take() {
+            let _ = active.finish();
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-impl Left {
+impl UnfinishedSession {
     /// All unfinished sessions, latest first.
     pub fn all() -> Vec<Self> {
         let entries = sessions().and_then(|path| Ok(fs::read_dir(path)?));
-        let mut all: Vec<Self> = entries.into_iter().flatten().flatten().filter_map(|entry| Self::of(&entry.path())).collect();
-        all.sort_by_key(|left| std::cmp::Reverse(left.when));
+        let mut all: Vec<Self> = entries.into_iter().flatten().flatten().filter_map(|entry| Self::open(&entry.path())).collect();
+        all.sort_by_key(|session| std::cmp::Reverse(session.when));
         all
     }
 
     /// The unfinished session in `directory`; none if it is running or empty.
-    fn of(directory: &Path) -> Option<Self> {
+    fn open(directory: &Path) -> Option<Self> {
         let lock = open_to_write(File::options().write(true).create(true).truncate(false), &directory.join(LOCK)).ok()?;
         lock.try_lock().ok()?;
         let files = fs::read_dir(directory).ok()?.collect::<std::io::Result<Vec<_>>>().ok()?;
-        let mut written = files.iter().filter(|file| file.file_name() != LOCK && file.file_name() != PLACE).peekable();
+        let mut written = files.iter().filter(|file| file.file_name() != LOCK && file.file_name() != DIRECTORY_FILE).peekable();
         if written.peek().is_none() {
             // It ended before the first verb, or it is just starting.
             let age = fs::metadata(directory).and_then(|m| m.modified()).ok().and_then(|when| when.elapsed().ok());
-            if age.is_some_and(|age| age > BEGINS) {
+            if age.is_some_and(|age| age > STARTUP) {
                 let _ = fs::remove_dir_all(directory);
             }
             return None;
@@ -158,18 +158,18 @@ impl Left {
 
     /// Restores the session and its working directory.
     fn recovered(&self) -> Result<Recovered> {
-        if let Some(place) = self.place().filter(|place| std::env::current_dir().ok().as_ref() != Some(place)) {
-            std::env::set_current_dir(&place).with_context(|| format!("cannot change to {}", place.display()))?;
-            note(&format!("working directory: {}", place.display()));
+        if let Some(directory) = self.working_directory().filter(|directory| std::env::current_dir().ok().as_ref() != Some(directory)) {
+            std::env::set_current_dir(&directory).with_context(|| format!("cannot change to {}", directory.display()))?;
+            note(&format!("working directory: {}", directory.display()));
         }
         Ok(Context::recover(&self.directory)?)
     }
 
     /// The working directory of the session.
-    fn place(&self) -> Option<PathBuf> {
+    fn working_directory(&self) -> Option<PathBuf> {
         /// The longest path, in bytes.
         const LONGEST: u64 = 1 << 16;
-        let bytes = read_file(&self.directory.join(PLACE), LONGEST).ok()?;
+        let bytes = read_file(&self.directory.join(DIRECTORY_FILE), LONGEST).ok()?;
         Some(PathBuf::from(OsString::from_vec(bytes)))
     }
 
@@ -183,8 +183,8 @@ impl Left {
 
     /// Moves an unreadable session to where it is not offered again; returns a message with its path and saved states.
     pub fn set_aside(self) -> String {
-        let to = aside(&self.directory).and_then(|to| {
-            private(to.parent().unwrap_or(&to))?;
+        let to = set_aside_path(&self.directory).and_then(|to| {
+            create_private(to.parent().unwrap_or(&to))?;
             fs::rename(&self.directory, &to)?;
             Ok(to)
         });
@@ -192,13 +192,13 @@ impl Left {
             Ok(to) => (to, "it was moved to"),
             Err(_) => (&self.directory, "it is still in"),
         };
-        format!("{is} `{}`; {}", place.display(), states(place))
+        format!("{is} `{}`; {}", place.display(), saved_states(place))
     }
 
     /// Moves `file` out of the session directory so that it outlives the session; returns a message with its path.
-    fn kept_aside(&self, file: &Path) -> String {
-        let to = aside(&self.directory).and_then(|to| {
-            private(&to)?;
+    fn preserve(&self, file: &Path) -> String {
+        let to = set_aside_path(&self.directory).and_then(|to| {
+            create_private(&to)?;
             let to = to.join(file.file_name().unwrap_or_default());
             fs::rename(file, &to)?;
             Ok(to)
@@ -208,18 +208,18 @@ impl Left {
     }
 
     /// A message with the path and the saved states of the session.
-    pub fn whereabouts(&self) -> String {
-        format!("it is still in `{}`; {}", self.directory.display(), states(&self.directory))
+    pub fn location(&self) -> String {
+        format!("it is still in `{}`; {}", self.directory.display(), saved_states(&self.directory))
     }
 
     /// Deletes the session; returns whether that succeeded.
-    pub fn forget(self) -> bool {
+    pub fn delete(self) -> bool {
         fs::remove_dir_all(&self.directory).is_ok()
     }
 }
 
 /// A message that lists the saved states in `directory`.
-fn states(directory: &Path) -> String {
+fn saved_states(directory: &Path) -> String {
     let all = Context::saved_in(directory);
     let one = |(file, step): &(PathBuf, usize)| format!("\n  open {}   (step {step})", quoted(&file.display().to_string()));
     match all.is_empty() {
@@ -229,31 +229,31 @@ fn states(directory: &Path) -> String {
 }
 
 /// Saves the step that training just made, unless one was saved within the last second.
-pub fn step(progress: &Progress<'_>) {
+pub fn save_step(progress: &Progress<'_>) {
     let (Some(dam), Some(_)) = (progress.dam, progress.step) else { return };
-    let mut running = running();
-    let Some(place) = running.as_mut() else { return };
-    let is_due = place.last.is_none_or(|last| last.elapsed() >= PACE);
+    let mut active = active();
+    let Some(autosave) = active.as_mut() else { return };
+    let is_due = autosave.last_save.is_none_or(|time| time.elapsed() >= INTERVAL);
     // Trials of `compare` do not belong to the session. Only one write runs at a time.
-    let is_busy = place.writes.as_ref().is_some_and(|thread| !thread.is_finished());
+    let is_busy = autosave.writer.as_ref().is_some_and(|thread| !thread.is_finished());
     if !is_due || is_busy || !latest().is_ok_and(|latest| latest.is(dam)) {
         return;
     }
-    let kept = place.finish().and_then(|()| Context::keep_now(dam, &place.directory));
+    let kept = autosave.finish().and_then(|()| Context::keep_now(dam, &autosave.directory));
     match kept {
         Ok(write) => {
-            place.last = Some(Instant::now());
-            place.writes = Some(std::thread::spawn(write));
+            autosave.last_save = Some(Instant::now());
+            autosave.writer = Some(std::thread::spawn(write));
         }
         Err(error) => {
             note(&format!("autosave is now off: {error}"));
-            *running = None;
+            *active = None;
         }
     }
 }
 
 /// The path to which the session in `directory` is set aside.
-fn aside(directory: &Path) -> Result<PathBuf> {
+fn set_aside_path(directory: &Path) -> Result<PathBuf> {
     Ok(sessions()?.with_file_name("set-aside").join(directory.file_name().unwrap_or_default()))
 }
 
@@ -262,7 +262,7 @@ fn sessions() -> Result<PathBuf> {
 }
 
 /// Creates a directory that only its owner can access.
-fn private(directory: &Path) -> std::io::Result<()> {
+fn create_private(directory: &Path) -> std::io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -279,9 +279,9 @@ mod tests {
     fn a_working_directory_need_not_be_utf_8() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join(OsString::from_vec(b"caf\xe9".into()));
-        fs::write(dir.path().join(PLACE), place.as_os_str().as_encoded_bytes()).unwrap();
+        fs::write(dir.path().join(DIRECTORY_FILE), place.as_os_str().as_encoded_bytes()).unwrap();
         fs::write(dir.path().join("journal.jsonl"), "").unwrap();
-        assert_eq!(Left::of(dir.path()).unwrap().place(), Some(place));
+        assert_eq!(UnfinishedSession::open(dir.path()).unwrap().working_directory(), Some(place));
     }
 
     #[test]
@@ -291,6 +291,6 @@ mod tests {
         // SAFETY: the path is a NUL-terminated string.
         assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
         fs::write(dir.path().join("journal.jsonl"), "").unwrap();
-        assert!(Left::of(dir.path()).is_none());
+        assert!(UnfinishedSession::open(dir.path()).is_none());
     }
 }

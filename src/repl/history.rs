@@ -25,17 +25,17 @@ const SPARE: usize = 1000;
 
 /// The history, latest last, without duplicates.
 #[derive(Default)]
-pub struct Lines {
+pub struct LineHistory {
     entries: Vec<String>,
     file: Option<PathBuf>,
 }
 
 /// The path of the history file.
-pub fn place() -> Option<PathBuf> {
+pub fn path() -> Option<PathBuf> {
     Some(state_directory()?.join("history"))
 }
 
-impl Lines {
+impl LineHistory {
     /// The lines in `file`, to which new lines will be appended. Without a readable file the history starts empty.
     pub fn open(file: Option<PathBuf>) -> Self {
         let text = file.as_deref().and_then(read).unwrap_or_default();
@@ -172,7 +172,7 @@ fn unescaped(line: &str) -> String {
     text
 }
 
-impl History for Lines {
+impl History for LineHistory {
     fn get(&self, index: usize, _: SearchDirection) -> Result<Option<SearchResult<'_>>> {
         let found = self.entries.get(index);
         Ok(found.map(|entry| SearchResult { entry: Cow::Borrowed(entry), idx: index, pos: 0 }))
@@ -247,14 +247,14 @@ mod tests {
     fn duplicate_lines_are_removed_and_search_works() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("deep/er/history");
-        let mut lines = Lines::open(Some(file.clone()));
+        let mut lines = LineHistory::open(Some(file.clone()));
         for line in ["load a", "wrap", " secret", "", "load a", "generate 'a\nb\\n'"] {
             lines.push(line.to_owned());
         }
         // Another session appends a line in between.
-        Lines::open(Some(file.clone())).push("eval".into());
+        LineHistory::open(Some(file.clone())).push("eval".into());
         lines.push("bake".into());
-        let again = Lines::open(Some(file.clone()));
+        let again = LineHistory::open(Some(file.clone()));
         assert_eq!(again.entries, ["wrap", "load a", "generate 'a\nb\\n'", "eval", "bake"]);
         let find = |term, start, dir| again.search(term, start, dir).unwrap().map(|found| (found.idx, found.pos));
         assert_eq!(find("a", 4, SearchDirection::Reverse), Some((4, 1)));
@@ -275,11 +275,11 @@ mod tests {
         let file = dir.path().join("history");
         let text: String = (0..LINES + 500).map(|i| format!("step {i}\n")).collect();
         std::fs::write(&file, [text.as_bytes(), b"not \xff text\n"].concat()).unwrap();
-        let lines = Lines::open(Some(file.clone()));
+        let lines = LineHistory::open(Some(file.clone()));
         assert_eq!((lines.entries.len(), lines.entries[0].as_str()), (LINES, "step 501"));
         assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), LINES);
-        assert!(Lines::open(None).entries.is_empty());
-        assert!(Lines::open(Some(dir.path().to_owned())).entries.is_empty());
+        assert!(LineHistory::open(None).entries.is_empty());
+        assert!(LineHistory::open(Some(dir.path().to_owned())).entries.is_empty());
     }
 
     /// A named pipe at the path does not block: the session has no stored history.
@@ -291,7 +291,7 @@ mod tests {
         let name = std::ffi::CString::new(file.to_str().unwrap()).unwrap();
         // SAFETY: the path is a NUL-terminated string.
         assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
-        let mut lines = Lines::open(Some(file.clone()));
+        let mut lines = LineHistory::open(Some(file.clone()));
         assert!(lines.push("load a".into()) && lines.push("wrap".into()));
         assert_eq!(lines.entries, ["load a", "wrap"]);
         assert!(rewrite(&file, &lines.entries).is_err() && lines.save(&file).is_err());
@@ -305,11 +305,11 @@ mod tests {
             for session in 0..8 {
                 let file = file.clone();
                 scope.spawn(move || {
-                    let mut lines = Lines::open(Some(file));
+                    let mut lines = LineHistory::open(Some(file));
                     (0..50).for_each(|i| assert!(lines.push(format!("step {session} {i}"))));
                 });
             }
         });
-        assert_eq!(Lines::open(Some(file)).entries.len(), 400);
+        assert_eq!(LineHistory::open(Some(file)).entries.len(), 400);
     }
 }

@@ -6,8 +6,8 @@ mod colour;
 mod editor;
 mod highlight;
 mod history;
-mod leave;
-mod offer;
+mod confirm;
+mod recovery;
 mod prompt;
 #[cfg(feature = "jupyter")]
 mod rust;
@@ -22,14 +22,14 @@ use rustyline::error::ReadlineError;
 
 use crate::interrupt;
 use crate::render::{Output, note};
-use crate::run::{After, End, input, left_out, statement};
+use crate::run::{Outcome, End, input, report_skipped, statement};
 use autosave::Autosave;
-use editor::{Editor, Line};
+use editor::{Editor, Input};
 
 #[cfg(feature = "jupyter")]
-use rust::Prompt as Rust;
+use rust::RustPrompt;
 
-pub use autosave::step;
+pub use autosave::save_step;
 
 /// The verb that only the REPL has.
 const RUST: &str = "rust";
@@ -49,7 +49,7 @@ pub fn repl(keys: Keys, output: &Output) -> End {
             }
         };
     }
-    interrupt::stay();
+    interrupt::set_interactive();
     match interact(keys, output) {
         Ok(()) => End::Done,
         Err(error) => {
@@ -63,15 +63,15 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
     let context = Rc::new(RefCell::new(Context::default()));
     let mut editor = Editor::new(keys, context.clone())?;
     if !output.json {
-        output.say("DAM Lab: merge language models step by step. `help` lists the verbs, Tab completes, Ctrl-D quits.");
+        output.print("DAM Lab: merge language models step by step. `help` lists the verbs, Tab completes, Ctrl-D quits.");
     }
-    let (autosave, begun) = offer::begin(&mut editor, output)?;
-    *context.borrow_mut() = begun;
-    let mut session = Session { context, output, autosave, unkept: None, rust: Rust::default() };
+    let (autosave, initial) = recovery::begin(&mut editor, output)?;
+    *context.borrow_mut() = initial;
+    let mut session = Session { context, output, autosave, save_error: None, rust: RustPrompt::default() };
     loop {
-        let leaves = match editor.line() {
-            Ok(Line::Text(text)) => session.run(&text) == After::Quit,
-            Ok(Line::Refused(message, hint)) => {
+        let quits = match editor.line() {
+            Ok(Input::Text(text)) => session.run(&text) == Outcome::Quit,
+            Ok(Input::Refused(message, hint)) => {
                 output.error("", &Error::Refused { message, hint: hint.into() }.into());
                 false
             }
@@ -80,7 +80,7 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
             // The terminal is gone. The autosave is kept.
             Err(error) => return Err(error),
         };
-        if leaves && leave::may(&mut editor, &session.context, output)? {
+        if quits && confirm::quit(&mut editor, &session.context, output)? {
             session.autosave.into_iter().for_each(Autosave::end);
             return Ok(());
         }
@@ -93,47 +93,47 @@ struct Session<'a> {
     output: &'a Output,
     autosave: Option<Autosave>,
     /// Why the last autosave failed, if it did.
-    unkept: Option<String>,
-    rust: Rust,
+    save_error: Option<String>,
+    rust: RustPrompt,
 }
 
 impl Session<'_> {
     /// Runs the statements of a line and autosaves after each. An error or an interrupt ends the line.
-    fn run(&mut self, text: &str) -> After {
+    fn run(&mut self, text: &str) -> Outcome {
         interrupt::clear();
-        let mut after = After::Next;
+        let mut outcome = Outcome::Continue;
         let all = statements(text).unwrap_or_default();
         for (i, each) in all.iter().enumerate() {
-            after = match each.verb.as_str() {
+            outcome = match each.verb.as_str() {
                 RUST => self.rust(),
                 _ => statement(each, &mut self.context.borrow_mut(), self.output),
             };
             // An interrupt stops the verb; its result is still autosaved.
             interrupt::clear();
-            let kept = self.autosave.as_ref().map(|autosave| autosave.keep(&mut self.context.borrow_mut()));
-            let unkept = kept.and_then(Result::err).map(|error| format!("{error:#}"));
+            let saved = self.autosave.as_ref().map(|autosave| autosave.save(&mut self.context.borrow_mut()));
+            let save_error = saved.and_then(Result::err).map(|error| format!("{error:#}"));
             // The cause may pass, so autosave is retried after every verb; each error is reported once.
-            if let Some(error) = unkept.as_ref().filter(|_| unkept != self.unkept) {
+            if let Some(error) = save_error.as_ref().filter(|_| save_error != self.save_error) {
                 note(&format!("autosave failed; it will be retried after the next verb: {error}"));
             }
-            self.unkept = unkept;
-            if after == After::Stopped {
-                left_out(&all[i + 1..], self.output);
+            self.save_error = save_error;
+            if outcome == Outcome::Stopped {
+                report_skipped(&all[i + 1..], self.output);
             }
-            if after != After::Next {
+            if outcome != Outcome::Continue {
                 break;
             }
         }
-        after
+        outcome
     }
 
     /// Opens the Rust prompt.
-    fn rust(&mut self) -> After {
+    fn rust(&mut self) -> Outcome {
         match self.rust.run(&mut self.context.borrow_mut(), self.output) {
-            Ok(()) => After::Next,
+            Ok(()) => Outcome::Continue,
             Err(error) => {
                 self.output.error(RUST, &error);
-                After::Failed
+                Outcome::Failed
             }
         }
     }
@@ -142,10 +142,10 @@ impl Session<'_> {
 /// Stands in for the Rust prompt in builds without evcxr.
 #[cfg(not(feature = "jupyter"))]
 #[derive(Default)]
-struct Rust {}
+struct RustPrompt {}
 
 #[cfg(not(feature = "jupyter"))]
-impl Rust {
+impl RustPrompt {
     fn run(&self, _: &mut Context, _: &Output) -> anyhow::Result<()> {
         let hint = "cargo install --locked --path . --features jupyter";
         Err(Error::Refused { message: "this `dam` was built without Rust at the prompt".into(), hint: hint.into() }.into())

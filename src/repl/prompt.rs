@@ -5,7 +5,7 @@ use dam_prelude::verbs::Context;
 
 use crate::terminal;
 
-use super::colour::{Colour, Look};
+use super::colour::{Colour, Style};
 
 /// Columns reserved for input.
 const ROOM: usize = 32;
@@ -62,11 +62,11 @@ fn of(parts: &[String], columns: usize, between: &str, colour: Colour) -> Prompt
     let fits = (0..=parts.len()).find(|from| width(&parts[*from..]) + ROOM <= columns).unwrap_or(parts.len());
     let parts = &parts[fits..];
     if parts.is_empty() {
-        return Prompt { plain: "dam> ".into(), coloured: format!("{}> ", colour.paint(Look::Strong, "dam")) };
+        return Prompt { plain: "dam> ".into(), coloured: format!("{}> ", colour.paint(Style::Bold, "dam")) };
     }
     Prompt {
         plain: format!("dam {} > ", parts.join(between)),
-        coloured: format!("{} {} > ", colour.paint(Look::Strong, "dam"), parts.join(&colour.paint(Look::Quiet, between))),
+        coloured: format!("{} {} > ", colour.paint(Style::Bold, "dam"), parts.join(&colour.paint(Style::Dim, between))),
     }
 }
 

@@ -15,45 +15,45 @@ use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Helper};
 
-use crate::interrupt::{Running, on_stop};
-use crate::kernel::Rust;
+use crate::interrupt::{RunGuard, on_stop};
+use crate::kernel::RustSession;
 use crate::render::Output;
 use crate::terminal::state_directory;
 
-use super::history::Lines;
+use super::history::LineHistory;
 
 /// The Rust prompt. It starts at the first `rust`, and its definitions last until the session ends.
 #[derive(Default)]
-pub struct Prompt {
-    rust: Option<Rc<RefCell<Rust>>>,
+pub struct RustPrompt {
+    rust: Option<Rc<RefCell<RustSession>>>,
     files: Option<tempfile::TempDir>,
     /// The state of the merge exported last.
-    given: Option<u64>,
+    exported: Option<u64>,
 }
 
 /// The line that returns to the verbs.
 const BACK: &str = "back";
 
-impl Prompt {
+impl RustPrompt {
     /// Runs the Rust prompt on `context` until the user returns.
     ///
     /// # Errors
     /// There is no compiler, or the merge cannot be exported.
     pub fn run(&mut self, context: &mut Context, output: &Output) -> Result<()> {
         let rust = self.rust()?;
-        self.give(context, &rust)?;
+        self.export(context, &rust)?;
         let what = if context.dam.is_some() { "the merge is `dam`" } else { "the sources are `models`, with data and settings" };
-        output.say(&format!("Rust: {what}, the prelude is in scope, `%step 50` runs a verb; `back` or Ctrl-D returns."));
-        read(&rust)?;
-        self.take(context, &rust, output)
+        output.print(&format!("Rust: {what}, the prelude is in scope, `%step 50` runs a verb; `back` or Ctrl-D returns."));
+        read_lines(&rust)?;
+        self.import(context, &rust, output)
     }
 
-    fn rust(&mut self) -> Result<Rc<RefCell<Rust>>> {
+    fn rust(&mut self) -> Result<Rc<RefCell<RustSession>>> {
         if let Some(rust) = &self.rust {
             return Ok(rust.clone());
         }
-        let _running = Running::new();
-        let rust = Rc::new(RefCell::new(Rust::start()?));
+        let _running = RunGuard::new();
+        let rust = Rc::new(RefCell::new(RustSession::start()?));
         self.files = Some(private_directory("dam-rust-")?);
         self.rust = Some(rust.clone());
         Ok(rust)
@@ -69,13 +69,13 @@ impl Prompt {
 
     /// Exports the merge to Rust or, if there is none, the sources, data and settings; does nothing if Rust already has this
     /// state.
-    fn give(&mut self, context: &Context, rust: &RefCell<Rust>) -> Result<()> {
+    fn export(&mut self, context: &Context, rust: &RefCell<RustSession>) -> Result<()> {
         let cell = match &context.dam {
-            Some(dam) if self.given == Some(dam.state()) => return Ok(()),
+            Some(dam) if self.exported == Some(dam.state()) => return Ok(()),
             Some(dam) => {
                 let file = self.file("given")?;
                 dam.save(&file)?;
-                self.given = Some(dam.state());
+                self.exported = Some(dam.state());
                 format!("let dam = Dam::open({file:?})?;")
             }
             None => {
@@ -97,26 +97,26 @@ impl Prompt {
                 lines.join("\n")
             }
         };
-        let _running = Running::new();
+        let _running = RunGuard::new();
         rust.borrow_mut().run(&cell).map_err(|failure| anyhow::anyhow!("{}", failure.message))
     }
 
     /// Imports the merge from Rust.
-    fn take(&mut self, context: &mut Context, rust: &RefCell<Rust>, output: &Output) -> Result<()> {
-        let (given, taken) = (self.file("given")?, self.file("taken")?);
-        if rust.borrow().save(&taken).is_err() {
+    fn import(&mut self, context: &mut Context, rust: &RefCell<RustSession>, output: &Output) -> Result<()> {
+        let (exported, imported) = (self.file("given")?, self.file("taken")?);
+        if rust.borrow().save(&imported).is_err() {
             // Rust has no merge.
             return Ok(());
         }
-        if std::fs::read(&given).ok() == std::fs::read(&taken).ok() {
-            output.say("the merge is unchanged");
+        if std::fs::read(&exported).ok() == std::fs::read(&imported).ok() {
+            output.print("the merge is unchanged");
             return Ok(());
         }
-        match Dam::open(&taken) {
+        match Dam::open(&imported) {
             Ok(dam) => {
-                output.say(&format!("the merge now comes from Rust: step {}; `undo` restores the previous one", dam.steps()));
-                self.given = Some(dam.state());
-                std::fs::copy(&taken, &given)?;
+                output.print(&format!("the merge now comes from Rust: step {}; `undo` restores the previous one", dam.steps()));
+                self.exported = Some(dam.state());
+                std::fs::copy(&imported, &exported)?;
                 context.wrapped(dam);
                 Ok(())
             }
@@ -131,10 +131,10 @@ impl Prompt {
 }
 
 /// Reads and runs Rust until the user returns.
-fn read(rust: &Rc<RefCell<Rust>>) -> Result<()> {
-    let history = Lines::open(state_directory().map(|state| state.join("rust_history")));
-    let mut editor = rustyline::Editor::<Typing, Lines>::with_history(Config::builder().build(), history)?;
-    editor.set_helper(Some(Typing(rust.clone())));
+fn read_lines(rust: &Rc<RefCell<RustSession>>) -> Result<()> {
+    let history = LineHistory::open(state_directory().map(|state| state.join("rust_history")));
+    let mut editor = rustyline::Editor::<RustHelper, LineHistory>::with_history(Config::builder().build(), history)?;
+    editor.set_helper(Some(RustHelper(rust.clone())));
     loop {
         let line = match editor.readline("rust> ") {
             Ok(line) if line.trim() == BACK => break,
@@ -147,30 +147,30 @@ fn read(rust: &Rc<RefCell<Rust>>) -> Result<()> {
         editor.add_history_entry(&line)?;
         let interrupt = rust.borrow().interrupt();
         let _stop = on_stop(interrupt);
-        let _running = Running::new();
+        let _running = RunGuard::new();
         if let Err(failure) = rust.borrow_mut().run(&line) {
-            eprintln!("{}", failure.told());
+            eprintln!("{}", failure.rendered());
         }
     }
     Ok(())
 }
 
 /// The callbacks of rustyline.
-struct Typing(Rc<RefCell<Rust>>);
+struct RustHelper(Rc<RefCell<RustSession>>);
 
-impl Helper for Typing {}
-impl Hinter for Typing {
+impl Helper for RustHelper {}
+impl Hinter for RustHelper {
     type Hint = String;
 }
-impl Highlighter for Typing {}
+impl Highlighter for RustHelper {}
 
-impl Validator for Typing {
+impl Validator for RustHelper {
     fn validate(&self, typed: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(if Rust::goes_on(typed.input()) { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
+        Ok(if RustSession::is_incomplete(typed.input()) { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
     }
 }
 
-impl Completer for Typing {
+impl Completer for RustHelper {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, position: usize, _: &rustyline::Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {

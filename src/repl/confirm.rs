@@ -7,49 +7,49 @@ use rustyline::Result;
 use rustyline::error::ReadlineError;
 
 use crate::render::Output;
-use crate::run::{After, statement};
+use crate::run::{Outcome, statement};
 
-use super::editor::{Editor, Line};
+use super::editor::{Editor, Input};
 
 /// The answer to the question.
-enum Answer {
-    Leave,
+enum QuitAnswer {
+    Quit,
     Stay,
     Save(String),
-    Other,
+    Unclear,
 }
 
 /// Whether the session may end. Asks first if there is unsaved training; Ctrl-D at the question ends the session.
-pub fn may(editor: &mut Editor, context: &RefCell<Context>, output: &Output) -> Result<bool> {
+pub fn quit(editor: &mut Editor, context: &RefCell<Context>, output: &Output) -> Result<bool> {
     loop {
-        let Some(unsaved) = unsaved(context.borrow().timeline()) else { return Ok(true) };
+        let Some(unsaved) = unsaved_steps(context.borrow().timeline()) else { return Ok(true) };
         let question = format!("{unsaved} not saved: quit anyway? [y]es, [n]o, or save FILE: ");
         let answer = match editor.ask(&question) {
-            Ok(Line::Text(text)) => read(&text),
-            Ok(Line::Refused(..)) => Answer::Other,
-            Err(ReadlineError::Eof) => Answer::Leave,
-            Err(ReadlineError::Interrupted) => Answer::Stay,
+            Ok(Input::Text(text)) => parse(&text),
+            Ok(Input::Refused(..)) => QuitAnswer::Unclear,
+            Err(ReadlineError::Eof) => QuitAnswer::Quit,
+            Err(ReadlineError::Interrupted) => QuitAnswer::Stay,
             Err(error) => return Err(error),
         };
         match answer {
-            Answer::Leave => return Ok(true),
-            Answer::Stay => return Ok(false),
-            Answer::Save(text) => {
+            QuitAnswer::Quit => return Ok(true),
+            QuitAnswer::Stay => return Ok(false),
+            QuitAnswer::Save(text) => {
                 crate::interrupt::clear();
                 for each in statements(&text).unwrap_or_default() {
-                    if statement(&each, &mut context.borrow_mut(), output) != After::Next {
+                    if statement(&each, &mut context.borrow_mut(), output) != Outcome::Continue {
                         break;
                     }
                 }
             }
-            Answer::Other => output.say("answer y, n, or save FILE, for example save merge.dam.safetensors"),
+            QuitAnswer::Unclear => output.print("answer y, n, or save FILE, for example save merge.dam.safetensors"),
         }
     }
 }
 
 /// The number of unsaved steps, in words, with the branches that have them unless that is only the current one; none if all
 /// steps are saved.
-fn unsaved(timeline: &Timeline) -> Option<String> {
+fn unsaved_steps(timeline: &Timeline) -> Option<String> {
     let all = timeline.unsaved();
     let count: usize = all.iter().map(|(_, steps)| steps).sum();
     let (steps, are) = if count == 1 { ("step", "is") } else { ("steps", "are") };
@@ -61,11 +61,11 @@ fn unsaved(timeline: &Timeline) -> Option<String> {
     Some(format!("{count} {steps} of training{places} {are}"))
 }
 
-fn read(text: &str) -> Answer {
+fn parse(text: &str) -> QuitAnswer {
     match text.trim().to_lowercase().as_str() {
-        "y" | "yes" => Answer::Leave,
-        "n" | "no" | "" => Answer::Stay,
-        answer if answer.starts_with("save ") => Answer::Save(text.trim().to_owned()),
-        _ => Answer::Other,
+        "y" | "yes" => QuitAnswer::Quit,
+        "n" | "no" | "" => QuitAnswer::Stay,
+        answer if answer.starts_with("save ") => QuitAnswer::Save(text.trim().to_owned()),
+        _ => QuitAnswer::Unclear,
     }
 }

@@ -14,8 +14,8 @@
 //! {"synced": N}                      everything written before the kernel's request N has been sent
 //! ```
 //!
-//! The kernel sends lines of JSON too: `N` is a sync request, `{"line": TEXT}` is a line of input for the cell, and `{"line":
-//! null}` is end of file.
+//! The kernel sends lines of JSON too: `N` is a sync request, `{"line": TEXT}` is a line of input for the cell, and
+//! `{"line": null}` is end of file.
 //!
 //! The relay outlives the cells' process to deliver its last output. It ends after it, and kills it if the kernel
 //! disconnects.
@@ -57,14 +57,14 @@ const WAIT_MS: i32 = 40;
 const LOOK_MS: i32 = 150;
 
 /// Whether this process was started as the relay.
-pub fn is_between() -> bool {
+pub fn is_relay() -> bool {
     std::env::var_os("EVCXR_IS_RUNTIME").is_some()
         && std::env::var_os(dam_prelude::notebook::SOCKET).is_some()
         && std::env::var_os(INNER).is_none()
 }
 
 /// Runs the cells' process and relays its output until it ends.
-pub fn between() -> ExitCode {
+pub fn relay() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
@@ -88,7 +88,7 @@ fn run() -> Result<ExitCode> {
     // Closes the relay's copy of the child's standard input.
     drop(command);
     let (Some(out), Some(err)) = (cells.stdout.take(), cells.stderr.take()) else { bail!("the cells' process has no output") };
-    let mut between = Between {
+    let mut relay = Relay {
         kernel,
         out,
         err,
@@ -100,11 +100,11 @@ fn run() -> Result<ExitCode> {
         input: Some(input),
         cells: cells.id(),
         commands: Vec::new(),
-        state: Cell::Idle,
+        state: CellState::Idle,
     };
-    between.say(&json!({"hello": "cells", "pid": cells.id()}))?;
-    let passed = between.pass();
-    if passed.is_err() {
+    relay.send(&json!({"hello": "cells", "pid": cells.id()}))?;
+    let relayed = relay.relay();
+    if relayed.is_err() {
         // The kernel has disconnected.
         let _ = cells.kill();
     }
@@ -131,16 +131,16 @@ fn end_with_parent(command: &mut Command) {
 
 /// The state of the cells' process.
 #[derive(Clone, Copy, PartialEq)]
-enum Cell {
+enum CellState {
     /// Waiting for a command of evcxr.
     Idle,
     /// Running a cell.
-    Runs,
+    Running,
     /// Waiting for a line that was requested from evcxr or the kernel.
-    Asks,
+    AwaitingInput,
 }
 
-struct Between {
+struct Relay {
     kernel: UnixStream,
     out: ChildStdout,
     err: ChildStderr,
@@ -154,66 +154,66 @@ struct Between {
     /// The type and content of an incomplete block.
     block: Option<(String, String)>,
     /// The standard input of the cells' process; none after evcxr has closed it.
-    input: Option<stdin::Input>,
+    input: Option<stdin::CellInput>,
     /// The process id of the cells' process.
     cells: u32,
     /// An incomplete command of evcxr.
     commands: Vec<u8>,
-    state: Cell,
+    state: CellState,
 }
 
-impl Between {
-    fn pass(&mut self) -> Result<()> {
+impl Relay {
+    fn relay(&mut self) -> Result<()> {
         for fd in [self.out.as_raw_fd(), self.err.as_raw_fd()] {
             // SAFETY: fcntl takes no pointers here, and the descriptors are open.
             unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) };
         }
-        let mut asked = self.kernel.try_clone()?;
-        let mut questions = Vec::new();
-        let mut looked = Instant::now();
+        let mut requests = self.kernel.try_clone()?;
+        let mut buffered = Vec::new();
+        let mut last_check = Instant::now();
         loop {
             // Without held-back output there is no need to wake up.
-            let said = self.errors.is_empty() && self.line.is_empty();
-            let patience = match (said, self.state) {
+            let nothing_held = self.errors.is_empty() && self.line.is_empty();
+            let patience = match (nothing_held, self.state) {
                 (false, _) => WAIT_MS,
-                (true, Cell::Runs) => LOOK_MS,
+                (true, CellState::Running) => LOOK_MS,
                 (true, _) => -1,
             };
             // After evcxr has closed its end, its descriptor is not polled: poll ignores negative descriptors.
             let evcxr = if self.input.is_some() { std::io::stdin().as_raw_fd() } else { -1 };
-            let ready = wait([self.out.as_raw_fd(), self.err.as_raw_fd(), asked.as_raw_fd(), evcxr], patience)?;
+            let ready = wait([self.out.as_raw_fd(), self.err.as_raw_fd(), requests.as_raw_fd(), evcxr], patience)?;
             if ready == [false; 4] {
                 self.flush()?;
             }
-            let is_time = self.state == Cell::Runs && looked.elapsed() >= Duration::from_millis(LOOK_MS as u64);
+            let is_time = self.state == CellState::Running && last_check.elapsed() >= Duration::from_millis(LOOK_MS as u64);
             if is_time {
-                looked = Instant::now();
+                last_check = Instant::now();
             }
-            let waits = is_time && stdin::waits(self.cells);
-            let ended = self.hear()?;
+            let waits = is_time && stdin::is_reading(self.cells);
+            let ended = self.read_output()?;
             // A cell that has ended reads too, for evcxr's next command; its end marker was processed before.
-            if waits && self.state == Cell::Runs {
-                self.state = Cell::Asks;
+            if waits && self.state == CellState::Running {
+                self.state = CellState::AwaitingInput;
                 self.flush()?;
-                self.say(&json!({"asks": true}))?;
+                self.send(&json!({"asks": true}))?;
             }
             if ready[3] {
-                self.commands()?;
+                self.forward_commands()?;
             }
             if ready[2] {
                 let mut bytes = [0; 1024];
-                match asked.read(&mut bytes)? {
+                match requests.read(&mut bytes)? {
                     0 => bail!("the kernel has disconnected"),
-                    n => questions.extend_from_slice(&bytes[..n]),
+                    n => buffered.extend_from_slice(&bytes[..n]),
                 }
-                while let Some(end) = questions.iter().position(|b| *b == b'\n') {
-                    let line: Vec<u8> = questions.drain(..=end).collect();
+                while let Some(end) = buffered.iter().position(|b| *b == b'\n') {
+                    let line: Vec<u8> = buffered.drain(..=end).collect();
                     let message: Value = serde_json::from_slice(&line).unwrap_or_default();
                     match message.get("line") {
-                        Some(line) => self.answered(line.as_str())?,
+                        Some(line) => self.deliver_input(line.as_str())?,
                         None => {
                             self.flush()?;
-                            self.say(&json!({"synced": message}))?;
+                            self.send(&json!({"synced": message}))?;
                         }
                     }
                 }
@@ -228,16 +228,16 @@ impl Between {
     ///
     /// Standard output is read first and standard error sent first: then standard error written before a marker is available
     /// when the marker is processed.
-    fn hear(&mut self) -> Result<bool> {
+    fn read_output(&mut self) -> Result<bool> {
         let mut written = Vec::new();
         let ended = drain(&mut self.out, &mut written)?;
         drain(&mut self.err, &mut self.errors)?;
-        self.output(&written)?;
+        self.process_output(&written)?;
         Ok(ended)
     }
 
     /// Forwards commands of evcxr to the cells' process.
-    fn commands(&mut self) -> Result<()> {
+    fn forward_commands(&mut self) -> Result<()> {
         let mut bytes = [0; 4096];
         // Unbuffered: poll would not report data left in a buffer.
         let read = rustix::io::read(std::io::stdin(), &mut bytes)?;
@@ -249,80 +249,80 @@ impl Between {
         while let Some(end) = self.commands.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = self.commands.drain(..=end).collect();
             if line.starts_with(RUN.as_bytes()) {
-                self.say(&json!({"runs": true}))?;
+                self.send(&json!({"runs": true}))?;
             }
-            self.state = Cell::Runs;
-            self.give(&line);
+            self.state = CellState::Running;
+            self.write_input(&line);
         }
         Ok(())
     }
 
     /// Delivers the kernel's answer to the cell that is reading; none is end of file.
-    fn answered(&mut self, line: Option<&str>) -> Result<()> {
+    fn deliver_input(&mut self, line: Option<&str>) -> Result<()> {
         // The cell may have ended meanwhile, and its process must not take the answer for a command.
-        let waits = stdin::waits(self.cells);
-        self.hear()?;
-        if self.state != Cell::Asks || !waits {
+        let waits = stdin::is_reading(self.cells);
+        self.read_output()?;
+        if self.state != CellState::AwaitingInput || !waits {
             return Ok(());
         }
-        self.state = Cell::Runs;
+        self.state = CellState::Running;
         match line {
-            Some(line) => self.give(format!("{line}\n").as_bytes()),
-            None => self.input.as_mut().map_or(Ok(()), stdin::Input::end)?,
+            Some(line) => self.write_input(format!("{line}\n").as_bytes()),
+            None => self.input.as_mut().map_or(Ok(()), stdin::CellInput::end_of_file)?,
         }
         Ok(())
     }
 
     /// Writes a line to the cells' process. Failure is ignored: the end of its output reveals that it has ended.
-    fn give(&mut self, line: &[u8]) {
-        let _ = self.input.as_mut().map(|input| input.give(line));
+    fn write_input(&mut self, line: &[u8]) {
+        let _ = self.input.as_mut().map(|input| input.write_line(line));
     }
 
     /// Processes standard output line by line.
-    fn output(&mut self, bytes: &[u8]) -> Result<()> {
+    fn process_output(&mut self, bytes: &[u8]) -> Result<()> {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             self.line.extend_from_slice(piece);
             if piece.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.line);
-                self.take(&String::from_utf8_lossy(&line))?;
+                self.process_line(&String::from_utf8_lossy(&line))?;
             }
         }
-        if self.line.len() > MOST {
+        if self.line.len() > MAX_BYTES {
             self.flush()?;
         }
-        self.say_text()
+        self.send_text()
     }
 
-    fn take(&mut self, line: &str) -> Result<()> {
+    fn process_line(&mut self, line: &str) -> Result<()> {
         // Text printed without a newline may precede a marker.
         if self.block.is_none()
             && let Some(at) = line.find("EVCXR_").filter(|at| *at > 0)
         {
-            self.say_errors()?;
+            self.send_errors()?;
             self.text.push_str(&line[..at]);
-            return self.take(&line[at..]);
+            return self.process_line(&line[at..]);
         }
         let bare = line.trim_end_matches(['\r', '\n']);
         if bare == PANICKED || bare == FAILED {
             self.block = None;
             let what = if bare == FAILED { "failed" } else { "panicked" };
             let text = self.error_text();
-            self.say(&json!({what: text}))?;
-            return self.mark(line);
+            self.send(&json!({what: text}))?;
+            return self.forward_marker(line);
         }
         if let Some((kind, content)) = &mut self.block {
             if bare == END {
-                let said = json!({"block": kind, "content": content.trim_end_matches('\n')});
+                let block = json!({"block": kind, "content": content.trim_end_matches('\n')});
                 self.block = None;
-                return self.say(&said);
+                return self.send(&block);
             }
             content.push_str(line);
             return Ok(());
         }
-        self.say_errors()?;
+        self.send_errors()?;
         match bare.strip_prefix(BEGIN) {
             Some(kind) => self.block = Some((kind.to_owned(), String::new())),
-            None if bare.starts_with("EVCXR_") => self.mark(line)?,
+            None if bare.starts_with("EVCXR_") => self.forward_marker(line)?,
             // Lines are sent together.
             None => self.text.push_str(line),
         }
@@ -330,21 +330,21 @@ impl Between {
     }
 
     /// Sends the complete lines.
-    fn say_text(&mut self) -> Result<()> {
+    fn send_text(&mut self) -> Result<()> {
         if self.text.is_empty() {
             return Ok(());
         }
         let text = std::mem::take(&mut self.text);
-        self.say(&json!({"out": text}))
+        self.send(&json!({"out": text}))
     }
 
     /// Sends everything held back.
     fn flush(&mut self) -> Result<()> {
-        self.say_errors()?;
-        let is_mark = "EVCXR_".as_bytes().starts_with(&self.line) || self.line.starts_with(b"EVCXR_");
-        if self.block.is_none() && !is_mark && std::str::from_utf8(&self.line).is_ok() {
+        self.send_errors()?;
+        let is_marker = "EVCXR_".as_bytes().starts_with(&self.line) || self.line.starts_with(b"EVCXR_");
+        if self.block.is_none() && !is_marker && std::str::from_utf8(&self.line).is_ok() {
             let line = std::mem::take(&mut self.line);
-            self.say(&json!({"out": String::from_utf8_lossy(&line)}))?;
+            self.send(&json!({"out": String::from_utf8_lossy(&line)}))?;
         }
         Ok(())
     }
@@ -353,25 +353,25 @@ impl Between {
         String::from_utf8_lossy(&std::mem::take(&mut self.errors)).into_owned()
     }
 
-    fn say_errors(&mut self) -> Result<()> {
+    fn send_errors(&mut self) -> Result<()> {
         if self.errors.is_empty() {
             return Ok(());
         }
         let text = self.error_text();
-        self.say(&json!({"err": text}))
+        self.send(&json!({"err": text}))
     }
 
-    fn say(&mut self, message: &Value) -> Result<()> {
+    fn send(&mut self, message: &Value) -> Result<()> {
         // Earlier text goes first.
-        self.say_text()?;
+        self.send_text()?;
         Ok(writeln!(self.kernel, "{message}")?)
     }
 
-    fn mark(&mut self, line: &str) -> Result<()> {
-        self.say_text()?;
+    fn forward_marker(&mut self, line: &str) -> Result<()> {
+        self.send_text()?;
         match line.trim_end() {
-            COMPLETE => self.state = Cell::Idle,
-            asks if asks.starts_with(ASKS) => self.state = Cell::Asks,
+            COMPLETE => self.state = CellState::Idle,
+            asks if asks.starts_with(ASKS) => self.state = CellState::AwaitingInput,
             _ => {}
         }
         self.evcxr.write_all(line.as_bytes())?;
@@ -392,12 +392,12 @@ fn wait(fds: [RawFd; 4], patience: i32) -> Result<[bool; 4]> {
 }
 
 /// The most bytes read at once, and held back of an incomplete line: a cell may write without end.
-const MOST: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// Reads the available bytes. Returns whether the stream has ended.
 fn drain(from: &mut impl Read, into: &mut Vec<u8>) -> Result<bool> {
     let mut bytes = [0; 65536];
-    let most = into.len() + MOST;
+    let most = into.len() + MAX_BYTES;
     while into.len() < most {
         match from.read(&mut bytes) {
             Ok(0) => return Ok(true),

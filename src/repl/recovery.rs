@@ -8,28 +8,28 @@ use rustyline::error::ReadlineError;
 
 use crate::render::{Output, note};
 
-use super::autosave::{Autosave, Left};
-use super::editor::{Editor, Line};
+use super::autosave::{Autosave, UnfinishedSession};
+use super::editor::{Editor, Input};
 
 /// The initial session and its autosave; no autosave if its directory cannot be created.
 pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, Context)> {
     let mut all = if output.json { Vec::new() } else { readable(output) };
     while !all.is_empty() {
         match ask(editor, &all, output)? {
-            Answer::GoOn(place) => match Autosave::recover(all.remove(place).0) {
+            ResumeAnswer::Resume(index) => match Autosave::recover(all.remove(index).0) {
                 Ok((autosave, context, notes)) => {
-                    notes.iter().for_each(|text| output.say(text));
+                    notes.iter().for_each(|text| output.print(text));
                     return Ok((Some(autosave), context));
                 }
-                Err((left, error)) => {
+                Err((session, error)) => {
                     output.error("", &error);
-                    output.say(&left.whereabouts());
+                    output.print(&session.location());
                     break;
                 }
             },
-            Answer::Later => break,
+            ResumeAnswer::Later => break,
             // A session that cannot be deleted is offered again at the next start.
-            Answer::Delete(place) => drop(all.remove(place).0.forget()),
+            ResumeAnswer::Delete(index) => drop(all.remove(index).0.delete()),
         }
     }
     match Autosave::begin() {
@@ -42,14 +42,14 @@ pub fn begin(editor: &mut Editor, output: &Output) -> Result<(Option<Autosave>, 
 }
 
 /// The sessions that can be resumed, latest first, each with its summary. Unreadable ones are set aside, never deleted.
-fn readable(output: &Output) -> Vec<(Left, String)> {
+fn readable(output: &Output) -> Vec<(UnfinishedSession, String)> {
     let mut readable = Vec::new();
-    for left in Left::all() {
-        match left.summary() {
-            Ok(summary) => readable.push((left, summary)),
+    for session in UnfinishedSession::all() {
+        match session.summary() {
+            Ok(summary) => readable.push((session, summary)),
             Err(error) => {
-                output.say(&format!("a session ended unexpectedly {} and cannot be read: {error}", ago(left.when)));
-                output.say(&left.set_aside());
+                output.print(&format!("a session ended unexpectedly {} and cannot be read: {error}", ago(session.when)));
+                output.print(&session.set_aside());
             }
         }
     }
@@ -57,9 +57,9 @@ fn readable(output: &Output) -> Vec<(Left, String)> {
 }
 
 /// What to do with the sessions offered.
-enum Answer {
+enum ResumeAnswer {
     /// Resume this one.
-    GoOn(usize),
+    Resume(usize),
     /// Keep all of them and ask again at the next start.
     Later,
     /// Delete this one.
@@ -67,43 +67,43 @@ enum Answer {
 }
 
 /// Asks whether to resume one of `all`.
-fn ask(editor: &mut Editor, all: &[(Left, String)], output: &Output) -> Result<Answer> {
+fn ask(editor: &mut Editor, all: &[(UnfinishedSession, String)], output: &Output) -> Result<ResumeAnswer> {
     let question = match all {
-        [(left, summary)] => {
-            output.say(&format!("a session ended unexpectedly {}: {summary}", ago(left.when)));
+        [(session, summary)] => {
+            output.print(&format!("a session ended unexpectedly {}: {summary}", ago(session.when)));
             "resume it? [y]es, [n]o (ask again next time), [d]elete it: "
         }
         _ => {
-            output.say(&format!("{} sessions ended unexpectedly:", all.len()));
-            for (number, (left, summary)) in all.iter().enumerate() {
-                output.say(&format!("{:3}  {}: {summary}", number + 1, ago(left.when)));
+            output.print(&format!("{} sessions ended unexpectedly:", all.len()));
+            for (number, (session, summary)) in all.iter().enumerate() {
+                output.print(&format!("{:3}  {}: {summary}", number + 1, ago(session.when)));
             }
             "resume which? a number (Enter: 1), [n]one (ask again next time), [d]elete and a number: "
         }
     };
     loop {
         let answer = match editor.ask(question) {
-            Ok(Line::Text(text)) => text.trim().to_lowercase(),
-            Ok(Line::Refused(..)) => continue,
+            Ok(Input::Text(text)) => text.trim().to_lowercase(),
+            Ok(Input::Refused(..)) => continue,
             Err(ReadlineError::Eof | ReadlineError::Interrupted) => "n".into(),
             Err(error) => return Err(error),
         };
-        if let Some(answer) = read(&answer, all.len()) {
+        if let Some(answer) = parse(&answer, all.len()) {
             return Ok(answer);
         }
     }
 }
 
 /// The meaning of `answer` when `count` sessions are offered; none if the question must be repeated.
-fn read(answer: &str, count: usize) -> Option<Answer> {
+fn parse(answer: &str, count: usize) -> Option<ResumeAnswer> {
     let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| (1..=count).contains(n)).map(|n| n - 1);
     match answer {
-        "" | "y" | "yes" => Some(Answer::GoOn(0)),
-        "n" | "no" => Some(Answer::Later),
-        "d" | "delete" if count == 1 => Some(Answer::Delete(0)),
+        "" | "y" | "yes" => Some(ResumeAnswer::Resume(0)),
+        "n" | "no" => Some(ResumeAnswer::Later),
+        "d" | "delete" if count == 1 => Some(ResumeAnswer::Delete(0)),
         _ => match answer.strip_prefix("delete").or_else(|| answer.strip_prefix('d')) {
-            Some(rest) => number(rest).map(Answer::Delete),
-            None => number(answer).map(Answer::GoOn),
+            Some(rest) => number(rest).map(ResumeAnswer::Delete),
+            None => number(answer).map(ResumeAnswer::Resume),
         },
     }
 }

@@ -17,7 +17,7 @@ const CORE_MINUTES: usize = 11;
 const GIGABYTES: &str = "0.8 GB";
 
 /// How often a line is printed if standard error is not a terminal.
-const PACE: Duration = Duration::from_secs(20);
+const LINE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Prints an estimate before the build.
 pub fn announce() {
@@ -31,20 +31,20 @@ pub fn announce() {
 ///
 /// # Errors
 /// There is no directory for the socket or no compiler, or `install` fails.
-pub fn shown<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn with_progress<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
     let directory = super::own_directory()?;
     let socket = directory.path().join(SOCKET);
-    super::cargo::stand_in(directory.path(), &socket)?;
-    let progress = Arc::new(Progress::new());
-    let told = Arc::clone(&progress);
-    let _link = Link::listen(&socket, move |message| told.take(&message))?;
+    super::cargo::install_wrapper(directory.path(), &socket)?;
+    let progress = Arc::new(BuildProgress::new());
+    let receiver = Arc::clone(&progress);
+    let _link = Link::listen(&socket, move |message| receiver.receive(&message))?;
     let watched = Arc::downgrade(&progress);
     std::thread::spawn(move || {
         // A single crate may take minutes without a message from cargo.
         while let Some(progress) = watched.upgrade().filter(|progress| progress.bar.is_hidden()) {
-            progress.say();
+            progress.print();
             drop(progress);
-            std::thread::sleep(PACE);
+            std::thread::sleep(LINE_INTERVAL);
         }
     });
     let done = install();
@@ -53,14 +53,14 @@ pub fn shown<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
     done
 }
 
-struct Progress {
+struct BuildProgress {
     bar: ProgressBar,
     began: Instant,
     /// The last progress of cargo: `12 of 245: serde, syn`.
     last: Mutex<Option<String>>,
 }
 
-impl Progress {
+impl BuildProgress {
     fn new() -> Self {
         // The bar is hidden unless standard error is a terminal.
         let bar = ProgressBar::new(0);
@@ -70,9 +70,9 @@ impl Progress {
         Self { bar, began: Instant::now(), last: Mutex::default() }
     }
 
-    fn take(&self, message: &Value) {
+    fn receive(&self, message: &Value) {
         let Some(text) = message["building"].as_str() else { return };
-        let Some((done, all, names)) = read(text) else { return };
+        let Some((done, all, names)) = parse(text) else { return };
         self.bar.set_length(all);
         self.bar.set_position(done);
         self.bar.set_message(names.to_owned());
@@ -81,7 +81,7 @@ impl Progress {
     }
 
     /// Prints the progress as one line.
-    fn say(&self) {
+    fn print(&self) {
         if let Some(last) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner) {
             note(&format!("{} s: building {last}", self.began.elapsed().as_secs()));
         }
@@ -89,7 +89,7 @@ impl Progress {
 }
 
 /// The number of crates done, the total, and the names of those being built.
-fn read(text: &str) -> Option<(u64, u64, &str)> {
+fn parse(text: &str) -> Option<(u64, u64, &str)> {
     let (numbers, names) = text.split_once(": ")?;
     let (done, all) = numbers.split_once(" of ")?;
     Some((done.parse().ok()?, all.parse().ok()?, names))
@@ -97,11 +97,11 @@ fn read(text: &str) -> Option<(u64, u64, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::read;
+    use super::parse;
 
     #[test]
     fn the_progress_of_cargo_is_parsed() {
-        assert_eq!(read("12 of 245: serde, syn"), Some((12, 245, "serde, syn")));
-        assert_eq!(read("serde"), None);
+        assert_eq!(parse("12 of 245: serde, syn"), Some((12, 245, "serde, syn")));
+        assert_eq!(parse("serde"), None);
     }
 }

@@ -16,27 +16,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::building::{run, watched};
-use super::lock::{described, package, target, versions, without};
+use super::build::{run, run_with_messages};
+use super::lock::{cargo_metadata, package, target, extended_lock, manifest_without};
 
 /// The directory of the separate build.
-const APART: &str = "apart";
+const DIRECTORY: &str = "apart";
 
-/// Builds the cell in this directory, for which cargo was called with `arguments`, with the dependency lines `apart` built
+/// Builds the cell in this directory, for which cargo was called with `arguments`, with the dependency lines `separate` built
 /// separately.
 ///
 /// # Errors
 /// A build cannot start.
-pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], apart: &[String]) -> Result<ExitCode> {
-    let directory = Path::new(APART);
+pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], separate: &[String]) -> Result<ExitCode> {
+    let directory = Path::new(DIRECTORY);
     fs::create_dir_all(directory)?;
-    package(directory, apart, &versions(directory)?)?;
+    package(directory, separate, &extended_lock(directory)?)?;
     let target = target().context("rustc does not report its target")?;
     let artifacts: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
     let built = Arc::clone(&artifacts);
     let mut command = cargo();
     command.args(["build", "--target", &target, "--message-format=json"]).current_dir(directory);
-    let done = watched(command, move |line| {
+    let done = run_with_messages(command, move |line| {
         if let Some((name, file)) = artifact(&line) {
             built.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
         }
@@ -45,15 +45,15 @@ pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], apart: &[Strin
         return Ok(done);
     }
     let artifacts = artifacts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let externs = externs(&described(directory, cargo)?, &artifacts);
+    let externs = externs(&cargo_metadata(directory, cargo)?, &artifacts);
     let manifest = fs::read_to_string("Cargo.toml")?;
     let mut command = cargo();
     command.args(arguments.iter().map(|argument| if argument == "build" { OsString::from("rustc") } else { argument.clone() }));
     command.arg("--").args(externs.iter().flat_map(|(name, file)| ["--extern".to_owned(), format!("{name}={file}")]));
-    for deps in [format!("{APART}/target/{target}/debug/deps"), format!("{APART}/target/debug/deps")] {
+    for deps in [format!("{DIRECTORY}/target/{target}/debug/deps"), format!("{DIRECTORY}/target/debug/deps")] {
         command.args(["-L".to_owned(), format!("dependency={}", fs::canonicalize(&deps).unwrap_or(deps.into()).display())]);
     }
-    fs::write("Cargo.toml", without(apart)?)?;
+    fs::write("Cargo.toml", manifest_without(separate)?)?;
     let done = run(command);
     // evcxr rewrites the manifest if it differs from its own.
     fs::write("Cargo.toml", manifest)?;

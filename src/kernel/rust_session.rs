@@ -10,26 +10,26 @@ use jupyter_protocol::messaging::{ExecuteRequest, JupyterMessage};
 use serde_json::{Value, json};
 
 use super::cell::{Cells, VARIABLES};
-use super::code::{Whole, whole};
+use super::code::{Completeness, completeness};
 use super::complete::Completer;
 use super::engine::Engine;
 use super::failure::Failure;
 use super::link::Link;
-use super::output::Output;
-use crate::render::{Output as Screen, note};
+use super::output::CellOutput;
+use crate::render::{Output, note};
 use crate::terminal;
 
 /// A running evcxr with the prelude in scope.
-pub struct Rust {
+pub struct RustSession {
     cells: Arc<Cells>,
     engine: Engine,
-    output: Arc<Output>,
+    output: Arc<CellOutput>,
     completer: Completer,
     count: usize,
     _directory: tempfile::TempDir,
 }
 
-impl Rust {
+impl RustSession {
     /// Starts evcxr with its output on the terminal.
     ///
     /// # Errors
@@ -38,13 +38,13 @@ impl Rust {
         let directory = super::own_directory()?;
         let socket = directory.path().join("rust");
         super::forget_cargo();
-        super::cargo::stand_in(directory.path(), &socket)?;
-        let live = Mutex::new(Live::default());
-        let output = Output::new(move |message| live.lock().unwrap_or_else(PoisonError::into_inner).show(&message));
-        let said = Arc::clone(&output);
-        let link = Link::listen(&socket, move |message| said.take(&message))?;
+        super::cargo::install_wrapper(directory.path(), &socket)?;
+        let live = Mutex::new(LiveDisplay::default());
+        let output = CellOutput::new(move |message| live.lock().unwrap_or_else(PoisonError::into_inner).show(&message));
+        let receiver = Arc::clone(&output);
+        let link = Link::listen(&socket, move |message| receiver.receive(&message))?;
         let cells = Arc::new(Cells::new(link, Arc::clone(&output), socket));
-        let engine = cells.start_telling(|| note("building the prelude for the Rust prompt: a few minutes, once"))?;
+        let engine = cells.start_with_notice(|| note("building the prelude for the Rust prompt: a few minutes, once"))?;
         Ok(Self { cells, engine, output, completer: Completer::default(), count: 0, _directory: directory })
     }
 
@@ -81,12 +81,12 @@ impl Rust {
     }
 
     /// Whether `code` is incomplete.
-    pub fn goes_on(code: &str) -> bool {
-        matches!(whole(code), Whole::No(_))
+    pub fn is_incomplete(code: &str) -> bool {
+        matches!(completeness(code), Completeness::Incomplete(_))
     }
 }
 
-impl Drop for Rust {
+impl Drop for RustSession {
     fn drop(&mut self) {
         self.cells.shut_down();
     }
@@ -94,26 +94,26 @@ impl Drop for Rust {
 
 /// Shows the output of cells on the terminal.
 #[derive(Default)]
-struct Live {
+struct LiveDisplay {
     /// The live display and its id.
     picture: Option<(String, ProgressBar)>,
 }
 
-impl Live {
+impl LiveDisplay {
     fn show(&mut self, message: &JupyterMessage) {
         let content = json!(message.content);
         let plain = &content["data"]["text/plain"];
         // The table of variables is updated only between cells, and is not live here.
         let id = content["transient"]["display_id"].as_str().filter(|id| *id != VARIABLES);
         match (message.message_type(), id) {
-            ("update_display_data", Some(id)) | ("display_data", Some(id)) => self.change(id, plain),
+            ("update_display_data", Some(id)) | ("display_data", Some(id)) => self.update(id, plain),
             ("clear_output", _) => {
                 if let Some((_, bar)) = self.picture.take() {
                     bar.finish_and_clear();
                 }
             }
             ("stream", _) => {
-                self.leave();
+                self.release();
                 let text = content["text"].as_str().unwrap_or_default();
                 let _ = match content["name"] == "stderr" {
                     true => write!(std::io::stderr(), "{text}"),
@@ -121,16 +121,16 @@ impl Live {
                 };
             }
             ("display_data" | "execute_result", _) => {
-                self.leave();
-                Screen { json: false }.say(plain.as_str().unwrap_or_default());
+                self.release();
+                Output { json: false }.print(plain.as_str().unwrap_or_default());
             }
             _ => {}
         }
     }
 
-    fn change(&mut self, id: &str, plain: &Value) {
+    fn update(&mut self, id: &str, plain: &Value) {
         if self.picture.as_ref().is_none_or(|(shown, _)| shown != id) {
-            self.leave();
+            self.release();
             let bar = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{msg}") {
                 bar.set_style(style);
@@ -144,7 +144,7 @@ impl Live {
     }
 
     /// Leaves the live display as it is; further output appears below it.
-    fn leave(&mut self) {
+    fn release(&mut self) {
         if let Some((_, bar)) = self.picture.take() {
             bar.abandon();
         }
@@ -153,7 +153,7 @@ impl Live {
 
 impl Failure {
     /// The failure as text, with colours if the terminal has them.
-    pub fn told(&self) -> String {
+    pub fn rendered(&self) -> String {
         let text = self.lines.join("\n");
         if terminal::has_colours() { text } else { console::strip_ansi_codes(&text).into_owned() }
     }

@@ -4,14 +4,14 @@
 //! earlier cells. So a line is located by its text: first in the cell, then in earlier ones. If a text occurs more than once,
 //! the surrounding lines decide.
 
-use super::failure::Place;
+use super::failure::SourcePosition;
 
 /// The file that evcxr generates from a cell.
 pub const GENERATED: &str = "src/lib.rs";
 
 /// A position in a cell; lines and columns count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InCell {
+pub struct CellPosition {
     /// The index of the cell in the list searched.
     pub cell: usize,
     pub line: usize,
@@ -22,7 +22,7 @@ pub struct InCell {
 const AROUND: usize = 8;
 
 /// The position in one of `cells` that corresponds to `line` and `column` of `generated`. The first cell is the one that ran.
-pub fn find<'a>(generated: &str, line: usize, column: usize, cells: impl IntoIterator<Item = &'a str>) -> Option<InCell> {
+pub fn find<'a>(generated: &str, line: usize, column: usize, cells: impl IntoIterator<Item = &'a str>) -> Option<CellPosition> {
     let lines: Vec<&str> = generated.lines().map(str::trim_end).collect();
     let at = line.checked_sub(1)?;
     let text = *lines.get(at)?;
@@ -46,37 +46,37 @@ pub fn find<'a>(generated: &str, line: usize, column: usize, cells: impl IntoIte
             (is_whole, around(*i, 1) + around(*i, -1), usize::MAX - offset)
         })?;
         let before = code[i][..offset].chars().count();
-        Some(InCell { cell, line: i + 1, column: before + column })
+        Some(CellPosition { cell, line: i + 1, column: before + column })
     })
 }
 
 /// A position with its line, in the format of the compiler.
-pub fn shown(name: &str, code: &str, line: usize, column: usize) -> String {
+pub fn excerpt(name: &str, code: &str, line: usize, column: usize) -> String {
     let text = code.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let margin = " ".repeat(line.to_string().len());
     format!("{margin}--> {name}:{line}:{column}\n{margin} |\n{line} | {text}\n{margin} |")
 }
 
-/// `text` with positions in the generated file replaced by what `told` returns.
-pub fn replaced(text: &str, mut told: impl FnMut(&Place) -> Option<String>) -> String {
+/// `text` with positions in the generated file replaced by what `replacement` returns.
+pub fn replace_positions(text: &str, mut replacement: impl FnMut(&SourcePosition) -> Option<String>) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(at) = rest.find(GENERATED) {
         let (before, named) = rest.split_at(at);
         out.push_str(before);
         let numbers: Vec<&str> = named[GENERATED.len()..].splitn(3, ':').collect();
         let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
-        let place = match numbers[..] {
+        let position = match numbers[..] {
             ["", line, column] => {
                 let column = digits(column);
                 let length = GENERATED.len() + line.len() + column.len() + 2;
-                let place = line.parse().ok().zip(column.parse().ok());
-                place.map(|(line, column)| (length, Place { file: GENERATED.into(), line, column }))
+                let position = line.parse().ok().zip(column.parse().ok());
+                position.map(|(line, column)| (length, SourcePosition { file: GENERATED.into(), line, column }))
             }
             _ => None,
         };
-        let new = place.and_then(|(length, place)| Some((length, told(&place)?)));
+        let new = position.and_then(|(length, position)| Some((length, replacement(&position)?)));
         let length = new.as_ref().map_or(GENERATED.len(), |(length, _)| *length);
-        out.push_str(new.as_ref().map_or(GENERATED, |(_, told)| told));
+        out.push_str(new.as_ref().map_or(GENERATED, |(_, replacement)| replacement));
         rest = &named[length..];
     }
     out + rest
@@ -121,15 +121,15 @@ let 十二 = 1; \nv[7 + 十二];
 
     #[test]
     fn positions_in_a_text_are_replaced() {
-        let told = |place: &Place| (place.line == 3).then(|| format!("cell:{}", place.column));
+        let replacement = |position: &SourcePosition| (position.line == 3).then(|| format!("cell:{}", position.column));
         assert_eq!(
-            replaced(" --> src/lib.rs:3:5\n| src/lib.rs:4:1 src/lib.rs", told),
+            replace_positions(" --> src/lib.rs:3:5\n| src/lib.rs:4:1 src/lib.rs", replacement),
             " --> cell:5\n| src/lib.rs:4:1 src/lib.rs"
         );
     }
 
     #[test]
     fn a_position_is_shown_with_its_line() {
-        assert_eq!(shown("cell", "a\nlet 十 = b;", 2, 9), " --> cell:2:9\n  |\n2 | let 十 = b;\n  |");
+        assert_eq!(excerpt("cell", "a\nlet 十 = b;", 2, 9), " --> cell:2:9\n  |\n2 | let 十 = b;\n  |");
     }
 }

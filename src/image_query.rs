@@ -8,33 +8,33 @@ use rustix::io::ioctl_fionread;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcgetpgrp, tcsetattr};
 
 /// The timeout for a reply, in tenths of a second: it may travel over a slow ssh connection.
-const PATIENCE: u8 = 10;
+const TIMEOUT_DECISECONDS: u8 = 10;
 
 /// The most bytes read of a reply.
-const MOST: usize = 256;
+const REPLY_BYTES: usize = 256;
 
 /// The query for primary device attributes (DA1, `CSI c`). A 4 in the reply means sixel.
-const WHAT: &str = "\x1b[c";
+const DEVICE_ATTRIBUTES: &str = "\x1b[c";
 
 /// The query for kitty's graphics protocol: a one-pixel image that is not displayed, then DA1, which terminals without the
 /// protocol answer too.
-const KITTY: &str = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c";
+const KITTY_GRAPHICS: &str = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c";
 
 /// Whether the terminal supports sixel images. The terminal is queried once.
 pub fn sixel() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| ask(WHAT).is_ok_and(|answer| names_sixel(&answer)))
+    *ANSWER.get_or_init(|| query(DEVICE_ATTRIBUTES).is_ok_and(|answer| names_sixel(&answer)))
 }
 
 /// Whether the terminal supports kitty's graphics protocol. The terminal is queried once.
 pub fn kitty() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| ask(KITTY).is_ok_and(|answer| answer.windows(9).any(|bytes| bytes == b"_Gi=31;OK")))
+    *ANSWER.get_or_init(|| query(KITTY_GRAPHICS).is_ok_and(|answer| answer.windows(9).any(|bytes| bytes == b"_Gi=31;OK")))
 }
 
-/// Sends `question` and returns the reply up to the device attributes; empty if there is none, or if pending keys could be
+/// Sends `request` and returns the reply up to the device attributes; empty if there is none, or if pending keys could be
 /// mistaken for it.
-fn ask(question: &str) -> Result<Vec<u8>> {
+fn query(request: &str) -> Result<Vec<u8>> {
     let mut terminal = File::options().read(true).write(true).open("/dev/tty")?;
     // SAFETY: getpgrp has no preconditions. A background process that changed the terminal would be stopped.
     let is_ours = tcgetpgrp(&terminal)?.as_raw_pid() == unsafe { libc::getpgrp() };
@@ -45,17 +45,17 @@ fn ask(question: &str) -> Result<Vec<u8>> {
     let mut quiet = before.clone();
     quiet.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
     quiet.special_codes[SpecialCodeIndex::VMIN] = 0;
-    quiet.special_codes[SpecialCodeIndex::VTIME] = PATIENCE;
+    quiet.special_codes[SpecialCodeIndex::VTIME] = TIMEOUT_DECISECONDS;
     tcsetattr(&terminal, OptionalActions::Now, &quiet)?;
-    let answer = answered(&mut terminal, question);
+    let answer = exchange(&mut terminal, request);
     tcsetattr(&terminal, OptionalActions::Now, &before)?;
     answer
 }
 
-fn answered(terminal: &mut File, question: &str) -> Result<Vec<u8>> {
-    terminal.write_all(question.as_bytes())?;
+fn exchange(terminal: &mut File, request: &str) -> Result<Vec<u8>> {
+    terminal.write_all(request.as_bytes())?;
     let (mut answer, mut byte) = (Vec::new(), [0]);
-    while answer.len() < MOST && terminal.read(&mut byte)? == 1 {
+    while answer.len() < REPLY_BYTES && terminal.read(&mut byte)? == 1 {
         answer.extend(byte);
         if byte == *b"c" && attributes(&answer).is_some() {
             break;

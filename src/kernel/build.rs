@@ -25,17 +25,17 @@ const CELL: &str = "ctx";
 
 /// Runs cargo with progress reports, and passes its messages to standard output.
 pub fn run(command: Command) -> ExitCode {
-    watched(command, |line| println!("{line}"))
+    run_with_messages(command, |line| println!("{line}"))
 }
 
 /// The same, with each of cargo's messages passed to `each`.
-pub fn watched(command: Command, each: impl FnMut(String) + Send + 'static) -> ExitCode {
+pub fn run_with_messages(command: Command, each: impl FnMut(String) + Send + 'static) -> ExitCode {
     let kernel = std::env::var_os(SOCKET).and_then(|socket| UnixStream::connect(socket).ok());
-    told(command, kernel, each)
+    run_reporting(command, kernel, each)
 }
 
 /// The same, with progress sent to `kernel`.
-fn told(mut command: Command, kernel: Option<UnixStream>, each: impl FnMut(String) + Send + 'static) -> ExitCode {
+fn run_reporting(mut command: Command, kernel: Option<UnixStream>, each: impl FnMut(String) + Send + 'static) -> ExitCode {
     // Cargo reports progress only if it is told the width of a line.
     command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "100");
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -48,14 +48,14 @@ fn told(mut command: Command, kernel: Option<UnixStream>, each: impl FnMut(Strin
     };
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return ExitCode::FAILURE };
     let group = Group::of(&child);
-    let listening = kernel.as_ref().and_then(|kernel| Listening::begin(kernel, &group));
+    let listener = kernel.as_ref().and_then(|kernel| StopListener::begin(kernel, &group));
     let messages = std::thread::spawn(move || messages(out, each));
-    said(err, kernel);
+    report_progress(err, kernel);
     let foreign = messages.join().unwrap_or_default();
     eprint!("{foreign}");
     let ended = group.wait(child);
-    if let Some(listening) = listening {
-        listening.end();
+    if let Some(listener) = listener {
+        listener.end();
     }
     status(ended)
 }
@@ -80,14 +80,14 @@ impl Group {
 
     /// Waits for the child of this group.
     fn wait(&self, mut child: Child) -> std::io::Result<ExitStatus> {
-        until_ended(&child);
+        wait_unreaped(&child);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
         child.wait()
     }
 }
 
 /// Waits until a child has ended, but leaves it unreaped so that its id stays valid.
-fn until_ended(child: &Child) {
+fn wait_unreaped(child: &Child) {
     loop {
         // SAFETY: a siginfo_t of zeros is valid.
         let mut ended: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -99,17 +99,17 @@ fn until_ended(child: &Child) {
     }
 }
 
-/// A thread that kills the group when the kernel asks for it or disconnects.
-struct Listening {
+/// A thread that kills the group when the kernel requests it or disconnects.
+struct StopListener {
     kernel: UnixStream,
     thread: JoinHandle<()>,
 }
 
-impl Listening {
+impl StopListener {
     fn begin(kernel: &UnixStream, group: &Group) -> Option<Self> {
-        let (heard, kernel, group) = (kernel.try_clone().ok()?, kernel.try_clone().ok()?, group.clone());
+        let (received, kernel, group) = (kernel.try_clone().ok()?, kernel.try_clone().ok()?, group.clone());
         let thread = std::thread::spawn(move || {
-            let _ = BufReader::new(heard).read_line(&mut String::new());
+            let _ = BufReader::new(received).read_line(&mut String::new());
             group.kill();
         });
         Some(Self { kernel, thread })
@@ -145,7 +145,7 @@ fn foreign_error(line: &str) -> Option<String> {
 }
 
 /// Reports cargo's progress to the kernel, and prints everything else.
-fn said(err: impl Read, mut kernel: Option<UnixStream>) {
+fn report_progress(err: impl Read, mut kernel: Option<UnixStream>) {
     let mut tell = |message: Value| {
         if let Some(stream) = &mut kernel {
             let _ = writeln!(stream, "{message}");
@@ -156,14 +156,14 @@ fn said(err: impl Read, mut kernel: Option<UnixStream>) {
     let mut err = BufReader::new(err);
     loop {
         let mut piece = Vec::new();
-        if !next(&mut err, &mut piece) {
+        if !read_piece(&mut err, &mut piece) {
             return;
         }
         let text = console::strip_ansi_codes(&String::from_utf8_lossy(&piece)).trim().to_owned();
         if let Some(name) = text.strip_prefix("Compiling ") {
             built += usize::from(!name.starts_with(&format!("{CELL} ")));
         } else if let Some(rest) = text.strip_prefix("Building [") {
-            if let Some(progress) = progress(rest) {
+            if let Some(progress) = parse_progress(rest) {
                 let crates = if built == 1 { "crate" } else { "crates" };
                 tell(json!({"building": progress, "after": format!("built {built} {crates}")}));
             }
@@ -174,7 +174,7 @@ fn said(err: impl Read, mut kernel: Option<UnixStream>) {
 }
 
 /// Reads up to a newline or carriage return. Returns whether there was anything to read.
-fn next(from: &mut impl BufRead, piece: &mut Vec<u8>) -> bool {
+fn read_piece(from: &mut impl BufRead, piece: &mut Vec<u8>) -> bool {
     loop {
         let Ok(bytes) = from.fill_buf() else { return false };
         if bytes.is_empty() {
@@ -196,7 +196,7 @@ fn next(from: &mut impl BufRead, piece: &mut Vec<u8>) -> bool {
 }
 
 /// The progress in a line such as `===>  ] 12/245: serde, syn`; none while only the cell is being built.
-fn progress(bar: &str) -> Option<String> {
+fn parse_progress(bar: &str) -> Option<String> {
     let (_, rest) = bar.split_once("] ")?;
     let (numbers, names) = rest.split_once(':')?;
     let (done, all) = numbers.split_once('/')?;
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     /// What the kernel receives about a build, up to the end of the connection.
-    fn heard(kernel: &UnixStream) -> String {
+    fn received(kernel: &UnixStream) -> String {
         kernel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut text = String::new();
         BufReader::new(kernel).read_to_string(&mut text).unwrap();
@@ -221,14 +221,14 @@ mod tests {
     #[test]
     fn a_finished_build_closes_its_connection_and_is_not_killed_later() {
         let (kernel, own) = UnixStream::pair().unwrap();
-        let done = told(Command::new("true"), Some(own), |_| {});
+        let done = run_reporting(Command::new("true"), Some(own), |_| {});
         assert_eq!(done, ExitCode::SUCCESS);
         // The connection is closed, so the listening thread has ended.
-        assert!(heard(&kernel).contains("hello"));
+        assert!(received(&kernel).contains("hello"));
         let child = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
         let group = Group::of(&child);
         group.kill();
-        until_ended(&child);
+        wait_unreaped(&child);
         assert!(group.0.lock().unwrap().is_some(), "its id is still valid");
         assert!(!group.wait(child).unwrap().success());
         assert_eq!(*group.0.lock().unwrap(), None, "its id may be reused");
@@ -240,18 +240,18 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 600 & sleep 600"]);
         let begin = Instant::now();
-        let build = std::thread::spawn(move || told(command, Some(own), |_| {}));
+        let build = std::thread::spawn(move || run_reporting(command, Some(own), |_| {}));
         writeln!(kernel, "stop").unwrap();
         assert_ne!(build.join().unwrap(), ExitCode::SUCCESS);
         assert!(begin.elapsed() < Duration::from_secs(60));
-        assert!(heard(&kernel).contains("hello"));
+        assert!(received(&kernel).contains("hello"));
     }
 
     #[test]
     fn the_progress_of_other_crates_is_reported() {
-        assert_eq!(progress("===>   ] 12/245: serde, syn").as_deref(), Some("12 of 245: serde, syn"));
-        assert_eq!(progress("======>] 244/245: ctx"), None);
-        assert_eq!(progress("nothing"), None);
+        assert_eq!(parse_progress("===>   ] 12/245: serde, syn").as_deref(), Some("12 of 245: serde, syn"));
+        assert_eq!(parse_progress("======>] 244/245: ctx"), None);
+        assert_eq!(parse_progress("nothing"), None);
     }
 
     #[test]

@@ -15,18 +15,18 @@ const RATE: f64 = 5e5;
 const HEAD: usize = 1000;
 
 /// A token bucket.
-pub struct Pace {
+pub struct RateLimit {
     credit: f64,
     at: Instant,
 }
 
-impl Default for Pace {
+impl Default for RateLimit {
     fn default() -> Self {
         Self { credit: BURST, at: Instant::now() }
     }
 }
 
-impl Pace {
+impl RateLimit {
     /// How long to wait before sending `bytes`. Never waits for more than the bucket holds.
     pub fn wait(&mut self, bytes: usize) -> Duration {
         let now = Instant::now();
@@ -48,15 +48,15 @@ mod tests {
 
     #[test]
     fn the_rate_stays_below_three_megabytes_in_three_seconds() {
-        let mut pace = Pace::default();
+        let mut limit = RateLimit::default();
         let (mut sent, mut seconds) = (Vec::new(), 0.0);
         while seconds < 20.0 {
-            let wait = pace.wait(60_000);
+            let wait = limit.wait(60_000);
             // Simulates the passage of time.
-            pace.at -= wait;
+            limit.at -= wait;
             seconds += wait.as_secs_f64();
-            assert!(pace.wait(60_000) < Duration::from_millis(1));
-            pace.sent(60_000);
+            assert!(limit.wait(60_000) < Duration::from_millis(1));
+            limit.sent(60_000);
             sent.push((seconds, 61_000.0));
         }
         for (begin, _) in &sent {
