@@ -189,7 +189,7 @@ impl UnfinishedSession {
             Ok(to)
         });
         let (place, is) = match &to {
-            Ok(to) => (to, "it was moved to"),
+            Ok(to) => (to, "it was set aside in"),
             Err(_) => (&self.directory, "it is still in"),
         };
         format!("{is} `{}`; {}", place.display(), saved_states(place))

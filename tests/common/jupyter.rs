@@ -1,4 +1,4 @@
-//! A kernel of this program, and a client that speaks Jupyter's protocol with it.
+//! Starts a kernel of this program and talks to it as a Jupyter client.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -19,24 +19,24 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-/// How long anything may take.
+/// The timeout of each operation.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// One output of a cell, as a notebook file has it, with its display id.
+/// One output of a cell as in a notebook file, with its display id.
 pub type Output = Value;
 
-/// What became of a cell.
+/// The result of a cell.
 #[derive(Debug, Default)]
 pub struct Cell {
     pub outputs: Vec<Output>,
     pub status: String,
-    /// How often each live picture was changed, and when.
+    /// The times at which live displays were updated.
     pub updates: Vec<Instant>,
     pub seconds: f64,
 }
 
 impl Cell {
-    /// Everything of one kind that it said: `stdout`, `stderr`, `error`, or plain text that was shown.
+    /// All output of one kind: `stdout`, `stderr`, `error`, or `shown` for plain text.
     pub fn text(&self, kind: &str) -> String {
         let text = |output: &Output| match (output["output_type"].as_str(), kind) {
             (Some("stream"), _) if output["name"] == kind => output["text"].as_str().map(str::to_owned),
@@ -48,7 +48,7 @@ impl Cell {
     }
 }
 
-/// What a kernel runs in, which ends with this.
+/// The process of a kernel, killed on drop.
 pub struct Process(Child);
 
 impl Drop for Process {
@@ -60,8 +60,8 @@ impl Drop for Process {
 
 type Sockets = (ClientShellConnection, ClientControlConnection, ClientIoPubConnection);
 
-/// Connects to a kernel that may still be starting. Its ports may for a moment be held open by a process that another
-/// test is just starting, which resets the connection: so this is tried again.
+/// Connects to a kernel that may still be starting. Another test that is starting a process may briefly hold the ports open,
+/// which resets the connection, so this is retried.
 async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
     let sockets = || async {
         let identity = peer_identity_for_session(session)?;
@@ -78,7 +78,7 @@ async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
     sockets().await.unwrap()
 }
 
-/// A kernel that runs.
+/// A running kernel.
 pub struct Kernel {
     runtime: Runtime,
     process: Process,
@@ -89,19 +89,19 @@ pub struct Kernel {
     _directory: tempfile::TempDir,
 }
 
-/// Where tests keep the prelude that is built for cells: with everything else that is built.
+/// The cache directory of the prelude built for tests, inside the target directory.
 pub fn cache() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
 }
 
-/// `dam` as it is to be run for notebooks.
+/// `dam` with the environment for notebooks.
 pub fn dam(directory: &Path) -> Command {
     let mut command = super::dam(directory);
     command.env("XDG_CACHE_HOME", cache()).env_remove("RUST_BACKTRACE");
     command
 }
 
-/// Builds the prelude for cells once; the tests of one program wait for each other.
+/// Builds the prelude for cells once; the lock file makes tests in other processes wait.
 pub fn prepare() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -115,12 +115,12 @@ pub fn prepare() {
 }
 
 impl Kernel {
-    /// Starts one in `directory`.
+    /// Starts a kernel in `directory`.
     pub fn start(directory: &Path) -> Self {
         Self::start_as(&mut dam(directory))
     }
 
-    /// Starts one by a command of [`dam`].
+    /// Starts a kernel with a command from [`dam`].
     pub fn start_as(command: &mut Command) -> Self {
         prepare();
         let runtime = Runtime::new().unwrap();
@@ -148,19 +148,18 @@ impl Kernel {
         kernel
     }
 
-    /// Sends a cell as another client, that goes away before it has the answer.
-    pub fn send_and_go(&mut self, code: &str) {
+    /// Sends a cell as another client, which disconnects before the reply.
+    pub fn send_and_disconnect(&mut self, code: &str) {
         let request: JupyterMessage = JupyterMessage::new(ExecuteRequest::new(code.into()), None);
         self.runtime.block_on(async {
             let (mut shell, ..) = connect(&self.info, "another").await;
             shell.send(request.clone()).await.unwrap();
-            // It has arrived when the kernel says that it is busy with it.
+            // The request has arrived when the kernel reports busy for it.
             while self.iopub.read().await.unwrap().parent_header.is_none_or(|parent| parent.msg_id != request.header.msg_id) {}
         });
     }
 
-    /// The status of the reply to `code` where it is sent by one of two clients of the same name, with the other the last
-    /// that connected.
+    /// The status of the reply to `code`, sent by the first of two clients with the same identity.
     pub fn run_as_twin(&mut self, code: &str) -> Value {
         let request: JupyterMessage = JupyterMessage::new(ExecuteRequest::new(code.into()), None);
         self.runtime.block_on(async {
@@ -171,7 +170,7 @@ impl Kernel {
         })
     }
 
-    /// Runs a cell that asks for a line: what it asked, with the text that it then wrote.
+    /// Runs a cell that requests input; returns the prompt and the standard output.
     pub fn run_and_answer(&mut self, code: &str, line: &str) -> (String, String) {
         let mut stdin = self.stdin();
         let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
@@ -186,8 +185,8 @@ impl Kernel {
         (question, cell.text("stdout"))
     }
 
-    /// Runs a cell that asks for a line and is interrupted then; the answer comes when it is over, and once more before that
-    /// to `next`, which asks too. What both wrote.
+    /// Runs a cell that requests input and interrupts it. A reply to that request is sent after the cell has ended, and again
+    /// while the cell `next` is requesting input. Returns the standard output of both.
     pub fn run_and_answer_late(&mut self, code: &str, next: &str) -> (String, String) {
         let mut stdin = self.stdin();
         let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
@@ -217,13 +216,13 @@ impl Kernel {
         })
     }
 
-    /// The ports of its five sockets.
+    /// The ports of the five sockets.
     pub fn ports(&self) -> [u16; 5] {
         let ConnectionInfo { shell_port, iopub_port, stdin_port, control_port, hb_port, .. } = self.info;
         [shell_port, iopub_port, stdin_port, control_port, hb_port]
     }
 
-    /// Waits until it answers, and what it publishes arrives.
+    /// Waits until the kernel replies and its iopub messages arrive.
     fn wait(&mut self) {
         let begin = Instant::now();
         let (mut answers, mut publishes) = (false, false);
@@ -237,7 +236,7 @@ impl Kernel {
                 publishes |= timeout(soon, iopub.read()).await.is_ok_and(|message| message.is_ok());
             });
         }
-        // Answers to all that was asked.
+        // Discards the replies to all requests.
         let (shell, soon) = (&mut self.shell, Duration::from_millis(300));
         self.runtime.block_on(async { while timeout(soon, shell.read()).await.is_ok() {} });
     }
@@ -254,17 +253,17 @@ impl Kernel {
         json!(reply.content)
     }
 
-    /// Sends a cell without waiting.
+    /// Sends a cell without waiting for the reply.
     pub fn send(&mut self, code: &str) -> JupyterMessage {
         self.ask(ExecuteRequest::new(code.into()))
     }
 
-    /// Runs a cell to its end.
+    /// Runs a cell to the end.
     pub fn run(&mut self, code: &str) -> Cell {
         self.run_while(code, |_, _| {})
     }
 
-    /// Runs a cell; `look` is called with the kernel after every message of it.
+    /// Runs a cell; calls `look` after every message for it.
     pub fn run_while(&mut self, code: &str, look: impl FnMut(&mut Self, &Cell)) -> Cell {
         let begin = Instant::now();
         let request = self.send(code);
@@ -274,7 +273,7 @@ impl Kernel {
         cell
     }
 
-    /// What a cell that was sent shows, until it is over.
+    /// The outputs of a cell that was sent, up to idle.
     pub fn outputs(&mut self, request: &JupyterMessage, mut look: impl FnMut(&mut Self, &Cell)) -> Cell {
         let mut cell = Cell::default();
         loop {
@@ -317,7 +316,7 @@ impl Kernel {
         }
     }
 
-    /// Interrupts what runs.
+    /// Interrupts the running cell.
     pub fn interrupt(&mut self) {
         self.command(InterruptRequest {});
     }
@@ -330,8 +329,8 @@ impl Kernel {
         });
     }
 
-    /// The content of the reply to a request. A client takes it for one when the kernel has said that it is busy with it, and
-    /// then idle.
+    /// The content of the reply to a request. Asserts that the kernel reported busy, then idle, which clients require of a
+    /// reply.
     pub fn answer(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
         let request = self.ask(content);
         let reply = self.reply();
@@ -361,7 +360,7 @@ impl Kernel {
         assert_eq!(states, ["busy", "idle"], "{}", request.message_type());
     }
 
-    /// What a table or picture becomes that was shown by an earlier cell: its new forms.
+    /// The next update of a display shown by an earlier cell: its new content.
     pub fn update(&mut self) -> Value {
         loop {
             let soon = Duration::from_secs(60);
@@ -374,7 +373,7 @@ impl Kernel {
         }
     }
 
-    /// The words that could stand at the end of `code`.
+    /// The completions at the end of `code`.
     pub fn complete(&mut self, code: &str) -> Vec<String> {
         let reply = self.answer(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
         reply["matches"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
@@ -393,12 +392,12 @@ impl Kernel {
         self.answer(HistoryRequest::Tail { n: 3, output: false, raw: true })["history"].clone()
     }
 
-    /// The process that it is.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.process.0.id()
     }
 
-    /// Shuts it down, and waits for its end.
+    /// Shuts the kernel down and waits until it has ended.
     pub fn shut_down(mut self) {
         self.command(ShutdownRequest { restart: false });
         let begin = Instant::now();
