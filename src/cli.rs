@@ -12,7 +12,7 @@ use crate::repl::Keys;
 #[command(name = "dam", version)]
 #[command(after_help = "Without arguments: an interactive session. `help` in it lists the verbs.")]
 pub struct Cli {
-    /// Run the verbs of a file, as `dam run FILE` does
+    /// Run the verbs of a file; the same as `dam run FILE`
     #[arg(value_name = "FILE.dam")]
     pub file: Option<PathBuf>,
     /// Run verbs, separated by `;`, and exit; stops at the first error
@@ -44,7 +44,7 @@ impl Cli {
     }
 }
 
-/// What `dam` does instead of an interactive session.
+/// The subcommands of `dam`.
 #[derive(Subcommand)]
 pub enum Action {
     /// Run the verbs of a file, one per line; # starts a comment

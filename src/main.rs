@@ -1,11 +1,11 @@
-//! The `dam` program: a merge, one verb at a time.
+//! The `dam` program: runs verbs at a prompt, from a script, or in a Jupyter kernel.
 
 mod cli;
+mod image_query;
 mod interrupt;
 #[cfg(feature = "jupyter")]
 mod kernel;
 mod pager;
-mod image_query;
 mod progress;
 mod render;
 mod repl;

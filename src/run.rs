@@ -63,7 +63,7 @@ pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64
     Ok((reply, start.elapsed().as_secs_f64()))
 }
 
-/// Runs one statement and shows its reply.
+/// Runs one statement and prints its reply.
 pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> Outcome {
     let outcome = match reply(statement, context) {
         Ok((reply, seconds)) => {

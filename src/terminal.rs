@@ -87,8 +87,9 @@ fn images() -> Option<Config> {
 /// Draws `figure` in the protocol of `how`; none if the terminal does not support it after all.
 fn image(figure: &Figure, how: &Config) -> Option<()> {
     // viuer would fall back to half blocks, which show less than Braille.
-    let able =
-        how.use_kitty && image_query::kitty() || how.use_iterm && viuer::is_iterm_supported() || how.use_sixel && image_query::sixel();
+    let able = how.use_kitty && image_query::kitty()
+        || how.use_iterm && viuer::is_iterm_supported()
+        || how.use_sixel && image_query::sixel();
     if !able {
         return None;
     }

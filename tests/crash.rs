@@ -24,9 +24,9 @@ fn kills() -> usize {
 }
 
 /// Random moments to kill at, each within the duration of the whole run.
-struct Moments(ChaCha8Rng);
+struct KillTimes(ChaCha8Rng);
 
-impl Moments {
+impl KillTimes {
     fn new(kind: u64) -> Self {
         let seed = std::env::var("DAM_CRASH_SEED").map_or(0, |n| n.parse::<u64>().unwrap());
         Self(ChaCha8Rng::seed_from_u64(seed * 100 + kind))
@@ -38,7 +38,7 @@ impl Moments {
 }
 
 /// The content of `path`: its bytes, or those of every file in it.
-fn at(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+fn content(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     if path.is_dir() { files(path) } else { BTreeMap::from([(PathBuf::new(), fs::read(path).unwrap())]) }
 }
 
@@ -72,20 +72,20 @@ fn always_one_of_two(kind: u64, verbs: [&str; 2], out: &str) {
         let begin = Instant::now();
         run(directory.path(), &verbs);
         whole = begin.elapsed();
-        at(&out_path)
+        content(&out_path)
     });
     assert!(results[0] != results[1], "both versions are the same");
-    let (mut moments, mut ended) = (Moments::new(kind), 0);
+    let (mut kill_times, mut ended) = (KillTimes::new(kind), 0);
     for i in 0..kills() {
         let mut command = dam(directory.path());
         command.args(["-c", &both[i % 2]]);
-        ended += usize::from(kill(command, moments.below(whole)));
-        assert!(results.contains(&at(&out_path)), "{out} is neither, after kill {i} of {}", both[i % 2]);
+        ended += usize::from(kill(command, kill_times.below(whole)));
+        assert!(results.contains(&content(&out_path)), "{out} is neither, after kill {i} of {}", both[i % 2]);
     }
     assert!(ended < kills(), "every run ended before its kill");
     // The next run cleans up.
     run(directory.path(), &both[0]);
-    assert_eq!(at(&out_path), results[0]);
+    assert_eq!(content(&out_path), results[0]);
     let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, [out], "a file was left behind");
 }
@@ -121,12 +121,12 @@ fn download() {
     let first = tempfile::tempdir().unwrap();
     let begin = Instant::now();
     assert!(program(first.path()).output().unwrap().status.success());
-    let (whole, mut moments, mut ended) = (begin.elapsed(), Moments::new(4), 0);
+    let (whole, mut kill_times, mut ended) = (begin.elapsed(), KillTimes::new(4), 0);
     for i in 0..kills() {
         let home = tempfile::tempdir().unwrap();
         // Killed twice: the second run resumes the first.
         for _ in 0..2 {
-            ended += usize::from(kill(program(home.path()), moments.below(whole)));
+            ended += usize::from(kill(program(home.path()), kill_times.below(whole)));
             let cache = home.path().join("hub");
             for (path, bytes) in if cache.is_dir() { files(&cache) } else { BTreeMap::new() } {
                 let is_named = path.parent().is_some_and(|p| p.ends_with("blobs")) && path.extension().is_none();
@@ -149,7 +149,7 @@ fn step(terminal: &Terminal) -> usize {
 /// Whatever the prompt was doing, the earlier work is offered and can be resumed.
 #[test]
 fn prompt() {
-    let mut moments = Moments::new(5);
+    let mut kill_times = KillTimes::new(5);
     for i in 0..kills() {
         let home = tempfile::tempdir().unwrap();
         let mut dam = Terminal::dam(home.path());
@@ -159,7 +159,7 @@ fn prompt() {
         dam.wait_for_prompt("step 2");
         // It is killed while it saves a step, a setting, or training in progress.
         dam.line(["step; step; step; step", "train 100000", "set lr=1e-3; set lr=1e-2; undo; undo; redo; redo"][i % 3]);
-        std::thread::sleep(moments.below(Duration::from_millis(1500)));
+        std::thread::sleep(kill_times.below(Duration::from_millis(1500)));
         dam.kill();
         let mut dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
         dam.wait_for("resume it?");

@@ -16,11 +16,11 @@ use serde_json::Value;
 struct Session {
     name: String,
     verbs: String,
-    ends: Ends,
+    result: ResultKind,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Ends {
+enum ResultKind {
     Trained,
     Merged,
     Evolved,
@@ -29,12 +29,12 @@ enum Ends {
 const LOAD: &str =
     "load base=base m0=model0; load m1=model1 m2=model2; data m0=data0.jsonl 'm1=the \"data\" of m1.jsonl' m2=data2.jsonl";
 
-fn session(name: &str, verbs: impl Into<String>, ends: Ends) -> Session {
-    Session { name: name.into(), verbs: verbs.into(), ends }
+fn session(name: &str, verbs: impl Into<String>, result: ResultKind) -> Session {
+    Session { name: name.into(), verbs: verbs.into(), result }
 }
 
 fn sessions() -> Vec<Session> {
-    let trained = |name: &str, verbs: String| session(name, verbs, Ends::Trained);
+    let trained = |name: &str, verbs: String| session(name, verbs, ResultKind::Trained);
     let mut all = vec![
         trained(
             "settings",
@@ -73,15 +73,15 @@ fn sessions() -> Vec<Session> {
                 "{LOAD}; merge ties density=0.5 weight=1,0.5,0.25; inspect norm; merge recipe.yml; merge greedy_soup data=data0.jsonl; \
                  merge dare_ties seed=7; set seed=1; data m0=data2.jsonl; eval data1.jsonl data2.jsonl; plot lean"
             ),
-            Ends::Merged,
+            ResultKind::Merged,
         ),
-        session("evolved", format!("{LOAD}; evolve linear budget=5 groups=2 examples=2 best.yml; eval"), Ends::Evolved),
+        session("evolved", format!("{LOAD}; evolve linear budget=5 groups=2 examples=2 best.yml; eval"), ResultKind::Evolved),
         session(
             "settled",
             format!("{LOAD}; wrap; step; set seed=2; evolve budget=4 examples=1; set batch_size=2; inspect model.norm.weight"),
-            Ends::Merged,
+            ResultKind::Merged,
         ),
-        session("soup", format!("{LOAD}; wrap; step; merge greedy_soup"), Ends::Merged),
+        session("soup", format!("{LOAD}; wrap; step; merge greedy_soup"), ResultKind::Merged),
     ];
     all.extend(SCHEMES.iter().map(|scheme| {
         let options = if scheme.name == "columns" { "" } else { " bias=same" };
@@ -114,10 +114,10 @@ impl Exported {
 
     /// What stores the result of a session, as a verb and in Rust.
     fn end(session: &Session) -> (&'static str, &'static str) {
-        match session.ends {
-            Ends::Trained => ("save end", "dam.save(\"end\")?;"),
-            Ends::Merged => ("bake end", "merged.bake(\"end\")?;"),
-            Ends::Evolved => ("bake end", "evolved.merged.bake(\"end\")?;"),
+        match session.result {
+            ResultKind::Trained => ("save end", "dam.save(\"end\")?;"),
+            ResultKind::Merged => ("bake end", "merged.bake(\"end\")?;"),
+            ResultKind::Evolved => ("bake end", "evolved.merged.bake(\"end\")?;"),
         }
     }
 
@@ -273,7 +273,7 @@ fn every_setting_is_exported() {
 #[cfg(unix)]
 fn interrupted_training_is_exported_with_the_steps_made() {
     use common::terminal::{Terminal, ctrl};
-    let exported = Exported::new(session("before", format!("{LOAD}; wrap"), Ends::Trained));
+    let exported = Exported::new(session("before", format!("{LOAD}; wrap"), ResultKind::Trained));
     let at = exported.directory.path();
     let mut dam = Terminal::dam(at);
     dam.line(&format!("{LOAD}; wrap; step"));

@@ -107,7 +107,7 @@ fn a_client_that_disconnects_does_not_affect_the_replies_of_others() {
 #[test]
 fn replies_reach_the_sender_when_two_clients_share_an_identity() {
     let (mut kernel, _directory) = kernel();
-    assert_eq!(kernel.run_as_twin("let kept = 7;"), "ok");
+    assert_eq!(kernel.run_with_shared_identity("let kept = 7;"), "ok");
     assert_eq!(kernel.run("kept").text("shown"), "7");
 }
 
@@ -215,7 +215,7 @@ fn outputs_arrive_in_order_and_separately() {
 #[test]
 fn errors_have_their_line_and_column_in_the_cell() {
     let (mut kernel, _directory) = kernel();
-    let plain = |cell: &common::jupyter::Cell| {
+    let plain = |cell: &common::jupyter::CellResult| {
         let lines = cell.outputs.last().unwrap()["traceback"].clone();
         let text = lines.as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect::<Vec<_>>().join("\n");
         console::strip_ansi_codes(&text).into_owned()
@@ -428,7 +428,7 @@ fn a_client_with_too_many_subscriptions_is_disconnected() {
     }
     assert_disconnects(stream, "10,000 subscriptions");
     assert_eq!(kernel.run("1 + 1").text("shown"), "2");
-    assert_eq!(kernel.run_as_twin("1 + 1"), "ok");
+    assert_eq!(kernel.run_with_shared_identity("1 + 1"), "ok");
 }
 
 #[test]
@@ -439,7 +439,7 @@ fn idle_connections_do_not_block_other_clients() {
     let idle: Vec<TcpStream> = (0..140)
         .flat_map(|_| [(shell, "DEALER"), (iopub, "SUB"), (control, "DEALER")].map(|(port, kind)| unauthenticated(port, kind)))
         .collect();
-    assert_eq!(kernel.run_as_twin("let kept = 7;"), "ok");
+    assert_eq!(kernel.run_with_shared_identity("let kept = 7;"), "ok");
     assert_eq!(kernel.run("kept").text("shown"), "7");
     drop(idle);
 }
@@ -479,18 +479,18 @@ fn unauthenticated_messages_do_not_fill_the_memory() {
 fn every_request_is_bracketed_by_busy_and_idle() {
     let (mut kernel, _directory) = kernel();
     let unknown = || UnknownMessage { msg_type: "nothing_request".into(), content: serde_json::json!({}) };
-    assert_eq!(kernel.answer(KernelInfoRequest {})["implementation"], "dam");
-    assert_eq!(kernel.answer(CommInfoRequest { target_name: None })["status"], "ok");
-    assert_eq!(kernel.answer(unknown())["status"], "error");
-    assert_eq!(kernel.control(KernelInfoRequest {})["implementation"], "dam");
-    assert_eq!(kernel.control(InterruptRequest {})["status"], "ok");
-    assert_eq!(kernel.control(unknown())["status"], "error");
+    assert_eq!(kernel.request(KernelInfoRequest {})["implementation"], "dam");
+    assert_eq!(kernel.request(CommInfoRequest { target_name: None })["status"], "ok");
+    assert_eq!(kernel.request(unknown())["status"], "error");
+    assert_eq!(kernel.control_request(KernelInfoRequest {})["implementation"], "dam");
+    assert_eq!(kernel.control_request(InterruptRequest {})["status"], "ok");
+    assert_eq!(kernel.control_request(unknown())["status"], "error");
     // Also while a cell runs.
     let cell = kernel.send("std::thread::sleep(std::time::Duration::from_secs(2));");
-    assert_eq!(kernel.control(InterruptRequest {})["status"], "ok");
+    assert_eq!(kernel.control_request(InterruptRequest {})["status"], "ok");
     kernel.outputs(&cell, |_, _| {});
     kernel.reply();
-    assert_eq!(kernel.control(ShutdownRequest { restart: false })["status"], "ok");
+    assert_eq!(kernel.control_request(ShutdownRequest { restart: false })["status"], "ok");
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::jupyter::{Cell, Kernel};
+use common::jupyter::{CellResult, Kernel};
 use common::text::{same_text, without_numbers};
 use serde_json::{Value, json};
 
@@ -89,13 +89,13 @@ fn text(value: &Value) -> String {
 }
 
 /// Outputs that must not occur in a notebook.
-fn faults(cell: &Cell) -> impl Iterator<Item = String> {
+fn faults(cell: &CellResult) -> impl Iterator<Item = String> {
     let kinds = ["error", "stderr"].map(|kind| (kind, cell.text(kind)));
     kinds.into_iter().filter(|(_, text)| !text.is_empty()).map(|(kind, text)| format!("{kind}: {text}"))
 }
 
 /// The outputs as stored in a notebook.
-fn kept(cell: &Cell) -> Value {
+fn kept(cell: &CellResult) -> Value {
     let one = |output: &Value| {
         let mut output = output.clone();
         if let Some(output) = output.as_object_mut() {

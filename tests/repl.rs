@@ -397,7 +397,7 @@ fn changes_can_be_undone_branched_and_exported() {
 }
 
 /// `dam` after a session ended unexpectedly, once it offers to resume it.
-fn offered(home: &tempfile::TempDir) -> Terminal {
+fn start_with_offer(home: &tempfile::TempDir) -> Terminal {
     let dam = Terminal::start(dam(home.path()), 30, 100);
     dam.wait_for("resume it?");
     dam
@@ -415,13 +415,13 @@ fn a_killed_session_is_offered_again() {
     // Training is autosaved once per second.
     std::thread::sleep(Duration::from_secs(2));
     dam.kill();
-    let mut dam = offered(&home);
+    let mut dam = start_with_offer(&home);
     dam.wait_for("training was under way");
     dam.line("n");
     dam.wait_for_prompt("");
     dam.line("quit");
     assert!(dam.end().success());
-    let mut dam = offered(&home);
+    let mut dam = start_with_offer(&home);
     dam.line("y");
     dam.wait_for("2 sources · step ");
     dam.line("history");
@@ -466,7 +466,7 @@ fn several_killed_sessions_are_listed() {
     dam.line("load builtin:math");
     dam.wait_for("1 source >");
     dam.kill();
-    let mut dam = offered(&home);
+    let mut dam = start_with_offer(&home);
     dam.line("n");
     dam.wait_for_prompt("");
     dam.line("load builtin:japanese builtin:sql");

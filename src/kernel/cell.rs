@@ -136,7 +136,8 @@ impl Cells {
         let command =
             |names: &[&str]| rust.lines().filter(|l| is_command(l)).any(|l| names.iter().any(|n| l.trim().starts_with(n)));
         self.evcxr_formats.fetch_or(command(&[":fmt", ":types"]), Ordering::SeqCst);
-        let code = if self.evcxr_formats.load(Ordering::SeqCst) { CompiledCode::plain(rust) } else { CompiledCode::showing_value(rust) };
+        let code =
+            if self.evcxr_formats.load(Ordering::SeqCst) { CompiledCode::plain(rust) } else { CompiledCode::showing_value(rust) };
         code.text.clone_into(ran);
         let answer = |prompt: &str, password: bool| ask(prompt, password).unwrap_or_default();
         self.output.begin_wait("compiling the cell", None);
@@ -168,7 +169,13 @@ impl Cells {
     fn with_position(&self, failure: Failure, engine: &Engine, cell: &str, ran: &str) -> Failure {
         match &failure.position {
             Some(position) => {
-                let text = describe_position(cell, &CompiledCode::from_compiled(ran), position, &engine.generated(), &locked(&self.earlier));
+                let text = describe_position(
+                    cell,
+                    &CompiledCode::from_compiled(ran),
+                    position,
+                    &engine.generated(),
+                    &locked(&self.earlier),
+                );
                 failure.at(text)
             }
             None => failure,

@@ -5,7 +5,7 @@ use dam_prelude::Error;
 use serde_json::{Value, json};
 
 use super::doctor::doctor;
-use super::install::{PreludeState, InstallTarget, install, uninstall};
+use super::install::{InstallTarget, PreludeState, install, uninstall};
 use super::install_progress;
 use crate::render::Output;
 
@@ -67,7 +67,11 @@ pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
             output.object("doctor", &lines.join("\n"), json!({"findings": json}));
             let missing = findings.iter().filter(|f| f.found.is_none() && !f.optional).count();
             if missing > 0 {
-                return Err(Error::Refused { message: missing_message(missing), hint: "see the lines above for how to get it".into() }.into());
+                return Err(Error::Refused {
+                    message: missing_message(missing),
+                    hint: "see the lines above for how to get it".into(),
+                }
+                .into());
             }
         }
     }

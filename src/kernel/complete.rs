@@ -6,7 +6,7 @@ use dam_prelude::verbs::{self, Context, find};
 use serde_json::{Map, Value, json};
 
 use super::code::{self, without_verbs};
-use super::engine::{Engine, Candidates};
+use super::engine::{Candidates, Engine};
 use super::members::{Members, Rank, name};
 
 /// The completions at a position.

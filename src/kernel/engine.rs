@@ -10,10 +10,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use dam_prelude::notebook::SOCKET;
 use evcxr::{CommandContext, Error, EvalCallbacks, EvalContext, EvalOutputs};
 
-use super::relay::BACKTRACE;
 use super::cargo::{HOME, with_wrapper_on_path};
 use super::link::Link;
-use super::prepare::{FEATURES, PRELUDE, BuildDirectory, copy_lock, latest_build, prelude_build_path};
+use super::prepare::{BuildDirectory, FEATURES, PRELUDE, copy_lock, latest_build, prelude_build_path};
+use super::relay::BACKTRACE;
 
 /// The first code of every notebook. (Without a `?` in it, evcxr would compile the first cell that has one twice.)
 const BEGIN: &str = "use dam_prelude::*; Ok::<(), dam_prelude::Error>(())?;";

@@ -42,7 +42,7 @@ impl Link {
     /// # Errors
     /// The socket cannot be created.
     pub fn listen(path: &Path, on_message: impl Fn(Value) + Send + Sync + 'static) -> Result<Arc<Self>> {
-        let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
         let (reply_sender, replies) = channel();
         let link = Arc::new(Self {
             relay: Mutex::default(),

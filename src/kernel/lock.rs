@@ -118,7 +118,11 @@ pub fn check_build(cargo: &dyn Fn() -> Command) -> Result<Vec<String>> {
 /// The manifest cannot be read.
 pub fn manifest_without(separate: &[String]) -> Result<String> {
     let manifest = fs::read_to_string(MANIFEST)?;
-    Ok(manifest.lines().filter(|line| !separate.iter().any(|separate| separate == line.trim())).map(|line| format!("{line}\n")).collect())
+    Ok(manifest
+        .lines()
+        .filter(|line| !separate.iter().any(|separate| separate == line.trim()))
+        .map(|line| format!("{line}\n"))
+        .collect())
 }
 
 fn lines(file: &str) -> Vec<String> {
@@ -180,7 +184,8 @@ pub fn cargo_metadata(directory: &Path, cargo: &dyn Fn() -> Command) -> Result<V
     let output = command.output()?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     // Progress lines are left out of messages.
-    let messages: Vec<&str> = stderr.lines().filter(|line| !PROGRESS_PREFIXES.iter().any(|prefix| line.trim_start().starts_with(prefix))).collect();
+    let messages: Vec<&str> =
+        stderr.lines().filter(|line| !PROGRESS_PREFIXES.iter().any(|prefix| line.trim_start().starts_with(prefix))).collect();
     if !output.status.success() {
         bail!("{}", messages.join("\n").trim());
     }

@@ -6,12 +6,9 @@
 //!    \------ output <----/                \=========== stops and verbs =======================/  notebook/
 //! ```
 
-mod separate;
-mod relay;
 mod build;
 mod cargo;
 mod cell;
-mod proxy;
 mod code;
 mod command;
 mod complete;
@@ -21,17 +18,20 @@ mod failure;
 mod install;
 mod install_progress;
 mod link;
+mod locate;
 mod lock;
 mod members;
 mod output;
-mod rate_limit;
 mod parameters;
 mod peer;
-mod locate;
 mod prepare;
-mod rust_session;
+mod proxy;
+mod rate_limit;
 mod registry;
+mod relay;
 mod report;
+mod rust_session;
+mod separate;
 mod server;
 mod stdin;
 

@@ -118,11 +118,11 @@ pub async fn serve_clients(info: &ConnectionInfo, internal: &ConnectionInfo) -> 
             Transport::TCP => Listener::Tcp(
                 TcpListener::bind((info.ip.as_str(), port))
                     .await
-                    .with_context(|| format!("cannot listen at port {port} of {}", info.ip))?,
+                    .with_context(|| format!("cannot listen on port {port} of {}", info.ip))?,
             ),
             Transport::IPC => {
                 let path = format!("{}-{port}", info.ip);
-                Listener::Unix(UnixListener::bind(&path).with_context(|| format!("cannot listen at {path}"))?)
+                Listener::Unix(UnixListener::bind(&path).with_context(|| format!("cannot listen on {path}"))?)
             }
         };
         let socket = PathBuf::from(format!("{}-{port}", internal.ip));
@@ -280,11 +280,18 @@ pub fn own_identity(numbered: &[u8]) -> Vec<u8> {
 }
 
 /// Forwards both directions until one ends.
-async fn forward(client: Box<dyn Stream>, channel: Channel, socket: &Path, number: u64, clients: &Clients) -> std::io::Result<()> {
+async fn forward(
+    client: Box<dyn Stream>,
+    channel: Channel,
+    socket: &Path,
+    number: u64,
+    clients: &Clients,
+) -> std::io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_socket, mut to_socket) = UnixStream::connect(socket).await?.into_split();
     let upstream = async {
-        timeout(HANDSHAKE_TIME, forward_handshake(&mut from_client, &mut to_socket, channel.is_numbered().then_some(number))).await??;
+        timeout(HANDSHAKE_TIME, forward_handshake(&mut from_client, &mut to_socket, channel.is_numbered().then_some(number)))
+            .await??;
         forward_messages(from_client, to_socket, channel, number, clients).await
     };
     tokio::select! {
@@ -433,7 +440,10 @@ mod tests {
                 [claim, vec![7; length.min(5000) as usize]].concat()
             };
             assert!(forwarded(&frame(0, 4096), Channel::Iopub).await.0);
-            assert!(!forwarded(&[frame(MORE, 4000), frame(0, 97)].concat(), Channel::Iopub).await.0, "the message has 4097 bytes");
+            assert!(
+                !forwarded(&[frame(MORE, 4000), frame(0, 97)].concat(), Channel::Iopub).await.0,
+                "the message has 4097 bytes"
+            );
             for channel in Channel::ALL {
                 for length in [1 << 62, u64::MAX, (16 << 20) + 1] {
                     assert_eq!(forwarded(&frame(0, length), channel).await, (false, Vec::new()));

@@ -7,7 +7,7 @@ use evcxr::CompilationError;
 
 use super::code::value;
 use super::failure::{Failure, SourcePosition};
-use super::locate::{self, GENERATED, CellPosition};
+use super::locate::{self, CellPosition, GENERATED};
 
 /// The code that wraps the value of a cell so that it is shown.
 const SHOW: (&str, &str) = ("dam_prelude::shown!(", ");");
@@ -72,7 +72,13 @@ fn cell_position<'a>(
 }
 
 /// The position of a failure, with the line of the cell if it is in one.
-pub fn describe_position(cell: &str, code: &CompiledCode, at: &SourcePosition, generated: &str, earlier: &EarlierCells) -> String {
+pub fn describe_position(
+    cell: &str,
+    code: &CompiledCode,
+    at: &SourcePosition,
+    generated: &str,
+    earlier: &EarlierCells,
+) -> String {
     let is_generated =
         at.file == GENERATED || at.file.ends_with(&format!("/{GENERATED}")) && !std::path::Path::new(&at.file).is_absolute();
     let line = generated.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
@@ -97,10 +103,17 @@ fn character(line: &str, column: usize) -> usize {
 }
 
 /// The failure for compiler errors.
-pub fn compiler_failure(cell: &str, code: &CompiledCode, errors: &[CompilationError], generated: &str, earlier: &EarlierCells) -> Failure {
+pub fn compiler_failure(
+    cell: &str,
+    code: &CompiledCode,
+    errors: &[CompilationError],
+    generated: &str,
+    earlier: &EarlierCells,
+) -> Failure {
     let message = errors.first().map(CompilationError::message).unwrap_or_default();
-    let lines =
-        errors.iter().map(|error| render_in_cell(cell, code, error).unwrap_or_else(|| render_elsewhere(cell, code, error, generated, earlier)));
+    let lines = errors.iter().map(|error| {
+        render_in_cell(cell, code, error).unwrap_or_else(|| render_elsewhere(cell, code, error, generated, earlier))
+    });
     Failure { name: "compiler".into(), message, lines: lines.collect(), position: None }
 }
 
@@ -156,7 +169,13 @@ fn render_in_cell(cell: &str, code: &CompiledCode, error: &CompilationError) -> 
 }
 
 /// An error outside the cell.
-fn render_elsewhere(cell: &str, code: &CompiledCode, error: &CompilationError, generated: &str, earlier: &EarlierCells) -> String {
+fn render_elsewhere(
+    cell: &str,
+    code: &CompiledCode,
+    error: &CompilationError,
+    generated: &str,
+    earlier: &EarlierCells,
+) -> String {
     let rendered = error.rendered();
     if rendered.is_empty() {
         return error.message();

@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::build::{run, run_with_messages};
-use super::lock::{cargo_metadata, package, target, extended_lock, manifest_without};
+use super::lock::{cargo_metadata, extended_lock, manifest_without, package, target};
 
 /// The directory of the separate build.
 const DIRECTORY: &str = "apart";

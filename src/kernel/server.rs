@@ -25,13 +25,13 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cell::Cells;
-use super::proxy::{PAUSE, internal_info, serve_clients, own_identity};
 use super::code::{Completeness, completeness};
 use super::complete::{Completer, inspect};
 use super::engine::Engine;
 use super::failure::Failure;
 use super::link::Link;
 use super::output::CellOutput;
+use super::proxy::{PAUSE, internal_info, own_identity, serve_clients};
 
 /// The file name of the kernel's internal socket.
 pub const SOCKET: &str = "kernel";
@@ -146,7 +146,9 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
             JupyterMessageContent::ShutdownRequest(request) => {
                 (ShutdownReply { restart: request.restart, ..ShutdownReply::default() }.into(), true)
             }
-            JupyterMessageContent::KernelInfoRequest(_) => (JupyterMessageContent::KernelInfoReply(Box::new(kernel_info())), false),
+            JupyterMessageContent::KernelInfoRequest(_) => {
+                (JupyterMessageContent::KernelInfoReply(Box::new(kernel_info())), false)
+            }
             _ => (unsupported(&message), false),
         };
         if last {

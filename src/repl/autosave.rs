@@ -158,7 +158,9 @@ impl UnfinishedSession {
 
     /// Restores the session and its working directory.
     fn recovered(&self) -> Result<Recovered> {
-        if let Some(directory) = self.working_directory().filter(|directory| std::env::current_dir().ok().as_ref() != Some(directory)) {
+        if let Some(directory) =
+            self.working_directory().filter(|directory| std::env::current_dir().ok().as_ref() != Some(directory))
+        {
             std::env::set_current_dir(&directory).with_context(|| format!("cannot change to {}", directory.display()))?;
             note(&format!("working directory: {}", directory.display()));
         }

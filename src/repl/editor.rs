@@ -84,7 +84,13 @@ impl Editor {
             .build();
         let mut editor = rustyline::Editor::with_history(config, LineHistory::open(history::path()))?;
         let flags = KeyFlags::default();
-        editor.set_helper(Some(Helper { context: context.clone(), colour, columns: 80, is_question: false, flags: flags.clone() }));
+        editor.set_helper(Some(Helper {
+            context: context.clone(),
+            colour,
+            columns: 80,
+            is_question: false,
+            flags: flags.clone(),
+        }));
         editor.bind_sequence(Event::Any, EventHandler::Conditional(Box::new(KeyHandler(flags.clone()))));
         Ok(Self { editor, context, colour, flags })
     }
@@ -262,8 +268,11 @@ impl Hinter for Helper {
             return None;
         }
         if !is_complete(line) {
-            let remark =
-                if line.contains('\n') { "  (unclosed quotation mark: close it, or press Ctrl-C to start over)" } else { return None };
+            let remark = if line.contains('\n') {
+                "  (unclosed quotation mark: close it, or press Ctrl-C to start over)"
+            } else {
+                return None;
+            };
             return Some(HintText { shown: remark.into(), text: None });
         }
         let earlier = || {

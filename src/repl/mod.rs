@@ -3,12 +3,12 @@
 
 mod autosave;
 mod colour;
+mod confirm;
 mod editor;
 mod highlight;
 mod history;
-mod confirm;
-mod recovery;
 mod prompt;
+mod recovery;
 #[cfg(feature = "jupyter")]
 mod rust;
 
@@ -22,7 +22,7 @@ use rustyline::error::ReadlineError;
 
 use crate::interrupt;
 use crate::render::{Output, note};
-use crate::run::{Outcome, End, input, report_skipped, statement};
+use crate::run::{End, Outcome, input, report_skipped, statement};
 use autosave::Autosave;
 use editor::{Editor, Input};
 
@@ -148,6 +148,6 @@ struct RustPrompt {}
 impl RustPrompt {
     fn run(&self, _: &mut Context, _: &Output) -> anyhow::Result<()> {
         let hint = "cargo install --locked --path . --features jupyter";
-        Err(Error::Refused { message: "this `dam` was built without Rust at the prompt".into(), hint: hint.into() }.into())
+        Err(Error::Refused { message: "this `dam` was built without the Rust prompt".into(), hint: hint.into() }.into())
     }
 }

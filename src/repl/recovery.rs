@@ -78,7 +78,7 @@ fn ask(editor: &mut Editor, all: &[(UnfinishedSession, String)], output: &Output
             for (number, (session, summary)) in all.iter().enumerate() {
                 output.print(&format!("{:3}  {}: {summary}", number + 1, ago(session.when)));
             }
-            "resume which? a number (Enter: 1), [n]one (ask again next time), [d]elete and a number: "
+            "resume one? its number (Enter: 1), [n]o (ask again next time), [d]elete and its number: "
         }
     };
     loop {

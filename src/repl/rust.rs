@@ -61,9 +61,10 @@ impl RustPrompt {
 
     /// The path of an exchange file.
     fn file(&self, name: &str) -> Result<std::path::PathBuf> {
-        let files = self.files.as_ref().ok_or_else(|| {
-            anyhow::anyhow!("no temporary directory to exchange the merge: set TMPDIR to a writable directory")
-        })?;
+        let files = self
+            .files
+            .as_ref()
+            .ok_or_else(|| anyhow::anyhow!("no temporary directory to exchange the merge: set TMPDIR to a writable directory"))?;
         Ok(files.path().join(name))
     }
 
@@ -121,7 +122,8 @@ impl RustPrompt {
                 Ok(())
             }
             Err(Error::SchemeUnknown { scheme, .. }) => {
-                let message = format!("the merge in Rust uses the scheme `{scheme}`, which is defined only there: it was not imported");
+                let message =
+                    format!("the merge in Rust uses the scheme `{scheme}`, which is defined only there: it was not imported");
                 let hint = "`rust` continues with it; verbs run there too: %train 50, %eval --all, %bake merged";
                 Err(Error::Refused { message, hint: hint.into() }.into())
             }

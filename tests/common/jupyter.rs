@@ -27,7 +27,7 @@ pub type Output = Value;
 
 /// The result of a cell.
 #[derive(Debug, Default)]
-pub struct Cell {
+pub struct CellResult {
     pub outputs: Vec<Output>,
     pub status: String,
     /// The times at which live displays were updated.
@@ -35,7 +35,7 @@ pub struct Cell {
     pub seconds: f64,
 }
 
-impl Cell {
+impl CellResult {
     /// All output of one kind: `stdout`, `stderr`, `error`, or `shown` for plain text.
     pub fn text(&self, kind: &str) -> String {
         let text = |output: &Output| match (output["output_type"].as_str(), kind) {
@@ -144,7 +144,7 @@ impl Kernel {
         let process = Process(command.env("JPY_PARENT_PID", "").arg("kernel").arg(&file).spawn().unwrap());
         let (shell, control, iopub) = runtime.block_on(connect(&info, "tests"));
         let mut kernel = Self { runtime, process, shell, control, iopub, info, _directory: files };
-        kernel.wait();
+        kernel.wait_until_ready();
         kernel
     }
 
@@ -160,7 +160,7 @@ impl Kernel {
     }
 
     /// The status of the reply to `code`, sent by the first of two clients with the same identity.
-    pub fn run_as_twin(&mut self, code: &str) -> Value {
+    pub fn run_with_shared_identity(&mut self, code: &str) -> Value {
         let request: JupyterMessage = JupyterMessage::new(ExecuteRequest::new(code.into()), None);
         self.runtime.block_on(async {
             let (mut shell, ..) = connect(&self.info, "twins").await;
@@ -173,7 +173,7 @@ impl Kernel {
     /// Runs a cell that requests input; returns the prompt and the standard output.
     pub fn run_and_answer(&mut self, code: &str, line: &str) -> (String, String) {
         let mut stdin = self.stdin();
-        let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
+        let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
         let question = self.runtime.block_on(async {
             let question = timeout(PATIENCE, stdin.read()).await.unwrap().unwrap();
             let answer = InputReply { value: line.into(), ..InputReply::default() };
@@ -189,7 +189,7 @@ impl Kernel {
     /// while the cell `next` is requesting input. Returns the standard output of both.
     pub fn run_and_answer_late(&mut self, code: &str, next: &str) -> (String, String) {
         let mut stdin = self.stdin();
-        let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
+        let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
         let question = self.runtime.block_on(async { timeout(PATIENCE, stdin.read()).await.unwrap().unwrap() });
         self.interrupt();
         let first = self.outputs(&request, |_, _| {});
@@ -198,7 +198,7 @@ impl Kernel {
             JupyterMessage::new(InputReply { value: value.into(), ..InputReply::default() }, Some(question))
         };
         self.runtime.block_on(stdin.send(answer("late", &question))).unwrap();
-        let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
+        let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
         self.runtime.block_on(async {
             let own = timeout(PATIENCE, stdin.read()).await.unwrap().unwrap();
             stdin.send(answer("later", &question)).await.unwrap();
@@ -223,12 +223,12 @@ impl Kernel {
     }
 
     /// Waits until the kernel replies and its iopub messages arrive.
-    fn wait(&mut self) {
+    fn wait_until_ready(&mut self) {
         let begin = Instant::now();
         let (mut answers, mut publishes) = (false, false);
         while !(answers && publishes) {
             assert!(begin.elapsed() < Duration::from_secs(60), "the kernel does not answer");
-            self.ask(KernelInfoRequest {});
+            self.send_request(KernelInfoRequest {});
             let soon = Duration::from_millis(500);
             let (shell, iopub) = (&mut self.shell, &mut self.iopub);
             self.runtime.block_on(async {
@@ -241,7 +241,7 @@ impl Kernel {
         self.runtime.block_on(async { while timeout(soon, shell.read()).await.is_ok() {} });
     }
 
-    fn ask(&mut self, content: impl Into<JupyterMessageContent>) -> JupyterMessage {
+    fn send_request(&mut self, content: impl Into<JupyterMessageContent>) -> JupyterMessage {
         let message = JupyterMessage::new(content, None);
         self.runtime.block_on(self.shell.send(message.clone())).unwrap();
         message
@@ -255,16 +255,16 @@ impl Kernel {
 
     /// Sends a cell without waiting for the reply.
     pub fn send(&mut self, code: &str) -> JupyterMessage {
-        self.ask(ExecuteRequest::new(code.into()))
+        self.send_request(ExecuteRequest::new(code.into()))
     }
 
     /// Runs a cell to the end.
-    pub fn run(&mut self, code: &str) -> Cell {
+    pub fn run(&mut self, code: &str) -> CellResult {
         self.run_while(code, |_, _| {})
     }
 
     /// Runs a cell; calls `look` after every message for it.
-    pub fn run_while(&mut self, code: &str, look: impl FnMut(&mut Self, &Cell)) -> Cell {
+    pub fn run_while(&mut self, code: &str, look: impl FnMut(&mut Self, &CellResult)) -> CellResult {
         let begin = Instant::now();
         let request = self.send(code);
         let mut cell = self.outputs(&request, look);
@@ -274,8 +274,8 @@ impl Kernel {
     }
 
     /// The outputs of a cell that was sent, up to idle.
-    pub fn outputs(&mut self, request: &JupyterMessage, mut look: impl FnMut(&mut Self, &Cell)) -> Cell {
-        let mut cell = Cell::default();
+    pub fn outputs(&mut self, request: &JupyterMessage, mut look: impl FnMut(&mut Self, &CellResult)) -> CellResult {
+        let mut cell = CellResult::default();
         loop {
             let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
             if message.parent_header.as_ref().is_none_or(|parent| parent.msg_id != request.header.msg_id) {
@@ -331,25 +331,25 @@ impl Kernel {
 
     /// The content of the reply to a request. Asserts that the kernel reported busy, then idle, which clients require of a
     /// reply.
-    pub fn answer(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
-        let request = self.ask(content);
+    pub fn request(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
+        let request = self.send_request(content);
         let reply = self.reply();
-        self.is_busy_then_idle(&request);
+        self.assert_busy_then_idle(&request);
         reply
     }
 
     /// The same on the control socket.
-    pub fn control(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
+    pub fn control_request(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
         let request = JupyterMessage::new(content, None);
         let reply = self.runtime.block_on(async {
             self.control.send(request.clone()).await.unwrap();
             timeout(Duration::from_secs(30), self.control.read()).await.unwrap().unwrap()
         });
-        self.is_busy_then_idle(&request);
+        self.assert_busy_then_idle(&request);
         json!(reply.content)
     }
 
-    fn is_busy_then_idle(&mut self, request: &JupyterMessage) {
+    fn assert_busy_then_idle(&mut self, request: &JupyterMessage) {
         let mut states = Vec::new();
         while states.last().is_none_or(|state| state != "idle") {
             let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
@@ -375,21 +375,21 @@ impl Kernel {
 
     /// The completions at the end of `code`.
     pub fn complete(&mut self, code: &str) -> Vec<String> {
-        let reply = self.answer(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
+        let reply = self.request(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
         reply["matches"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
     }
 
     /// The documentation at the end of `code`.
     pub fn inspect(&mut self, code: &str) -> String {
-        self.answer(InspectRequest { code: code.into(), cursor_pos: code.chars().count(), detail_level: Some(0) })["data"]["text/plain"].as_str().unwrap_or_default().to_owned()
+        self.request(InspectRequest { code: code.into(), cursor_pos: code.chars().count(), detail_level: Some(0) })["data"]["text/plain"].as_str().unwrap_or_default().to_owned()
     }
 
     pub fn is_complete(&mut self, code: &str) -> String {
-        self.answer(IsCompleteRequest { code: code.into() })["status"].as_str().unwrap().into()
+        self.request(IsCompleteRequest { code: code.into() })["status"].as_str().unwrap().into()
     }
 
     pub fn history(&mut self) -> Value {
-        self.answer(HistoryRequest::Tail { n: 3, output: false, raw: true })["history"].clone()
+        self.request(HistoryRequest::Tail { n: 3, output: false, raw: true })["history"].clone()
     }
 
     /// The process id.

@@ -32,10 +32,10 @@ pub fn ctrl(letter: char) -> String {
 pub struct Terminal {
     child: Child,
     master: File,
-    seen: Arc<Mutex<Seen>>,
+    output: Arc<Mutex<TerminalOutput>>,
 }
 
-struct Seen {
+struct TerminalOutput {
     parser: vt100::Parser,
     bytes: Vec<u8>,
 }
@@ -63,17 +63,18 @@ impl Terminal {
         }
         let child = command.spawn().unwrap();
         drop((command, slave));
-        let seen = Arc::new(Mutex::new(Seen { parser: vt100::Parser::new(some(rows), some(columns), 0), bytes: Vec::new() }));
-        let (shared, mut reader) = (seen.clone(), master.try_clone().unwrap());
+        let output =
+            Arc::new(Mutex::new(TerminalOutput { parser: vt100::Parser::new(some(rows), some(columns), 0), bytes: Vec::new() }));
+        let (shared, mut reader) = (output.clone(), master.try_clone().unwrap());
         std::thread::spawn(move || {
             let mut chunk = [0; 1 << 16];
             while let Ok(count @ 1..) = reader.read(&mut chunk) {
-                let mut seen = shared.lock().unwrap();
-                seen.parser.process(&chunk[..count]);
-                seen.bytes.extend_from_slice(&chunk[..count]);
+                let mut output = shared.lock().unwrap();
+                output.parser.process(&chunk[..count]);
+                output.bytes.extend_from_slice(&chunk[..count]);
             }
         });
-        Self { child, master, seen }
+        Self { child, master, output }
     }
 
     /// Types `keys` unchanged.
@@ -93,8 +94,8 @@ impl Terminal {
 
     /// The screen as text without trailing spaces.
     pub fn screen(&self) -> String {
-        let seen = self.seen.lock().unwrap();
-        let rows = seen.parser.screen().rows(0, seen.parser.screen().size().1.get());
+        let output = self.output.lock().unwrap();
+        let rows = output.parser.screen().rows(0, output.parser.screen().size().1.get());
         let text = rows.map(|row| row.trim_end().to_owned()).collect::<Vec<_>>().join("\n");
         text.trim_end().to_owned()
     }
@@ -106,14 +107,14 @@ impl Terminal {
 
     /// The position of the cursor: row and column, from 0.
     pub fn cursor(&self) -> (u16, u16) {
-        self.seen.lock().unwrap().parser.screen().cursor_position()
+        self.output.lock().unwrap().parser.screen().cursor_position()
     }
 
     /// The cell of the first character of `text`, with its style, once the text is on the screen.
     pub fn cell(&self, text: &str) -> vt100::Cell {
         self.wait_for(text);
-        let seen = self.seen.lock().unwrap();
-        let screen = seen.parser.screen();
+        let output = self.output.lock().unwrap();
+        let screen = output.parser.screen();
         let (rows, columns) = screen.size();
         let columns = columns.get();
         let shown = |cell: &vt100::Cell| if cell.has_contents() { cell.contents().to_owned() } else { " ".to_owned() };
@@ -130,7 +131,7 @@ impl Terminal {
 
     /// Everything written to the terminal so far.
     pub fn bytes(&self) -> Vec<u8> {
-        self.seen.lock().unwrap().bytes.clone()
+        self.output.lock().unwrap().bytes.clone()
     }
 
     /// Waits until `text` is on the screen; returns the screen.
@@ -149,7 +150,7 @@ impl Terminal {
     /// measure latency.
     pub fn wait_for_bytes(&self, from: usize, text: &str) -> usize {
         let start = Instant::now();
-        let place = || self.seen.lock().unwrap().bytes[from..].windows(text.len()).position(|bytes| bytes == text.as_bytes());
+        let place = || self.output.lock().unwrap().bytes[from..].windows(text.len()).position(|bytes| bytes == text.as_bytes());
         loop {
             if let Some(at) = place() {
                 return from + at + text.len();
@@ -174,7 +175,7 @@ impl Terminal {
 
     /// Resizes the terminal.
     pub fn resize(&mut self, rows: u16, columns: u16) {
-        self.seen.lock().unwrap().parser.screen_mut().set_size(some(rows), some(columns));
+        self.output.lock().unwrap().parser.screen_mut().set_size(some(rows), some(columns));
         let size = size(rows, columns);
         // SAFETY: the descriptor is open, and the pointer is to a live winsize.
         assert_eq!(unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }, 0);
