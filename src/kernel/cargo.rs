@@ -35,8 +35,8 @@ pub fn is_cargo() -> bool {
         && std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new("cargo")))
 }
 
-/// The directories, below that of [`install_wrapper`], where the wrapper is found: rust-analyzer looks in `CARGO_HOME` first, evcxr
-/// asks rustup.
+/// The directories, below that of [`install_wrapper`], where the wrapper is found: rust-analyzer looks in `CARGO_HOME` first,
+/// evcxr asks rustup.
 const HOME_BIN: &str = "home/bin";
 const RUSTUP_BIN: &str = "rustup";
 

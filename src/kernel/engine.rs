@@ -36,8 +36,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the cells' process, which connects to `socket`, where `link` listens. Calls `before_build` and then builds the prelude
-    /// if it is not built yet.
+    /// Starts the cells' process, which connects to `socket`, where `link` listens. Calls `before_build` and then builds the
+    /// prelude if it is not built yet.
     ///
     /// # Errors
     /// There is no compiler or source, the prelude does not build, or the disk is full.

@@ -151,7 +151,7 @@ impl BuildDirectory {
         &self.0
     }
 
-    /// Fills the directory from `prelude_build_path`: hard links, and copies of files that cargo would overwrite.
+    /// Fills the directory from `prepared`: hard links, and copies of files that cargo would overwrite.
     ///
     /// # Errors
     /// The disk is full.
@@ -159,7 +159,7 @@ impl BuildDirectory {
         link(&prepared.join("target"), &self.0.join("target"), false)
     }
 
-    /// Moves the build to `prelude_build_path`, unless another process has done so meanwhile.
+    /// Moves the build to `prepared`, unless another process has done so meanwhile.
     ///
     /// # Errors
     /// The disk is full.

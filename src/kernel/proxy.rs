@@ -105,7 +105,7 @@ pub fn internal_info(info: &ConnectionInfo, directory: &Path) -> ConnectionInfo 
     ConnectionInfo { transport: Transport::IPC, ip: directory.join("behind").display().to_string(), ..info.clone() }
 }
 
-/// Accepts clients and connects them to the internal sockets at `internal_info`.
+/// Accepts clients and connects them to the internal sockets at `internal`.
 ///
 /// # Errors
 /// A port is in use.
@@ -347,7 +347,7 @@ async fn forward_messages(
     Err(std::io::ErrorKind::InvalidData.into())
 }
 
-/// Forwards one message; `buffer` returns whether it may have this many bytes.
+/// Forwards one message; `accepts` returns whether it may have this many bytes.
 async fn forward_message(
     from_client: &mut (impl AsyncRead + Unpin),
     to_socket: &mut (impl AsyncWrite + Unpin),

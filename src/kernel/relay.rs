@@ -17,8 +17,8 @@
 //! The kernel sends lines of JSON too: `N` is a sync request, `{"line": TEXT}` is a line of input for the cell, and
 //! `{"line": null}` is end of file.
 //!
-//! The relay outlives the cells' process to deliver its last output. It ends after it, and kills it if the kernel
-//! disconnects.
+//! The relay outlives the cells' process to deliver its last output. It ends after that process, and kills
+//! it if the kernel disconnects.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};

@@ -2,7 +2,7 @@
 //! cell with both.
 //!
 //! ```text
-//! DIRECTORY/apart/         a package that depends on them, built as any other
+//! DIRECTORY/apart/         a package that depends on them, built like any other
 //! DIRECTORY                the cell: cargo rustc -- --extern NAME=apart/target/.../libNAME.rlib
 //! ```
 

@@ -151,8 +151,7 @@ fn rewrite(file: &Path, lines: &[String]) -> std::io::Result<()> {
     done
 }
 
-/// A line as stored in the file: newlines become `
-/// `.
+/// A line as stored in the file: newlines become `\n`.
 fn escaped(line: &str) -> String {
     line.replace('\\', "\\\\").replace('\n', "\\n")
 }

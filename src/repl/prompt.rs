@@ -50,7 +50,7 @@ fn parts(context: &Context) -> Vec<String> {
     parts
 }
 
-/// `loss` with two significant decimals.
+/// `loss` with two decimals, or two significant digits below 0.1.
 fn short(loss: f64) -> String {
     let digits = if loss > 0.0 && loss < 0.1 { (1.0 - loss.log10().floor()).clamp(2.0, 8.0) as usize } else { 2 };
     format!("{loss:.digits$}")
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_have_two_significant_decimals() {
+    fn losses_have_at_least_two_significant_digits() {
         assert_eq!([12.3456, 0.4321, 0.0432, 0.00432, 0.0].map(short), ["12.35", "0.43", "0.043", "0.0043", "0.00"]);
     }
 
