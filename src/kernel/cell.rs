@@ -85,10 +85,10 @@ impl Cells {
         self.link.begin();
         let mut ran = String::new();
         let done = std::thread::scope(|scope| {
-            let asks = self.link.input_requests();
+            let requests = self.link.input_requests();
             // Reads of standard input are answered while the cell runs.
             scope.spawn(move || {
-                for () in asks {
+                for () in requests {
                     self.link.flush(SHORT_FLUSH_TIMEOUT);
                     self.link.send_input(ask("input: ", false).as_deref());
                 }

@@ -121,10 +121,10 @@ impl Link {
         self.send(&json!({"op": "stop"}));
     }
 
-    /// Flushes text printed without a newline; waits up to `patience` for it.
-    pub fn flush(&self, patience: Duration) {
+    /// Flushes text printed without a newline; waits up to `timeout` for it.
+    pub fn flush(&self, timeout: Duration) {
         let replies = self.request(&json!({"op": "flush"}));
-        let _ = replies.recv_timeout(patience);
+        let _ = replies.recv_timeout(timeout);
     }
 
     /// A receiver that is notified whenever a cell reads standard input.

@@ -402,8 +402,8 @@ impl CellOutput {
 fn run_background(output: &Weak<CellOutput>) {
     while let Some(output) = output.upgrade() {
         let state = output.state();
-        let patience = if state.text.is_some() || state.wait.is_some() { BUFFER_TIME } else { IDLE_INTERVAL };
-        let mut state = output.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
+        let timeout = if state.text.is_some() || state.wait.is_some() { BUFFER_TIME } else { IDLE_INTERVAL };
+        let mut state = output.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
         if let Some(left) = state.text.as_ref().and_then(|(.., since)| BUFFER_TIME.checked_sub(since.elapsed())) {
             // Whether or not it has been sent meanwhile, the buffering time is over then.
             drop(state);

@@ -32,8 +32,8 @@ impl RateLimit {
         let now = Instant::now();
         self.credit = BURST.min(self.credit + RATE * now.duration_since(self.at).as_secs_f64());
         self.at = now;
-        let lacks = ((bytes + HEAD) as f64).min(BURST) - self.credit;
-        Duration::from_secs_f64((lacks / RATE).max(0.0))
+        let missing = ((bytes + HEAD) as f64).min(BURST) - self.credit;
+        Duration::from_secs_f64((missing / RATE).max(0.0))
     }
 
     /// Records that `bytes` were sent.

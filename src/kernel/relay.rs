@@ -44,17 +44,17 @@ const PANICKED: &str = "EVCXR_PANIC_NOTIFICATION";
 /// evcxr's marker of the end of a cell.
 const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
 /// evcxr's marker of an input request to evcxr, which evcxr answers itself.
-const ASKS: &str = "EVCXR_INPUT_REQUEST";
+const INPUT_REQUEST: &str = "EVCXR_INPUT_REQUEST";
 /// The command with which evcxr runs a cell.
 const RUN: &str = "LOAD_AND_RUN ";
 const BEGIN: &str = "EVCXR_BEGIN_CONTENT ";
 const END: &str = "EVCXR_END_CONTENT";
 
 /// How long text without a newline, or on standard error, is held back for what belongs to it.
-const WAIT_MS: i32 = 40;
+const HOLD_MS: i32 = 40;
 
 /// How often the relay checks whether a running cell is reading standard input.
-const LOOK_MS: i32 = 150;
+const POLL_MS: i32 = 150;
 
 /// Whether this process was started as the relay.
 pub fn is_relay() -> bool {
@@ -174,18 +174,18 @@ impl Relay {
         loop {
             // Without held-back output there is no need to wake up.
             let nothing_held = self.errors.is_empty() && self.line.is_empty();
-            let patience = match (nothing_held, self.state) {
-                (false, _) => WAIT_MS,
-                (true, CellState::Running) => LOOK_MS,
+            let timeout = match (nothing_held, self.state) {
+                (false, _) => HOLD_MS,
+                (true, CellState::Running) => POLL_MS,
                 (true, _) => -1,
             };
             // After evcxr has closed its end, its descriptor is not polled: poll ignores negative descriptors.
             let evcxr = if self.input.is_some() { std::io::stdin().as_raw_fd() } else { -1 };
-            let ready = wait([self.out.as_raw_fd(), self.err.as_raw_fd(), requests.as_raw_fd(), evcxr], patience)?;
+            let ready = wait([self.out.as_raw_fd(), self.err.as_raw_fd(), requests.as_raw_fd(), evcxr], timeout)?;
             if ready == [false; 4] {
                 self.flush()?;
             }
-            let is_time = self.state == CellState::Running && last_check.elapsed() >= Duration::from_millis(LOOK_MS as u64);
+            let is_time = self.state == CellState::Running && last_check.elapsed() >= Duration::from_millis(POLL_MS as u64);
             if is_time {
                 last_check = Instant::now();
             }
@@ -371,7 +371,7 @@ impl Relay {
         self.send_text()?;
         match line.trim_end() {
             COMPLETE => self.state = CellState::Idle,
-            asks if asks.starts_with(ASKS) => self.state = CellState::AwaitingInput,
+            request if request.starts_with(INPUT_REQUEST) => self.state = CellState::AwaitingInput,
             _ => {}
         }
         self.evcxr.write_all(line.as_bytes())?;
@@ -379,11 +379,11 @@ impl Relay {
     }
 }
 
-/// Which of `fds` are readable or closed; none after `patience` milliseconds, where -1 means forever.
-fn wait(fds: [RawFd; 4], patience: i32) -> Result<[bool; 4]> {
+/// Which of `fds` are readable or closed; none after `timeout` milliseconds, where -1 means forever.
+fn wait(fds: [RawFd; 4], timeout: i32) -> Result<[bool; 4]> {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: the pointer is to a live array of four entries.
-    let n = unsafe { libc::poll(polled.as_mut_ptr(), 4, patience) };
+    let n = unsafe { libc::poll(polled.as_mut_ptr(), 4, timeout) };
     let error = std::io::Error::last_os_error();
     if n < 0 && error.kind() != std::io::ErrorKind::Interrupted {
         return Err(error.into());

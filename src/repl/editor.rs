@@ -237,8 +237,8 @@ fn list_candidates(all: &[Candidate], columns: usize) -> Vec<ListedCandidate> {
     if listed.iter().any(|one| one.shown.contains("  "))
         && let Some(first) = listed.first_mut()
     {
-        let lacks = (columns / 2).saturating_sub(first.shown.chars().count());
-        first.shown.push_str(&" ".repeat(lacks));
+        let padding = (columns / 2).saturating_sub(first.shown.chars().count());
+        first.shown.push_str(&" ".repeat(padding));
     }
     listed
 }

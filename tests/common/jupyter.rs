@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 /// The timeout of each operation.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One output of a cell as in a notebook file, with its display id.
 pub type Output = Value;
@@ -166,7 +166,7 @@ impl Kernel {
             let (mut shell, ..) = connect(&self.info, "twins").await;
             let _twin = connect(&self.info, "twins").await;
             shell.send(request).await.unwrap();
-            json!(timeout(PATIENCE, shell.read()).await.unwrap().unwrap().content)["status"].clone()
+            json!(timeout(TIMEOUT, shell.read()).await.unwrap().unwrap().content)["status"].clone()
         })
     }
 
@@ -175,7 +175,7 @@ impl Kernel {
         let mut stdin = self.stdin();
         let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
         let question = self.runtime.block_on(async {
-            let question = timeout(PATIENCE, stdin.read()).await.unwrap().unwrap();
+            let question = timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap();
             let answer = InputReply { value: line.into(), ..InputReply::default() };
             stdin.send(JupyterMessage::new(answer, Some(&question))).await.unwrap();
             json!(question.content)["prompt"].as_str().unwrap().to_owned()
@@ -190,7 +190,7 @@ impl Kernel {
     pub fn run_and_answer_late(&mut self, code: &str, next: &str) -> (String, String) {
         let mut stdin = self.stdin();
         let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
-        let question = self.runtime.block_on(async { timeout(PATIENCE, stdin.read()).await.unwrap().unwrap() });
+        let question = self.runtime.block_on(async { timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap() });
         self.interrupt();
         let first = self.outputs(&request, |_, _| {});
         self.reply();
@@ -200,7 +200,7 @@ impl Kernel {
         self.runtime.block_on(stdin.send(answer("late", &question))).unwrap();
         let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
         self.runtime.block_on(async {
-            let own = timeout(PATIENCE, stdin.read()).await.unwrap().unwrap();
+            let own = timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap();
             stdin.send(answer("later", &question)).await.unwrap();
             stdin.send(answer("own", &own)).await.unwrap();
         });
@@ -249,7 +249,7 @@ impl Kernel {
 
     /// The content of the next reply.
     pub fn reply(&mut self) -> Value {
-        let reply = self.runtime.block_on(async { timeout(PATIENCE, self.shell.read()).await }).unwrap().unwrap();
+        let reply = self.runtime.block_on(async { timeout(TIMEOUT, self.shell.read()).await }).unwrap().unwrap();
         json!(reply.content)
     }
 
@@ -277,7 +277,7 @@ impl Kernel {
     pub fn outputs(&mut self, request: &JupyterMessage, mut look: impl FnMut(&mut Self, &CellResult)) -> CellResult {
         let mut cell = CellResult::default();
         loop {
-            let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
+            let message = self.runtime.block_on(async { timeout(TIMEOUT, self.iopub.read()).await }).unwrap().unwrap();
             if message.parent_header.as_ref().is_none_or(|parent| parent.msg_id != request.header.msg_id) {
                 continue;
             }
@@ -352,7 +352,7 @@ impl Kernel {
     fn assert_busy_then_idle(&mut self, request: &JupyterMessage) {
         let mut states = Vec::new();
         while states.last().is_none_or(|state| state != "idle") {
-            let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
+            let message = self.runtime.block_on(async { timeout(TIMEOUT, self.iopub.read()).await }).unwrap().unwrap();
             if message.parent_header.as_ref().is_some_and(|parent| parent.msg_id == request.header.msg_id) {
                 states.push(json!(message.content)["execution_state"].as_str().unwrap().to_owned());
             }

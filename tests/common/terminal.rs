@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a text may take to appear before the test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Keys that are not characters.
 pub const ENTER: &str = "\r";
@@ -155,7 +155,7 @@ impl Terminal {
             if let Some(at) = place() {
                 return from + at + text.len();
             }
-            assert!(start.elapsed() < PATIENCE, "`{}` was not written", text.escape_debug());
+            assert!(start.elapsed() < TIMEOUT, "`{}` was not written", text.escape_debug());
             std::thread::sleep(Duration::from_micros(50));
         }
     }
@@ -168,7 +168,7 @@ impl Terminal {
             if fits(&screen) {
                 return screen;
             }
-            assert!(start.elapsed() < PATIENCE, "{what} did not appear on the screen:\n{screen}");
+            assert!(start.elapsed() < TIMEOUT, "{what} did not appear on the screen:\n{screen}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -199,7 +199,7 @@ impl Terminal {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "the program does not end:\n{}", self.screen());
+            assert!(start.elapsed() < TIMEOUT, "the program does not end:\n{}", self.screen());
             std::thread::sleep(Duration::from_millis(5));
         }
     }

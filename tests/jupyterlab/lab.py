@@ -22,7 +22,7 @@ from playwright.sync_api import TimeoutError, sync_playwright
 
 DAM, NOTEBOOKS, SCREENSHOTS = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
 FIRST = "01_first_merge.ipynb"
-PATIENCE_MS = 60_000
+TIMEOUT_MS = 60_000
 PICTURE = '<img src="data:image/svg+xml;base64,'
 STATUS = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status"
 
@@ -84,7 +84,7 @@ def notebook(code):
 
 def open_notebook(page, address, name):
     page.goto(f"{address}/lab/tree/{name}?reset", wait_until="commit")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE_MS)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=TIMEOUT_MS)
     # The kernel is ready when it is idle.
     wait(page, "the kernel is idle", lambda: page.evaluate(STATUS) == "idle")
 
@@ -151,7 +151,7 @@ def interrupt_and_continue(page, address):
 def untrusted(page, address):
     """Committed outputs in an untrusted notebook, as in every notebook that was not run on this machine."""
     page.goto(f"{address}/lab/tree/{FIRST}?reset", wait_until="commit")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE_MS)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=TIMEOUT_MS)
     trusted = "() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code').map(c => c.trusted)"
     wait(page, "the notebook is there", lambda: len(page.evaluate(trusted)) > 3)
     assert not any(page.evaluate(trusted)), "the notebook is trusted"
