@@ -91,29 +91,29 @@ fn always_one_of_two(kind: u64, verbs: [&str; 2], out: &str) {
 }
 
 #[test]
-fn bake() {
+fn bake_survives_kills() {
     always_one_of_two(0, ["BEGIN; bake out --force", "BEGIN; train 3; bake out --force"], "out");
 }
 
 #[test]
-fn merge() {
+fn merge_survives_kills() {
     let begin = "load base=BASE a=MODEL0 b=MODEL1; merge linear weight=";
     always_one_of_two(1, [&format!("{begin}0.5,0.5 out --force"), &format!("{begin}0.25,0.75 out --force")], "out");
 }
 
 #[test]
-fn save() {
+fn save_survives_kills() {
     always_one_of_two(2, ["BEGIN; save s.dam --force", "BEGIN; step; save s.dam --force"], "s.dam");
 }
 
 #[test]
-fn export() {
+fn export_survives_kills() {
     always_one_of_two(3, ["BEGIN; export x.dam --force", "BEGIN; step; export x.dam --force"], "x.dam");
 }
 
 /// Every named file in the cache is complete, and the next run downloads only the rest.
 #[test]
-fn download() {
+fn download_survives_kills() {
     let repository: BTreeMap<String, Vec<u8>> =
         files(&golden("model0")).into_iter().map(|(path, bytes)| (path.display().to_string(), bytes)).collect();
     let server = Server::start(repository.clone());
@@ -148,7 +148,7 @@ fn step(terminal: &Terminal) -> usize {
 
 /// Whatever the prompt was doing, the earlier work is offered and can be resumed.
 #[test]
-fn prompt() {
+fn prompt_survives_kills() {
     let mut kill_times = KillTimes::new(5);
     for i in 0..kills() {
         let home = tempfile::tempdir().unwrap();
