@@ -65,7 +65,7 @@ pub fn show(figure: &Figure) -> Option<String> {
 ///
 /// Must be called while no other thread runs.
 pub fn apply_image_override() {
-    if std::env::var_os(IMAGE_OVERRIDE).is_some_and(|asked| asked == "iterm") {
+    if std::env::var_os(IMAGE_OVERRIDE).is_some_and(|value| value == "iterm") {
         // SAFETY: no other thread runs.
         unsafe { std::env::set_var("LC_TERMINAL", "iTerm2") };
     }
@@ -74,12 +74,12 @@ pub fn apply_image_override() {
 /// The image protocol of the terminal, from its environment and, for sixel, its reply to a query.
 fn images() -> Option<Config> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|value| values.iter().any(|v| value.contains(v)));
-    let asked = std::env::var(IMAGE_OVERRIDE).unwrap_or_default();
+    let protocol = std::env::var(IMAGE_OVERRIDE).unwrap_or_default();
     // In tmux and screen, images would overwrite other panes.
-    let auto = asked.is_empty() && std::env::var_os("TMUX").is_none() && !is("TERM", &["screen", "tmux"]);
-    let use_kitty = asked == "kitty" || auto && (is("TERM", &["kitty", "ghostty"]) || is("TERM_PROGRAM", &["ghostty"]));
-    let use_iterm = asked == "iterm" || auto && viuer::is_iterm_supported();
-    let use_sixel = asked == "sixel" || auto && !use_kitty && !use_iterm && !is_dumb() && image_query::sixel();
+    let auto = protocol.is_empty() && std::env::var_os("TMUX").is_none() && !is("TERM", &["screen", "tmux"]);
+    let use_kitty = protocol == "kitty" || auto && (is("TERM", &["kitty", "ghostty"]) || is("TERM_PROGRAM", &["ghostty"]));
+    let use_iterm = protocol == "iterm" || auto && viuer::is_iterm_supported();
+    let use_sixel = protocol == "sixel" || auto && !use_kitty && !use_iterm && !is_dumb() && image_query::sixel();
     let config = Config { use_kitty, use_iterm, use_sixel, absolute_offset: false, ..Config::default() };
     (config.use_kitty || config.use_iterm || config.use_sixel).then_some(config)
 }
