@@ -119,11 +119,11 @@ pub fn is_command(line: &str) -> bool {
 /// Whether Rust code is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completeness {
-    Yes,
+    Complete,
     /// Incomplete, with this many open brackets.
-    No(usize),
+    Incomplete(usize),
     /// A closing bracket does not match.
-    Never,
+    Invalid,
 }
 
 /// Whether all brackets, strings and comments of `code` are closed.

@@ -63,7 +63,7 @@ pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
             existing(Path::new(PRELUDE)),
             "it has moved: rebuild dam at its current location (cargo install --locked --path . --features jupyter)",
         ),
-        need("prelude build", built.ok().as_deref().and_then(here), "dam jupyter install"),
+        need("prelude build", built.ok().as_deref().and_then(existing), "dam jupyter install"),
         need("kernel", existing(&spec), "dam jupyter install"),
         wish(
             "GPU",
