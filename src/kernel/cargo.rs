@@ -45,11 +45,11 @@ const RUSTUP_BIN: &str = "rustup";
 /// # Errors
 /// There is no compiler, or the directory is not writable.
 pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
-    let asked = Command::new("rustc")
+    let output = Command::new("rustc")
         .args(["--print", "sysroot"])
         .output()
         .context("there is no Rust compiler: install Rust from rustup.rs")?;
-    let sysroot = PathBuf::from(String::from_utf8(asked.stdout)?.trim());
+    let sysroot = PathBuf::from(String::from_utf8(output.stdout)?.trim());
     // The tool itself, not rustup's proxy, which looks it up at every call.
     let tool = |name: &str| {
         let own = Some(sysroot.join("bin").join(name)).filter(|path| path.is_file());

@@ -68,8 +68,8 @@ impl Completer {
         let of = match before.trim_end() {
             value if value.ends_with('.') => {
                 let value = value.trim_end_matches('.');
-                let asked = || type_of(engine, value);
-                self.known.entry(value.to_owned()).or_insert_with(asked).clone()
+                let compute = || type_of(engine, value);
+                self.known.entry(value.to_owned()).or_insert_with(compute).clone()
             }
             path if path.ends_with("::") => {
                 let path = path.trim_end_matches("::");
@@ -96,8 +96,8 @@ impl Completer {
 fn type_of(engine: &mut Engine, code: &str) -> Option<String> {
     // The last statement becomes the initialiser of a variable, whose type rust-analyzer reports.
     let at = code::last_expression(code);
-    let asked = format!("{}let {PROBE} = {};\n{PROBE}", &code[..at], &code[at..]);
-    let (text, _) = engine.documentation(&asked, asked.len())?;
+    let probe = format!("{}let {PROBE} = {};\n{PROBE}", &code[..at], &code[at..]);
+    let (text, _) = engine.documentation(&probe, probe.len())?;
     let (_, kind) = text.split_once(&format!("let {PROBE}: "))?;
     name(kind.lines().next()?)
 }

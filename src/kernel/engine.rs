@@ -81,7 +81,7 @@ impl Engine {
     /// # Errors
     /// The error of evcxr.
     pub fn execute(&mut self, code: &str, input: &dyn Fn(&str, bool) -> String) -> Result<EvalOutputs, Error> {
-        let mut callbacks = EvalCallbacks { input_reader: &|asked| input(&asked.prompt, asked.is_password) };
+        let mut callbacks = EvalCallbacks { input_reader: &|request| input(&request.prompt, request.is_password) };
         self.context.execute_with_callbacks(code, &mut callbacks)
     }
 
@@ -190,8 +190,8 @@ const LIBRARY_PATH: &str = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } 
 /// The directories of Rust's standard library and of built cells and their dependencies. (evcxr moves cells after linking, so
 /// the paths stored in them are valid only for some directories.)
 fn library_path(directory: &Path) -> Result<OsString> {
-    let asked = Command::new("rustc").args(["--print", "target-libdir", "--print", "host-tuple"]).output()?;
-    let answer = String::from_utf8(asked.stdout)?;
+    let output = Command::new("rustc").args(["--print", "target-libdir", "--print", "host-tuple"]).output()?;
+    let answer = String::from_utf8(output.stdout)?;
     let [libraries, target] = answer.lines().collect::<Vec<_>>()[..] else {
         bail!("rustc does not report its library directory: update Rust (rustup update)")
     };

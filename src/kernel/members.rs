@@ -174,8 +174,8 @@ fn candle() -> Option<PathBuf> {
 
 /// The directory of the standard library's source, if it is installed.
 fn library() -> Option<PathBuf> {
-    let asked = std::process::Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
-    Some(Path::new(String::from_utf8(asked.stdout).ok()?.trim()).join("lib/rustlib/src/rust/library"))
+    let output = std::process::Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
+    Some(Path::new(String::from_utf8(output.stdout).ok()?.trim()).join("lib/rustlib/src/rust/library"))
 }
 
 #[cfg(test)]

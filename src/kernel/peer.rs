@@ -49,8 +49,8 @@ fn parent(process: i32) -> Option<i32> {
 /// The parent of `process`.
 #[cfg(not(target_os = "linux"))]
 fn parent(process: i32) -> Option<i32> {
-    let asked = std::process::Command::new("ps").args(["-o", "ppid=", "-p", &process.to_string()]).output().ok()?;
-    String::from_utf8(asked.stdout).ok()?.trim().parse().ok().filter(|parent| *parent > 0)
+    let output = std::process::Command::new("ps").args(["-o", "ppid=", "-p", &process.to_string()]).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok().filter(|parent| *parent > 0)
 }
 
 #[cfg(test)]

@@ -35,8 +35,8 @@ pub fn others(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut all = listed()?;
     // Kernels installed by versions without a list: in the same directory, or in Jupyter's data directory of the user.
     let user = user_data().map(|data| data.join("kernels")).ok();
-    for beside in directory.parent().map(Path::to_owned).into_iter().chain(user) {
-        let entries = fs::read_dir(beside).into_iter().flatten().flatten();
+    for kernels in directory.parent().map(Path::to_owned).into_iter().chain(user) {
+        let entries = fs::read_dir(kernels).into_iter().flatten().flatten();
         all.extend(entries.filter_map(|entry| std::path::absolute(entry.path()).ok()));
     }
     let gone = std::path::absolute(directory)?;

@@ -85,7 +85,7 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     serve_clients(&info, &internal).await?;
     let (iopub, mut published) = unbounded_channel::<JupyterMessage>();
     let (shell_out, replies) = unbounded_channel();
-    let (stdin, asked) = unbounded_channel();
+    let (stdin, input_requests) = unbounded_channel();
     let (answer, answers) = channel();
     let (work, jobs) = channel();
 
@@ -115,7 +115,7 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
         }
     });
     tokio::spawn(send(replies, shell_send));
-    tokio::spawn(send(asked, stdin_send));
+    tokio::spawn(send(input_requests, stdin_send));
     tokio::spawn(async move {
         loop {
             let Ok(message) = stdin_socket.read().await else {
@@ -361,10 +361,10 @@ impl Kernel {
         // Discards late answers to requests of interrupted cells.
         while answers.try_recv().is_ok() {}
         let client = job.zmq_identities.iter().map(|name| own_identity(name).into()).collect();
-        let asked = InputRequest { prompt: prompt.to_owned(), password };
-        let asked = JupyterMessage::new(asked, Some(job)).with_zmq_identities(client);
-        let name = asked.header.msg_id.clone();
-        let _ = self.stdin.send(asked);
+        let input_request = InputRequest { prompt: prompt.to_owned(), password };
+        let input_request = JupyterMessage::new(input_request, Some(job)).with_zmq_identities(client);
+        let name = input_request.header.msg_id.clone();
+        let _ = self.stdin.send(input_request);
         loop {
             match answers.recv_timeout(POLL_INTERVAL) {
                 Ok((question, answer)) if question.as_ref().is_none_or(|question| *question == name) => return Some(answer),

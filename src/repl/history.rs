@@ -141,12 +141,12 @@ fn rewrite(file: &Path, lines: &[String]) -> std::io::Result<()> {
     if opened.try_lock().is_err() {
         return Ok(());
     }
-    let beside = file.with_extension(format!("{}", std::process::id()));
+    let temporary = file.with_extension(format!("{}", std::process::id()));
     let text: String = lines.iter().map(|line| escaped(line) + "\n").collect();
-    let written = private(OpenOptions::new().write(true).create_new(true)).open(&beside);
-    let done = written.and_then(|mut new| new.write_all(text.as_bytes())).and_then(|()| std::fs::rename(&beside, file));
+    let written = private(OpenOptions::new().write(true).create_new(true)).open(&temporary);
+    let done = written.and_then(|mut new| new.write_all(text.as_bytes())).and_then(|()| std::fs::rename(&temporary, file));
     if done.is_err() {
-        let _ = std::fs::remove_file(&beside);
+        let _ = std::fs::remove_file(&temporary);
     }
     done
 }
