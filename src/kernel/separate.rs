@@ -1,8 +1,8 @@
-//! Crates that a cell asks for and that cannot be built with the prelude without changing it: they are built apart, with crates
-//! of their own, and the cell is linked with both.
+//! Builds dependencies that would change the build of the prelude separately, with their own copies of crates, and links the
+//! cell with both.
 //!
 //! ```text
-//! DIRECTORY/apart/         a package that depends on them, built as any other
+//! DIRECTORY/apart/         a package that depends on them, built like any other
 //! DIRECTORY                the cell: cargo rustc -- --extern NAME=apart/target/.../libNAME.rlib
 //! ```
 
@@ -16,26 +16,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::building::{run, watched};
-use super::lock::{described, package, target, versions, without};
+use super::build::{run, run_with_messages};
+use super::lock::{cargo_metadata, extended_lock, manifest_without, package, target};
 
-/// Where they are built.
-const APART: &str = "apart";
+/// The directory of the separate build.
+const DIRECTORY: &str = "apart";
 
-/// Builds the cell in this directory, which `arguments` ask cargo for, with the dependencies of the lines `apart`.
+/// Builds the cell in this directory, for which cargo was called with `arguments`, with the dependency lines `separate` built
+/// separately.
 ///
 /// # Errors
-/// What cannot be built.
-pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], apart: &[String]) -> Result<ExitCode> {
-    let directory = Path::new(APART);
+/// A build cannot start.
+pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], separate: &[String]) -> Result<ExitCode> {
+    let directory = Path::new(DIRECTORY);
     fs::create_dir_all(directory)?;
-    package(directory, apart, &versions(directory)?)?;
-    let target = target().context("the compiler does not say what it compiles for")?;
+    package(directory, separate, &extended_lock(directory)?)?;
+    let target = target().context("rustc does not report its target")?;
     let artifacts: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
     let built = Arc::clone(&artifacts);
     let mut command = cargo();
     command.args(["build", "--target", &target, "--message-format=json"]).current_dir(directory);
-    let done = watched(command, move |line| {
+    let done = run_with_messages(command, move |line| {
         if let Some((name, file)) = artifact(&line) {
             built.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
         }
@@ -44,22 +45,22 @@ pub fn build(cargo: &dyn Fn() -> Command, arguments: &[OsString], apart: &[Strin
         return Ok(done);
     }
     let artifacts = artifacts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let externs = externs(&described(directory, cargo)?, &artifacts);
+    let externs = externs(&cargo_metadata(directory, cargo)?, &artifacts);
     let manifest = fs::read_to_string("Cargo.toml")?;
     let mut command = cargo();
     command.args(arguments.iter().map(|argument| if argument == "build" { OsString::from("rustc") } else { argument.clone() }));
     command.arg("--").args(externs.iter().flat_map(|(name, file)| ["--extern".to_owned(), format!("{name}={file}")]));
-    for deps in [format!("{APART}/target/{target}/debug/deps"), format!("{APART}/target/debug/deps")] {
+    for deps in [format!("{DIRECTORY}/target/{target}/debug/deps"), format!("{DIRECTORY}/target/debug/deps")] {
         command.args(["-L".to_owned(), format!("dependency={}", fs::canonicalize(&deps).unwrap_or(deps.into()).display())]);
     }
-    fs::write("Cargo.toml", without(apart)?)?;
+    fs::write("Cargo.toml", manifest_without(separate)?)?;
     let done = run(command);
-    // evcxr writes it where it is another than it thinks.
+    // evcxr rewrites the manifest if it differs from its own.
     fs::write("Cargo.toml", manifest)?;
     Ok(done)
 }
 
-/// The package that a message of cargo says was built, and the file that others are linked with.
+/// The package in a `compiler-artifact` message of cargo, and the file to link with.
 fn artifact(line: &str) -> Option<(String, String)> {
     let message: Value = serde_json::from_str(line).ok()?;
     let kinds = message["target"]["kind"].as_array()?;
@@ -72,7 +73,7 @@ fn artifact(line: &str) -> Option<(String, String)> {
     Some((message["package_id"].as_str()?.to_owned(), file.to_owned()))
 }
 
-/// The crates that the package itself names, each with its file.
+/// The direct dependencies of the package, each with its file.
 fn externs(all: &Value, artifacts: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let nodes = all["resolve"]["nodes"].as_array().into_iter().flatten();
     let own = nodes.filter(|node| all["workspace_members"].as_array().is_some_and(|own| own.contains(&node["id"])));
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_crates_of_a_package_are_found_by_their_names() {
+    fn direct_dependencies_are_linked_by_crate_name() {
         let message = json!({"reason": "compiler-artifact", "package_id": "rust-ini 1", "target": {"kind": ["lib"], "name": "ini"},
                              "filenames": ["/a/libini.rlib", "/a/libini.rmeta"]});
         let (package, file) = artifact(&message.to_string()).unwrap();

@@ -1,4 +1,4 @@
-//! The prelude built for cells, seen while it is built: it takes minutes.
+//! Shows progress while the prelude is built for cells, which takes minutes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
@@ -12,39 +12,39 @@ use super::link::Link;
 use super::server::SOCKET;
 use crate::render::note;
 
-/// What the build takes: minutes of one core, and gigabytes at its end.
+/// The cost of the build: minutes on one core, and disk space.
 const CORE_MINUTES: usize = 11;
 const GIGABYTES: &str = "0.8 GB";
 
-/// How often a line is said where there is no terminal.
-const PACE: Duration = Duration::from_secs(20);
+/// How often a line is printed if standard error is not a terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Says before the build what it will take.
+/// Prints an estimate before the build.
 pub fn announce() {
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let minutes = CORE_MINUTES.div_ceil(cores).max(2);
     let cores = if cores == 1 { "1 core".to_owned() } else { format!("{cores} cores") };
-    note(&format!("building the prelude for notebooks: about {minutes} minutes on {cores} and {GIGABYTES} of disk, once"));
+    note(&format!("building the prelude for notebooks, once: about {minutes} minutes on {cores}, {GIGABYTES} of disk space"));
 }
 
-/// Runs `install` while what cargo builds is shown.
+/// Runs `install` and shows the progress of cargo.
 ///
 /// # Errors
-/// No place for a socket, no compiler, or what `install` says.
-pub fn shown<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
+/// There is no directory for the socket or no compiler, or `install` fails.
+pub fn with_progress<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
     let directory = super::own_directory()?;
     let socket = directory.path().join(SOCKET);
-    super::cargo::stand_in(directory.path(), &socket)?;
-    let progress = Arc::new(Progress::new());
-    let told = Arc::clone(&progress);
-    let _link = Link::listen(&socket, move |message| told.take(&message))?;
+    super::cargo::install_wrapper(directory.path(), &socket)?;
+    let progress = Arc::new(BuildProgress::new());
+    let receiver = Arc::clone(&progress);
+    let _link = Link::listen(&socket, move |message| receiver.receive(&message))?;
     let watched = Arc::downgrade(&progress);
     std::thread::spawn(move || {
-        // A crate may take minutes, of which cargo says nothing.
+        // A single crate may take minutes without a message from cargo.
         while let Some(progress) = watched.upgrade().filter(|progress| progress.bar.is_hidden()) {
-            progress.say();
+            progress.print();
             drop(progress);
-            std::thread::sleep(PACE);
+            std::thread::sleep(LINE_INTERVAL);
         }
     });
     let done = install();
@@ -53,16 +53,16 @@ pub fn shown<T>(install: impl FnOnce() -> Result<T>) -> Result<T> {
     done
 }
 
-struct Progress {
+struct BuildProgress {
     bar: ProgressBar,
     began: Instant,
-    /// What cargo said last: `12 of 245: serde, syn`.
+    /// The last progress of cargo: `12 of 245: serde, syn`.
     last: Mutex<Option<String>>,
 }
 
-impl Progress {
+impl BuildProgress {
     fn new() -> Self {
-        // It draws where standard error is a terminal.
+        // The bar is hidden unless standard error is a terminal.
         let bar = ProgressBar::new(0);
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}") {
             bar.set_style(style);
@@ -70,9 +70,9 @@ impl Progress {
         Self { bar, began: Instant::now(), last: Mutex::default() }
     }
 
-    fn take(&self, message: &Value) {
+    fn receive(&self, message: &Value) {
         let Some(text) = message["building"].as_str() else { return };
-        let Some((done, all, names)) = read(text) else { return };
+        let Some((done, all, names)) = parse(text) else { return };
         self.bar.set_length(all);
         self.bar.set_position(done);
         self.bar.set_message(names.to_owned());
@@ -80,16 +80,16 @@ impl Progress {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
     }
 
-    /// Says how far it is, in a line.
-    fn say(&self) {
+    /// Prints the progress as one line.
+    fn print(&self) {
         if let Some(last) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner) {
             note(&format!("{} s: building {last}", self.began.elapsed().as_secs()));
         }
     }
 }
 
-/// How many of how many, and the names of what is under way.
-fn read(text: &str) -> Option<(u64, u64, &str)> {
+/// The number of crates done, the total, and the names of those being built.
+fn parse(text: &str) -> Option<(u64, u64, &str)> {
     let (numbers, names) = text.split_once(": ")?;
     let (done, all) = numbers.split_once(" of ")?;
     Some((done.parse().ok()?, all.parse().ok()?, names))
@@ -97,11 +97,11 @@ fn read(text: &str) -> Option<(u64, u64, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::read;
+    use super::parse;
 
     #[test]
-    fn what_cargo_says_is_read() {
-        assert_eq!(read("12 of 245: serde, syn"), Some((12, 245, "serde, syn")));
-        assert_eq!(read("serde"), None);
+    fn the_progress_of_cargo_is_parsed() {
+        assert_eq!(parse("12 of 245: serde, syn"), Some((12, 245, "serde, syn")));
+        assert_eq!(parse("serde"), None);
     }
 }

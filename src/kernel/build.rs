@@ -1,12 +1,12 @@
-//! A build of cells, seen while it runs: what is built is told to the kernel, which may stop it.
+//! Runs cargo for a cell and reports its progress to the kernel, which may stop the build.
 //!
 //! ```text
-//! {"hello": "cargo"}                                          who speaks
-//! {"building": "12 of 245: serde, syn", "after": TEXT}        what is under way, and what is to be said at the end
+//! {"hello": "cargo"}                                          the sender
+//! {"building": "12 of 245: serde, syn", "after": TEXT}        the progress, and the text shown at the end
 //! stop                                                        from the kernel
 //! ```
 //!
-//! evcxr takes every error for one of the cell. Those of other crates are told as text instead.
+//! evcxr attributes every compiler error to the cell. Errors in other crates are printed as text instead.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -20,23 +20,23 @@ use serde_json::{Value, json};
 
 use super::cargo::{SOCKET, status};
 
-/// The crate that evcxr makes of a cell.
+/// The crate that evcxr generates from a cell.
 const CELL: &str = "ctx";
 
-/// Runs cargo, and does with its output what is said above.
+/// Runs cargo with progress reports, and passes its messages to standard output.
 pub fn run(command: Command) -> ExitCode {
-    watched(command, |line| println!("{line}"))
+    run_with_messages(command, |line| println!("{line}"))
 }
 
-/// The same, with cargo's messages given to `each`.
-pub fn watched(command: Command, each: impl FnMut(String) + Send + 'static) -> ExitCode {
+/// The same, with each of cargo's messages passed to `each`.
+pub fn run_with_messages(command: Command, each: impl FnMut(String) + Send + 'static) -> ExitCode {
     let kernel = std::env::var_os(SOCKET).and_then(|socket| UnixStream::connect(socket).ok());
-    told(command, kernel, each)
+    run_reporting(command, kernel, each)
 }
 
-/// The same, with what is said told to `kernel`.
-fn told(mut command: Command, kernel: Option<UnixStream>, each: impl FnMut(String) + Send + 'static) -> ExitCode {
-    // Cargo shows how far it has come where it is told how wide a line is.
+/// The same, with progress sent to `kernel`.
+fn run_reporting(mut command: Command, kernel: Option<UnixStream>, each: impl FnMut(String) + Send + 'static) -> ExitCode {
+    // Cargo reports progress only if it is told the width of a line.
     command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "100");
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = match command.spawn() {
@@ -48,19 +48,19 @@ fn told(mut command: Command, kernel: Option<UnixStream>, each: impl FnMut(Strin
     };
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return ExitCode::FAILURE };
     let group = Group::of(&child);
-    let listening = kernel.as_ref().and_then(|kernel| Listening::begin(kernel, &group));
+    let listener = kernel.as_ref().and_then(|kernel| StopListener::begin(kernel, &group));
     let messages = std::thread::spawn(move || messages(out, each));
-    said(err, kernel);
+    report_progress(err, kernel);
     let foreign = messages.join().unwrap_or_default();
     eprint!("{foreign}");
     let ended = group.wait(child);
-    if let Some(listening) = listening {
-        listening.end();
+    if let Some(listener) = listener {
+        listener.end();
     }
     status(ended)
 }
 
-/// The process group of a child, until the child is waited for: then its number may become another's.
+/// The process group of a child; none once the child has been waited for, because its id may then be reused.
 #[derive(Clone)]
 struct Group(Arc<Mutex<Option<i32>>>);
 
@@ -69,29 +69,29 @@ impl Group {
         Self(Arc::new(Mutex::new(Some(child.id().cast_signed()))))
     }
 
-    /// Ends all of it, if it is still there.
+    /// Kills the group, if it still exists.
     fn kill(&self) {
         if let Some(group) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            // SAFETY: sends a signal, no more; the group is of the child, which has not been waited for: before that it is
-            // taken away under the same lock.
+            // SAFETY: kill only sends a signal. The group is that of a child that has not been waited for: `wait` clears it
+            // under this lock first.
             unsafe { libc::kill(-group, libc::SIGKILL) };
         }
     }
 
-    /// Waits for the child, whose group it is.
+    /// Waits for the child of this group.
     fn wait(&self, mut child: Child) -> std::io::Result<ExitStatus> {
-        until_ended(&child);
+        wait_unreaped(&child);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
         child.wait()
     }
 }
 
-/// Waits until a child has ended, and leaves its number with it.
-fn until_ended(child: &Child) {
+/// Waits until a child has ended, but leaves it unreaped so that its id stays valid.
+fn wait_unreaped(child: &Child) {
     loop {
-        // SAFETY: all of it may be zero.
+        // SAFETY: a siginfo_t of zeros is valid.
         let mut ended: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        // SAFETY: there is room for what is written.
+        // SAFETY: the pointer is to a live siginfo_t.
         let done = unsafe { libc::waitid(libc::P_PID, child.id(), &raw mut ended, libc::WEXITED | libc::WNOWAIT) };
         if done == 0 || std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
             return;
@@ -99,30 +99,30 @@ fn until_ended(child: &Child) {
     }
 }
 
-/// A thread that ends a group when the kernel asks for it, or is gone.
-struct Listening {
+/// A thread that kills the group when the kernel requests it or disconnects.
+struct StopListener {
     kernel: UnixStream,
     thread: JoinHandle<()>,
 }
 
-impl Listening {
+impl StopListener {
     fn begin(kernel: &UnixStream, group: &Group) -> Option<Self> {
-        let (heard, kernel, group) = (kernel.try_clone().ok()?, kernel.try_clone().ok()?, group.clone());
+        let (received, kernel, group) = (kernel.try_clone().ok()?, kernel.try_clone().ok()?, group.clone());
         let thread = std::thread::spawn(move || {
-            let _ = BufReader::new(heard).read_line(&mut String::new());
+            let _ = BufReader::new(received).read_line(&mut String::new());
             group.kill();
         });
         Some(Self { kernel, thread })
     }
 
-    /// There is nothing more to end.
+    /// Stops listening.
     fn end(self) {
         let _ = self.kernel.shutdown(Shutdown::Both);
         let _ = self.thread.join();
     }
 }
 
-/// Passes on cargo's messages, but for errors of crates that are no cell, which are given as text.
+/// Passes on cargo's messages, except errors in other crates, which are returned as text.
 fn messages(out: impl Read, mut each: impl FnMut(String)) -> String {
     let mut foreign = String::new();
     for line in BufReader::new(out).lines().map_while(Result::ok) {
@@ -134,7 +134,7 @@ fn messages(out: impl Read, mut each: impl FnMut(String)) -> String {
     foreign
 }
 
-/// The text of a message of the compiler about a crate that is no cell.
+/// The text of a compiler message about another crate than the cell; empty unless it is an error.
 fn foreign_error(line: &str) -> Option<String> {
     let message: Value = serde_json::from_str(line).ok()?;
     if message["reason"] != "compiler-message" || message["target"]["name"] == CELL {
@@ -144,8 +144,8 @@ fn foreign_error(line: &str) -> Option<String> {
     Some(message["message"]["rendered"].as_str().filter(|_| is_error).unwrap_or_default().to_owned())
 }
 
-/// Tells the kernel how far cargo has come, and passes on whatever else it says.
-fn said(err: impl Read, mut kernel: Option<UnixStream>) {
+/// Reports cargo's progress to the kernel, and prints everything else.
+fn report_progress(err: impl Read, mut kernel: Option<UnixStream>) {
     let mut tell = |message: Value| {
         if let Some(stream) = &mut kernel {
             let _ = writeln!(stream, "{message}");
@@ -156,14 +156,14 @@ fn said(err: impl Read, mut kernel: Option<UnixStream>) {
     let mut err = BufReader::new(err);
     loop {
         let mut piece = Vec::new();
-        if !next(&mut err, &mut piece) {
+        if !read_piece(&mut err, &mut piece) {
             return;
         }
         let text = console::strip_ansi_codes(&String::from_utf8_lossy(&piece)).trim().to_owned();
         if let Some(name) = text.strip_prefix("Compiling ") {
             built += usize::from(!name.starts_with(&format!("{CELL} ")));
         } else if let Some(rest) = text.strip_prefix("Building [") {
-            if let Some(progress) = progress(rest) {
+            if let Some(progress) = parse_progress(rest) {
                 let crates = if built == 1 { "crate" } else { "crates" };
                 tell(json!({"building": progress, "after": format!("built {built} {crates}")}));
             }
@@ -173,8 +173,8 @@ fn said(err: impl Read, mut kernel: Option<UnixStream>) {
     }
 }
 
-/// Reads to the end of a line, or of what is written over. Tells whether there was anything.
-fn next(from: &mut impl BufRead, piece: &mut Vec<u8>) -> bool {
+/// Reads up to a newline or carriage return. Returns whether there was anything to read.
+fn read_piece(from: &mut impl BufRead, piece: &mut Vec<u8>) -> bool {
     loop {
         let Ok(bytes) = from.fill_buf() else { return false };
         if bytes.is_empty() {
@@ -195,8 +195,8 @@ fn next(from: &mut impl BufRead, piece: &mut Vec<u8>) -> bool {
     }
 }
 
-/// How far cargo has come, of `===>  ] 12/245: serde, syn`; none while it builds the cell alone.
-fn progress(bar: &str) -> Option<String> {
+/// The progress in a line such as `===>  ] 12/245: serde, syn`; none while only the cell is being built.
+fn parse_progress(bar: &str) -> Option<String> {
     let (_, rest) = bar.split_once("] ")?;
     let (numbers, names) = rest.split_once(':')?;
     let (done, all) = numbers.split_once('/')?;
@@ -210,8 +210,8 @@ mod tests {
 
     use super::*;
 
-    /// What the kernel hears of a build, from now to the end of the connection.
-    fn heard(kernel: &UnixStream) -> String {
+    /// What the kernel receives about a build, up to the end of the connection.
+    fn received(kernel: &UnixStream) -> String {
         kernel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut text = String::new();
         BufReader::new(kernel).read_to_string(&mut text).unwrap();
@@ -219,43 +219,43 @@ mod tests {
     }
 
     #[test]
-    fn a_build_ends_with_its_connection_and_nothing_is_ended_after_it() {
+    fn a_finished_build_closes_its_connection_and_is_not_killed_later() {
         let (kernel, own) = UnixStream::pair().unwrap();
-        let done = told(Command::new("true"), Some(own), |_| {});
+        let done = run_reporting(Command::new("true"), Some(own), |_| {});
         assert_eq!(done, ExitCode::SUCCESS);
-        // Nobody holds it open: the thread that listened is over.
-        assert!(heard(&kernel).contains("hello"));
+        // The connection is closed, so the listening thread has ended.
+        assert!(received(&kernel).contains("hello"));
         let child = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
         let group = Group::of(&child);
         group.kill();
-        until_ended(&child);
-        assert!(group.0.lock().unwrap().is_some(), "its number is still its own");
+        wait_unreaped(&child);
+        assert!(group.0.lock().unwrap().is_some(), "its id is still valid");
         assert!(!group.wait(child).unwrap().success());
-        assert_eq!(*group.0.lock().unwrap(), None, "it may be another's");
+        assert_eq!(*group.0.lock().unwrap(), None, "its id may be reused");
     }
 
     #[test]
-    fn the_kernel_may_stop_a_build() {
+    fn the_kernel_can_stop_a_build() {
         let (mut kernel, own) = UnixStream::pair().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 600 & sleep 600"]);
         let begin = Instant::now();
-        let build = std::thread::spawn(move || told(command, Some(own), |_| {}));
+        let build = std::thread::spawn(move || run_reporting(command, Some(own), |_| {}));
         writeln!(kernel, "stop").unwrap();
         assert_ne!(build.join().unwrap(), ExitCode::SUCCESS);
         assert!(begin.elapsed() < Duration::from_secs(60));
-        assert!(heard(&kernel).contains("hello"));
+        assert!(received(&kernel).contains("hello"));
     }
 
     #[test]
-    fn the_progress_of_other_crates_is_told() {
-        assert_eq!(progress("===>   ] 12/245: serde, syn").as_deref(), Some("12 of 245: serde, syn"));
-        assert_eq!(progress("======>] 244/245: ctx"), None);
-        assert_eq!(progress("nothing"), None);
+    fn the_progress_of_other_crates_is_reported() {
+        assert_eq!(parse_progress("===>   ] 12/245: serde, syn").as_deref(), Some("12 of 245: serde, syn"));
+        assert_eq!(parse_progress("======>] 244/245: ctx"), None);
+        assert_eq!(parse_progress("nothing"), None);
     }
 
     #[test]
-    fn errors_of_other_crates_are_text() {
+    fn errors_in_other_crates_become_text() {
         let message = |name: &str, level: &str| {
             json!({"reason": "compiler-message", "target": {"name": name}, "message": {"level": level, "rendered": "E"}})
                 .to_string()
