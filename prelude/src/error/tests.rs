@@ -1,10 +1,10 @@
-//! Every variant of the error has a message and a remedy.
+//! Tests that every error variant has a message and a hint.
 
 use std::collections::BTreeSet;
 
 use super::*;
 
-/// The place of each variant among [`examples`]. A variant that is not here does not compile.
+/// The index of each variant in [`examples`]. A variant that is missing here does not compile.
 fn number(error: &Error) -> usize {
     match error {
         Error::NotFound { .. } => 0,
@@ -70,7 +70,7 @@ fn number(error: &Error) -> usize {
     }
 }
 
-/// Some of every variant, more where the remedy depends on what is wrong.
+/// At least one example per variant; more where the hint depends on the cause.
 fn examples() -> Vec<Error> {
     let file = || PathBuf::from("model/config.json");
     let (text, tensor) = (|| "x".to_owned(), || "model.norm.weight".to_owned());
@@ -172,7 +172,7 @@ fn examples() -> Vec<Error> {
 }
 
 #[test]
-fn every_error_has_a_message_and_a_remedy() {
+fn every_error_has_a_message_and_a_hint() {
     let examples = examples();
     let numbers: BTreeSet<usize> = examples.iter().map(number).collect();
     assert_eq!(numbers, (0..=59).collect(), "a variant without an example");
@@ -183,12 +183,12 @@ fn every_error_has_a_message_and_a_remedy() {
             assert!(!text.ends_with('.') || text.ends_with("..."), "ends with a full stop: {text}");
             assert!(!text.starts_with(|c: char| c.is_uppercase()) && !text.contains('\n'), "{text}");
         }
-        assert!(!message.contains(&hint), "the remedy only repeats the message: {message}");
+        assert!(!message.contains(&hint), "the hint only repeats the message: {message}");
         assert_eq!(format!("{error:?}"), format!("{message}\nhint: {hint}"));
     }
 }
 
-/// Whoever has a file is told which.
+/// An error with a file names it.
 #[test]
 fn messages_name_the_file() {
     for error in examples() {
