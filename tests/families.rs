@@ -111,7 +111,7 @@ fn stored_dtypes_and_shards_are_reported() {
     let sources: [Source; 4] = std::array::from_fn(|i| Source::open(&place(MODELS[i])).unwrap());
     let [mistral, qwen2, sharded, biases] = &sources;
     assert_eq!(sources.iter().map(|s| s.dtype()).collect::<Vec<_>>(), [DType::F32, DType::BF16, DType::F16, DType::F32]);
-    assert_eq!(mistral.architecture().unwrap().attends[0].window, Some(5));
+    assert_eq!(mistral.architecture().unwrap().attention[0].window, Some(5));
     assert!(
         qwen2.architecture().unwrap().qkv_bias
             && qwen2.architecture().unwrap().tied

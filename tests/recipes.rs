@@ -539,7 +539,7 @@ fn layers_that_attend_by_their_number_go_on_as_they_did() {
     );
     let merged = Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap();
     let out = merged.bake(dir.path().join("out")).unwrap().path;
-    let of = |path: &Path| Source::open(&path.display().to_string()).unwrap().architecture().unwrap().attends.clone();
+    let of = |path: &Path| Source::open(&path.display().to_string()).unwrap().architecture().unwrap().attention.clone();
     let (old, new) = (of(&model), of(&out));
     assert_eq!(new, [&old[..], &old[..1], &old[..1]].concat());
 }

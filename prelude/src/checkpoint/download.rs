@@ -1,5 +1,5 @@
-//! Downloads from the hub: redirects followed without giving the token away, drops resumed, sizes and checksums
-//! compared, and nothing in the cache under its name before it is whole. What stalls is given up, and a stop is heeded.
+//! Downloads from the hub. Redirects never leak the token, interrupted downloads are resumed, sizes and checksums are
+//! verified, and a file gets its name in the cache only when it is complete. Stalled downloads fail; a stop is honoured.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -17,37 +17,37 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::work::Work;
 
-/// Redirects followed for one file.
+/// The maximum number of redirects per file.
 const REDIRECTS: usize = 5;
 
-/// Times that a request is made, or a download goes on without getting further, before it is given up.
+/// The maximum number of attempts for a request, or for a download that makes no progress.
 const TRIES: u32 = 5;
 
-/// Seconds waited at most when the server asks for it.
+/// The maximum wait in seconds that a server may request.
 const PATIENCE: u64 = 60;
 
-/// Bytes of the longest answer that is not a file.
+/// The maximum size in bytes of a response that is not a file.
 const LONGEST: u64 = 64 << 20;
 
-/// How long an answer that is not a file may take.
+/// The maximum duration of a response that is not a file.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// Bytes a second that a download must bring.
+/// The minimum download speed in bytes per second.
 const SLOWEST: u64 = 1024;
 
-/// What is said where it does not.
-const TOO_SLOW: &str = "fewer than 1024 bytes a second came";
+/// The message for a download below that speed.
+const TOO_SLOW: &str = "the speed fell below 1024 bytes per second";
 
-/// A try got further that brought so many bytes, or a hundredth of the file.
+/// An attempt made progress if it received this many bytes, or a hundredth of the file.
 const FURTHER: u64 = 16 << 20;
 
-/// What a person does about a download that was given up.
-const AGAIN: &str = "load again: the download goes on where it broke off; or check the network and HF_ENDPOINT";
+/// The hint for a failed download.
+const AGAIN: &str = "load again to resume the download; or check the network and HF_ENDPOINT";
 
-/// The same of a server that does not send a part of a file.
-const NO_RANGES: &str = "the server cannot resume a download: use a network that holds longer, or another HF_ENDPOINT";
+/// The hint for a server that does not support range requests.
+const NO_RANGES: &str = "the server cannot resume downloads: use a more stable network, or another HF_ENDPOINT";
 
-/// Asks the hub. Cheap to clone.
+/// An HTTP client for the hub. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Client {
     agent: Agent,
@@ -55,32 +55,32 @@ pub(super) struct Client {
     token: Option<String>,
     /// How long a server may send nothing.
     stall: Duration,
-    /// Whether nobody waits for it any more.
+    /// Whether the caller no longer waits for the request.
     left: Arc<AtomicBool>,
 }
 
-/// Where files of one repository are fetched from and to.
+/// Downloads files of one repository into the cache.
 pub(super) struct Server<'a> {
     pub client: &'a Client,
-    /// The cache, and the repository's folder in it.
+    /// The cache, and the repository's directory in it.
     pub cache: &'a Path,
     pub folder: PathBuf,
-    /// As addresses have it: `org/name`, or `datasets/org/name`.
+    /// The repository in URLs: `org/name`, or `datasets/org/name`.
     pub repo: String,
     pub commit: &'a str,
 }
 
-/// A file as the hub announces it, and the answer that brings it.
+/// A file as described by the hub, with the response that delivers it.
 struct Announced {
     etag: String,
     size: u64,
-    /// Where its content is; whether that is a server that may know the token.
+    /// The URL of the content, and whether that server may receive the token.
     url: String,
     trusted: bool,
     answer: Option<Response<Body>>,
 }
 
-/// How often a download is tried without getting beyond the best try so far.
+/// Counts attempts that make no progress beyond the best one so far.
 #[derive(Default)]
 struct Tries {
     best: u64,
@@ -88,7 +88,7 @@ struct Tries {
 }
 
 impl Tries {
-    /// One more try ended at byte `have` of `size`.
+    /// Records an attempt that ended at byte `have` of `size`.
     fn ended(&mut self, have: u64, size: u64) {
         self.fruitless += 1;
         if have >= self.best + FURTHER.min(size / 100).max(1) {
@@ -113,8 +113,8 @@ impl Client {
         Self { agent: config.into(), endpoint, token, stall, left: Arc::default() }
     }
 
-    /// Runs `work` on a thread of its own, so that a stop is heeded whatever a server does: what waits for it is broken
-    /// off, and what cannot be, a name that is looked up, is left behind.
+    /// Runs `work` on a separate thread so that a stop is honoured whatever the server does. The request is cancelled; what
+    /// cannot be cancelled, such as a name lookup, is left to finish in the background.
     ///
     /// # Errors
     /// [`Error::Interrupted`], or those of `work`.
@@ -137,7 +137,7 @@ impl Client {
         if stopped.is_some() && done.is_err() { Err(Error::Interrupted) } else { done }
     }
 
-    /// An error where nobody waits any more.
+    /// Returns an error if the caller no longer waits.
     fn check(&self) -> Result<()> {
         if self.left.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { interrupt::check() }
     }
@@ -146,7 +146,7 @@ impl Client {
         Error::HubUnreachable { endpoint: self.endpoint.clone(), reason: reason.to_string() }
     }
 
-    /// One request; waits where the server says so. An answer that is no file is an error of its kind.
+    /// Sends one request and waits if the server asks for it. An error status becomes the matching error.
     fn get(&self, url: &str, range: Option<u64>, trusted: bool, repo: &str) -> Result<Response<Body>> {
         let waits = Work::begin("download", repo, None);
         for attempt in 1.. {
@@ -158,11 +158,11 @@ impl Client {
             if let Some(start) = range {
                 request = request.header(header::RANGE, format!("bytes={start}-"));
             }
-            // Compressed answers have another length than their file.
+            // Compressed responses have a different length than the file.
             let response = match request.header(header::ACCEPT_ENCODING, "identity").call() {
                 Ok(response) => response,
                 Err(error) if attempt < TRIES => {
-                    let say = |_| format!("{repo}: cannot reach the hub ({error}), trying again");
+                    let say = |_| format!("{repo}: cannot reach the hub ({error}), retrying");
                     waits.wait(Duration::from_millis(100 << attempt), say)?;
                     continue;
                 }
@@ -173,17 +173,17 @@ impl Client {
                 let asked = asks_to_wait(response.headers());
                 if attempt < TRIES && asked.is_none_or(|s| s <= PATIENCE) {
                     let pause = asked.map_or(Duration::from_millis(200 << attempt), Duration::from_secs);
-                    waits.wait(pause, |left| format!("{repo}: the hub is busy ({status}), trying again in {left} s"))?;
+                    waits.wait(pause, |left| format!("{repo}: the hub is busy ({status}), retrying in {left} s"))?;
                     continue;
                 }
-                let asked = asked.map_or_else(String::new, |s| format!(", and asks to wait {s} s"));
-                let reason = format!("it answers {status}{asked}");
-                let hint = "the hub is busy or counts requests: try again later, or set HF_TOKEN";
+                let asked = asked.map_or_else(String::new, |s| format!(" and asks to wait {s} s"));
+                let reason = format!("the server returned {status}{asked}");
+                let hint = "the hub is busy or limits requests: try again later, or set HF_TOKEN";
                 return Err(Error::Hub { repo: repo.into(), reason, hint });
             }
             return self.judged(response, repo);
         }
-        Err(self.unreachable("no answer"))
+        Err(self.unreachable("no response"))
     }
 
     fn judged(&self, response: Response<Body>, repo: &str) -> Result<Response<Body>> {
@@ -191,40 +191,40 @@ impl Client {
         let code = text(&response, "x-error-code").unwrap_or_default();
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if code == "GatedRepo" => Err(Error::HubGated { repo }),
-            // The hub does not tell strangers what there is.
+            // The hub hides the existence of private repositories.
             StatusCode::UNAUTHORIZED if code == "RepoNotFound" || self.token.is_none() => {
-                Err(Error::HubMissing { repo, what: "repository of that name, or it is private".into() })
+                Err(Error::HubMissing { repo, what: "such repository, or it is private".into() })
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let reason = format!("it answers {status}");
-                Err(Error::Hub { repo, reason, hint: "HF_TOKEN is not accepted: make a new one, with leave to read" })
+                let reason = format!("the server returned {status}");
+                Err(Error::Hub { repo, reason, hint: "HF_TOKEN is invalid: create a token with read access" })
             }
             StatusCode::NOT_FOUND => {
                 let what = match code.as_str() {
                     "RevisionNotFound" => "such revision",
                     "EntryNotFound" => "such file",
-                    _ => "repository of that name",
+                    _ => "such repository",
                 };
                 Err(Error::HubMissing { repo, what: what.into() })
             }
             status if status.is_success() || status.is_redirection() => Ok(response),
-            status => Err(self.odd(&repo, format!("it answers {status}"))),
+            status => Err(self.odd(&repo, format!("the server returned {status}"))),
         }
     }
 
     fn odd(&self, repo: &str, reason: String) -> Error {
-        Error::Hub { repo: repo.into(), reason, hint: "the server does not speak the hub's protocol: check HF_ENDPOINT" }
+        Error::Hub { repo: repo.into(), reason, hint: "the server does not follow the hub's protocol: check HF_ENDPOINT" }
     }
 
-    /// A short answer.
+    /// Returns a short text response.
     pub fn text(&self, path: &str, repo: &str) -> Result<String> {
         let mut response = self.get(&format!("{}{path}", self.endpoint), None, true, repo)?;
         let mut reader = response.body_mut().with_config().limit(LONGEST).reader();
         let bytes = self.brought(&mut reader, LONGEST_WAIT, repo)?;
-        String::from_utf8(bytes).map_err(|_| self.odd(repo, "its answer is not text".into()))
+        String::from_utf8(bytes).map_err(|_| self.odd(repo, "the response is not text".into()))
     }
 
-    /// All that `reader` brings, which may stall no more than a download, and take no longer than `most`.
+    /// Reads everything from `reader`, at no less than the minimum speed and within `most`.
     fn brought(&self, reader: &mut impl Read, most: Duration, repo: &str) -> Result<Vec<u8>> {
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
         let (begun, mut pace) = (Instant::now(), Pace::begin(self.stall, 0));
@@ -234,22 +234,22 @@ impl Client {
                 Ok(read) => read,
                 Err(error) => {
                     self.check()?;
-                    return Err(self.odd(repo, format!("its answer breaks off: {error}")));
+                    return Err(self.odd(repo, format!("the response was cut off: {error}")));
                 }
             };
             self.check()?;
             bytes.extend_from_slice(&buffer[..read]);
             if pace.is_slow(bytes.len() as u64) {
-                return Err(self.unreachable(format!("of its answer, {TOO_SLOW}")));
+                return Err(self.unreachable(format!("while receiving the response, {TOO_SLOW}")));
             }
             if begun.elapsed() > most {
-                return Err(self.unreachable(format!("its answer takes longer than {} s", most.as_secs())));
+                return Err(self.unreachable(format!("the response took longer than {} s", most.as_secs())));
             }
         }
     }
 }
 
-/// Whether what comes does so as fast as it must.
+/// Checks the speed of a download.
 struct Pace {
     stall: Duration,
     since: Instant,
@@ -257,12 +257,12 @@ struct Pace {
 }
 
 impl Pace {
-    /// From byte `have` on.
+    /// Starts at byte `have`.
     fn begin(stall: Duration, have: u64) -> Self {
         Self { stall, since: Instant::now(), before: have }
     }
 
-    /// Whether too little came, now that there are `have` bytes: looked at anew as often as a server may stall.
+    /// Whether too few bytes arrived, now that there are `have`; checked once per stall interval.
     fn is_slow(&mut self, have: u64) -> bool {
         if self.since.elapsed() <= self.stall {
             return false;
@@ -274,11 +274,11 @@ impl Pace {
 }
 
 impl Server<'_> {
-    /// The path of `name` in the snapshot, downloaded if it is not there.
+    /// The path of `name` in the snapshot; downloads it if it is missing.
     ///
     /// # Errors
-    /// What the hub refuses, does not give whole, or gives other than it announced; links in the cache that lead out of
-    /// the repository's folder.
+    /// What the hub refuses, delivers incompletely or with wrong contents; links in the cache that leave the repository's
+    /// directory.
     pub fn fetch(&self, name: &str) -> Result<PathBuf> {
         match self.there(name)? {
             Some(path) => Ok(path),
@@ -286,8 +286,8 @@ impl Server<'_> {
         }
     }
 
-    /// The bytes of `name`, which is then in the snapshot as [`Server::fetch`] brings it; none where they are more
-    /// than `most`.
+    /// Downloads `name` as [`Server::fetch`] does and returns its size; `None` if it has more than `most` bytes, in which case
+    /// it is not downloaded.
     ///
     /// # Errors
     /// As for [`Server::fetch`].
@@ -304,12 +304,12 @@ impl Server<'_> {
         Ok(Some(size))
     }
 
-    /// Where `name` is in the repository's folder.
+    /// The path of `name` in the repository's directory.
     fn pointer(&self, name: &str) -> PathBuf {
         Path::new("snapshots").join(self.commit).join(name)
     }
 
-    /// The path of `name`, where the snapshot has it.
+    /// The path of `name` if the snapshot has it.
     fn there(&self, name: &str) -> Result<Option<PathBuf>> {
         let full = self.folder.join(self.pointer(name));
         if !full.is_file() {
@@ -320,7 +320,7 @@ impl Server<'_> {
         Ok(Some(full))
     }
 
-    /// Downloads `name` as it was `announced`, and links to it from the snapshot.
+    /// Downloads `name` and links to it from the snapshot.
     fn bring(&self, name: &str, mut announced: Announced) -> Result<PathBuf> {
         let pointer = self.pointer(name);
         let full = self.folder.join(&pointer);
@@ -347,9 +347,9 @@ impl Server<'_> {
         Ok(full)
     }
 
-    /// Locks a blob where Python's `huggingface_hub` does, `.locks/FOLDER/ETAG.lock` in the cache, so that of two programs
-    /// the second waits and finds the file. The lock's file stays there, as one that is deleted would be locked by some
-    /// and made anew by others.
+    /// Locks a blob with the same file as Python's `huggingface_hub`, `.locks/FOLDER/ETAG.lock` in the cache, so that of two
+    /// processes the second waits and finds the file. The lock file is not deleted: otherwise some would lock the deleted file
+    /// and others a new one.
     fn lock(&self, name: &str, etag: &str) -> Result<File> {
         let path = Path::new(".locks").join(self.folder.file_name().unwrap_or_default()).join(format!("{etag}.lock"));
         let io = |e| explain(&self.repo, "write", &self.cache.join(&path), e);
@@ -361,17 +361,17 @@ impl Server<'_> {
                 Err(TryLockError::Error(e)) => return Err(io(e)),
                 Err(TryLockError::WouldBlock) => {
                     self.client.check()?;
-                    waits.wait(Duration::from_millis(100), |_| format!("{}/{name}: another program downloads it", self.repo))?;
+                    waits.wait(Duration::from_millis(100), |_| format!("{}/{name}: another process is downloading it", self.repo))?;
                 }
             }
         }
     }
 
-    /// What the hub says of `name`, and where its content is.
+    /// Queries the hub about `name` and finds the URL of its content.
     fn announced(&self, name: &str) -> Result<Announced> {
         let client = self.client;
-        let odd = |reason: &str| client.odd(&self.repo, format!("of `{name}`, {reason}"));
-        let home: Uri = client.endpoint.parse().map_err(|_| odd("the address is none"))?;
+        let odd = |reason: &str| client.odd(&self.repo, format!("`{name}`: {reason}"));
+        let home: Uri = client.endpoint.parse().map_err(|_| odd("the endpoint is not a URL"))?;
         let mut url = format!("{}/{}/resolve/{}/{name}", client.endpoint, self.repo, self.commit);
         let (mut etag, mut size, mut trusted) = (None, None, true);
         for _ in 0..=REDIRECTS {
@@ -379,37 +379,37 @@ impl Server<'_> {
             etag = etag.or_else(|| text(&response, "x-linked-etag"));
             size = size.or_else(|| text(&response, "x-linked-size"));
             if response.status().is_redirection() {
-                let location = text(&response, "location").ok_or_else(|| odd("it redirects to nowhere"))?;
-                let next: Uri = location.parse().map_err(|_| odd("it redirects to nowhere"))?;
+                let location = text(&response, "location").ok_or_else(|| odd("invalid redirect"))?;
+                let next: Uri = location.parse().map_err(|_| odd("invalid redirect"))?;
                 if next.host().is_some() {
                     trusted &= next.authority() == home.authority() && next.scheme() == home.scheme();
                     url = location;
                 } else {
-                    let here: Uri = url.parse().map_err(|_| odd("it redirects to nowhere"))?;
+                    let here: Uri = url.parse().map_err(|_| odd("invalid redirect"))?;
                     let authority = here.authority().map_or("", |a| a.as_str());
                     url = format!("{}://{authority}{location}", here.scheme_str().unwrap_or("https"));
                 }
                 continue;
             }
-            let etag = etag.or_else(|| text(&response, "etag")).ok_or_else(|| odd("it says no etag"))?;
+            let etag = etag.or_else(|| text(&response, "etag")).ok_or_else(|| odd("the ETag is missing"))?;
             let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
             let plain = etag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
             if etag.is_empty() || etag.len() > 128 || !plain {
-                return Err(odd("its etag is no name of a file"));
+                return Err(odd("invalid ETag"));
             }
             let size = size.or_else(|| text(&response, "content-length")).and_then(|s| s.parse().ok());
             return Ok(Announced {
                 etag,
-                size: size.ok_or_else(|| odd("it says no size"))?,
+                size: size.ok_or_else(|| odd("the size is missing"))?,
                 url,
                 trusted,
                 answer: Some(response),
             });
         }
-        Err(odd("it redirects in circles"))
+        Err(odd("too many redirects"))
     }
 
-    /// Fetches the content into `part`, whole and as its ETag says: if it is other, once more from the begin.
+    /// Downloads the content into `part` and verifies it against its ETag; if it differs, tries once more from the start.
     fn whole(&self, name: &str, announced: &mut Announced, folder: &Contained, part: &Path) -> Result<()> {
         for _ in 0..2 {
             let open = folder.file(&Path::new("blobs").join(part.file_name().unwrap_or_default()));
@@ -424,12 +424,12 @@ impl Server<'_> {
         }
         Err(Error::Hub {
             repo: self.repo.clone(),
-            reason: format!("`{name}` came twice, and each time its bytes were not those of its checksum `{}`", announced.etag),
-            hint: "the server or something on the way changes files: check HF_ENDPOINT and proxies; nothing of it was kept",
+            reason: format!("`{name}` was downloaded twice and did not match its checksum `{}`", announced.etag),
+            hint: "the server or a proxy modifies files: check HF_ENDPOINT and proxies; the download was discarded",
         })
     }
 
-    /// Fetches the content into `part`, going on where an earlier try broke off.
+    /// Downloads the content into `part`, resuming an interrupted download.
     fn download(&self, name: &str, announced: &mut Announced, part: &mut Part<'_>) -> Result<()> {
         let (mut tries, mut last, mut resumes) = (Tries { best: part.have, fruitless: 0 }, String::new(), true);
         let work = Work::begin("download", format!("{}/{name}", self.repo), Some(announced.size));
@@ -441,7 +441,7 @@ impl Server<'_> {
                 return part.sync();
             }
             if tries.fruitless == TRIES {
-                let reason = format!("of `{name}`, {} of {} bytes came{last}", part.have.max(tries.best), announced.size);
+                let reason = format!("`{name}`: received {} of {} bytes{last}", part.have.max(tries.best), announced.size);
                 let hint = if resumes { AGAIN } else { NO_RANGES };
                 return Err(Error::Hub { repo: self.repo.clone(), reason, hint });
             }
@@ -450,7 +450,7 @@ impl Server<'_> {
                 Some(answer) => answer,
                 None => self.client.get(&announced.url, range, announced.trusted, &self.repo)?,
             };
-            // A server that does not know ranges begins anew.
+            // A server without range support starts over.
             let start = format!("bytes {}-", part.have);
             let resumed = text(&response, "content-range").is_some_and(|r| r.starts_with(&start));
             if range.is_some() && !(response.status() == StatusCode::PARTIAL_CONTENT && resumed) {
@@ -461,19 +461,19 @@ impl Server<'_> {
             last = broke.map_or_else(String::new, |reason| format!(": {reason}"));
             if part.have > announced.size {
                 let _ = fs::remove_file(part.path);
-                let reason = format!("of `{name}`, more came than the {} bytes that were announced", announced.size);
+                let reason = format!("`{name}`: received more than the announced {} bytes", announced.size);
                 return Err(self.client.odd(&self.repo, reason));
             }
             tries.ended(part.have, announced.size);
             if part.have < announced.size {
                 let say =
-                    |_| format!("{}/{name}: it broke off at {} of {} bytes, going on", self.repo, part.have, announced.size);
+                    |_| format!("{}/{name}: interrupted at {} of {} bytes, resuming", self.repo, part.have, announced.size);
                 work.wait(Duration::from_millis(50 << tries.fruitless), say)?;
             }
         }
     }
 
-    /// Copies until the end, a break, or one byte too many. Gives back why it broke off.
+    /// Copies until the end, an interruption, or one byte too many. Returns the reason for an interruption.
     fn copy(&self, body: &mut Body, part: &mut Part<'_>, size: u64, work: &Work) -> Result<Option<String>> {
         let (mut buffer, mut reader) = (vec![0; 1 << 16], body.as_reader());
         let mut pace = Pace::begin(self.client.stall, part.have);
@@ -497,18 +497,18 @@ impl Server<'_> {
     }
 }
 
-/// What is there of a file, with its checksum so far.
+/// A partially downloaded file with its checksum so far.
 struct Part<'a> {
     path: &'a Path,
     file: File,
     have: u64,
     digest: Option<Digest>,
-    /// What makes the checksum anew.
+    /// The ETag and size, to restart the checksum.
     announced: (String, u64),
 }
 
 impl<'a> Part<'a> {
-    /// Goes on with what `file` has.
+    /// Resumes with the contents of `file`.
     fn open(mut file: File, path: &'a Path, announced: &Announced, client: &Client) -> Result<Self> {
         let io = |e| Error::io("read", path, e);
         let mut digest = Digest::of(&announced.etag, announced.size);
@@ -526,7 +526,7 @@ impl<'a> Part<'a> {
         Ok(Self { path, file, have, digest, announced: (announced.etag.clone(), announced.size) })
     }
 
-    /// Begins anew.
+    /// Starts over.
     fn restart(&mut self) -> Result<()> {
         let io = |e| Error::io("write", self.path, e);
         self.file.set_len(0).map_err(io)?;
@@ -535,7 +535,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// Takes `bytes` more; those that make it longer than `size` are counted only.
+    /// Appends `bytes`; those beyond `size` are only counted.
     fn write(&mut self, bytes: &[u8], size: u64) -> Result<()> {
         self.have += bytes.len() as u64;
         if self.have <= size {
@@ -550,7 +550,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Links `pointer` to `target`, relative, as Python does.
+/// Links `pointer` to the relative path `target`, as Python does.
 fn point(pointer: &Path, target: &str) -> std::io::Result<()> {
     match std::os::unix::fs::symlink(target, pointer) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && pointer.is_file() => Ok(()),
@@ -562,7 +562,7 @@ fn point(pointer: &Path, target: &str) -> std::io::Result<()> {
     }
 }
 
-/// The seconds that an answer asks to wait: `Retry-After`, or the rest of the window of `RateLimit` (`...;r=0;t=55`).
+/// The seconds to wait according to `Retry-After`, or to the rest of the window in `RateLimit` (`...;r=0;t=55`).
 fn asks_to_wait(headers: &HeaderMap) -> Option<u64> {
     let get = |name: &str| headers.get(name)?.to_str().ok();
     let rest = || get("ratelimit")?.split(';').find_map(|part| part.trim().strip_prefix("t="));
@@ -577,9 +577,9 @@ fn text<T>(response: &Response<T>, header: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Tries that end anywhere below the best, or creep beyond it, are counted; those that get further are not.
+    /// Attempts that end below the best one, or barely beyond it, are counted; those that make progress are not.
     #[test]
-    fn a_download_that_gets_no_further_is_given_up() {
+    fn a_download_without_progress_fails() {
         let given_up = |ends: &[u64]| {
             let mut tries = Tries::default();
             ends.iter().position(|end| {
@@ -592,9 +592,9 @@ mod tests {
         assert_eq!(given_up(&[0, 100_000, 50_000, 200_000, 300_000, 1, 1, 400_000]), None);
     }
 
-    /// An answer that never ends is given up, however fast it comes.
+    /// A response that never ends fails, however fast it is.
     #[test]
-    fn an_answer_that_is_no_file_takes_only_so_long() {
+    fn a_response_that_is_not_a_file_has_a_time_limit() {
         let client = Client::new("http://127.0.0.1:1".into(), None, Duration::from_secs(10));
         let (most, begun) = (Duration::from_millis(50), Instant::now());
         let error = client.brought(&mut std::io::repeat(b' ').take(u64::MAX), most, "org/name").unwrap_err();
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_read_from_both_headers() {
+    fn retry_delays_are_read_from_both_headers() {
         let asked = |name: &'static str, value: &str| {
             asks_to_wait(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
         };

@@ -1,14 +1,14 @@
-//! What in a directory is no part of a checkpoint, and must not be lost where one is replaced.
+//! Finds files that are not part of a checkpoint, so that replacing a directory does not delete them.
 
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use super::beside::recorded;
+use super::side_files::recorded;
 use super::regular::open_file;
 
-/// The first thing in the directory `path` that no checkpoint has: all but weights, a model card, files that every
-/// checkpoint has, and those that the card says were copied there. A link is never replaced.
+/// The first entry of the directory `path` that is not part of a checkpoint: anything but weights, a model card, common
+/// checkpoint files, and files that the card lists as copied. Links are never part of one.
 pub(super) fn foreign(path: &Path) -> Option<String> {
     let mut card = String::new();
     if let Ok(file) = open_file(&path.join("README.md")) {
@@ -23,7 +23,7 @@ pub(super) fn foreign(path: &Path) -> Option<String> {
     foreign_below(path, "", &known)
 }
 
-/// Files that any checkpoint may have, whoever wrote it.
+/// Files that any checkpoint may have.
 const COMMON: [&str; 11] = [
     "README.md",
     "config.json",
@@ -38,13 +38,13 @@ const COMMON: [&str; 11] = [
     "tokenizer.model",
 ];
 
-/// Bytes of a model card that are read.
+/// The maximum size of a model card in bytes.
 const LONGEST_CARD: u64 = 4 << 20;
 
-/// Directories within each other that are looked into.
+/// The maximum directory depth.
 const DEEPEST: usize = 8;
 
-/// The first file below `directory`, by its name from where `prefix` begins, that is not `known` or is no file.
+/// The first entry below `directory`, with its name prefixed by `prefix`, that is not `known` or not a regular file.
 fn foreign_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> Option<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Some(prefix.to_owned()) };
     let mut is_empty = true;
@@ -66,6 +66,6 @@ fn foreign_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) 
             return Some(name);
         }
     }
-    // An empty directory within is somebody's.
+    // An empty subdirectory is not part of a checkpoint.
     (is_empty && !prefix.is_empty()).then(|| prefix.to_owned())
 }

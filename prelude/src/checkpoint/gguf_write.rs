@@ -1,4 +1,4 @@
-//! Writes a GGUF file: keys, then tensors, block by block, none of which is held whole.
+//! Writes a GGUF file: metadata, then tensors block by block; no tensor is held in memory.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::fs::File;
@@ -18,34 +18,34 @@ use crate::work::Work;
 /// Tensors begin at multiples of this.
 const ALIGNMENT: u64 = 32;
 
-/// A tensor of the file.
+/// A tensor to write.
 pub(crate) struct GgufTensor<'a> {
-    /// llama.cpp's name, and what is done to its values.
+    /// llama.cpp's name and layout.
     pub place: Place,
-    /// Rows first.
+    /// The shape, rows first.
     pub shape: Vec<usize>,
     pub encoding: Encoding,
-    /// The name of the tensor that it is made of, or its values.
+    /// Where its values come from.
     pub of: Of<'a>,
 }
 
-/// What a tensor is made of.
+/// The source of a tensor's values.
 pub(crate) enum Of<'a> {
     Merged(&'a str),
     Made(&'a [f32]),
 }
 
-/// A file of `keys` and `tensors`.
+/// A file to write, with metadata `keys`.
 pub(crate) struct GgufFile<'a> {
     pub keys: Vec<(String, Value)>,
     pub tensors: Vec<GgufTensor<'a>>,
 }
 
 impl GgufFile<'_> {
-    /// Writes it to `file`, which is at `path`; `content` gives the values of a merged tensor.
+    /// Writes to `file`, which is at `path`; `content` returns the values of a merged tensor.
     ///
     /// # Errors
-    /// A value that its format cannot hold, or a file that cannot be written.
+    /// A value that its encoding cannot represent, or a file that cannot be written.
     pub fn write<'c>(&'c self, file: &mut File, path: &Path, content: impl Fn(&str) -> Result<Content<'c>> + Sync) -> Result<()> {
         let mut offsets = Vec::new();
         let mut offset = 0u64;
@@ -56,7 +56,7 @@ impl GgufFile<'_> {
         let header = self.header(&offsets);
         let start = header.len() as u64;
         file.write_all(&header).map_err(|e| Error::io("write", path, e))?;
-        // The last tensor is filled up too.
+        // The last tensor is padded too.
         file.set_len(start + offset).map_err(|e| Error::io("write", path, e))?;
         let slot = |(tensor, offset): (&'_ GgufTensor<'_>, &u64)| Slot {
             name: tensor.place.name.clone(),
@@ -98,7 +98,7 @@ impl GgufTensor<'_> {
         self.shape.iter().product::<usize>() as u64 / values as u64 * bytes as u64
     }
 
-    /// Its values in the order in which they are written.
+    /// Its values in file order.
     fn content<'c>(&'c self, content: &impl Fn(&str) -> Result<Content<'c>>) -> Result<Content<'c>> {
         let values = match &self.of {
             Of::Made(values) => {
@@ -109,7 +109,7 @@ impl GgufTensor<'_> {
             }
             Of::Merged(name) => match content(name)? {
                 Content::Values(values) => values,
-                Content::Bytes(_) => return Err(super::gguf_keys::refused(format!("`{name}` is of whole numbers"))),
+                Content::Bytes(_) => return Err(super::gguf_keys::refused(format!("`{name}` contains integers"))),
             },
         };
         let columns = if self.shape.len() > 1 { self.shape.last().copied().unwrap_or(1).max(1) } else { 1 };
@@ -136,8 +136,8 @@ impl GgufTensor<'_> {
     }
 }
 
-/// How the tensor of `shape` is stored where `wanted` is asked for: numbers by themselves are f32, and rows that are no
-/// whole blocks are f16, as llama.cpp has it.
+/// The encoding of a tensor of `shape` if `wanted` is requested. As in llama.cpp, vectors are f32, and rows that are not
+/// whole blocks are f16.
 pub(crate) fn encoding(shape: &[usize], wanted: Encoding) -> Encoding {
     match wanted {
         _ if shape.len() < 2 => Encoding::Plain(DType::F32),
@@ -151,7 +151,7 @@ fn text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(text.as_bytes());
 }
 
-/// The number of a value's type.
+/// The type number of a value.
 fn kind(value: &Value) -> u32 {
     match value {
         Value::U8(_) => 0,

@@ -1,9 +1,9 @@
-//! Models and data sets of the Hugging Face hub, in the cache that Python's `huggingface_hub` uses too:
-//! `blobs/ETAG` holds a file once, `snapshots/COMMIT/NAME` points to it, `refs/REVISION` names a commit.
+//! Models and datasets on the Hugging Face hub. The cache is shared with Python's `huggingface_hub`: `blobs/ETAG` holds a
+//! file, `snapshots/COMMIT/NAME` links to it, `refs/REVISION` names a commit.
 //!
-//! `HF_HOME`, `HF_HUB_CACHE` or its older name `HUGGINGFACE_HUB_CACHE` say where the cache is, `HF_ENDPOINT` where the
-//! hub is, `HF_TOKEN` who asks, `HF_HUB_OFFLINE=1` that nobody is to be asked, `HF_HUB_DOWNLOAD_TIMEOUT` the seconds that a
-//! server may send nothing.
+//! `HF_HOME`, `HF_HUB_CACHE` or its former name `HUGGINGFACE_HUB_CACHE` set the cache directory, `HF_ENDPOINT` the server,
+//! `HF_TOKEN` the access token, `HF_HUB_OFFLINE=1` disables network access, and `HF_HUB_DOWNLOAD_TIMEOUT` sets the seconds
+//! that a server may send nothing.
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -13,42 +13,42 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
 use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS};
-use super::beside::{self, needed};
+use super::side_files::{self, needed};
 use super::contained::{Contained, explain};
 use super::download::{Client, Server};
 use super::files::{WEIGHTS, is_index};
 use super::regular::read_file;
 use crate::error::{Error, Result};
 
-/// A place on the hub: `org/name`, `org/name@revision`, and a file within.
+/// A reference to a repository on the hub, `org/name` or `org/name@revision`, and optionally to a file in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub repo: String,
     pub revision: String,
-    /// A file of it, where one is named.
+    /// A file in the repository, if given.
     pub file: Option<String>,
     pub is_dataset: bool,
 }
 
-/// What a snapshot is fetched for.
+/// The kind of snapshot to fetch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Model,
     Adapter,
-    /// The training split, or the file that is named.
+    /// The training split, or the given file.
     Data,
 }
 
-/// Files that are there: a commit and its folder in the cache.
+/// Files in the cache: the commit and its directory.
 pub(crate) struct Snapshot {
     pub commit: String,
     pub directory: PathBuf,
-    /// What was asked for, in order, of those that are there.
+    /// The requested files that exist, in order.
     pub files: Vec<String>,
 }
 
 impl Place {
-    /// Reads `org/name[@revision][/path/of/file]`; none where it is not of that form.
+    /// Parses `org/name[@revision][/path/of/file]`; `None` if it does not have that form.
     pub fn parse(spec: &str, is_dataset: bool) -> Option<Self> {
         let plain = |s: &str| {
             let fits = s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
@@ -66,25 +66,25 @@ impl Place {
         Repo::with_revision(self.repo.clone(), kind, self.revision.clone())
     }
 
-    /// What opens the same files again.
+    /// The reference to the same files at `commit`.
     pub fn pinned(&self, commit: &str) -> String {
         let file = self.file.as_deref().map_or_else(String::new, |file| format!("/{file}"));
         format!("{}@{commit}{file}", self.repo)
     }
 }
 
-/// Whether a name stays inside its folder.
+/// Whether a name stays inside its directory.
 fn is_inside(name: &str) -> bool {
     let normal = |c: Component<'_>| matches!(c, Component::Normal(_));
     !name.is_empty() && !name.contains(['\\', '\0', ':']) && Path::new(name).components().all(normal)
 }
 
-/// A variable of the environment that is not empty.
+/// The value of an environment variable, if set and not empty.
 fn set(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
-/// The folder of what is the user's own, and the cache.
+/// The user's Hugging Face directory, and the cache.
 fn folders() -> Option<(PathBuf, PathBuf)> {
     let home = set("HF_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(set("XDG_CACHE_HOME")?).join("huggingface")));
@@ -94,7 +94,7 @@ fn folders() -> Option<(PathBuf, PathBuf)> {
     Some((home, cache))
 }
 
-/// The names of models, or of data sets, that are in the cache, of its first `limit` folders: `org/name`, sorted.
+/// The names of cached models or datasets, `org/name`, sorted, from the first `limit` directories.
 pub(crate) fn cached_names(are_datasets: bool, limit: usize) -> Vec<String> {
     let prefix = if are_datasets { "datasets--" } else { "models--" };
     let entries = folders().and_then(|(_, cache)| std::fs::read_dir(cache).ok()).into_iter().flatten().flatten();
@@ -107,21 +107,21 @@ pub(crate) fn cached_names(are_datasets: bool, limit: usize) -> Vec<String> {
     names
 }
 
-/// Bytes of a small file of the cache: a commit, a token.
+/// The maximum size in bytes of a small cache file: a commit, a token.
 const SMALL: u64 = 1 << 12;
 
-/// Bytes of the largest index of weights.
+/// The maximum size in bytes of an index of weights.
 const INDEX: u64 = 64 << 20;
 
-/// How long a server may send nothing, where the environment does not say.
+/// How long a server may send nothing by default.
 const STALL: Duration = Duration::from_secs(30);
 
-/// The text of a small file; none where it cannot be read.
+/// The text of a small file; `None` if it cannot be read.
 fn small(path: &Path) -> Option<String> {
     Some(String::from_utf8(read_file(path, SMALL).ok()?).ok()?.trim().to_owned())
 }
 
-/// The cache and who is asked. Cheap to clone.
+/// Access to the hub and its cache. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Hub {
     cache: Cache,
@@ -142,11 +142,11 @@ struct Sibling {
 }
 
 impl Hub {
-    /// As the environment says.
+    /// Configures access from the environment.
     pub fn from_env() -> Result<Self> {
         let (home, cache) = folders().ok_or_else(|| Error::Hub {
             repo: "the hub".into(),
-            reason: "there is no folder for its cache".into(),
+            reason: "the cache directory is unknown".into(),
             hint: "set HF_HOME",
         })?;
         let kept = || small(&home.join("token")).filter(|t| !t.is_empty());
@@ -163,11 +163,11 @@ impl Hub {
         self.cache.path().join(place.repo().folder_name())
     }
 
-    /// The files that `wanted` needs, from the cache or downloaded into it.
+    /// Returns the files that `wanted` needs, from the cache or downloaded into it.
     ///
     /// # Errors
-    /// What is gated, missing, not reachable and not in the cache either, or not what the hub said it was; files of the
-    /// cache that lead out of it; a stop.
+    /// A repository that is gated, missing, or neither reachable nor cached; a file that does not match its description; links
+    /// in the cache that leave the repository's directory; a stop.
     pub fn snapshot(&self, place: &Place, wanted: Wanted) -> Result<Snapshot> {
         let (hub, asked) = (self.clone(), place.clone());
         let snapshot = self.client.stoppable(move || hub.get(&asked, wanted))?;
@@ -185,8 +185,8 @@ impl Hub {
             if self.offline {
                 return Err(Error::Hub {
                     repo: place.repo.clone(),
-                    reason: "it is not whole in the cache, and HF_HUB_OFFLINE is set".into(),
-                    hint: "unset HF_HUB_OFFLINE once, to download it",
+                    reason: "the cached copy is incomplete and HF_HUB_OFFLINE is set".into(),
+                    hint: "unset HF_HUB_OFFLINE to download it",
                 });
             }
         }
@@ -199,23 +199,23 @@ impl Hub {
         };
         let commit = listing.sha.clone();
         if commit.is_empty() || !commit.chars().all(|c| c.is_ascii_alphanumeric()) {
-            return Err(self.odd(place, format!("it names the commit `{commit}`")));
+            return Err(self.odd(place, format!("invalid commit `{commit}`")));
         }
         let names: Vec<String> = listing.siblings.into_iter().map(|s| s.rfilename).collect();
         if let Some(name) = names.iter().find(|name| !is_inside(name)) {
-            return Err(self.odd(place, format!("it lists `{name}`, which is not a file of its own folder")));
+            return Err(self.odd(place, format!("it lists `{name}`, which is outside the repository")));
         }
         let repo = if place.is_dataset { format!("datasets/{}", place.repo) } else { place.repo.clone() };
         let (client, cache) = (&self.client, self.cache.path());
         let server = Server { client, cache, folder: self.folder(place), repo, commit: &commit };
         let mut files = self.choose(place, wanted, &names)?;
-        let (mut done, mut beside_bytes) = (0, 0);
+        let (mut done, mut side_bytes) = (0, 0);
         while let Some(name) = files.get(done).cloned() {
-            // What a merge takes along beside the weights is not worth more than its limits.
+            // Side files are only downloaded within the limits for copying them.
             if wanted == Wanted::Model && place.file.is_none() && is_beside(&name) {
-                let most = beside::LARGEST.min(beside::ALL - beside_bytes);
+                let most = side_files::MAX_FILE_BYTES.min(side_files::MAX_SIDE_BYTES - side_bytes);
                 match server.fetch_within(&name, most)? {
-                    Some(bytes) => (beside_bytes, done) = (beside_bytes + bytes, done + 1),
+                    Some(bytes) => (side_bytes, done) = (side_bytes + bytes, done + 1),
                     None => drop(files.remove(done)),
                 }
                 continue;
@@ -241,13 +241,13 @@ impl Hub {
     }
 
     fn odd(&self, place: &Place, reason: String) -> Error {
-        Error::Hub { repo: place.repo.clone(), reason, hint: "the server does not speak the hub's protocol: check HF_ENDPOINT" }
+        Error::Hub { repo: place.repo.clone(), reason, hint: "the server does not follow the hub's protocol: check HF_ENDPOINT" }
     }
 
     fn listing(&self, place: &Place) -> Result<Listing> {
         let kind = if place.is_dataset { "datasets" } else { "models" };
         let text = self.client.text(&format!("/api/{kind}/{}/revision/{}", place.repo, place.revision), &place.repo)?;
-        serde_json::from_str(&text).map_err(|e| self.odd(place, format!("its answer is not what was asked for: {e}")))
+        serde_json::from_str(&text).map_err(|e| self.odd(place, format!("unexpected response: {e}")))
     }
 
     /// The commit that the cache has for a revision.
@@ -257,7 +257,7 @@ impl Hub {
         text.filter(|c| !c.is_empty() && c.chars().all(|c| c.is_ascii_alphanumeric()))
     }
 
-    /// A snapshot in the cache, if it has all that is needed.
+    /// The snapshot in the cache if it is complete.
     fn cached(&self, place: &Place, wanted: Wanted, commit: String) -> Option<Snapshot> {
         let directory = self.folder(place).join("snapshots").join(&commit);
         let mut names = Vec::new();
@@ -271,7 +271,7 @@ impl Hub {
         whole.then_some(Snapshot { commit, directory, files })
     }
 
-    /// The files that are needed, of those there are.
+    /// Selects the files that are needed from those in the repository.
     fn choose(&self, place: &Place, wanted: Wanted, names: &[String]) -> Result<Vec<String>> {
         let has = |name: &str| names.iter().any(|n| n == name);
         let missing = |what: &str| Error::HubMissing { repo: place.repo.clone(), what: what.into() };
@@ -293,7 +293,7 @@ impl Hub {
                 let reads = |n: &&String| ends.iter().any(|end| n.ends_with(end));
                 names.iter().filter(reads).filter(own).cloned().collect()
             };
-            // Tables are taken where there is nothing else: often they are the same again.
+            // Tables are a fallback: they often duplicate the other files.
             let mut files = end_in(&[".parquet", ".jsonl", ".json", ".txt"]);
             if files.is_empty() {
                 files = end_in(&[".csv", ".tsv"]);
@@ -310,11 +310,11 @@ impl Hub {
         }
         if !has("config.json") {
             if has(ADAPTER_CONFIG) {
-                return Err(missing(&format!("file `config.json`, but an adapter: name its base too, BASE+{}", place.repo)));
+                return Err(missing(&format!("file `config.json`; it is an adapter: load it with its base, BASE+{}", place.repo)));
             }
             let gguf = names.iter().find(|n| n.ends_with(".gguf"));
             let named =
-                gguf.map_or_else(|| "file `config.json`".into(), |n| format!("file `config.json`; name one: {}/{n}", place.repo));
+                gguf.map_or_else(|| "file `config.json`".into(), |n| format!("file `config.json`; it has GGUF files: load one, for example {}/{n}", place.repo));
             return Err(missing(&named));
         }
         let mut files = needed(names);
@@ -326,13 +326,13 @@ impl Hub {
     }
 }
 
-/// Whether a model can do without the file `name`.
+/// Whether a model can be loaded without the file `name`.
 fn is_beside(name: &str) -> bool {
     !(name == "config.json" || WEIGHTS.contains(&name) || (name.ends_with(".safetensors") && !name.contains('/')))
 }
 
-/// An error where the file `name` of a snapshot is a link that leads out of its repository's folder; none where there is
-/// no such file.
+/// Returns an error if the file `name` of a snapshot is a link that leaves its repository's directory. A missing file is
+/// not an error.
 pub(super) fn within(directory: &Path, name: &str) -> Result<()> {
     let folder = directory.parent().and_then(Path::parent).unwrap_or(directory);
     let found = Contained::open(folder).and_then(|all| all.find(&directory.strip_prefix(folder).unwrap_or(directory).join(name)));
@@ -363,7 +363,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// Files below `directory`, by their names from there; not deeper than data sets nest.
+/// Lists the files below `directory` by relative name, no deeper than datasets nest.
 fn list(directory: &Path, prefix: &str, names: &mut Vec<String>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_told_from_paths() {
+    fn hub_references_are_distinguished_from_paths() {
         let place = |spec: &str| Place::parse(spec, false).map(|p| (p.repo, p.revision, p.file));
         assert_eq!(place("org/name"), Some(("org/name".into(), "main".into(), None)));
         assert_eq!(place("o/n@v1/a/b.gguf"), Some(("o/n".into(), "v1".into(), Some("a/b.gguf".into()))));

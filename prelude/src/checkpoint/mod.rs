@@ -1,8 +1,8 @@
-//! Floor 1: find, open, verify and write Hugging Face checkpoints.
+//! Layer 1: find, open, verify and write Hugging Face checkpoints.
 
 mod adapter;
 mod archive;
-mod beside;
+mod side_files;
 mod chat;
 mod config;
 mod contained;
@@ -38,11 +38,11 @@ mod vocabulary;
 mod write;
 mod written;
 
-/// The name that marks the base model.
+/// The name of the base model.
 pub const BASE: &str = "base";
 
-pub(crate) use beside::{ALL as ALL_BESIDE, Beside, Group, MOST as MOST_BESIDE, WHOLE as WHOLE_GROUPS, is_vocabulary, record};
-pub use config::{Activation, Architecture, Attends, Kind, Norms, Pairs, QkNorm, Rope, Scaling, TensorSpec};
+pub(crate) use side_files::{Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, SideFiles, WHOLE_GROUPS, is_vocabulary, record};
+pub use config::{Activation, Architecture, LayerAttention, Kind, Norms, Pairs, QkNorm, Rope, Scaling, TensorSpec};
 pub use regular::{open_file, open_to_write, private_directory, read_file};
 pub use source::Source;
 pub use view::View;

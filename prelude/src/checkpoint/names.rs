@@ -1,9 +1,9 @@
-//! What tensors are called: as a file stores them, and as a decoder asks for them.
+//! Maps tensor names in a file to the names that decoders use.
 //!
-//! Compilers, trainers and PEFT leave their own parts in names (`_orig_mod.`, `module.`), a model saved without its
-//! output layer lacks `model.`, and multimodal models put their decoder under `language_model.`, before `model.` or
-//! behind it. All of these are one name here, `model.layers.0...`. Leftovers are dropped for good; the names of a
-//! multimodal model are kept, and written again.
+//! Compilers, trainers and PEFT add parts to names (`_orig_mod.`, `module.`), a model saved without its output layer lacks
+//! `model.`, and multimodal models put their decoder under `language_model.`, before or after `model.`. All of these map to
+//! one name here, `model.layers.0...`. Added parts are dropped for good; the names of a multimodal model are kept and
+//! restored when writing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,44 +12,44 @@ use super::archive::Archive;
 use super::config::is_wrapper;
 use crate::error::{Error, Result};
 
-/// What wrappers of a model leave before all names.
+/// Prefixes that wrappers of a whole model add to all names.
 const LEADING: [&str; 6] =
     ["_orig_mod.", "module.", "_forward_module.", "_fsdp_wrapped_module.", "base_model.model.", "language_model."];
 
-/// What wrappers of a part of a model leave within names.
+/// Parts that wrappers of submodules add within names.
 const WITHIN: [&str; 4] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
 
-/// What an adapter that was not merged leaves.
+/// Parts of names that only unmerged adapters have.
 const ADAPTERS: [&str; 4] = [".base_layer.", ".lora_A.", ".lora_B.", ".modules_to_save."];
 
-/// The name of a decoder within its causal model, and how the names of its tensors begin without it.
+/// The prefix of a decoder within its causal model, and the first parts of its tensor names without it.
 const BARE: [(&str, &[&str]); 2] = [
     ("model.", &["embed_tokens.", "layers.", "norm."]),
     ("transformer.", &["wte.", "wpe.", "word_embeddings.", "word_embeddings_layernorm.", "h.", "blocks.", "ln_f.", "norm_f."]),
 ];
 
-/// Names in a checkpoint of one family.
+/// The tensor names of one checkpoint.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     /// Whether it is a multimodal model.
     wrapper: bool,
-    /// Names as they are stored, by those that differ here.
+    /// Stored names by the names used here, for those that differ.
     stored: BTreeMap<String, String>,
-    /// What was changed, for a reader.
+    /// Notes for the user on what was changed.
     pub notes: Vec<String>,
 }
 
 impl Names {
-    /// Gives the tensors of `archive`, of a model of `family`, the names that they have here. `runs`: whether
-    /// names must be those of a decoder.
+    /// Renames the tensors of `archive`, a model of `family`, to the names used here. `runs`: whether they must be those of a
+    /// supported decoder.
     ///
     /// # Errors
-    /// Names of which only some begin in one way, two of one tensor, or an adapter that was not merged.
+    /// A mix of naming schemes, two tensors with the same name, or an unmerged adapter.
     pub fn settle(archive: &mut Archive, family: &str, runs: Runs) -> Result<Self> {
         let mut names = Self { wrapper: is_wrapper(family), ..Self::default() };
         let file = archive.file.clone();
         if let Some(name) = all(archive).find(|name| ADAPTERS.iter().any(|part| name.contains(part))) {
-            let reason = format!("`{name}` is of an adapter that was not merged into its model");
+            let reason = format!("`{name}` belongs to an adapter that was not merged into its model");
             let hint =
                 "merge it first (PEFT: merge_and_unload, then save_pretrained), or load the base with the adapter: BASE+ADAPTER";
             return Err(Error::TensorNames { file, reason, hint });
@@ -64,13 +64,13 @@ impl Names {
         Ok(names)
     }
 
-    /// The name here of a tensor that an adapter calls `name`.
+    /// The name used here for a tensor that an adapter calls `name`.
     pub fn known_as(&self, name: &str) -> String {
         let name = without(name);
         if self.wrapper { decoders(&name) } else { name }
     }
 
-    /// The name of the tensor `name` in the files of its checkpoint; of a layer that it lacks, what it would be.
+    /// The stored name of the tensor `name`; for a layer that the checkpoint lacks, the name it would have.
     pub fn stored(&self, name: &str) -> String {
         let like_first = || {
             let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
@@ -80,10 +80,10 @@ impl Names {
         self.stored.get(name).cloned().or_else(like_first).unwrap_or_else(|| name.to_owned())
     }
 
-    /// Drops what all names begin with, if a wrapper left it.
+    /// Drops a prefix that a wrapper added to all names.
     fn drop_leading(&mut self, archive: &mut Archive, file: &Path, runs: Runs) -> Result<bool> {
         for leading in LEADING {
-            // A multimodal model's decoder is called so.
+            // The decoder of a multimodal model has this prefix.
             if leading == "language_model." && (self.wrapper || runs == Runs::No) {
                 continue;
             }
@@ -96,23 +96,23 @@ impl Names {
                 return Err(mixed(file, &with, without));
             }
             rename(archive, file, |name| name[leading.len()..].to_owned())?;
-            self.notes.push(format!("all names of its tensors begin with `{leading}`, which is dropped"));
+            self.notes.push(format!("dropped `{leading}` from the beginning of all tensor names"));
             return Ok(true);
         }
         Ok(false)
     }
 
-    /// Drops what wrappers of parts left within names.
+    /// Drops parts that wrappers of submodules added within names.
     fn drop_within(&mut self, archive: &mut Archive, file: &Path) -> Result<()> {
         let renamed = rename(archive, file, without)?;
         if let Some(first) = renamed.values().next() {
             let found = WITHIN.iter().find(|part| first.split('.').any(|p| p == **part)).unwrap_or(&WITHIN[0]);
-            self.notes.push(format!("`{found}` is dropped from the names of {} tensors", renamed.len()));
+            self.notes.push(format!("dropped `{found}` from the names of {} tensors", renamed.len()));
         }
         Ok(())
     }
 
-    /// Puts what the names of a decoder begin with before those that lack it.
+    /// Adds the decoder's prefix to names that lack it.
     fn complete(&mut self, archive: &mut Archive, file: &Path, runs: Runs) -> Result<()> {
         for (model, parts) in BARE {
             let is_bare = |name: &str| parts.iter().any(|part| name.starts_with(part));
@@ -121,13 +121,13 @@ impl Names {
             match (bare, full) {
                 (Some(bare), Some(full)) if runs == Runs::Yes && model == "model." => return Err(mixed(file, &full, &bare)),
                 (Some(_), None) if (runs == Runs::Yes) == (model == "model.") => {
-                    // Of families that cannot be run, only what is surely of this kind.
+                    // In unsupported families, only if the names are unambiguous.
                     let head = |name: &str| name.starts_with("lm_head.") || name.starts_with("score.");
                     if runs == Runs::No && !all(archive).all(|name| is_bare(name) || head(name)) {
                         continue;
                     }
                     rename(archive, file, |name| if is_bare(name) { format!("{model}{name}") } else { name.to_owned() })?;
-                    self.notes.push(format!("the names of its tensors lack `{model}`, which is put before them"));
+                    self.notes.push(format!("added the missing `{model}` to the beginning of its tensor names"));
                 }
                 _ => {}
             }
@@ -136,7 +136,7 @@ impl Names {
     }
 }
 
-/// Whether a decoder of the family can be run, which then has the names that it asks for.
+/// Whether the family is supported, so that tensors must have the decoder's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Runs {
     Yes,
@@ -148,12 +148,12 @@ fn all(archive: &Archive) -> impl Iterator<Item = &String> {
     archive.tensors.keys().chain(archive.buffers.keys())
 }
 
-/// `name` without what wrappers of parts of a model left in it.
+/// `name` without the parts that wrappers of submodules added.
 fn without(name: &str) -> String {
     name.split('.').filter(|part| !WITHIN.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// A name of a multimodal model as it is here: what is of the decoder as a decoder has it, all else without `model.`.
+/// The name used here for a name of a multimodal model: a decoder's name for its decoder, and no `model.` for the rest.
 fn decoders(name: &str) -> String {
     const DECODER: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
     let is_decoder = |rest: &&str| DECODER.iter().any(|part| rest.starts_with(part));
@@ -169,7 +169,7 @@ fn decoders(name: &str) -> String {
     name.strip_prefix("model.").unwrap_or(name).to_owned()
 }
 
-/// Gives every tensor of `archive` the name `new` of its own; the former names by those that differ.
+/// Renames every tensor of `archive` with `new`. Returns the former names of those that differ.
 fn rename(archive: &mut Archive, file: &Path, new: impl Fn(&str) -> String) -> Result<BTreeMap<String, String>> {
     let mut renamed = BTreeMap::new();
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
@@ -190,8 +190,8 @@ fn rename(archive: &mut Archive, file: &Path, new: impl Fn(&str) -> String) -> R
 }
 
 fn mixed(file: &Path, one: &str, other: &str) -> Error {
-    let reason = format!("`{one}` and `{other}` are named in two ways");
-    let hint = "load the model as it was saved and save it again with save_pretrained, outside of compilers and trainers";
+    let reason = format!("`{one}` and `{other}` follow different naming schemes");
+    let hint = "load the model in the program that saved it and save it again with save_pretrained, without compilers or trainers";
     Error::TensorNames { file: file.into(), reason, hint }
 }
 
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_multimodal_models_are_those_of_decoders() {
+    fn names_of_multimodal_models_map_to_decoder_names() {
         let expected = [
             ("language_model.model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
             ("model.language_model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),

@@ -1,4 +1,4 @@
-//! Files and directories are written aside, then put in place at once: there is always what was there or what is new.
+//! Atomic writes: files and directories are written to a temporary sibling and renamed, so a path always has the old or the new contents.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -10,11 +10,11 @@ use super::foreign::foreign;
 use super::written::Written;
 use crate::error::{Error, Result};
 
-/// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
+/// Fills a temporary sibling of `path` and renames it into place. On failure, nothing remains.
 ///
 /// # Errors
-/// [`Error::Exists`] where `path` exists and `force` is false; with `force`, [`Error::Foreign`] where it holds
-/// anything but a checkpoint's files.
+/// [`Error::Exists`] if `path` exists and `force` is false; with `force`, [`Error::Foreign`] if it contains anything that is
+/// not part of a checkpoint.
 pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
     put_back(&path);
@@ -43,12 +43,12 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     measure(new.path(), &mut written).map_err(io)?;
     match rename_new(new.path(), &path) {
         Ok(()) => drop(new.keep()),
-        // What was there before, or what another program has written meanwhile.
+        // The previous contents, or what another process wrote in the meantime.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && force => {
             if let Some(file) = foreign(&path) {
                 return Err(Error::Foreign { path, file });
             }
-            // What was there is in the temporary directory then, and goes with it.
+            // The previous contents are now in the temporary directory and are deleted with it.
             exchange(new.path(), &path).map_err(io)?;
         }
         Err(error) => return Err(taken(&path, error)),
@@ -62,18 +62,18 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     fill_file(path, true, |file| file.write_all(bytes).map_err(|e| Error::io("write", path, e)))
 }
 
-/// [`replace_file`] where nothing is there yet: of two programs that write at once, one succeeds.
+/// [`replace_file`] for a path that does not exist yet: of two processes that write at once, one succeeds.
 ///
 /// # Errors
-/// [`Error::Exists`] where something is.
+/// [`Error::Exists`] if the path exists.
 pub(crate) fn new_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     fill_file(path, false, |file| file.write_all(bytes).map_err(|e| Error::io("write", path, e)))
 }
 
-/// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
+/// Fills a temporary sibling of `path` and renames it into place. On failure, nothing remains.
 ///
 /// # Errors
-/// [`Error::Exists`] where something is there, before or after it was filled, unless it `replaces` that.
+/// [`Error::Exists`] if the path exists, before or after filling, unless `replaces` is true.
 pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<Written> {
     if !replaces && path.symlink_metadata().is_ok() {
         return Err(Error::Exists { path: path.into() });
@@ -94,13 +94,13 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     let bytes = file.as_file().metadata().map_err(io)?.len();
     let rename = if replaces { fs::rename } else { rename_new };
     rename(file.path(), &path).map_err(|e| taken(&path, e))?;
-    // Nothing is there any more to be removed.
+    // The temporary file no longer exists and need not be removed.
     let _ = file.into_temp_path().keep();
     parent.keep();
     Ok(Written { path, files: 1, bytes, ..Written::default() })
 }
 
-/// The error of a rename to `path`: of one that something took meanwhile, that it exists.
+/// The error of a rename to `path`; [`Error::Exists`] if it was created in the meantime.
 fn taken(path: &Path, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists { path: path.into() },
@@ -108,11 +108,11 @@ fn taken(path: &Path, error: io::Error) -> Error {
     }
 }
 
-/// Renames `from` to `to`, where nothing is.
+/// Renames `from` to `to`, which must not exist.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // A file system that cannot do both at once: the moment between is as short as can be.
+        // A file system without atomic renames of this kind: check and rename with minimal delay.
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => match to.symlink_metadata() {
             Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
             Err(_) => fs::rename(from, to),
@@ -121,10 +121,10 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// What the name of a directory ends with that is set aside while another takes its place.
+/// The suffix of the backup of a directory while another takes its place.
 const ASIDE: &str = "-old";
 
-/// Puts the directory `new` in the place of `old` and `old` in that of `new`, so that there is always one or the other.
+/// Exchanges the directories `new` and `old`, so that one of them is always in place.
 fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
@@ -143,8 +143,8 @@ fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts back what [`exchange`] had set aside of the directory `path` when its program was killed before the new one was in
-/// its place, or removes it where it was after; what a program still works on stays.
+/// Restores the backup that [`exchange`] made of the directory `path` if the process was killed before the new directory was
+/// in place, or deletes it if it was killed later. Backups that a process still uses are kept.
 fn put_back(path: &Path) {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
     let (prefix, Ok(entries)) = (prefix(name), fs::read_dir(parent)) else { return };
@@ -152,7 +152,7 @@ fn put_back(path: &Path) {
         let aside = entry.file_name();
         let new = aside.to_str().and_then(|aside| aside.strip_suffix(ASIDE));
         let Some(new) = new.filter(|new| is_temporary(new, &prefix)).map(|new| parent.join(new)) else { continue };
-        // What is new is locked until it is in its place and what was there is gone.
+        // The new directory stays locked until it is in place and the old one is deleted.
         if new.symlink_metadata().is_ok() && !is_left(&new) {
             continue;
         }
@@ -164,28 +164,28 @@ fn put_back(path: &Path) {
     }
 }
 
-/// A temporary file or directory that `make` made, with a lock that tells [`sweep`] that it is in use.
+/// A temporary file or directory created by `make`, with a lock that tells [`sweep`] that it is in use.
 fn claimed<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(T, Option<File>)> {
     const TRIES: usize = 16;
     for _ in 0..TRIES {
         let (made, path) = make()?;
         let Ok(lock) = File::open(&path) else { continue };
         match lock.try_lock() {
-            // Another program may have swept it away before it was locked.
+            // Another process may have deleted it before it was locked.
             Ok(()) if path.exists() => return Ok((made, Some(lock))),
-            // A file system without locks: then nothing is swept there either.
+            // A file system without locks: nothing is swept there.
             Err(fs::TryLockError::Error(_)) => return Ok((made, None)),
             _ => {}
         }
     }
-    Err(io::Error::other("its temporary files disappear"))
+    Err(io::Error::other("its temporary files keep disappearing"))
 }
 
-/// Random letters and digits that the name of a temporary file ends with.
+/// The number of random characters at the end of a temporary name.
 const RANDOM: usize = 12;
 
-/// Removes what a program that was killed while it wrote the same thing left in `directory`: temporary files and
-/// directories by their names, which begin with `prefix`, and that nobody has locked. What cannot be removed stays.
+/// Deletes what killed processes left in `directory`: temporary files and directories whose names begin with `prefix` and
+/// that are not locked. Files that cannot be deleted remain.
 fn sweep(directory: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     let is_ours = |name: &str| is_temporary(name, prefix);
@@ -200,13 +200,13 @@ fn sweep(directory: &Path, prefix: &str) {
     }
 }
 
-/// Whether `name` is that of a temporary file: what it begins with, and random letters and digits.
+/// Whether `name` is a temporary name: `prefix` and random characters.
 fn is_temporary(name: &str, prefix: &str) -> bool {
     let random = name.strip_prefix(prefix);
     random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
-/// Whether no program works on the file or directory `path`. A pipe in its place is not waited for.
+/// Whether no process has locked the file or directory `path`. Does not block on a pipe.
 fn is_left(path: &Path) -> bool {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     opened.is_ok_and(|file| file.try_lock().is_ok())
@@ -226,15 +226,14 @@ fn measure(directory: &Path, written: &mut Written) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The directory that something is written in, made where it was missing; what was made goes again
-/// unless it is kept.
+/// The directory to write in. It is created if missing, and removed again on drop unless it is kept.
 struct Parent {
     path: PathBuf,
     made: Vec<PathBuf>,
 }
 
 impl Parent {
-    /// What was made stays, and what was renamed in it is on the disk.
+    /// Keeps created directories and syncs the directory, so that renames in it are on disk.
     fn keep(mut self) {
         let _ = File::open(&self.path).and_then(|directory| directory.sync_all());
         self.made.clear();
@@ -243,7 +242,7 @@ impl Parent {
 
 impl Drop for Parent {
     fn drop(&mut self) {
-        // Innermost first; a directory that is no longer empty stays.
+        // Innermost first; non-empty directories remain.
         self.made.iter().for_each(|path| drop(fs::remove_dir(path)));
     }
 }
@@ -259,7 +258,7 @@ fn sibling(path: &Path) -> Result<(Parent, String)> {
     Ok((parent, prefix(name)))
 }
 
-/// What the names of temporary siblings of `name` begin with.
+/// The prefix of temporary siblings of `name`.
 fn prefix(name: &OsStr) -> String {
     format!(".{}.dam-", name.to_string_lossy())
 }
@@ -268,7 +267,7 @@ fn prefix(name: &OsStr) -> String {
 mod tests {
     use super::*;
 
-    /// A checkpoint whose card says `text`.
+    /// A checkpoint with the model card `text`.
     fn checkpoint(path: &Path, text: &str) {
         fs::create_dir(path).unwrap();
         fs::write(path.join("README.md"), text).unwrap();
@@ -292,9 +291,9 @@ mod tests {
     const NEW: &str = ".out.dam-0123456789ab";
     const OLD: &str = ".out.dam-0123456789ab-old";
 
-    /// A program was killed when what was there was set aside and what is new was not in its place yet.
+    /// The process was killed after the old directory was set aside and before the new one was in place.
     #[test]
-    fn what_was_set_aside_is_put_back_where_nothing_took_its_place() {
+    fn a_backup_is_restored_if_nothing_took_its_place() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         for force in [false, true] {
@@ -312,14 +311,14 @@ mod tests {
         }
     }
 
-    /// A program was killed when what is new was in its place, and what was there was not gone yet.
+    /// The process was killed after the new directory was in place and before the old one was deleted.
     #[test]
-    fn what_was_set_aside_is_swept_where_its_place_is_taken() {
+    fn a_backup_is_deleted_if_the_new_directory_is_in_place() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         checkpoint(&at("out"), "new");
         checkpoint(&at(OLD), "old");
-        // These are not ours, whatever they look like.
+        // Similar names that are not temporary files.
         let others = [".out.dam-short-old", ".out.dam-0123456789a!-old", ".other.dam-0123456789ab-old"];
         others.iter().for_each(|name| checkpoint(&at(name), "other"));
         assert!(matches!(write(&at("out"), false), Err(Error::Exists { .. })));
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_works_on_stays_aside() {
+    fn a_backup_in_use_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         checkpoint(&at(OLD), "old");
@@ -339,7 +338,7 @@ mod tests {
         lock.lock().unwrap();
         put_back(&at("out"));
         assert_eq!(names(directory.path()), [NEW, OLD]);
-        // It is in its place, and what was there goes next.
+        // The new directory is in place; the backup is deleted next.
         fs::rename(at(NEW), at("out")).unwrap();
         put_back(&at("out"));
         assert_eq!(names(directory.path()), [OLD, "out"]);

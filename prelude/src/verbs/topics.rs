@@ -3,7 +3,7 @@
 
 use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
-use crate::data::{INPUTS, MORE, OUTPUTS, SYSTEMS, builtin_datasets};
+use crate::data::{INPUTS, EXTRA_INPUTS, OUTPUTS, SYSTEMS, builtin_datasets};
 use crate::methods::{GREEDY_SOUP, METHODS};
 use crate::train::{KEYS, Settings, about, choices};
 
@@ -102,7 +102,7 @@ fn data() -> String {
         line("", &INPUTS.join(", ")),
         line("", &OUTPUTS.join(", ")),
         line("text", "all of it"),
-        format!("{} follows the input on a line of its own. `history`, [[question, answer], ...], comes before it.", either(&MORE)),
+        format!("{} follows the input on a line of its own. `history`, [[question, answer], ...], comes before it.", either(&EXTRA_INPUTS)),
         format!("{} is the system message. `tools` (and tool_calls of messages) are given to the chat template,", either(&SYSTEMS)),
         "through which all but input_ids, text and texts prompt and completion go, as transformers does it; without a template a".into(),
         "message is a line. What is learnt is the answer: the last message, or all of the output. Columns that are not read are named.".into(),
