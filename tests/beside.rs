@@ -182,18 +182,18 @@ fn a_checkpoint_is_replaced_with_what_was_copied_and_nothing_else_is_lost() {
     for name in ["notes.txt", "1_Pooling/notes.txt", "vocab_of_mine.txt", "new/modeling_custom.py", "optimizer.pt"] {
         put(&out, name, "mine");
         let error = bake(&force).unwrap_err();
-        assert!(matches!(&error, Error::Foreign { file, .. } if file == name), "{name}: {error:?}");
+        assert!(matches!(&error, Error::ExtraFile { file, .. } if file == name), "{name}: {error:?}");
         assert_eq!(fs::read_to_string(out.join(name)).unwrap(), "mine");
         fs::remove_file(out.join(name)).unwrap();
         let _ = fs::remove_dir(out.join("new"));
     }
     symlink(dir.path().join("a"), out.join("link")).unwrap();
-    assert!(matches!(bake(&force).unwrap_err(), Error::Foreign { file, .. } if file == "link"));
+    assert!(matches!(bake(&force).unwrap_err(), Error::ExtraFile { file, .. } if file == "link"));
     fs::remove_file(out.join("link")).unwrap();
     bake(&force).unwrap();
     // Without the card nobody knows whose files they are.
     fs::remove_file(out.join("README.md")).unwrap();
-    assert!(matches!(bake(&force).unwrap_err(), Error::Foreign { .. }));
+    assert!(matches!(bake(&force).unwrap_err(), Error::ExtraFile { .. }));
     assert!(a.join("LICENSE").exists() && out.join("LICENSE").exists());
 }
 

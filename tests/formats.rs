@@ -192,7 +192,7 @@ fn scales_that_do_not_fit_are_refused() {
     });
     assert!(matches!(&error, Error::MissingTensor { tensor, .. } if tensor == SCALE), "{error:?}");
     let error = float8_error(|_, header| header[SCALE]["dtype"] = "I32".into());
-    assert!(matches!(&error, Error::Packed { tensor, .. } if tensor == SCALE), "{error:?}");
+    assert!(matches!(&error, Error::Quantized { tensor, .. } if tensor == SCALE), "{error:?}");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn packed_weights_are_refused_by_method_whatever_the_family() {
                 write_zeros(dir.path(), tensors);
                 let error = open(dir.path()).unwrap_err();
                 let named = |found: &str| if said { found == method } else { found.contains(guess) };
-                assert!(matches!(&error, Error::Packed { method, .. } if named(method)), "{method} {family} {said}: {error:?}");
+                assert!(matches!(&error, Error::Quantized { method, .. } if named(method)), "{method} {family} {said}: {error:?}");
                 assert!(error.hint().unwrap().contains("dequantize"));
             }
         }

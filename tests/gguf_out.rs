@@ -169,7 +169,7 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for (name, reason) in cases {
         let error = written(&data("families").join(name), &dir.path().join("out.gguf"), None).unwrap_err();
-        assert!(matches!(&error, Error::GgufOut { reason: found } if found.contains(reason)), "{name}: {error:?}");
+        assert!(matches!(&error, Error::GgufExport { reason: found } if found.contains(reason)), "{name}: {error:?}");
         assert!(error.hint().unwrap().contains("directory"));
     }
     let edited = |name: &str, key: &str, value: Value| {
@@ -339,7 +339,7 @@ fn tokenizers_split_text_as_before_and_as_transformers_reads_them() {
     with_tokenizer("unknown", 300, &dir.path().join("unknown"));
     let error = written(&dir.path().join("unknown"), &dir.path().join("unknown.gguf"), None).unwrap_err();
     assert!(
-        matches!(&error, Error::GgufOut { reason } if reason.contains("tokenizer.json") && reason.contains("rule")),
+        matches!(&error, Error::GgufExport { reason } if reason.contains("tokenizer.json") && reason.contains("rule")),
         "{error:?}"
     );
 }

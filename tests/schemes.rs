@@ -472,7 +472,7 @@ fn a_scheme_of_ones_own_trains_saves_and_opens() {
     assert_eq!(dam.report().scheme, "Strengths");
     dam.save(&file).unwrap();
     let error = Dam::open(&file).unwrap_err();
-    assert!(matches!(error, Error::SchemeUnknown { .. }));
+    assert!(matches!(error, Error::UnknownScheme { .. }));
     says(&error, &["`Strengths`", "Dam::open_with(FILE, Strengths)"]);
     says(&Dam::open_with(&file, PerLayer).unwrap_err(), &["its scheme is `Strengths`, not `layer`"]);
     says(&Dam::open_with(&file, Strengths { of_sources: false }).unwrap_err(), &["another number of"]);

@@ -372,7 +372,7 @@ fn models_that_differ_beside_their_text_are_refused() {
     };
     let other = copy("llava", dir.path().join("fewer"), fewer, |_| {});
     let error = load([place("llava"), other].map(|p| p.display().to_string())).unwrap_err();
-    assert!(matches!(&error, Error::Differs { difference, .. } if difference.contains("multi_modal_projector")), "{error:?}");
+    assert!(matches!(&error, Error::Incompatible { difference, .. } if difference.contains("multi_modal_projector")), "{error:?}");
     // Two names of one tensor.
     let twice = |mut tensors: Tensors| {
         let head = tensors["language_model.lm_head.weight"].clone();

@@ -33,11 +33,11 @@ pub enum Error {
     #[error("cannot read the PyTorch file `{}`: {reason}", file.display())]
     Torch { file: PathBuf, reason: String },
     #[error("the weights of `{}` are quantized ({method}): the packed tensor `{tensor}` cannot be merged", file.display())]
-    Packed { file: PathBuf, tensor: String, method: String },
+    Quantized { file: PathBuf, tensor: String, method: String },
     #[error("`{}` has no output layer: `lm_head.weight` is missing and config.json does not tie it to the embedding", file.display())]
     NoOutputLayer { file: PathBuf },
     #[error("the merge cannot be written as GGUF: {reason}")]
-    GgufOut { reason: String },
+    GgufExport { reason: String },
     #[error("`{}` refers to `{entry}`, which is outside its own directory", index.display())]
     OutsideDirectory { index: PathBuf, entry: String },
     #[error("`{}` is not valid: {}", file.display(), plain::json(reason))]
@@ -67,7 +67,7 @@ pub enum Error {
     #[error("cannot render the chat template of `{source_name}` (`{}`): {}", file.display(), plain::template(reason))]
     ChatTemplate { source_name: String, file: PathBuf, reason: String },
     #[error("`{first}` and `{second}` cannot be merged: {difference}")]
-    Differs { first: String, second: String, difference: String },
+    Incompatible { first: String, second: String, difference: String },
     #[error("`{repo}` is not available on the hub: no {what}")]
     HubMissing { repo: String, what: String },
     #[error("`{repo}` is gated: you must accept its licence first")]
@@ -82,7 +82,7 @@ pub enum Error {
     EmptyData { file: PathBuf },
     /// An invalid row of data. `unit` says whether `line` counts lines or rows.
     #[error("{unit} `{line}` of `{}` is invalid: {}", file.display(), plain::row(reason))]
-    BadLine { file: PathBuf, unit: &'static str, line: usize, reason: String, hint: &'static str },
+    InvalidRow { file: PathBuf, unit: &'static str, line: usize, reason: String, hint: &'static str },
     #[error(
         "{unit} `{line}` of `{}` has the token id `{id}`{}, outside the vocabulary of `{vocabulary}`",
         file.display(),
@@ -119,7 +119,7 @@ pub enum Error {
     )]
     SchemeGradient { scheme: String, tensor: String, parameter: String, position: usize, found: f64, expected: f64 },
     #[error("cannot set the coefficients of `{tensor}`: the scheme `{scheme}` computes them from parameters")]
-    CoefficientsMade { scheme: String, tensor: String, parameters: String },
+    ComputedCoefficients { scheme: String, tensor: String, parameters: String },
     #[error("the {what} is not finite at step `{step}`: `{value}`")]
     Diverged { what: &'static str, step: usize, value: f64 },
     #[error("every term of the objective has weight 0")]
@@ -131,9 +131,9 @@ pub enum Error {
     #[error("`{}` was not replaced: it is not {what}", path.display())]
     NotReplaced { path: PathBuf, what: &'static str },
     #[error("`{}` was not replaced: it contains `{file}`, which is not part of a checkpoint", path.display())]
-    Foreign { path: PathBuf, file: String },
+    ExtraFile { path: PathBuf, file: String },
     #[error("the merged tensor `{tensor}` has the value `{value}` at position `{position}`, which {dtype} cannot represent")]
-    NotBaked { tensor: String, position: usize, value: f32, dtype: &'static str },
+    Unrepresentable { tensor: String, position: usize, value: f32, dtype: &'static str },
     #[error("cannot open `{}` as a session: {}", file.display(), plain::json(reason))]
     SessionFile { file: PathBuf, reason: String },
     #[error("`{}` is not valid YAML: {}", file.display(), plain::yaml(reason))]
@@ -143,7 +143,7 @@ pub enum Error {
     #[error("tensor `{tensor}` cannot be merged: {reason}")]
     BadTensor { tensor: String, reason: String },
     #[error("`{}` uses the scheme `{scheme}`, which is not built in", file.display())]
-    SchemeUnknown { file: PathBuf, scheme: String },
+    UnknownScheme { file: PathBuf, scheme: String },
     #[error("cannot draw the image: {reason}")]
     Picture { reason: String },
     #[error("device `{device}` is not available: {reason}")]
@@ -182,14 +182,14 @@ impl Error {
                     to.display()
                 ));
             }
-            Error::Packed { .. } => {
+            Error::Quantized { .. } => {
                 "load the original checkpoint, or a GGUF version of it; or dequantize it in Python: \
                  AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(NEW)"
             }
             Error::NoOutputLayer { .. } => {
                 "if the model ties its embeddings, set \"tie_word_embeddings\": true in its config.json; otherwise the checkpoint is incomplete: download it again"
             }
-            Error::GgufOut { .. } => "bake into a directory and convert that with llama.cpp's convert_hf_to_gguf.py",
+            Error::GgufExport { .. } => "bake into a directory and convert that with llama.cpp's convert_hf_to_gguf.py",
             Error::Json { file, .. } => hints::json(file),
             Error::Config { file, key, reason } => hints::config(file, key, reason),
             Error::MissingTensor { file, tensor } => hints::missing_tensor(file, tensor),
@@ -214,7 +214,7 @@ impl Error {
                 "use the tokenizer.json that came with these weights; one that needs too much memory is rejected, and a newer format \
                  needs a newer version of this program"
             }
-            Error::Differs { .. } => {
+            Error::Incompatible { .. } => {
                 "sources must be fine-tunes of one base model: the same layers and shapes, and tokenizers that differ only in added tokens"
             }
             Error::HubMissing { .. } => {
@@ -229,7 +229,7 @@ impl Error {
             Error::EmptyData { .. } => {
                 "add at least one line: {\"text\": ...}, {\"input\": ..., \"output\": ...} or {\"input_ids\": [...]}"
             }
-            Error::BadLine { hint, .. } => hint,
+            Error::InvalidRow { hint, .. } => hint,
             Error::ChatTemplate { .. } => {
                 "correct or replace chat_template.jinja (or chat_template in tokenizer_config.json); without a template, a conversation becomes one line per message"
             }
@@ -262,7 +262,7 @@ impl Error {
             Error::SchemeGradient { .. } => {
                 "compute coefficients with candle's differentiable operations only: no detach, no values read back, no custom backward pass"
             }
-            Error::CoefficientsMade { parameters, .. } => {
+            Error::ComputedCoefficients { parameters, .. } => {
                 return Some(format!("set its parameters with set_parameter instead: `{parameters}`"));
             }
             Error::Diverged { .. } => "lower the learning rate (set lr=1e-3) or clip gradients (set clip=1)",
@@ -275,8 +275,8 @@ impl Error {
             Error::NothingToTrain => "enable a term, for example: set kl=1",
             Error::Exists { .. } => "choose another name, or use --force to replace it",
             Error::NotReplaced { .. } => "choose another name, or move the existing file or directory",
-            Error::Foreign { file, .. } => return Some(format!("move `{file}` away, or choose another name")),
-            Error::NotBaked { .. } => {
+            Error::ExtraFile { file, .. } => return Some(format!("move `{file}` away, or choose another name")),
+            Error::Unrepresentable { .. } => {
                 "the largest f16 value is 65504: bake with dtype=bf16 or f32; if that also fails, training diverged: lower lr"
             }
             Error::SessionFile { .. } => {
@@ -287,7 +287,7 @@ impl Error {
             }
             Error::Recipe { hint, .. } => return Some(hint.clone()),
             Error::BadTensor { .. } => "use different weights, or another method",
-            Error::SchemeUnknown { scheme, .. } => {
+            Error::UnknownScheme { scheme, .. } => {
                 return Some(format!("pass the scheme from a Rust program or notebook: Dam::open_with(FILE, {scheme})"));
             }
             Error::Picture { .. } => "write it as .svg instead",

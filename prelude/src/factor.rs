@@ -32,20 +32,20 @@ pub(crate) struct Factors {
 }
 
 /// The largest shorter side for which the full Gram matrix is decomposed.
-const SMALL: usize = 256;
+const MAX_GRAM_SIDE: usize = 256;
 
 /// Vectors per block.
 const BLOCK: usize = 24;
 
 /// Elements of the matrix in memory at a time.
-const HELD: usize = 1 << 22;
+const BLOCK_ELEMENTS: usize = 1 << 22;
 
 /// The part of `matrix` with its `rank` largest singular values; `None` if the iteration fails, for example on
 /// non-finite values.
 pub(crate) fn principal(matrix: &Rows<'_>, rank: usize) -> Option<Factors> {
     let shorter = matrix.rows.min(matrix.columns);
     let rank = rank.min(shorter);
-    let right = match shorter > SMALL {
+    let right = match shorter > MAX_GRAM_SIDE {
         true => iterate(matrix, rank).or_else(|| by_gram(matrix, rank))?,
         false => by_gram(matrix, rank)?,
     };
@@ -77,7 +77,7 @@ pub(crate) fn leading_columns(matrix: &Rows<'_>, rank: usize) -> Factors {
 impl Rows<'_> {
     /// Calls `f` with blocks of rows in order. Each block is transposed: rows become columns.
     fn blocks(&self, mut f: impl FnMut(&DMatrix<f64>)) {
-        let count = (HELD / self.columns.max(1)).clamp(1, self.rows.max(1));
+        let count = (BLOCK_ELEMENTS / self.columns.max(1)).clamp(1, self.rows.max(1));
         let mut row = vec![0f32; self.columns];
         for start in (0..self.rows).step_by(count) {
             let mut block = DMatrix::zeros(self.columns, count.min(self.rows - start));
@@ -135,7 +135,7 @@ fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     let mut basis = vec![start.qr().q()];
     let mut across = vec![basis[0].transpose()];
     let mut small = DMatrix::<f64>::zeros(0, 0);
-    let mut look_at = (rank + BLOCK).max(4 * BLOCK);
+    let mut next_check = (rank + BLOCK).max(4 * BLOCK);
     loop {
         let size = basis.len() * BLOCK;
         let last = basis.len() - 1;
@@ -153,8 +153,8 @@ fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
         let beyond = second.r() * first.r();
         let scale = small.amax();
         let is_whole = beyond.amax() <= 1e-14 * scale;
-        if size >= look_at && size > rank || is_whole {
-            look_at = size + size / 3;
+        if size >= next_check && size > rank || is_whole {
+            next_check = size + size / 3;
             let (values, vectors) = leading(small.clone(), rank + 1)?;
             let within = vectors.columns(0, rank.min(vectors.ncols()));
             let off = (beyond * within.rows(last * BLOCK, BLOCK)).norm();

@@ -10,7 +10,7 @@ use crate::interrupt;
 
 /// The progress of a piece of work.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Amount<'a> {
+pub(crate) struct Progress<'a> {
     pub task: &'static str,
     /// What it works on, or what it is waiting for.
     pub what: &'a str,
@@ -19,25 +19,25 @@ pub(crate) struct Amount<'a> {
     /// Total bytes, if known.
     pub total: Option<u64>,
     /// Whether this is the first report.
-    pub begins: bool,
+    pub is_first: bool,
     /// Whether this is the last report.
-    pub finished: bool,
+    pub is_last: bool,
 }
 
-type Watcher = Arc<dyn Fn(&Amount<'_>) + Send + Sync>;
+type Watcher = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
 
 static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
 
 /// Sets the function that receives progress. It is called from any thread, one call at a time per piece of work.
-pub(crate) fn watch(watcher: impl Fn(&Amount<'_>) + Send + Sync + 'static) {
+pub(crate) fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
     *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
 }
 
 /// Work that takes less time than this is not reported.
-const SOON: Duration = Duration::from_millis(400);
+const REPORT_DELAY: Duration = Duration::from_millis(400);
 
 /// The minimum interval between reports.
-const APART: Duration = Duration::from_millis(100);
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Work in progress, until dropped. Threads may share it.
 pub(crate) struct Work {
@@ -98,30 +98,30 @@ impl Work {
     }
 
     fn report(&self, what: &str) {
-        let Some(watcher) = self.watcher.as_ref().filter(|_| self.begun.elapsed() > SOON) else { return };
+        let Some(watcher) = self.watcher.as_ref().filter(|_| self.begun.elapsed() > REPORT_DELAY) else { return };
         // If another thread is reporting, this one does not wait.
         let Ok(mut reported) = self.reported.try_lock() else { return };
-        if reported.is_some_and(|last| last.elapsed() < APART) {
+        if reported.is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
             return;
         }
-        let amount = self.amount(what);
+        let progress = self.progress(what);
         if reported.is_none() {
-            watcher(&Amount { done: 0, begins: true, ..amount });
+            watcher(&Progress { done: 0, is_first: true, ..progress });
         }
-        watcher(&amount);
+        watcher(&progress);
         *reported = Some(Instant::now());
     }
 
-    fn amount<'a>(&self, what: &'a str) -> Amount<'a> {
+    fn progress<'a>(&self, what: &'a str) -> Progress<'a> {
         let done = self.done.load(Ordering::Relaxed);
-        Amount { task: self.task, what, done, total: self.total, begins: false, finished: false }
+        Progress { task: self.task, what, done, total: self.total, is_first: false, is_last: false }
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
         if let (Some(watcher), Some(_)) = (&self.watcher, *self.reported.lock().unwrap_or_else(PoisonError::into_inner)) {
-            watcher(&Amount { finished: true, ..self.amount(&self.what) });
+            watcher(&Progress { is_last: true, ..self.progress(&self.what) });
         }
     }
 }
@@ -134,18 +134,18 @@ mod tests {
     fn work_is_reported_from_start_to_finish_unless_it_is_short() {
         let seen: Arc<Mutex<Vec<(u64, bool, bool)>>> = Arc::default();
         let reported = seen.clone();
-        watch(move |amount| {
-            if amount.task == "test" {
-                reported.lock().unwrap().push((amount.done, amount.begins, amount.finished));
+        watch(move |progress| {
+            if progress.task == "test" {
+                reported.lock().unwrap().push((progress.done, progress.is_first, progress.is_last));
             }
         });
         Work::begin("test", "soon", Some(10)).advance(10).unwrap();
         assert!(seen.lock().unwrap().is_empty());
         let work = Work::begin("test", "long", Some(10));
-        std::thread::sleep(SOON + APART);
+        std::thread::sleep(REPORT_DELAY + REPORT_INTERVAL);
         work.advance(3).unwrap();
         work.advance(3).unwrap();
-        std::thread::sleep(APART + APART);
+        std::thread::sleep(REPORT_INTERVAL + REPORT_INTERVAL);
         work.reach(8).unwrap();
         drop(work);
         assert_eq!(*seen.lock().unwrap(), [(0, true, false), (3, false, false), (8, false, false), (8, false, true)]);

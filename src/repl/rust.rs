@@ -119,7 +119,7 @@ impl Prompt {
                 context.wrapped(dam);
                 Ok(())
             }
-            Err(Error::SchemeUnknown { scheme, .. }) => {
+            Err(Error::UnknownScheme { scheme, .. }) => {
                 let message = format!("the merge in Rust has the scheme `{scheme}`, which only Rust knows: it stays there");
                 let hint = "rust goes on with it, and verbs run there too: %train 50, %eval --all, %bake merged";
                 Err(Error::Refused { message, hint: hint.into() }.into())

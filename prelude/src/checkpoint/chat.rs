@@ -9,7 +9,7 @@ use super::files::Bytes;
 use crate::error::{Error, Result};
 
 /// The maximum size of a chat template in bytes.
-const TEMPLATE_BYTES: usize = 1 << 20;
+const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
 /// Chat templates and special tokens.
 #[derive(Clone, Default)]
@@ -49,7 +49,7 @@ impl Chat {
             ("tool_use", "additional_chat_templates/tool_use.jinja"),
         ] {
             if let Some((file, bytes)) = file(place)? {
-                if bytes.len() > TEMPLATE_BYTES {
+                if bytes.len() > MAX_TEMPLATE_BYTES {
                     let reason = format!("it has {} bytes, more than any real chat template", bytes.len());
                     return Err(Error::Json { file, reason });
                 }

@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::regular::other_kind;
+use super::regular_file::other_kind;
 
 /// The directory; its path contains no links.
 pub(super) struct Contained(PathBuf);
@@ -72,7 +72,7 @@ impl Contained {
                 (metadata, file) if metadata.is_file() => Ok(file),
                 (metadata, _) => {
                     let what = other_kind(&metadata).unwrap_or("a directory");
-                    Err(odd(format!("`{}` in the cache is {what}, not a regular file", path.display())))
+                    Err(unexpected(format!("`{}` in the cache is {what}, not a regular file", path.display())))
                 }
             },
         }
@@ -80,11 +80,11 @@ impl Contained {
 }
 
 fn leads_out(path: &Path) -> Error {
-    odd(format!("`{}` in the cache is a link that leaves the cache", path.display()))
+    unexpected(format!("`{}` in the cache is a link that leaves the cache", path.display()))
 }
 
 /// An error for something unexpected in the cache.
-fn odd(what: String) -> Error {
+fn unexpected(what: String) -> Error {
     Error::new(ErrorKind::InvalidInput, what)
 }
 

@@ -18,34 +18,34 @@ use crate::interrupt;
 use crate::work::Work;
 
 /// The maximum number of redirects per file.
-const REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 
 /// The maximum number of attempts for a request, or for a download that makes no progress.
-const TRIES: u32 = 5;
+const MAX_TRIES: u32 = 5;
 
 /// The maximum wait in seconds that a server may request.
-const PATIENCE: u64 = 60;
+const MAX_WAIT_SECONDS: u64 = 60;
 
 /// The maximum size in bytes of a response that is not a file.
-const LONGEST: u64 = 64 << 20;
+const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 
 /// The maximum duration of a response that is not a file.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const MAX_RESPONSE_TIME: Duration = Duration::from_secs(300);
 
 /// The minimum download speed in bytes per second.
-const SLOWEST: u64 = 1024;
+const MIN_BYTES_PER_SECOND: u64 = 1024;
 
 /// The message for a download below that speed.
 const TOO_SLOW: &str = "the speed fell below 1024 bytes per second";
 
 /// An attempt made progress if it received this many bytes, or a hundredth of the file.
-const FURTHER: u64 = 16 << 20;
+const PROGRESS_BYTES: u64 = 16 << 20;
 
 /// The hint for a failed download.
-const AGAIN: &str = "load again to resume the download; or check the network and HF_ENDPOINT";
+const RETRY_HINT: &str = "load again to resume the download; or check the network and HF_ENDPOINT";
 
 /// The hint for a server that does not support range requests.
-const NO_RANGES: &str = "the server cannot resume downloads: use a more stable network, or another HF_ENDPOINT";
+const NO_RANGES_HINT: &str = "the server cannot resume downloads: use a more stable network, or another HF_ENDPOINT";
 
 /// An HTTP client for the hub. Cheap to clone.
 #[derive(Clone)]
@@ -56,7 +56,7 @@ pub(super) struct Client {
     /// How long a server may send nothing.
     stall: Duration,
     /// Whether the caller no longer waits for the request.
-    left: Arc<AtomicBool>,
+    abandoned: Arc<AtomicBool>,
 }
 
 /// Downloads files of one repository into the cache.
@@ -71,7 +71,7 @@ pub(super) struct Server<'a> {
 }
 
 /// A file as described by the hub, with the response that delivers it.
-struct Announced {
+struct RemoteFile {
     etag: String,
     size: u64,
     /// The URL of the content, and whether that server may receive the token.
@@ -82,17 +82,17 @@ struct Announced {
 
 /// Counts attempts that make no progress beyond the best one so far.
 #[derive(Default)]
-struct Tries {
+struct Attempts {
     best: u64,
-    fruitless: u32,
+    without_progress: u32,
 }
 
-impl Tries {
+impl Attempts {
     /// Records an attempt that ended at byte `have` of `size`.
     fn ended(&mut self, have: u64, size: u64) {
-        self.fruitless += 1;
-        if have >= self.best + FURTHER.min(size / 100).max(1) {
-            (self.best, self.fruitless) = (have, 0);
+        self.without_progress += 1;
+        if have >= self.best + PROGRESS_BYTES.min(size / 100).max(1) {
+            (self.best, self.without_progress) = (have, 0);
         }
     }
 }
@@ -110,7 +110,7 @@ impl Client {
             .timeout_per_write(Some(stall))
             .user_agent(concat!("dam/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), endpoint, token, stall, left: Arc::default() }
+        Self { agent: config.into(), endpoint, token, stall, abandoned: Arc::default() }
     }
 
     /// Runs `work` on a separate thread so that a stop is honoured whatever the server does. The request is cancelled; what
@@ -124,7 +124,7 @@ impl Client {
         let mut stopped = None::<Instant>;
         while !thread.is_finished() {
             if stopped.is_none() && interrupt::requested() {
-                self.left.store(true, Ordering::SeqCst);
+                self.abandoned.store(true, Ordering::SeqCst);
                 self.agent.clone().shutdown();
                 stopped = Some(Instant::now());
             }
@@ -139,7 +139,7 @@ impl Client {
 
     /// Returns an error if the caller no longer waits.
     fn check(&self) -> Result<()> {
-        if self.left.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { interrupt::check() }
+        if self.abandoned.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { interrupt::check() }
     }
 
     fn unreachable(&self, reason: impl ToString) -> Error {
@@ -148,7 +148,7 @@ impl Client {
 
     /// Sends one request and waits if the server asks for it. An error status becomes the matching error.
     fn get(&self, url: &str, range: Option<u64>, trusted: bool, repo: &str) -> Result<Response<Body>> {
-        let waits = Work::begin("download", repo, None);
+        let work = Work::begin("download", repo, None);
         for attempt in 1.. {
             self.check()?;
             let mut request = self.agent.get(url);
@@ -161,19 +161,19 @@ impl Client {
             // Compressed responses have a different length than the file.
             let response = match request.header(header::ACCEPT_ENCODING, "identity").call() {
                 Ok(response) => response,
-                Err(error) if attempt < TRIES => {
+                Err(error) if attempt < MAX_TRIES => {
                     let say = |_| format!("{repo}: cannot reach the hub ({error}), retrying");
-                    waits.wait(Duration::from_millis(100 << attempt), say)?;
+                    work.wait(Duration::from_millis(100 << attempt), say)?;
                     continue;
                 }
                 Err(error) => return Err(self.unreachable(error)),
             };
             let status = response.status();
             if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-                let asked = asks_to_wait(response.headers());
-                if attempt < TRIES && asked.is_none_or(|s| s <= PATIENCE) {
+                let asked = retry_after(response.headers());
+                if attempt < MAX_TRIES && asked.is_none_or(|s| s <= MAX_WAIT_SECONDS) {
                     let pause = asked.map_or(Duration::from_millis(200 << attempt), Duration::from_secs);
-                    waits.wait(pause, |left| format!("{repo}: the hub is busy ({status}), retrying in {left} s"))?;
+                    work.wait(pause, |seconds| format!("{repo}: the hub is busy ({status}), retrying in {seconds} s"))?;
                     continue;
                 }
                 let asked = asked.map_or_else(String::new, |s| format!(" and asks to wait {s} s"));
@@ -181,12 +181,12 @@ impl Client {
                 let hint = "the hub is busy or limits requests: try again later, or set HF_TOKEN";
                 return Err(Error::Hub { repo: repo.into(), reason, hint });
             }
-            return self.judged(response, repo);
+            return self.check_status(response, repo);
         }
         Err(self.unreachable("no response"))
     }
 
-    fn judged(&self, response: Response<Body>, repo: &str) -> Result<Response<Body>> {
+    fn check_status(&self, response: Response<Body>, repo: &str) -> Result<Response<Body>> {
         let (status, repo) = (response.status(), repo.to_owned());
         let code = text(&response, "x-error-code").unwrap_or_default();
         match status {
@@ -208,33 +208,33 @@ impl Client {
                 Err(Error::HubMissing { repo, what: what.into() })
             }
             status if status.is_success() || status.is_redirection() => Ok(response),
-            status => Err(self.odd(&repo, format!("the server returned {status}"))),
+            status => Err(self.protocol_error(&repo, format!("the server returned {status}"))),
         }
     }
 
-    fn odd(&self, repo: &str, reason: String) -> Error {
+    fn protocol_error(&self, repo: &str, reason: String) -> Error {
         Error::Hub { repo: repo.into(), reason, hint: "the server does not follow the hub's protocol: check HF_ENDPOINT" }
     }
 
     /// Returns a short text response.
     pub fn text(&self, path: &str, repo: &str) -> Result<String> {
         let mut response = self.get(&format!("{}{path}", self.endpoint), None, true, repo)?;
-        let mut reader = response.body_mut().with_config().limit(LONGEST).reader();
-        let bytes = self.brought(&mut reader, LONGEST_WAIT, repo)?;
-        String::from_utf8(bytes).map_err(|_| self.odd(repo, "the response is not text".into()))
+        let mut reader = response.body_mut().with_config().limit(MAX_RESPONSE_BYTES).reader();
+        let bytes = self.read_limited(&mut reader, MAX_RESPONSE_TIME, repo)?;
+        String::from_utf8(bytes).map_err(|_| self.protocol_error(repo, "the response is not text".into()))
     }
 
-    /// Reads everything from `reader`, at no less than the minimum speed and within `most`.
-    fn brought(&self, reader: &mut impl Read, most: Duration, repo: &str) -> Result<Vec<u8>> {
+    /// Reads everything from `reader`, at no less than the minimum speed and within the time `limit`.
+    fn read_limited(&self, reader: &mut impl Read, limit: Duration, repo: &str) -> Result<Vec<u8>> {
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
-        let (begun, mut pace) = (Instant::now(), Pace::begin(self.stall, 0));
+        let (begun, mut pace) = (Instant::now(), SpeedCheck::begin(self.stall, 0));
         loop {
             let read = match reader.read(&mut buffer) {
                 Ok(0) => return Ok(bytes),
                 Ok(read) => read,
                 Err(error) => {
                     self.check()?;
-                    return Err(self.odd(repo, format!("the response was cut off: {error}")));
+                    return Err(self.protocol_error(repo, format!("the response was cut off: {error}")));
                 }
             };
             self.check()?;
@@ -242,21 +242,21 @@ impl Client {
             if pace.is_slow(bytes.len() as u64) {
                 return Err(self.unreachable(format!("while receiving the response, {TOO_SLOW}")));
             }
-            if begun.elapsed() > most {
-                return Err(self.unreachable(format!("the response took longer than {} s", most.as_secs())));
+            if begun.elapsed() > limit {
+                return Err(self.unreachable(format!("the response took longer than {} s", limit.as_secs())));
             }
         }
     }
 }
 
 /// Checks the speed of a download.
-struct Pace {
+struct SpeedCheck {
     stall: Duration,
     since: Instant,
     before: u64,
 }
 
-impl Pace {
+impl SpeedCheck {
     /// Starts at byte `have`.
     fn begin(stall: Duration, have: u64) -> Self {
         Self { stall, since: Instant::now(), before: have }
@@ -267,7 +267,7 @@ impl Pace {
         if self.since.elapsed() <= self.stall {
             return false;
         }
-        let is_slow = have - self.before < SLOWEST * self.stall.as_secs().max(1);
+        let is_slow = have - self.before < MIN_BYTES_PER_SECOND * self.stall.as_secs().max(1);
         *self = Self::begin(self.stall, have);
         is_slow
     }
@@ -280,27 +280,27 @@ impl Server<'_> {
     /// What the hub refuses, delivers incompletely or with wrong contents; links in the cache that leave the repository's
     /// directory.
     pub fn fetch(&self, name: &str) -> Result<PathBuf> {
-        match self.there(name)? {
+        match self.cached(name)? {
             Some(path) => Ok(path),
-            None => self.bring(name, self.announced(name)?),
+            None => self.download_file(name, self.remote_file(name)?),
         }
     }
 
-    /// Downloads `name` as [`Server::fetch`] does and returns its size; `None` if it has more than `most` bytes, in which case
+    /// Downloads `name` as [`Server::fetch`] does and returns its size; `None` if it has more than `limit` bytes, in which case
     /// it is not downloaded.
     ///
     /// # Errors
     /// As for [`Server::fetch`].
-    pub fn fetch_within(&self, name: &str, most: u64) -> Result<Option<u64>> {
-        if let Some(path) = self.there(name)? {
+    pub fn fetch_within(&self, name: &str, limit: u64) -> Result<Option<u64>> {
+        if let Some(path) = self.cached(name)? {
             return fs::metadata(&path).map(|found| Some(found.len())).map_err(|e| Error::io("read", path, e));
         }
-        let announced = self.announced(name)?;
-        let size = announced.size;
-        if size > most {
+        let remote = self.remote_file(name)?;
+        let size = remote.size;
+        if size > limit {
             return Ok(None);
         }
-        self.bring(name, announced)?;
+        self.download_file(name, remote)?;
         Ok(Some(size))
     }
 
@@ -310,7 +310,7 @@ impl Server<'_> {
     }
 
     /// The path of `name` if the snapshot has it.
-    fn there(&self, name: &str) -> Result<Option<PathBuf>> {
+    fn cached(&self, name: &str) -> Result<Option<PathBuf>> {
         let full = self.folder.join(self.pointer(name));
         if !full.is_file() {
             return Ok(None);
@@ -321,12 +321,12 @@ impl Server<'_> {
     }
 
     /// Downloads `name` and links to it from the snapshot.
-    fn bring(&self, name: &str, mut announced: Announced) -> Result<PathBuf> {
+    fn download_file(&self, name: &str, mut remote: RemoteFile) -> Result<PathBuf> {
         let pointer = self.pointer(name);
         let full = self.folder.join(&pointer);
         let io = |e| explain(&self.repo, "write", &full, e);
         let folder = Contained::make(self.cache, &self.folder).map_err(io)?;
-        let blob = PathBuf::from("blobs").join(&announced.etag);
+        let blob = PathBuf::from("blobs").join(&remote.etag);
         let blobs = folder.folder(Path::new("blobs")).map_err(io)?;
         let has = |blob: &Path| match folder.find(blob) {
             Ok(found) => Ok(found.is_file()),
@@ -334,16 +334,16 @@ impl Server<'_> {
             Err(e) => Err(io(e)),
         };
         if !has(&blob)? {
-            let _lock = self.lock(name, &announced.etag)?;
+            let _lock = self.lock(name, &remote.etag)?;
             if !has(&blob)? {
-                let part = blobs.join(format!("{}.incomplete", announced.etag));
-                self.whole(name, &mut announced, &folder, &part)?;
-                fs::rename(&part, blobs.join(&announced.etag)).map_err(io)?;
+                let part = blobs.join(format!("{}.incomplete", remote.etag));
+                self.download_verified(name, &mut remote, &folder, &part)?;
+                fs::rename(&part, blobs.join(&remote.etag)).map_err(io)?;
             }
         }
         let parent = folder.folder(pointer.parent().unwrap_or(&pointer)).map_err(io)?;
-        let target = format!("{}blobs/{}", "../".repeat(2 + name.matches('/').count()), announced.etag);
-        point(&parent.join(pointer.file_name().unwrap_or_default()), &target).map_err(io)?;
+        let target = format!("{}blobs/{}", "../".repeat(2 + name.matches('/').count()), remote.etag);
+        link(&parent.join(pointer.file_name().unwrap_or_default()), &target).map_err(io)?;
         Ok(full)
     }
 
@@ -354,69 +354,69 @@ impl Server<'_> {
         let path = Path::new(".locks").join(self.folder.file_name().unwrap_or_default()).join(format!("{etag}.lock"));
         let io = |e| explain(&self.repo, "write", &self.cache.join(&path), e);
         let lock = Contained::open(self.cache).and_then(|cache| cache.file(&path)).map_err(io)?;
-        let waits = Work::begin("download", self.repo.as_str(), None);
+        let work = Work::begin("download", self.repo.as_str(), None);
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
                 Err(TryLockError::Error(e)) => return Err(io(e)),
                 Err(TryLockError::WouldBlock) => {
                     self.client.check()?;
-                    waits.wait(Duration::from_millis(100), |_| format!("{}/{name}: another process is downloading it", self.repo))?;
+                    work.wait(Duration::from_millis(100), |_| format!("{}/{name}: another process is downloading it", self.repo))?;
                 }
             }
         }
     }
 
     /// Queries the hub about `name` and finds the URL of its content.
-    fn announced(&self, name: &str) -> Result<Announced> {
+    fn remote_file(&self, name: &str) -> Result<RemoteFile> {
         let client = self.client;
-        let odd = |reason: &str| client.odd(&self.repo, format!("`{name}`: {reason}"));
-        let home: Uri = client.endpoint.parse().map_err(|_| odd("the endpoint is not a URL"))?;
+        let protocol_error = |reason: &str| client.protocol_error(&self.repo, format!("`{name}`: {reason}"));
+        let home: Uri = client.endpoint.parse().map_err(|_| protocol_error("the endpoint is not a URL"))?;
         let mut url = format!("{}/{}/resolve/{}/{name}", client.endpoint, self.repo, self.commit);
         let (mut etag, mut size, mut trusted) = (None, None, true);
-        for _ in 0..=REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             let response = client.get(&url, None, trusted, &self.repo)?;
             etag = etag.or_else(|| text(&response, "x-linked-etag"));
             size = size.or_else(|| text(&response, "x-linked-size"));
             if response.status().is_redirection() {
-                let location = text(&response, "location").ok_or_else(|| odd("invalid redirect"))?;
-                let next: Uri = location.parse().map_err(|_| odd("invalid redirect"))?;
+                let location = text(&response, "location").ok_or_else(|| protocol_error("invalid redirect"))?;
+                let next: Uri = location.parse().map_err(|_| protocol_error("invalid redirect"))?;
                 if next.host().is_some() {
                     trusted &= next.authority() == home.authority() && next.scheme() == home.scheme();
                     url = location;
                 } else {
-                    let here: Uri = url.parse().map_err(|_| odd("invalid redirect"))?;
+                    let here: Uri = url.parse().map_err(|_| protocol_error("invalid redirect"))?;
                     let authority = here.authority().map_or("", |a| a.as_str());
                     url = format!("{}://{authority}{location}", here.scheme_str().unwrap_or("https"));
                 }
                 continue;
             }
-            let etag = etag.or_else(|| text(&response, "etag")).ok_or_else(|| odd("the ETag is missing"))?;
+            let etag = etag.or_else(|| text(&response, "etag")).ok_or_else(|| protocol_error("the ETag is missing"))?;
             let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
             let plain = etag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
             if etag.is_empty() || etag.len() > 128 || !plain {
-                return Err(odd("invalid ETag"));
+                return Err(protocol_error("invalid ETag"));
             }
             let size = size.or_else(|| text(&response, "content-length")).and_then(|s| s.parse().ok());
-            return Ok(Announced {
+            return Ok(RemoteFile {
                 etag,
-                size: size.ok_or_else(|| odd("the size is missing"))?,
+                size: size.ok_or_else(|| protocol_error("the size is missing"))?,
                 url,
                 trusted,
                 answer: Some(response),
             });
         }
-        Err(odd("too many redirects"))
+        Err(protocol_error("too many redirects"))
     }
 
     /// Downloads the content into `part` and verifies it against its ETag; if it differs, tries once more from the start.
-    fn whole(&self, name: &str, announced: &mut Announced, folder: &Contained, part: &Path) -> Result<()> {
+    fn download_verified(&self, name: &str, remote: &mut RemoteFile, folder: &Contained, part: &Path) -> Result<()> {
         for _ in 0..2 {
             let open = folder.file(&Path::new("blobs").join(part.file_name().unwrap_or_default()));
-            let mut content = Part::open(open.map_err(|e| explain(&self.repo, "write", part, e))?, part, announced, self.client)?;
-            self.download(name, announced, &mut content)?;
+            let mut content = PartialFile::open(open.map_err(|e| explain(&self.repo, "write", part, e))?, part, remote, self.client)?;
+            self.download(name, remote, &mut content)?;
             match content.digest.take().map(Digest::finish) {
-                Some(found) if !found.eq_ignore_ascii_case(&announced.etag) => {
+                Some(found) if !found.eq_ignore_ascii_case(&remote.etag) => {
                     fs::remove_file(part).map_err(|e| Error::io("write", part, e))?;
                 }
                 _ => return Ok(()),
@@ -424,31 +424,31 @@ impl Server<'_> {
         }
         Err(Error::Hub {
             repo: self.repo.clone(),
-            reason: format!("`{name}` was downloaded twice and did not match its checksum `{}`", announced.etag),
+            reason: format!("`{name}` was downloaded twice and did not match its checksum `{}`", remote.etag),
             hint: "the server or a proxy modifies files: check HF_ENDPOINT and proxies; the download was discarded",
         })
     }
 
     /// Downloads the content into `part`, resuming an interrupted download.
-    fn download(&self, name: &str, announced: &mut Announced, part: &mut Part<'_>) -> Result<()> {
-        let (mut tries, mut last, mut resumes) = (Tries { best: part.have, fruitless: 0 }, String::new(), true);
-        let work = Work::begin("download", format!("{}/{name}", self.repo), Some(announced.size));
+    fn download(&self, name: &str, remote: &mut RemoteFile, part: &mut PartialFile<'_>) -> Result<()> {
+        let (mut attempts, mut last, mut resumes) = (Attempts { best: part.have, without_progress: 0 }, String::new(), true);
+        let work = Work::begin("download", format!("{}/{name}", self.repo), Some(remote.size));
         loop {
-            if part.have > announced.size {
+            if part.have > remote.size {
                 part.restart()?;
             }
-            if part.have == announced.size {
+            if part.have == remote.size {
                 return part.sync();
             }
-            if tries.fruitless == TRIES {
-                let reason = format!("`{name}`: received {} of {} bytes{last}", part.have.max(tries.best), announced.size);
-                let hint = if resumes { AGAIN } else { NO_RANGES };
+            if attempts.without_progress == MAX_TRIES {
+                let reason = format!("`{name}`: received {} of {} bytes{last}", part.have.max(attempts.best), remote.size);
+                let hint = if resumes { RETRY_HINT } else { NO_RANGES_HINT };
                 return Err(Error::Hub { repo: self.repo.clone(), reason, hint });
             }
             let range = (part.have > 0).then_some(part.have);
-            let mut response = match announced.answer.take().filter(|_| range.is_none()) {
+            let mut response = match remote.answer.take().filter(|_| range.is_none()) {
                 Some(answer) => answer,
-                None => self.client.get(&announced.url, range, announced.trusted, &self.repo)?,
+                None => self.client.get(&remote.url, range, remote.trusted, &self.repo)?,
             };
             // A server without range support starts over.
             let start = format!("bytes {}-", part.have);
@@ -457,26 +457,26 @@ impl Server<'_> {
                 resumes = false;
                 part.restart()?;
             }
-            let broke = self.copy(response.body_mut(), part, announced.size, &work)?;
+            let broke = self.copy(response.body_mut(), part, remote.size, &work)?;
             last = broke.map_or_else(String::new, |reason| format!(": {reason}"));
-            if part.have > announced.size {
+            if part.have > remote.size {
                 let _ = fs::remove_file(part.path);
-                let reason = format!("`{name}`: received more than the announced {} bytes", announced.size);
-                return Err(self.client.odd(&self.repo, reason));
+                let reason = format!("`{name}`: received more than the announced {} bytes", remote.size);
+                return Err(self.client.protocol_error(&self.repo, reason));
             }
-            tries.ended(part.have, announced.size);
-            if part.have < announced.size {
+            attempts.ended(part.have, remote.size);
+            if part.have < remote.size {
                 let say =
-                    |_| format!("{}/{name}: interrupted at {} of {} bytes, resuming", self.repo, part.have, announced.size);
-                work.wait(Duration::from_millis(50 << tries.fruitless), say)?;
+                    |_| format!("{}/{name}: interrupted at {} of {} bytes, resuming", self.repo, part.have, remote.size);
+                work.wait(Duration::from_millis(50 << attempts.without_progress), say)?;
             }
         }
     }
 
     /// Copies until the end, an interruption, or one byte too many. Returns the reason for an interruption.
-    fn copy(&self, body: &mut Body, part: &mut Part<'_>, size: u64, work: &Work) -> Result<Option<String>> {
+    fn copy(&self, body: &mut Body, part: &mut PartialFile<'_>, size: u64, work: &Work) -> Result<Option<String>> {
         let (mut buffer, mut reader) = (vec![0; 1 << 16], body.as_reader());
-        let mut pace = Pace::begin(self.client.stall, part.have);
+        let mut pace = SpeedCheck::begin(self.client.stall, part.have);
         while part.have <= size {
             let read = match reader.read(&mut buffer) {
                 Ok(0) => return Ok(None),
@@ -498,20 +498,20 @@ impl Server<'_> {
 }
 
 /// A partially downloaded file with its checksum so far.
-struct Part<'a> {
+struct PartialFile<'a> {
     path: &'a Path,
     file: File,
     have: u64,
     digest: Option<Digest>,
     /// The ETag and size, to restart the checksum.
-    announced: (String, u64),
+    remote: (String, u64),
 }
 
-impl<'a> Part<'a> {
+impl<'a> PartialFile<'a> {
     /// Resumes with the contents of `file`.
-    fn open(mut file: File, path: &'a Path, announced: &Announced, client: &Client) -> Result<Self> {
+    fn open(mut file: File, path: &'a Path, remote: &RemoteFile, client: &Client) -> Result<Self> {
         let io = |e| Error::io("read", path, e);
-        let mut digest = Digest::of(&announced.etag, announced.size);
+        let mut digest = Digest::of(&remote.etag, remote.size);
         let (mut buffer, mut have) = (vec![0; 1 << 20], 0);
         loop {
             client.check()?;
@@ -523,7 +523,7 @@ impl<'a> Part<'a> {
                 }
             }
         }
-        Ok(Self { path, file, have, digest, announced: (announced.etag.clone(), announced.size) })
+        Ok(Self { path, file, have, digest, remote: (remote.etag.clone(), remote.size) })
     }
 
     /// Starts over.
@@ -531,7 +531,7 @@ impl<'a> Part<'a> {
         let io = |e| Error::io("write", self.path, e);
         self.file.set_len(0).map_err(io)?;
         self.file.seek(SeekFrom::Start(0)).map_err(io)?;
-        (self.have, self.digest) = (0, Digest::of(&self.announced.0, self.announced.1));
+        (self.have, self.digest) = (0, Digest::of(&self.remote.0, self.remote.1));
         Ok(())
     }
 
@@ -551,7 +551,7 @@ impl<'a> Part<'a> {
 }
 
 /// Links `pointer` to the relative path `target`, as Python does.
-fn point(pointer: &Path, target: &str) -> std::io::Result<()> {
+fn link(pointer: &Path, target: &str) -> std::io::Result<()> {
     match std::os::unix::fs::symlink(target, pointer) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && pointer.is_file() => Ok(()),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
@@ -563,7 +563,7 @@ fn point(pointer: &Path, target: &str) -> std::io::Result<()> {
 }
 
 /// The seconds to wait according to `Retry-After`, or to the rest of the window in `RateLimit` (`...;r=0;t=55`).
-fn asks_to_wait(headers: &HeaderMap) -> Option<u64> {
+fn retry_after(headers: &HeaderMap) -> Option<u64> {
     let get = |name: &str| headers.get(name)?.to_str().ok();
     let rest = || get("ratelimit")?.split(';').find_map(|part| part.trim().strip_prefix("t="));
     get("retry-after").and_then(|s| s.trim().parse().ok()).or_else(|| rest()?.parse().ok())
@@ -581,10 +581,10 @@ mod tests {
     #[test]
     fn a_download_without_progress_fails() {
         let given_up = |ends: &[u64]| {
-            let mut tries = Tries::default();
+            let mut attempts = Attempts::default();
             ends.iter().position(|end| {
-                tries.ended(*end, 1_000_000);
-                tries.fruitless == TRIES
+                attempts.ended(*end, 1_000_000);
+                attempts.without_progress == MAX_TRIES
             })
         };
         assert_eq!(given_up(&[500_000, 0, 300_000, 499_999, 1, 500_000, 400_000]), Some(5));
@@ -596,16 +596,16 @@ mod tests {
     #[test]
     fn a_response_that_is_not_a_file_has_a_time_limit() {
         let client = Client::new("http://127.0.0.1:1".into(), None, Duration::from_secs(10));
-        let (most, begun) = (Duration::from_millis(50), Instant::now());
-        let error = client.brought(&mut std::io::repeat(b' ').take(u64::MAX), most, "org/name").unwrap_err();
+        let (limit, begun) = (Duration::from_millis(50), Instant::now());
+        let error = client.read_limited(&mut std::io::repeat(b' ').take(u64::MAX), limit, "org/name").unwrap_err();
         assert!(error.to_string().contains("takes longer") && begun.elapsed() < Duration::from_secs(5), "{error}");
-        assert_eq!(client.brought(&mut &b"{}"[..], most, "org/name").unwrap(), b"{}");
+        assert_eq!(client.read_limited(&mut &b"{}"[..], limit, "org/name").unwrap(), b"{}");
     }
 
     #[test]
     fn retry_delays_are_read_from_both_headers() {
         let asked = |name: &'static str, value: &str| {
-            asks_to_wait(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
+            retry_after(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
         };
         assert_eq!(asked("retry-after", "7"), Some(7));
         assert_eq!(asked("ratelimit", "\"api\";r=0;t=55"), Some(55));

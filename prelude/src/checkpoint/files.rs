@@ -8,9 +8,9 @@ use include_dir::{Dir, include_dir};
 use memmap2::UncheckedAdvice;
 
 use super::gguf::Gguf;
-use super::hub::{Hub, Place, Wanted, within};
+use super::hub::{Hub, HubRef, SnapshotKind, within};
 use super::mapped::{Mapped, Stamp};
-use super::regular::{open_file, other_kind};
+use super::regular_file::{open_file, other_kind};
 use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
@@ -91,8 +91,8 @@ impl Files {
         }
         let path = Path::new(spec);
         let found = match std::fs::metadata(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => match Place::parse(spec, false) {
-                Some(place) => return Self::from_hub(&place),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => match HubRef::parse(spec, false) {
+                Some(reference) => return Self::from_hub(&reference),
                 None => return Err(Error::io("read", path, e)),
             },
             found => found.map_err(|e| Error::io("read", path, e))?,
@@ -122,17 +122,17 @@ impl Files {
         Ok(Files::Disk(directory))
     }
 
-    fn from_hub(place: &Place) -> Result<Self> {
-        let snapshot = Hub::from_env()?.snapshot(place, Wanted::Model)?;
-        match &place.file {
-            None => Ok(Files::Hub(snapshot.directory, place.pinned(&snapshot.commit))),
+    fn from_hub(reference: &HubRef) -> Result<Self> {
+        let snapshot = Hub::from_env()?.snapshot(reference, SnapshotKind::Model)?;
+        match &reference.file {
+            None => Ok(Files::Hub(snapshot.directory, reference.pinned(&snapshot.commit))),
             Some(file) if file.to_lowercase().ends_with(".gguf") => {
                 Ok(Files::Gguf(Arc::new(Gguf::open(snapshot.directory.join(file))?)))
             }
             Some(file) => {
                 let reason = format!("`{file}` is not a model");
                 let hint = "give only the repository, or one of its .gguf files";
-                Err(Error::Hub { repo: place.repo.clone(), reason, hint })
+                Err(Error::Hub { repo: reference.repo.clone(), reason, hint })
             }
         }
     }

@@ -8,7 +8,7 @@ use super::archive::{Archive, read};
 use super::files::{Bytes, Files};
 use super::gguf::Gguf;
 use super::source::Source;
-use super::tokenizer::{read_tokenizer, tokenizing};
+use super::tokenizer::{read_tokenizer, guard_tokenizer};
 use super::torch::read_torch;
 use crate::fuzz::{directory, file};
 
@@ -73,9 +73,9 @@ pub fn tokenizer(bytes: &[u8]) {
     for sentence in
         ["What is 12 plus 7?", "十二足す七はいくつですか。\u{fdfa}\u{1f600}\r\n  ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", ""]
     {
-        let encoded = tokenizing(path, || Ok(text.tokenizer.encode_fast(sentence, true)?.get_ids().to_vec()));
+        let encoded = guard_tokenizer(path, || Ok(text.tokenizer.encode_fast(sentence, true)?.get_ids().to_vec()));
         if let Ok(ids) = encoded {
-            let _ = tokenizing(path, || text.tokenizer.decode(&ids, true));
+            let _ = guard_tokenizer(path, || text.tokenizer.decode(&ids, true));
         }
     }
 }

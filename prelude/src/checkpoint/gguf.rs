@@ -126,7 +126,7 @@ pub(super) fn attention_scalar(family: &str, layers: u64, hidden: u64, heads: u6
 }
 
 /// The maximum size of the metadata in bytes; each may become a value of 32 bytes. Large vocabularies take 15 MB.
-const MOST_METADATA: usize = 32 << 20;
+const MAX_METADATA_BYTES: usize = 32 << 20;
 
 impl Gguf {
     /// Opens and validates a file, and generates the side files of a checkpoint.
@@ -151,7 +151,7 @@ impl Gguf {
             return Err(bad("it does not begin with the bytes GGUF".into()));
         }
         // candle's reader checks every count and length against the available bytes, but may still panic.
-        let head = &bytes[..bytes.len().min(MOST_METADATA)];
+        let head = &bytes[..bytes.len().min(MAX_METADATA_BYTES)];
         let read = || Content::read(&mut Cursor::new(head)).map_err(|e| crate::error::first_line(&e));
         let content = guarded(read).map_err(bad)?;
         let architecture = match content.metadata.get("general.architecture").map(Value::to_string) {
@@ -334,11 +334,11 @@ impl Gguf {
 
     /// The positive values of a small tensor.
     fn factors(&self, name: &str) -> Result<Option<Vec<f64>>> {
-        const MOST: usize = 1 << 12;
+        const MAX_FACTORS: usize = 1 << 12;
         let Some(info) = self.content.tensor_infos.get(name) else { return Ok(None) };
         let view = self.view(name, info)?;
         let bad = || Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` does not contain rotary factors") };
-        if view.shape.iter().product::<usize>() > MOST {
+        if view.shape.iter().product::<usize>() > MAX_FACTORS {
             return Err(bad());
         }
         let values = view.to_tensor(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;

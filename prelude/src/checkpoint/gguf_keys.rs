@@ -11,7 +11,7 @@ use super::gguf::{ARCHITECTURES, NAMES, attention_scalar};
 use crate::error::{Error, Result};
 
 /// The metadata of a model.
-pub(crate) struct Keys {
+pub(crate) struct GgufKeys {
     /// llama.cpp's name of the architecture.
     architecture: &'static str,
     /// Metadata values by key.
@@ -28,7 +28,7 @@ pub(crate) struct Keys {
 
 /// How one tensor is written.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct TensorMapping {
     /// llama.cpp's name.
     pub name: String,
     /// Rows per head, if the halves of each head are interleaved.
@@ -39,10 +39,10 @@ pub(crate) struct Place {
 
 /// The error for a model that cannot be written.
 pub(super) fn refused(reason: impl Into<String>) -> Error {
-    Error::GgufOut { reason: reason.into() }
+    Error::GgufExport { reason: reason.into() }
 }
 
-impl Keys {
+impl GgufKeys {
     /// The metadata for `config`, the contents of the config.json at `file`.
     ///
     /// # Errors
@@ -219,7 +219,7 @@ impl Keys {
     ///
     /// # Errors
     /// A tensor that llama.cpp does not have.
-    pub fn place(&self, name: &str) -> Result<Place> {
+    pub fn map_tensor(&self, name: &str) -> Result<TensorMapping> {
         let unknown = || refused(format!("llama.cpp has no tensor for `{name}`"));
         let (path, kind) = name.rsplit_once('.').ok_or_else(unknown)?;
         let layer = path.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
@@ -236,12 +236,12 @@ impl Keys {
         };
         let turned = self.head.filter(|_| matches!(found, "attn_q" | "attn_k"));
         let added = if found.ends_with("norm") { self.offset } else { 0.0 };
-        Ok(Place { name: new, interleaved: turned, added })
+        Ok(TensorMapping { name: new, interleaved: turned, added })
     }
 
     /// The mapping of a generated tensor, by llama.cpp's name.
-    pub fn made(&self, name: &str) -> Place {
-        Place { name: name.to_owned(), interleaved: None, added: 0.0 }
+    pub fn map_generated(&self, name: &str) -> TensorMapping {
+        TensorMapping { name: name.to_owned(), interleaved: None, added: 0.0 }
     }
 
     /// llama.cpp's name of the architecture.

@@ -14,7 +14,7 @@ use super::chat::Chat;
 use super::gguf::{ENDS, Metadata};
 use super::gguf_keys::refused;
 use super::gguf_tokenizer::{Rule, merges_of, tokenizer_files};
-use super::tokenizer::tokenizing;
+use super::tokenizer::guard_tokenizer;
 use crate::error::Result;
 
 /// Token types of llama.cpp.
@@ -44,7 +44,7 @@ const PROBES: [&str; 14] = [
 ];
 
 /// The tokenizer to write.
-pub(crate) struct Told<'a> {
+pub(crate) struct TokenizerInput<'a> {
     /// The path and contents of tokenizer.json.
     pub file: &'a Path,
     pub bytes: &'a [u8],
@@ -56,27 +56,27 @@ pub(crate) struct Told<'a> {
 }
 
 /// Keys and values of a GGUF file.
-pub(crate) type Keyed = Vec<(String, Value)>;
+pub(crate) type KeyValues = Vec<(String, Value)>;
 
 /// The metadata of a tokenizer, and notes for the user.
 ///
 /// # Errors
 /// A tokenizer that cannot be represented so that it splits text identically.
-pub(crate) fn tokenizer_keys(told: &Told<'_>) -> Result<(Keyed, Vec<String>)> {
-    let json: Json = serde_json::from_slice(told.bytes).map_err(|e| cannot(told, &e.to_string()))?;
-    let original = tokenizing(told.file, || Tokenizer::from_bytes(told.bytes))?;
-    let mut written = Written::new(told, &json, &original)?;
-    written.kind(&json)?;
-    written.begin_and_end(&json, &original)?;
-    if let Some(template) = &told.chat.template {
-        written.key("chat_template", Value::String(template.clone()));
+pub(crate) fn tokenizer_keys(input: &TokenizerInput<'_>) -> Result<(KeyValues, Vec<String>)> {
+    let json: Json = serde_json::from_slice(input.bytes).map_err(|e| unsupported(input, &e.to_string()))?;
+    let original = guard_tokenizer(input.file, || Tokenizer::from_bytes(input.bytes))?;
+    let mut writer = TokenizerWriter::new(input, &json, &original)?;
+    writer.kind(&json)?;
+    writer.begin_and_end(&json, &original)?;
+    if let Some(template) = &input.chat.template {
+        writer.key("chat_template", Value::String(template.clone()));
     }
-    written.agrees(&original)?;
-    Ok((written.keys, written.notes))
+    writer.agrees(&original)?;
+    Ok((writer.keys, writer.notes))
 }
 
 /// The metadata of a model without a tokenizer: the token ids in `config`, its config.json.
-pub(crate) fn ids_alone(config: &Json) -> Vec<(String, Value)> {
+pub(crate) fn token_id_keys(config: &Json) -> Vec<(String, Value)> {
     let mut keys = vec![("tokenizer.ggml.model".to_owned(), Value::String("no_vocab".into()))];
     let ids = |key: &str| -> Vec<u32> {
         let found = config[key].as_array().map_or(std::slice::from_ref(&config[key]), Vec::as_slice);
@@ -89,13 +89,13 @@ pub(crate) fn ids_alone(config: &Json) -> Vec<(String, Value)> {
     keys
 }
 
-fn cannot(told: &Told<'_>, reason: &str) -> crate::Error {
-    refused(format!("`{}` {reason}", told.file.display()))
+fn unsupported(input: &TokenizerInput<'_>, reason: &str) -> crate::Error {
+    refused(format!("`{}` {reason}", input.file.display()))
 }
 
 /// Builds the metadata of a tokenizer.
-struct Written<'a> {
-    told: &'a Told<'a>,
+struct TokenizerWriter<'a> {
+    input: &'a TokenizerInput<'a>,
     tokens: Vec<String>,
     types: Vec<i32>,
     /// The added tokens that have rows.
@@ -107,15 +107,15 @@ struct Written<'a> {
     has_prefix: bool,
 }
 
-impl<'a> Written<'a> {
+impl<'a> TokenizerWriter<'a> {
     fn key(&mut self, key: &str, value: Value) {
         self.keys.push((format!("tokenizer.{key}"), value));
     }
 
     /// Reads all tokens with their types.
-    fn new(told: &'a Told<'a>, json: &Json, original: &Tokenizer) -> Result<Self> {
-        let mut tokens: Vec<Option<String>> = vec![None; told.rows];
-        let mut types = vec![UNUSED; told.rows];
+    fn new(input: &'a TokenizerInput<'a>, json: &Json, original: &Tokenizer) -> Result<Self> {
+        let mut tokens: Vec<Option<String>> = vec![None; input.rows];
+        let mut types = vec![UNUSED; input.rows];
         let mut beyond = 0;
         for (token, id) in original.get_vocab(false) {
             match tokens.get_mut(id as usize) {
@@ -141,7 +141,7 @@ impl<'a> Written<'a> {
             tokens.into_iter().enumerate().map(|(id, token)| token.unwrap_or_else(|| format!("[PAD{id}]"))).collect();
         let notes = (beyond > 0).then(|| format!("{beyond} tokens without a row in the embedding were left out"));
         let notes = notes.into_iter().collect();
-        Ok(Self { told, tokens, types, added, keys: Vec::new(), notes, is_byte_level: false, has_prefix: false })
+        Ok(Self { input, tokens, types, added, keys: Vec::new(), notes, is_byte_level: false, has_prefix: false })
     }
 
     /// Adds the model with its tokens and merges or scores.
@@ -149,9 +149,9 @@ impl<'a> Written<'a> {
         let model = &json["model"];
         if model["type"].as_str().is_some_and(|kind| kind != "BPE") || !model["merges"].is_array() {
             let kind = model["type"].as_str().unwrap_or("unnamed").to_owned();
-            return Err(cannot(self.told, &format!("is of the type `{kind}`; only BPE is supported")));
+            return Err(unsupported(self.input, &format!("is of the type `{kind}`; only BPE is supported")));
         }
-        let merges = merges(&model["merges"]).ok_or_else(|| cannot(self.told, "has invalid merges"))?;
+        let merges = merges(&model["merges"]).ok_or_else(|| unsupported(self.input, "has invalid merges"))?;
         self.is_byte_level = has_byte_level(&json["pre_tokenizer"]);
         let unknown = model["unk_token"].as_str().and_then(|token| self.tokens.iter().position(|t| t == token));
         if let Some(id) = unknown {
@@ -170,7 +170,7 @@ impl<'a> Written<'a> {
                 });
                 let rule = rule.ok_or_else(|| {
                     let known = Rule::NAMES.join(", ");
-                    cannot(self.told, &format!("uses a pre-tokenizer that llama.cpp does not have (supported: {known})"))
+                    unsupported(self.input, &format!("uses a pre-tokenizer that llama.cpp does not have (supported: {known})"))
                 })?;
                 self.key("ggml.model", Value::String("gpt2".into()));
                 self.key("ggml.pre", Value::String(rule.into()));
@@ -178,7 +178,7 @@ impl<'a> Written<'a> {
             }
             false if model["byte_fallback"] == true => {
                 let prefix = adds_prefix(json);
-                let prefix = prefix.ok_or_else(|| cannot(self.told, "splits text differently from sentencepiece"))?;
+                let prefix = prefix.ok_or_else(|| unsupported(self.input, "splits text differently from sentencepiece"))?;
                 self.key("ggml.model", Value::String("llama".into()));
                 self.key("ggml.pre", Value::String("default".into()));
                 self.key("ggml.add_space_prefix", Value::Bool(prefix));
@@ -189,7 +189,7 @@ impl<'a> Written<'a> {
                 }
                 Some(self.scores(&merges)?)
             }
-            false => return Err(cannot(self.told, "is neither byte-level BPE nor sentencepiece BPE")),
+            false => return Err(unsupported(self.input, "is neither byte-level BPE nor sentencepiece BPE")),
         };
         let texts = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
         let tokens = texts(&self.tokens);
@@ -215,7 +215,7 @@ impl<'a> Written<'a> {
         let mut order: Vec<usize> = Vec::new();
         for (left, right) in merges {
             let id = vocab.get(format!("{left}{right}").as_str());
-            let id = *id.ok_or_else(|| cannot(self.told, &format!("merges `{left}` and `{right}` to something that is not a token")))?;
+            let id = *id.ok_or_else(|| unsupported(self.input, &format!("merges `{left}` and `{right}` to something that is not a token")))?;
             if order.last() != Some(&id) {
                 order.push(id);
             }
@@ -230,30 +230,30 @@ impl<'a> Written<'a> {
         let back = merges_of(&tokens, &scores, &vocab)?.unwrap_or_default();
         match back.len() == merges.len() && back.iter().zip(merges).all(|((a, b), (left, right))| a == left && b == right) {
             true => Ok(scores),
-            false => Err(cannot(self.told, "has merges that cannot be expressed as sentencepiece scores")),
+            false => Err(unsupported(self.input, "has merges that cannot be expressed as sentencepiece scores")),
         }
     }
 
     /// Adds special tokens, and which of them are put around a text.
     fn begin_and_end(&mut self, json: &Json, original: &Tokenizer) -> Result<()> {
-        let id = |token: &str| original.token_to_id(token).filter(|id| (*id as usize) < self.told.rows);
+        let id = |token: &str| original.token_to_id(token).filter(|id| (*id as usize) < self.input.rows);
         let (before, after) = around(&json["post_processor"])
-            .ok_or_else(|| cannot(self.told, "puts tokens around a text differently from llama.cpp"))?;
-        let chat = self.told.chat;
+            .ok_or_else(|| unsupported(self.input, "puts tokens around a text differently from llama.cpp"))?;
+        let chat = self.input.chat;
         let one = |around: &[String], said: &str| -> Result<Option<u32>> {
             match around {
                 [] => Ok(id(said)),
                 [token] => id(token)
                     .map(Some)
-                    .ok_or_else(|| cannot(self.told, &format!("puts `{token}` around a text, which has no row in the embedding"))),
-                _ => Err(cannot(self.told, "puts several tokens around a text")),
+                    .ok_or_else(|| unsupported(self.input, &format!("puts `{token}` around a text, which has no row in the embedding"))),
+                _ => Err(unsupported(self.input, "puts several tokens around a text")),
             }
         };
         let token = |name: &str| chat.tokens.get(name).cloned().unwrap_or_default();
         let (bos, eos) = (one(&before, &token("bos_token"))?, one(&after, &token("eos_token"))?);
         let mut ends: Vec<u32> = Vec::new();
-        for end in eos.into_iter().chain(id(&token("eos_token"))).chain(self.told.ends.iter().copied()) {
-            if !ends.contains(&end) && (end as usize) < self.told.rows {
+        for end in eos.into_iter().chain(id(&token("eos_token"))).chain(self.input.ends.iter().copied()) {
+            if !ends.contains(&end) && (end as usize) < self.input.rows {
                 ends.push(end);
             }
         }
@@ -280,10 +280,10 @@ impl<'a> Written<'a> {
     fn agrees(&self, original: &Tokenizer) -> Result<()> {
         let metadata = self.keys.iter().cloned().collect();
         let content = Content { magic: VersionedMagic::GgufV3, metadata, tensor_infos: HashMap::new(), tensor_data_offset: 0 };
-        let files = tokenizer_files(&Metadata::new(&content, "llama"), self.told.file)?;
-        let files = files.map_err(|reason| cannot(self.told, &format!("cannot be read back: {reason}")))?;
+        let files = tokenizer_files(&Metadata::new(&content, "llama"), self.input.file)?;
+        let files = files.map_err(|reason| unsupported(self.input, &format!("cannot be read back: {reason}")))?;
         let text = files.get("tokenizer.json").map(Json::to_string).unwrap_or_default();
-        let back = tokenizing(self.told.file, || Tokenizer::from_bytes(text.as_bytes()))?;
+        let back = guard_tokenizer(self.input.file, || Tokenizer::from_bytes(text.as_bytes()))?;
         let mut probes: Vec<String> = PROBES.iter().map(|probe| (*probe).to_owned()).collect();
         // Sentencepiece implementations differ in whether a space is put after a special token.
         match self.is_byte_level {
@@ -294,12 +294,12 @@ impl<'a> Written<'a> {
             // Implementations differ for texts that begin with a space.
             let probe = if self.has_prefix { probe.trim_start_matches([' ', '\u{2581}']) } else { probe };
             let ids =
-                |tokenizer: &Tokenizer| tokenizing(self.told.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()));
+                |tokenizer: &Tokenizer| guard_tokenizer(self.input.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()));
             let (expected, found) = (ids(original)?, ids(&back)?);
-            let has_rows = expected.iter().all(|id| (*id as usize) < self.told.rows);
+            let has_rows = expected.iter().all(|id| (*id as usize) < self.input.rows);
             if has_rows && expected != found {
-                return Err(cannot(
-                    self.told,
+                return Err(unsupported(
+                    self.input,
                     &format!("splits `{}` differently from what would be written", probe.escape_debug()),
                 ));
             }

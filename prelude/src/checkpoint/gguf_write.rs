@@ -9,7 +9,7 @@ use candle_core::DType;
 use candle_core::quantized::gguf_file::Value;
 
 use super::encode::Encoding;
-use super::gguf_keys::Place;
+use super::gguf_keys::TensorMapping;
 use super::view::deinterleaved;
 use super::write::{Content, Slot, Values, fill_slots};
 use crate::error::{Error, Result};
@@ -21,18 +21,18 @@ const ALIGNMENT: u64 = 32;
 /// A tensor to write.
 pub(crate) struct GgufTensor<'a> {
     /// llama.cpp's name and layout.
-    pub place: Place,
+    pub mapping: TensorMapping,
     /// The shape, rows first.
     pub shape: Vec<usize>,
     pub encoding: Encoding,
     /// Where its values come from.
-    pub of: Of<'a>,
+    pub data: TensorData<'a>,
 }
 
 /// The source of a tensor's values.
-pub(crate) enum Of<'a> {
+pub(crate) enum TensorData<'a> {
     Merged(&'a str),
-    Made(&'a [f32]),
+    Generated(&'a [f32]),
 }
 
 /// A file to write, with metadata `keys`.
@@ -59,7 +59,7 @@ impl GgufFile<'_> {
         // The last tensor is padded too.
         file.set_len(start + offset).map_err(|e| Error::io("write", path, e))?;
         let slot = |(tensor, offset): (&'_ GgufTensor<'_>, &u64)| Slot {
-            name: tensor.place.name.clone(),
+            name: tensor.mapping.name.clone(),
             encoding: tensor.encoding,
             start: start + offset,
             bytes: tensor.bytes(),
@@ -80,7 +80,7 @@ impl GgufFile<'_> {
             put(&mut bytes, value);
         }
         for (tensor, offset) in self.tensors.iter().zip(offsets) {
-            text(&mut bytes, &tensor.place.name);
+            text(&mut bytes, &tensor.mapping.name);
             bytes.extend((tensor.shape.len() as u32).to_le_bytes());
             // The fastest dimension first.
             tensor.shape.iter().rev().for_each(|size| bytes.extend((*size as u64).to_le_bytes()));
@@ -100,20 +100,20 @@ impl GgufTensor<'_> {
 
     /// Its values in file order.
     fn content<'c>(&'c self, content: &impl Fn(&str) -> Result<Content<'c>>) -> Result<Content<'c>> {
-        let values = match &self.of {
-            Of::Made(values) => {
+        let values = match &self.data {
+            TensorData::Generated(values) => {
                 let values: &'c [f32] = values;
                 return Ok(Content::Values(Box::new(move |start, into| {
                     into.copy_from_slice(&values[start..start + into.len()])
                 })));
             }
-            Of::Merged(name) => match content(name)? {
+            TensorData::Merged(name) => match content(name)? {
                 Content::Values(values) => values,
                 Content::Bytes(_) => return Err(super::gguf_keys::refused(format!("`{name}` contains integers"))),
             },
         };
         let columns = if self.shape.len() > 1 { self.shape.last().copied().unwrap_or(1).max(1) } else { 1 };
-        let (head, added) = (self.place.interleaved, self.place.added);
+        let (head, added) = (self.mapping.interleaved, self.mapping.added);
         let values: Values<'c> = match head {
             None => values,
             Some(head) => Box::new(move |start, into: &mut [f32]| {

@@ -30,7 +30,7 @@ const BARE: [(&str, &[&str]); 2] = [
 
 /// The tensor names of one checkpoint.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Names {
+pub(super) struct TensorNames {
     /// Whether it is a multimodal model.
     wrapper: bool,
     /// Stored names by the names used here, for those that differ.
@@ -39,13 +39,13 @@ pub(super) struct Names {
     pub notes: Vec<String>,
 }
 
-impl Names {
+impl TensorNames {
     /// Renames the tensors of `archive`, a model of `family`, to the names used here. `runs`: whether they must be those of a
     /// supported decoder.
     ///
     /// # Errors
     /// A mix of naming schemes, two tensors with the same name, or an unmerged adapter.
-    pub fn settle(archive: &mut Archive, family: &str, runs: Runs) -> Result<Self> {
+    pub fn normalize(archive: &mut Archive, family: &str, runs: Runnable) -> Result<Self> {
         let mut names = Self { wrapper: is_wrapper(family), ..Self::default() };
         let file = archive.file.clone();
         if let Some(name) = all(archive).find(|name| ADAPTERS.iter().any(|part| name.contains(part))) {
@@ -81,16 +81,16 @@ impl Names {
     }
 
     /// Drops a prefix that a wrapper added to all names.
-    fn drop_leading(&mut self, archive: &mut Archive, file: &Path, runs: Runs) -> Result<bool> {
+    fn drop_leading(&mut self, archive: &mut Archive, file: &Path, runs: Runnable) -> Result<bool> {
         for leading in LEADING {
             // The decoder of a multimodal model has this prefix.
-            if leading == "language_model." && (self.wrapper || runs == Runs::No) {
+            if leading == "language_model." && (self.wrapper || runs == Runnable::No) {
                 continue;
             }
             let with = all(archive).find(|name| name.starts_with(leading)).cloned();
             let Some(with) = with else { continue };
             if let Some(without) = all(archive).find(|name| !name.starts_with(leading)) {
-                if runs == Runs::No || leading == "language_model." {
+                if runs == Runnable::No || leading == "language_model." {
                     continue;
                 }
                 return Err(mixed(file, &with, without));
@@ -113,17 +113,17 @@ impl Names {
     }
 
     /// Adds the decoder's prefix to names that lack it.
-    fn complete(&mut self, archive: &mut Archive, file: &Path, runs: Runs) -> Result<()> {
+    fn complete(&mut self, archive: &mut Archive, file: &Path, runs: Runnable) -> Result<()> {
         for (model, parts) in BARE {
             let is_bare = |name: &str| parts.iter().any(|part| name.starts_with(part));
             let bare = all(archive).find(|name| is_bare(name)).cloned();
             let full = all(archive).find(|name| name.strip_prefix(model).is_some_and(is_bare)).cloned();
             match (bare, full) {
-                (Some(bare), Some(full)) if runs == Runs::Yes && model == "model." => return Err(mixed(file, &full, &bare)),
-                (Some(_), None) if (runs == Runs::Yes) == (model == "model.") => {
+                (Some(bare), Some(full)) if runs == Runnable::Yes && model == "model." => return Err(mixed(file, &full, &bare)),
+                (Some(_), None) if (runs == Runnable::Yes) == (model == "model.") => {
                     // In unsupported families, only if the names are unambiguous.
                     let head = |name: &str| name.starts_with("lm_head.") || name.starts_with("score.");
-                    if runs == Runs::No && !all(archive).all(|name| is_bare(name) || head(name)) {
+                    if runs == Runnable::No && !all(archive).all(|name| is_bare(name) || head(name)) {
                         continue;
                     }
                     rename(archive, file, |name| if is_bare(name) { format!("{model}{name}") } else { name.to_owned() })?;
@@ -138,7 +138,7 @@ impl Names {
 
 /// Whether the family is supported, so that tensors must have the decoder's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Runs {
+pub(super) enum Runnable {
     Yes,
     No,
 }

@@ -37,10 +37,10 @@ pub(super) struct Pickle<'a> {
 }
 
 /// The maximum number of instructions; a tensor needs about forty.
-const MOST: usize = 1 << 21;
+const MAX_INSTRUCTIONS: usize = 1 << 21;
 
 /// The maximum number of pairs with which dictionaries are constructed; state dictionaries are constructed empty.
-const MOST_PAIRS: usize = 1 << 20;
+const MAX_PAIRS: usize = 1 << 20;
 
 type Read<T> = Result<T, String>;
 
@@ -51,14 +51,14 @@ impl<'a> Pickle<'a> {
     /// The reason why it is invalid.
     pub fn read(bytes: &'a [u8]) -> Read<Self> {
         let mut machine =
-            Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), paired: 0 };
-        for _ in 0..MOST {
+            Interpreter { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), paired: 0 };
+        for _ in 0..MAX_INSTRUCTIONS {
             if machine.step()? {
                 let root = machine.pop()?;
                 return Ok(Self { values: machine.values, root, length: machine.at });
             }
         }
-        Err(format!("its pickle has more than {MOST} instructions"))
+        Err(format!("its pickle has more than {MAX_INSTRUCTIONS} instructions"))
     }
 
     /// The indices of all values.
@@ -98,7 +98,7 @@ impl<'a> Pickle<'a> {
 }
 
 /// Interprets instructions.
-struct Machine<'a> {
+struct Interpreter<'a> {
     bytes: &'a [u8],
     at: usize,
     values: Vec<Value<'a>>,
@@ -110,7 +110,7 @@ struct Machine<'a> {
     paired: usize,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> Interpreter<'a> {
     fn take(&mut self, length: u64) -> Read<&'a [u8]> {
         let end = usize::try_from(length).ok().and_then(|n| self.at.checked_add(n)).filter(|end| *end <= self.bytes.len());
         let end = end.ok_or("its pickle ends early")?;
@@ -210,8 +210,8 @@ impl<'a> Machine<'a> {
         let pairs = list(arguments).last().map_or(&[][..], |id| list(*id));
         // One list may be passed to many calls.
         self.paired += pairs.len();
-        if self.paired > MOST_PAIRS {
-            return Err(format!("its pickle constructs dictionaries with more than {MOST_PAIRS} pairs"));
+        if self.paired > MAX_PAIRS {
+            return Err(format!("its pickle constructs dictionaries with more than {MAX_PAIRS} pairs"));
         }
         let pairs = pairs.iter().filter_map(|pair| match list(*pair) {
             [key, value] => Some((*key, *value)),

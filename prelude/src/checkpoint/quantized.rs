@@ -73,8 +73,8 @@ const DROPPED: [&str; 20] = [
     "scale_weight",
 ];
 
-/// The result of [`settle`].
-pub(super) struct Settled {
+/// The result of [`prepare`].
+pub(super) struct Prepared {
     /// config.json without obsolete keys; `None` if unchanged.
     pub config: Option<Vec<u8>>,
     pub notes: Vec<String>,
@@ -84,21 +84,21 @@ pub(super) struct Settled {
 ///
 /// # Errors
 /// Packed weights, unsupported dtypes, and scales that do not fit.
-pub(super) fn settle(archive: &mut Archive, file: &Path, config: &[u8]) -> Result<Settled> {
+pub(super) fn prepare(archive: &mut Archive, file: &Path, config: &[u8]) -> Result<Prepared> {
     let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
     let mut config: Map<String, Value> = serde_json::from_slice(config).map_err(json)?;
-    let said = Said::take(&mut config);
-    refuse_packed(archive, said.as_ref())?;
-    let (codes, mut notes) = (float8(archive, said.as_ref())?, Vec::new());
-    let dropped = if said.is_some() || codes > 0 { drop_scales(archive) } else { Vec::new() };
+    let quantization = QuantizationConfig::take(&mut config);
+    refuse_packed(archive, quantization.as_ref())?;
+    let (codes, mut notes) = (float8(archive, quantization.as_ref())?, Vec::new());
+    let dropped = if quantization.is_some() || codes > 0 { drop_scales(archive) } else { Vec::new() };
     refuse_dtypes(archive)?;
     let name = file.display();
     if codes > 0 {
         notes.push(format!("{codes} tensors are stored as float8 and are multiplied by their scales when read"));
     }
-    if let Some(said) = &said {
+    if let Some(quantization) = &quantization {
         let why = if codes > 0 { "the baked checkpoint is not quantized" } else { "its weights are plain floats" };
-        notes.push(format!("`{}` of `{name}` ({}) is ignored: {why}", said.key, said.method));
+        notes.push(format!("`{}` of `{name}` ({}) is ignored: {why}", quantization.key, quantization.method));
     }
     if let [first, ..] = dropped.as_slice() {
         notes.push(format!("{} scales (of activations and similar) are ignored, for example `{first}`", dropped.len()));
@@ -107,12 +107,12 @@ pub(super) fn settle(archive: &mut Archive, file: &Path, config: &[u8]) -> Resul
     if doubles > 0 {
         notes.push(format!("{doubles} tensors are stored as f64 and are rounded to f32 when read"));
     }
-    let config = said.map(|_| serde_json::to_vec_pretty(&config).map_err(json)).transpose()?;
-    Ok(Settled { config, notes })
+    let config = quantization.map(|_| serde_json::to_vec_pretty(&config).map_err(json)).transpose()?;
+    Ok(Prepared { config, notes })
 }
 
 /// The quantization settings of config.json.
-struct Said {
+struct QuantizationConfig {
     key: &'static str,
     /// `quant_method`.
     method: String,
@@ -120,7 +120,7 @@ struct Said {
     block: Option<(usize, usize)>,
 }
 
-impl Said {
+impl QuantizationConfig {
     /// Removes it from `config` and nested configurations.
     fn take(config: &mut Map<String, Value>) -> Option<Self> {
         let mut found = None;
@@ -157,7 +157,7 @@ fn is_whole(dtype: Dtype) -> bool {
 }
 
 /// Returns an error for the first packed tensor.
-fn refuse_packed(archive: &Archive, said: Option<&Said>) -> Result<()> {
+fn refuse_packed(archive: &Archive, quantization: Option<&QuantizationConfig>) -> Result<()> {
     let has = |name: &str| archive.tensors.contains_key(name) || archive.buffers.contains_key(name);
     // Exponents of float8 blocks are bytes too.
     let of_float8 = |name: &str| {
@@ -177,17 +177,17 @@ fn refuse_packed(archive: &Archive, said: Option<&Said>) -> Result<()> {
         let is_mask = last.contains("mask") || (last == "bias" && buffer.shape.len() > 2);
         let is_weight = last == "weight" || (buffer.shape.len() > 1 && !harmless && !is_mask);
         let is_packed = match is_whole(buffer.dtype) {
-            true => known.is_some() || (is_weight && (scale.is_some() || said.is_some())),
+            true => known.is_some() || (is_weight && (scale.is_some() || quantization.is_some())),
             false => small,
         };
         if is_packed {
             let known = known.map(|(_, method)| *method).or_else(|| scale.and_then(|(_, method)| *method));
-            let method = match (said, known) {
-                (Some(said), _) => said.method.clone(),
+            let method = match (quantization, known) {
+                (Some(quantization), _) => quantization.method.clone(),
                 (None, Some(method)) => method.to_owned(),
                 (None, None) => format!("{:?}", buffer.dtype),
             };
-            return Err(Error::Packed { file: archive.file.clone(), tensor: name.clone(), method });
+            return Err(Error::Quantized { file: archive.file.clone(), tensor: name.clone(), method });
         }
     }
     Ok(())
@@ -208,7 +208,7 @@ fn refuse_dtypes(archive: &Archive) -> Result<()> {
 }
 
 /// Converts float8 codes with their scales to weights; returns their number.
-fn float8(archive: &mut Archive, said: Option<&Said>) -> Result<usize> {
+fn float8(archive: &mut Archive, quantization: Option<&QuantizationConfig>) -> Result<usize> {
     let codes = |dtype: Dtype| match dtype {
         Dtype::F8_E4M3 => Some(Codes::E4M3),
         Dtype::F8_E5M2 => Some(Codes::E5M2),
@@ -223,9 +223,9 @@ fn float8(archive: &mut Archive, said: Option<&Said>) -> Result<usize> {
         let scale = scales.into_iter().find(|scale| archive.tensors.contains_key(scale) || archive.buffers.contains_key(scale));
         let Some(buffer) = archive.buffers.remove(name) else { continue };
         let float8 = match &scale {
-            Some(scale) => scaled(archive, name, &buffer, *codes, scale, said.and_then(|said| said.block))?,
+            Some(scale) => scaled(archive, name, &buffer, *codes, scale, quantization.and_then(|quantization| quantization.block))?,
             // Plain 8-bit integers.
-            None if said.is_none() => of_scale(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes)),
+            None if quantization.is_none() => of_scale(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes)),
             None => {
                 return Err(Error::MissingTensor { file: archive.file.clone(), tensor: format!("{name}_scale_inv") });
             }
@@ -302,7 +302,7 @@ fn of_scale(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize
         return Some(unscaled(codes));
     }
     let whole = |scales: Vec<f32>| Float8 { codes, scales, block: size, size };
-    let (found, said) = match of {
+    let (found, given_block) = match of {
         None => return Some(Float8 { block: size, ..whole(vec![1.0; count]) }),
         Some(_) if scales.len() == 1 => return Some(whole(vec![scales[0]; count])),
         Some(of) => of,
@@ -324,7 +324,7 @@ fn of_scale(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize
         let even = down > 0 && across > 0 && rows.is_multiple_of(down) && columns.is_multiple_of(across);
         even.then(|| (rows / down, columns / across))
     };
-    let block = said.map_or_else(divides, |said| Some(said).filter(fits))?;
+    let block = given_block.map_or_else(divides, |given_block| Some(given_block).filter(fits))?;
     Some(Float8 { codes, scales, block, size })
 }
 

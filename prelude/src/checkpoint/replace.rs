@@ -6,18 +6,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::foreign::foreign;
+use super::extra_files::extra_file;
 use super::written::Written;
 use crate::error::{Error, Result};
 
 /// Fills a temporary sibling of `path` and renames it into place. On failure, nothing remains.
 ///
 /// # Errors
-/// [`Error::Exists`] if `path` exists and `force` is false; with `force`, [`Error::Foreign`] if it contains anything that is
+/// [`Error::Exists`] if `path` exists and `force` is false; with `force`, [`Error::ExtraFile`] if it contains anything that is
 /// not part of a checkpoint.
 pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
-    put_back(&path);
+    restore_backup(&path);
     let exists = path.symlink_metadata().is_ok();
     if exists && !force {
         return Err(Error::Exists { path });
@@ -25,15 +25,15 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     if exists && !path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
         return Err(Error::NotReplaced { path, what: "a checkpoint" });
     }
-    if let Some(file) = foreign(&path).filter(|_| exists) {
-        return Err(Error::Foreign { path, file });
+    if let Some(file) = extra_file(&path).filter(|_| exists) {
+        return Err(Error::ExtraFile { path, file });
     }
     let (parent, name) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
-    sweep(&parent.path, &name);
-    let (new, _lock) = claimed(|| {
+    remove_leftovers(&parent.path, &name);
+    let (new, _lock) = create_locked(|| {
         let mode = Permissions::from_mode(0o777);
-        let new = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM).permissions(mode).tempdir_in(&parent.path)?;
+        let new = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode).tempdir_in(&parent.path)?;
         let path = new.path().to_owned();
         Ok((new, path))
     })
@@ -45,13 +45,13 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
         Ok(()) => drop(new.keep()),
         // The previous contents, or what another process wrote in the meantime.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && force => {
-            if let Some(file) = foreign(&path) {
-                return Err(Error::Foreign { path, file });
+            if let Some(file) = extra_file(&path) {
+                return Err(Error::ExtraFile { path, file });
             }
             // The previous contents are now in the temporary directory and are deleted with it.
             exchange(new.path(), &path).map_err(io)?;
         }
-        Err(error) => return Err(taken(&path, error)),
+        Err(error) => return Err(rename_error(&path, error)),
     }
     parent.keep();
     Ok(written)
@@ -81,10 +81,10 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
     let (parent, name) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
-    sweep(&parent.path, &name);
+    remove_leftovers(&parent.path, &name);
     let mode = || Permissions::from_mode(0o666);
-    let (mut file, _lock) = claimed(|| {
-        let file = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM).permissions(mode()).tempfile_in(&parent.path)?;
+    let (mut file, _lock) = create_locked(|| {
+        let file = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode()).tempfile_in(&parent.path)?;
         let path = file.path().to_owned();
         Ok((file, path))
     })
@@ -93,7 +93,7 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     file.as_file().sync_all().map_err(io)?;
     let bytes = file.as_file().metadata().map_err(io)?.len();
     let rename = if replaces { fs::rename } else { rename_new };
-    rename(file.path(), &path).map_err(|e| taken(&path, e))?;
+    rename(file.path(), &path).map_err(|e| rename_error(&path, e))?;
     // The temporary file no longer exists and need not be removed.
     let _ = file.into_temp_path().keep();
     parent.keep();
@@ -101,7 +101,7 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
 }
 
 /// The error of a rename to `path`; [`Error::Exists`] if it was created in the meantime.
-fn taken(path: &Path, error: io::Error) -> Error {
+fn rename_error(path: &Path, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists { path: path.into() },
         _ => Error::io("write", path, error),
@@ -122,7 +122,7 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The suffix of the backup of a directory while another takes its place.
-const ASIDE: &str = "-old";
+const BACKUP_SUFFIX: &str = "-old";
 
 /// Exchanges the directories `new` and `old`, so that one of them is always in place.
 fn exchange(new: &Path, old: &Path) -> io::Result<()> {
@@ -130,7 +130,7 @@ fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => {
             let mut aside = new.as_os_str().to_owned();
-            aside.push(ASIDE);
+            aside.push(BACKUP_SUFFIX);
             let aside = PathBuf::from(aside);
             fs::rename(old, &aside)?;
             if let Err(error) = fs::rename(new, old) {
@@ -143,38 +143,38 @@ fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     }
 }
 
-/// Restores the backup that [`exchange`] made of the directory `path` if the process was killed before the new directory was
+/// Restores the backup that [`exchange`] created of the directory `path` if the process was killed before the new directory was
 /// in place, or deletes it if it was killed later. Backups that a process still uses are kept.
-fn put_back(path: &Path) {
+fn restore_backup(path: &Path) {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
     let (prefix, Ok(entries)) = (prefix(name), fs::read_dir(parent)) else { return };
     for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
         let aside = entry.file_name();
-        let new = aside.to_str().and_then(|aside| aside.strip_suffix(ASIDE));
+        let new = aside.to_str().and_then(|aside| aside.strip_suffix(BACKUP_SUFFIX));
         let Some(new) = new.filter(|new| is_temporary(new, &prefix)).map(|new| parent.join(new)) else { continue };
         // The new directory stays locked until it is in place and the old one is deleted.
-        if new.symlink_metadata().is_ok() && !is_left(&new) {
+        if new.symlink_metadata().is_ok() && !is_unlocked(&new) {
             continue;
         }
         match path.symlink_metadata() {
-            Ok(there) if there.is_dir() && is_left(path) => drop(fs::remove_dir_all(entry.path())),
+            Ok(there) if there.is_dir() && is_unlocked(path) => drop(fs::remove_dir_all(entry.path())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => drop(rename_new(&entry.path(), path)),
             _ => {}
         }
     }
 }
 
-/// A temporary file or directory created by `make`, with a lock that tells [`sweep`] that it is in use.
-fn claimed<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(T, Option<File>)> {
-    const TRIES: usize = 16;
-    for _ in 0..TRIES {
-        let (made, path) = make()?;
+/// A temporary file or directory created by `make`, with a lock that tells [`remove_leftovers`] that it is in use.
+fn create_locked<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(T, Option<File>)> {
+    const MAX_TRIES: usize = 16;
+    for _ in 0..MAX_TRIES {
+        let (created, path) = make()?;
         let Ok(lock) = File::open(&path) else { continue };
         match lock.try_lock() {
             // Another process may have deleted it before it was locked.
-            Ok(()) if path.exists() => return Ok((made, Some(lock))),
-            // A file system without locks: nothing is swept there.
-            Err(fs::TryLockError::Error(_)) => return Ok((made, None)),
+            Ok(()) if path.exists() => return Ok((created, Some(lock))),
+            // A file system without locks: nothing is cleaned up there.
+            Err(fs::TryLockError::Error(_)) => return Ok((created, None)),
             _ => {}
         }
     }
@@ -182,11 +182,11 @@ fn claimed<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(T, Opt
 }
 
 /// The number of random characters at the end of a temporary name.
-const RANDOM: usize = 12;
+const RANDOM_CHARACTERS: usize = 12;
 
 /// Deletes what killed processes left in `directory`: temporary files and directories whose names begin with `prefix` and
 /// that are not locked. Files that cannot be deleted remain.
-fn sweep(directory: &Path, prefix: &str) {
+fn remove_leftovers(directory: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     let is_ours = |name: &str| is_temporary(name, prefix);
     for entry in entries.flatten().filter(|e| e.file_name().to_str().is_some_and(is_ours)) {
@@ -194,7 +194,7 @@ fn sweep(directory: &Path, prefix: &str) {
         if !(kind.is_dir() || kind.is_file()) {
             continue;
         }
-        if is_left(&path) {
+        if is_unlocked(&path) {
             let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
@@ -203,11 +203,11 @@ fn sweep(directory: &Path, prefix: &str) {
 /// Whether `name` is a temporary name: `prefix` and random characters.
 fn is_temporary(name: &str, prefix: &str) -> bool {
     let random = name.strip_prefix(prefix);
-    random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+    random.is_some_and(|random| random.len() == RANDOM_CHARACTERS && random.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 /// Whether no process has locked the file or directory `path`. Does not block on a pipe.
-fn is_left(path: &Path) -> bool {
+fn is_unlocked(path: &Path) -> bool {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     opened.is_ok_and(|file| file.try_lock().is_ok())
 }
@@ -229,21 +229,21 @@ fn measure(directory: &Path, written: &mut Written) -> std::io::Result<()> {
 /// The directory to write in. It is created if missing, and removed again on drop unless it is kept.
 struct Parent {
     path: PathBuf,
-    made: Vec<PathBuf>,
+    created: Vec<PathBuf>,
 }
 
 impl Parent {
     /// Keeps created directories and syncs the directory, so that renames in it are on disk.
     fn keep(mut self) {
         let _ = File::open(&self.path).and_then(|directory| directory.sync_all());
-        self.made.clear();
+        self.created.clear();
     }
 }
 
 impl Drop for Parent {
     fn drop(&mut self) {
         // Innermost first; non-empty directories remain.
-        self.made.iter().for_each(|path| drop(fs::remove_dir(path)));
+        self.created.iter().for_each(|path| drop(fs::remove_dir(path)));
     }
 }
 
@@ -253,7 +253,7 @@ fn sibling(path: &Path) -> Result<(Parent, String)> {
         return Err(Error::NotReplaced { path: path.into(), what: "a checkpoint or a session" });
     };
     let missing = parent.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
-    let parent = Parent { path: parent.into(), made: missing };
+    let parent = Parent { path: parent.into(), created: missing };
     fs::create_dir_all(&parent.path).map_err(|e| Error::io("write", path, e))?;
     Ok((parent, prefix(name)))
 }
@@ -336,14 +336,14 @@ mod tests {
         checkpoint(&at(NEW), "new");
         let lock = File::open(at(NEW)).unwrap();
         lock.lock().unwrap();
-        put_back(&at("out"));
+        restore_backup(&at("out"));
         assert_eq!(names(directory.path()), [NEW, OLD]);
         // The new directory is in place; the backup is deleted next.
         fs::rename(at(NEW), at("out")).unwrap();
-        put_back(&at("out"));
+        restore_backup(&at("out"));
         assert_eq!(names(directory.path()), [OLD, "out"]);
         drop(lock);
-        put_back(&at("out"));
+        restore_backup(&at("out"));
         assert_eq!(names(directory.path()), ["out"]);
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Source;
 use super::config::{Architecture, get, set};
-use super::stacks::{Place, Stack, Stacks, places};
+use super::stacks::{KeyPath, Stack, Stacks, count_paths};
 use crate::error::{Error, Result};
 
 /// A configuration with restacked layers.
@@ -21,7 +21,7 @@ pub(crate) struct Restacked {
 }
 
 /// Keys that select layers by index or count, so that they may select different layers in a new stack.
-const BY_PLACE: [&str; 9] = [
+const INDEX_KEYS: [&str; 9] = [
     "first_k_dense_replace",
     "max_window_layers",
     "sliding_window_pattern",
@@ -60,16 +60,16 @@ impl Source {
     pub(crate) fn restacked(&self, stack: &Stack, layers: &[(&Source, usize)]) -> Result<Restacked> {
         let mut notes = Vec::new();
         let mut config = self.configuration()?;
-        let places = places(&config, stack);
-        if places.is_empty() {
+        let count_paths = count_paths(&config, stack);
+        if count_paths.is_empty() {
             let name = stack.name();
             notes.push(format!("config.json does not give the number of layers of `{name}`, so it was not updated"));
         }
-        for place in &places {
-            for (key, old) in lists(&config, place, stack.depth) {
+        for key_path in &count_paths {
+            for (key, old) in lists(&config, key_path, stack.depth) {
                 let of_layer = |(source, layer): &(&Source, usize)| -> Result<Option<Value>> {
                     let theirs = source.configuration()?;
-                    Ok(map_at(&theirs, place).and_then(|map| map.get(&key)).and_then(|list| entry(list, *layer)))
+                    Ok(map_at(&theirs, key_path).and_then(|map| map.get(&key)).and_then(|list| entry(list, *layer)))
                 };
                 let moved = match &old {
                     Value::Array(all) if is_indices(&key, all, stack.depth) => {
@@ -84,19 +84,19 @@ impl Source {
                     }
                     _ => layers.iter().map(of_layer).collect::<Result<Option<Vec<Value>>>>()?.map(Value::Array),
                 };
-                match (moved, map_at_mut(&mut config, place)) {
+                match (moved, map_at_mut(&mut config, key_path)) {
                     (Some(moved), Some(map)) => drop(map.insert(key, moved)),
                     _ => notes.push(format!("`{key}` in config.json has one entry per layer, but not all models have it")),
                 }
             }
-            if let (Some(key), Some(map)) = (place.last(), map_at_mut(&mut config, place)) {
+            if let (Some(key), Some(map)) = (key_path.last(), map_at_mut(&mut config, key_path)) {
                 map.insert(key.clone(), layers.len().into());
-                let by_place: Vec<&str> =
-                    BY_PLACE.into_iter().filter(|key| map.get(*key).is_some_and(|v| !v.is_null())).collect();
-                if !by_place.is_empty() {
+                let by_index: Vec<&str> =
+                    INDEX_KEYS.into_iter().filter(|key| map.get(*key).is_some_and(|v| !v.is_null())).collect();
+                if !by_index.is_empty() {
                     notes.push(format!(
                         "config.json selects layers by index ({}): check that this is correct for the new stack",
-                        by_place.join(", ")
+                        by_index.join(", ")
                     ));
                 }
             }
@@ -142,17 +142,17 @@ fn explicit(
     }
 }
 
-/// The object in `config` that contains the last key of `place`.
-fn map_at<'a>(config: &'a Map<String, Value>, place: &Place) -> Option<&'a Map<String, Value>> {
-    place[..place.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get(key)?.as_object())
+/// The object in `config` that contains the last key of `key_path`.
+fn map_at<'a>(config: &'a Map<String, Value>, key_path: &KeyPath) -> Option<&'a Map<String, Value>> {
+    key_path[..key_path.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get(key)?.as_object())
 }
 
-fn map_at_mut<'a>(config: &'a mut Map<String, Value>, place: &Place) -> Option<&'a mut Map<String, Value>> {
-    place[..place.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get_mut(key)?.as_object_mut())
+fn map_at_mut<'a>(config: &'a mut Map<String, Value>, key_path: &KeyPath) -> Option<&'a mut Map<String, Value>> {
+    key_path[..key_path.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get_mut(key)?.as_object_mut())
 }
 
-/// The settings next to the last key of `place` that have one entry per layer, of `depth`.
-fn lists(config: &Map<String, Value>, place: &Place, depth: usize) -> Vec<(String, Value)> {
+/// The settings next to the last key of `key_path` that have one entry per layer, of `depth`.
+fn lists(config: &Map<String, Value>, key_path: &KeyPath, depth: usize) -> Vec<(String, Value)> {
     let of_layers =
         |key: &str| ["layer", "block", "head", "multiplier", "pattern", "types", "window"].iter().any(|part| key.contains(part));
     let fits = |(key, value): &(&String, &Value)| match value {
@@ -160,7 +160,7 @@ fn lists(config: &Map<String, Value>, place: &Place, depth: usize) -> Vec<(Strin
         Value::String(letters) => key.contains("pattern") && letters.chars().count() == depth,
         _ => false,
     };
-    let found = map_at(config, place).into_iter().flatten().filter(fits);
+    let found = map_at(config, key_path).into_iter().flatten().filter(fits);
     found.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 

@@ -16,13 +16,13 @@ use super::side_files::SideFiles;
 use super::chat::Chat;
 use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
 use super::files::{BUILTIN_PREFIX, Bytes, Files, Stamps};
-use super::hub::Place;
-use super::names::{Names, Runs};
-use super::other::{self, OUTPUT};
-use super::quantized::settle;
-use super::tokenizer::{Text, beyond, read_tokenizer};
+use super::hub::HubRef;
+use super::names::{Runnable, TensorNames};
+use super::unsupported_family::{self, OUTPUT};
+use super::quantized::prepare;
+use super::tokenizer::{BoundedTokenizer, beyond, read_tokenizer};
 use super::view::View;
-use super::vocabulary::{NO_ROW, Numbering, Seen, align, config_of};
+use super::vocabulary::{NO_ROW, Numbering, Renumbered, align, config_of};
 use crate::error::{Error, Result};
 use crate::work::Work;
 
@@ -40,21 +40,21 @@ struct Inner {
     /// `None` if it is not supported.
     architecture: Option<Architecture>,
     /// Why it is not supported: the key of config.json and the reason.
-    obstacle: Option<(String, String)>,
+    unsupported: Option<(String, String)>,
     family: String,
     tensors: Vec<TensorSpec>,
     views: BTreeMap<String, View>,
     buffers: BTreeMap<String, Buffer>,
     /// The stored names of its tensors.
-    names: Arc<Names>,
+    names: Arc<TensorNames>,
     unused: Vec<String>,
     /// Notes for the user.
     notes: Vec<String>,
-    tokenizer: Option<Arc<Text>>,
+    tokenizer: Option<Arc<BoundedTokenizer>>,
     chat: Arc<Chat>,
     fingerprint: OnceLock<String>,
     /// The source as it was opened, if this one has other rows or a separate output layer.
-    as_it_is: Option<Source>,
+    original: Option<Source>,
     /// The shared token numbering, if it differs from the one on disk.
     numbering: Option<Arc<Numbering>>,
     /// Files that replace its own, because of the numbering or an adapter; `None` hides a file.
@@ -70,7 +70,7 @@ impl Inner {
             files: self.files.clone(),
             stamps: self.stamps.clone(),
             architecture: self.architecture.clone(),
-            obstacle: self.obstacle.clone(),
+            unsupported: self.unsupported.clone(),
             family: self.family.clone(),
             tensors: self.tensors.clone(),
             views: self.views.clone(),
@@ -81,7 +81,7 @@ impl Inner {
             tokenizer: self.tokenizer.clone(),
             chat: self.chat.clone(),
             fingerprint: OnceLock::new(),
-            as_it_is: self.as_it_is.clone(),
+            original: self.original.clone(),
             numbering: self.numbering.clone(),
             replaced: self.replaced.clone(),
         }
@@ -115,19 +115,19 @@ impl Source {
         let config = files.require("config.json").map_err(|error| or_adapter(&files, error))?;
         let config_file = files.path().join("config.json");
         let mut archive = Archive::open(&files).map_err(|error| or_adapter(&files, error))?;
-        let settled = settle(&mut archive, &config_file, &config)?;
+        let prepared = prepare(&mut archive, &config_file, &config)?;
         let family = Architecture::family_of(&config_file, &config)?;
         let runs = match Architecture::parse(&config_file, &config) {
-            Err(Error::UnknownFamily { .. }) => Runs::No,
-            _ => Runs::Yes,
+            Err(Error::UnknownFamily { .. }) => Runnable::No,
+            _ => Runnable::Yes,
         };
-        let names = Names::settle(&mut archive, &family, runs)?;
+        let names = TensorNames::normalize(&mut archive, &family, runs)?;
         let mut notes: Vec<String> = files.note().map(str::to_owned).into_iter().collect();
-        notes.extend(archive.notes.iter().chain(&settled.notes).chain(&names.notes).cloned());
+        notes.extend(archive.notes.iter().chain(&prepared.notes).chain(&names.notes).cloned());
         let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
         let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
-        let is_settled = settled.config.is_some();
-        let config = settled.config.unwrap_or_else(|| config.to_vec());
+        let is_prepared = prepared.config.is_some();
+        let config = prepared.config.unwrap_or_else(|| config.to_vec());
         let mut base = Base::new(&config_file, config, &mut archive.tensors)?;
         let mut overrides = adapter::FileOverrides::new();
         for adapter in adapters {
@@ -136,9 +136,9 @@ impl Source {
             adapter.apply_to(&mut base)?;
         }
         let Base { config, is_changed, notes: changes, .. } = base;
-        let is_changed = is_changed || is_settled;
+        let is_changed = is_changed || is_prepared;
         notes.extend(changes);
-        let (architecture, obstacle) = match Architecture::parse(&config_file, &config) {
+        let (architecture, unsupported) = match Architecture::parse(&config_file, &config) {
             Ok(architecture) => (Some(architecture), None),
             Err(Error::UnknownFamily { .. }) => (None, None),
             // An unsupported model can still be merged by methods without a forward pass.
@@ -149,11 +149,11 @@ impl Source {
         let (tensors, buffers) = match &architecture {
             Some(architecture) if is_wrapper(&family) => {
                 let mut buffers = archive.buffers.clone();
-                buffers.retain(|name, _| other::is_rest(name));
-                (architecture.tensors().into_iter().chain(other::rest(&archive)?).collect(), buffers)
+                buffers.retain(|name, _| unsupported_family::is_rest(name));
+                (architecture.tensors().into_iter().chain(unsupported_family::rest(&archive)?).collect(), buffers)
             }
             Some(architecture) => (architecture.tensors(), BTreeMap::new()),
-            None => (other::tensors(&archive, &config_file, &config)?, archive.buffers.clone()),
+            None => (unsupported_family::tensors(&archive, &config_file, &config)?, archive.buffers.clone()),
         };
         if architecture.as_ref().is_some_and(|a| !a.tied) && !archive.tensors.contains_key(OUTPUT) {
             return Err(Error::NoOutputLayer { file: archive.file });
@@ -201,7 +201,7 @@ impl Source {
             files,
             stamps,
             architecture,
-            obstacle,
+            unsupported,
             family,
             tensors,
             views,
@@ -212,15 +212,15 @@ impl Source {
             tokenizer,
             chat,
             fingerprint: OnceLock::new(),
-            as_it_is: None,
+            original: None,
             numbering: None,
             replaced,
         })))
     }
 
     /// The source as it was opened, with its own token numbering.
-    pub(crate) fn as_it_is(&self) -> &Self {
-        self.0.as_it_is.as_ref().unwrap_or(self)
+    pub(crate) fn original(&self) -> &Self {
+        self.0.original.as_ref().unwrap_or(self)
     }
 
     /// The shared token numbering, if it differs from the one on disk.
@@ -280,18 +280,18 @@ impl Source {
         replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
         let note = "tied, but another source is not: its embedding is also merged as the output layer";
         let notes = inner.notes.iter().cloned().chain([note.to_owned()]).collect();
-        let as_it_is = Some(self.as_it_is().clone());
-        Ok(Self(Arc::new(Inner { architecture, tensors, views, replaced, notes, as_it_is, ..inner.copy() })))
+        let original = Some(self.original().clone());
+        Ok(Self(Arc::new(Inner { architecture, tensors, views, replaced, notes, original, ..inner.copy() })))
     }
 
     /// This source with another token numbering.
     ///
     /// # Errors
     /// A config.json that is not a JSON object.
-    pub(crate) fn seen_as(&self, seen: Seen) -> Result<Self> {
-        let Seen { numbering, rows, views: gathered, extended } = seen;
+    pub(crate) fn with_numbering(&self, seen: Renumbered) -> Result<Self> {
+        let Renumbered { numbering, rows, views: gathered, extended } = seen;
         let inner = &self.0;
-        let here = |id: u32| match numbering.of_own.get(id as usize) {
+        let here = |id: u32| match numbering.row_map.get(id as usize) {
             Some(row) => Some(*row).filter(|row| *row != NO_ROW),
             None => Some(id),
         };
@@ -311,8 +311,8 @@ impl Source {
         let files = [("config.json", Some(config)), ("tokenizer.json", file)];
         let mut replaced = inner.replaced.clone();
         replaced.extend(files.into_iter().filter_map(|(name, bytes)| Some((name, Some(Bytes::Owned(Arc::new(bytes?)))))));
-        let (as_it_is, numbering) = (Some(self.as_it_is().clone()), Some(Arc::new(numbering)));
-        Ok(Self(Arc::new(Inner { architecture, tensors, views, tokenizer, as_it_is, numbering, replaced, ..inner.copy() })))
+        let (original, numbering) = (Some(self.original().clone()), Some(Arc::new(numbering)));
+        Ok(Self(Arc::new(Inner { architecture, tensors, views, tokenizer, original, numbering, replaced, ..inner.copy() })))
     }
 
     /// This source with another chat template (Jinja).
@@ -346,7 +346,7 @@ impl Source {
     /// Maps the token `id` of its own tokenizer to a row here; `None` if it has no row.
     pub(crate) fn row_of(&self, id: u32) -> Option<u32> {
         match self.numbering().filter(|numbering| !numbering.is_reference) {
-            Some(numbering) => numbering.of_own.get(id as usize).copied().filter(|row| *row != NO_ROW),
+            Some(numbering) => numbering.row_map.get(id as usize).copied().filter(|row| *row != NO_ROW),
             None => Some(id).filter(|id| (*id as usize) < self.vocabulary_rows()),
         }
     }
@@ -379,14 +379,14 @@ impl Source {
     }
 
     /// The specifier without adapters, and the adapters.
-    pub(crate) fn place_and_adapters(&self) -> (&str, Vec<&str>) {
+    pub(crate) fn base_and_adapters(&self) -> (&str, Vec<&str>) {
         split_adapters(self.spec())
     }
 
     /// Its repository, if it is from the hub.
-    pub(crate) fn hub_place(&self) -> Option<Place> {
+    pub(crate) fn hub_ref(&self) -> Option<HubRef> {
         match &self.0.files {
-            Files::Hub(_, pinned) => Place::parse(pinned, false),
+            Files::Hub(_, pinned) => HubRef::parse(pinned, false),
             _ => None,
         }
     }
@@ -407,15 +407,15 @@ impl Source {
     /// An unsupported family or configuration: its tensors can be merged by methods that need no forward pass.
     pub fn architecture(&self) -> Result<&Architecture> {
         let file = || self.path().join("config.json");
-        let obstacle = || match &self.0.obstacle {
+        let unsupported = || match &self.0.unsupported {
             Some((key, reason)) => Error::Config { file: file(), key: key.clone(), reason: reason.clone() },
             None => Architecture::unknown(&file(), &self.0.family),
         };
-        self.0.architecture.as_ref().ok_or_else(obstacle)
+        self.0.architecture.as_ref().ok_or_else(unsupported)
     }
 
     /// Why it is not supported, if it is not.
-    pub fn obstacle(&self) -> Option<String> {
+    pub fn unsupported_reason(&self) -> Option<String> {
         self.architecture().err().map(|error| error.to_string())
     }
 
@@ -433,13 +433,13 @@ impl Source {
     /// The tensors of a multimodal model outside its decoder, such as the vision tower and its projector.
     pub fn rest(&self) -> &[TensorSpec] {
         match is_wrapper(&self.0.family) && self.0.architecture.is_some() {
-            true => &self.0.tensors[self.0.tensors.partition_point(|spec| !other::is_rest(&spec.name))..],
+            true => &self.0.tensors[self.0.tensors.partition_point(|spec| !unsupported_family::is_rest(&spec.name))..],
             false => &[],
         }
     }
 
     /// A description of [`Source::rest`], if there are any.
-    pub(crate) fn rest_in_words(&self) -> Option<String> {
+    pub(crate) fn describe_rest(&self) -> Option<String> {
         let rest = self.rest();
         let parts: BTreeSet<&str> = rest.iter().filter_map(|spec| spec.name.split('.').next()).collect();
         let parts = parts.into_iter().collect::<Vec<_>>().join(", ");
@@ -493,7 +493,7 @@ impl Source {
 
     /// The size of the stored weights in bytes.
     pub fn bytes(&self) -> usize {
-        self.as_it_is().0.views.values().map(|v| v.bytes().len()).sum()
+        self.original().0.views.values().map(|v| v.bytes().len()).sum()
     }
 
     /// The most common dtype of the weights, by size; f32 for block formats, which are decoded to it.
@@ -552,14 +552,14 @@ impl Source {
     ///
     /// # Errors
     /// [`Error::Changed`].
-    pub(crate) fn check_whole(&self) -> Result<()> {
+    pub(crate) fn check_files_unchanged(&self) -> Result<()> {
         self.check_unchanged()?;
         self.0.stamps.iter().try_for_each(|(file, stamp)| stamp.check(file))
     }
 
     /// A fingerprint of the configuration and all weights, to detect changes.
     pub(crate) fn fingerprint(&self) -> Result<&str> {
-        if let Some(source) = &self.0.as_it_is {
+        if let Some(source) = &self.0.original {
             return source.fingerprint();
         }
         if let Some(known) = self.0.fingerprint.get() {
@@ -627,7 +627,7 @@ impl Source {
 
     fn differs(&self, other: &Source, difference: Option<String>) -> Result<()> {
         match difference {
-            Some(difference) => Err(Error::Differs { first: self.name().into(), second: other.name().into(), difference }),
+            Some(difference) => Err(Error::Incompatible { first: self.name().into(), second: other.name().into(), difference }),
             None => Ok(()),
         }
     }
@@ -658,14 +658,14 @@ fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize
 /// # Errors
 /// Tokenizers of which none can split text into the tokens of all.
 pub(crate) fn in_one_numbering(sources: &[Source]) -> Result<Vec<Source>> {
-    let sources: Vec<Source> = sources.iter().map(|s| s.as_it_is().clone()).collect();
+    let sources: Vec<Source> = sources.iter().map(|s| s.original().clone()).collect();
     let tied = sources.iter().map(Source::is_tied).collect::<Result<Vec<_>>>()?;
     // If one source has a separate output layer, all get one.
     let is_mixed = tied.contains(&true) && tied.contains(&false);
     let one = |(source, tied): (Source, bool)| if tied && is_mixed { source.untied() } else { Ok(source) };
     let sources = sources.into_iter().zip(tied).map(one).collect::<Result<Vec<_>>>()?;
     match align(&sources)? {
-        Some(seen) => sources.iter().zip(seen).map(|(source, seen)| source.seen_as(seen)).collect(),
+        Some(seen) => sources.iter().zip(seen).map(|(source, seen)| source.with_numbering(seen)).collect(),
         None => Ok(sources),
     }
 }

@@ -25,10 +25,10 @@ pub(crate) struct Stacks {
 }
 
 /// A path in config.json: keys from the outermost inwards.
-pub(super) type Place = Vec<String>;
+pub(super) type KeyPath = Vec<String>;
 
 /// Keys of config.json for the number of layers, by family.
-const COUNTS: [&str; 14] = [
+const LAYER_COUNT_KEYS: [&str; 14] = [
     "num_hidden_layers",
     "num_layers",
     "n_layer",
@@ -125,8 +125,8 @@ impl Stacks {
 
 /// Which of `all` is the decoder's. If config.json gives fewer layers than are stored, for example because further layers
 /// predict additional tokens, the stack is cut at that number.
-fn main(all: &mut [Stack], counts: &[(Place, usize)]) -> Option<usize> {
-    let text = || counts.iter().filter(|(place, _)| place.iter().all(|key| is_text(key)));
+fn main(all: &mut [Stack], counts: &[(KeyPath, usize)]) -> Option<usize> {
+    let text = || counts.iter().filter(|(key_path, _)| key_path.iter().all(|key| is_text(key)));
     let candidates: Vec<usize> = (0..all.len()).filter(|i| all[*i].is_text()).collect();
     let counted: Vec<usize> = candidates.iter().copied().filter(|i| text().any(|(_, count)| *count == all[*i].depth)).collect();
     match (counted.as_slice(), candidates.as_slice(), all.len()) {
@@ -142,22 +142,22 @@ fn main(all: &mut [Stack], counts: &[(Place, usize)]) -> Option<usize> {
 }
 
 /// The paths in config.json that give the number of layers of `stack`.
-pub(super) fn places(config: &Map<String, Value>, stack: &Stack) -> Vec<Place> {
+pub(super) fn count_paths(config: &Map<String, Value>, stack: &Stack) -> Vec<KeyPath> {
     let fits =
-        |(place, count): &(Place, usize)| *count == stack.depth && (!stack.is_text() || place.iter().all(|key| is_text(key)));
-    counts(config).into_iter().filter(fits).map(|(place, _)| place).collect()
+        |(key_path, count): &(KeyPath, usize)| *count == stack.depth && (!stack.is_text() || key_path.iter().all(|key| is_text(key)));
+    counts(config).into_iter().filter(fits).map(|(key_path, _)| key_path).collect()
 }
 
 /// All numbers of layers in config.json, the outermost first.
-fn counts(config: &Map<String, Value>) -> Vec<(Place, usize)> {
-    const DEEPEST: usize = 3;
+fn counts(config: &Map<String, Value>) -> Vec<(KeyPath, usize)> {
+    const MAX_DEPTH: usize = 3;
     let mut found = Vec::new();
-    let mut level: Vec<(Place, &Map<String, Value>)> = vec![(Vec::new(), config)];
-    for _ in 0..DEEPEST {
+    let mut level: Vec<(KeyPath, &Map<String, Value>)> = vec![(Vec::new(), config)];
+    for _ in 0..MAX_DEPTH {
         let mut inner = Vec::new();
-        for (place, map) in level {
-            let at = |key: &str| [place.as_slice(), &[key.to_owned()]].concat();
-            for key in COUNTS {
+        for (key_path, map) in level {
+            let at = |key: &str| [key_path.as_slice(), &[key.to_owned()]].concat();
+            for key in LAYER_COUNT_KEYS {
                 if let Some(count) = map.get(key).and_then(Value::as_u64) {
                     found.push((at(key), count as usize));
                 }
@@ -214,7 +214,7 @@ mod tests {
         let config = json!({"text_config": {"num_hidden_layers": 2}, "vision_config": {"num_hidden_layers": 2}});
         assert_eq!(main(&llava, &config), Some(("language_model.layers".into(), 2)));
         let stack = stacks(&llava, &config).main().unwrap().clone();
-        assert_eq!(places(config.as_object().unwrap(), &stack), [["text_config", "num_hidden_layers"]]);
+        assert_eq!(count_paths(config.as_object().unwrap(), &stack), [["text_config", "num_hidden_layers"]]);
         let t5 = ["encoder.block.0.layer.0.w", "encoder.block.1.layer.0.w", "decoder.block.0.a", "decoder.block.1.a"];
         let found = stacks(&t5, &json!({"num_layers": 2, "num_decoder_layers": 2}));
         assert_eq!(found.main(), None);

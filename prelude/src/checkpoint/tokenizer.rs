@@ -9,25 +9,25 @@ use crate::error::{Error, Result};
 use crate::guard::guarded;
 
 /// Runs the tokenizers crate, which panics on some corrupt files; errors name `file`.
-pub(crate) fn tokenizing<T>(file: &Path, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+pub(crate) fn guard_tokenizer<T>(file: &Path, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     guarded(|| f().map_err(|e| e.to_string())).map_err(|reason| Error::Tokenizer { file: file.into(), reason })
 }
 
 /// A tokenizer with its limit.
-pub(crate) struct Text {
+pub(crate) struct BoundedTokenizer {
     pub tokenizer: Tokenizer,
     /// The maximum size in bytes of a text whose tokens fit into memory.
     pub longest: usize,
 }
 
 /// Reads tokenizer.json.
-pub(super) fn read_tokenizer(file: &Path, bytes: &[u8]) -> Result<Text> {
+pub(super) fn read_tokenizer(file: &Path, bytes: &[u8]) -> Result<BoundedTokenizer> {
     let growth = tokenizer_limits::check(bytes).map_err(|reason| Error::Tokenizer { file: file.into(), reason })?;
-    let mut tokenizer = tokenizing(file, || Tokenizer::from_bytes(bytes))?;
+    let mut tokenizer = guard_tokenizer(file, || Tokenizer::from_bytes(bytes))?;
     // This library truncates and pads itself.
     tokenizer.with_padding(None);
     let _ = tokenizer.with_truncation(None);
-    Ok(Text { tokenizer, longest: tokenizer_limits::longest_text(growth) })
+    Ok(BoundedTokenizer { tokenizer, longest: tokenizer_limits::longest_text(growth) })
 }
 
 /// A note about tokens beyond the `rows` of the embedding, as in `CodeLlama-Python`.

@@ -29,7 +29,7 @@ const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\
 const WRAPPERS: [&str; 5] = ["state_dict", "model_state_dict", "model", "module", "net"];
 
 /// The maximum number of dimensions of a tensor.
-const MOST_DIMENSIONS: usize = 8;
+const MAX_DIMENSIONS: usize = 8;
 
 /// Reads every tensor and buffer of one file.
 ///
@@ -55,8 +55,8 @@ fn legacy(file: &Path, bytes: &Bytes) -> Read<Archive> {
     };
     next()?;
     let system = next()?;
-    let mut said = system.dict(system.root).into_iter().flatten();
-    let little = said.find(|(key, _)| system.text(*key) == Some("little_endian"));
+    let mut system_entries = system.dict(system.root).into_iter().flatten();
+    let little = system_entries.find(|(key, _)| system.text(*key) == Some("little_endian"));
     if !little.is_some_and(|(_, value)| matches!(system.get(*value), Value::Bool(true))) {
         return Err("it was written on a big-endian machine".into());
     }
@@ -191,7 +191,7 @@ fn named(name: &str) -> Option<Dtype> {
 }
 
 /// A tensor as described by the pickle.
-struct Told {
+struct StoredTensor {
     dtype: Dtype,
     shape: Vec<usize>,
     strides: Vec<usize>,
@@ -226,8 +226,8 @@ impl State<'_, '_> {
         archive.notes.extend(wrapper.map(|key| format!("the tensors of `{}` were read from the key `{key}`", self.file.display())));
         for (name, id) in found {
             let tensor = |reason: String| format!("tensor `{name}` {reason}");
-            let told = self.tensor(id, storages).map_err(tensor)?;
-            self.put(&mut archive, &name, told).map_err(tensor)?;
+            let stored_tensor = self.tensor(id, storages).map_err(tensor)?;
+            self.put(&mut archive, &name, stored_tensor).map_err(tensor)?;
         }
         Ok(archive)
     }
@@ -254,7 +254,7 @@ impl State<'_, '_> {
         self.pickle.call(id).is_some_and(|(function, _)| rebuilt(function))
     }
 
-    fn tensor(&self, mut id: Id, storages: &Storages<'_>) -> Read<Told> {
+    fn tensor(&self, mut id: Id, storages: &Storages<'_>) -> Read<StoredTensor> {
         let pickle = self.pickle;
         // A parameter, or a tensor with attributes, wraps the tensor itself.
         for _ in 0..4 {
@@ -273,7 +273,7 @@ impl State<'_, '_> {
     }
 
     /// The tensor that `torch._utils.NAME` creates from `storage, offset, size, stride, ...`.
-    fn rebuilt(&self, module: &str, name: &str, arguments: &[Id], storages: &Storages<'_>) -> Read<Told> {
+    fn rebuilt(&self, module: &str, name: &str, arguments: &[Id], storages: &Storages<'_>) -> Read<StoredTensor> {
         let pickle = self.pickle;
         let (&[stored, offset, size, stride, ref rest @ ..], "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") =
             (arguments, name)
@@ -292,7 +292,7 @@ impl State<'_, '_> {
         let sizes = |id: Id| -> Read<Vec<usize>> {
             let whole = |id: &Id| pickle.int(*id).and_then(|n| usize::try_from(n).ok());
             let all: Option<Vec<usize>> = pickle.list(id).and_then(|list| list.iter().map(whole).collect());
-            all.filter(|all| all.len() <= MOST_DIMENSIONS).ok_or_else(|| "has an invalid shape".into())
+            all.filter(|all| all.len() <= MAX_DIMENSIONS).ok_or_else(|| "has an invalid shape".into())
         };
         let (shape, strides) = (sizes(size)?, sizes(stride)?);
         let range = storages.get(key).ok_or_else(|| format!("uses the storage `{key}`, which is missing"))?;
@@ -316,11 +316,11 @@ impl State<'_, '_> {
             return Err(format!("repeats the elements of its storage: {elements} of {held}"));
         }
         let start = if elements == 0 { range.end } else { range.start + offset * width };
-        Ok(Told { dtype, shape, strides, range: start..range.end })
+        Ok(StoredTensor { dtype, shape, strides, range: start..range.end })
     }
 
-    fn put(&self, archive: &mut Archive, name: &str, told: Told) -> Read<()> {
-        let Told { dtype, shape, strides, range } = told;
+    fn put(&self, archive: &mut Archive, name: &str, stored_tensor: StoredTensor) -> Read<()> {
+        let StoredTensor { dtype, shape, strides, range } = stored_tensor;
         let mut expected = 1;
         let in_order = shape.iter().zip(&strides).rev().all(|(size, stride)| {
             let fits = *size == 1 || *stride == expected;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::source::Source;
-use super::tokenizer::{Text, read_tokenizer, tokenizing};
+use super::tokenizer::{BoundedTokenizer, read_tokenizer, guard_tokenizer};
 use super::view::View;
 use crate::error::{Error, Result};
 
@@ -22,18 +22,18 @@ pub(crate) const NO_ROW: u32 = u32::MAX;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Numbering {
     /// The shared row of each of its own rows, or [`NO_ROW`].
-    pub of_own: Vec<u32>,
+    pub row_map: Vec<u32>,
     /// Shared rows that it lacks, in order.
-    pub lacking: Vec<u32>,
+    pub missing_rows: Vec<u32>,
     /// A summary of the missing rows.
-    pub lack: Lack,
+    pub missing_tokens: MissingTokens,
     /// Whether the numbering, and with it the tokenizer of a merge, is its own.
     pub is_reference: bool,
 }
 
 /// The parts of a merge's vocabulary that a source lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Lack {
+pub struct MissingTokens {
     /// The number of missing tokens.
     pub tokens: usize,
     /// The number of rows without a known token: padding.
@@ -45,14 +45,14 @@ pub struct Lack {
 }
 
 /// A source in the shared numbering.
-pub(crate) struct Seen {
+pub(crate) struct Renumbered {
     pub numbering: Numbering,
     /// The number of rows of the numbering.
     pub rows: usize,
     /// Its vocabulary tensors in the shared numbering.
     pub views: BTreeMap<String, View>,
     /// The extended tokenizer and its file, for a reference that lacked tokens.
-    pub extended: Option<(Arc<Text>, Vec<u8>)>,
+    pub extended: Option<(Arc<BoundedTokenizer>, Vec<u8>)>,
 }
 
 /// A row of the shared numbering, with its row in each source.
@@ -80,7 +80,7 @@ fn has_rowless(source: &Source) -> bool {
 ///
 /// # Errors
 /// Tokenizers of which none can split text into the tokens of all.
-pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Seen>>> {
+pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Renumbered>>> {
     let Some(first) = sources.first() else { return Ok(None) };
     let file = |s: &Source| s.side_file("tokenizer.json").map(|bytes| bytes.map(|b| b.to_vec()));
     let one = file(first)?;
@@ -106,7 +106,7 @@ pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Seen>>> {
     sources
         .iter()
         .enumerate()
-        .map(|(i, _)| see(sources, &rows, i, i == reference, extended.as_ref()))
+        .map(|(i, _)| renumber_source(sources, &rows, i, i == reference, extended.as_ref()))
         .collect::<Result<_>>()
         .map(Some)
 }
@@ -145,7 +145,7 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
         (Some(best), _) => Ok(best),
         (None, Some((i, k, reason))) => {
             let difference = format!("{reason}, and no source has the tokens of all others");
-            Err(Error::Differs { first: sources[i].name().into(), second: sources[k].name().into(), difference })
+            Err(Error::Incompatible { first: sources[i].name().into(), second: sources[k].name().into(), difference })
         }
         // Without tokenizers, only the number of rows is known: the source with the most rows is the reference.
         (None, None) => {
@@ -159,10 +159,10 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
 ///
 /// # Errors
 /// A file that cannot be read, or whose ids have gaps.
-pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<Text>, Vec<u8>)>> {
+pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<BoundedTokenizer>, Vec<u8>)>> {
     let Some(bytes) = source.side_file("tokenizer.json")?.filter(|_| !appended.is_empty()) else { return Ok(None) };
     let path = source.path().join("tokenizer.json");
-    let text = tokenizing(&path, || {
+    let text = guard_tokenizer(&path, || {
         let mut tokenizer = Tokenizer::from_bytes(&bytes)?;
         tokenizer.add_tokens(appended.iter().cloned())?;
         tokenizer.to_string(true)
@@ -205,15 +205,15 @@ fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Opti
 }
 
 /// The view of source `i` in the shared numbering.
-fn see(sources: &[Source], rows: &[Row], i: usize, is_reference: bool, extended: Option<&(Arc<Text>, Vec<u8>)>) -> Result<Seen> {
+fn renumber_source(sources: &[Source], rows: &[Row], i: usize, is_reference: bool, extended: Option<&(Arc<BoundedTokenizer>, Vec<u8>)>) -> Result<Renumbered> {
     const EXAMPLES: usize = 4;
     let source = &sources[i];
-    let mut of_own: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();
-    let (mut lacking, mut lack, mut from) = (Vec::new(), Lack::default(), Vec::new());
+    let mut row_map: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();
+    let (mut missing_rows, mut missing_tokens, mut from) = (Vec::new(), MissingTokens::default(), Vec::new());
     let mut givers = BTreeSet::new();
     for (id, row) in rows.iter().enumerate() {
         if let Some(own) = row.of[i] {
-            of_own[own as usize] = id as u32;
+            row_map[own as usize] = id as u32;
             from.push((i, own));
             continue;
         }
@@ -225,21 +225,21 @@ fn see(sources: &[Source], rows: &[Row], i: usize, is_reference: bool, extended:
         let giver = giver.ok_or_else(nobody)?;
         givers.insert(giver.0);
         from.push(giver);
-        lacking.push(id as u32);
+        missing_rows.push(id as u32);
         match &row.token {
             Some(token) => {
-                lack.tokens += 1;
-                if lack.examples.len() < EXAMPLES {
-                    lack.examples.push(token.clone());
+                missing_tokens.tokens += 1;
+                if missing_tokens.examples.len() < EXAMPLES {
+                    missing_tokens.examples.push(token.clone());
                 }
             }
-            None => lack.padding += 1,
+            None => missing_tokens.padding += 1,
         }
     }
-    lack.from = givers.into_iter().map(|k| sources[k].name().to_owned()).collect();
+    missing_tokens.from = givers.into_iter().map(|k| sources[k].name().to_owned()).collect();
     // A source whose rows already match the numbering is unchanged.
-    let as_it_is = from.iter().enumerate().all(|(id, row)| *row == (i, id as u32)) && from.len() == source.vocabulary_rows();
-    let names = if as_it_is { Vec::new() } else { source.vocabulary_tensors() };
+    let unchanged = from.iter().enumerate().all(|(id, row)| *row == (i, id as u32)) && from.len() == source.vocabulary_rows();
+    let names = if unchanged { Vec::new() } else { source.vocabulary_tensors() };
     let from = Arc::new(from);
     let view = |name: &String| {
         let all = sources.iter().map(|s| s.view(name).cloned()).collect::<Result<Vec<_>>>()?;
@@ -247,7 +247,7 @@ fn see(sources: &[Source], rows: &[Row], i: usize, is_reference: bool, extended:
     };
     let views = names.iter().map(view).collect::<Result<_>>()?;
     let extended = extended.filter(|_| is_reference).cloned();
-    Ok(Seen { numbering: Numbering { of_own, lacking, lack, is_reference }, rows: rows.len(), views, extended })
+    Ok(Renumbered { numbering: Numbering { row_map, missing_rows, missing_tokens, is_reference }, rows: rows.len(), views, extended })
 }
 
 /// config.json with `rows` as its vocabulary size, wherever that appears, and with token ids mapped by `here`; ids without a

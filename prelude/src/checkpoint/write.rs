@@ -209,7 +209,7 @@ fn fill(slot: &Slot, values: &Values<'_>, at: usize, bytes: &mut [u8], tile: &mu
         values(start, tile);
         if let Some(bad) = slot.encoding.encode(tile, bytes) {
             let (tensor, dtype) = (slot.name.clone(), slot.encoding.name());
-            return Err(Error::NotBaked { tensor, position: start + bad, value: tile[bad], dtype });
+            return Err(Error::Unrepresentable { tensor, position: start + bad, value: tile[bad], dtype });
         }
         start += tile.len();
     }

@@ -10,7 +10,7 @@ use super::choices::Question;
 use super::columns::RowError;
 use super::layout::{self, Row};
 use super::rows::{RowPosition, RawRow, read_rows};
-use crate::checkpoint::{BUILTIN_PREFIX, Bytes, Hub, Place, Source, Wanted, builtin_data, builtin_data_file, map, tokenizing};
+use crate::checkpoint::{BUILTIN_PREFIX, Bytes, Hub, HubRef, Source, SnapshotKind, builtin_data, builtin_data_file, map, guard_tokenizer};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::work::Work;
@@ -110,17 +110,17 @@ fn find(spec: &str) -> Result<(String, Vec<(PathBuf, Bytes)>)> {
     if let Some(name) = spec.strip_prefix(BUILTIN_PREFIX) {
         return Ok((spec.to_owned(), vec![(PathBuf::from(spec), builtin_data_file(name)?)]));
     }
-    if let Some(place) = spec.strip_prefix(HUB_PREFIX) {
+    if let Some(reference) = spec.strip_prefix(HUB_PREFIX) {
         let bad = || Error::bad_value("data", spec, "hub:org/name, hub:org/name@revision or hub:org/name/path/of/file");
-        let place = Place::parse(place, true).ok_or_else(bad)?;
-        let snapshot = Hub::from_env()?.snapshot(&place, Wanted::Data)?;
+        let reference = HubRef::parse(reference, true).ok_or_else(bad)?;
+        let snapshot = Hub::from_env()?.snapshot(&reference, SnapshotKind::Data)?;
         let open = |name: &String| {
             let path = snapshot.directory.join(name);
             let bytes = map(&path)?;
             Ok((path, bytes))
         };
         let files = snapshot.files.iter().map(open).collect::<Result<_>>()?;
-        return Ok((format!("{HUB_PREFIX}{}", place.pinned(&snapshot.commit)), files));
+        return Ok((format!("{HUB_PREFIX}{}", reference.pinned(&snapshot.commit)), files));
     }
     let file = std::path::absolute(spec).map_err(|e| Error::io("read", spec, e))?;
     let bytes = map(&file)?;
@@ -189,15 +189,15 @@ impl RowReader<'_> {
             return Err(self.bad(RowError::new(reason, "split it into several rows")));
         }
         let file = self.source.path().join("tokenizer.json");
-        let ids = tokenizing(&file, || Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec()))?;
+        let ids = guard_tokenizer(&file, || Ok(tokenizer.encode_fast(text, special)?.get_ids().to_vec()))?;
         // A post-processor may add ids outside the vocabulary.
         ids.into_iter().map(|id| self.shared_id(id)).collect()
     }
 
     /// Maps the token `id` from the source's own numbering to the shared one.
     fn shared_id(&self, id: u32) -> Result<u32> {
-        let vocabulary = self.source.as_it_is().architecture()?.vocabulary;
-        let token = || self.source.as_it_is().tokenizer()?.id_to_token(id);
+        let vocabulary = self.source.original().architecture()?.vocabulary;
+        let token = || self.source.original().tokenizer()?.id_to_token(id);
         let (unit, line) = self.at.parts();
         let out = || Error::TokenOutOfRange { file: self.file.into(), unit, line, id, token: token(), vocabulary };
         self.source.row_of(id).ok_or_else(out)

@@ -29,7 +29,7 @@ impl RowPosition {
     /// The error for an invalid row.
     pub fn error(self, file: &Path, RowError { reason, hint }: RowError) -> Error {
         let (unit, line) = self.parts();
-        Error::BadLine { file: file.into(), unit, line, reason, hint }
+        Error::InvalidRow { file: file.into(), unit, line, reason, hint }
     }
 
     /// The unit, and the number.

@@ -2,7 +2,7 @@
 
 use tokenizers::Tokenizer;
 
-use crate::checkpoint::{Source, tokenizing};
+use crate::checkpoint::{Source, guard_tokenizer};
 use crate::error::{Error, Result};
 
 /// Decodes the tokens of an answer one by one, without special tokens.
@@ -77,7 +77,7 @@ impl<'a> StreamDecoder<'a> {
 
     fn decode(&self, range: std::ops::Range<usize>) -> Result<String> {
         let file = self.source.path().join("tokenizer.json");
-        tokenizing(&file, || self.tokenizer.decode(&self.ids[range], true))
+        guard_tokenizer(&file, || self.tokenizer.decode(&self.ids[range], true))
     }
 }
 

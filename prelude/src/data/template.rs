@@ -13,9 +13,9 @@ use crate::checkpoint::Chat;
 use crate::guard::{CONTRADICTS, guarded};
 
 /// The maximum length of a template in characters; real ones have a tenth of it.
-const LONGEST: usize = 1 << 16;
+const MAX_CHARACTERS: usize = 1 << 16;
 
-/// Stack size in bytes for a template that nests as deeply as [`LONGEST`] allows.
+/// Stack size in bytes for a template that nests as deeply as [`MAX_CHARACTERS`] allows.
 const STACK_BYTES: usize = 1 << 28;
 
 /// The size of the largest conversation that a template renders.
@@ -42,7 +42,7 @@ pub(super) fn with_template<T: Send>(
     longest: ConversationSize,
     work: impl FnOnce(&Template<'_>) -> T + Send,
 ) -> Result<T, String> {
-    if template.len() > LONGEST {
+    if template.len() > MAX_CHARACTERS {
         return Err(format!("it has {} characters, more than any real template", template.len()));
     }
     std::thread::scope(|scope| {

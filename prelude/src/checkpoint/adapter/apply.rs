@@ -66,7 +66,7 @@ impl Adapter {
         let mut replaced: BTreeMap<String, View> = BTreeMap::new();
         for (name, whole) in &self.parts.whole {
             let weight = self.find(base, name)?;
-            self.check_whole(base, &weight, &whole.view, [&embedding, &output].contains(&&weight))?;
+            self.check_shape(base, &weight, &whole.view, [&embedding, &output].contains(&&weight))?;
             for other in names(&weight).into_iter().filter(|other| *other == weight || whole.is_base) {
                 // A full tensor under its own name takes precedence over a tied one.
                 if other == weight || !replaced.contains_key(&other) {
@@ -157,7 +157,7 @@ impl Adapter {
     }
 
     /// Returns an error if a full tensor does not have the base's shape. Vocabularies may differ in rows.
-    fn check_whole(&self, base: &Base<'_>, name: &str, view: &View, is_vocabulary: bool) -> Result<()> {
+    fn check_shape(&self, base: &Base<'_>, name: &str, view: &View, is_vocabulary: bool) -> Result<()> {
         let expected = &base.tensors[name].shape;
         let fits = match is_vocabulary {
             true => matches!((view.shape.as_slice(), expected.as_slice()), (&[rows, a], &[_, b]) if rows > 0 && a == b),

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::super::config::{Architecture, Kind, TensorSpec};
-use super::super::other::{OUTPUT, kind};
+use super::super::unsupported_family::{OUTPUT, kind};
 use super::super::view::View;
 use crate::error::{Error, Result};
 

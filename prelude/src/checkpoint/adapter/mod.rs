@@ -38,7 +38,7 @@ pub(super) use parts::WEIGHTS;
 use self::config::Config;
 use self::parts::Parts;
 use super::files::map;
-use super::hub::{Hub, Place, Wanted};
+use super::hub::{Hub, HubRef, SnapshotKind};
 use crate::error::{Error, Result};
 
 /// The file that makes a directory an adapter.
@@ -59,9 +59,9 @@ impl Adapter {
     pub fn open(directory: &Path) -> Result<Self> {
         let mut path = std::path::absolute(directory).map_err(|e| Error::io("read", directory, e))?;
         if !path.exists()
-            && let Some(place) = directory.to_str().and_then(|spec| Place::parse(spec, false))
+            && let Some(reference) = directory.to_str().and_then(|spec| HubRef::parse(spec, false))
         {
-            path = Hub::from_env()?.snapshot(&place, Wanted::Adapter)?.directory;
+            path = Hub::from_env()?.snapshot(&reference, SnapshotKind::Adapter)?.directory;
         }
         // A path to the weights or the configuration stands for their directory.
         if path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("adapter_")) {
@@ -121,10 +121,10 @@ fn not_adapter(path: PathBuf) -> Error {
 pub(super) fn alone(path: &Path, json: &[u8]) -> Error {
     let json: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
     let base = json["base_model_name_or_path"].as_str().filter(|base| !base.is_empty());
-    let place = path.display();
+    let path = path.display();
     let hint = match base {
-        Some(base) => format!("did you mean BASE+ADAPTER? It was trained on `{base}`: load {base}+{place}"),
-        None => format!("did you mean BASE+ADAPTER? Name the model it was trained on: load BASE+{place}"),
+        Some(base) => format!("did you mean BASE+ADAPTER? It was trained on `{base}`: load {base}+{path}"),
+        None => format!("did you mean BASE+ADAPTER? Name the model it was trained on: load BASE+{path}"),
     };
     Error::Adapter { path: path.into(), reason: "it is an adapter, not a model".into(), hint }
 }

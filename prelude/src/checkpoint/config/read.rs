@@ -13,7 +13,7 @@ use super::{Activation, Architecture};
 use crate::error::{Error, Result};
 
 /// The maximum number of layers; the deepest known decoders have fewer than 200.
-const MOST_LAYERS: usize = 4096;
+const MAX_LAYERS: usize = 4096;
 
 impl Architecture {
     /// The `model_type` of each supported text family.
@@ -70,8 +70,8 @@ impl Architecture {
             None => return Err(config.bad("hidden_size", format!("`{hidden}` is not a multiple of `{heads}` heads"))),
         };
         let layers = config.sized("num_hidden_layers", layers)?;
-        if layers > MOST_LAYERS {
-            return Err(config.bad("num_hidden_layers", format!("`{layers}` is more than `{MOST_LAYERS}`")));
+        if layers > MAX_LAYERS {
+            return Err(config.bad("num_hidden_layers", format!("`{layers}` is more than `{MAX_LAYERS}`")));
         }
         let (ropes, attention) = config.attention(family, layers, head_dim)?;
         let [qkv_bias, output_bias, mlp_bias] = config.biases(family)?;

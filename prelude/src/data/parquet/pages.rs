@@ -14,7 +14,7 @@ const BINARY: u8 = 8;
 const STRUCT: u8 = 12;
 
 /// The maximum nesting of structs.
-const DEEPEST: usize = 8;
+const MAX_DEPTH: usize = 8;
 
 /// The sizes that the pages of a column claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -59,11 +59,11 @@ impl<'a> Compact<'a> {
                 (2, NUMBER) => header.bytes = self.number()?,
                 (3, NUMBER) => header.stored = self.number()?,
                 (5, STRUCT) => drop(self.page(4, None)?),
-                (6, STRUCT) => self.skip(STRUCT, DEEPEST)?,
+                (6, STRUCT) => self.skip(STRUCT, MAX_DEPTH)?,
                 (7, STRUCT) => header.entries = self.page(2, Some(3))?,
                 (8, STRUCT) => drop(self.page(6, Some(7))?),
                 (1..=8, _) => return None,
-                _ => self.skip(kind, DEEPEST)?,
+                _ => self.skip(kind, MAX_DEPTH)?,
             }
         }
         Some(header)
@@ -78,7 +78,7 @@ impl<'a> Compact<'a> {
                 NUMBER if field == 1 => values = self.number()?,
                 NUMBER if (1..=last).contains(&field) => drop(self.number()?),
                 _ if (1..=last).contains(&field) || (flag == Some(field) && !BOOLEANS.contains(&kind)) => return None,
-                _ => self.skip(kind, DEEPEST)?,
+                _ => self.skip(kind, MAX_DEPTH)?,
             }
         }
         Some(values)

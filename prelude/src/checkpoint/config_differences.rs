@@ -11,7 +11,7 @@ use super::config::Architecture;
 use crate::error::Result;
 
 /// Keys of config.json that do not affect what a model computes.
-const SAYS_NOTHING: [&str; 17] = [
+const IGNORED_KEYS: [&str; 17] = [
     "_name_or_path",
     "architectures",
     "auto_map",
@@ -33,7 +33,7 @@ const SAYS_NOTHING: [&str; 17] = [
 
 /// A key of config.json with the values of two sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Difference {
+pub(crate) struct ConfigDifference {
     pub key: String,
     pub values: [String; 2],
 }
@@ -43,7 +43,7 @@ impl Source {
     ///
     /// # Errors
     /// A config.json that is missing or not a JSON object.
-    pub(crate) fn configured_otherwise(&self, other: &Source) -> Result<Vec<Difference>> {
+    pub(crate) fn config_differences(&self, other: &Source) -> Result<Vec<ConfigDifference>> {
         let (one, two) = (self.configuration()?, other.configuration()?);
         let mut found = differences(&one, &two);
         if let (Ok(a), Ok(b)) = (self.architecture(), other.architecture()) {
@@ -68,13 +68,13 @@ fn counts(key: &str, a: (&Architecture, &Map<String, Value>), b: (&Architecture,
     parsed.is_none_or(|parsed| Architecture { vocabulary: a.0.vocabulary, eos: a.0.eos.clone(), ..parsed } != *a.0)
 }
 
-fn differences(a: &Map<String, Value>, b: &Map<String, Value>) -> Vec<Difference> {
+fn differences(a: &Map<String, Value>, b: &Map<String, Value>) -> Vec<ConfigDifference> {
     let (a, b) = (flat(a), flat(b));
     let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     let value = |map: &BTreeMap<String, Value>, key: &str| map.get(key).map_or_else(|| "unset".to_owned(), short);
     keys.into_iter()
         .filter(|key| a.get(*key) != b.get(*key))
-        .map(|key| Difference { key: key.clone(), values: [value(&a, key), value(&b, key)] })
+        .map(|key| ConfigDifference { key: key.clone(), values: [value(&a, key), value(&b, key)] })
         .collect()
 }
 
@@ -88,7 +88,7 @@ fn flat(config: &Map<String, Value>) -> BTreeMap<String, Value> {
 
 fn collect(prefix: &str, map: &Map<String, Value>, found: &mut BTreeMap<String, Value>) {
     for (key, value) in map {
-        let silent = |key: &str| SAYS_NOTHING.contains(&key) || key.contains("dropout") || key.contains("token_id");
+        let silent = |key: &str| IGNORED_KEYS.contains(&key) || key.contains("dropout") || key.contains("token_id");
         // Disabled settings count as missing.
         if value.is_null()
             || *value == Value::Bool(false)
@@ -129,13 +129,13 @@ fn number(value: &Value) -> Value {
 
 /// A value, truncated to one line.
 fn short(value: &Value) -> String {
-    const LONGEST: usize = 60;
+    const MAX_CHARACTERS: usize = 60;
     let text = match value {
         Value::String(text) => text.clone(),
         other => other.as_f64().map_or_else(|| other.to_string(), |x| x.to_string()),
     };
-    match text.chars().count() > LONGEST {
-        true => format!("{}...", text.chars().take(LONGEST).collect::<String>()),
+    match text.chars().count() > MAX_CHARACTERS {
+        true => format!("{}...", text.chars().take(MAX_CHARACTERS).collect::<String>()),
         false => text,
     }
 }

@@ -5,14 +5,14 @@ use std::io::Read;
 use std::path::Path;
 
 use super::side_files::recorded;
-use super::regular::open_file;
+use super::regular_file::open_file;
 
 /// The first entry of the directory `path` that is not part of a checkpoint: anything but weights, a model card, common
 /// checkpoint files, and files that the card lists as copied. Links are never part of one.
-pub(super) fn foreign(path: &Path) -> Option<String> {
+pub(super) fn extra_file(path: &Path) -> Option<String> {
     let mut card = String::new();
     if let Ok(file) = open_file(&path.join("README.md")) {
-        let _ = file.take(LONGEST_CARD).read_to_string(&mut card);
+        let _ = file.take(MAX_CARD_BYTES).read_to_string(&mut card);
     }
     let recorded = recorded(&card);
     let weights = |name: &str| {
@@ -20,7 +20,7 @@ pub(super) fn foreign(path: &Path) -> Option<String> {
             || ["adapter_config.json", "adapter_model.safetensors"].contains(&name)
     };
     let known = |name: &str| weights(name) || COMMON.contains(&name) || recorded.contains(name);
-    foreign_below(path, "", &known)
+    extra_file_below(path, "", &known)
 }
 
 /// Files that any checkpoint may have.
@@ -39,13 +39,13 @@ const COMMON: [&str; 11] = [
 ];
 
 /// The maximum size of a model card in bytes.
-const LONGEST_CARD: u64 = 4 << 20;
+const MAX_CARD_BYTES: u64 = 4 << 20;
 
 /// The maximum directory depth.
-const DEEPEST: usize = 8;
+const MAX_DEPTH: usize = 8;
 
 /// The first entry below `directory`, with its name prefixed by `prefix`, that is not `known` or not a regular file.
-fn foreign_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> Option<String> {
+fn extra_file_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> Option<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Some(prefix.to_owned()) };
     let mut is_empty = true;
     for entry in entries {
@@ -53,8 +53,8 @@ fn foreign_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) 
         let Ok(entry) = entry else { return Some(prefix.to_owned()) };
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
         let is_fine = match entry.file_type() {
-            Ok(kind) if kind.is_dir() && prefix.matches('/').count() < DEEPEST => {
-                match foreign_below(&entry.path(), &format!("{name}/"), known) {
+            Ok(kind) if kind.is_dir() && prefix.matches('/').count() < MAX_DEPTH => {
+                match extra_file_below(&entry.path(), &format!("{name}/"), known) {
                     None => true,
                     found => return found,
                 }
