@@ -61,7 +61,7 @@ fn adapters_of_one_base_merge_into_one_exactly() {
     let merged = models(&EXACT).merge_named("linear", &[]).unwrap();
     let kept = merged.bake_with(&out, &adapter(8)).unwrap().retained.unwrap();
     assert!(kept.share > 1.0 - 1e-9 && kept.rank == 8, "{kept:?}");
-    assert!(kept.to_string().contains("rank 8 keeps 100%"), "{kept}");
+    assert!(kept.to_string().contains("rank 8 retains 100%"), "{kept}");
     merged.bake(&whole).unwrap();
     let (whole, peft) = (tensors(&whole.join("model.safetensors")), expected("exact"));
     // Read back here, baked whole, and as PEFT merges it.
@@ -166,7 +166,7 @@ fn a_trained_merge_is_an_adapter_too() {
     let written = dam.bake_with(dir.path().join("trained"), &adapter(8)).unwrap();
     let trained = written.retained.clone().unwrap();
     assert!(trained.share < 1.0 - 1e-9 && trained.share > 0.5, "{trained:?}");
-    assert!(written.to_string().contains("; least at `"), "{written}");
+    assert!(written.to_string().contains("; lowest at `"), "{written}");
     // More rank keeps more; all of it keeps everything.
     let more = dam.bake_with(dir.path().join("more"), &adapter(16)).unwrap().retained.unwrap();
     let all = dam.bake_with(dir.path().join("all"), &adapter(64)).unwrap().retained.unwrap();

@@ -78,7 +78,7 @@ fn long_questions_are_decided_by_their_end() {
     assert!(score["loss"].as_f64().unwrap() > 0.01, "{score}");
     for (row, word) in [
         (json!({"question": "a", "choices": ["b", ""], "answer": 0}), "empty"),
-        (json!({"question": "a", "choices": ["b", "c"], "answer": 4}), "none of its 2"),
+        (json!({"question": "a", "choices": ["b", "c"], "answer": 4}), "not one of its 2"),
     ] {
         fs::write(dir.path().join("bad.jsonl"), row.to_string()).unwrap();
         let (replies, ok) = json(dir.path(), "load a=builtin:math b=builtin:math; merge linear; eval bad.jsonl");

@@ -77,7 +77,7 @@ fn an_architecture_that_is_not_read_has_a_remedy() {
     fs::write(&path, [&bytes[..at], b"olmo9", &bytes[at + 5..]].concat()).unwrap();
     let error = Source::open(&path.display().to_string()).unwrap_err();
     assert!(matches!(&error, Error::UnknownFamily { found, .. } if found == "olmo9"), "{error:?}");
-    assert!(error.hint().unwrap().contains("granite; of others"), "{error:?}");
+    assert!(error.hint().unwrap().contains("granite; for other families"), "{error:?}");
 }
 
 #[test]

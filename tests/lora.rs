@@ -71,7 +71,7 @@ fn damaged_adapters_are_refused() {
     let error = copy(&|t| drop(t.remove(&partner)));
     assert!(matches!(error, Error::MissingTensor { .. }), "{error:?}");
     let error = copy(&|t| drop(t.insert(key.into(), Tensor::zeros((4, 31), DType::F32, &Device::Cpu).unwrap())));
-    assert!(error.to_string().contains("32 x 31, and the base's is [32, 32]"), "{error:?}");
+    assert!(error.to_string().contains("32 x 31, but the base's is [32, 32]"), "{error:?}");
     assert!(error.hint().unwrap().contains("trained on"), "{error:?}");
     let error = copy(&|t| drop(t.insert(key.into(), Tensor::zeros((3, 32), DType::F32, &Device::Cpu).unwrap())));
     assert!(matches!(error, Error::Shape { .. }), "{error:?}");

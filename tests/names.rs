@@ -119,7 +119,7 @@ fn families_that_cannot_be_run_are_completed_where_that_is_sure() {
     let models = load(places.each_ref().map(|p| p.display().to_string())).unwrap();
     let written = models.merge(Linear::default()).unwrap().bake(dir.path().join("out")).unwrap();
     assert!(read(&written.path).contains_key("transformer.h.0.mlp.c_fc.weight"));
-    assert!(models.to_string().contains("lack `transformer.`"), "{models}");
+    assert!(models.to_string().contains("missing `transformer.`"), "{models}");
 }
 
 /// A directory may have a `=` in its name: in quotation marks, or with `./` before it, it is no key.

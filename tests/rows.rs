@@ -183,10 +183,10 @@ fn rows_that_cannot_be_read_are_refused_by_column() {
         (json!({"prompt": [user], "completion": [user]}), &["`completion`", "assistant"]),
         (json!({"messages": [user, assistant], "tools": {"name": "f"}}), &["`tools` is an object"]),
         (json!({"messages": [user, assistant], "tools": "f"}), &["`tools` is text"]),
-        (json!({"messages": [{"role": "system", "content": "t"}, user, assistant], "system": "s"}), &["`system`", "another"]),
+        (json!({"messages": [{"role": "system", "content": "t"}, user, assistant], "system": "s"}), &["`system`", "differs"]),
         (json!({"messages": [{"role": "user", "content": null}, assistant]}), &["`user` without content"]),
         (json!({"messages": [{"role": 5, "content": "a"}, assistant]}), &["role is a number"]),
-        (json!({"messages": [["a", "b"]]}), &["a list where a message is expected"]),
+        (json!({"messages": [["a", "b"]]}), &["a list instead of a message"]),
         (json!({"messages": "[{'role': 'user'}]"}), &["`messages` is text", "json.dumps"]),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, assistant]}),
@@ -200,7 +200,7 @@ fn rows_that_cannot_be_read_are_refused_by_column() {
         (json!({"instruction": "a", "output": "b", "history": [["a"]]}), &["`history`", "pair"]),
         (json!({"instruction": "a", "output": "b", "history": {"a": "b"}}), &["`history` is an object"]),
         (json!({"choices": ["a", "b"], "answer": 0}), &["`choices`", "no question"]),
-        (json!({"question": " ", "choices": ["a", "b"], "answer": 5}), &["none of its 2 choices"]),
+        (json!({"question": " ", "choices": ["a", "b"], "answer": 5}), &["not one of its 2 choices"]),
         (json!({"input_ids": [1.5]}), &["`1.5` is not a token id"]),
         (json!({"input_ids": [1, 2], "attention_mask": [1]}), &["attention_mask"]),
         (json!({"input_ids": "1 2"}), &["`input_ids` is not a list"]),
@@ -264,7 +264,7 @@ fn tables_are_read() {
     for (table, words) in [
         ("question,answer\na,b\nc,d,e\n", &["row `2`", "3 fields", "2"][..]),
         ("question,answer\na,\"b\nc,d\n", &["row `1`", "`question`", "no output"]),
-        ("question,question\na,b\n", &["`question` twice"]),
+        ("question,question\na,b\n", &["`question` appears twice"]),
         ("a;b\n1;2\n", &["row `1`", "a;b"]),
         ("question,answer\n", &["no examples"]),
         ("", &["no examples"]),
@@ -344,8 +344,8 @@ fn a_template_that_refuses_a_row_names_it() {
     let row = |row: Value| read_as(&source, "rows.jsonl", format!("{good}\n\n{row}\n{good}\n").as_bytes()).unwrap_err();
     let user = json!({"role": "user", "content": "a"});
     for (given, words) in [
-        (json!({"input": "a", "output": "b", "system": "s"}), &["System role not supported", "first message of the user"][..]),
-        (json!({"messages": [user, user, {"role": "assistant", "content": "b"}]}), &["must alternate", "join messages"]),
+        (json!({"input": "a", "output": "b", "system": "s"}), &["System role not supported", "first user message"][..]),
+        (json!({"messages": [user, user, {"role": "assistant", "content": "b"}]}), &["must alternate", "join consecutive messages"]),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}),
             &["hint"],

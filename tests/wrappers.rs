@@ -202,7 +202,7 @@ fn the_text_trains_and_the_rest_is_taken_as_asked() {
         (models.settings.batch_size, models.settings.lr) = (2, 1e-2);
         for rest in Rest::ALL {
             let dam = models.wrap(Columns { rest, ..Columns::default() }).unwrap();
-            let note = "beside the text decoder";
+            let note = "outside the text decoder";
             assert!(dam.report().notes.iter().any(|n| n.contains(note)), "{:?}", dam.report().notes);
             dam.train(2).unwrap();
             let out = dir.path().join(format!("{name}-{}", rest.name()));

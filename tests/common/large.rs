@@ -104,7 +104,7 @@ impl Program {
         };
         let replies: Vec<String> = self.replies.by_ref().map(Result::unwrap).collect();
         assert_eq!(status.code(), Some(130), "{replies:?}");
-        assert!(matches!(&replies[..], [one] if one.contains("\"error\":\"stopped: nothing has changed\"")), "{replies:?}");
+        assert!(matches!(&replies[..], [one] if one.contains("\"error\":\"stopped: nothing was changed\"")), "{replies:?}");
     }
 }
 

@@ -170,14 +170,14 @@ impl Client {
             };
             let status = response.status();
             if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-                let asked = retry_after(response.headers());
-                if attempt < MAX_TRIES && asked.is_none_or(|s| s <= MAX_WAIT_SECONDS) {
-                    let pause = asked.map_or(Duration::from_millis(200 << attempt), Duration::from_secs);
+                let wait_seconds = retry_after(response.headers());
+                if attempt < MAX_TRIES && wait_seconds.is_none_or(|s| s <= MAX_WAIT_SECONDS) {
+                    let pause = wait_seconds.map_or(Duration::from_millis(200 << attempt), Duration::from_secs);
                     work.wait(pause, |seconds| format!("{repo}: the hub is busy ({status}), retrying in {seconds} s"))?;
                     continue;
                 }
-                let asked = asked.map_or_else(String::new, |s| format!(" and asks to wait {s} s"));
-                let reason = format!("the server returned {status}{asked}");
+                let wait_seconds = wait_seconds.map_or_else(String::new, |s| format!(" and asks to wait {s} s"));
+                let reason = format!("the server returned {status}{wait_seconds}");
                 let hint = "the hub is busy or limits requests: try again later, or set HF_TOKEN";
                 return Err(Error::Hub { repo: repo.into(), reason, hint });
             }
@@ -604,11 +604,11 @@ mod tests {
 
     #[test]
     fn retry_delays_are_read_from_both_headers() {
-        let asked = |name: &'static str, value: &str| {
+        let wait_seconds = |name: &'static str, value: &str| {
             retry_after(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
         };
-        assert_eq!(asked("retry-after", "7"), Some(7));
-        assert_eq!(asked("ratelimit", "\"api\";r=0;t=55"), Some(55));
-        assert_eq!(asked("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), None);
+        assert_eq!(wait_seconds("retry-after", "7"), Some(7));
+        assert_eq!(wait_seconds("ratelimit", "\"api\";r=0;t=55"), Some(55));
+        assert_eq!(wait_seconds("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), None);
     }
 }

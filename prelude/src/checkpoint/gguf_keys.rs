@@ -170,8 +170,8 @@ impl GgufKeys {
         }
         self.count("rope.dimension_count", rope.dims);
         self.number("rope.freq_base", rope.theta);
-        let said = |key: &str| ["rope_parameters", "rope_scaling"].iter().find_map(|part| config.get(*part)?.get(key)?.as_f64());
-        let original = said("original_max_position_embeddings")
+        let setting = |key: &str| ["rope_parameters", "rope_scaling"].iter().find_map(|part| config.get(*part)?.get(key)?.as_f64());
+        let original = setting("original_max_position_embeddings")
             .or_else(|| config.get("original_max_position_embeddings")?.as_f64())
             .unwrap_or(a.max_positions as f64);
         let gemma = self.architecture.starts_with("gemma");
@@ -188,7 +188,7 @@ impl GgufKeys {
             }
             Scaling::Yarn { factor, attention, .. } if !gemma => {
                 let usual =
-                    [("beta_fast", 32.0), ("beta_slow", 1.0)].iter().all(|(key, value)| said(key).is_none_or(|x| x == *value));
+                    [("beta_fast", 32.0), ("beta_slow", 1.0)].iter().all(|(key, value)| setting(key).is_none_or(|x| x == *value));
                 let warmth = 0.1 * factor.ln() + 1.0;
                 let truncates = ["rope_parameters", "rope_scaling"]
                     .iter()

@@ -240,9 +240,9 @@ impl<'a> TokenizerWriter<'a> {
         let (before, after) = around(&json["post_processor"])
             .ok_or_else(|| unsupported(self.input, "puts tokens around a text differently from llama.cpp"))?;
         let chat = self.input.chat;
-        let one = |around: &[String], said: &str| -> Result<Option<u32>> {
+        let one = |around: &[String], default: &str| -> Result<Option<u32>> {
             match around {
-                [] => Ok(id(said)),
+                [] => Ok(id(default)),
                 [token] => id(token)
                     .map(Some)
                     .ok_or_else(|| unsupported(self.input, &format!("puts `{token}` around a text, which has no row in the embedding"))),
@@ -345,11 +345,11 @@ fn same(a: &Json, b: &Json) -> bool {
                 }
                 // Offsets do not affect tokens.
                 let defaults = BTreeMap::from([("use_regex", true), ("invert", false), ("individual_digits", false)]);
-                let said = map.iter().filter(|(key, value)| {
+                let explicit = map.iter().filter(|(key, value)| {
                     let default = defaults.get(key.as_str()).is_some_and(|default| **value == Json::Bool(*default));
                     *key != "trim_offsets" && !default
                 });
-                Json::Object(said.map(|(key, value)| (key.clone(), plain(value))).collect())
+                Json::Object(explicit.map(|(key, value)| (key.clone(), plain(value))).collect())
             }
             Json::Array(items) => Json::Array(items.iter().map(plain).collect()),
             other => other.clone(),

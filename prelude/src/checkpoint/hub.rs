@@ -169,8 +169,8 @@ impl Hub {
     /// A repository that is gated, missing, or neither reachable nor cached; a file that does not match its description; links
     /// in the cache that leave the repository's directory; a stop.
     pub fn snapshot(&self, reference: &HubRef, kind: SnapshotKind) -> Result<Snapshot> {
-        let (hub, asked) = (self.clone(), reference.clone());
-        let snapshot = self.client.stoppable(move || hub.get(&asked, kind))?;
+        let (hub, requested) = (self.clone(), reference.clone());
+        let snapshot = self.client.stoppable(move || hub.get(&requested, kind))?;
         snapshot.files.iter().try_for_each(|name| within(&snapshot.directory, name))?;
         Ok(snapshot)
     }

@@ -210,21 +210,21 @@ fn renumber_source(sources: &[Source], rows: &[Row], i: usize, is_reference: boo
     let source = &sources[i];
     let mut row_map: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();
     let (mut missing_rows, mut missing_tokens, mut from) = (Vec::new(), MissingTokens::default(), Vec::new());
-    let mut givers = BTreeSet::new();
+    let mut donors = BTreeSet::new();
     for (id, row) in rows.iter().enumerate() {
         if let Some(own) = row.of[i] {
             row_map[own as usize] = id as u32;
             from.push((i, own));
             continue;
         }
-        let giver = row.of.iter().enumerate().find_map(|(k, own)| Some((k, (*own)?)));
+        let donor = row.of.iter().enumerate().find_map(|(k, own)| Some((k, (*own)?)));
         let nobody = || Error::Tokenizer {
             file: source.path().join("tokenizer.json"),
             reason: format!("the row `{id}` does not exist in any source"),
         };
-        let giver = giver.ok_or_else(nobody)?;
-        givers.insert(giver.0);
-        from.push(giver);
+        let donor = donor.ok_or_else(nobody)?;
+        donors.insert(donor.0);
+        from.push(donor);
         missing_rows.push(id as u32);
         match &row.token {
             Some(token) => {
@@ -236,7 +236,7 @@ fn renumber_source(sources: &[Source], rows: &[Row], i: usize, is_reference: boo
             None => missing_tokens.padding += 1,
         }
     }
-    missing_tokens.from = givers.into_iter().map(|k| sources[k].name().to_owned()).collect();
+    missing_tokens.from = donors.into_iter().map(|k| sources[k].name().to_owned()).collect();
     // A source whose rows already match the numbering is unchanged.
     let unchanged = from.iter().enumerate().all(|(id, row)| *row == (i, id as u32)) && from.len() == source.vocabulary_rows();
     let names = if unchanged { Vec::new() } else { source.vocabulary_tensors() };

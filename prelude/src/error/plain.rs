@@ -47,58 +47,58 @@ fn kind(text: &str) -> String {
 
 /// Rewords an error of serde_json.
 pub(super) fn json(reason: &str) -> Cow<'_, str> {
-    let (said, place) = match reason.rsplit_once(" at line ") {
-        Some((said, place)) if place.starts_with(|c: char| c.is_ascii_digit()) => {
-            (said, format!(" (line {})", place.replace(" column ", ", column ")))
+    let (message, position) = match reason.rsplit_once(" at line ") {
+        Some((message, position)) if position.starts_with(|c: char| c.is_ascii_digit()) => {
+            (message, format!(" (line {})", position.replace(" column ", ", column ")))
         }
         _ => (reason, String::new()),
     };
-    let plain: Cow<'_, str> = if let Some(rest) = said.strip_prefix("missing field ") {
+    let plain: Cow<'_, str> = if let Some(rest) = message.strip_prefix("missing field ") {
         format!("{rest} is missing").into()
-    } else if let Some(rest) = said.strip_prefix("unknown field ") {
+    } else if let Some(rest) = message.strip_prefix("unknown field ") {
         format!("{} is not a known key", rest.split(',').next().unwrap_or(rest)).into()
-    } else if let Some(rest) = said.strip_prefix("duplicate field ") {
+    } else if let Some(rest) = message.strip_prefix("duplicate field ") {
         format!("{rest} appears twice").into()
-    } else if said.starts_with("invalid length ") {
+    } else if message.starts_with("invalid length ") {
         "expected an object `{...}`, found a list".into()
-    } else if let Some((found, expected)) = wrong_value(said) {
+    } else if let Some((found, expected)) = wrong_value(message) {
         format!("expected {}, found {}", kind(expected), kind(found)).into()
-    } else if said.starts_with("EOF while parsing") {
+    } else if message.starts_with("EOF while parsing") {
         "it is incomplete".into()
-    } else if said.starts_with("trailing characters") {
+    } else if message.starts_with("trailing characters") {
         "there is extra content after the end".into()
-    } else if said.starts_with("recursion limit exceeded") {
+    } else if message.starts_with("recursion limit exceeded") {
         "it is nested too deeply".into()
-    } else if said.starts_with("data did not match any variant of untagged enum") {
-        let part = said.rsplit(' ').next().unwrap_or_default().trim_end_matches("Untagged").trim_end_matches("Wrapper");
+    } else if message.starts_with("data did not match any variant of untagged enum") {
+        let part = message.rsplit(' ').next().unwrap_or_default().trim_end_matches("Untagged").trim_end_matches("Wrapper");
         format!("its `{}` is of an unknown kind", part.to_lowercase()).into()
-    } else if syntax(said) {
-        format!("it is not JSON: {said}").into()
+    } else if is_syntax_error(message) {
+        format!("it is not JSON: {message}").into()
     } else {
         return reason.into();
     };
-    format!("{plain}{place}").into()
+    format!("{plain}{position}").into()
 }
 
 /// Rewords an error of serde_json for one row of a file, whose line the message already names.
 pub(super) fn row(reason: &str) -> Cow<'_, str> {
     match json(reason) {
-        Cow::Owned(said) => said.replacen(" (line 1, column ", " (column ", 1).into(),
-        said => said,
+        Cow::Owned(message) => message.replacen(" (line 1, column ", " (column ", 1).into(),
+        message => message,
     }
 }
 
 /// The two sides of `invalid type: ..., expected ...`.
-fn wrong_value(said: &str) -> Option<(&str, &str)> {
+fn wrong_value(message: &str) -> Option<(&str, &str)> {
     let starts = ["invalid type: ", "invalid value: "];
-    starts.iter().find_map(|start| said.strip_prefix(start))?.rsplit_once(", expected ")
+    starts.iter().find_map(|start| message.strip_prefix(start))?.rsplit_once(", expected ")
 }
 
 /// Whether serde_json reports a syntax error.
-fn syntax(said: &str) -> bool {
+fn is_syntax_error(message: &str) -> bool {
     let starts = ["expected ", "key must be", "control character", "invalid escape", "invalid number", "invalid unicode"];
     let more = ["lone leading surrogate", "trailing comma", "unexpected end of hex escape", "number out of range"];
-    starts.iter().chain(&more).any(|start| said.starts_with(start))
+    starts.iter().chain(&more).any(|start| message.starts_with(start))
 }
 
 /// Rewords an error of the YAML reader.
@@ -117,15 +117,15 @@ pub(super) fn tokenizer(reason: &str) -> Cow<'_, str> {
 /// Rewords an error of minijinja, without its name for a template that has none.
 pub(super) fn template(reason: &str) -> Cow<'_, str> {
     let reason = reason.lines().next().unwrap_or_default();
-    let (said, place) = match reason.rsplit_once(" (in <string>:") {
-        Some((said, line)) => (said, format!(" (line {})", line.trim_end_matches(')'))),
+    let (message, position) = match reason.rsplit_once(" (in <string>:") {
+        Some((message, line)) => (message, format!(" (line {})", line.trim_end_matches(')'))),
         None => (reason, String::new()),
     };
-    match said.strip_prefix("invalid operation: ") {
+    match message.strip_prefix("invalid operation: ") {
         // A message of the template's own `raise_exception`.
-        Some(own) => format!("it raised: {own}{place}").into(),
-        None if said.contains("engine ran out of fuel") => "it runs for too long".into(),
-        None => format!("{said}{place}").into(),
+        Some(own) => format!("it raised: {own}{position}").into(),
+        None if message.contains("engine ran out of fuel") => "it runs for too long".into(),
+        None => format!("{message}{position}").into(),
     }
 }
 
@@ -143,9 +143,9 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &str) {
         let error = serde_json::from_str::<Index>(text).unwrap_err().to_string();
-        let said = json(&error).into_owned();
-        assert_eq!(said.split(" (line ").next().unwrap(), expected, "{error}");
-        assert!(said.ends_with(')') && said.contains(", column "), "{said}");
+        let message = json(&error).into_owned();
+        assert_eq!(message.split(" (line ").next().unwrap(), expected, "{error}");
+        assert!(message.ends_with(')') && message.contains(", column "), "{message}");
     }
 
     #[test]
@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn tokenizers_and_templates_are_reworded() {
         let model = tokenizers::Tokenizer::from_bytes(br#"{"model": {"type": "Other"}}"#).unwrap_err().to_string();
-        let said = tokenizer(&model);
-        assert!(!said.contains("untagged") && !said.contains("variant"), "{model}: {said}");
+        let message = tokenizer(&model);
+        assert!(!message.contains("untagged") && !message.contains("variant"), "{model}: {message}");
         let none = tokenizers::Tokenizer::from_bytes(b"{").unwrap_err().to_string();
         assert!(tokenizer(&none).starts_with("it is incomplete"), "{none}");
         assert_eq!(template("invalid operation: no system role (in <string>:3)"), "it raised: no system role (line 3)");

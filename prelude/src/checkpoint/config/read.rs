@@ -152,8 +152,8 @@ impl Config<'_> {
         let attention = || self.bias("attention_bias", family, family.biases != Biases::Never);
         Ok(match family.biases {
             Biases::Never | Biases::Attention => {
-                let asked = attention()?;
-                [asked, asked, mlp]
+                let bias = attention()?;
+                [bias, bias, mlp]
             }
             Biases::Qkv => {
                 attention()?;
