@@ -1,4 +1,4 @@
-//! Every kind of bad input gets a clear error, changes nothing and leaves nothing behind.
+//! Every kind of bad input gives a clear error, changes nothing and leaves no files.
 
 mod common;
 
@@ -11,7 +11,7 @@ use dam_prelude::candle_core::{Device, Tensor};
 use dam_prelude::{Columns, Dam, Error, Models, Settings, load};
 use serde_json::{Value, json};
 
-/// A golden checkpoint damaged by `damage`, and the error that loading it gives.
+/// The error from loading a golden checkpoint changed by `damage`.
 #[track_caller]
 fn loading(damage: impl FnOnce(&Path)) -> Error {
     let dir = tempfile::tempdir().unwrap();
@@ -155,8 +155,8 @@ fn a_wrong_dtype_or_shape() {
     says(&error, &["no tensor `model.norm.weight`"]);
 }
 
-/// Two golden checkpoints whose config.json has `value` for `key`, loaded: it merges, and why it does not run is said
-/// there and is the error of `wrap`.
+/// Loads two golden checkpoints whose config.json has `value` for `key`: they can be merged, the report says why they cannot
+/// run, and `wrap` returns that error.
 #[track_caller]
 fn running(key: &str, value: &Value) -> Error {
     let dir = tempfile::tempdir().unwrap();
@@ -173,7 +173,7 @@ fn running(key: &str, value: &Value) -> Error {
     error
 }
 
-/// What no model here runs with still merges without running: only what is no JSON object is refused at once.
+/// Unsupported models can still be merged without running; only invalid JSON is an error on loading.
 #[test]
 fn a_config_that_cannot_be_used() {
     says(&running("model_type", &json!("gpt2")), &["gpt2", "llama, mistral"]);
@@ -202,7 +202,7 @@ fn a_config_that_cannot_be_used() {
 }
 
 #[test]
-fn a_tokenizer_that_is_none() {
+fn an_invalid_tokenizer() {
     // The second makes the tokenizers crate panic.
     let panics = json!({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"]}}).to_string();
     for text in ["{}", &panics] {
@@ -292,14 +292,14 @@ fn a_chat_template_that_does_not_render() {
         fs::write(model.join("tokenizer_config.json"), json!({"chat_template": template}).to_string()).unwrap();
         let mut models = load([model.display().to_string()]).unwrap();
         let error = models.data(&format!("model{number}"), &data.display().to_string()).unwrap_err();
-        // Of what fails on a row, the row is named.
+        // An error in a row names the row.
         assert!(matches!(error, Error::ChatTemplate { .. } | Error::InvalidRow { .. }), "{error:?}");
         says(&error, words);
     }
 }
 
 #[test]
-fn coefficients_of_another_shape_and_devices_that_are_not_there() {
+fn coefficients_of_a_wrong_shape_and_missing_devices() {
     let dam = dam();
     let wide = Tensor::ones((2, 7), dam_prelude::candle_core::DType::F32, &Device::Cpu).unwrap();
     let error = dam.set_coefficients("model.norm.weight", &wide).unwrap_err();
@@ -332,7 +332,7 @@ fn a_source_without_data_or_an_objective_without_terms() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_moves_nothing() {
+fn a_non_finite_loss_changes_nothing() {
     let dam = dam();
     let name = "model.layers.0.mlp.down_proj.weight";
     let huge = Tensor::full(1e30f32, (2, 48), &Device::Cpu).unwrap();
@@ -346,7 +346,7 @@ fn a_loss_that_is_not_finite_moves_nothing() {
     let infinite = Tensor::full(f32::INFINITY, (2, 48), &Device::Cpu).unwrap();
     dam.set_coefficients(name, &infinite).unwrap();
     says(&dam.bake(dir.path().join("out")).unwrap_err(), &[name]);
-    // What f32 holds and f16 does not.
+    // A value that f32 can represent but f16 cannot.
     dam.set_coefficients(name, &Tensor::full(1e7f32, (2, 48), &Device::Cpu).unwrap()).unwrap();
     let half = dam_prelude::Bake { dtype: Some("f16".into()), ..Default::default() };
     let error = dam.bake_with(dir.path().join("new/deep/out"), &half).unwrap_err();
@@ -356,7 +356,7 @@ fn a_loss_that_is_not_finite_moves_nothing() {
 }
 
 #[test]
-fn a_step_that_would_ruin_the_coefficients_moves_nothing() {
+fn a_step_to_non_finite_coefficients_changes_nothing() {
     let dam = dam();
     dam.set(Settings { lr: 1e300, ..Settings::default() }).unwrap();
     let before = state(&dam);
@@ -391,7 +391,7 @@ fn settings_are_checked_wherever_they_come_from() {
     says(&error, &["`train`", "linear, embedding and norm"]);
 }
 
-/// Everything a failing call must leave as it was.
+/// Everything that a failing call must leave unchanged.
 fn state(dam: &Dam) -> (Vec<Vec<Vec<f32>>>, dam_prelude::show::LossReport, Settings, usize) {
     let tensors = dam.inspect("").unwrap().tensors;
     let coefficients = tensors.iter().map(|t| dam.coefficients(&t.name).unwrap().to_vec2().unwrap()).collect();
@@ -399,7 +399,7 @@ fn state(dam: &Dam) -> (Vec<Vec<Vec<f32>>>, dam_prelude::show::LossReport, Setti
 }
 
 #[test]
-fn a_failing_call_leaves_the_session_as_it_was() {
+fn a_failing_call_leaves_the_session_unchanged() {
     let dam = dam();
     dam.train(2).unwrap();
     let (dir, before) = (tempfile::tempdir().unwrap(), state(&dam));
@@ -426,7 +426,7 @@ fn a_session_file_that_cannot_be_opened() {
     fs::write(&file, "not a session").unwrap();
     assert!(matches!(Dam::open(&file).unwrap_err(), Error::SessionFile { .. }));
     says(&Dam::open(golden("expected.safetensors")).unwrap_err(), &["no session in it"]);
-    // Nor is it replaced by one.
+    // Saving does not replace it.
     let error = dam().save(&file).unwrap_err();
     says(&error, &["was not replaced: it is not a session"]);
     assert_eq!(fs::read(&file).unwrap(), b"not a session");
@@ -446,7 +446,7 @@ fn a_session_file_that_cannot_be_opened() {
         edit_text(&file, &dir.path().join("edited"), from, to);
         Dam::open(dir.path().join("edited")).unwrap_err();
     }
-    // A change of one weight, or of the configuration alone, is noticed.
+    // A changed weight or a changed configuration is detected.
     let at = fs::metadata(weights(&model)).unwrap().len() as usize - 4 * 7;
     let original = fs::read(weights(&model)).unwrap();
     let mut changed = original.clone();
@@ -462,7 +462,7 @@ fn a_session_file_that_cannot_be_opened() {
     says(&Dam::open(&file).unwrap_err(), &["`model`", "changed"]);
 }
 
-/// A copy of a safetensors file in whose header `from` became `to`.
+/// A copy of a safetensors file with `from` replaced by `to` in its header.
 fn edit_text(file: &Path, copy: &Path, from: &str, to: &str) {
     let bytes = fs::read(file).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -480,14 +480,14 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn baking_onto_what_is_there() {
+fn baking_to_an_existing_path() {
     let (dam, dir) = (dam(), tempfile::tempdir().unwrap());
     let out = dir.path().join("out");
     dam.bake(&out).unwrap();
     says(&dam.bake(&out).unwrap_err(), &["already exists", "--force"]);
     let force = dam_prelude::Bake { force: true, ..Default::default() };
     dam.bake_with(&out, &force).unwrap();
-    // Force replaces a checkpoint, never anything else.
+    // --force replaces a checkpoint, but nothing else.
     let precious = dir.path().join("precious");
     fs::create_dir(&precious).unwrap();
     fs::write(precious.join("thesis.txt"), "all of it").unwrap();
@@ -495,7 +495,7 @@ fn baking_onto_what_is_there() {
     assert_eq!(names(&precious), ["thesis.txt"]);
     fs::write(dir.path().join("file"), "x").unwrap();
     dam.bake_with(dir.path().join("file"), &force).unwrap_err();
-    // Nor a directory that holds a checkpoint and more.
+    // Not even a directory that contains a checkpoint and other files.
     fs::write(out.join("thesis.txt"), "all of it").unwrap();
     says(&dam.bake_with(&out, &force).unwrap_err(), &["`thesis.txt`", "not replaced"]);
     fs::rename(out.join("thesis.txt"), precious.join("thesis.txt")).unwrap();
@@ -510,10 +510,10 @@ fn baking_onto_what_is_there() {
 const LOAD: &str = "load m0=model0 m1=model1; data m0=data0.jsonl m1=data1.jsonl; wrap; step;";
 
 #[test]
-fn baking_where_there_is_no_room() {
+fn baking_to_a_full_disk() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    // A limit on the size of files stands for a full disk: writing fails in the middle.
+    // A limit on file sizes simulates a full disk: writing fails halfway.
     let script = format!("trap '' XFSZ; ulimit -f 40; exec {} -c '{LOAD} bake {}'", env!("CARGO_BIN_EXE_dam"), out.display());
     let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(golden("")).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -535,7 +535,7 @@ fn baking_without_permission() {
     fs::create_dir(&locked).unwrap();
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
     let is_root = fs::metadata(dir.path()).unwrap().uid() == 0;
-    // Everything is permitted to root, so it runs a copy of the program as somebody else.
+    // Root has all permissions, so root runs a copy of the program as another user.
     let program = dir.path().join("dam");
     fs::copy(env!("CARGO_BIN_EXE_dam"), &program).unwrap();
     let mut command = std::process::Command::new(&program);
@@ -552,7 +552,7 @@ fn baking_without_permission() {
 }
 
 #[test]
-fn verbs_and_keys_that_are_not_there() {
+fn unknown_verbs_and_keys() {
     for (line, words) in [
         ("stpe", &["unknown verb `stpe`", "did you mean `step`?"][..]),
         ("frobnicate", &["unknown verb `frobnicate`", "known: load"]),

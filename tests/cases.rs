@@ -1,5 +1,5 @@
-//! Inputs that went wrong once, with their right values: adapters, checkpoints, recipes and data as people bring them.
-//! The inputs are small and were made for this; the values are those of PEFT, transformers and mergekit.
+//! Regression tests: adapters, checkpoints, recipes and data as users have them. The inputs are small and synthetic; the
+//! expected values come from PEFT, transformers and mergekit.
 
 mod common;
 
@@ -13,7 +13,7 @@ use dam_prelude::data::Dataset;
 use dam_prelude::{Bake, Columns, Models, load};
 use serde_json::Value;
 
-/// A file or folder of the cases.
+/// The path of a case's file or directory.
 fn case(name: &str) -> String {
     data("cases").join(name).display().to_string()
 }
@@ -36,14 +36,14 @@ fn first(tensor: &Tensor) -> f32 {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().get(0).unwrap().to_scalar().unwrap()
 }
 
-/// A recipe of the cases, followed and written.
+/// Runs a recipe of the cases and bakes the result.
 fn followed(name: &str, directory: &Path) -> (PathBuf, Vec<String>) {
     let merged = Models::default().merge_recipe(case(&format!("models/{name}.yml"))).unwrap();
     let written = merged.bake(directory.join(name)).unwrap();
     (written.path, merged.report().notes)
 }
 
-/// A source alone, written in f32.
+/// Bakes a single source in f32.
 fn alone(spec: &str, directory: &Path) -> PathBuf {
     let merged = load([spec]).unwrap().merge_named("passthrough", &[]).unwrap();
     let options = Bake { dtype: Some("f32".into()), ..Bake::default() };
@@ -51,7 +51,7 @@ fn alone(spec: &str, directory: &Path) -> PathBuf {
 }
 
 #[test]
-fn adapters_are_what_peft_makes_of_them() {
+fn adapters_match_peft() {
     let dir = tempfile::tempdir().unwrap();
     let pissa = alone(&with("base", "pissa"), dir.path());
     let value = first(&tensors(&pissa)["model.layers.0.self_attn.q_proj.weight"]);
@@ -63,13 +63,13 @@ fn adapters_are_what_peft_makes_of_them() {
     assert_eq!(config(&tied)["tie_word_embeddings"], false);
     load([with("base", "dora")]).unwrap();
     load([with("base", "binad")]).unwrap();
-    // A larger vocabulary is the adapter's.
+    // The adapter has a larger vocabulary.
     assert_eq!(load([with("base", "resized")]).unwrap().report().0[0].vocabulary, 302);
     let error = load([case("adapters/pissa")]).unwrap_err();
     assert!(error.hint().unwrap().contains("did you mean BASE+ADAPTER"), "{error:?}");
 }
 
-/// A tokenizer and template beside an adapter are those that it was tuned with.
+/// An adapter's tokenizer and template replace the base's.
 #[test]
 fn an_adapter_brings_its_tokenizer_and_template() {
     let dir = tempfile::tempdir().unwrap();
@@ -90,7 +90,7 @@ fn an_adapter_brings_its_tokenizer_and_template() {
 }
 
 #[test]
-fn what_stands_beside_the_weights_goes_along() {
+fn side_files_are_copied() {
     let dir = tempfile::tempdir().unwrap();
     let merged = load([case("models/Aaux"), case("models/B")]).unwrap().merge_named("linear", &[]).unwrap();
     let out = merged.bake(dir.path().join("out")).unwrap().path;
@@ -103,9 +103,9 @@ fn what_stands_beside_the_weights_goes_along() {
 }
 
 #[test]
-fn recipes_are_followed_as_mergekit_follows_them() {
+fn recipes_match_mergekit() {
     let dir = tempfile::tempdir().unwrap();
-    // Three models of two thetas: the configuration is the base's, and that is said.
+    // Three models with two values of theta: the base's configuration is used, with a note.
     let (bio, notes) = followed("bio", dir.path());
     let (merged, base) = (config(&bio), config(Path::new(&case("models/mistral01"))));
     assert_eq!((&merged["rope_theta"], &merged["sliding_window"]), (&base["rope_theta"], &base["sliding_window"]));
@@ -119,34 +119,34 @@ fn recipes_are_followed_as_mergekit_follows_them() {
     );
     let (stacked, _) = followed("mixst", dir.path());
     assert_eq!(config(&stacked)["num_hidden_layers"], 3);
-    // A slice of one model is that slice.
+    // A slice with one model is that model's layers.
     let (slices, _) = followed("prof", dir.path());
     let (found, b8) = (tensors(&slices), tensors(Path::new(&case("models/B8"))));
     assert_eq!(config(&slices)["num_hidden_layers"], 10);
     let name = |layer: usize| format!("model.layers.{layer}.mlp.up_proj.weight");
     let half = |t: &Tensor| t.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
     assert_eq!(half(&found[&name(5)]), half(&b8[&name(3)]));
-    // More tokens than rows, and a quantization_config that was left over.
+    // More tokens than rows, and a leftover quantization_config.
     let (_, _) = followed("tb", dir.path());
     let (plain, _) = followed("lo", dir.path());
     assert!(config(&plain).get("quantization_config").is_none());
     let (named, _) = followed("nm", dir.path());
     assert_eq!(tensors(&named)["model.norm.weight"].dtype(), DType::F16);
-    // The second document uses the first by its name.
+    // The second document refers to the first by name.
     let merged = Models::default().merge_recipe(case("models/r3.yml")).unwrap();
     assert_eq!(merged.report().sources, ["First", "C"]);
 }
 
-/// `modules: {default: ...}` is the recipe without `modules`.
+/// `modules: {default: ...}` is equivalent to a recipe without `modules`.
 #[test]
-fn the_default_module_is_the_recipe() {
+fn the_default_module_is_equivalent_to_the_recipe() {
     let dir = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(case("models/r2.yml")).unwrap();
     let at = text.find("modules:\n").unwrap();
     let end = text.find("parameters:\n  lambda").unwrap();
     let inner =
         text[at..end].lines().skip(2).map(|line| line.strip_prefix("    ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
-    // Beside the models, whose names are relative.
+    // In the directory of the models, whose paths are relative.
     let models = dir.path().join("models");
     fs::create_dir(&models).unwrap();
     for name in ["A8", "B8", "base8"] {
@@ -165,12 +165,12 @@ fn weights_in_a_bin_file_are_read() {
 }
 
 #[test]
-fn data_is_read_as_people_have_it() {
+fn data_in_common_layouts_is_read() {
     let source = dam_prelude::checkpoint::Source::open(&case("models/basechat")).unwrap();
     let read = |name: &str| Dataset::read(&case(&format!("data/{name}.jsonl")), &source).unwrap();
     for name in ["pc", "tool", "math", "d1"] {
         assert_eq!(read(name).examples.len(), 1, "{name}");
     }
-    // A system message counts.
+    // System messages are included.
     assert!(read("s1").examples[0].ids.len() > read("s0").examples[0].ids.len());
 }

@@ -1,5 +1,5 @@
-//! Whatever call fails that writes or changes a file, on a full disk or a broken one, nothing is lost: what was there is there,
-//! or what was to be, and the failure is told. A preloaded library fails them one after another, each in a run of its own.
+//! If a call that writes or changes a file fails, on a full or broken disk, nothing is lost: either the old or the new contents
+//! are there, and the failure is reported. A preloaded library makes one call fail per run, each in turn.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -15,7 +15,7 @@ use common::{dam, files, golden};
 /// `ENOSPC` and `EIO`.
 const ERRORS: [(i32, &str); 2] = [(28, "No space left"), (5, "Input/output error")];
 
-/// The library, compiled into `directory`.
+/// Compiles the library into `directory`.
 fn library(directory: &Path) -> PathBuf {
     let (from, to) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/preload.rs"), directory.join("libfaults.so"));
     let built = Command::new("rustc")
@@ -28,10 +28,10 @@ fn library(directory: &Path) -> PathBuf {
     to
 }
 
-/// A run with fault `number` of kind `error`.
+/// A run in which call `number` fails with `error`.
 struct Run {
     output: Output,
-    /// Whether the fault happened.
+    /// Whether the call was reached.
     happened: bool,
 }
 
@@ -50,7 +50,7 @@ fn run(library: &Path, directory: &Path, verbs: &str, number: usize, error: i32)
     Run { output, happened: log.starts_with("fault") }
 }
 
-/// Runs `verbs`, which write `out`, with every call failing in turn, and returns how many there were.
+/// Runs `verbs`, which write `out`, with each call failing in turn, and returns the number of calls.
 fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path().join("work");
@@ -82,7 +82,7 @@ fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
                 assert!(run.output.status.success() && found == new, "{out}: without a fault: {text}");
                 return number - 1;
             }
-            // A fault in what is only tidied up ends well; what is told is told with its reason and a remedy.
+            // A failure during cleanup does not fail the run; reported failures have a reason and a hint.
             match run.output.status.success() {
                 true => assert!(found == new, "{out}, fault {number}: it says that all is well"),
                 false => {
@@ -104,7 +104,7 @@ fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
 }
 
 #[test]
-fn what_fails_to_be_written_loses_nothing() {
+fn failed_writes_lose_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let library = library(directory.path());
     let mut faults = 0;
@@ -126,9 +126,9 @@ fn what_fails_to_be_written_loses_nothing() {
     assert!(faults >= 100, "{faults}");
 }
 
-/// A prompt whose own files cannot be written says so, and goes on.
+/// If the prompt cannot write its own files, it reports that and continues.
 #[test]
-fn a_session_that_cannot_be_kept_goes_on() {
+fn a_session_that_cannot_be_autosaved_continues() {
     let directory = tempfile::tempdir().unwrap();
     let library = library(directory.path());
     for number in (1..60).step_by(3) {

@@ -1,5 +1,5 @@
-//! GGUF files load as transformers reads them, and come back as checkpoints. `tests/data/gguf/make.py` made
-//! the files and the numbers.
+//! GGUF files load as in transformers and are baked as checkpoints. The files and numbers were made by
+//! `tests/data/gguf/make.py`.
 
 mod common;
 
@@ -34,7 +34,7 @@ fn agrees(found: &[f32], expected: &Tensor, relative: f32) {
 }
 
 #[test]
-fn logits_are_those_of_transformers_before_and_after_baking() {
+fn logits_match_transformers_before_and_after_baking() {
     let expected = safetensors::load(data("gguf/expected.safetensors"), &Device::Cpu).unwrap();
     let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -43,7 +43,7 @@ fn logits_are_those_of_transformers_before_and_after_baking() {
             load([format!("a={}", file(&format!("{name}.gguf"))), format!("b={}", file(&format!("{name}.gguf")))]).unwrap();
         assert_eq!(models.report().0[0].dtype, format);
         agrees(&logits(models.source("a").unwrap(), &ids[0]), &expected[name], 1e-5);
-        // The merge of a model with itself is that model; biases start at 1 each, so they are halved.
+        // Merging a model with itself reproduces it; biases start at 1 each, so they are halved.
         let columns = Columns { bias: dam_prelude::BiasStart::Same, ..Columns::default() };
         let written = models.wrap(columns).unwrap().bake(dir.path().join(name)).unwrap();
         let baked = Source::open(&written.path.display().to_string()).unwrap();
@@ -54,9 +54,9 @@ fn logits_are_those_of_transformers_before_and_after_baking() {
     }
 }
 
-/// `tests/data/gguf/make_families.py` wrote them, of models whose logits are those of transformers.
+/// Files written by `tests/data/gguf/make_families.py` from models whose logits match transformers.
 #[test]
-fn olmo2_and_granite_are_the_models_that_they_were_made_from() {
+fn olmo2_and_granite_match_their_original_models() {
     let expected = safetensors::load(data("families/expected.safetensors"), &Device::Cpu).unwrap();
     let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
     for name in ["olmo2", "granite"] {
@@ -69,7 +69,7 @@ fn olmo2_and_granite_are_the_models_that_they_were_made_from() {
 }
 
 #[test]
-fn an_architecture_that_is_not_read_has_a_remedy() {
+fn an_unsupported_architecture_has_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("other.gguf");
     let bytes = fs::read(file("olmo2.gguf")).unwrap();
@@ -81,7 +81,7 @@ fn an_architecture_that_is_not_read_has_a_remedy() {
 }
 
 #[test]
-fn text_becomes_the_tokens_of_transformers() {
+fn tokens_match_transformers() {
     let expected: BTreeMap<String, Vec<u32>> = serde_json::from_slice(&fs::read(data("gguf/tokens.json")).unwrap()).unwrap();
     let source = Source::open(&file("llama.gguf")).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -93,7 +93,7 @@ fn text_becomes_the_tokens_of_transformers() {
     }
 }
 
-/// The error of a file damaged by `damage`.
+/// The error for a file changed by `damage`.
 #[track_caller]
 fn damaged(damage: impl FnOnce(&mut Vec<u8>)) -> Error {
     let dir = tempfile::tempdir().unwrap();
@@ -106,14 +106,14 @@ fn damaged(damage: impl FnOnce(&mut Vec<u8>)) -> Error {
     error
 }
 
-/// Overwrites what follows the first occurrence of `key`, `skip` bytes later.
+/// Overwrites the bytes `skip` bytes after the first occurrence of `key`.
 fn after(bytes: &mut [u8], key: &str, skip: usize, new: &[u8]) {
     let at = bytes.windows(key.len()).position(|w| w == key.as_bytes()).unwrap() + key.len() + skip;
     bytes[at..at + new.len()].copy_from_slice(new);
 }
 
 #[test]
-fn damaged_files_are_refused() {
+fn corrupt_files_are_errors() {
     assert!(matches!(damaged(|b| b.clear()), Error::Gguf { .. }));
     assert!(matches!(damaged(|b| b[0] = b'X'), Error::Gguf { .. }));
     assert!(matches!(damaged(|b| b[4] = 9), Error::Gguf { .. }));
@@ -121,19 +121,19 @@ fn damaged_files_are_refused() {
         damaged(|b| b.truncate(length));
     }
     damaged(|b| b.truncate(b.len() - 100));
-    // Counts of tensors and of metadata, a string's length, an array's length.
+    // The number of tensors and of metadata, the length of a string, the length of an array.
     damaged(|b| b[8..16].copy_from_slice(&(1u64 << 60).to_le_bytes()));
     damaged(|b| b[16..24].copy_from_slice(&u64::MAX.to_le_bytes()));
     damaged(|b| b[24..32].copy_from_slice(&(1u64 << 50).to_le_bytes()));
     damaged(|b| after(b, "tokenizer.ggml.tokens", 8, &(1u64 << 59).to_le_bytes()));
-    // A tensor's first dimension, its type, its offset.
+    // The first dimension, type and offset of a tensor.
     damaged(|b| after(b, "token_embd.weight", 4, &(1u64 << 61).to_le_bytes()));
     damaged(|b| after(b, "token_embd.weight", 4, &33u64.to_le_bytes()));
     damaged(|b| after(b, "token_embd.weight", 20, &99u32.to_le_bytes()));
     damaged(|b| after(b, "token_embd.weight", 24, &(1u64 << 62).to_le_bytes()));
-    // Heads that do not divide the rows.
+    // A number of heads that does not divide the rows.
     damaged(|b| after(b, "llama.attention.head_count", 4, &7u32.to_le_bytes()));
-    // A scale that is not a number.
+    // A NaN scale.
     let error = damaged(|b| {
         let end = b.len() - 34 * 2;
         b[end..end + 2].copy_from_slice(&0x7e00u16.to_le_bytes());

@@ -1,5 +1,5 @@
-//! Files that are made to take gigabytes or hours get a clear error within a second and a gigabyte. The tokenizers and
-//! templates here are those of a built-in model, each with one part that is hostile.
+//! Files that demand gigabytes or hours are rejected with a clear error, within a second and a gigabyte. The tokenizers and
+//! templates are those of a built-in model with one hostile part each.
 
 mod common;
 
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use common::dam;
 use serde_json::{Value, json};
 
-/// Bytes that the program may take, the model and all.
+/// The maximum memory of the program in bytes, including the model.
 const MOST: u64 = 1 << 30;
 
-/// A copy of the built-in model of arithmetic, changed by `change`: tokenizer.json, and tokenizer_config.json.
+/// A copy of the built-in arithmetic model with tokenizer.json and tokenizer_config.json changed by `change`.
 fn model(to: &Path, change: impl FnOnce(&mut Value, &mut Value)) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
     fs::create_dir_all(to).unwrap();
@@ -30,12 +30,12 @@ fn model(to: &Path, change: impl FnOnce(&mut Value, &mut Value)) {
     fs::write(to.join("tokenizer_config.json"), config.to_string()).unwrap();
 }
 
-/// What `dam -c VERBS` prints, whether it succeeded, its largest memory in bytes and how long it took.
+/// The output of `dam -c VERBS`, whether it succeeded, its peak memory in bytes and its duration.
 #[expect(clippy::zombie_processes, reason = "wait4 waits, which also gives the memory")]
 fn measured(directory: &Path, verbs: &str) -> (String, bool, u64, Duration) {
     let begin = Instant::now();
     let mut command = dam(directory);
-    // SAFETY: one call, before the program runs: what goes wrong here is not to fill the machine's memory.
+    // SAFETY: one call before the program runs; it limits memory so that a failing test does not exhaust the machine.
     let limited = unsafe {
         command.pre_exec(|| {
             let limit = libc::rlimit { rlim_cur: 4 * MOST, rlim_max: 4 * MOST };
@@ -50,7 +50,7 @@ fn measured(directory: &Path, verbs: &str) -> (String, bool, u64, Duration) {
         stdout.read_to_string(&mut text).unwrap();
     });
     text += &errors;
-    // SAFETY: both are plain numbers, which the call fills; the process is a child of ours that nobody waited for.
+    // SAFETY: both are plain numbers that the call fills in; the process is a child that was not waited for.
     let (status, usage) = unsafe {
         let (mut status, mut usage) = (0, std::mem::zeroed::<libc::rusage>());
         assert_eq!(libc::wait4(child.id() as i32, &raw mut status, 0, &raw mut usage), child.id() as i32);
@@ -59,7 +59,7 @@ fn measured(directory: &Path, verbs: &str) -> (String, bool, u64, Duration) {
     (text, status == 0, usage.ru_maxrss as u64 * 1024, begin.elapsed())
 }
 
-/// Loading the model, or reading data with it, is refused in time with `words`, in one line and its hint.
+/// Loading the model, or reading data with it, fails in time with `words`, in one line with a hint.
 #[track_caller]
 fn refused(change: impl FnOnce(&mut Value, &mut Value), words: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
@@ -69,7 +69,7 @@ fn refused(change: impl FnOnce(&mut Value, &mut Value), words: &[&str]) {
     assert!(!ok && words.iter().all(|word| text.contains(word)), "{text}");
     assert!(text.contains("hint:") && !text.contains("panicked") && !text.contains("backtrace"), "{text}");
     assert!(bytes < MOST && text.len() < 2000, "{bytes} bytes: {text}");
-    // The machine that tests run on may be busy.
+    // The test machine may be busy.
     assert!(time < Duration::from_secs(5), "{time:?}: {text}");
 }
 
@@ -78,10 +78,10 @@ fn sequence(list: &str, step: Value, times: usize) -> Value {
 }
 
 #[test]
-fn tokenizers_that_ask_for_too_much_are_not_read() {
+fn tokenizers_with_excessive_demands_are_rejected() {
     let normalizer = |value: Value| move |tokenizer: &mut Value, _: &mut Value| tokenizer["normalizer"] = value;
     let pre_tokenizer = |value: Value| move |tokenizer: &mut Value, _: &mut Value| tokenizer["pre_tokenizer"] = value;
-    // t1, t4, t5 and t6 of the issue's cases.
+    // Cases t1, t4, t5 and t6 of the issue.
     refused(pre_tokenizer(json!({"type": "FixedLength", "length": 0})), &["tokenizer.json", "length 0"]);
     refused(normalizer(json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})), &["tokenizer.json", "charsmap"]);
     let doubled = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
@@ -97,7 +97,7 @@ fn tokenizers_that_ask_for_too_much_are_not_read() {
     refused(pre_tokenizer(regex), &["tokenizer.json", "repetitions"]);
 }
 
-/// A regular expression that tries for ever is given up by its engine.
+/// The regex engine stops on patterns with catastrophic backtracking.
 #[test]
 fn slow_patterns_and_deep_values_end() {
     let directory = tempfile::tempdir().unwrap();
@@ -110,20 +110,20 @@ fn slow_patterns_and_deep_values_end() {
     }
     for name in ["slow", "shown", "json", "same", "kept"] {
         let (text, _, bytes, time) = measured(directory.path(), &format!("load t={name}; data t=q.jsonl"));
-        // Whether it is read or refused, it ends well.
+        // It may succeed or fail, but it must end.
         assert!(text.contains("1 examples") || text.contains("hint:"), "{name}: {text}");
         assert!(bytes < MOST && time < Duration::from_secs(5), "{name}: {bytes} {time:?}");
     }
 }
 
 #[test]
-fn templates_that_ask_for_too_much_do_not_render() {
+fn templates_with_excessive_demands_are_rejected() {
     let template = |text: &str| {
         let text = text.to_owned();
         move |_: &mut Value, config: &mut Value| config["chat_template"] = text.into()
     };
     for (text, words) in [
-        // t7 and t9 of the issue's cases.
+        // Cases t7 and t9 of the issue.
         ("{{ '{:>9999999999}'.format('a') }}", &["width"][..]),
         ("{{ strftime_now('%Y'*1000000) }}", &["strftime_now"]),
         ("{{ '{:>999999999}'.format('a') }}", &["width"]),
@@ -171,7 +171,7 @@ fn templates_that_ask_for_too_much_do_not_render() {
     refused(template(&deep), &["cannot render"]);
 }
 
-/// What real templates do with the same tools is not refused.
+/// Real templates that use the same functions are accepted.
 #[test]
 fn templates_that_pad_join_and_format_render() {
     let directory = tempfile::tempdir().unwrap();
@@ -183,9 +183,9 @@ fn templates_that_pad_join_and_format_render() {
     assert!(ok && text.contains("1 examples"), "{text}");
 }
 
-/// A text that the tokenizer would need gigabytes for.
+/// A text for which the tokenizer would need gigabytes.
 #[test]
-fn a_text_beyond_memory_is_refused_with_its_line() {
+fn a_text_that_exceeds_memory_is_rejected_with_its_line() {
     let directory = tempfile::tempdir().unwrap();
     model(&directory.path().join("t"), |_, _| {});
     let text = |bytes: usize| json!({"text": "12 + 7 ".repeat(bytes / 7)}).to_string();
@@ -193,14 +193,14 @@ fn a_text_beyond_memory_is_refused_with_its_line() {
     fs::write(directory.path().join("book.jsonl"), text(2 << 20)).unwrap();
     let (said, ok, bytes, _) = measured(directory.path(), "load t=t; data t=long.jsonl");
     assert!(!ok && said.contains("line `2`") && said.contains("at most") && bytes < MOST, "{bytes} {said}");
-    // A book is read.
+    // A text of the size of a book is read.
     let (said, ok, bytes, _) = measured(directory.path(), "load t=t; data t=book.jsonl");
     assert!(ok && bytes < MOST, "{bytes} {said}");
 }
 
-/// Where a file is to be, nothing is waited for.
+/// Nothing blocks on a pipe in place of a file.
 #[test]
-fn pipes_and_devices_are_refused_wherever_a_file_is_named() {
+fn pipes_and_devices_are_errors_wherever_a_file_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let fifo = |path: &Path| {

@@ -1,6 +1,6 @@
-//! Multimodal models around a text decoder: the decoder runs and trains as in transformers, the rest is merged or
-//! taken over as asked, and what is baked has the names and the configuration of its sources.
-//! `tests/data/wrappers/make.py` made the models and the numbers.
+//! Multimodal models around a text decoder: the decoder runs and trains as in transformers, the rest is merged or copied as
+//! requested, and the baked checkpoint has the names and configuration of its sources. The models and numbers were made by
+//! `tests/data/wrappers/make.py`.
 
 mod common;
 
@@ -50,7 +50,7 @@ fn config(directory: &Path) -> Value {
     serde_json::from_slice(&fs::read(directory.join("config.json")).unwrap()).unwrap()
 }
 
-/// A copy of the model `name` in `directory`, with other tensors and another configuration.
+/// A copy of the model `name` in `directory` with changed tensors and configuration.
 fn copy(name: &str, directory: PathBuf, change: impl Fn(Tensors) -> Tensors, configure: impl Fn(&mut Value)) -> PathBuf {
     fs::create_dir_all(&directory).unwrap();
     safetensors::save(&change(tensors(&place(name))), directory.join("model.safetensors")).unwrap();
@@ -60,7 +60,7 @@ fn copy(name: &str, directory: PathBuf, change: impl Fn(Tensors) -> Tensors, con
     directory
 }
 
-/// Names as transformers has them in memory.
+/// The in-memory names of transformers.
 fn new_layout(tensors: Tensors) -> Tensors {
     let new = |name: String| {
         let (model, head) = ("language_model.model.", "language_model.lm_head.");
@@ -80,7 +80,7 @@ fn new_layout(tensors: Tensors) -> Tensors {
     tensors.into_iter().map(|(name, tensor)| (new(name), tensor)).collect()
 }
 
-/// Another fine-tune: every weight a little larger.
+/// Another fine-tune: every weight slightly larger.
 fn scaled(tensors: Tensors) -> Tensors {
     tensors.into_iter().map(|(name, tensor)| (name, (tensor * 1.25).unwrap())).collect()
 }
@@ -118,7 +118,7 @@ fn pair(a: &Path, b: &Path) -> Models {
 }
 
 #[test]
-fn logits_of_text_are_those_of_transformers() {
+fn text_logits_match_transformers() {
     let (ids, expected) = expected();
     for name in MODELS {
         println!("{name}");
@@ -126,7 +126,7 @@ fn logits_of_text_are_those_of_transformers() {
         agrees(&logits(&source, &ids), &expected[name], 1e-5);
         assert_eq!(source.family(), name);
         assert!(source.unused().is_empty() && !source.rest().is_empty(), "{:?}", source.unused());
-        // Whatever is not of the decoder is of no layer of it.
+        // Tensors outside the decoder belong to none of its layers.
         assert!(source.rest().iter().all(|spec| spec.layer().is_none()));
         let layers = source.tensors().iter().filter_map(TensorSpec::layer).max();
         assert_eq!(layers.unwrap() + 1, source.architecture().unwrap().layers);
@@ -134,9 +134,9 @@ fn logits_of_text_are_those_of_transformers() {
     }
 }
 
-/// Files have the names that transformers 4 gave them, or those that it has in memory.
+/// Files have the names of transformers 4, or its in-memory names.
 #[test]
-fn both_layouts_of_names_are_read_and_merged_with_each_other() {
+fn both_naming_schemes_are_read_and_can_be_merged() {
     let (ids, expected) = expected();
     let dir = tempfile::tempdir().unwrap();
     for name in MODELS {
@@ -144,7 +144,7 @@ fn both_layouts_of_names_are_read_and_merged_with_each_other() {
         let new = copy(name, dir.path().join(name), new_layout, |_| {});
         let source = open(&new);
         agrees(&logits(&source, &ids), &expected[name], 1e-5);
-        // What is written has the names of the first source.
+        // The result has the names of the first source.
         let of = |directory: &Path| tensors(directory).into_keys().collect::<std::collections::BTreeSet<_>>();
         for (first, second) in [(place(name), new.clone()), (new.clone(), place(name))] {
             let merged = pair(&first, &second).merge(Linear::default()).unwrap();
@@ -154,9 +154,9 @@ fn both_layouts_of_names_are_read_and_merged_with_each_other() {
     }
 }
 
-/// A model merged with itself is itself: every tensor under its name, and the configuration.
+/// Merging a model with itself reproduces every tensor under its name, and the configuration.
 #[test]
-fn a_model_merged_with_itself_is_itself() {
+fn merging_a_model_with_itself_reproduces_it() {
     let (ids, expected) = expected();
     let dir = tempfile::tempdir().unwrap();
     for name in MODELS {
@@ -178,16 +178,16 @@ fn a_model_merged_with_itself_is_itself() {
             assert_eq!(config(&written.path), config(&place(name)));
             agrees(&logits(&open(&written.path), &ids), &expected[name], 1e-5);
         }
-        // In another dtype, every part of the configuration says so.
+        // With another dtype, every part of the configuration names it.
         let options = Bake { dtype: Some("f32".into()), ..Bake::default() };
         let written = dam.bake_with(dir.path().join(format!("{name}-f32")), &options).unwrap();
         assert!(!config(&written.path).to_string().contains("bfloat16"), "{}", config(&written.path));
     }
 }
 
-/// The decoder trains; the rest becomes what is asked for, which is said.
+/// The decoder trains; the rest is handled as requested, with a note.
 #[test]
-fn the_text_trains_and_the_rest_is_taken_as_asked() {
+fn the_decoder_trains_and_the_rest_is_handled_as_requested() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("data.jsonl");
     fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n").unwrap();
@@ -231,7 +231,7 @@ fn the_text_trains_and_the_rest_is_taken_as_asked() {
                 }
             }
             assert!(moved > 5, "{moved}");
-            // What was baked gives what was trained.
+            // The baked checkpoint has the logits of the trained merge.
             let losses = [dam.eval(&[file.display().to_string()]).unwrap(), {
                 let baked = load([format!("a={}", out.display()), format!("b={}", out.display())]).unwrap();
                 let itself = baked.merge(Linear::default()).unwrap();
@@ -240,15 +240,15 @@ fn the_text_trains_and_the_rest_is_taken_as_asked() {
             assert!((losses[0].mean_loss() - losses[1].mean_loss()).abs() < 1e-5, "{losses:?}");
         }
     }
-    // Without a base there is none to take from.
+    // `rest=base` needs a base.
     let models = pair(&place("llava"), &place("llava"));
     let error = models.wrap(Columns { rest: Rest::Base, ..Columns::default() }).unwrap_err();
     assert!(error.hint().unwrap().contains("rest=average"), "{error:?}");
 }
 
-/// A static merge merges all, the vision tower too, and layers of text alone are stacked.
+/// A static merge includes the vision tower, and stacks only text layers.
 #[test]
-fn static_merges_merge_all_and_stack_layers_of_text() {
+fn static_merges_include_everything_and_stack_text_layers() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["gemma3", "mistral3", "llava", "qwen2_5_vl", "qwen2_vl"] {
         println!("{name}");
@@ -273,7 +273,7 @@ fn static_merges_merge_all_and_stack_layers_of_text() {
         assert_eq!(opened.rest(), open(&place(name)).rest());
         let (first, second, all) = (tensors(&place(name)), tensors(&other), tensors(&written.path));
         for (tensor, after) in &all {
-            // The embedding and the layers of a vision tower come from the first slice, what else is in no layer from the last.
+            // The embedding and the vision tower come from the first slice, other tensors outside layers from the last.
             let is_first = tensor.contains("embed") || tensor.split('.').any(|part| part.parse::<u32>().is_ok());
             let is_text = !opened.rest().iter().any(|r| r.name == *tensor);
             let expected = match is_text && tensor.contains(".layers.") {
@@ -287,9 +287,9 @@ fn static_merges_merge_all_and_stack_layers_of_text() {
     }
 }
 
-/// A recipe's filters are for names as files have them.
+/// Filters in a recipe apply to names as stored in files.
 #[test]
-fn filters_are_for_names_as_they_are_stored() {
+fn filters_apply_to_stored_names() {
     let dir = tempfile::tempdir().unwrap();
     let other = copy("llava", dir.path().join("llava"), scaled, |_| {});
     let recipe = dir.path().join("recipe.yml");
@@ -305,9 +305,9 @@ fn filters_are_for_names_as_they_are_stored() {
     }
 }
 
-/// Rows of a vocabulary, and layers, are of the text: its part of the configuration says them.
+/// The numbers of vocabulary rows and layers are written to the text configuration.
 #[test]
-fn a_larger_vocabulary_is_written_where_it_is_read() {
+fn a_larger_vocabulary_is_written_to_the_text_configuration() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["gemma3", "llava", "qwen2_5_vl", "qwen2_vl"] {
         let larger = |tensors: Tensors| -> Tensors {
@@ -331,7 +331,7 @@ fn a_larger_vocabulary_is_written_where_it_is_read() {
     }
 }
 
-/// Adapters name modules as transformers has them in memory, or had them.
+/// Adapters use the current or former in-memory names of transformers.
 #[test]
 fn adapters_find_the_tensors_of_text_and_vision() {
     let dir = tempfile::tempdir().unwrap();
@@ -363,7 +363,7 @@ fn adapters_find_the_tensors_of_text_and_vision() {
 }
 
 #[test]
-fn models_that_differ_beside_their_text_are_refused() {
+fn models_that_differ_outside_their_text_decoder_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let fewer = |mut tensors: Tensors| {
         let name = tensors.keys().find(|name| name.contains("projector")).unwrap().clone();
@@ -373,7 +373,7 @@ fn models_that_differ_beside_their_text_are_refused() {
     let other = copy("llava", dir.path().join("fewer"), fewer, |_| {});
     let error = load([place("llava"), other].map(|p| p.display().to_string())).unwrap_err();
     assert!(matches!(&error, Error::Incompatible { difference, .. } if difference.contains("multi_modal_projector")), "{error:?}");
-    // Two names of one tensor.
+    // One tensor with two names.
     let twice = |mut tensors: Tensors| {
         let head = tensors["language_model.lm_head.weight"].clone();
         tensors.insert("lm_head.weight".into(), head);
@@ -383,9 +383,9 @@ fn models_that_differ_beside_their_text_are_refused() {
     assert!(matches!(&error, Error::TensorNames { reason, .. } if reason.contains("`lm_head.weight`")), "{error:?}");
 }
 
-/// Whole numbers beside the decoder are copied from the first source.
+/// Integer tensors outside the decoder are copied from the first source.
 #[test]
-fn whole_numbers_are_copied() {
+fn integer_tensors_are_copied() {
     let dir = tempfile::tempdir().unwrap();
     let name = "vision_tower.embeddings.position_ids";
     let with = |mut tensors: Tensors| {
