@@ -16,20 +16,20 @@ use dam_prelude::model::{Decoder, SourceWeights, Weights};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-fn place(name: &str) -> String {
+fn model_path(name: &str) -> String {
     data("adapters").join(name).display().to_string()
 }
 
 /// `BASE+ADAPTER...`.
 fn with(base: &str, adapters: &[&str]) -> String {
-    adapters.iter().fold(place(base), |spec, adapter| format!("{spec}+{}", place(adapter)))
+    adapters.iter().fold(model_path(base), |spec, adapter| format!("{spec}+{}", model_path(adapter)))
 }
 
 fn expected() -> HashMap<String, Tensor> {
     safetensors::load(data("adapters/expected.safetensors"), &Device::Cpu).unwrap()
 }
 
-fn worst(found: &Tensor, expected: &Tensor) -> f32 {
+fn max_difference(found: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(found.dims(), expected.dims());
     (found - expected).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
@@ -84,9 +84,9 @@ fn weights_and_logits_match_peft() {
                 _ => weights.weight(&name).unwrap().to_dtype(DType::F32).unwrap(),
             };
             // Relative to the largest logit. PEFT decomposes in single precision, which costs some digits.
-            let scale = if name == "logits" { worst(&expected, &expected.zeros_like().unwrap()) } else { 1.0 };
+            let scale = if name == "logits" { max_difference(&expected, &expected.zeros_like().unwrap()) } else { 1.0 };
             let tolerance = if name == "logits" || case.contains("pissa") || case == "stacked" { 1e-5 } else { 2e-6 };
-            let worst = worst(&found, &expected) / scale;
+            let worst = max_difference(&found, &expected) / scale;
             if worst >= tolerance {
                 failed.push(format!("{case} {name}: {worst:e}"));
             }
@@ -109,12 +109,12 @@ fn edited(name: &str, config: impl FnOnce(&mut Value), tensors: impl FnOnce(&mut
 }
 
 fn apply_adapter(base: &str, adapter: &Path) -> dam_prelude::Result<Source> {
-    Source::open(&format!("{}+{}", place(base), adapter.display()))
+    Source::open(&format!("{}+{}", model_path(base), adapter.display()))
 }
 
 /// Setting `key` to `value` is an error.
 #[track_caller]
-fn refused(key: &str, value: Value, words: &[&str]) {
+fn assert_key_error(key: &str, value: Value, words: &[&str]) {
     let shown = value.to_string();
     let dir = edited("layers", |config| config[key] = value, |_| {});
     let error = apply_adapter("untied", dir.path()).unwrap_err();
@@ -127,38 +127,38 @@ fn refused(key: &str, value: Value, words: &[&str]) {
 #[test]
 fn unsupported_settings_are_errors_that_name_the_key() {
     for init in ["corda", "loftq", "lora_ga", "corda_ipm", "PiSSA", "pissa_niter_", "pissa_niter_x", "xavier"] {
-        refused("init_lora_weights", json!(init), &[init]);
+        assert_key_error("init_lora_weights", json!(init), &[init]);
     }
-    refused("init_lora_weights", json!(3), &["`3`"]);
-    refused("peft_type", json!("IA3"), &["IA3", "LORA"]);
-    refused("peft_type", json!(null), &["none"]);
-    refused("use_dora", json!(true), &["magnitudes"]);
-    refused("bias", json!("some"), &["some", "lora_only"]);
-    refused("r", json!(5), &["rank `4`"]);
-    refused("r", json!("four"), &["`\"four\"` is not a number"]);
-    refused("lora_alpha", json!([1]), &["not a number"]);
-    refused("rank_pattern", json!({"(": 3}), &["("]);
-    refused("rank_pattern", json!({"q_proj": -1}), &["-1"]);
-    refused("alpha_pattern", json!({"q_proj": "x"}), &["string"]);
-    refused("target_modules", json!("(q_proj"), &["parenthesis"]);
-    refused("target_modules", json!(7), &["`7`"]);
-    refused("target_modules", json!(["k_proj"]), &["up_proj"]);
-    refused("layers_to_transform", json!("x"), &["not a list of numbers"]);
-    refused("layer_replication", json!([[0, 3]]), &["2 layers"]);
-    refused("layer_replication", json!([[1, 1]]), &["1 to 1"]);
-    refused("layer_replication", json!([[0, 1, 2]]), &["[from, to]"]);
-    refused("layer_replication", json!(vec![[0, 2]; 4000]), &["8000"]);
-    refused("alora_invocation_tokens", json!([1, 2]), &["after these tokens"]);
-    refused("arrow_config", json!({"top_k": 3}), &["per token"]);
-    refused("kasa_config", json!({"beta": 0.1}), &["smallest singular values"]);
-    refused("megatron_config", json!({"x": 1}), &["Megatron"]);
-    refused("target_parameters", json!(["mlp.experts.down_proj"]), &["parameters"]);
-    refused("use_bdlora", json!({"nblocks": 2}), &["block-diagonal"]);
-    refused("use_qalora", json!(true), &["GPTQ"]);
-    refused("use_something_new", json!({"deep": [1]}), &["{\"deep\":[1]}", "unknown"]);
-    refused("scale_of_tomorrow", json!(2), &["`2`"]);
-    refused("ensure_weight_tying", json!("yes"), &["true or false"]);
-    refused("trainable_token_indices", json!("x"), &["token ids"]);
+    assert_key_error("init_lora_weights", json!(3), &["`3`"]);
+    assert_key_error("peft_type", json!("IA3"), &["IA3", "LORA"]);
+    assert_key_error("peft_type", json!(null), &["none"]);
+    assert_key_error("use_dora", json!(true), &["magnitudes"]);
+    assert_key_error("bias", json!("some"), &["some", "lora_only"]);
+    assert_key_error("r", json!(5), &["rank `4`"]);
+    assert_key_error("r", json!("four"), &["`\"four\"` is not a number"]);
+    assert_key_error("lora_alpha", json!([1]), &["not a number"]);
+    assert_key_error("rank_pattern", json!({"(": 3}), &["("]);
+    assert_key_error("rank_pattern", json!({"q_proj": -1}), &["-1"]);
+    assert_key_error("alpha_pattern", json!({"q_proj": "x"}), &["string"]);
+    assert_key_error("target_modules", json!("(q_proj"), &["parenthesis"]);
+    assert_key_error("target_modules", json!(7), &["`7`"]);
+    assert_key_error("target_modules", json!(["k_proj"]), &["up_proj"]);
+    assert_key_error("layers_to_transform", json!("x"), &["not a list of numbers"]);
+    assert_key_error("layer_replication", json!([[0, 3]]), &["2 layers"]);
+    assert_key_error("layer_replication", json!([[1, 1]]), &["1 to 1"]);
+    assert_key_error("layer_replication", json!([[0, 1, 2]]), &["[from, to]"]);
+    assert_key_error("layer_replication", json!(vec![[0, 2]; 4000]), &["8000"]);
+    assert_key_error("alora_invocation_tokens", json!([1, 2]), &["after these tokens"]);
+    assert_key_error("arrow_config", json!({"top_k": 3}), &["per token"]);
+    assert_key_error("kasa_config", json!({"beta": 0.1}), &["smallest singular values"]);
+    assert_key_error("megatron_config", json!({"x": 1}), &["Megatron"]);
+    assert_key_error("target_parameters", json!(["mlp.experts.down_proj"]), &["parameters"]);
+    assert_key_error("use_bdlora", json!({"nblocks": 2}), &["block-diagonal"]);
+    assert_key_error("use_qalora", json!(true), &["GPTQ"]);
+    assert_key_error("use_something_new", json!({"deep": [1]}), &["{\"deep\":[1]}", "unknown"]);
+    assert_key_error("scale_of_tomorrow", json!(2), &["`2`"]);
+    assert_key_error("ensure_weight_tying", json!("yes"), &["true or false"]);
+    assert_key_error("trainable_token_indices", json!("x"), &["token ids"]);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn keys_without_effect_are_ignored() {
     for (key, value) in edits {
         let dir = edited("layers", |config| config[key] = value.clone(), |_| {});
         let source = apply_adapter("untied", dir.path()).unwrap();
-        assert!(worst(&logits(&source), &logits(&plain)) == 0.0, "{key}={value}");
+        assert!(max_difference(&logits(&source), &logits(&plain)) == 0.0, "{key}={value}");
     }
 }
 
@@ -210,14 +210,14 @@ fn equivalent_tensor_names_are_recognized() {
     for (i, rename) in renamed.iter().enumerate() {
         let dir = edited("layers", |_| {}, |all| *all = all.drain().map(|(key, t)| (rename(&key), t)).collect());
         let source = apply_adapter("untied", dir.path()).unwrap();
-        assert!(worst(&logits(&source), &logits(&plain)) == 0.0, "{i}");
+        assert!(max_difference(&logits(&source), &logits(&plain)) == 0.0, "{i}");
         let said = source.notes().join("; ");
         assert_eq!(said.contains("removed `"), (2..5).contains(&i), "{said}");
     }
     // Modules that the configuration excludes are ignored with a note.
     let dir = edited("layers", |config| config["target_modules"] = json!(["q_proj"]), |_| {});
     let source = apply_adapter("untied", dir.path()).unwrap();
-    assert!(worst(&logits(&source), &logits(&plain)) > 1e-3);
+    assert!(max_difference(&logits(&source), &logits(&plain)) > 1e-3);
     assert!(source.notes()[0].contains("1 modules") && source.notes()[0].contains("up_proj"), "{:?}", source.notes());
 }
 
@@ -227,7 +227,7 @@ fn a_misplaced_adapter_has_a_hint() {
         let error = Source::open(spec).unwrap_err();
         (error.to_string(), error.hint().unwrap())
     };
-    let (text, hint) = error(&place("pissa"));
+    let (text, hint) = error(&model_path("pissa"));
     assert!(text.contains("it is an adapter") && hint.contains("load tiny/untied+"), "{text} {hint}");
     let (text, hint) = error(&with("untied", &["tied"]));
     assert!(text.contains("it is a model, not an adapter") && hint.contains("BASE+ADAPTER"), "{text} {hint}");
@@ -246,12 +246,12 @@ fn a_misplaced_adapter_has_a_hint() {
             *all = all.drain().map(|(key, t)| (key.replace("model.model", "model.model.language_model"), t)).collect();
         },
     );
-    let (text, hint) = error(&format!("{}+{}", place("untied"), dir.path().display()));
+    let (text, hint) = error(&format!("{}+{}", model_path("untied"), dir.path().display()));
     assert!(text.contains("multimodal") && hint.contains("tiny/untied"), "{text} {hint}");
     // Pickled weights, no weights, and two adapters in one file.
     let dir = edited("layers", |_| {}, |_| {});
     fs::rename(dir.path().join("adapter_model.safetensors"), dir.path().join("none")).unwrap();
-    let spec = format!("{}+{}", place("untied"), dir.path().display());
+    let spec = format!("{}+{}", model_path("untied"), dir.path().display());
     let (text, hint) = error(&spec);
     assert!(text.contains("no `adapter_model.safetensors`") && hint.contains("PEFT"), "{text} {hint}");
     let dir = edited(
@@ -262,7 +262,7 @@ fn a_misplaced_adapter_has_a_hint() {
             *all = all.drain().map(|(key, t)| (key.replace(".weight", ".a.weight"), t)).chain(second).collect();
         },
     );
-    let (text, hint) = error(&format!("{}+{}", place("untied"), dir.path().display()));
+    let (text, hint) = error(&format!("{}+{}", model_path("untied"), dir.path().display()));
     assert!(text.contains("several adapters: a, b") && hint.contains("selected_adapters"), "{text} {hint}");
 }
 
@@ -322,7 +322,7 @@ fn a_different_output_layer_unties_and_an_equal_one_does_not() {
         let (config, tensors) = baked(&with("tied", &[case]), "merge passthrough out");
         assert_eq!(config["tie_word_embeddings"], false, "{case}");
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
-        assert!(worst(&tensors[HEAD], &weights.weight(HEAD).unwrap()) == 0.0, "{case}");
+        assert!(max_difference(&tensors[HEAD], &weights.weight(HEAD).unwrap()) == 0.0, "{case}");
     }
     for case in ["kept-low-rank", "kept-saved", "tokens-tied", "resized-tied"] {
         assert!(opened(case).architecture().unwrap().tied, "{case}");
@@ -350,32 +350,32 @@ fn a_different_output_layer_unties_and_an_equal_one_does_not() {
     save(&tensors);
     let source = Source::open(&spec).unwrap();
     assert!(!source.architecture().unwrap().tied);
-    assert!(worst(&logits(&source), &(logits(&Source::open(&place("tied")).unwrap()) * 2.0).unwrap()) > 1e-3);
+    assert!(max_difference(&logits(&source), &(logits(&Source::open(&model_path("tied")).unwrap()) * 2.0).unwrap()) > 1e-3);
     let (config, written) = baked(&spec, "merge passthrough out dtype=f32");
-    assert!(config["tie_word_embeddings"] == false && worst(&written[HEAD], &other) == 0.0);
+    assert!(config["tie_word_embeddings"] == false && max_difference(&written[HEAD], &other) == 0.0);
     // An unsupported family.
     fs::write(dir.path().join("config.json"), r#"{"model_type": "novel", "tie_word_embeddings": true}"#).unwrap();
     let (config, written) = baked(&spec, "merge passthrough out dtype=f32");
-    assert!(config["tie_word_embeddings"] == false && worst(&written[HEAD], &other) == 0.0);
+    assert!(config["tie_word_embeddings"] == false && max_difference(&written[HEAD], &other) == 0.0);
 }
 
 #[test]
 fn tied_and_untied_sources_can_be_merged() {
-    let load = format!("a={} b={}", place("tied"), with("tied", &["head-saved"]));
+    let load = format!("a={} b={}", model_path("tied"), with("tied", &["head-saved"]));
     let head = |spec: &str, name: &str| {
         let source = Source::open(spec).unwrap();
         SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.weight(name).unwrap()
     };
-    let (own, embedding) = (head(&with("tied", &["head-saved"]), HEAD), head(&place("tied"), EMBEDDING));
+    let (own, embedding) = (head(&with("tied", &["head-saved"]), HEAD), head(&model_path("tied"), EMBEDDING));
     let mean = ((&own + &embedding).unwrap() / 2.0).unwrap();
     for verbs in ["merge linear out", "wrap; bake out"] {
         let (config, tensors) = baked(&load, verbs);
         assert_eq!(config["tie_word_embeddings"], false);
-        assert!(worst(&tensors[HEAD], &mean) < 1e-7 && worst(&tensors[EMBEDDING], &embedding) < 1e-7, "{verbs}");
+        assert!(max_difference(&tensors[HEAD], &mean) < 1e-7 && max_difference(&tensors[EMBEDDING], &embedding) < 1e-7, "{verbs}");
     }
     // In either order, also with the base's task vectors, and with extended vocabularies.
     for verbs in ["merge task_arithmetic out", "merge ties density=1 out"] {
-        let (config, tensors) = baked(&format!("base={} {load}", place("tied")), verbs);
+        let (config, tensors) = baked(&format!("base={} {load}", model_path("tied")), verbs);
         assert!(config["tie_word_embeddings"] == false && tensors.contains_key(HEAD), "{verbs}");
     }
     let (config, tensors) = baked(&format!("c={} {load}", with("tied", &["resized-tied"])), "merge linear out");
@@ -384,7 +384,7 @@ fn tied_and_untied_sources_can_be_merged() {
         (&json!(26), &[26, 16][..], &[26, 16][..])
     );
     // The result is tied if all sources are.
-    let models = load_all([place("tied"), with("tied", &["tokens-tied"])]);
+    let models = load_all([model_path("tied"), with("tied", &["tokens-tied"])]);
     assert!(models.source("tied").unwrap().architecture().unwrap().tied);
     let more = models.and_load([with("tied", &["head-saved"])]).unwrap();
     let tied = more.source("tied").unwrap();
@@ -393,7 +393,7 @@ fn tied_and_untied_sources_can_be_merged() {
         "{:?}",
         tied.notes()
     );
-    assert!(worst(&logits(tied), &logits(&Source::open(&place("tied")).unwrap())) == 0.0);
+    assert!(max_difference(&logits(tied), &logits(&Source::open(&model_path("tied")).unwrap())) == 0.0);
 }
 
 fn load_all(specs: [String; 2]) -> Models {
@@ -502,7 +502,7 @@ fn weights_may_be_in_a_bin_file() {
         let found = apply_adapter("untied", dir.path()).unwrap();
         for spec in expected.architecture().unwrap().tensors() {
             let weight = |source| SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 }.weight(&spec.name).unwrap();
-            assert_eq!(worst(&weight(&found), &weight(&expected)), 0.0, "{}: {}", from.display(), spec.name);
+            assert_eq!(max_difference(&weight(&found), &weight(&expected)), 0.0, "{}: {}", from.display(), spec.name);
         }
     }
     let error = {

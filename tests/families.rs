@@ -38,7 +38,7 @@ const MODELS: [&str; 20] = [
     "ernie4_5",
 ];
 
-fn place(name: &str) -> String {
+fn model_path(name: &str) -> String {
     data("families").join(name).display().to_string()
 }
 
@@ -47,7 +47,7 @@ fn values(x: &Tensor) -> Vec<f32> {
 }
 
 #[track_caller]
-fn agrees(found: &Tensor, expected: &Tensor, relative: f32) {
+fn assert_close(found: &Tensor, expected: &Tensor, relative: f32) {
     assert_eq!(found.dims(), expected.dims());
     let (found, expected) = (values(found), values(expected));
     let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -75,8 +75,8 @@ fn logits_match_transformers() {
     let (ids, expected) = expected();
     for name in MODELS {
         println!("{name}");
-        let source = Source::open(&place(name)).unwrap();
-        agrees(&logits(&source, &ids), &expected[name], 1e-5);
+        let source = Source::open(&model_path(name)).unwrap();
+        assert_close(&logits(&source, &ids), &expected[name], 1e-5);
     }
 }
 
@@ -85,7 +85,7 @@ fn a_cache_changes_nothing() {
     let (ids, expected) = expected();
     // longrope rotates keys differently once a sequence is long: cached keys stay unchanged, here as in transformers.
     for name in MODELS.into_iter().filter(|name| *name != "phi3-long") {
-        let source = Source::open(&place(name)).unwrap();
+        let source = Source::open(&model_path(name)).unwrap();
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
         let decoder = Decoder::new(source.architecture().unwrap(), &weights);
         for (row, sequence) in ids.to_vec2::<u32>().unwrap().iter().enumerate() {
@@ -96,18 +96,18 @@ fn a_cache_changes_nothing() {
                 let next = Tensor::new(&sequence[start..start + length], &Device::Cpu).unwrap();
                 parts.push(decoder.logits(&decoder.hidden_cached(&next, &mut cache).unwrap()).unwrap());
             }
-            agrees(&Tensor::cat(&parts, 0).unwrap(), &expected, 1e-5);
+            assert_close(&Tensor::cat(&parts, 0).unwrap(), &expected, 1e-5);
             // Running each sequence separately makes no difference either.
             let alone = Batch::new([sequence.as_slice()], &Device::Cpu).unwrap();
             let each = decoder.hidden_each(&[alone]).unwrap();
-            agrees(&decoder.logits(&each[0]).unwrap(), &expected, 1e-5);
+            assert_close(&decoder.logits(&each[0]).unwrap(), &expected, 1e-5);
         }
     }
 }
 
 #[test]
 fn stored_dtypes_and_shards_are_reported() {
-    let sources: [Source; 4] = std::array::from_fn(|i| Source::open(&place(MODELS[i])).unwrap());
+    let sources: [Source; 4] = std::array::from_fn(|i| Source::open(&model_path(MODELS[i])).unwrap());
     let [mistral, qwen2, sharded, biases] = &sources;
     assert_eq!(sources.iter().map(|s| s.dtype()).collect::<Vec<_>>(), [DType::F32, DType::BF16, DType::F16, DType::F32]);
     assert_eq!(mistral.architecture().unwrap().attention[0].window, Some(5));
@@ -118,7 +118,7 @@ fn stored_dtypes_and_shards_are_reported() {
     );
     assert!(sharded.architecture().unwrap().tied);
     assert!(biases.architecture().unwrap().output_bias && biases.architecture().unwrap().mlp_bias);
-    let table = load([place("qwen2-bias-tied")]).unwrap().to_string();
+    let table = load([model_path("qwen2-bias-tied")]).unwrap().to_string();
     for word in ["qwen2-bias-tied", "qwen2", "bf16", "size"] {
         assert!(table.contains(word), "{table}");
     }
@@ -129,7 +129,7 @@ fn stored_dtypes_and_shards_are_reported() {
 fn merging_a_source_with_itself_reproduces_it() {
     let (ids, expected) = expected();
     for name in MODELS {
-        let models = load([format!("a={}", place(name)), format!("b={}", place(name))]).unwrap();
+        let models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
         let dam = models.wrap(Columns { bias: BiasStart::Same, ..Columns::default() }).unwrap();
         let dir = tempfile::tempdir().unwrap();
         for (dtype, relative) in [(None, 1e-5), (Some("f32"), 1e-5), (Some("bf16"), 3e-2)] {
@@ -138,11 +138,11 @@ fn merging_a_source_with_itself_reproduces_it() {
             let written = dam.bake_with(dir.path().join("out"), &options).unwrap();
             assert!(written.files > 4, "{written:?}");
             let baked = Source::open(&written.path.display().to_string()).unwrap();
-            agrees(&logits(&baked, &ids), &expected[name], relative);
+            assert_close(&logits(&baked, &ids), &expected[name], relative);
             let wanted = match dtype {
                 Some("f32") => DType::F32,
                 Some(_) => DType::BF16,
-                None => Source::open(&place(name)).unwrap().dtype(),
+                None => Source::open(&model_path(name)).unwrap().dtype(),
             };
             assert_eq!(baked.dtype(), wanted);
         }
@@ -154,7 +154,7 @@ fn merging_a_source_with_itself_reproduces_it() {
 fn recomputation_changes_nothing() {
     for name in MODELS {
         let losses = ["off", "on"].map(|recompute| {
-            let mut models = load([format!("a={}", place(name)), format!("b={}", place(name))]).unwrap();
+            let mut models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
             let dir = tempfile::tempdir().unwrap();
             let file = dir.path().join("data.jsonl");
             fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n").unwrap();
@@ -173,7 +173,7 @@ fn recomputation_changes_nothing() {
 /// The published initialization: biases add up.
 #[test]
 fn biases_start_at_one_as_published() {
-    let models = load([format!("a={}", place("llama-biases")), format!("b={}", place("llama-biases"))]).unwrap();
+    let models = load([format!("a={}", model_path("llama-biases")), format!("b={}", model_path("llama-biases"))]).unwrap();
     let dam = models.wrap(Columns::default()).unwrap();
     let name = "model.layers.0.self_attn.q_proj.bias";
     assert_eq!(dam.coefficients(name).unwrap().to_vec2::<f32>().unwrap(), [[1.0], [1.0]]);
@@ -181,7 +181,7 @@ fn biases_start_at_one_as_published() {
     dam.bake(dir.path().join("out")).unwrap();
     let read = |dir: &Path| safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap()[name].clone();
     let (source, merged) = (read(&data("families/llama-biases")), read(&dir.path().join("out")));
-    agrees(&merged, &(source * 2.0).unwrap(), 1e-6);
+    assert_close(&merged, &(source * 2.0).unwrap(), 1e-6);
 }
 
 /// Training reaches every coefficient in every family; otherwise the gradient check fails.
@@ -191,7 +191,7 @@ fn every_family_trains() {
     let file = dir.path().join("data.jsonl");
     fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n").unwrap();
     for name in MODELS {
-        let mut models = load([format!("a={}", place(name)), format!("b={}", place(name))]).unwrap();
+        let mut models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
         for source in ["a", "b"] {
             models.data(source, &file.display().to_string()).unwrap();
         }
@@ -214,7 +214,7 @@ fn gradients_agree_with_finite_differences() {
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     };
     for name in MODELS {
-        let source = Source::open(&place(name)).unwrap();
+        let source = Source::open(&model_path(name)).unwrap();
         let architecture = source.architecture().unwrap();
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F64 }.collect().unwrap();
         let loss = |weights: &BTreeMap<String, Tensor>| {

@@ -15,12 +15,12 @@ use dam_prelude::model::{Decoder, SourceWeights};
 use dam_prelude::{Bake, Error, load};
 use serde_json::Value;
 
-fn place(name: &str) -> String {
+fn model_path(name: &str) -> String {
     data("formats").join(name).display().to_string()
 }
 
 fn expected() -> std::collections::HashMap<String, Tensor> {
-    safetensors::load(place("expected.safetensors"), &Device::Cpu).unwrap()
+    safetensors::load(model_path("expected.safetensors"), &Device::Cpu).unwrap()
 }
 
 fn values(x: &Tensor) -> Vec<f32> {
@@ -35,7 +35,7 @@ fn logits(source: &Source, ids: &[u32]) -> Vec<f32> {
 }
 
 #[track_caller]
-fn agrees(found: &[f32], expected: &Tensor, relative: f32) {
+fn assert_close(found: &[f32], expected: &Tensor, relative: f32) {
     let expected = values(expected);
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -75,14 +75,14 @@ fn baked(source: &str, to: &Path, options: &Bake) -> Source {
 fn bin_shards_run_as_in_transformers_and_are_baked_as_safetensors() {
     let (expected, dir) = (expected(), tempfile::tempdir().unwrap());
     let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
-    let source = Source::open(&place("bin-shards")).unwrap();
+    let source = Source::open(&model_path("bin-shards")).unwrap();
     assert_eq!(source.format(), "bf16");
-    agrees(&logits(&source, &ids[0]), &expected["bin-shards"], 1e-5);
-    let merged = baked(&place("bin-shards"), &dir.path().join("out"), &Bake::default());
-    agrees(&logits(&merged, &ids[0]), &expected["bin-shards"], 1e-5);
+    assert_close(&logits(&source, &ids[0]), &expected["bin-shards"], 1e-5);
+    let merged = baked(&model_path("bin-shards"), &dir.path().join("out"), &Bake::default());
+    assert_close(&logits(&merged, &ids[0]), &expected["bin-shards"], 1e-5);
     assert!(dir.path().join("out/model.safetensors").is_file());
     // A path to the index stands for its directory; a missing .bin shard is named.
-    assert!(Source::open(&place("bin-shards/pytorch_model.bin.index.json")).is_ok());
+    assert!(Source::open(&model_path("bin-shards/pytorch_model.bin.index.json")).is_ok());
     let broken = dir.path().join("broken");
     fs::create_dir(&broken).unwrap();
     for name in ["config.json", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"] {
@@ -108,17 +108,17 @@ fn float8_matches_torch_values_and_transformers_logits() {
     let (expected, dir) = (expected(), tempfile::tempdir().unwrap());
     let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
     for (name, format) in [("fp8-block", "f8_e4m3"), ("fp8-channel", "f8_e4m3"), ("fp8-tensor", "f8_e5m2")] {
-        let source = Source::open(&place(name)).unwrap();
+        let source = Source::open(&model_path(name)).unwrap();
         assert_eq!(source.format(), format);
         let notes = source.notes().join("\n");
         assert!(notes.contains("float8") && notes.contains("quantization_config"), "{notes}");
         assert_eq!(notes.contains("input_scale"), name == "fp8-tensor");
-        agrees(&logits(&source, &ids[0]), &expected[name], 1e-5);
+        assert_close(&logits(&source, &ids[0]), &expected[name], 1e-5);
         // Exact to the last bit if baked as f32; otherwise the nearest bf16.
         let exact = Bake { dtype: Some("f32".into()), ..Bake::default() };
         for (options, dtype) in [(exact, DType::F32), (Bake::default(), DType::BF16)] {
             let to = dir.path().join(format!("{name}-{dtype:?}"));
-            let merged = baked(&place(name), &to, &options);
+            let merged = baked(&model_path(name), &to, &options);
             assert!(merged.notes().is_empty(), "{:?}", merged.notes());
             let config: Value = serde_json::from_slice(&fs::read(to.join("config.json")).unwrap()).unwrap();
             assert!(config.get("quantization_config").is_none());

@@ -19,10 +19,10 @@ use mutate::mutated;
 use seeds::seeds;
 
 /// The maximum memory per input in bytes.
-const MOST: usize = 1 << 30;
+const MAX_BYTES: usize = 1 << 30;
 
 /// The maximum duration per input.
-const LONGEST: Duration = Duration::from_secs(10);
+const MAX_DURATION: Duration = Duration::from_secs(10);
 
 /// An allocator that tracks memory use.
 struct Counting;
@@ -31,12 +31,12 @@ static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-fn took(bytes: usize) {
+fn allocated(bytes: usize) {
     let now = NOW.fetch_add(bytes, Relaxed) + bytes;
     PEAK.fetch_max(now, Relaxed);
     if now > LIMIT.load(Relaxed) {
         // Nothing is allocated from here on: the memory may be exhausted.
-        say("too much memory");
+        report("too much memory");
         std::process::abort();
     }
 }
@@ -44,7 +44,7 @@ fn took(bytes: usize) {
 // SAFETY: delegates to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
+        allocated(layout.size());
         // SAFETY: guaranteed by the caller.
         unsafe { System.alloc(layout) }
     }
@@ -56,14 +56,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
+        allocated(layout.size());
         // SAFETY: guaranteed by the caller.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         match size.checked_sub(layout.size()) {
-            Some(more) => took(more),
+            Some(more) => allocated(more),
             None => drop(NOW.fetch_sub(layout.size() - size, Relaxed)),
         }
         // SAFETY: guaranteed by the caller.
@@ -80,7 +80,7 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 static BEGAN: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Reports a failure without allocating.
-fn say(what: &str) {
+fn report(what: &str) {
     let mut digits = [b'0'; 20];
     let (mut rest, mut at) = (NUMBER.load(Relaxed), digits.len());
     while rest > 0 {
@@ -115,8 +115,8 @@ fn mutated_files_never_panic() {
         loop {
             std::thread::sleep(Duration::from_millis(200));
             let (now, began) = (start.elapsed().as_millis() as u64, BEGAN.load(Relaxed));
-            if now.saturating_sub(began) > LONGEST.as_millis() as u64 {
-                say("too long");
+            if now.saturating_sub(began) > MAX_DURATION.as_millis() as u64 {
+                report("too long");
                 std::process::abort();
             }
         }
@@ -139,7 +139,7 @@ fn mutated_files_never_panic() {
             keep.iter().for_each(|file| std::fs::write(file, &input).unwrap());
             let before = NOW.load(Relaxed);
             PEAK.store(before, Relaxed);
-            LIMIT.store(before + MOST, Relaxed);
+            LIMIT.store(before + MAX_BYTES, Relaxed);
             NUMBER.store(number, Relaxed);
             let one = Instant::now();
             BEGAN.store(start.elapsed().as_millis() as u64, Relaxed);
@@ -147,7 +147,7 @@ fn mutated_files_never_panic() {
             BEGAN.store(u64::MAX, Relaxed);
             LIMIT.store(usize::MAX, Relaxed);
             if done.is_err() {
-                say("a panic");
+                report("a panic");
                 std::fs::write(std::env::temp_dir().join(format!("dam-fuzz-{name}-{number}")), &input).unwrap();
                 panic!("{name} panics on mutation {number}");
             }

@@ -25,7 +25,7 @@ fn logits(source: &Source, ids: &[u32]) -> Vec<f32> {
 }
 
 #[track_caller]
-fn agrees(found: &[f32], expected: &Tensor, relative: f32) {
+fn assert_close(found: &[f32], expected: &Tensor, relative: f32) {
     let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -42,12 +42,12 @@ fn logits_match_transformers_before_and_after_baking() {
         let models =
             load([format!("a={}", file(&format!("{name}.gguf"))), format!("b={}", file(&format!("{name}.gguf")))]).unwrap();
         assert_eq!(models.report().0[0].dtype, format);
-        agrees(&logits(models.source("a").unwrap(), &ids[0]), &expected[name], 1e-5);
+        assert_close(&logits(models.source("a").unwrap(), &ids[0]), &expected[name], 1e-5);
         // Merging a model with itself reproduces it; biases start at 1 each, so they are halved.
         let columns = Columns { bias: dam_prelude::BiasStart::Same, ..Columns::default() };
         let written = models.wrap(columns).unwrap().bake(dir.path().join(name)).unwrap();
         let baked = Source::open(&written.path.display().to_string()).unwrap();
-        agrees(&logits(&baked, &ids[0]), &expected[name], 1e-5);
+        assert_close(&logits(&baked, &ids[0]), &expected[name], 1e-5);
         assert_eq!(baked.chat_template(), models.source("a").unwrap().chat_template());
         let token = |s: &Source| s.tokenizer().unwrap().get_vocab(true).into_iter().collect::<BTreeMap<_, _>>();
         assert_eq!(token(&baked), token(models.source("a").unwrap()));
@@ -62,7 +62,7 @@ fn olmo2_and_granite_match_their_original_models() {
     for name in ["olmo2", "granite"] {
         let source = Source::open(&file(&format!("{name}.gguf"))).unwrap();
         for (row, ids) in ids.iter().enumerate() {
-            agrees(&logits(&source, ids), &expected[name].get(row).unwrap(), 1e-5);
+            assert_close(&logits(&source, ids), &expected[name].get(row).unwrap(), 1e-5);
         }
         assert!(source.unused().is_empty(), "{:?}", source.unused());
     }
@@ -95,7 +95,7 @@ fn tokens_match_transformers() {
 
 /// The error for a file changed by `damage`.
 #[track_caller]
-fn damaged(damage: impl FnOnce(&mut Vec<u8>)) -> Error {
+fn corrupt_error(damage: impl FnOnce(&mut Vec<u8>)) -> Error {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("damaged.gguf");
     let mut bytes = fs::read(file("llama.gguf")).unwrap();
@@ -107,34 +107,34 @@ fn damaged(damage: impl FnOnce(&mut Vec<u8>)) -> Error {
 }
 
 /// Overwrites the bytes `skip` bytes after the first occurrence of `key`.
-fn after(bytes: &mut [u8], key: &str, skip: usize, new: &[u8]) {
+fn overwrite_after(bytes: &mut [u8], key: &str, skip: usize, new: &[u8]) {
     let at = bytes.windows(key.len()).position(|w| w == key.as_bytes()).unwrap() + key.len() + skip;
     bytes[at..at + new.len()].copy_from_slice(new);
 }
 
 #[test]
 fn corrupt_files_are_errors() {
-    assert!(matches!(damaged(|b| b.clear()), Error::Gguf { .. }));
-    assert!(matches!(damaged(|b| b[0] = b'X'), Error::Gguf { .. }));
-    assert!(matches!(damaged(|b| b[4] = 9), Error::Gguf { .. }));
+    assert!(matches!(corrupt_error(|b| b.clear()), Error::Gguf { .. }));
+    assert!(matches!(corrupt_error(|b| b[0] = b'X'), Error::Gguf { .. }));
+    assert!(matches!(corrupt_error(|b| b[4] = 9), Error::Gguf { .. }));
     for length in [5, 23, 100, 3000] {
-        damaged(|b| b.truncate(length));
+        corrupt_error(|b| b.truncate(length));
     }
-    damaged(|b| b.truncate(b.len() - 100));
+    corrupt_error(|b| b.truncate(b.len() - 100));
     // The number of tensors and of metadata, the length of a string, the length of an array.
-    damaged(|b| b[8..16].copy_from_slice(&(1u64 << 60).to_le_bytes()));
-    damaged(|b| b[16..24].copy_from_slice(&u64::MAX.to_le_bytes()));
-    damaged(|b| b[24..32].copy_from_slice(&(1u64 << 50).to_le_bytes()));
-    damaged(|b| after(b, "tokenizer.ggml.tokens", 8, &(1u64 << 59).to_le_bytes()));
+    corrupt_error(|b| b[8..16].copy_from_slice(&(1u64 << 60).to_le_bytes()));
+    corrupt_error(|b| b[16..24].copy_from_slice(&u64::MAX.to_le_bytes()));
+    corrupt_error(|b| b[24..32].copy_from_slice(&(1u64 << 50).to_le_bytes()));
+    corrupt_error(|b| overwrite_after(b, "tokenizer.ggml.tokens", 8, &(1u64 << 59).to_le_bytes()));
     // The first dimension, type and offset of a tensor.
-    damaged(|b| after(b, "token_embd.weight", 4, &(1u64 << 61).to_le_bytes()));
-    damaged(|b| after(b, "token_embd.weight", 4, &33u64.to_le_bytes()));
-    damaged(|b| after(b, "token_embd.weight", 20, &99u32.to_le_bytes()));
-    damaged(|b| after(b, "token_embd.weight", 24, &(1u64 << 62).to_le_bytes()));
+    corrupt_error(|b| overwrite_after(b, "token_embd.weight", 4, &(1u64 << 61).to_le_bytes()));
+    corrupt_error(|b| overwrite_after(b, "token_embd.weight", 4, &33u64.to_le_bytes()));
+    corrupt_error(|b| overwrite_after(b, "token_embd.weight", 20, &99u32.to_le_bytes()));
+    corrupt_error(|b| overwrite_after(b, "token_embd.weight", 24, &(1u64 << 62).to_le_bytes()));
     // A number of heads that does not divide the rows.
-    damaged(|b| after(b, "llama.attention.head_count", 4, &7u32.to_le_bytes()));
+    corrupt_error(|b| overwrite_after(b, "llama.attention.head_count", 4, &7u32.to_le_bytes()));
     // A NaN scale.
-    let error = damaged(|b| {
+    let error = corrupt_error(|b| {
         let end = b.len() - 34 * 2;
         b[end..end + 2].copy_from_slice(&0x7e00u16.to_le_bytes());
     });

@@ -56,7 +56,7 @@ fn logits(source: &Source, ids: &[u32]) -> Vec<f32> {
 }
 
 #[track_caller]
-fn agree(found: &[f32], expected: &[f32], relative: f32, what: &str) {
+fn assert_close(found: &[f32], expected: &[f32], relative: f32, what: &str) {
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
     let worst = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
@@ -70,7 +70,7 @@ fn fnv(bytes: &[u8]) -> String {
 }
 
 /// The tensors of a file (type, shape and hash of the bytes), and its metadata.
-fn listed(path: &Path) -> (BTreeMap<String, Value>, BTreeMap<String, Gguf>) {
+fn read_back(path: &Path) -> (BTreeMap<String, Value>, BTreeMap<String, Gguf>) {
     let bytes = fs::read(path).unwrap();
     let content = Content::read(&mut Cursor::new(&bytes)).unwrap();
     let one = |(name, info): (&String, &dam_prelude::candle_core::quantized::gguf_file::TensorInfo)| {
@@ -89,7 +89,7 @@ fn listed(path: &Path) -> (BTreeMap<String, Value>, BTreeMap<String, Gguf>) {
 }
 
 /// Changes a test configuration to one that llama.cpp supports.
-fn known(name: &str, config: &mut Value) {
+fn make_supported(name: &str, config: &mut Value) {
     match name {
         "gemma2" | "gemma3" => config["query_pre_attn_scalar"] = 16.into(),
         "smollm3" => {
@@ -112,14 +112,14 @@ fn tensors_match_the_gguf_package_and_are_read_back() {
     for (name, tensors) in expected {
         let source = dir.path().join(&name);
         copy(&data("families").join(&name), &source);
-        configure(&source, |config| known(&name, config));
+        configure(&source, |config| make_supported(&name, config));
         let own = open(&source);
         for dtype in [None, Some("f32"), Some("f16"), Some("bf16"), Some("q8_0")] {
             let kind = dtype.unwrap_or("stored");
             let file = dir.path().join(format!("{name}-{kind}.gguf"));
             let notes = written(&source, &file, dtype).unwrap();
             assert!(notes.iter().any(|note| note.contains("no source has a tokenizer")), "{notes:?}");
-            let (found, keys) = listed(&file);
+            let (found, keys) = read_back(&file);
             let factors = |name: &str| name.starts_with("rope_f");
             for (tensor, expected) in &tensors {
                 assert_eq!(found[tensor], expected[kind], "{name} {tensor} {kind}");
@@ -145,7 +145,7 @@ fn tensors_match_the_gguf_package_and_are_read_back() {
             let ids = if name == "mistral-window" { &ids[..5] } else { &ids[..] };
             let back = open(&file);
             if dtype == Some("f32") {
-                agree(&logits(&back, ids), &logits(&own, ids), 1e-5, &name);
+                assert_close(&logits(&back, ids), &logits(&own, ids), 1e-5, &name);
                 assert_eq!(back.architecture().unwrap().tied, architecture.tied);
                 assert_eq!(back.architecture().unwrap().eos, architecture.eos);
             }
@@ -206,7 +206,7 @@ fn scaled_rotary_frequencies_are_read_back() {
         configure(&source, |config| config["rope_parameters"] = rope.clone());
         let file = dir.path().join(format!("{i}.gguf"));
         written(&source, &file, Some("f32")).unwrap();
-        agree(&logits(&open(&file), &ids), &logits(&open(&source), &ids), 1e-5, &rope.to_string());
+        assert_close(&logits(&open(&file), &ids), &logits(&open(&source), &ids), 1e-5, &rope.to_string());
     }
 }
 
@@ -216,7 +216,7 @@ fn a_gguf_file_round_trips() {
     let dir = tempfile::tempdir().unwrap();
     let (original, file) = (data("gguf/llama.gguf"), dir.path().join("llama.gguf"));
     written(&original, &file, Some("q8_0")).unwrap();
-    let ((before, old), (after, new)) = (listed(&original), listed(&file));
+    let ((before, old), (after, new)) = (read_back(&original), read_back(&file));
     assert_eq!(before, after);
     for key in ["model", "tokens", "token_type", "bos_token_id", "eos_token_id", "unknown_token_id", "add_bos_token"] {
         let key = format!("tokenizer.ggml.{key}");
@@ -314,7 +314,7 @@ fn written_tokenizers_split_text_identically() {
         with_tokenizer(name, rows, &source);
         written(&source, &file, None).unwrap();
         let (own, back) = (open(&source), open(&file));
-        let (_, keys) = listed(&file);
+        let (_, keys) = read_back(&file);
         assert_eq!(keys["tokenizer.ggml.pre"].to_string().unwrap(), pre);
         let Gguf::Array(tokens) = &keys["tokenizer.ggml.tokens"] else { panic!() };
         assert_eq!(tokens.len(), rows);
@@ -345,7 +345,7 @@ fn written_tokenizers_split_text_identically() {
 }
 
 /// The error for the tokenizer `name` with a changed tokenizer.json.
-fn refused(name: &str, change: impl FnOnce(&mut Value)) -> String {
+fn tokenizer_error(name: &str, change: impl FnOnce(&mut Value)) -> String {
     let dir = tempfile::tempdir().unwrap();
     with_tokenizer(name, 300, dir.path());
     let file = dir.path().join("tokenizer.json");
@@ -357,14 +357,14 @@ fn refused(name: &str, change: impl FnOnce(&mut Value)) -> String {
 
 #[test]
 fn tokenizers_that_would_split_differently_are_errors() {
-    assert!(refused("llama3", |t| t["model"]["ignore_merges"] = false.into()).contains("pre-tokenizer"));
-    assert!(refused("qwen2", |t| t["normalizer"] = json!({"type": "Lowercase"})).contains("pre-tokenizer"));
+    assert!(tokenizer_error("llama3", |t| t["model"]["ignore_merges"] = false.into()).contains("pre-tokenizer"));
+    assert!(tokenizer_error("qwen2", |t| t["normalizer"] = json!({"type": "Lowercase"})).contains("pre-tokenizer"));
     // White space after a special token is stripped.
-    assert!(refused("qwen2", |t| t["added_tokens"][1]["rstrip"] = true.into()).contains("differently"));
-    assert!(refused("gpt2", |t| t["pre_tokenizer"]["add_prefix_space"] = true.into()).contains("pre-tokenizer"));
-    assert!(refused("spm", |t| t["model"]["merges"].as_array_mut().unwrap().truncate(5)).contains("scores"));
+    assert!(tokenizer_error("qwen2", |t| t["added_tokens"][1]["rstrip"] = true.into()).contains("differently"));
+    assert!(tokenizer_error("gpt2", |t| t["pre_tokenizer"]["add_prefix_space"] = true.into()).contains("pre-tokenizer"));
+    assert!(tokenizer_error("spm", |t| t["model"]["merges"].as_array_mut().unwrap().truncate(5)).contains("scores"));
     let processor = json!({"type": "BertProcessing", "sep": ["<|end|>", 0], "cls": ["<|end|>", 0]});
-    assert!(refused("gpt2", |t| t["post_processor"] = processor).contains("around"));
+    assert!(tokenizer_error("gpt2", |t| t["post_processor"] = processor).contains("around"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use common::dam;
 use serde_json::{Value, json};
 
 /// The maximum memory of the program in bytes, including the model.
-const MOST: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 
 /// A copy of the built-in arithmetic model with tokenizer.json and tokenizer_config.json changed by `change`.
 fn model(to: &Path, change: impl FnOnce(&mut Value, &mut Value)) {
@@ -32,13 +32,13 @@ fn model(to: &Path, change: impl FnOnce(&mut Value, &mut Value)) {
 
 /// The output of `dam -c VERBS`, whether it succeeded, its peak memory in bytes and its duration.
 #[expect(clippy::zombie_processes, reason = "wait4 waits, which also gives the memory")]
-fn measured(directory: &Path, verbs: &str) -> (String, bool, u64, Duration) {
+fn measure(directory: &Path, verbs: &str) -> (String, bool, u64, Duration) {
     let begin = Instant::now();
     let mut command = dam(directory);
     // SAFETY: one call before the program runs; it limits memory so that a failing test does not exhaust the machine.
     let limited = unsafe {
         command.pre_exec(|| {
-            let limit = libc::rlimit { rlim_cur: 4 * MOST, rlim_max: 4 * MOST };
+            let limit = libc::rlimit { rlim_cur: 4 * MAX_BYTES, rlim_max: 4 * MAX_BYTES };
             if libc::setrlimit(libc::RLIMIT_AS, &raw const limit) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         })
     };
@@ -61,14 +61,14 @@ fn measured(directory: &Path, verbs: &str) -> (String, bool, u64, Duration) {
 
 /// Loading the model, or reading data with it, fails in time with `words`, in one line with a hint.
 #[track_caller]
-fn refused(change: impl FnOnce(&mut Value, &mut Value), words: &[&str]) {
+fn assert_rejected(change: impl FnOnce(&mut Value, &mut Value), words: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     model(&directory.path().join("t"), change);
     fs::write(directory.path().join("q.jsonl"), format!("{}\n", json!({"question": "a".repeat(32), "answer": "b"}))).unwrap();
-    let (text, ok, bytes, time) = measured(directory.path(), "load t=t; data t=q.jsonl");
+    let (text, ok, bytes, time) = measure(directory.path(), "load t=t; data t=q.jsonl");
     assert!(!ok && words.iter().all(|word| text.contains(word)), "{text}");
     assert!(text.contains("hint:") && !text.contains("panicked") && !text.contains("backtrace"), "{text}");
-    assert!(bytes < MOST && text.len() < 2000, "{bytes} bytes: {text}");
+    assert!(bytes < MAX_BYTES && text.len() < 2000, "{bytes} bytes: {text}");
     // The test machine may be busy.
     assert!(time < Duration::from_secs(5), "{time:?}: {text}");
 }
@@ -82,19 +82,19 @@ fn tokenizers_with_excessive_demands_are_rejected() {
     let normalizer = |value: Value| move |tokenizer: &mut Value, _: &mut Value| tokenizer["normalizer"] = value;
     let pre_tokenizer = |value: Value| move |tokenizer: &mut Value, _: &mut Value| tokenizer["pre_tokenizer"] = value;
     // Cases t1, t4, t5 and t6 of the issue.
-    refused(pre_tokenizer(json!({"type": "FixedLength", "length": 0})), &["tokenizer.json", "length 0"]);
-    refused(normalizer(json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})), &["tokenizer.json", "charsmap"]);
+    assert_rejected(pre_tokenizer(json!({"type": "FixedLength", "length": 0})), &["tokenizer.json", "length 0"]);
+    assert_rejected(normalizer(json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})), &["tokenizer.json", "charsmap"]);
     let doubled = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
-    refused(normalizer(sequence("normalizers", doubled.clone(), 40)), &["tokenizer.json", "normalizers"]);
-    refused(normalizer(sequence("normalizers", doubled, 30)), &["tokenizer.json", "after its normalizers"]);
+    assert_rejected(normalizer(sequence("normalizers", doubled.clone(), 40)), &["tokenizer.json", "normalizers"]);
+    assert_rejected(normalizer(sequence("normalizers", doubled, 30)), &["tokenizer.json", "after its normalizers"]);
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-    refused(pre_tokenizer(sequence("pretokenizers", bytes.clone(), 1000)), &["tokenizer.json", "pretokenizers"]);
-    refused(pre_tokenizer(sequence("pretokenizers", bytes, 30)), &["tokenizer.json", "times the text"]);
+    assert_rejected(pre_tokenizer(sequence("pretokenizers", bytes.clone(), 1000)), &["tokenizer.json", "pretokenizers"]);
+    assert_rejected(pre_tokenizer(sequence("pretokenizers", bytes, 30)), &["tokenizer.json", "times the text"]);
     let long = json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "a".repeat(1 << 20)});
-    refused(normalizer(long), &["tokenizer.json", "after its normalizers"]);
+    assert_rejected(normalizer(long), &["tokenizer.json", "after its normalizers"]);
     let regex =
         json!({"type": "Split", "pattern": {"Regex": "((a{1000}){1000}){1000}"}, "behavior": "Isolated", "invert": false});
-    refused(pre_tokenizer(regex), &["tokenizer.json", "repetitions"]);
+    assert_rejected(pre_tokenizer(regex), &["tokenizer.json", "repetitions"]);
 }
 
 /// The regex engine stops on patterns with catastrophic backtracking.
@@ -109,10 +109,10 @@ fn slow_patterns_and_deep_values_end() {
         model(&directory.path().join(name), |_, config| config["chat_template"] = format!("{nested}{shown}").into());
     }
     for name in ["slow", "shown", "json", "same", "kept"] {
-        let (text, _, bytes, time) = measured(directory.path(), &format!("load t={name}; data t=q.jsonl"));
+        let (text, _, bytes, time) = measure(directory.path(), &format!("load t={name}; data t=q.jsonl"));
         // It may succeed or fail, but it must end.
         assert!(text.contains("1 examples") || text.contains("hint:"), "{name}: {text}");
-        assert!(bytes < MOST && time < Duration::from_secs(5), "{name}: {bytes} {time:?}");
+        assert!(bytes < MAX_BYTES && time < Duration::from_secs(5), "{name}: {bytes} {time:?}");
     }
 }
 
@@ -165,10 +165,10 @@ fn templates_with_excessive_demands_are_rejected() {
         ("{% macro f(x) %}{{ f(x ~ x) }}{% endmacro %}{{ f('abcdefgh') }}", &["cannot render"]),
     ] {
         println!("{text}");
-        refused(template(text), words);
+        assert_rejected(template(text), words);
     }
     let deep = format!("{{{{ {}1{} }}}}", "(".repeat(30_000), ")".repeat(30_000));
-    refused(template(&deep), &["cannot render"]);
+    assert_rejected(template(&deep), &["cannot render"]);
 }
 
 /// Real templates that use the same functions are accepted.
@@ -179,7 +179,7 @@ fn templates_that_pad_join_and_format_render() {
                     {{ m|tojson }}{{ strftime_now('%d %b %Y') }}{{ '%5d'|format(3) }}{{ '=' * 40 }}<|end|>{% endfor %}";
     model(&directory.path().join("t"), |_, config| config["chat_template"] = template.into());
     fs::write(directory.path().join("q.jsonl"), "{\"question\": \"12\", \"answer\": \"7\"}\n").unwrap();
-    let (text, ok, ..) = measured(directory.path(), "load t=t; data t=q.jsonl");
+    let (text, ok, ..) = measure(directory.path(), "load t=t; data t=q.jsonl");
     assert!(ok && text.contains("1 examples"), "{text}");
 }
 
@@ -191,11 +191,11 @@ fn a_text_that_exceeds_memory_is_rejected_with_its_line() {
     let text = |bytes: usize| json!({"text": "12 + 7 ".repeat(bytes / 7)}).to_string();
     fs::write(directory.path().join("long.jsonl"), format!("{}\n{}\n", text(70), text(8 << 20))).unwrap();
     fs::write(directory.path().join("book.jsonl"), text(2 << 20)).unwrap();
-    let (said, ok, bytes, _) = measured(directory.path(), "load t=t; data t=long.jsonl");
-    assert!(!ok && said.contains("line `2`") && said.contains("at most") && bytes < MOST, "{bytes} {said}");
+    let (output, ok, bytes, _) = measure(directory.path(), "load t=t; data t=long.jsonl");
+    assert!(!ok && output.contains("line `2`") && output.contains("at most") && bytes < MAX_BYTES, "{bytes} {output}");
     // A text of the size of a book is read.
-    let (said, ok, bytes, _) = measured(directory.path(), "load t=t; data t=book.jsonl");
-    assert!(ok && bytes < MOST, "{bytes} {said}");
+    let (output, ok, bytes, _) = measure(directory.path(), "load t=t; data t=book.jsonl");
+    assert!(ok && bytes < MAX_BYTES, "{bytes} {output}");
 }
 
 /// Nothing blocks on a pipe in place of a file.
@@ -240,10 +240,10 @@ fn pipes_and_devices_are_errors_wherever_a_file_is_named() {
         "load builtin:math builtin:sql; wrap; save pipe",
     ];
     for verbs in verbs {
-        let (text, ok, bytes, time) = measured(directory.path(), verbs);
+        let (text, ok, bytes, time) = measure(directory.path(), verbs);
         let words = ["not a regular file", "already exists"];
         assert!(!ok && words.iter().any(|word| text.contains(word)) && text.contains("hint:"), "{verbs}: {text}");
-        assert!(bytes < MOST && time < Duration::from_secs(5), "{verbs}: {bytes} {time:?}");
+        assert!(bytes < MAX_BYTES && time < Duration::from_secs(5), "{verbs}: {bytes} {time:?}");
     }
     for path in ["pipe", "/dev/zero"] {
         let output = dam(directory.path()).args(["run", path]).output().unwrap();

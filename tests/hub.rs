@@ -42,14 +42,14 @@ fn run(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> (Outp
 }
 
 #[track_caller]
-fn works(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> String {
+fn run_ok(home: &Path, endpoint: &str, verbs: &str, more: &[(&str, &str)]) -> String {
     let (output, text) = run(home, endpoint, verbs, more);
     assert!(output.status.success(), "{text}");
     text
 }
 
 #[track_caller]
-fn refuses(home: &Path, endpoint: &str, verbs: &str, words: &[&str]) {
+fn assert_fails(home: &Path, endpoint: &str, verbs: &str, words: &[&str]) {
     let (output, text) = run(home, endpoint, verbs, &[]);
     assert!(!output.status.success(), "{text}");
     assert!(words.iter().all(|word| text.contains(word)) && text.contains("hint:"), "{text}");
@@ -87,7 +87,7 @@ fn side_files_are_downloaded_from_the_hub() {
     files.insert("large.json".into(), vec![b' '; (64 << 20) + 1]);
     let (server, home) = (Server::start(files), tempfile::tempdir().unwrap());
     let home = home.path();
-    works(home, &server.endpoint, "load a=org/name b=org/name; merge linear out", &[]);
+    run_ok(home, &server.endpoint, "load a=org/name b=org/name; merge linear out", &[]);
     let log = server.log();
     for name in needed {
         assert!(log.iter().any(|line| line.contains(name)), "{name}: {log:?}");
@@ -98,11 +98,11 @@ fn side_files_are_downloaded_from_the_hub() {
     let snapshot = home.join("hub/models--org--name/snapshots").join(COMMIT);
     assert!(snapshot.join("modeling_x.py").exists() && !snapshot.join("large.json").exists());
     // The second time nothing is downloaded, and the same files are copied.
-    works(home, &server.endpoint, "load a=org/name b=org/name; merge linear again", &[]);
+    run_ok(home, &server.endpoint, "load a=org/name b=org/name; merge linear again", &[]);
     let log = server.log();
     assert!(log.iter().all(|line| line.contains("/api/") || line.contains("large.json")), "{log:?}");
     assert!(home.join("again/1_Pooling/config.json").exists());
-    works(home, "http://127.0.0.1:9", "load a=org/name b=org/name; merge linear offline", &[("HF_HUB_OFFLINE", "1")]);
+    run_ok(home, "http://127.0.0.1:9", "load a=org/name b=org/name; merge linear offline", &[("HF_HUB_OFFLINE", "1")]);
     assert!(home.join("offline/LICENSE").exists());
 }
 
@@ -110,7 +110,7 @@ fn side_files_are_downloaded_from_the_hub() {
 fn only_needed_files_are_downloaded_and_only_once() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     let home = home.path();
-    let text = works(home, &server.endpoint, "load org/name", &[]);
+    let text = run_ok(home, &server.endpoint, "load org/name", &[]);
     assert!(text.contains("name") && text.contains("llama"), "{text}");
     let log = server.log();
     assert!(
@@ -126,17 +126,17 @@ fn only_needed_files_are_downloaded_and_only_once() {
     assert_eq!(fs::read(&pointer).unwrap(), fs::read(golden("model0/model.safetensors")).unwrap());
     assert!(!folder.join("snapshots").join(COMMIT).join("README.md").exists());
     // Again: only the listing is requested. For a commit, nothing is.
-    works(home, &server.endpoint, "load org/name", &[]);
+    run_ok(home, &server.endpoint, "load org/name", &[]);
     assert_eq!(server.log(), ["/api/models/org/name/revision/main"]);
-    works(home, &server.endpoint, &format!("load org/name@{COMMIT}"), &[]);
+    run_ok(home, &server.endpoint, &format!("load org/name@{COMMIT}"), &[]);
     assert!(server.log().is_empty());
     // Offline, and with an unreachable server.
-    works(home, &server.endpoint, "load org/name", &[("HF_HUB_OFFLINE", "1")]);
-    works(home, "http://127.0.0.1:1", "load org/name", &[]);
+    run_ok(home, &server.endpoint, "load org/name", &[("HF_HUB_OFFLINE", "1")]);
+    run_ok(home, "http://127.0.0.1:1", "load org/name", &[]);
     assert!(server.log().is_empty());
     // A revision with adapters.
     fs::create_dir(home.join("local")).unwrap();
-    works(home, &server.endpoint, "load org/name@v1", &[]);
+    run_ok(home, &server.endpoint, "load org/name@v1", &[]);
     assert_eq!(fs::read_to_string(folder.join("refs/v1")).unwrap(), COMMIT);
 }
 
@@ -145,7 +145,7 @@ fn concurrent_programs_download_once() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| works(home.path(), &server.endpoint, "load org/name", &[]));
+            scope.spawn(|| run_ok(home.path(), &server.endpoint, "load org/name", &[]));
         }
     });
     let folder = home.path().join("hub/models--org--name");
@@ -162,8 +162,8 @@ fn a_session_with_hub_sources_can_be_reopened() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     let data = golden("data0.jsonl");
     let verbs = format!("load a=org/name b=org/other; data a={0} b={0}; wrap; step; save s.dam", data.display());
-    works(home.path(), &server.endpoint, &verbs, &[]);
-    works(home.path(), "http://127.0.0.1:1", "open s.dam; step", &[]);
+    run_ok(home.path(), &server.endpoint, &verbs, &[]);
+    run_ok(home.path(), "http://127.0.0.1:1", "open s.dam; step", &[]);
 }
 
 #[test]
@@ -175,13 +175,13 @@ fn shards_gguf_files_and_adapters_are_downloaded() {
     }
     files.insert("q/llama.gguf".into(), fs::read(data("gguf/llama.gguf")).unwrap());
     let server = Server::start(files);
-    works(home.path(), &server.endpoint, "load org/sharded", &[]);
-    let text = works(home.path(), &server.endpoint, "load org/sharded/q/llama.gguf", &[]);
+    run_ok(home.path(), &server.endpoint, "load org/sharded", &[]);
+    let text = run_ok(home.path(), &server.endpoint, "load org/sharded/q/llama.gguf", &[]);
     assert!(text.contains("Q8_0"), "{text}");
     let adapter = ["adapter_config.json", "adapter_model.safetensors"];
     let files = adapter.map(|name| (name.to_owned(), fs::read(data("lora/plain").join(name)).unwrap()));
     let server = Server::start(files.into());
-    let text = works(home.path(), &server.endpoint, &format!("load {}+org/adapter", golden("model0").display()), &[]);
+    let text = run_ok(home.path(), &server.endpoint, &format!("load {}+org/adapter", golden("model0").display()), &[]);
     assert!(text.contains("LoRA"), "{text}");
     let (output, text) = run(home.path(), &server.endpoint, "load org/adapter", &[]);
     assert!(!output.status.success() && text.contains("BASE+org/adapter"), "{text}");
@@ -196,7 +196,7 @@ fn the_tokenizer_of_an_adapter_is_downloaded() {
     files.insert("notes.txt".into(), b"x".to_vec());
     let (server, home) = (Server::start(files), tempfile::tempdir().unwrap());
     let base = data("adapters/untied").display().to_string();
-    works(home.path(), &server.endpoint, &format!("load {base}+org/adapter; merge passthrough out"), &[]);
+    run_ok(home.path(), &server.endpoint, &format!("load {base}+org/adapter; merge passthrough out"), &[]);
     let written = fs::read_to_string(home.path().join("out/tokenizer_config.json")).unwrap();
     assert!(written.contains("<|end|>"));
 }
@@ -205,16 +205,16 @@ fn the_tokenizer_of_an_adapter_is_downloaded() {
 fn the_token_is_sent_only_to_the_hub() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     server.require("secret");
-    refuses(home.path(), &server.endpoint, "load org/name", &["gated", "licence", "HF_TOKEN"]);
+    assert_fails(home.path(), &server.endpoint, "load org/name", &["gated", "licence", "HF_TOKEN"]);
     server.log();
-    works(home.path(), &server.endpoint, "load org/name", &[("HF_TOKEN", "secret")]);
+    run_ok(home.path(), &server.endpoint, "load org/name", &[("HF_TOKEN", "secret")]);
     let log = server.log();
     assert!(log.iter().filter(|l| l.starts_with("cdn")).count() > 0, "{log:?}");
     assert!(log.iter().all(|l| l.starts_with("cdn") != l.contains(" token")), "{log:?}");
     // The token stored by Python's login.
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join("token"), "secret\n").unwrap();
-    works(other.path(), &server.endpoint, "load org/name", &[]);
+    run_ok(other.path(), &server.endpoint, "load org/name", &[]);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn interrupted_downloads_are_resumed() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     let size = fs::metadata(golden("model0/model.safetensors")).unwrap().len() as usize;
     server.fault(Fault::Drops(size / 3 + 1));
-    works(home.path(), &server.endpoint, "load org/name", &[]);
+    run_ok(home.path(), &server.endpoint, "load org/name", &[]);
     let log = server.log();
     assert!(log.iter().any(|l| l.contains(&format!("from {}", size / 3 + 1))), "{log:?}");
     // A server without range support starts over.
@@ -230,9 +230,9 @@ fn interrupted_downloads_are_resumed() {
     let blobs = home.path().join("hub/models--org--name/blobs");
     fs::create_dir_all(&blobs).unwrap();
     server.fault(Fault::Drops(0));
-    refuses(home.path(), &server.endpoint, "load org/name", &["model.safetensors", "0 of", "load again"]);
+    assert_fails(home.path(), &server.endpoint, "load org/name", &["model.safetensors", "0 of", "load again"]);
     server.fault(Fault::NoRanges);
-    works(home.path(), &server.endpoint, "load org/name", &[]);
+    run_ok(home.path(), &server.endpoint, "load org/name", &[]);
 }
 
 #[test]
@@ -254,14 +254,14 @@ fn faults_have_distinct_errors_and_leave_no_incomplete_files() {
     ] {
         println!("{fault:?}");
         server.fault(fault);
-        refuses(home, endpoint, "load org/name", words);
+        assert_fails(home, endpoint, "load org/name", words);
     }
     server.fault(Fault::None);
-    refuses(home, endpoint, "load org/name@v9", &["revision"]);
-    refuses(home, "http://127.0.0.1:1", "load org/absent", &["cannot reach", "127.0.0.1"]);
-    refuses(home, endpoint, "load org/name/none.gguf", &["none.gguf"]);
+    assert_fails(home, endpoint, "load org/name@v9", &["revision"]);
+    assert_fails(home, "http://127.0.0.1:1", "load org/absent", &["cannot reach", "127.0.0.1"]);
+    assert_fails(home, endpoint, "load org/name/none.gguf", &["none.gguf"]);
     server.fault(Fault::Busy(2));
-    works(home, endpoint, "load org/name", &[]);
+    run_ok(home, endpoint, "load org/name", &[]);
 }
 
 /// Mirrors may use other ETags than checksums: the content is then accepted unverified.
@@ -269,14 +269,14 @@ fn faults_have_distinct_errors_and_leave_no_incomplete_files() {
 fn an_etag_that_is_not_a_checksum_is_accepted() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     server.fault(Fault::PartsEtag);
-    works(home.path(), &server.endpoint, "load org/name", &[]);
+    run_ok(home.path(), &server.endpoint, "load org/name", &[]);
     let folder = home.path().join("hub/models--org--name");
     let pointer = folder.join("snapshots").join(COMMIT).join("model.safetensors");
     assert!(fs::read_link(&pointer).unwrap().to_string_lossy().ends_with("-2"));
     assert_eq!(fs::read(&pointer).unwrap(), fs::read(golden("model0/model.safetensors")).unwrap());
     // It is not downloaded again.
     server.log();
-    works(home.path(), &server.endpoint, "load org/name", &[]);
+    run_ok(home.path(), &server.endpoint, "load org/name", &[]);
     assert_eq!(server.log(), ["/api/models/org/name/revision/main"]);
 }
 
@@ -287,12 +287,12 @@ fn datasets_are_downloaded_from_the_hub() {
     let files = [("data/train-1.jsonl", 5), ("data/train-0.jsonl", 4), ("data/test-0.jsonl", 9), ("README.md", 1)];
     let server = Server::start(files.map(|(name, id)| (name.to_owned(), line(id))).into());
     let load = format!("load a={}", golden("model0").display());
-    let text = works(home.path(), &server.endpoint, &format!("{load}; data a=hub:org/set"), &[]);
+    let text = run_ok(home.path(), &server.endpoint, &format!("{load}; data a=hub:org/set"), &[]);
     assert!(text.contains("2 examples"), "{text}");
-    let text = works(home.path(), &server.endpoint, &format!("{load}; data a=hub:org/set@main/data/test-0.jsonl"), &[]);
+    let text = run_ok(home.path(), &server.endpoint, &format!("{load}; data a=hub:org/set@main/data/test-0.jsonl"), &[]);
     assert!(text.contains("1 examples"), "{text}");
     assert!(server.log().iter().any(|l| l.contains("/datasets/org/set/resolve/")));
-    works(home.path(), "http://127.0.0.1:1", &format!("{load}; data a=hub:org/set"), &[]);
+    run_ok(home.path(), "http://127.0.0.1:1", &format!("{load}; data a=hub:org/set"), &[]);
     let (output, text) = run(home.path(), &server.endpoint, &format!("{load}; data a=hub:../x"), &[]);
     assert!(!output.status.success() && text.contains("hub:org/name"), "{text}");
 }
@@ -302,9 +302,9 @@ fn unsupported_weights_are_named() {
     let home = tempfile::tempdir().unwrap();
     let only = |names: &[&str]| Server::start(names.iter().map(|n| ((*n).to_owned(), b"{}".to_vec())).collect());
     let server = only(&["config.json", "tf_model.h5"]);
-    refuses(home.path(), &server.endpoint, "load org/h5", &["neither safetensors nor pytorch_model.bin"]);
+    assert_fails(home.path(), &server.endpoint, "load org/h5", &["neither safetensors nor pytorch_model.bin"]);
     let server = only(&["a.Q4_K.gguf"]);
-    refuses(home.path(), &server.endpoint, "load org/gguf", &["org/gguf/a.Q4_K.gguf"]);
+    assert_fails(home.path(), &server.endpoint, "load org/gguf", &["org/gguf/a.Q4_K.gguf"]);
 }
 
 #[test]
@@ -315,11 +315,11 @@ fn bin_weights_are_downloaded_if_there_are_no_others() {
         files.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap());
     }
     let server = Server::start(files);
-    works(home.path(), &server.endpoint, "load org/old", &[]);
+    run_ok(home.path(), &server.endpoint, "load org/old", &[]);
     let parts = server.log().iter().filter(|l| l.contains(".bin") && !l.contains("index")).count();
     assert!(parts >= 2, "{:?}", server.log());
     // All of them are in the cache.
-    works(home.path(), "http://127.0.0.1:1", "load org/old", &[("HF_HUB_OFFLINE", "1")]);
+    run_ok(home.path(), "http://127.0.0.1:1", "load org/old", &[("HF_HUB_OFFLINE", "1")]);
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn a_file_with_a_wrong_checksum_is_downloaded_once_more() {
     for fault in [Fault::Flipped(1), Fault::FlippedSmall(1)] {
         let home = tempfile::tempdir().unwrap();
         server.fault(fault);
-        works(home.path(), &server.endpoint, "load org/name", &[]);
+        run_ok(home.path(), &server.endpoint, "load org/name", &[]);
         let folder = home.path().join("hub/models--org--name/snapshots").join(COMMIT);
         for name in ["model.safetensors", "config.json"] {
             assert_eq!(fs::read(folder.join(name)).unwrap(), repository()[name], "{name}");
@@ -337,12 +337,12 @@ fn a_file_with_a_wrong_checksum_is_downloaded_once_more() {
     let home = tempfile::tempdir().unwrap();
     server.fault(Fault::Flipped(100));
     server.log();
-    refuses(home.path(), &server.endpoint, "load org/name", &["model.safetensors", "twice", "checksum", "HF_ENDPOINT"]);
+    assert_fails(home.path(), &server.endpoint, "load org/name", &["model.safetensors", "twice", "checksum", "HF_ENDPOINT"]);
     assert_eq!(server.log().iter().filter(|line| line.starts_with("cdn")).count(), 2);
     let blobs = home.path().join("hub/models--org--name/blobs");
     assert!(!blobs.join(format!("{}.incomplete", sha256(&repository()["model.safetensors"]))).exists());
     server.fault(Fault::FlippedSmall(100));
-    refuses(home.path(), &server.endpoint, "load org/other", &["twice", "checksum"]);
+    assert_fails(home.path(), &server.endpoint, "load org/other", &["twice", "checksum"]);
 }
 
 /// The checksum covers what an earlier attempt, or someone else, left in the cache.
@@ -357,7 +357,7 @@ fn resumed_downloads_are_verified_in_full() {
     wrong[100] ^= 1;
     for wrong in [wrong, vec![0; whole.len()], vec![0; whole.len() + 5]] {
         fs::write(&part, wrong).unwrap();
-        works(home.path(), &server.endpoint, "load org/name", &[]);
+        run_ok(home.path(), &server.endpoint, "load org/name", &[]);
         assert_eq!(fs::read(blobs.join(sha256(&whole))).unwrap(), whole);
         fs::remove_dir_all(home.path().join("hub/models--org--name/snapshots")).unwrap();
         fs::remove_file(blobs.join(sha256(&whole))).unwrap();
@@ -365,7 +365,7 @@ fn resumed_downloads_are_verified_in_full() {
     // A valid half is not downloaded again.
     fs::write(&part, &whole[..whole.len() / 2]).unwrap();
     server.log();
-    works(home.path(), &server.endpoint, "load org/name", &[]);
+    run_ok(home.path(), &server.endpoint, "load org/name", &[]);
     let cdn: Vec<String> = server.log().into_iter().filter(|line| line.starts_with("cdn")).collect();
     assert!(cdn.iter().any(|line| line.ends_with(&format!("from {}", whole.len() / 2))), "{cdn:?}");
     assert!(blobs.join(git(&repository()["config.json"])).exists());
@@ -400,7 +400,7 @@ fn requested_waits_are_limited_and_ctrl_c_ends_them() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     server.fault(Fault::Wait(3600));
     let begin = Instant::now();
-    refuses(home.path(), &server.endpoint, "load org/name", &["429", "3600 s"]);
+    assert_fails(home.path(), &server.endpoint, "load org/name", &["429", "3600 s"]);
     assert!(begin.elapsed() < Duration::from_secs(5));
     let stopped = |fault: Fault, home: &Path| {
         server.fault(fault);
@@ -421,7 +421,7 @@ fn requested_waits_are_limited_and_ctrl_c_ends_them() {
     stopped(Fault::TricklesListing, home.path());
     // The partial download is kept and resumed.
     server.fault(Fault::None);
-    works(home.path(), &server.endpoint, "load org/name", &[]);
+    run_ok(home.path(), &server.endpoint, "load org/name", &[]);
 }
 
 #[test]
@@ -453,7 +453,7 @@ fn links_that_leave_the_cache_are_not_followed() {
     }
     // The same for reading a complete snapshot.
     let home = tempfile::tempdir().unwrap();
-    works(home.path(), &server.endpoint, "load org/name", &[]);
+    run_ok(home.path(), &server.endpoint, "load org/name", &[]);
     let pointer = home.path().join("hub/models--org--name/snapshots").join(COMMIT).join("config.json");
     fs::write(home.path().join("config.json"), fs::read(&pointer).unwrap()).unwrap();
     fs::remove_file(&pointer).unwrap();
@@ -466,10 +466,10 @@ fn links_that_leave_the_cache_are_not_followed() {
 fn the_cache_is_where_python_expects_it() {
     let (server, home) = (Server::start(repository()), tempfile::tempdir().unwrap());
     let at = |name: &str| home.path().join(name).display().to_string();
-    works(home.path(), &server.endpoint, "load org/name", &[("HUGGINGFACE_HUB_CACHE", &at("older"))]);
+    run_ok(home.path(), &server.endpoint, "load org/name", &[("HUGGINGFACE_HUB_CACHE", &at("older"))]);
     assert!(home.path().join("older/models--org--name").exists() && !home.path().join("hub").exists());
     // The newer name takes precedence.
-    works(
+    run_ok(
         home.path(),
         &server.endpoint,
         "load org/name",

@@ -58,7 +58,7 @@ fn ids(source: &Source, text: &str) -> Vec<u32> {
 }
 
 #[track_caller]
-fn says(error: &Error, words: &[&str]) {
+fn assert_message(error: &Error, words: &[&str]) {
     let text = format!("{error:?}");
     for word in words {
         assert!(text.contains(word), "{text:?} does not say {word:?}");
@@ -109,7 +109,7 @@ fn templates_are_found_as_in_transformers() {
         );
         assert_eq!(with_tools.unwrap().examples[0].ids, ids(&source, case["with_tools"].as_str().unwrap()), "{case}");
         if case["default"].is_null() {
-            says(&read(&source, &json!({"input": "a", "output": "b"})).unwrap_err(), &["`tool_use`", "`default`", "`model`"]);
+            assert_message(&read(&source, &json!({"input": "a", "output": "b"})).unwrap_err(), &["`tool_use`", "`default`", "`model`"]);
         }
     }
     // The template of a processor, if there is no other.
@@ -160,7 +160,7 @@ fn without_a_template_messages_become_lines() {
     let call = json!({"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]});
     let user = json!({"role": "user", "content": "a"});
     for row in [json!({"messages": [user, call]}), json!({"input": "a", "output": "b", "tools": []})] {
-        says(&read(&source, &row).unwrap_err(), &["row.jsonl", "line `1`", "chat template", "`model`"]);
+        assert_message(&read(&source, &row).unwrap_err(), &["row.jsonl", "line `1`", "chat template", "`model`"]);
     }
 }
 
@@ -206,7 +206,7 @@ fn invalid_rows_are_errors_that_name_the_column() {
         (json!({"input_ids": "1 2"}), &["`input_ids` is not a list"]),
     ] {
         let error = read(&source, &row).unwrap_err();
-        says(&error, &[words, &["row.jsonl", "line `1`"]].concat());
+        assert_message(&error, &[words, &["row.jsonl", "line `1`"]].concat());
     }
     assert_eq!(read(&source, &json!({"input_ids": [5, 6, 0], "attention_mask": [1, 1, 0]})).unwrap().examples[0].ids, [5, 6]);
     // JSON that is invalid, too deep, or too large.
@@ -221,7 +221,7 @@ fn invalid_rows_are_errors_that_name_the_column() {
         ("[{\"text\": \"a\"},\n {\"text\": ]", &["line `2`"]),
         ("{\n  \"text\": \"a\"\n}", &["line `1`", "one JSON object"]),
     ] {
-        says(&read_as(&source, "row.jsonl", line.as_bytes()).unwrap_err(), words);
+        assert_message(&read_as(&source, "row.jsonl", line.as_bytes()).unwrap_err(), words);
     }
     for (bytes, words) in [
         (&b"\x1f\x8b\x08\0abc"[..], &["gzip", "gunzip"]),
@@ -230,7 +230,7 @@ fn invalid_rows_are_errors_that_name_the_column() {
         (b"\xff\xfe{\0", &["UTF-16", "UTF-8"]),
         (b"{\"text\": \"\xff\"}", &["not UTF-8", "save it as UTF-8"]),
     ] {
-        says(&read_as(&source, "data.jsonl.gz", bytes).unwrap_err(), words);
+        assert_message(&read_as(&source, "data.jsonl.gz", bytes).unwrap_err(), words);
     }
 }
 
@@ -274,10 +274,10 @@ fn tables_are_read() {
         if table.contains("\"b") {
             assert_eq!(error.unwrap().examples.len(), 1);
         } else {
-            says(&error.unwrap_err(), &[words, &["bad.csv"]].concat());
+            assert_message(&error.unwrap_err(), &[words, &["bad.csv"]].concat());
         }
     }
-    says(&read_as(&source, "bad.csv", b"question,answer\na,b\nc,\xff\n").unwrap_err(), &["row `2`", "field 2", "UTF-8"]);
+    assert_message(&read_as(&source, "bad.csv", b"question,answer\na,b\nc,\xff\n").unwrap_err(), &["row `2`", "field 2", "UTF-8"]);
 }
 
 /// Arrow gives every row the fields of all as null. The file was made by `make_parquet.py`.
@@ -351,7 +351,7 @@ fn a_template_error_names_the_row() {
             &["hint"],
         ),
     ] {
-        says(&row(given), &[words, &["line `3`", "rows.jsonl", "chat template of `model`"]].concat());
+        assert_message(&row(given), &[words, &["line `3`", "rows.jsonl", "chat template of `model`"]].concat());
     }
     // The same for a prompt.
     let refuses = json!("{{ raise_exception('no ' ~ messages[0].role) }}");
@@ -380,7 +380,7 @@ fn hostile_templates_end_at_once() {
         let source = open(&model(dir.path(), &json!(template)));
         let before = std::time::Instant::now();
         match read(&source, &json!({"input": "a", "output": "b"})) {
-            Err(error) => says(&error, &["row.jsonl", "chat template of `model`"]),
+            Err(error) => assert_message(&error, &["row.jsonl", "chat template of `model`"]),
             Ok(read) => assert!(source.tokenizer().unwrap().decode(&read.examples[0].ids, false).unwrap().contains(word)),
         }
         assert!(before.elapsed().as_secs() < 5, "{template}");

@@ -156,7 +156,7 @@ fn files_that_are_not_copied_are_named() {
     assert!(ok, "{replies:?}");
     let left: Vec<&str> = replies[1]["left_out"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let expected = [
-        "NOTICE of a (a link out of its directory)",
+        "NOTICE of a (a link that leaves its directory)",
         "huge.json of a (too large)",
         "train.jsonl of a (data)",
         "large4.txt of a (too many files or bytes)",

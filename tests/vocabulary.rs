@@ -54,7 +54,7 @@ fn source(golden: &str, to: &Path, added: &[&str], rows: usize) {
     fs::write(to.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
-fn named(dir: &Path, names: &[&str]) -> Models {
+fn load_named(dir: &Path, names: &[&str]) -> Models {
     load(names.iter().map(|name| dir.join(name).display().to_string())).unwrap()
 }
 
@@ -71,7 +71,7 @@ fn tokens_are_matched_by_text_and_missing_ones_are_provided() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
     source("model1", &dir.path().join("b"), &["<y>", "<z>"], 97);
-    let models = named(dir.path(), &["a", "b"]);
+    let models = load_named(dir.path(), &["a", "b"]);
     let text = models.to_string();
     assert!(text.contains("a lacks 1 token (<z>)") && text.contains("b lacks 1 token (<x>)"), "{text}");
     assert!(text.contains("given by b") && text.contains("given by a"), "{text}");
@@ -146,7 +146,7 @@ fn data_is_renumbered_when_a_source_with_more_tokens_is_added() {
     source("model1", &dir.path().join("b"), &["<x>", "<y>", "<z>"], 97);
     let file = dir.path().join("data.jsonl");
     fs::write(&file, "{\"text\": \"w1 <z>\"}\n").unwrap();
-    let mut models = named(dir.path(), &["a"]);
+    let mut models = load_named(dir.path(), &["a"]);
     models.data("a", &file.display().to_string()).unwrap();
     // All tokens are numbered as in `b`.
     let models = models.and_load([dir.path().join("b").display().to_string()]).unwrap();
@@ -177,7 +177,7 @@ fn padding_that_a_teacher_lacks_is_ignored() {
     let data = file.display().to_string();
     for top_k in [0, 7] {
         let terms = |other: &str| {
-            let mut models = named(dir.path(), &["a"]).and_load([format!("b={}", dir.path().join(other).display())]).unwrap();
+            let mut models = load_named(dir.path(), &["a"]).and_load([format!("b={}", dir.path().join(other).display())]).unwrap();
             models.data("a", &data).unwrap();
             models.data("b", &data).unwrap();
             models.settings.top_k = top_k;
@@ -236,7 +236,7 @@ fn a_source_is_not_scored_on_tokens_that_it_lacks() {
     all.insert("lm_head.weight".into(), head);
     safetensors::save(&all, b.join("model.safetensors")).unwrap();
 
-    let models = named(dir.path(), &["a", "b"]);
+    let models = load_named(dir.path(), &["a", "b"]);
     let (dam, merged) = (models.wrap(Columns::default()).unwrap(), models.merge(Linear::default()).unwrap());
     let mut own = String::new();
     for word in 3..12 {

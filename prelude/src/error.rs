@@ -28,7 +28,7 @@ pub enum Error {
     Changed { file: PathBuf },
     #[error("`{}` is not a valid safetensors file: {reason}", file.display())]
     Safetensors { file: PathBuf, reason: String },
-    #[error("`{}` is not a usable GGUF file: {reason}", file.display())]
+    #[error("`{}` is not a valid GGUF file: {reason}", file.display())]
     Gguf { file: PathBuf, reason: String },
     #[error("cannot read the PyTorch file `{}`: {reason}", file.display())]
     Torch { file: PathBuf, reason: String },
@@ -42,7 +42,7 @@ pub enum Error {
     OutsideDirectory { index: PathBuf, entry: String },
     #[error("`{}` is not valid: {}", file.display(), plain::json(reason))]
     Json { file: PathBuf, reason: String },
-    #[error("`{}` has no usable `{key}`: {reason}", file.display())]
+    #[error("invalid `{key}` in `{}`: {reason}", file.display())]
     Config { file: PathBuf, key: String, reason: String },
     /// An adapter that cannot be applied to a model.
     #[error("the adapter `{}` cannot be used: {reason}", path.display())]
@@ -62,7 +62,7 @@ pub enum Error {
     DType { file: PathBuf, tensor: String, found: String },
     #[error("tensor `{tensor}` of `{}` has the value `{value}` at position `{position}`", file.display())]
     NonFinite { file: PathBuf, tensor: String, position: usize, value: f32 },
-    #[error("`{}` is not a usable tokenizer: {}", file.display(), plain::tokenizer(reason))]
+    #[error("`{}` is not a valid tokenizer: {}", file.display(), plain::tokenizer(reason))]
     Tokenizer { file: PathBuf, reason: String },
     #[error("cannot render the chat template of `{source_name}` (`{}`): {}", file.display(), plain::template(reason))]
     ChatTemplate { source_name: String, file: PathBuf, reason: String },

@@ -271,8 +271,8 @@ impl Architecture {
         let of_layers = [before_attention, after_attention, before_mlp, after_mlp].into_iter().flatten();
         let of_queries = match self.qk_norm {
             QkNorm::None => None,
-            QkNorm::Heads => Some("queries and keys, each head"),
-            QkNorm::Whole => Some("queries and keys, all heads together"),
+            QkNorm::Heads => Some("queries and keys, per head"),
+            QkNorm::Whole => Some("queries and keys, over all heads"),
         };
         let offset = if self.norm_offset == 0.0 { String::new() } else { format!(", weights + {}", self.norm_offset) };
         of_layers.chain(of_queries).collect::<Vec<_>>().join(", ") + &offset

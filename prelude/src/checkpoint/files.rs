@@ -196,7 +196,7 @@ pub(crate) fn builtin_data_file(name: &str) -> Result<Bytes> {
     BUILTIN
         .get_file(format!("data/{name}.jsonl"))
         .map(|f| Bytes::Static(f.contents()))
-        .ok_or_else(|| Error::unknown("built-in data set", name, builtin_data()))
+        .ok_or_else(|| Error::unknown("built-in dataset", name, builtin_data()))
 }
 
 /// Maps a regular file, which may be empty, into memory.

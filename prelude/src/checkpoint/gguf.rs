@@ -413,7 +413,7 @@ impl Gguf {
             return Ok(view);
         }
         if !matches!(&view.stored, Stored::Plain | Stored::Interleaved(GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16, _)) {
-            return Err(Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` is stored in blocks") });
+            return Err(Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` must not be stored in blocks") });
         }
         let plain = View { stored: Stored::Plain, ..view };
         let values = plain.to_tensor(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;

@@ -127,16 +127,16 @@ pub(super) fn check(bytes: &[u8]) -> Result<usize, String> {
     let before = normalized.saturating_mul(grown(&outline.pre_tokenizer, "pretokenizers", pre_tokenizer)?);
     let after = grown(&outline.post_processor, "processors", post_processor)?;
     let growth = before.saturating_mul(after);
-    most("times the text after its steps", growth, GROWTH)?;
+    most("times the text size after its steps", growth, GROWTH)?;
     let decoded = grown(&outline.decoder, "decoders", decoder)?;
-    most("times the text where it is decoded", decoded, DECODED)?;
-    most("bytes of a token where it is decoded", decoded.saturating_mul(token), DECODED * (TOKEN / 2))?;
+    most("times the text size in decoding", decoded, DECODED)?;
+    most("bytes per token in decoding", decoded.saturating_mul(token), DECODED * (TOKEN / 2))?;
     if !vocab.is_list {
         return Ok(growth);
     }
     // Each prefix of a token is a map in memory, and at each letter all matching ones are copied.
     most("bytes in a token", vocab.longest, PIECE)?;
-    most("beginnings of tokens", vocab.prefixes, PREFIXES)?;
+    most("token prefixes", vocab.prefixes, PREFIXES)?;
     Ok(growth.saturating_mul((vocab.longest / 16).max(1)))
 }
 

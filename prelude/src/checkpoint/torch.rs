@@ -309,11 +309,11 @@ impl State<'_, '_> {
             return Err("has an invalid shape".into());
         };
         if claimed.is_none_or(|n| n > held) || (elements > 0 && last >= held) {
-            return Err(format!("needs element {last} of the storage `{key}`, which has {held}"));
+            return Err(format!("needs element {last} of the storage `{key}`, which has {held} elements"));
         }
         // One element repeated many times would be written as many.
         if elements > held {
-            return Err(format!("repeats the elements of its storage: {elements} of {held}"));
+            return Err(format!("repeats elements of its storage: it has {elements} elements and the storage {held}"));
         }
         let start = if elements == 0 { range.end } else { range.start + offset * width };
         Ok(StoredTensor { dtype, shape, strides, range: start..range.end })

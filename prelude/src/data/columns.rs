@@ -11,8 +11,8 @@ pub(super) struct RowError {
 
 /// The known columns, for the hint of a row that has none of them.
 const LAYOUTS: &str = "a row has an input (instruction, question, query, problem, prompt, input or text) and an output (output, \
-                       solution, answer, response, ...), or messages, or prompt and completion, or text alone, or input_ids: \
-                       help data";
+                       solution, answer, response, ...), or messages, or prompt and completion, or text alone, or input_ids; \
+                       see `help data`";
 
 impl RowError {
     pub fn new(reason: impl Into<String>, hint: &'static str) -> Self {

@@ -51,7 +51,7 @@ const OTHERS: [(&[u8], &str, &str); 7] = [
     (b"\x28\xb5\x2f\xfd", "it is compressed (zstd)", "unpack it: unzstd FILE"),
     (b"\xfd7zXZ\0", "it is compressed (xz)", "unpack it: unxz FILE"),
     (b"BZh", "it is compressed (bzip2)", "unpack it: bunzip2 FILE"),
-    (b"PK\x03\x04", "it is an archive (zip, or a workbook)", "unpack it, or save the workbook as .csv"),
+    (b"PK\x03\x04", "it is an archive (zip, or a spreadsheet)", "unpack it, or save the spreadsheet as .csv"),
     (b"\xff\xfe", "it is UTF-16", UTF8),
     (b"ARROW1", "it is an Arrow file", "load it with datasets and write it with to_parquet or to_json"),
 ];

@@ -20,7 +20,7 @@ const KINDS: [(&str, &str); 22] = [
     ("a borrowed string", "text"),
     ("a boolean", "true or false"),
     ("bool", "true or false"),
-    ("boolean", "the truth value"),
+    ("boolean", "the boolean"),
     ("string", "the text"),
     ("integer", "the number"),
     ("floating point", "the number"),

@@ -149,7 +149,7 @@ impl Config<'_> {
         let partial = self.number("partial_rotary_factor", family.partial_rotary.unwrap_or(1.0))?;
         let partial = self.number_in(parameters, "partial_rotary_factor")?.unwrap_or(partial);
         if partial > 1.0 || (partial < 1.0 && family.partial_rotary.is_none()) {
-            return Err(self.bad("partial_rotary_factor", format!("`{partial}` is not 1")));
+            return Err(self.bad("partial_rotary_factor", format!("`{partial}` must be 1")));
         }
         let dims = (head_dim as f64 * partial) as usize;
         if !dims.is_multiple_of(2) || dims == 0 {
@@ -194,7 +194,7 @@ impl Config<'_> {
     fn llama3(&self, family: &Family, parameters: &Object) -> Result<Scaling> {
         let (low, high) = (self.required_in(parameters, "low_freq_factor")?, self.required_in(parameters, "high_freq_factor")?);
         if high <= low {
-            return Err(self.bad("high_freq_factor", format!("`{high}` is not above low_freq_factor, `{low}`")));
+            return Err(self.bad("high_freq_factor", format!("`{high}` is not greater than low_freq_factor, `{low}`")));
         }
         let original = self.original(family, parameters)? as f64;
         Ok(Scaling::Llama3 { factor: self.required_in(parameters, "factor")?, low, high, original })
@@ -205,7 +205,7 @@ impl Config<'_> {
     fn yarn(&self, family: &Family, parameters: &Object, theta: f64, dims: usize) -> Result<Scaling> {
         let (original, factor) = (self.original(family, parameters)? as f64, self.required_in(parameters, "factor")?);
         if theta <= 1.0 {
-            return Err(self.bad("rope_theta", format!("`{theta}` is not above 1")));
+            return Err(self.bad("rope_theta", format!("`{theta}` is not greater than 1")));
         }
         let pair = |key: &str, default: f64| -> Result<f64> {
             let rotations = self.number_in(parameters, key)?.unwrap_or(default);

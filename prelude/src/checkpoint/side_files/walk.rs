@@ -111,7 +111,7 @@ impl Walk<'_> {
             } else if meta.is_file() {
                 match self.is_inside(&path) {
                     true => self.side_files.add(name, meta.len()),
-                    false if group(&name).is_some() => self.side_files.left_out.push((name, "a link out of its directory")),
+                    false if group(&name).is_some() => self.side_files.left_out.push((name, "a link that leaves its directory")),
                     false => {}
                 }
             }
@@ -169,7 +169,7 @@ mod tests {
         let expected = ["1_Pooling/config.json", "2_Dense/model.safetensors", "alias.json", "config.json", "pictures/a.png"];
         assert_eq!(names, expected);
         let left: Vec<(&str, &str)> = side_files.left_out.iter().map(|(name, why)| (name.as_str(), *why)).collect();
-        assert_eq!(left, [("NOTICE", "a link out of its directory"), ("large.json", "too large"), ("train.jsonl", "data")]);
+        assert_eq!(left, [("NOTICE", "a link that leaves its directory"), ("large.json", "too large"), ("train.jsonl", "data")]);
 
         // A snapshot of the hub cache consists of links to blobs.
         write("hub/models--o--n/blobs/1", b"{}");
