@@ -211,8 +211,8 @@ fn equivalent_tensor_names_are_recognized() {
         let dir = edited("layers", |_| {}, |all| *all = all.drain().map(|(key, t)| (rename(&key), t)).collect());
         let source = apply_adapter("untied", dir.path()).unwrap();
         assert!(max_difference(&logits(&source), &logits(&plain)) == 0.0, "{i}");
-        let said = source.notes().join("; ");
-        assert_eq!(said.contains("removed `"), (2..5).contains(&i), "{said}");
+        let notes = source.notes().join("; ");
+        assert_eq!(notes.contains("removed `"), (2..5).contains(&i), "{notes}");
     }
     // Modules that the configuration excludes are ignored with a note.
     let dir = edited("layers", |config| config["target_modules"] = json!(["q_proj"]), |_| {});

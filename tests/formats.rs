@@ -255,16 +255,16 @@ fn packed_weights_are_errors_that_name_the_method() {
     let dir = tempfile::tempdir().unwrap();
     for (method, tensors, guess) in cases {
         for family in ["mixtral", "llama"] {
-            for said in [true, false] {
+            for declared in [true, false] {
                 let mut config = serde_json::json!({"model_type": family});
-                if said {
+                if declared {
                     config["quantization_config"] = serde_json::json!({"quant_method": method});
                 }
                 fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
                 write_zeros(dir.path(), tensors);
                 let error = open(dir.path()).unwrap_err();
-                let named = |found: &str| if said { found == method } else { found.contains(guess) };
-                assert!(matches!(&error, Error::Quantized { method, .. } if named(method)), "{method} {family} {said}: {error:?}");
+                let named = |found: &str| if declared { found == method } else { found.contains(guess) };
+                assert!(matches!(&error, Error::Quantized { method, .. } if named(method)), "{method} {family} {declared}: {error:?}");
                 assert!(error.hint().unwrap().contains("dequantize"));
             }
         }

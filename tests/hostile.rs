@@ -248,6 +248,6 @@ fn pipes_and_devices_are_errors_wherever_a_file_is_named() {
     for path in ["pipe", "/dev/zero"] {
         let output = dam(directory.path()).args(["run", path]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && text.contains("not a file") && text.contains("hint:"), "{text}");
+        assert!(!output.status.success() && text.contains("not a regular file") && text.contains("hint:"), "{text}");
     }
 }

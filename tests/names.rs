@@ -59,19 +59,19 @@ fn added_parts_are_dropped_with_a_note() {
         ("bare", |n| Some(n.strip_prefix("model.").unwrap_or(n).to_owned()), "`model.`"),
         ("plain", |n| Some(n.to_owned()), ""),
     ];
-    for (name, new, said) in cases {
+    for (name, new, note_part) in cases {
         println!("{name}");
         let place = renamed(dir.path().join(name), new);
         let source = open(&place).unwrap();
         assert_eq!(weights(&source), weights(&expected));
-        assert_eq!(source.notes().iter().any(|note| note.contains(said)), !said.is_empty(), "{:?}", source.notes());
+        assert_eq!(source.notes().iter().any(|note| note.contains(note_part)), !note_part.is_empty(), "{:?}", source.notes());
         assert!(source.unused().is_empty());
         // Merged with the original model, and written with the decoder's names.
         let models = load([format!("a={}", place.display()), format!("b={}", model().display())]).unwrap();
         let written = models.merge(Linear::default()).unwrap().bake(dir.path().join(format!("{name}-merged"))).unwrap();
         let names = |place: &Path| read(place).into_keys().collect::<BTreeSet<_>>();
         assert_eq!(names(&written.path), names(&model()));
-        assert!(said.is_empty() || models.to_string().contains(said));
+        assert!(note_part.is_empty() || models.to_string().contains(note_part));
     }
 }
 
