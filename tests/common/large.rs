@@ -1,4 +1,4 @@
-//! Large checkpoints that take no room: their weights are zeros, in files with holes. And the program at work on them.
+//! Large checkpoints that take no disk space: their weights are zeros in sparse files. Also runs the program on them.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::common::dam;
 
-/// Token ids are below.
+/// Token ids are below this number.
 pub const VOCABULARY: usize = 1000;
 
-/// Writes a llama of so many layers, bf16, to `directory`.
+/// Writes a bf16 llama with `layers` layers to `directory`.
 pub fn checkpoint(directory: &Path, layers: usize, hidden: usize, intermediate: usize) {
     fs::create_dir(directory).unwrap();
     let config = json!({
@@ -58,7 +58,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// `dam ARGUMENTS` in `directory`.
+    /// Starts `dam ARGUMENTS` in `directory`.
     pub fn start(directory: &Path, arguments: &[&str]) -> Self {
         let mut command = dam(directory);
         let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -66,7 +66,7 @@ impl Program {
         Self { child, replies }
     }
 
-    /// `dam` in `directory`, once it has replied to every verb of `begin` and goes on with `verb`.
+    /// Starts `dam` in `directory` and returns once it has replied to every verb of `begin` and is running `verb`.
     pub fn at(directory: &Path, begin: &str, verb: &str) -> Self {
         let mut program = Self::start(directory, &["--json", "-c", &format!("{begin}; {verb}; quit")]);
         for verb in begin.split("; ") {
@@ -76,7 +76,7 @@ impl Program {
         program
     }
 
-    /// Waits until something of the output `name` is in `directory`.
+    /// Waits until part of the output `name` exists in `directory`.
     pub fn wait_for_output(&mut self, directory: &Path, name: &str) {
         let prefix = format!(".{name}.dam-");
         let begun = || fs::read_dir(directory).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().starts_with(&prefix));
@@ -87,11 +87,11 @@ impl Program {
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: a signal to a process of ours.
+        // SAFETY: sends a signal to a child process.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
     }
 
-    /// Ctrl-C: within seconds it ends with the status that says so, and what was under way replies that it was stopped.
+    /// Sends Ctrl-C: the program must end within seconds with the matching status, and reply that it was stopped.
     pub fn stop(&mut self) {
         self.signal(libc::SIGINT);
         let begin = Instant::now();

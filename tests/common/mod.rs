@@ -1,4 +1,4 @@
-//! What whole-program tests share: golden checkpoints to damage, and the program to run.
+//! Helpers of whole-program tests: golden checkpoints, and the program.
 #![allow(dead_code)]
 
 #[cfg(feature = "jupyter")]
@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A file or folder of the tests' data.
+/// The path of a test data file or directory.
 pub fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-/// A file or folder of the golden data.
+/// The path of a golden data file or directory.
 pub fn golden(name: &str) -> PathBuf {
     data("golden").join(name)
 }
@@ -30,7 +30,7 @@ pub fn copy_checkpoint(name: &str, to: &Path) {
     }
 }
 
-/// Every file below `directory` with its bytes, by its path there.
+/// The contents of every file below `directory`, by relative path.
 pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut open = vec![directory.to_owned()];
@@ -46,7 +46,7 @@ pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// A saved session with its JSON changed, and without its checksum, as earlier versions wrote it.
+/// A saved session with changed JSON and no checksum, as earlier versions wrote it.
 pub fn resaved(session: &[u8], change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> Vec<u8> {
     let length = u64::from_le_bytes(session[..8].try_into().unwrap()) as usize;
     let mut header: serde_json::Value = serde_json::from_slice(&session[8..8 + length]).unwrap();
@@ -66,7 +66,7 @@ pub fn dam(directory: &Path) -> Command {
     command
 }
 
-/// What `dam -c VERBS` prints and returns.
+/// Runs `dam -c VERBS`.
 pub fn verbs(directory: &Path, verbs: &str) -> Output {
     dam(directory).args(["-c", verbs]).output().unwrap()
 }
