@@ -67,9 +67,9 @@ impl GgufKeys {
             head: ["llama", "smollm3"].contains(&architecture).then_some(a.head_dim),
             offset: a.norm_offset as f32,
         };
-        keys.fits(&a)?;
-        keys.sizes(&a);
-        keys.rotary(&a, &config)?;
+        keys.check_supported(&a)?;
+        keys.add_sizes(&a);
+        keys.add_rotary(&a, &config)?;
         Ok(keys)
     }
 
@@ -87,7 +87,7 @@ impl GgufKeys {
     }
 
     /// Returns an error if llama.cpp only supports a different variant of the model.
-    fn fits(&mut self, a: &Architecture) -> Result<()> {
+    fn check_supported(&mut self, a: &Architecture) -> Result<()> {
         let gemma = self.architecture.starts_with("gemma");
         let gate = if gemma { Activation::GeluTanh } else { Activation::Silu };
         if a.activation != gate {
@@ -124,7 +124,7 @@ impl GgufKeys {
         Ok(())
     }
 
-    fn sizes(&mut self, a: &Architecture) {
+    fn add_sizes(&mut self, a: &Architecture) {
         let window = a.attention.iter().find_map(|attention| attention.window);
         // llama.cpp ignores mistral's window; within it, both compute the same.
         let context = match (a.family.as_str(), window) {
@@ -161,7 +161,7 @@ impl GgufKeys {
     }
 
     /// Adds the rotary embedding.
-    fn rotary(&mut self, a: &Architecture, config: &Map<String, Json>) -> Result<()> {
+    fn add_rotary(&mut self, a: &Architecture, config: &Map<String, Json>) -> Result<()> {
         let Some(rope) = a.ropes.first() else { return Err(refused("it has no rotary embedding")) };
         if let Some(local) = a.ropes.get(1)
             && *local != (Rope { theta: 10_000.0, dims: rope.dims, scaling: Scaling::None, pairs: rope.pairs })

@@ -66,12 +66,12 @@ pub(crate) fn tokenizer_keys(input: &TokenizerInput<'_>) -> Result<(KeyValues, V
     let json: Json = serde_json::from_slice(input.bytes).map_err(|e| unsupported(input, &e.to_string()))?;
     let original = guard_tokenizer(input.file, || Tokenizer::from_bytes(input.bytes))?;
     let mut writer = TokenizerWriter::new(input, &json, &original)?;
-    writer.kind(&json)?;
-    writer.begin_and_end(&json, &original)?;
+    writer.add_model(&json)?;
+    writer.add_special_tokens(&json, &original)?;
     if let Some(template) = &input.chat.template {
         writer.key("chat_template", Value::String(template.clone()));
     }
-    writer.agrees(&original)?;
+    writer.check_round_trip(&original)?;
     Ok((writer.keys, writer.notes))
 }
 
@@ -145,7 +145,7 @@ impl<'a> TokenizerWriter<'a> {
     }
 
     /// Adds the model with its tokens and merges or scores.
-    fn kind(&mut self, json: &Json) -> Result<()> {
+    fn add_model(&mut self, json: &Json) -> Result<()> {
         let model = &json["model"];
         if model["type"].as_str().is_some_and(|kind| kind != "BPE") || !model["merges"].is_array() {
             let kind = model["type"].as_str().unwrap_or("unnamed").to_owned();
@@ -162,8 +162,8 @@ impl<'a> TokenizerWriter<'a> {
                 let ignores = model["ignore_merges"] == true;
                 let rule = Rule::NAMES.into_iter().find(|name| {
                     let fits = |rule: Rule| {
-                        same(&rule.normalizer, &json["normalizer"])
-                            && same(&rule.pre_tokenizer, &json["pre_tokenizer"])
+                        is_equivalent(&rule.normalizer, &json["normalizer"])
+                            && is_equivalent(&rule.pre_tokenizer, &json["pre_tokenizer"])
                             && rule.ignore_merges == ignores
                     };
                     Rule::named(name).is_some_and(fits)
@@ -235,9 +235,9 @@ impl<'a> TokenizerWriter<'a> {
     }
 
     /// Adds special tokens, and which of them are put around a text.
-    fn begin_and_end(&mut self, json: &Json, original: &Tokenizer) -> Result<()> {
+    fn add_special_tokens(&mut self, json: &Json, original: &Tokenizer) -> Result<()> {
         let id = |token: &str| original.token_to_id(token).filter(|id| (*id as usize) < self.input.rows);
-        let (before, after) = around(&json["post_processor"])
+        let (before, after) = surrounding_tokens(&json["post_processor"])
             .ok_or_else(|| unsupported(self.input, "puts tokens around a text differently from llama.cpp"))?;
         let chat = self.input.chat;
         let one = |around: &[String], default: &str| -> Result<Option<u32>> {
@@ -277,7 +277,7 @@ impl<'a> TokenizerWriter<'a> {
     }
 
     /// Returns an error if the written tokenizer, read back, splits a text differently from `original`.
-    fn agrees(&self, original: &Tokenizer) -> Result<()> {
+    fn check_round_trip(&self, original: &Tokenizer) -> Result<()> {
         let metadata = self.keys.iter().cloned().collect();
         let content = Content { magic: VersionedMagic::GgufV3, metadata, tensor_infos: HashMap::new(), tensor_data_offset: 0 };
         let files = tokenizer_files(&Metadata::new(&content, "llama"), self.input.file)?;
@@ -335,7 +335,7 @@ fn has_byte_level(pre_tokenizer: &Json) -> bool {
 }
 
 /// Whether two tokenizer components do the same; missing keys have default values.
-fn same(a: &Json, b: &Json) -> bool {
+fn is_equivalent(a: &Json, b: &Json) -> bool {
     fn plain(json: &Json) -> Json {
         match json {
             Json::Object(map) => {
@@ -386,7 +386,7 @@ fn adds_prefix(json: &Json) -> Option<bool> {
 }
 
 /// The tokens put before and after a text; `None` for anything else.
-fn around(post_processor: &Json) -> Option<(Vec<String>, Vec<String>)> {
+fn surrounding_tokens(post_processor: &Json) -> Option<(Vec<String>, Vec<String>)> {
     let parts = match post_processor["type"].as_str() {
         None => Vec::new(),
         Some("Sequence") => post_processor["processors"].as_array()?.iter().collect(),

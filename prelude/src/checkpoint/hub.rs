@@ -117,7 +117,7 @@ const MAX_INDEX_BYTES: u64 = 64 << 20;
 const DEFAULT_STALL: Duration = Duration::from_secs(30);
 
 /// The text of a small file; `None` if it cannot be read.
-fn small(path: &Path) -> Option<String> {
+fn read_small_file(path: &Path) -> Option<String> {
     Some(String::from_utf8(read_file(path, MAX_SMALL_FILE_BYTES).ok()?).ok()?.trim().to_owned())
 }
 
@@ -149,7 +149,7 @@ impl Hub {
             reason: "the cache directory is unknown".into(),
             hint: "set HF_HOME",
         })?;
-        let kept = || small(&home.join("token")).filter(|t| !t.is_empty());
+        let kept = || read_small_file(&home.join("token")).filter(|t| !t.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         let offline = set("HF_HUB_OFFLINE").is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));
         let token = set("HF_TOKEN").or_else(kept);
@@ -253,7 +253,7 @@ impl Hub {
     /// The commit that the cache has for a revision.
     fn known_commit(&self, reference: &HubRef) -> Option<String> {
         let folder = Contained::open(&self.folder(reference)).ok()?;
-        let text = small(&folder.find(&Path::new("refs").join(&reference.revision)).ok()?);
+        let text = read_small_file(&folder.find(&Path::new("refs").join(&reference.revision)).ok()?);
         text.filter(|c| !c.is_empty() && c.chars().all(|c| c.is_ascii_alphanumeric()))
     }
 

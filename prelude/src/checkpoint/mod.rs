@@ -63,7 +63,7 @@ pub(crate) use mapped::Stamp;
 pub(crate) use unsupported_family::OUTPUT;
 pub(crate) use replace::{fill_file, new_file, replace_directory, replace_file};
 pub(crate) use restack::Restacked;
-pub(crate) use source::{common_dtype, hash, in_one_numbering, mix, split_name, views};
+pub(crate) use source::{common_dtype, hash, with_shared_numbering, mix, split_name, views};
 pub(crate) use stacks::{Stack, Stacks};
 pub(crate) use tokenizer::{BoundedTokenizer, guard_tokenizer};
 pub(crate) use view::TILE;

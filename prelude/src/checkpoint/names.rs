@@ -48,7 +48,7 @@ impl TensorNames {
     pub fn normalize(archive: &mut Archive, family: &str, runs: Runnable) -> Result<Self> {
         let mut names = Self { wrapper: is_wrapper(family), ..Self::default() };
         let file = archive.file.clone();
-        if let Some(name) = all(archive).find(|name| ADAPTERS.iter().any(|part| name.contains(part))) {
+        if let Some(name) = all_names(archive).find(|name| ADAPTERS.iter().any(|part| name.contains(part))) {
             let reason = format!("`{name}` belongs to an adapter that was not merged into its model");
             let hint =
                 "merge it first (PEFT: merge_and_unload, then save_pretrained), or load the base with the adapter: BASE+ADAPTER";
@@ -57,17 +57,17 @@ impl TensorNames {
         while names.drop_leading(archive, &file, runs)? {}
         names.drop_within(archive, &file)?;
         if names.wrapper {
-            names.stored = rename(archive, &file, decoders)?;
+            names.stored = rename(archive, &file, decoder_name)?;
             return Ok(names);
         }
-        names.complete(archive, &file, runs)?;
+        names.add_prefix(archive, &file, runs)?;
         Ok(names)
     }
 
     /// The name used here for a tensor that an adapter calls `name`.
     pub fn known_as(&self, name: &str) -> String {
-        let name = without(name);
-        if self.wrapper { decoders(&name) } else { name }
+        let name = strip_within(name);
+        if self.wrapper { decoder_name(&name) } else { name }
     }
 
     /// The stored name of the tensor `name`; for a layer that the checkpoint lacks, the name it would have.
@@ -87,13 +87,13 @@ impl TensorNames {
             if leading == "language_model." && (self.wrapper || runs == Runnable::No) {
                 continue;
             }
-            let with = all(archive).find(|name| name.starts_with(leading)).cloned();
+            let with = all_names(archive).find(|name| name.starts_with(leading)).cloned();
             let Some(with) = with else { continue };
-            if let Some(without) = all(archive).find(|name| !name.starts_with(leading)) {
+            if let Some(without) = all_names(archive).find(|name| !name.starts_with(leading)) {
                 if runs == Runnable::No || leading == "language_model." {
                     continue;
                 }
-                return Err(mixed(file, &with, without));
+                return Err(mixed_error(file, &with, without));
             }
             rename(archive, file, |name| name[leading.len()..].to_owned())?;
             self.notes.push(format!("dropped `{leading}` from the beginning of all tensor names"));
@@ -104,7 +104,7 @@ impl TensorNames {
 
     /// Drops parts that wrappers of submodules added within names.
     fn drop_within(&mut self, archive: &mut Archive, file: &Path) -> Result<()> {
-        let renamed = rename(archive, file, without)?;
+        let renamed = rename(archive, file, strip_within)?;
         if let Some(first) = renamed.values().next() {
             let found = WITHIN.iter().find(|part| first.split('.').any(|p| p == **part)).unwrap_or(&WITHIN[0]);
             self.notes.push(format!("dropped `{found}` from the names of {} tensors", renamed.len()));
@@ -113,17 +113,17 @@ impl TensorNames {
     }
 
     /// Adds the decoder's prefix to names that lack it.
-    fn complete(&mut self, archive: &mut Archive, file: &Path, runs: Runnable) -> Result<()> {
+    fn add_prefix(&mut self, archive: &mut Archive, file: &Path, runs: Runnable) -> Result<()> {
         for (model, parts) in BARE {
             let is_bare = |name: &str| parts.iter().any(|part| name.starts_with(part));
-            let bare = all(archive).find(|name| is_bare(name)).cloned();
-            let full = all(archive).find(|name| name.strip_prefix(model).is_some_and(is_bare)).cloned();
+            let bare = all_names(archive).find(|name| is_bare(name)).cloned();
+            let full = all_names(archive).find(|name| name.strip_prefix(model).is_some_and(is_bare)).cloned();
             match (bare, full) {
-                (Some(bare), Some(full)) if runs == Runnable::Yes && model == "model." => return Err(mixed(file, &full, &bare)),
+                (Some(bare), Some(full)) if runs == Runnable::Yes && model == "model." => return Err(mixed_error(file, &full, &bare)),
                 (Some(_), None) if (runs == Runnable::Yes) == (model == "model.") => {
                     // In unsupported families, only if the names are unambiguous.
                     let head = |name: &str| name.starts_with("lm_head.") || name.starts_with("score.");
-                    if runs == Runnable::No && !all(archive).all(|name| is_bare(name) || head(name)) {
+                    if runs == Runnable::No && !all_names(archive).all(|name| is_bare(name) || head(name)) {
                         continue;
                     }
                     rename(archive, file, |name| if is_bare(name) { format!("{model}{name}") } else { name.to_owned() })?;
@@ -144,17 +144,17 @@ pub(super) enum Runnable {
 }
 
 /// The names of all tensors and buffers.
-fn all(archive: &Archive) -> impl Iterator<Item = &String> {
+fn all_names(archive: &Archive) -> impl Iterator<Item = &String> {
     archive.tensors.keys().chain(archive.buffers.keys())
 }
 
 /// `name` without the parts that wrappers of submodules added.
-fn without(name: &str) -> String {
+fn strip_within(name: &str) -> String {
     name.split('.').filter(|part| !WITHIN.contains(part)).collect::<Vec<_>>().join(".")
 }
 
 /// The name used here for a name of a multimodal model: a decoder's name for its decoder, and no `model.` for the rest.
-fn decoders(name: &str) -> String {
+fn decoder_name(name: &str) -> String {
     const DECODER: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
     let is_decoder = |rest: &&str| DECODER.iter().any(|part| rest.starts_with(part));
     for within in
@@ -173,10 +173,10 @@ fn decoders(name: &str) -> String {
 fn rename(archive: &mut Archive, file: &Path, new: impl Fn(&str) -> String) -> Result<BTreeMap<String, String>> {
     let mut renamed = BTreeMap::new();
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
-    for name in all(archive) {
+    for name in all_names(archive) {
         let here = new(name);
         if let Some(other) = taken.insert(here.clone(), name.clone()) {
-            return Err(mixed(file, &other, name));
+            return Err(mixed_error(file, &other, name));
         }
         if here != *name {
             renamed.insert(here, name.clone());
@@ -189,7 +189,7 @@ fn rename(archive: &mut Archive, file: &Path, new: impl Fn(&str) -> String) -> R
     Ok(renamed)
 }
 
-fn mixed(file: &Path, one: &str, other: &str) -> Error {
+fn mixed_error(file: &Path, one: &str, other: &str) -> Error {
     let reason = format!("`{one}` and `{other}` follow different naming schemes");
     let hint = "load the model in the program that saved it and save it again with save_pretrained, without compilers or trainers";
     Error::TensorNames { file: file.into(), reason, hint }
@@ -216,7 +216,7 @@ mod tests {
             ("model.image_newline", "image_newline"),
         ];
         for (stored, known) in expected {
-            assert_eq!(decoders(stored), known);
+            assert_eq!(decoder_name(stored), known);
         }
     }
 }

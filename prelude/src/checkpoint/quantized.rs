@@ -88,10 +88,10 @@ pub(super) fn prepare(archive: &mut Archive, file: &Path, config: &[u8]) -> Resu
     let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
     let mut config: Map<String, Value> = serde_json::from_slice(config).map_err(json)?;
     let quantization = QuantizationConfig::take(&mut config);
-    refuse_packed(archive, quantization.as_ref())?;
+    check_packed(archive, quantization.as_ref())?;
     let (codes, mut notes) = (float8(archive, quantization.as_ref())?, Vec::new());
     let dropped = if quantization.is_some() || codes > 0 { drop_scales(archive) } else { Vec::new() };
-    refuse_dtypes(archive)?;
+    check_dtypes(archive)?;
     let name = file.display();
     if codes > 0 {
         notes.push(format!("{codes} tensors are stored as float8 and are multiplied by their scales when read"));
@@ -157,7 +157,7 @@ fn is_whole(dtype: Dtype) -> bool {
 }
 
 /// Returns an error for the first packed tensor.
-fn refuse_packed(archive: &Archive, quantization: Option<&QuantizationConfig>) -> Result<()> {
+fn check_packed(archive: &Archive, quantization: Option<&QuantizationConfig>) -> Result<()> {
     let has = |name: &str| archive.tensors.contains_key(name) || archive.buffers.contains_key(name);
     // Exponents of float8 blocks are bytes too.
     let of_float8 = |name: &str| {
@@ -194,7 +194,7 @@ fn refuse_packed(archive: &Archive, quantization: Option<&QuantizationConfig>) -
 }
 
 /// Returns an error for the first tensor with an unsupported dtype.
-fn refuse_dtypes(archive: &Archive) -> Result<()> {
+fn check_dtypes(archive: &Archive) -> Result<()> {
     for (name, buffer) in &archive.buffers {
         let last = parts(name).1;
         // Buffers that no layer uses (masks, position ids) may be integers or booleans.
@@ -225,7 +225,7 @@ fn float8(archive: &mut Archive, quantization: Option<&QuantizationConfig>) -> R
         let float8 = match &scale {
             Some(scale) => scaled(archive, name, &buffer, *codes, scale, quantization.and_then(|quantization| quantization.block))?,
             // Plain 8-bit integers.
-            None if quantization.is_none() => of_scale(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes)),
+            None if quantization.is_none() => with_scales(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes)),
             None => {
                 return Err(Error::MissingTensor { file: archive.file.clone(), tensor: format!("{name}_scale_inv") });
             }
@@ -271,7 +271,7 @@ fn scaled(
         }
     };
     let given = block;
-    of_scale(codes, &buffer.shape, values, Some((&shape, given))).ok_or_else(|| {
+    with_scales(codes, &buffer.shape, values, Some((&shape, given))).ok_or_else(|| {
         let (rows, columns) = matrix(&buffer.shape);
         let (down, across) = given.unwrap_or((rows, columns));
         let mut expected = buffer.shape[..buffer.shape.len().saturating_sub(2)].to_vec();
@@ -295,7 +295,7 @@ type Block = Option<(usize, usize)>;
 
 /// Codes of `shape` with their scales: one in total, one per row, or one per block. The block size is the given one, or else
 /// the one that divides rows and columns evenly. `None` if they do not fit.
-fn of_scale(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize], Block)>) -> Option<Float8> {
+fn with_scales(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize], Block)>) -> Option<Float8> {
     let size @ (rows, columns) = matrix(shape);
     let count: usize = shape[..shape.len().saturating_sub(2)].iter().product();
     if shape.contains(&0) {

@@ -102,14 +102,14 @@ impl Source {
             }
         }
         let file = self.path().join("config.json");
-        let (config, architecture) = explicit(&file, config, layers, &mut notes)?;
+        let (config, architecture) = make_explicit(&file, config, layers, &mut notes)?;
         Ok(Restacked { config, architecture, notes })
     }
 }
 
 /// Serializes and parses `config`. If a layer would attend differently in its new position, writes out the setting of its old
 /// position.
-fn explicit(
+fn make_explicit(
     file: &Path,
     mut config: Map<String, Value>,
     layers: &[(&Source, usize)],

@@ -112,9 +112,9 @@ impl Source {
         let (place, adapters) = split_adapters(place);
         let files = Files::find(place)?;
         let stamps = files.stamps();
-        let config = files.require("config.json").map_err(|error| or_adapter(&files, error))?;
+        let config = files.require("config.json").map_err(|error| adapter_error(&files, error))?;
         let config_file = files.path().join("config.json");
-        let mut archive = Archive::open(&files).map_err(|error| or_adapter(&files, error))?;
+        let mut archive = Archive::open(&files).map_err(|error| adapter_error(&files, error))?;
         let prepared = prepare(&mut archive, &config_file, &config)?;
         let family = Architecture::family_of(&config_file, &config)?;
         let runs = match Architecture::parse(&config_file, &config) {
@@ -657,7 +657,7 @@ fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize
 ///
 /// # Errors
 /// Tokenizers of which none can split text into the tokens of all.
-pub(crate) fn in_one_numbering(sources: &[Source]) -> Result<Vec<Source>> {
+pub(crate) fn with_shared_numbering(sources: &[Source]) -> Result<Vec<Source>> {
     let sources: Vec<Source> = sources.iter().map(|s| s.original().clone()).collect();
     let tied = sources.iter().map(Source::is_tied).collect::<Result<Vec<_>>>()?;
     // If one source has a separate output layer, all get one.
@@ -671,7 +671,7 @@ pub(crate) fn in_one_numbering(sources: &[Source]) -> Result<Vec<Source>> {
 }
 
 /// Returns `error`, or a better one if `files` belong to an adapter.
-fn or_adapter(files: &Files, error: Error) -> Error {
+fn adapter_error(files: &Files, error: Error) -> Error {
     match (&error, files.get(adapter::CONFIG)) {
         (Error::MissingFile { .. } | Error::Sources { .. }, Ok(Some(json))) => adapter::alone(files.path(), &json),
         _ => error,

@@ -108,39 +108,39 @@ pub(super) fn longest_text(growth: usize) -> usize {
 /// # Errors
 /// A file that is not a tokenizer, or that demands more than any real one.
 pub(super) fn check(bytes: &[u8]) -> Result<usize, String> {
-    most("bytes", bytes.len(), FILE)?;
+    check_limit("bytes", bytes.len(), FILE)?;
     let outline: Outline<'_> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let Model { continuing_subword_prefix, end_of_word_suffix, unk_token, max_input_chars_per_word, vocab } = &outline.model;
     let added = outline.added_tokens.unwrap_or_default();
     let (longest, all) = added.iter().fold((0, 0), |(longest, all), t| (t.content.len().max(longest), all + t.content.len()));
     let token = vocab.longest.max(longest);
-    most("bytes in a token", token, TOKEN)?;
-    most("bytes in added tokens", all, ADDED)?;
+    check_limit("bytes in a token", token, TOKEN)?;
+    check_limit("bytes in added tokens", all, ADDED)?;
     for affix in [continuing_subword_prefix, end_of_word_suffix, unk_token].into_iter().flatten() {
-        most("bytes in an affix", affix.len(), AFFIX)?;
+        check_limit("bytes in an affix", affix.len(), AFFIX)?;
     }
-    most("characters in a word", max_input_chars_per_word.unwrap_or(0) as usize, WORD as usize)?;
-    let normalized = grown(&outline.normalizer, "normalizers", normalizer)?;
+    check_limit("characters in a word", max_input_chars_per_word.unwrap_or(0) as usize, WORD as usize)?;
+    let normalized = step_growth(&outline.normalizer, "normalizers", normalizer)?;
     // Added tokens are normalized when the file is read.
-    most("bytes in added tokens after its normalizers", all.saturating_mul(normalized), NORMALIZED)?;
-    most("bytes in an added token after its normalizers", longest.saturating_mul(normalized), NORMALIZED >> 6)?;
-    let before = normalized.saturating_mul(grown(&outline.pre_tokenizer, "pretokenizers", pre_tokenizer)?);
-    let after = grown(&outline.post_processor, "processors", post_processor)?;
+    check_limit("bytes in added tokens after its normalizers", all.saturating_mul(normalized), NORMALIZED)?;
+    check_limit("bytes in an added token after its normalizers", longest.saturating_mul(normalized), NORMALIZED >> 6)?;
+    let before = normalized.saturating_mul(step_growth(&outline.pre_tokenizer, "pretokenizers", pre_tokenizer)?);
+    let after = step_growth(&outline.post_processor, "processors", post_processor)?;
     let growth = before.saturating_mul(after);
-    most("times the text size after its steps", growth, GROWTH)?;
-    let decoded = grown(&outline.decoder, "decoders", decoder)?;
-    most("times the text size in decoding", decoded, DECODED)?;
-    most("bytes per token in decoding", decoded.saturating_mul(token), DECODED * (TOKEN / 2))?;
+    check_limit("times the text size after its steps", growth, GROWTH)?;
+    let decoded = step_growth(&outline.decoder, "decoders", decoder)?;
+    check_limit("times the text size in decoding", decoded, DECODED)?;
+    check_limit("bytes per token in decoding", decoded.saturating_mul(token), DECODED * (TOKEN / 2))?;
     if !vocab.is_list {
         return Ok(growth);
     }
     // Each prefix of a token is a map in memory, and at each letter all matching ones are copied.
-    most("bytes in a token", vocab.longest, PIECE)?;
-    most("token prefixes", vocab.prefixes, PREFIXES)?;
+    check_limit("bytes in a token", vocab.longest, PIECE)?;
+    check_limit("token prefixes", vocab.prefixes, PREFIXES)?;
     Ok(growth.saturating_mul((vocab.longest / 16).max(1)))
 }
 
-fn most(what: &str, found: usize, most: usize) -> Result<(), String> {
+fn check_limit(what: &str, found: usize, most: usize) -> Result<(), String> {
     match found > most {
         true => Err(format!("it demands {found} {what}, more than the {most} that any real tokenizer needs")),
         false => Ok(()),
@@ -148,7 +148,7 @@ fn most(what: &str, found: usize, most: usize) -> Result<(), String> {
 }
 
 /// The growth of a step, or of a sequence of steps under the key `list`; `one` returns the growth of a single step.
-fn grown(step: &Value, list: &str, one: fn(&str, &Value) -> Result<usize, String>) -> Result<usize, String> {
+fn step_growth(step: &Value, list: &str, one: fn(&str, &Value) -> Result<usize, String>) -> Result<usize, String> {
     let (mut growth, mut steps, mut open) = (1usize, 0, vec![(step, 0)]);
     while let Some((step, depth)) = open.pop() {
         if step.is_null() {
@@ -157,13 +157,13 @@ fn grown(step: &Value, list: &str, one: fn(&str, &Value) -> Result<usize, String
         let kind = step["type"].as_str().ok_or_else(|| format!("a step of its {list} has no type"))?;
         if kind == "Sequence" {
             let inner = step[list].as_array().ok_or_else(|| format!("a sequence has no {list}"))?;
-            most("levels of sequences", depth + 1, DEPTH)?;
+            check_limit("levels of sequences", depth + 1, DEPTH)?;
             open.extend(inner.iter().map(|step| (step, depth + 1)));
         } else {
             growth = growth.saturating_mul(one(kind, step)?);
         }
         steps += 1;
-        most(list, steps, STEPS)?;
+        check_limit(list, steps, STEPS)?;
     }
     Ok(growth)
 }
@@ -203,7 +203,7 @@ fn post_processor(kind: &str, step: &Value) -> Result<usize, String> {
     let count = |value: &Value| value.as_array().map_or(0, Vec::len);
     let ids = step["special_tokens"].as_object().into_iter().flatten().map(|(_, token)| count(&token["ids"])).sum();
     for pieces in [count(&step["single"]), count(&step["pair"]), ids] {
-        most("pieces around a text", pieces, PIECES)?;
+        check_limit("pieces around a text", pieces, PIECES)?;
     }
     let texts = step["single"].as_array().into_iter().flatten().filter(|piece| !piece["Sequence"].is_null()).count();
     Ok(texts.max(1))
@@ -214,7 +214,7 @@ fn decoder(kind: &str, step: &Value) -> Result<usize, String> {
         "Replace" => replacement(step)?,
         "CTC" | "BPEDecoder" | "WordPiece" => {
             for key in ["pad_token", "word_delimiter_token", "suffix", "prefix"] {
-                most("bytes in an affix", text(step, key).len(), AFFIX)?;
+                check_limit("bytes in an affix", text(step, key).len(), AFFIX)?;
             }
             1
         }
@@ -240,16 +240,16 @@ fn replacement(step: &Value) -> Result<usize, String> {
 fn pattern(step: &Value) -> Result<usize, String> {
     let pattern = &step["pattern"];
     if let Some(text) = pattern["String"].as_str().or(pattern.as_str()) {
-        most("bytes in a pattern", text.len(), PATTERN)?;
+        check_limit("bytes in a pattern", text.len(), PATTERN)?;
         return Ok(text.len());
     }
     let regex = text(pattern, "Regex");
-    most("bytes in a pattern", regex.len(), PATTERN)?;
+    check_limit("bytes in a pattern", regex.len(), PATTERN)?;
     let numbers = regex.split('{').skip(1).filter_map(|rest| {
         let numbers = rest.split_once('}')?.0;
         numbers.split(',').filter_map(|n| n.trim().parse::<usize>().ok()).max()
     });
-    most("repetitions in a pattern", numbers.fold(1, |all, n| all.saturating_mul(n.max(1))), REPEATED)?;
+    check_limit("repetitions in a pattern", numbers.fold(1, |all, n| all.saturating_mul(n.max(1))), REPEATED)?;
     Ok(0)
 }
 

@@ -37,7 +37,7 @@ const MAX_DIMENSIONS: usize = 8;
 /// A corrupt or unsupported file; the hint says how to convert it.
 pub(super) fn read_torch(file: &Path, bytes: Bytes) -> Result<Archive> {
     let failed = |reason: String| Error::Torch { file: file.into(), reason };
-    let found = if bytes.starts_with(MAGIC) { legacy(file, &bytes) } else { zipped(file, &bytes) };
+    let found = if bytes.starts_with(MAGIC) { read_legacy(file, &bytes) } else { read_zip(file, &bytes) };
     found.map_err(failed)
 }
 
@@ -46,7 +46,7 @@ type Storages<'a> = HashMap<&'a str, Range<usize>>;
 
 /// Reads the legacy layout: magic number, version, system, the object, the keys of its storages; then each storage as its number
 /// of elements and its bytes.
-fn legacy(file: &Path, bytes: &Bytes) -> Read<Archive> {
+fn read_legacy(file: &Path, bytes: &Bytes) -> Read<Archive> {
     let mut at = MAGIC.len();
     let mut next = || -> Read<Pickle<'_>> {
         let pickle = Pickle::read(&bytes[at..])?;
@@ -86,7 +86,7 @@ fn widths<'a>(pickle: &Pickle<'a>) -> HashMap<&'a str, usize> {
 }
 
 /// Reads a zip archive: `NAME/data.pkl`, and one storage per `NAME/data/KEY`.
-fn zipped(file: &Path, bytes: &Bytes) -> Read<Archive> {
+fn read_zip(file: &Path, bytes: &Bytes) -> Read<Archive> {
     if !bytes.starts_with(b"PK") {
         let what = match bytes.get(..2) {
             None => "it is empty",

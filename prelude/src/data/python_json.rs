@@ -7,7 +7,7 @@ use minijinja::{ErrorKind, State};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-use super::template_limits::Paid;
+use super::template_limits::FueledBytes;
 
 /// Formats `value` as Python's `json.dumps(x, ensure_ascii, indent, separators, sort_keys)` does. Non-ASCII characters are
 /// not escaped unless `ensure_ascii` is true.
@@ -27,9 +27,9 @@ pub(super) fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> 
     };
     let indent = indent.map(|n| " ".repeat(n.min(16)));
     let python = Python { indent, depth: 0, is_filled: false, comma, colon, ensure_ascii: ensure_ascii == Some(true) };
-    let mut paid = Paid::new(state);
-    value.serialize(&mut Serializer::with_formatter(&mut paid, python)).map_err(|e| invalid(e.to_string()))?;
-    Ok(Value::from_safe_string(String::from_utf8(paid.bytes).map_err(|e| invalid(e.to_string()))?))
+    let mut output = FueledBytes::new(state);
+    value.serialize(&mut Serializer::with_formatter(&mut output, python)).map_err(|e| invalid(e.to_string()))?;
+    Ok(Value::from_safe_string(String::from_utf8(output.bytes).map_err(|e| invalid(e.to_string()))?))
 }
 
 /// `value` with sorted object keys. Each value costs fuel, because a list may contain the same value many times.

@@ -24,12 +24,12 @@ const TIMES: usize = 16;
 /// The maximum width that `format` pads to.
 const WIDTH: usize = 4096;
 
-fn refused(what: impl Into<String>) -> Error {
+fn limit_error(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.into())
 }
 
 /// Consumes fuel for `bytes`.
-fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
+fn consume_fuel(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(bytes as u64 / 64 + 1)
 }
 
@@ -45,7 +45,7 @@ pub(super) fn bound(env: &mut Environment<'_>, messages: usize, bytes: usize) {
     });
     env.add_filter("string", |state: &State<'_, '_>, value: Value| text_of(state, &value));
     env.add_filter("format", |state: &State<'_, '_>, text: String, args: Rest<Value>| {
-        pay_format(state, &text, &args)?;
+        consume_format_fuel(state, &text, &args)?;
         formatting::format(FormatStyle::Printf, &text, &args)
     });
 }
@@ -53,9 +53,9 @@ pub(super) fn bound(env: &mut Environment<'_>, messages: usize, bytes: usize) {
 /// Python's methods of strings, lists and maps; each consumes fuel for what it reads and creates.
 fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
-        pay(state, text.len())?;
+        consume_fuel(state, text.len())?;
         match name {
-            "format" => pay_format(state, text, args)?,
+            "format" => consume_format_fuel(state, text, args)?,
             "title" if args.is_empty() => return Ok(title(text).into()),
             // Like the filter, with the operands swapped.
             "join" => {
@@ -83,20 +83,20 @@ fn title(text: &str) -> String {
 }
 
 /// Consumes fuel for formatting `args` with the format `text`, whose widths are limited.
-fn pay_format(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<(), Error> {
+fn consume_format_fuel(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<(), Error> {
     let mut digits = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
     if digits.any(|digits| digits.parse::<usize>().map_or(true, |width| width > WIDTH)) || text.contains('*') {
-        return Err(refused(format!("format with a width above {WIDTH}")));
+        return Err(limit_error(format!("format with a width above {WIDTH}")));
     }
     let mut longest = WIDTH;
     for arg in args {
         longest = longest.max(match arg.kind() {
             ValueKind::String => arg.as_str().map_or(0, str::len),
             ValueKind::Undefined | ValueKind::None | ValueKind::Bool | ValueKind::Number => 0,
-            kind => return Err(refused(format!("format of a {kind}"))),
+            kind => return Err(limit_error(format!("format of a {kind}"))),
         });
     }
-    pay(state, text.matches(['{', '%']).count().saturating_mul(longest))
+    consume_fuel(state, text.matches(['{', '%']).count().saturating_mul(longest))
 }
 
 /// Jinja's `join`, which consumes fuel as it goes.
@@ -113,40 +113,40 @@ fn join(
 }
 
 fn joined(state: &State<'_, '_>, value: &Value, between: &str, attribute: Option<&str>) -> Result<String, Error> {
-    let mut all = PaidText { text: String::new(), state };
-    let unpaid = |_| Error::from(ErrorKind::OutOfFuel);
+    let mut all = FueledText { text: String::new(), state };
+    let out_of_fuel = |_| Error::from(ErrorKind::OutOfFuel);
     if value.is_undefined() || value.is_none() {
         return Ok(all.text);
     }
     if let Some(text) = value.as_str() {
         for (i, c) in text.chars().enumerate() {
-            all.write_str(if i > 0 { between } else { "" }).and_then(|()| all.write_char(c)).map_err(unpaid)?;
+            all.write_str(if i > 0 { between } else { "" }).and_then(|()| all.write_char(c)).map_err(out_of_fuel)?;
         }
         return Ok(all.text);
     }
     for (i, item) in value.try_iter()?.enumerate() {
         let item = attribute.map_or(Ok(item.clone()), |attribute| item.get_attr(attribute))?;
-        all.write_str(if i > 0 { between } else { "" }).and_then(|()| write!(all, "{item}")).map_err(unpaid)?;
+        all.write_str(if i > 0 { between } else { "" }).and_then(|()| write!(all, "{item}")).map_err(out_of_fuel)?;
     }
     Ok(all.text)
 }
 
 /// The text of `value`, as far as the fuel lasts.
 fn text_of(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
-    let mut all = PaidText { text: String::new(), state };
+    let mut all = FueledText { text: String::new(), state };
     write!(all, "{value}").map_err(|_| Error::from(ErrorKind::OutOfFuel))?;
     Ok(all.text)
 }
 
 /// A text buffer that consumes fuel.
-struct PaidText<'a, 't, 'e> {
+struct FueledText<'a, 't, 'e> {
     text: String,
     state: &'a State<'t, 'e>,
 }
 
-impl fmt::Write for PaidText<'_, '_, '_> {
+impl fmt::Write for FueledText<'_, '_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        pay(self.state, text.len()).map_err(|_| fmt::Error)?;
+        consume_fuel(self.state, text.len()).map_err(|_| fmt::Error)?;
         self.text.push_str(text);
         Ok(())
     }
@@ -192,20 +192,20 @@ pub(super) fn rendered(text: String, bytes: usize) -> Result<String, String> {
 }
 
 /// A byte buffer that consumes fuel.
-pub(super) struct Paid<'a, 't, 'e> {
+pub(super) struct FueledBytes<'a, 't, 'e> {
     pub bytes: Vec<u8>,
     state: &'a State<'t, 'e>,
 }
 
-impl<'a, 't, 'e> Paid<'a, 't, 'e> {
+impl<'a, 't, 'e> FueledBytes<'a, 't, 'e> {
     pub fn new(state: &'a State<'t, 'e>) -> Self {
         Self { bytes: Vec::new(), state }
     }
 }
 
-impl Write for Paid<'_, '_, '_> {
+impl Write for FueledBytes<'_, '_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        pay(self.state, bytes.len()).map_err(io::Error::other)?;
+        consume_fuel(self.state, bytes.len()).map_err(io::Error::other)?;
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::checkpoint::{BASE, BUILTIN_PREFIX, ConfigDifference, Source, in_one_numbering};
+use crate::checkpoint::{BASE, BUILTIN_PREFIX, ConfigDifference, Source, with_shared_numbering};
 use crate::coefficients::{Scheme, Wrap};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
@@ -76,7 +76,7 @@ impl Models {
             (name.to_owned(), source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned));
         let mut models = self.clone();
         models.sources.push(source);
-        models.sources = in_one_numbering(&models.sources)?;
+        models.sources = with_shared_numbering(&models.sources)?;
         // Tokens that are numbered anew are read anew.
         for (old, new) in self.sources.iter().zip(models.sources.clone()) {
             if let Some(data) = self.data.get(old.name()).filter(|_| old.numbering() != new.numbering()) {

@@ -128,18 +128,18 @@ impl Adapter {
     pub(super) fn find(&self, base: &Base<'_>, name: &str) -> Result<String> {
         resolve(base.tensors, name).ok_or_else(|| match mismatch(base.tensors, name) {
             Some(reason) => {
-                let hint = format!("{}, or to a model with a tensor named `{name}`", self.hint_base());
+                let hint = format!("{}, or to a model with a tensor named `{name}`", self.base_hint());
                 Error::Adapter { path: self.path.clone(), reason: reason.into(), hint }
             }
             None => {
                 let reason = format!("the base model has no tensor `{name}`");
-                self.config.key_error("target_modules", reason, self.hint_base())
+                self.config.key_error("target_modules", reason, self.base_hint())
             }
         })
     }
 
     /// The hint for an adapter that does not fit the base.
-    pub(super) fn hint_base(&self) -> String {
+    pub(super) fn base_hint(&self) -> String {
         match &self.config.base {
             Some(base) => format!("apply it to the model it was trained on, `{base}`"),
             None => "apply it to the model it was trained on".into(),
@@ -166,7 +166,7 @@ impl Adapter {
         match fits {
             true => Ok(()),
             false => Err(self
-                .mismatch_error(format!("its tensor `{name}` has shape {:?}, but the base's has {expected:?}", view.shape), self.hint_base())),
+                .mismatch_error(format!("its tensor `{name}` has shape {:?}, but the base's has {expected:?}", view.shape), self.base_hint())),
         }
     }
 
@@ -215,7 +215,7 @@ impl Adapter {
                     "training resized the vocabulary to {rows} rows: save the adapter with its embedding \
                      (save_pretrained(DIR, save_embedding_layers=True)), or resize and save the base first (resize_token_embeddings({rows}))"
                 ),
-                false => self.hint_base(),
+                false => self.base_hint(),
             };
             return Err(self.mismatch_error(reason, hint));
         }
@@ -278,7 +278,7 @@ impl Adapter {
         };
         if bias.shape != shape {
             let reason = format!("its bias for `{}` has shape {:?}, but the base's has {shape:?}", target.module, bias.shape);
-            return Err(self.mismatch_error(reason, self.hint_base()));
+            return Err(self.mismatch_error(reason, self.base_hint()));
         }
         bias.check_finite(&format!("{}.lora_B.bias", target.module))?;
         let values: Vec<f32> = (floats(bias)? * target.scale)?.to_vec1()?;

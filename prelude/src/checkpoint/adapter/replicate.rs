@@ -24,7 +24,7 @@ pub(super) fn replicate(adapter: &Adapter, base: &mut Base<'_>) -> Result<()> {
     if adapter.config.layers.is_empty() {
         return Ok(());
     }
-    let key_error = |reason: String| adapter.config.key_error(KEY, reason, adapter.hint_base());
+    let key_error = |reason: String| adapter.config.key_error(KEY, reason, adapter.base_hint());
     let number = |name: &str| -> Option<(usize, String)> {
         let (number, rest) = name.strip_prefix(LAYERS)?.split_once('.')?;
         Some((number.parse().ok()?, rest.to_owned()))
