@@ -371,7 +371,10 @@ fn tied_and_untied_sources_can_be_merged() {
     for verbs in ["merge linear out", "wrap; bake out"] {
         let (config, tensors) = baked(&load, verbs);
         assert_eq!(config["tie_word_embeddings"], false);
-        assert!(max_difference(&tensors[HEAD], &mean) < 1e-7 && max_difference(&tensors[EMBEDDING], &embedding) < 1e-7, "{verbs}");
+        assert!(
+            max_difference(&tensors[HEAD], &mean) < 1e-7 && max_difference(&tensors[EMBEDDING], &embedding) < 1e-7,
+            "{verbs}"
+        );
     }
     // In either order, also with the base's task vectors, and with extended vocabularies.
     for verbs in ["merge task_arithmetic out", "merge ties density=1 out"] {

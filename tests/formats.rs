@@ -264,7 +264,10 @@ fn packed_weights_are_errors_that_name_the_method() {
                 write_zeros(dir.path(), tensors);
                 let error = open(dir.path()).unwrap_err();
                 let named = |found: &str| if declared { found == method } else { found.contains(guess) };
-                assert!(matches!(&error, Error::Quantized { method, .. } if named(method)), "{method} {family} {declared}: {error:?}");
+                assert!(
+                    matches!(&error, Error::Quantized { method, .. } if named(method)),
+                    "{method} {family} {declared}: {error:?}"
+                );
                 assert!(error.hint().unwrap().contains("dequantize"));
             }
         }

@@ -83,7 +83,10 @@ fn tokenizers_with_excessive_demands_are_rejected() {
     let pre_tokenizer = |value: Value| move |tokenizer: &mut Value, _: &mut Value| tokenizer["pre_tokenizer"] = value;
     // Cases t1, t4, t5 and t6 of the issue.
     assert_rejected(pre_tokenizer(json!({"type": "FixedLength", "length": 0})), &["tokenizer.json", "length 0"]);
-    assert_rejected(normalizer(json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})), &["tokenizer.json", "charsmap"]);
+    assert_rejected(
+        normalizer(json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})),
+        &["tokenizer.json", "charsmap"],
+    );
     let doubled = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
     assert_rejected(normalizer(sequence("normalizers", doubled.clone(), 40)), &["tokenizer.json", "normalizers"]);
     assert_rejected(normalizer(sequence("normalizers", doubled, 30)), &["tokenizer.json", "after its normalizers"]);

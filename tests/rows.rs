@@ -109,7 +109,10 @@ fn templates_are_found_as_in_transformers() {
         );
         assert_eq!(with_tools.unwrap().examples[0].ids, ids(&source, case["with_tools"].as_str().unwrap()), "{case}");
         if case["default"].is_null() {
-            assert_message(&read(&source, &json!({"input": "a", "output": "b"})).unwrap_err(), &["`tool_use`", "`default`", "`model`"]);
+            assert_message(
+                &read(&source, &json!({"input": "a", "output": "b"})).unwrap_err(),
+                &["`tool_use`", "`default`", "`model`"],
+            );
         }
     }
     // The template of a processor, if there is no other.
@@ -277,7 +280,10 @@ fn tables_are_read() {
             assert_message(&error.unwrap_err(), &[words, &["bad.csv"]].concat());
         }
     }
-    assert_message(&read_as(&source, "bad.csv", b"question,answer\na,b\nc,\xff\n").unwrap_err(), &["row `2`", "field 2", "UTF-8"]);
+    assert_message(
+        &read_as(&source, "bad.csv", b"question,answer\na,b\nc,\xff\n").unwrap_err(),
+        &["row `2`", "field 2", "UTF-8"],
+    );
 }
 
 /// Arrow gives every row the fields of all as null. The file was made by `make_parquet.py`.
@@ -345,7 +351,10 @@ fn a_template_error_names_the_row() {
     let user = json!({"role": "user", "content": "a"});
     for (given, words) in [
         (json!({"input": "a", "output": "b", "system": "s"}), &["System role not supported", "first user message"][..]),
-        (json!({"messages": [user, user, {"role": "assistant", "content": "b"}]}), &["must alternate", "join consecutive messages"]),
+        (
+            json!({"messages": [user, user, {"role": "assistant", "content": "b"}]}),
+            &["must alternate", "join consecutive messages"],
+        ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}),
             &["hint"],

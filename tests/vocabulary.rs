@@ -177,7 +177,8 @@ fn padding_that_a_teacher_lacks_is_ignored() {
     let data = file.display().to_string();
     for top_k in [0, 7] {
         let terms = |other: &str| {
-            let mut models = load_named(dir.path(), &["a"]).and_load([format!("b={}", dir.path().join(other).display())]).unwrap();
+            let mut models =
+                load_named(dir.path(), &["a"]).and_load([format!("b={}", dir.path().join(other).display())]).unwrap();
             models.data("a", &data).unwrap();
             models.data("b", &data).unwrap();
             models.settings.top_k = top_k;

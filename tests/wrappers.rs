@@ -372,7 +372,10 @@ fn models_that_differ_outside_their_text_decoder_are_errors() {
     };
     let other = copy("llava", dir.path().join("fewer"), fewer, |_| {});
     let error = load([model_path("llava"), other].map(|p| p.display().to_string())).unwrap_err();
-    assert!(matches!(&error, Error::Incompatible { difference, .. } if difference.contains("multi_modal_projector")), "{error:?}");
+    assert!(
+        matches!(&error, Error::Incompatible { difference, .. } if difference.contains("multi_modal_projector")),
+        "{error:?}"
+    );
     // One tensor with two names.
     let twice = |mut tensors: Tensors| {
         let head = tensors["language_model.lm_head.weight"].clone();

@@ -3,8 +3,8 @@
 //! `Display` prints the message and [`Error::hint`] returns the hint. `Debug` prints both, because a notebook shows
 //! `Debug` when `?` fails.
 
-mod plain;
 mod hints;
+mod plain;
 #[cfg(test)]
 mod tests;
 
@@ -236,7 +236,9 @@ impl Error {
             Error::TokenOutOfRange { token: Some(_), .. } => {
                 "the tokenizer has this token but the embedding has no row for it: remove it from the text or the chat template"
             }
-            Error::TokenOutOfRange { .. } => "the data was tokenized for a different model: tokenize it again with this model's tokenizer",
+            Error::TokenOutOfRange { .. } => {
+                "the data was tokenized for a different model: tokenize it again with this model's tokenizer"
+            }
             Error::NoData { source_name } => {
                 return Some(format!("add the data it was fine-tuned on: data {source_name}=FILE.jsonl"));
             }

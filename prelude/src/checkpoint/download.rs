@@ -361,7 +361,9 @@ impl Server<'_> {
                 Err(TryLockError::Error(e)) => return Err(io(e)),
                 Err(TryLockError::WouldBlock) => {
                     self.client.check()?;
-                    work.wait(Duration::from_millis(100), |_| format!("{}/{name}: another process is downloading it", self.repo))?;
+                    work.wait(Duration::from_millis(100), |_| {
+                        format!("{}/{name}: another process is downloading it", self.repo)
+                    })?;
                 }
             }
         }
@@ -413,7 +415,8 @@ impl Server<'_> {
     fn download_verified(&self, name: &str, remote: &mut RemoteFile, folder: &Contained, part: &Path) -> Result<()> {
         for _ in 0..2 {
             let open = folder.file(&Path::new("blobs").join(part.file_name().unwrap_or_default()));
-            let mut content = PartialFile::open(open.map_err(|e| explain(&self.repo, "write", part, e))?, part, remote, self.client)?;
+            let mut content =
+                PartialFile::open(open.map_err(|e| explain(&self.repo, "write", part, e))?, part, remote, self.client)?;
             self.download(name, remote, &mut content)?;
             match content.digest.take().map(Digest::finish) {
                 Some(found) if !found.eq_ignore_ascii_case(&remote.etag) => {
@@ -466,8 +469,7 @@ impl Server<'_> {
             }
             attempts.ended(part.have, remote.size);
             if part.have < remote.size {
-                let say =
-                    |_| format!("{}/{name}: interrupted at {} of {} bytes, resuming", self.repo, part.have, remote.size);
+                let say = |_| format!("{}/{name}: interrupted at {} of {} bytes, resuming", self.repo, part.have, remote.size);
                 work.wait(Duration::from_millis(50 << attempts.without_progress), say)?;
             }
         }

@@ -4,8 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use super::side_files::recorded;
 use super::regular_file::open_file;
+use super::side_files::recorded;
 
 /// The first entry of the directory `path` that is not part of a checkpoint: anything but weights, a model card, common
 /// checkpoint files, and files that the card lists as copied. Links are never part of one.

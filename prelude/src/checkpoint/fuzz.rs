@@ -8,7 +8,7 @@ use super::archive::{Archive, read};
 use super::files::{Bytes, Files};
 use super::gguf::Gguf;
 use super::source::Source;
-use super::tokenizer::{read_tokenizer, guard_tokenizer};
+use super::tokenizer::{guard_tokenizer, read_tokenizer};
 use super::torch::read_torch;
 use crate::fuzz::{directory, file};
 

@@ -172,8 +172,7 @@ impl Gguf {
         let known = || ARCHITECTURES.map(|(name, _)| name).join(", ");
         let unknown = || Error::UnknownFamily { file: file.clone(), found: self.architecture.clone(), known: known() };
         let family = family.ok_or_else(unknown)?;
-        let missing =
-            |key: &str| Error::Gguf { file: file.clone(), reason: format!("{}.{key} is missing", self.architecture) };
+        let missing = |key: &str| Error::Gguf { file: file.clone(), reason: format!("{}.{key} is missing", self.architecture) };
         let whole = |key: &str| m.own(key).and_then(Metadata::whole).ok_or_else(|| missing(key));
         let (hidden, heads) = (whole("embedding_length")?, whole("attention.head_count")?);
         let vocabulary = self.content.tensor_infos.get("token_embd.weight").and_then(|t| t.shape.dims().first().copied());

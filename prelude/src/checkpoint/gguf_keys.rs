@@ -170,7 +170,8 @@ impl GgufKeys {
         }
         self.count("rope.dimension_count", rope.dims);
         self.number("rope.freq_base", rope.theta);
-        let setting = |key: &str| ["rope_parameters", "rope_scaling"].iter().find_map(|part| config.get(*part)?.get(key)?.as_f64());
+        let setting =
+            |key: &str| ["rope_parameters", "rope_scaling"].iter().find_map(|part| config.get(*part)?.get(key)?.as_f64());
         let original = setting("original_max_position_embeddings")
             .or_else(|| config.get("original_max_position_embeddings")?.as_f64())
             .unwrap_or(a.max_positions as f64);

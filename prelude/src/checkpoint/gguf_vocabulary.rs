@@ -184,8 +184,10 @@ impl<'a> TokenizerWriter<'a> {
                 self.key("ggml.add_space_prefix", Value::Bool(prefix));
                 self.has_prefix = prefix;
                 if prefix {
-                    self.notes
-                        .push("llama.cpp puts a space before every text, transformers only before a text that does not begin with one".into());
+                    self.notes.push(
+                        "llama.cpp puts a space before every text, transformers only before a text that does not begin with one"
+                            .into(),
+                    );
                 }
                 Some(self.scores(&merges)?)
             }
@@ -215,7 +217,9 @@ impl<'a> TokenizerWriter<'a> {
         let mut order: Vec<usize> = Vec::new();
         for (left, right) in merges {
             let id = vocab.get(format!("{left}{right}").as_str());
-            let id = *id.ok_or_else(|| unsupported(self.input, &format!("merges `{left}` and `{right}` to something that is not a token")))?;
+            let id = *id.ok_or_else(|| {
+                unsupported(self.input, &format!("merges `{left}` and `{right}` to something that is not a token"))
+            })?;
             if order.last() != Some(&id) {
                 order.push(id);
             }
@@ -243,9 +247,9 @@ impl<'a> TokenizerWriter<'a> {
         let one = |around: &[String], default: &str| -> Result<Option<u32>> {
             match around {
                 [] => Ok(id(default)),
-                [token] => id(token)
-                    .map(Some)
-                    .ok_or_else(|| unsupported(self.input, &format!("puts `{token}` around a text, which has no row in the embedding"))),
+                [token] => id(token).map(Some).ok_or_else(|| {
+                    unsupported(self.input, &format!("puts `{token}` around a text, which has no row in the embedding"))
+                }),
                 _ => Err(unsupported(self.input, "puts several tokens around a text")),
             }
         };
@@ -293,8 +297,9 @@ impl<'a> TokenizerWriter<'a> {
         for probe in &probes {
             // Implementations differ for texts that begin with a space.
             let probe = if self.has_prefix { probe.trim_start_matches([' ', '\u{2581}']) } else { probe };
-            let ids =
-                |tokenizer: &Tokenizer| guard_tokenizer(self.input.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()));
+            let ids = |tokenizer: &Tokenizer| {
+                guard_tokenizer(self.input.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()))
+            };
             let (expected, found) = (ids(original)?, ids(&back)?);
             let has_rows = expected.iter().all(|id| (*id as usize) < self.input.rows);
             if has_rows && expected != found {

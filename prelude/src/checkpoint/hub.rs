@@ -13,11 +13,11 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
 use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS};
-use super::side_files::{self, needed};
 use super::contained::{Contained, explain};
 use super::download::{Client, Server};
 use super::files::{WEIGHTS, is_index};
 use super::regular_file::read_file;
+use super::side_files::{self, needed};
 use crate::error::{Error, Result};
 
 /// A reference to a repository on the hub, `org/name` or `org/name@revision`, and optionally to a file in it.
@@ -241,12 +241,17 @@ impl Hub {
     }
 
     fn protocol_error(&self, reference: &HubRef, reason: String) -> Error {
-        Error::Hub { repo: reference.repo.clone(), reason, hint: "the server does not follow the hub's protocol: check HF_ENDPOINT" }
+        Error::Hub {
+            repo: reference.repo.clone(),
+            reason,
+            hint: "the server does not follow the hub's protocol: check HF_ENDPOINT",
+        }
     }
 
     fn listing(&self, reference: &HubRef) -> Result<Listing> {
         let kind = if reference.is_dataset { "datasets" } else { "models" };
-        let text = self.client.text(&format!("/api/{kind}/{}/revision/{}", reference.repo, reference.revision), &reference.repo)?;
+        let text =
+            self.client.text(&format!("/api/{kind}/{}/revision/{}", reference.repo, reference.revision), &reference.repo)?;
         serde_json::from_str(&text).map_err(|e| self.protocol_error(reference, format!("unexpected response: {e}")))
     }
 
@@ -310,11 +315,16 @@ impl Hub {
         }
         if !has("config.json") {
             if has(ADAPTER_CONFIG) {
-                return Err(missing(&format!("file `config.json`; it is an adapter: load it with its base, BASE+{}", reference.repo)));
+                return Err(missing(&format!(
+                    "file `config.json`; it is an adapter: load it with its base, BASE+{}",
+                    reference.repo
+                )));
             }
             let gguf = names.iter().find(|n| n.ends_with(".gguf"));
-            let named =
-                gguf.map_or_else(|| "file `config.json`".into(), |n| format!("file `config.json`; it has GGUF files: load one, for example {}/{n}", reference.repo));
+            let named = gguf.map_or_else(
+                || "file `config.json`".into(),
+                |n| format!("file `config.json`; it has GGUF files: load one, for example {}/{n}", reference.repo),
+            );
             return Err(missing(&named));
         }
         let mut files = needed(names);

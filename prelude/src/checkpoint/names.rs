@@ -119,7 +119,9 @@ impl TensorNames {
             let bare = all_names(archive).find(|name| is_bare(name)).cloned();
             let full = all_names(archive).find(|name| name.strip_prefix(model).is_some_and(is_bare)).cloned();
             match (bare, full) {
-                (Some(bare), Some(full)) if runs == Runnable::Yes && model == "model." => return Err(mixed_error(file, &full, &bare)),
+                (Some(bare), Some(full)) if runs == Runnable::Yes && model == "model." => {
+                    return Err(mixed_error(file, &full, &bare));
+                }
                 (Some(_), None) if (runs == Runnable::Yes) == (model == "model.") => {
                     // In unsupported families, only if the names are unambiguous.
                     let head = |name: &str| name.starts_with("lm_head.") || name.starts_with("score.");
@@ -191,7 +193,8 @@ fn rename(archive: &mut Archive, file: &Path, new: impl Fn(&str) -> String) -> R
 
 fn mixed_error(file: &Path, one: &str, other: &str) -> Error {
     let reason = format!("`{one}` and `{other}` follow different naming schemes");
-    let hint = "load the model in the program that saved it and save it again with save_pretrained, without compilers or trainers";
+    let hint =
+        "load the model in the program that saved it and save it again with save_pretrained, without compilers or trainers";
     Error::TensorNames { file: file.into(), reason, hint }
 }
 

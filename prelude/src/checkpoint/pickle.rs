@@ -50,8 +50,15 @@ impl<'a> Pickle<'a> {
     /// # Errors
     /// The reason why it is invalid.
     pub fn read(bytes: &'a [u8]) -> Read<Self> {
-        let mut machine =
-            Interpreter { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), paired: 0 };
+        let mut machine = Interpreter {
+            bytes,
+            at: 0,
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            paired: 0,
+        };
         for _ in 0..MAX_INSTRUCTIONS {
             if machine.step()? {
                 let root = machine.pop()?;
@@ -290,8 +297,9 @@ impl<'a> Interpreter<'a> {
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let text =
-                    |id: Id| if let Value::Text(text) = self.values[id] { Ok(text) } else { Err("its pickle does not name a class") };
+                let text = |id: Id| {
+                    if let Value::Text(text) = self.values[id] { Ok(text) } else { Err("its pickle does not name a class") }
+                };
                 let (module, name) = (text(module)?, text(name)?);
                 self.push(Value::Global(module, name));
             }

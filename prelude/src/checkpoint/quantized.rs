@@ -223,9 +223,13 @@ fn float8(archive: &mut Archive, quantization: Option<&QuantizationConfig>) -> R
         let scale = scales.into_iter().find(|scale| archive.tensors.contains_key(scale) || archive.buffers.contains_key(scale));
         let Some(buffer) = archive.buffers.remove(name) else { continue };
         let float8 = match &scale {
-            Some(scale) => scaled(archive, name, &buffer, *codes, scale, quantization.and_then(|quantization| quantization.block))?,
+            Some(scale) => {
+                scaled(archive, name, &buffer, *codes, scale, quantization.and_then(|quantization| quantization.block))?
+            }
             // Plain 8-bit integers.
-            None if quantization.is_none() => with_scales(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes)),
+            None if quantization.is_none() => {
+                with_scales(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes))
+            }
             None => {
                 return Err(Error::MissingTensor { file: archive.file.clone(), tensor: format!("{name}_scale_inv") });
             }

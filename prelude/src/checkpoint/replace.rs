@@ -33,7 +33,8 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     remove_leftovers(&parent.path, &name);
     let (new, _lock) = create_locked(|| {
         let mode = Permissions::from_mode(0o777);
-        let new = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode).tempdir_in(&parent.path)?;
+        let new =
+            tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode).tempdir_in(&parent.path)?;
         let path = new.path().to_owned();
         Ok((new, path))
     })
@@ -84,7 +85,8 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     remove_leftovers(&parent.path, &name);
     let mode = || Permissions::from_mode(0o666);
     let (mut file, _lock) = create_locked(|| {
-        let file = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode()).tempfile_in(&parent.path)?;
+        let file =
+            tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode()).tempfile_in(&parent.path)?;
         let path = file.path().to_owned();
         Ok((file, path))
     })

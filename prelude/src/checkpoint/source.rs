@@ -12,15 +12,15 @@ use tokenizers::Tokenizer;
 
 use super::adapter::{self, Adapter, Base};
 use super::archive::{Archive, Buffer};
-use super::side_files::SideFiles;
 use super::chat::Chat;
 use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
 use super::files::{BUILTIN_PREFIX, Bytes, Files, Stamps};
 use super::hub::HubRef;
 use super::names::{Runnable, TensorNames};
-use super::unsupported_family::{self, OUTPUT};
 use super::quantized::prepare;
+use super::side_files::SideFiles;
 use super::tokenizer::{BoundedTokenizer, beyond, read_tokenizer};
+use super::unsupported_family::{self, OUTPUT};
 use super::view::View;
 use super::vocabulary::{NO_ROW, Numbering, Renumbered, align, config_of};
 use crate::error::{Error, Result};
@@ -166,7 +166,7 @@ impl Source {
             .collect::<Result<BTreeMap<_, _>>>()?;
         drop(work);
         let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
-        let side = |name: &str| match beside.get(name) {
+        let side = |name: &str| match overrides.get(name) {
             Some((directory, bytes)) => Ok(bytes.clone().map(|bytes| (directory.join(name), bytes))),
             None => Ok(files.get(name)?.map(|bytes| (files.path().join(name), bytes))),
         };
@@ -178,7 +178,7 @@ impl Source {
         let rows = rows_of(architecture.as_ref(), &tensors);
         notes.extend(tokenizer.as_deref().filter(|_| rows > 0).and_then(|text| beyond(&text.tokenizer, rows)));
         let mut replaced: BTreeMap<&'static str, Option<Bytes>> =
-            beside.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
+            overrides.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
         if is_changed {
             replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
         }
@@ -673,7 +673,7 @@ pub(crate) fn with_shared_numbering(sources: &[Source]) -> Result<Vec<Source>> {
 /// Returns `error`, or a better one if `files` belong to an adapter.
 fn adapter_error(files: &Files, error: Error) -> Error {
     match (&error, files.get(adapter::CONFIG)) {
-        (Error::MissingFile { .. } | Error::Sources { .. }, Ok(Some(json))) => adapter::alone(files.path(), &json),
+        (Error::MissingFile { .. } | Error::Sources { .. }, Ok(Some(json))) => adapter::needs_base(files.path(), &json),
         _ => error,
     }
 }

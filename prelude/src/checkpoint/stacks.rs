@@ -143,8 +143,9 @@ fn main(all: &mut [Stack], counts: &[(KeyPath, usize)]) -> Option<usize> {
 
 /// The paths in config.json that give the number of layers of `stack`.
 pub(super) fn count_paths(config: &Map<String, Value>, stack: &Stack) -> Vec<KeyPath> {
-    let fits =
-        |(key_path, count): &(KeyPath, usize)| *count == stack.depth && (!stack.is_text() || key_path.iter().all(|key| is_text(key)));
+    let fits = |(key_path, count): &(KeyPath, usize)| {
+        *count == stack.depth && (!stack.is_text() || key_path.iter().all(|key| is_text(key)))
+    };
     counts(config).into_iter().filter(fits).map(|(key_path, _)| key_path).collect()
 }
 

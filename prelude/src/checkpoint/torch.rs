@@ -90,7 +90,9 @@ fn read_zip(file: &Path, bytes: &Bytes) -> Read<Archive> {
     if !bytes.starts_with(b"PK") {
         let what = match bytes.get(..2) {
             None => "it is empty",
-            Some(b"\x80\x02" | b"\x80\x03" | b"\x80\x04" | b"\x80\x05") => "it is a plain pickle, not a file written by torch.save",
+            Some(b"\x80\x02" | b"\x80\x03" | b"\x80\x04" | b"\x80\x05") => {
+                "it is a plain pickle, not a file written by torch.save"
+            }
             Some(_) => "it is not a zip archive",
         };
         return Err(what.into());
@@ -223,7 +225,9 @@ impl State<'_, '_> {
             return Err("it has no named tensors: it is not a state dictionary".into());
         }
         let mut archive = Archive { file: self.file.into(), ..Archive::default() };
-        archive.notes.extend(wrapper.map(|key| format!("the tensors of `{}` were read from the key `{key}`", self.file.display())));
+        archive
+            .notes
+            .extend(wrapper.map(|key| format!("the tensors of `{}` were read from the key `{key}`", self.file.display())));
         for (name, id) in found {
             let tensor = |reason: String| format!("tensor `{name}` {reason}");
             let stored_tensor = self.tensor(id, storages).map_err(tensor)?;
@@ -278,7 +282,9 @@ impl State<'_, '_> {
         let (&[stored, offset, size, stride, ref rest @ ..], "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") =
             (arguments, name)
         else {
-            return Err(format!("is created by `{module}.{name}`: quantized, sparse and other special tensors are not supported"));
+            return Err(format!(
+                "is created by `{module}.{name}`: quantized, sparse and other special tensors are not supported"
+            ));
         };
         let (key, element, count) = storage(pickle, stored).ok_or("has an unsupported type of storage")?;
         let dtype = match (element, rest) {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::source::Source;
-use super::tokenizer::{BoundedTokenizer, read_tokenizer, guard_tokenizer};
+use super::tokenizer::{BoundedTokenizer, guard_tokenizer, read_tokenizer};
 use super::view::View;
 use crate::error::{Error, Result};
 
@@ -205,7 +205,13 @@ fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Opti
 }
 
 /// The view of source `i` in the shared numbering.
-fn renumber_source(sources: &[Source], rows: &[Row], i: usize, is_reference: bool, extended: Option<&(Arc<BoundedTokenizer>, Vec<u8>)>) -> Result<Renumbered> {
+fn renumber_source(
+    sources: &[Source],
+    rows: &[Row],
+    i: usize,
+    is_reference: bool,
+    extended: Option<&(Arc<BoundedTokenizer>, Vec<u8>)>,
+) -> Result<Renumbered> {
     const EXAMPLES: usize = 4;
     let source = &sources[i];
     let mut row_map: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();
@@ -247,7 +253,12 @@ fn renumber_source(sources: &[Source], rows: &[Row], i: usize, is_reference: boo
     };
     let views = names.iter().map(view).collect::<Result<_>>()?;
     let extended = extended.filter(|_| is_reference).cloned();
-    Ok(Renumbered { numbering: Numbering { row_map, missing_rows, missing_tokens, is_reference }, rows: rows.len(), views, extended })
+    Ok(Renumbered {
+        numbering: Numbering { row_map, missing_rows, missing_tokens, is_reference },
+        rows: rows.len(),
+        views,
+        extended,
+    })
 }
 
 /// config.json with `rows` as its vocabulary size, wherever that appears, and with token ids mapped by `here`; ids without a

@@ -83,7 +83,10 @@ fn truncate(reason: String) -> String {
 }
 
 /// [`render`] with any templates.
-pub(super) fn render_by(chat: &Chat, conversations: &[&Conversation]) -> std::result::Result<Vec<std::result::Result<Rendered, String>>, String> {
+pub(super) fn render_by(
+    chat: &Chat,
+    conversations: &[&Conversation],
+) -> std::result::Result<Vec<std::result::Result<Rendered, String>>, String> {
     let mut rendered = Vec::with_capacity(conversations.len());
     // Conversations that share a template are rendered together: compiling it takes longer than rendering.
     for run in conversations.chunk_by(|a, b| a.tools.is_some() == b.tools.is_some()) {
@@ -92,8 +95,14 @@ pub(super) fn render_by(chat: &Chat, conversations: &[&Conversation]) -> std::re
             None => rendered.extend(run.iter().map(|conversation| render_plain(conversation))),
             Some(template) => {
                 let messages = run.iter().map(|conversation| conversation.messages.len()).max().unwrap_or(0);
-                let bytes = run.iter().map(|conversation| text_bytes(&conversation.messages, conversation.tools.as_ref())).max().unwrap_or(0);
-                rendered.extend(with_template(template, chat, ConversationSize { messages, bytes }, |template| render_all(template, run))?);
+                let bytes = run
+                    .iter()
+                    .map(|conversation| text_bytes(&conversation.messages, conversation.tools.as_ref()))
+                    .max()
+                    .unwrap_or(0);
+                rendered.extend(with_template(template, chat, ConversationSize { messages, bytes }, |template| {
+                    render_all(template, run)
+                })?);
             }
         }
         if rendered.last().is_some_and(std::result::Result::is_err) {
@@ -114,7 +123,10 @@ pub(super) fn ignored_by_template(source: &Source, conversations: &[&Conversatio
     };
     let is_lost = |name: &&str| {
         let mut conversations = conversations.iter().filter(|conversation| has(name, conversation));
-        conversations.any(|conversation| !(if conversation.tools.is_some() { tool_use } else { plain }).contains(name) && !is_rendered(source, conversation, name))
+        conversations.any(|conversation| {
+            !(if conversation.tools.is_some() { tool_use } else { plain }).contains(name)
+                && !is_rendered(source, conversation, name)
+        })
     };
     ["tools", "tool_calls"].into_iter().filter(is_lost).collect()
 }
@@ -127,7 +139,11 @@ fn is_rendered(source: &Source, conversation: &Conversation, name: &str) -> bool
     };
     let filled = fill_content(conversation);
     let conversation = filled.as_ref().unwrap_or(conversation);
-    let other = Conversation { messages: conversation.messages.iter().map(without).collect(), tools: conversation.tools.clone(), ..*conversation };
+    let other = Conversation {
+        messages: conversation.messages.iter().map(without).collect(),
+        tools: conversation.tools.clone(),
+        ..*conversation
+    };
     let whole = |conversation: &Conversation| render(source, &[conversation]).ok()?.pop()?.ok().map(|rendered| rendered.whole);
     whole(conversation) != whole(&other)
 }
@@ -145,10 +161,17 @@ fn fill_content(conversation: &Conversation) -> Option<Conversation> {
         false => message.clone(),
     };
     let any = conversation.messages.iter().any(lacks);
-    any.then(|| Conversation { messages: conversation.messages.iter().map(filled).collect(), tools: conversation.tools.clone(), ..*conversation })
+    any.then(|| Conversation {
+        messages: conversation.messages.iter().map(filled).collect(),
+        tools: conversation.tools.clone(),
+        ..*conversation
+    })
 }
 
-fn render_all(template: &super::template::Template<'_>, conversations: &[&Conversation]) -> Vec<std::result::Result<Rendered, String>> {
+fn render_all(
+    template: &super::template::Template<'_>,
+    conversations: &[&Conversation],
+) -> Vec<std::result::Result<Rendered, String>> {
     let mut failed = false;
     let one = |conversation: &&Conversation| {
         if interrupt::requested() {
@@ -167,7 +190,9 @@ fn render_all(template: &super::template::Template<'_>, conversations: &[&Conver
         }
     };
     // Templates that concatenate `content` fail on messages that only call tools, in transformers too: retry with empty content.
-    let one = |conversation: &&Conversation| one(conversation).or_else(|error| fill_content(conversation).map_or(Err(error), |conversation| one(&&conversation)));
+    let one = |conversation: &&Conversation| {
+        one(conversation).or_else(|error| fill_content(conversation).map_or(Err(error), |conversation| one(&&conversation)))
+    };
     let rendered = conversations.iter().map(one);
     let until_failed = |one: &std::result::Result<_, _>| !std::mem::replace(&mut failed, one.is_err());
     rendered.take_while(until_failed).collect()
@@ -179,7 +204,10 @@ fn render_plain(conversation: &Conversation) -> std::result::Result<Rendered, St
     }
     let line = |message: &Value| match text(message) {
         Some(text) => Ok(text),
-        None => Err(format!("a message of `{}` has no text, and the model has no chat template to render its other keys", role(message))),
+        None => Err(format!(
+            "a message of `{}` has no text, and the model has no chat template to render its other keys",
+            role(message)
+        )),
     };
     let lines = conversation.messages.iter().map(line).collect::<std::result::Result<Vec<_>, String>>()?;
     let prompt: String = lines[..conversation.prompt].iter().flat_map(|text| [text, "\n"]).collect();

@@ -111,7 +111,10 @@ pub(super) fn text(name: &str, value: &Value) -> Result<String, RowError> {
         ValueKind::Number if value.is_integer() => Ok(value.to_string()),
         ValueKind::Number => match f64::try_from(value.clone()) {
             Ok(number) if number.abs() < EXACT => Ok(value.to_string()),
-            _ => Err(RowError::new(format!("`{name}` is a number with too many digits to store exactly"), "write it as text, in quotes")),
+            _ => Err(RowError::new(
+                format!("`{name}` is a number with too many digits to store exactly"),
+                "write it as text, in quotes",
+            )),
         },
         _ => {
             let hint = "use one text (or number) in that column; if there are several answers, the one to learn";

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
 
-use super::chat::{self, Rendered, Conversation, message};
+use super::chat::{self, Conversation, Rendered, message};
 use super::choices::Question;
 use super::columns::RowError;
 use super::layout::{self, Row};
-use super::rows::{RowPosition, RawRow, read_rows};
-use crate::checkpoint::{BUILTIN_PREFIX, Bytes, Hub, HubRef, Source, SnapshotKind, builtin_data, builtin_data_file, map, guard_tokenizer};
+use super::rows::{RawRow, RowPosition, read_rows};
+use crate::checkpoint::{
+    BUILTIN_PREFIX, Bytes, Hub, HubRef, SnapshotKind, Source, builtin_data, builtin_data_file, guard_tokenizer, map,
+};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::work::Work;
@@ -135,12 +137,14 @@ pub fn builtin_datasets() -> Vec<&'static str> {
 /// The token ids of a question, rendered with the chat template of `source` if it has one.
 pub(crate) fn prompt_ids(source: &Source, question: &str) -> Result<Vec<u32>> {
     let reader = RowReader { file: source.path(), at: RowPosition::Line(1), source };
-    let conversation = Conversation { messages: vec![message("user", question), message("assistant", "")], prompt: 1, tools: None };
+    let conversation =
+        Conversation { messages: vec![message("user", question), message("assistant", "")], prompt: 1, tools: None };
     let bad = |reason: String| Error::ChatTemplate { source_name: source.name().into(), file: source.path().into(), reason };
     if source.chat().template().map_err(bad)?.is_none() {
         return reader.encode(question, true);
     }
-    let rendered = chat::render(source, &[&conversation])?.pop().unwrap_or_else(|| Err("it produced no text".into())).map_err(bad)?;
+    let rendered =
+        chat::render(source, &[&conversation])?.pop().unwrap_or_else(|| Err("it produced no text".into())).map_err(bad)?;
     reader.encode(&rendered.prompt, false)
 }
 
@@ -168,7 +172,9 @@ impl RowReader<'_> {
             () if about(&["alternat", "turn"]) => {
                 "join consecutive messages of one role, or use prompt and completion as texts, to which no template is applied"
             }
-            () => "change the row to what the template accepts, or use prompt and completion as texts, to which no template is applied",
+            () => {
+                "change the row to what the template accepts, or use prompt and completion as texts, to which no template is applied"
+            }
         };
         let whose = match self.source.chat_template() {
             Some(_) => format!("the chat template of `{}` cannot render it: {reason}", self.source.name()),

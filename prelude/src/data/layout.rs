@@ -5,7 +5,7 @@ use minijinja::value::{Value, ValueKind};
 
 use super::chat::{Conversation, message, role, text as text_of};
 use super::choices::choices;
-use super::columns::{Columns, RowError, type_name, text};
+use super::columns::{Columns, RowError, text, type_name};
 use super::messages::{are_messages, history, messages, split_at_answer};
 
 /// Columns that hold a conversation.
@@ -104,7 +104,11 @@ pub(super) fn read(columns: &mut Columns) -> Result<Row, RowError> {
                 Field::Messages(_) => Vec::new(),
             };
             before.extend(question.into_messages("user"));
-            Ok(Row::Conversation(build_conversation(columns, before, require_assistant(name, answer.into_messages("assistant"))?)?))
+            Ok(Row::Conversation(build_conversation(
+                columns,
+                before,
+                require_assistant(name, answer.into_messages("assistant"))?,
+            )?))
         }
         None if alone => {
             // A null output is an error: the row was meant to have one.

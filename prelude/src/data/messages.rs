@@ -4,7 +4,7 @@
 use minijinja::value::{Value, ValueKind};
 
 use super::chat::{message, role};
-use super::columns::{RowError, type_name, text};
+use super::columns::{RowError, text, type_name};
 
 /// The hint that describes a message.
 const MESSAGE: &str = "a message is {\"role\": \"user\", \"content\": \"...\"}, and the last assistant message is the answer";

@@ -25,6 +25,6 @@ pub(crate) use chat::{Conversation, render};
 pub use choices::Question;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, Example, builtin_datasets};
-pub(crate) use layout::{INPUTS, EXTRA_INPUTS, OUTPUTS, SYSTEMS};
+pub(crate) use layout::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS};
 pub(crate) use sampler::next as next_examples;
 pub(crate) use stream_decoder::StreamDecoder;

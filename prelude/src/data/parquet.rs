@@ -50,7 +50,8 @@ pub(super) fn read(bytes: &Bytes) -> Result<Vec<Columns>, (RowPosition, RowError
             // The caller checks the stop flag again and does not use partial results.
             Some(_) if interrupt::requested() => break,
             Some(row) => {
-                taken = taken.saturating_add(ROW + row.iter().map(|(name, value)| name.len() + value_bytes(value)).sum::<usize>());
+                taken =
+                    taken.saturating_add(ROW + row.iter().map(|(name, value)| name.len() + value_bytes(value)).sum::<usize>());
                 if taken > most {
                     let reason = format!("it has more than {most} bytes of values, too many for a file of {} bytes", bytes.len());
                     return Err((RowPosition::Row(number), unreadable(reason)));
@@ -72,7 +73,8 @@ fn bounded(bytes: &[u8], groups: &[RowGroupMetaData], most: usize) -> Result<(),
             let (start, length) = column.byte_range();
             let chunk = usize::try_from(start).ok().and_then(|start| bytes.get(start..)?.get(..usize::try_from(length).ok()?));
             let claims = chunk.and_then(pages::claims);
-            let claims = claims.ok_or_else(|| format!("the column `{}` does not consist of pages", column.column_path().string()))?;
+            let claims =
+                claims.ok_or_else(|| format!("the column `{}` does not consist of pages", column.column_path().string()))?;
             claimed = claimed.saturating_add(claims.bytes);
             entries = entries.saturating_add(claims.entries);
         }

@@ -18,7 +18,10 @@ pub(super) fn read(bytes: &[u8], delimiter: u8) -> Result<Vec<Columns>, (RowPosi
     let header = reader.headers().map_err(|e| (RowPosition::Line(1), row_error(&e)))?.clone();
     let mut names = BTreeSet::new();
     if let Some(twice) = header.iter().find(|name| !names.insert(*name)) {
-        return Err((RowPosition::Line(1), RowError::new(format!("the column `{twice}` appears twice in its header"), "give every column a unique name")));
+        return Err((
+            RowPosition::Line(1),
+            RowError::new(format!("the column `{twice}` appears twice in its header"), "give every column a unique name"),
+        ));
     }
     let row = |(number, record): (usize, Result<StringRecord, csv::Error>)| {
         let record = record.map_err(|e| (RowPosition::Row(number), row_error(&e)))?;

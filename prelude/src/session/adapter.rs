@@ -21,7 +21,7 @@ use rayon::prelude::*;
 
 use self::files::{Change, Part};
 use super::output::{Output, named};
-use crate::checkpoint::{BASE, RetainedShare, Kind, OUTPUT, Source, TensorSpec, Values, View, Written};
+use crate::checkpoint::{BASE, Kind, OUTPUT, RetainedShare, Source, TensorSpec, Values, View, Written};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::ops::{Made, truncated};

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::{MAX_SIDE_BYTES, Group, MAX_SIDE_FILES, Source, WHOLE_GROUPS, is_vocabulary};
+use crate::checkpoint::{Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, Source, WHOLE_GROUPS, is_vocabulary};
 use crate::error::Result;
 
 /// A file to be copied.

@@ -76,7 +76,7 @@ impl<'a> Judge<'a> {
     fn voices(&self, name: &'a str) -> Result<Vec<Voice<'a>>> {
         let (base, others): (Vec<&Source>, Vec<&Source>) = self.models.sources.iter().partition(|s| s.name() == BASE);
         let voice = |source: &'a Source| {
-            let lacking = source.numbering().map_or(&[][..], |numbering| &numbering.lacking);
+            let lacking = source.numbering().map_or(&[][..], |numbering| &numbering.missing_rows);
             Ok(Voice { name: source.name(), architecture: source.architecture()?, source: Some(source), lacking })
         };
         [Ok(self.merge(name))].into_iter().chain(others.into_iter().chain(base).map(voice)).collect()

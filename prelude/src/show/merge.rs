@@ -99,7 +99,8 @@ impl Written {
             json["notes"] = json!(self.notes);
         }
         if let Some(retained) = &self.retained {
-            let tensors = retained.tensors.iter().map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
+            let tensors =
+                retained.tensors.iter().map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
             let least = retained.lowest().map(|(name, share)| json!({"tensor": name, "share": share}));
             json["adapter"] = json!({
                 "rank": retained.rank, "share": retained.share, "least": least, "tensors": tensors.collect::<Vec<_>>(),

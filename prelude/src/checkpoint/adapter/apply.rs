@@ -89,7 +89,8 @@ impl Adapter {
             return Err(self.config.key_error("target_modules", reason, MATCHING_CONFIG_HINT));
         }
         let shape = |weight: &String| replaced.get(weight).unwrap_or(&base.tensors[weight]).shape.clone();
-        let targets = targets.into_iter().map(|(module, part, weight)| self.low_rank_target(base, module, shape(&weight), weight, part));
+        let targets =
+            targets.into_iter().map(|(module, part, weight)| self.low_rank_target(base, module, shape(&weight), weight, part));
         let targets = targets.collect::<Result<Vec<_>>>()?;
         // The base as it was before training.
         let changed = |weight: &String| names(weight).iter().all(|name| !stored_bases.contains(name));
@@ -165,8 +166,10 @@ impl Adapter {
         };
         match fits {
             true => Ok(()),
-            false => Err(self
-                .mismatch_error(format!("its tensor `{name}` has shape {:?}, but the base's has {expected:?}", view.shape), self.base_hint())),
+            false => Err(self.mismatch_error(
+                format!("its tensor `{name}` has shape {:?}, but the base's has {expected:?}", view.shape),
+                self.base_hint(),
+            )),
         }
     }
 
@@ -266,10 +269,7 @@ impl Adapter {
         let name = target.weight.strip_suffix("weight").map(|module| format!("{module}bias"));
         let found = name.and_then(|name| Some((base.tensors.get(&name)?.shape.clone(), name)));
         let Some((shape, name)) = found else {
-            let reason = format!(
-                "`{}` has a bias in the adapter but not in the base, so it cannot be merged",
-                target.module
-            );
+            let reason = format!("`{}` has a bias in the adapter but not in the base, so it cannot be merged", target.module);
             return Err(self.config.key_error(
                 "lora_bias",
                 reason,

@@ -128,7 +128,8 @@ const UNSUPPORTED: [(&str, &str, &str); 7] = [
 ];
 
 /// The hint that always works if PEFT can merge the adapter.
-pub(super) const MERGE_HINT: &str = "merge it with PEFT and load the result: PeftModel.from_pretrained(BASE, ADAPTER).merge_and_unload().save_pretrained(DIR)";
+pub(super) const MERGE_HINT: &str =
+    "merge it with PEFT and load the result: PeftModel.from_pretrained(BASE, ADAPTER).merge_and_unload().save_pretrained(DIR)";
 
 impl Config {
     /// Parses the bytes of `file`.

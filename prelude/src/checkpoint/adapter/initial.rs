@@ -48,8 +48,10 @@ pub(super) fn changes(
             Init::LeadingColumns => adapter.config.scale(module, *rank)?,
             _ => 1.0,
         };
-        let term = removed_part(view, adapter.config.init, *rank, scale as f32)
-            .ok_or_else(|| Error::BadTensor { tensor: weight.clone(), reason: "its singular values could not be computed".into() })?;
+        let term = removed_part(view, adapter.config.init, *rank, scale as f32).ok_or_else(|| Error::BadTensor {
+            tensor: weight.clone(),
+            reason: "its singular values could not be computed".into(),
+        })?;
         view.release();
         Ok((weight.clone(), Arc::new(Change::Add(term))))
     };

@@ -16,24 +16,24 @@
 
 mod apply;
 mod base;
-mod side_files;
 mod change;
 mod config;
+mod finish;
 mod initial;
 mod magnitude;
 mod names;
 mod parts;
 mod pattern;
 mod replicate;
-mod finish;
+mod side_files;
 mod tokens;
 
 use std::path::{Path, PathBuf};
 
 pub(super) use base::{Base, untied};
-pub(super) use side_files::{FILES, FileOverrides};
 pub(super) use change::Change;
 pub(super) use parts::WEIGHTS;
+pub(super) use side_files::{FILES, FileOverrides};
 
 use self::config::Config;
 use self::parts::Parts;
@@ -118,13 +118,13 @@ fn not_adapter(path: PathBuf) -> Error {
 }
 
 /// The error for an adapter at `path`, with configuration `json`, that was given as a model.
-pub(super) fn alone(path: &Path, json: &[u8]) -> Error {
+pub(super) fn needs_base(path: &Path, json: &[u8]) -> Error {
     let json: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
     let base = json["base_model_name_or_path"].as_str().filter(|base| !base.is_empty());
-    let path = path.display();
+    let shown = path.display();
     let hint = match base {
-        Some(base) => format!("did you mean BASE+ADAPTER? It was trained on `{base}`: load {base}+{path}"),
-        None => format!("did you mean BASE+ADAPTER? Name the model it was trained on: load BASE+{path}"),
+        Some(base) => format!("did you mean BASE+ADAPTER? It was trained on `{base}`: load {base}+{shown}"),
+        None => format!("did you mean BASE+ADAPTER? Name the model it was trained on: load BASE+{shown}"),
     };
     Error::Adapter { path: path.into(), reason: "it is an adapter, not a model".into(), hint }
 }

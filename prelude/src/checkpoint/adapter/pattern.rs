@@ -114,7 +114,8 @@ impl Targets {
             Some(layers) => {
                 let one = layers.as_u64().map(|layer| vec![layer]);
                 let many = || layers.as_array().and_then(|all| all.iter().map(Value::as_u64).collect());
-                let found = one.or_else(many).ok_or_else(|| ("layers_to_transform", format!("`{layers}` is not a list of numbers")))?;
+                let found =
+                    one.or_else(many).ok_or_else(|| ("layers_to_transform", format!("`{layers}` is not a list of numbers")))?;
                 found.into_iter().map(|layer| layer as usize).collect()
             }
         };

@@ -41,7 +41,11 @@ impl Adapter {
                     "training resized the vocabulary: resize and save the base first (resize_token_embeddings({}))",
                     id + 1
                 );
-                return Err(self.config.key_error(key, format!("the token `{id}` is outside the {rows} rows of `{weight}`"), hint));
+                return Err(self.config.key_error(
+                    key,
+                    format!("the token `{id}` is outside the {rows} rows of `{weight}`"),
+                    hint,
+                ));
             }
             if self.has_part_for(base, &weight) {
                 return Err(self.config.key_error(key, format!("`{module}` also has a low-rank part"), MERGE_HINT));

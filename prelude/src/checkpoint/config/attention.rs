@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::family::{NoRope, Family, Local, Windows};
+use super::family::{Family, Local, NoRope, Windows};
 use super::values::Config;
 use super::{LayerAttention, Rope, Scaling};
 use crate::error::Result;
@@ -38,7 +38,9 @@ impl Config<'_> {
         let window = if self.map.contains_key("sliding_window") { self.size("sliding_window")? } else { family.window };
         let window = match family.windows {
             Windows::All | Windows::Pattern(_) => window,
-            Windows::FromLayer(_) | Windows::NoRopeLayers => window.filter(|_| self.value("use_sliding_window") == Some(&Value::Bool(true))),
+            Windows::FromLayer(_) | Windows::NoRopeLayers => {
+                window.filter(|_| self.value("use_sliding_window") == Some(&Value::Bool(true)))
+            }
             Windows::Never => None,
         };
         self.flag("use_sliding_window", false)?;
@@ -233,7 +235,8 @@ impl Config<'_> {
         let factors = |key: &str| {
             let list = parameters.get(key).and_then(Value::as_array);
             let list: Option<Vec<f64>> = list.and_then(|l| l.iter().map(|v| v.as_f64().filter(|x| *x > 0.0)).collect());
-            list.filter(|l| l.len() == dims / 2).ok_or_else(|| self.bad(key, format!("it is not a list of {} positive numbers", dims / 2)))
+            list.filter(|l| l.len() == dims / 2)
+                .ok_or_else(|| self.bad(key, format!("it is not a list of {} positive numbers", dims / 2)))
         };
         let original = self.original(family, parameters)?;
         if original < 2 {

@@ -20,7 +20,7 @@ use super::at::At;
 use super::model::one;
 use super::plan::Opened;
 use super::setting::typed;
-use crate::checkpoint::{MissingTokens, NO_ROW, Numbering, Renumbered, Source, BoundedTokenizer, View, extend};
+use crate::checkpoint::{BoundedTokenizer, MissingTokens, NO_ROW, Numbering, Renumbered, Source, View, extend};
 use crate::error::{Error, Result};
 
 /// `tokenizer_source`, or `tokenizer`.
@@ -343,7 +343,11 @@ impl Vocabulary<'_> {
                 names.iter().find(|name| !theirs.contains(name)).or(theirs.iter().find(|name| !names.contains(name)))
             {
                 let difference = format!("not both have the vocabulary's tensor `{name}`");
-                return Err(Error::Incompatible { first: self.sources[0].name().into(), second: source.name().into(), difference });
+                return Err(Error::Incompatible {
+                    first: self.sources[0].name().into(),
+                    second: source.name().into(),
+                    difference,
+                });
             }
         }
         Ok(())

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::super::beside::Chosens;
 use super::super::output::{Output, last, write_beside};
 use crate::checkpoint::{
-    Checkpoint, Content, Entry, Group, RetainedShare, Kind, HubRef, Source, TensorSpec, Values, Written, map, record, replace_directory,
-    write_file,
+    Checkpoint, Content, Entry, Group, HubRef, Kind, RetainedShare, Source, TensorSpec, Values, Written, map, record,
+    replace_directory, write_file,
 };
 use crate::error::{Error, Result};
 use crate::ops::Truncated;
