@@ -41,8 +41,8 @@ impl Bytes {
         if let Bytes::Mapped(map) = self
             && !range.is_empty()
         {
-            // SAFETY: the map is read-only and backed by a file, so no content is lost. This is only advice to the kernel: a failure
-            // does not matter.
+            // SAFETY: the map is read-only and backed by a file, so no content is lost. This is only advice to the kernel: a
+            // failure does not matter.
             let _ = unsafe { map.map().unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
     }

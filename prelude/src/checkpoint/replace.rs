@@ -1,4 +1,5 @@
-//! Atomic writes: files and directories are written to a temporary sibling and renamed, so a path always has the old or the new contents.
+//! Atomic writes: files and directories are written to a temporary sibling and renamed, so that a path always has either
+//! the old or the new contents.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};

@@ -41,7 +41,8 @@ const NORMALIZED: usize = 64 << 20;
 /// The maximum growth in decoding.
 const DECODED: usize = 16;
 
-/// Limits of a unigram model: bytes of a token, and distinct prefixes of all tokens; real ones have about 16 letters and a million.
+/// Limits of a unigram model: bytes per token, and distinct prefixes of all tokens. Real ones have about 16 letters and a
+/// million prefixes.
 const PIECE: usize = 512;
 const PREFIXES: usize = 2_000_000;
 
