@@ -115,7 +115,7 @@ pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Renumbered>>> {
 fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedToken>)> {
     let added: Vec<_> = sources.iter().map(|s| s.tokenizer().map(|t| t.get_added_tokens_decoder()).unwrap_or_default()).collect();
     let mut best: Option<(usize, Vec<AddedToken>)> = None;
-    let mut obstacle = None;
+    let mut failure = None;
     for (i, own) in tokens.iter().enumerate() {
         let Some(own) = own else { continue };
         // Sorted by the source that has the token, and its id there.
@@ -127,13 +127,13 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
         }
         if !missing.is_empty() && has_rowless(&sources[i]) {
             let reason = format!("`{}` has tokens without a row, so no token can be appended", sources[i].name());
-            obstacle.get_or_insert((i, missing.values().next().map_or(i, |(k, _)| *k), reason));
+            failure.get_or_insert((i, missing.values().next().map_or(i, |(k, _)| *k), reason));
             continue;
         }
         // Added tokens are found before text is split; any other token would change how it is split.
         if let Some((token, (k, _))) = missing.iter().find(|(_, (k, id))| !added[*k].contains_key(id)) {
             let reason = format!("the tokenizer of `{}` cannot produce the token `{token}`", sources[i].name());
-            obstacle.get_or_insert((i, *k, reason));
+            failure.get_or_insert((i, *k, reason));
             continue;
         }
         if best.as_ref().is_none_or(|(_, fewest)| missing.len() < fewest.len()) {
@@ -141,7 +141,7 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
             best = Some((i, in_order.iter().filter_map(|(k, id)| added[*k].get(id).cloned()).collect()));
         }
     }
-    match (best, obstacle) {
+    match (best, failure) {
         (Some(best), _) => Ok(best),
         (None, Some((i, k, reason))) => {
             let difference = format!("{reason}, and no source has the tokens of all others");
