@@ -59,9 +59,9 @@ fn adapters_of_one_base_merge_into_one_exactly() {
     let dir = tempfile::tempdir().unwrap();
     let (out, whole) = (dir.path().join("adapter"), dir.path().join("whole"));
     let merged = models(&EXACT).merge_named("linear", &[]).unwrap();
-    let kept = merged.bake_with(&out, &adapter(8)).unwrap().kept.unwrap();
+    let kept = merged.bake_with(&out, &adapter(8)).unwrap().retained.unwrap();
     assert!(kept.share > 1.0 - 1e-9 && kept.rank == 8, "{kept:?}");
-    assert!(kept.to_string().contains("rank 8 keeps 100%"), "{kept}");
+    assert!(kept.to_string().contains("rank 8 retains 100%"), "{kept}");
     merged.bake(&whole).unwrap();
     let (whole, peft) = (tensors(&whole.join("model.safetensors")), expected("exact"));
     // Read back here, baked whole, and as PEFT merges it.
@@ -94,7 +94,7 @@ fn shares_are_those_of_numpy() {
     let out = dir.path().join("adapter");
     let models = models(&["base=golden/base", "golden/model0", "golden/model1"]);
     let merged = models.merge_named("task_arithmetic", &[]).unwrap();
-    let kept = merged.bake_with(&out, &adapter(3)).unwrap().kept.unwrap();
+    let kept = merged.bake_with(&out, &adapter(3)).unwrap().retained.unwrap();
     let shares = read(&data("adapter/shares.json"));
     let close = |found: f64, expected: &Value| (found - expected.as_f64().unwrap()).abs() < 1e-5;
     assert!(close(kept.share, &shares["truncated"]), "{} {}", kept.share, shares["truncated"]);
@@ -103,7 +103,7 @@ fn shares_are_those_of_numpy() {
         assert!(*rank == 3 && close(*share, &shares[format!("truncated/{name}")]), "{name}: {share}");
     }
     let least = kept.tensors.iter().map(|(_, _, share)| *share).fold(1.0, f64::min);
-    assert_eq!(kept.least().unwrap().1, least);
+    assert_eq!(kept.lowest().unwrap().1, least);
     let back = Source::open(&format!("{}+{}", golden("base").display(), out.display())).unwrap();
     let back = SourceWeights { source: &back, device: &Device::Cpu, dtype: DType::F32 };
     for (name, weight) in expected("truncated") {
@@ -120,7 +120,7 @@ fn norms_biases_and_tied_embeddings_go_along() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("adapter");
     let merged = models(&["base=families/qwen2-bias-tied", "adapter/fine"]).merge_named("passthrough", &[]).unwrap();
-    let kept = merged.bake_with(&out, &adapter(2)).unwrap().kept.unwrap();
+    let kept = merged.bake_with(&out, &adapter(2)).unwrap().retained.unwrap();
     assert!(kept.share > 1.0 - 1e-9, "{kept:?}");
     let (stored, fine, peft) =
         (tensors(&out.join("adapter_model.safetensors")), tensors(&data("adapter/fine/model.safetensors")), expected("biased"));
@@ -160,16 +160,16 @@ fn a_trained_merge_is_an_adapter_too() {
         models.data(name, &golden(&format!("data{i}.jsonl")).display().to_string()).unwrap();
     }
     let dam: Dam = models.wrap(Columns::default()).unwrap();
-    let start = dam.bake_with(dir.path().join("start"), &adapter(8)).unwrap().kept.unwrap();
+    let start = dam.bake_with(dir.path().join("start"), &adapter(8)).unwrap().retained.unwrap();
     assert!(start.share > 1.0 - 1e-9, "{start:?}");
     dam.train(3).unwrap();
     let written = dam.bake_with(dir.path().join("trained"), &adapter(8)).unwrap();
-    let trained = written.kept.clone().unwrap();
+    let trained = written.retained.clone().unwrap();
     assert!(trained.share < 1.0 - 1e-9 && trained.share > 0.5, "{trained:?}");
-    assert!(written.to_string().contains("; least at `"), "{written}");
+    assert!(written.to_string().contains("; lowest at `"), "{written}");
     // More rank keeps more; all of it keeps everything.
-    let more = dam.bake_with(dir.path().join("more"), &adapter(16)).unwrap().kept.unwrap();
-    let all = dam.bake_with(dir.path().join("all"), &adapter(64)).unwrap().kept.unwrap();
+    let more = dam.bake_with(dir.path().join("more"), &adapter(16)).unwrap().retained.unwrap();
+    let all = dam.bake_with(dir.path().join("all"), &adapter(64)).unwrap().retained.unwrap();
     assert!(more.share > trained.share && all.share > 1.0 - 1e-9, "{more:?} {all:?}");
     assert_eq!(all.rank, 32);
 }

@@ -88,7 +88,7 @@ fn the_table_has_every_method_with_its_cost_and_can_be_written() {
     assert!(table.contains("| method | japanese |") && table.contains("**") && table.contains("seed 0"), "{table}");
     // What is there is not written over.
     let (replies, ok) = json(dir.path(), &verbs("compare linear table.md"));
-    assert!(!ok && replies[1]["error"].as_str().unwrap().contains("exists already"), "{replies:?}");
+    assert!(!ok && replies[1]["error"].as_str().unwrap().contains("already exists"), "{replies:?}");
 }
 
 /// The likeliest option is the one with the least loss, scored as an example of its own.

@@ -80,7 +80,7 @@ fn conversations_pairs_and_lists_are_read() {
     // A JSON list is rows too.
     assert_eq!(read(&source, dir.path(), "[{\"text\": \"a\"},\n {\"text\": \"b c\"}]"), [(vec![3], 0), (vec![4, 5], 0)]);
     for (line, word) in [
-        (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no answer"),
+        (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no assistant message"),
         (r#"{"messages": [{"role": "user"}]}"#, "without content"),
         (r#"{"messages": "a"}"#, "not a list"),
     ] {

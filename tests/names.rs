@@ -119,7 +119,7 @@ fn unsupported_families_get_missing_prefixes_where_unambiguous() {
     let models = load(places.each_ref().map(|p| p.display().to_string())).unwrap();
     let written = models.merge(Linear::default()).unwrap().bake(dir.path().join("out")).unwrap();
     assert!(read(&written.path).contains_key("transformer.h.0.mlp.c_fc.weight"));
-    assert!(models.to_string().contains("lack `transformer.`"), "{models}");
+    assert!(models.to_string().contains("missing `transformer.`"), "{models}");
 }
 
 /// A directory name may contain `=`: quoted, or with `./` before it, it is not read as a key.

@@ -217,7 +217,7 @@ fn what_is_not_followed_is_refused_by_its_key() {
         dir.path(),
         "merge_method: ties\nbase_model: base\nmodels: [{model: model0, parameters: {weight: 1, density: 2}}]",
     ));
-    assert!(error.unwrap_err().to_string().contains("`2` is not a value for `density`"));
+    assert!(error.unwrap_err().to_string().contains("invalid value `2` for `density`"));
     let missing =
         models().merge_recipe(recipe(dir.path(), &format!("merge_method: karcher\n{two}").replace("model1", "./nowhere")));
     assert!(matches!(missing.unwrap_err(), Error::NotFound { .. }));
@@ -539,7 +539,7 @@ fn layers_that_attend_by_their_number_go_on_as_they_did() {
     );
     let merged = Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap();
     let out = merged.bake(dir.path().join("out")).unwrap().path;
-    let of = |path: &Path| Source::open(&path.display().to_string()).unwrap().architecture().unwrap().attends.clone();
+    let of = |path: &Path| Source::open(&path.display().to_string()).unwrap().architecture().unwrap().attention.clone();
     let (old, new) = (of(&model), of(&out));
     assert_eq!(new, [&old[..], &old[..1], &old[..1]].concat());
 }

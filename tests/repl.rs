@@ -186,7 +186,7 @@ fn an_interrupt_stops_training_but_not_the_session() {
     dam.wait_until("the question again", |screen| screen.matches("are not saved: quit anyway?").count() == 2);
     std::fs::write(home.path().join("other"), "unrelated").unwrap();
     dam.line("save other");
-    dam.wait_for("`other` exists already");
+    dam.wait_for("`other` already exists");
     dam.line("save kept.dam.safetensors");
     assert!(dam.end().success());
     assert_eq!(std::fs::read_to_string(home.path().join("other")).unwrap(), "unrelated");

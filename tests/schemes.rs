@@ -390,15 +390,15 @@ fn a_wrong_scheme_is_told_what_is_wrong() {
     let models = models(fast());
     let first = "model.layers.1.input_layernorm.weight";
     for (wrong, words) in [
-        (Wrong::Detached, &["no gradient reached", first, "detach"][..]),
-        (Wrong::Unused, &["no gradient reached", "input_layernorm.weight more`"]),
+        (Wrong::Detached, &["received no gradient", first, "detach"][..]),
+        (Wrong::Unused, &["received no gradient", "input_layernorm.weight more`"]),
         (Wrong::Shape, &["`Wrong`", "[3, 1, 5]", first, "3 x 1 x (1 or 32)"]),
-        (Wrong::Half, &["dtype `f16`", "give f32"]),
-        (Wrong::Fails, &["`Wrong` fails", first, "shape mismatch"]),
+        (Wrong::Half, &["dtype `f16`", "return f32"]),
+        (Wrong::Fails, &["`Wrong` failed", first, "shape mismatch"]),
         (Wrong::NotFinite, &["starts at `NaN`", first]),
         (Wrong::NoValues, &["no values", first]),
         (Wrong::Count, &["`2` values", "[3, 1, 1]", first]),
-        (Wrong::Backward, &["gradient by value", first, "finite differences give", "nothing detached"]),
+        (Wrong::Backward, &["gradient of value", first, "finite differences give", "no detach"]),
         (Wrong::Dead, &["every gradient is 0", first]),
         (Wrong::Infinite, &["coefficients start at", first]),
         (Wrong::Drawn, &["others when they are made again", first]),
@@ -407,7 +407,7 @@ fn a_wrong_scheme_is_told_what_is_wrong() {
     }
     check_scheme(&Wrong::Shared, &models).unwrap();
     says(&models.wrap(Wrong::NotFinite).unwrap_err(), &["starts at `NaN`", first]);
-    says(&models.wrap(Wrong::Shape).unwrap_err(), &["[3, 1, 5]", "give f32 of"]);
+    says(&models.wrap(Wrong::Shape).unwrap_err(), &["[3, 1, 5]", "return f32 of"]);
 }
 
 /// Two tensors that share a key must agree on it.
@@ -472,7 +472,7 @@ fn a_scheme_of_ones_own_trains_saves_and_opens() {
     assert_eq!(dam.report().scheme, "Strengths");
     dam.save(&file).unwrap();
     let error = Dam::open(&file).unwrap_err();
-    assert!(matches!(error, Error::SchemeUnknown { .. }));
+    assert!(matches!(error, Error::UnknownScheme { .. }));
     says(&error, &["`Strengths`", "Dam::open_with(FILE, Strengths)"]);
     says(&Dam::open_with(&file, PerLayer).unwrap_err(), &["its scheme is `Strengths`, not `layer`"]);
     says(&Dam::open_with(&file, Strengths { of_sources: false }).unwrap_err(), &["another number of"]);
@@ -506,7 +506,7 @@ fn verbs_wrap_by_any_scheme_and_name_the_nearest() {
     for (verb, words) in [
         ("wrap low_rang", ["unknown scheme `low_rang`", "did you mean `low_rank`?"]),
         ("wrap rows rank=2", ["unknown key `rank`", "known: f, train, init, bias, base"]),
-        ("wrap low_rank rank=0", ["`0` is not a value for `rank`", "a whole number from 1 to 1024"]),
+        ("wrap low_rank rank=0", ["invalid value `0` for `rank`", "a whole number from 1 to 1024"]),
         ("wrap low_rank rang=2", ["unknown key `rang`", "did you mean `rank`?"]),
         ("wrap task", ["`task`", "load base=SOURCE"]),
     ] {

@@ -88,8 +88,8 @@ fn branches_keep_what_was_tried() {
     assert_eq!((&states[3]["done"], &states[3]["step"]), (&"train 2".into(), &2.into()));
     for (line, said) in [
         ("branch main", "there is a branch `main`"),
-        ("branch 7", "not a value"),
-        ("branch a/b", "not a value"),
+        ("branch 7", "invalid value"),
+        ("branch a/b", "invalid value"),
         ("switch nowhere", "unknown branch"),
         ("switch 99", "no state 99"),
         ("diff 1", "nothing is wrapped in state 1"),
@@ -160,7 +160,7 @@ fn a_file_of_another_session_is_not_replaced() {
     let [one, other] = ["one", "other"].map(|name| directory.path().join(name).display().to_string());
     let mut context = Context::default();
     verbs(&mut context, &format!("{BEGIN}; save {other}; save {one}; step; save {one}"));
-    assert!(refused(&mut context, &format!("save {other}")).contains("exists already"));
+    assert!(refused(&mut context, &format!("save {other}")).contains("already exists"));
     verbs(&mut context, &format!("open {other}; step; save {other}; save --force {one}"));
     // Another program has written it meanwhile.
     std::fs::copy(&other, &one).unwrap();

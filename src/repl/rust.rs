@@ -121,7 +121,7 @@ impl RustPrompt {
                 context.wrapped(dam);
                 Ok(())
             }
-            Err(Error::SchemeUnknown { scheme, .. }) => {
+            Err(Error::UnknownScheme { scheme, .. }) => {
                 let message =
                     format!("the merge in Rust uses the scheme `{scheme}`, which is defined only there: it was not imported");
                 let hint = "`rust` continues with it; verbs run there too: %train 50, %eval --all, %bake merged";

@@ -53,7 +53,7 @@ pub enum Fault {
     PartsEtag,
 }
 
-/// `dam -c VERBS` with a cache at `home`, asking `endpoint`.
+/// `dam -c VERBS` with the cache in `home` and the server `endpoint`.
 pub fn program(home: &Path, endpoint: &str, verbs: &str) -> Command {
     let mut command = dam(home);
     for name in [

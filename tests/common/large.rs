@@ -58,7 +58,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// `dam ARGUMENTS` in `directory`.
+    /// Starts `dam ARGUMENTS` in `directory`.
     pub fn start(directory: &Path, arguments: &[&str]) -> Self {
         let mut command = dam(directory);
         let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -105,7 +105,7 @@ impl Program {
         };
         let replies: Vec<String> = self.replies.by_ref().map(Result::unwrap).collect();
         assert_eq!(status.code(), Some(130), "{replies:?}");
-        assert!(matches!(&replies[..], [one] if one.contains("\"error\":\"stopped: nothing has changed\"")), "{replies:?}");
+        assert!(matches!(&replies[..], [one] if one.contains("\"error\":\"stopped: nothing was changed\"")), "{replies:?}");
     }
 }
 

@@ -112,7 +112,7 @@ impl Merge {
         }
         let made = || {
             let keys: Vec<&str> = tensor.variables.iter().map(|i| self.variables[*i].key.as_str()).collect();
-            Error::CoefficientsMade {
+            Error::ComputedCoefficients {
                 scheme: self.wrap.scheme.name(),
                 tensor: tensor.spec.name.clone(),
                 parameters: keys.join("`, `"),

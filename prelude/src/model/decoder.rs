@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::weights::Weights;
-use crate::checkpoint::{Architecture, Attends, QkNorm, TensorSpec};
+use crate::checkpoint::{Architecture, LayerAttention, QkNorm, TensorSpec};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::interrupt;
@@ -175,11 +175,11 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 
     fn attention(&self, x: &Tensor, layer: usize, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
-        let (a, attends) = (self.architecture, self.architecture.attends[layer]);
+        let (a, attention) = (self.architecture, self.architecture.attention[layer]);
         let prefix = format!("model.layers.{layer}.self_attn");
         let (mut q, mut k, mut v) = self.queries_keys_values(x, &prefix)?;
-        q = self.placed(&q, a.heads, &format!("{prefix}.q_norm"), attends, places)?;
-        k = self.placed(&k, a.key_value_heads, &format!("{prefix}.k_norm"), attends, places)?;
+        q = self.placed(&q, a.heads, &format!("{prefix}.q_norm"), attention, places)?;
+        k = self.placed(&k, a.key_value_heads, &format!("{prefix}.k_norm"), attention, places)?;
         if let Some(cache) = cache {
             (k, v) = cache.extend(layer, k, v)?;
         }
@@ -187,7 +187,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             heads: a.heads,
             key_value_heads: a.key_value_heads,
             scale: a.attention_scale,
-            window: attends.window,
+            window: attention.window,
             soft_cap: a.attention_cap,
         };
         let y = attention.run(&q, &k, &v, &places.lengths, places.start)?;
@@ -206,14 +206,14 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 
     /// Queries or keys (tokens x (heads * head_dim)), normed and turned as their layer has it.
-    fn placed(&self, x: &Tensor, heads: usize, norm: &str, attends: Attends, places: &Places) -> Result<Tensor> {
+    fn placed(&self, x: &Tensor, heads: usize, norm: &str, attention: LayerAttention, places: &Places) -> Result<Tensor> {
         let apart = |x: &Tensor| x.reshape((x.dim(0)?, heads, self.architecture.head_dim));
         let mut x = match self.architecture.qk_norm {
             QkNorm::None => apart(x)?,
             QkNorm::Heads => self.norm(&apart(x)?, norm)?,
             QkNorm::Whole => apart(&self.norm(x, norm)?)?,
         };
-        if let Some(table) = attends.rope.and_then(|rope| places.tables.get(rope)) {
+        if let Some(table) = attention.rope.and_then(|rope| places.tables.get(rope)) {
             x = rotary(&x, table)?;
         }
         Ok(x.flatten_from(1)?)

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 
 use self::files::{Change, Part};
 use super::output::{Output, named};
-use crate::checkpoint::{BASE, Kept, Kind, OUTPUT, Source, TensorSpec, Values, View, Written};
+use crate::checkpoint::{BASE, Kind, OUTPUT, RetainedShare, Source, TensorSpec, Values, View, Written};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::ops::{Made, truncated};
@@ -150,9 +150,9 @@ impl AsAdapter<'_> {
     fn find_base(&self) -> Result<Source> {
         let refuse = |what: String, hint: &'static str| Err(Error::Sources { what, hint });
         if let Some(base) = self.base {
-            let (place, adapters) = base.place_and_adapters();
+            let (place, adapters) = base.base_and_adapters();
             return match adapters.is_empty() {
-                true => Ok(base.as_it_is().clone()),
+                true => Ok(base.original().clone()),
                 false => refuse(
                     format!("the base is itself `{place}` with an adapter, and an adapter is put on a plain model"),
                     "mark the plain model: load base=MODEL",
@@ -160,13 +160,13 @@ impl AsAdapter<'_> {
             };
         }
         let of = |source: &Source| {
-            let (place, adapters) = source.place_and_adapters();
+            let (place, adapters) = source.base_and_adapters();
             (!adapters.is_empty()).then(|| place.to_owned())
         };
         let places: BTreeSet<String> = self.output.merged.iter().filter_map(of).collect();
         match places.into_iter().collect::<Vec<_>>().as_slice() {
             [place] => match self.output.loaded.iter().find(|source| source.spec() == place) {
-                Some(loaded) => Ok(loaded.as_it_is().clone()),
+                Some(loaded) => Ok(loaded.original().clone()),
                 None => Source::open_as(Some(BASE), place),
             },
             [] => refuse(
@@ -263,9 +263,9 @@ fn read(view: &View, start: usize, into: &mut [f32]) {
 }
 
 /// What the adapter keeps of the difference.
-fn kept(parts: &[Part]) -> Kept {
+fn kept(parts: &[Part]) -> RetainedShare {
     let share = |lost: f64, whole: f64| if whole > 0.0 { (1.0 - lost / whole).max(0.0).sqrt() } else { 1.0 };
-    let mut kept = Kept { rank: 0, share: 1.0, tensors: Vec::new() };
+    let mut kept = RetainedShare { rank: 0, share: 1.0, tensors: Vec::new() };
     let (mut lost, mut whole) = (0.0, 0.0);
     for part in parts {
         whole += part.apart;

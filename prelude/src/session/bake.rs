@@ -45,7 +45,7 @@ impl Default for Bake {
 
 impl Session {
     pub(super) fn bake(&self, directory: &Path, options: &Bake) -> Result<Written> {
-        self.models.check_whole()?;
+        self.models.check_files_unchanged()?;
         let output = Output {
             options,
             loaded: &self.models.sources,

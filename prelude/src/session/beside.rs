@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::{ALL_BESIDE, Group, MOST_BESIDE, Source, WHOLE_GROUPS, is_vocabulary};
+use crate::checkpoint::{Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, Source, WHOLE_GROUPS, is_vocabulary};
 use crate::error::Result;
 
 /// A file to be copied.
@@ -36,10 +36,10 @@ pub(super) struct Chosens<'a> {
 /// The files of `wanted` groups. `models` are the sources in the order in which they are asked for files, `speakers` the
 /// same for files of the tokenizer.
 pub(super) fn choose<'a>(models: &[&'a Source], speakers: &[&'a Source], wanted: impl Fn(Group) -> bool) -> Chosens<'a> {
-    let mut asked: Vec<(&'a Source, crate::checkpoint::Beside)> = Vec::new();
+    let mut asked: Vec<(&'a Source, crate::checkpoint::SideFiles)> = Vec::new();
     for source in models.iter().chain(speakers) {
         if !asked.iter().any(|(known, _)| known.identity() == source.identity()) {
-            asked.push((source, source.beside()));
+            asked.push((source, source.side_files()));
         }
     }
     let of = |source: &Source, group: Group| {
@@ -116,7 +116,7 @@ fn renamed(name: &str, source: &str) -> String {
 fn within_limits<'a>(files: Vec<Chosen<'a>>, left_out: &mut Vec<String>) -> Vec<Chosen<'a>> {
     let (mut count, mut bytes) = (0, 0);
     let fits = |file: &Chosen<'a>| {
-        let fits = count < MOST_BESIDE && bytes + file.size <= ALL_BESIDE;
+        let fits = count < MAX_SIDE_FILES && bytes + file.size <= MAX_SIDE_BYTES;
         (count, bytes) = if fits { (count + 1, bytes + file.size) } else { (count, bytes) };
         if !fits {
             left_out.push(format!("{} of {} (too many files or bytes)", file.own, file.source.name()));

@@ -22,7 +22,7 @@ use crate::error::Result;
 /// }
 ///
 /// let error = check_scheme(&Cut, &load(["builtin:japanese", "builtin:math"])?).unwrap_err();
-/// assert!(error.to_string().contains("no gradient reached"));
+/// assert!(error.to_string().contains("received no gradient"));
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
 ///

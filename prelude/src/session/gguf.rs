@@ -9,8 +9,8 @@ use candle_core::quantized::gguf_file::Value;
 
 use super::output::Output;
 use crate::checkpoint::{
-    Content, Encoding, Entry, GgufFile, GgufTensor, Keys, Of, Source, Told, Written, encoding, fill_file, ids_alone,
-    tokenizer_keys,
+    Content, Encoding, Entry, GgufFile, GgufKeys, GgufTensor, Source, TensorData, TokenizerInput, Written, encoding, fill_file,
+    token_id_keys, tokenizer_keys,
 };
 use crate::error::{Error, Result};
 
@@ -37,15 +37,17 @@ impl Output<'_> {
         self.check_place(path)?;
         let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
         let models: Vec<&Source> = reference.into_iter().chain(self.merged).collect();
-        let Some(first) = models.first() else { return Err(Error::GgufOut { reason: "nothing is merged".into() }) };
-        if let Some(rest) = first.rest_in_words() {
-            return Err(Error::GgufOut {
+        let Some(first) = models.first() else { return Err(Error::GgufExport { reason: "nothing is merged".into() }) };
+        if let Some(rest) = first.describe_rest() {
+            return Err(Error::GgufExport {
                 reason: format!("it is a multimodal model: {rest} have no place in the file of its text"),
             });
         }
         let keys = match self.restacked {
-            Some(restacked) => Keys::new(&first.path().join("config.json"), &restacked.config)?,
-            None => Keys::new(&first.path().join("config.json"), first.side_file("config.json")?.as_deref().unwrap_or(b"{}"))?,
+            Some(restacked) => GgufKeys::new(&first.path().join("config.json"), &restacked.config)?,
+            None => {
+                GgufKeys::new(&first.path().join("config.json"), first.side_file("config.json")?.as_deref().unwrap_or(b"{}"))?
+            }
         };
         let wanted = |entry: &Entry| match self.options.dtype.as_deref() {
             Some(Q8_0) => Encoding::Q8_0,
@@ -53,14 +55,14 @@ impl Output<'_> {
         };
         let mut all = Vec::with_capacity(tensors.len());
         for entry in tensors {
-            let (place, shape, of) = (keys.place(&entry.name)?, entry.shape.clone(), Of::Merged(&entry.name));
-            all.push(GgufTensor { place, encoding: encoding(&shape, wanted(entry)), shape, of });
+            let (mapping, shape, data) = (keys.map_tensor(&entry.name)?, entry.shape.clone(), TensorData::Merged(&entry.name));
+            all.push(GgufTensor { mapping, encoding: encoding(&shape, wanted(entry)), shape, data });
         }
         let made = keys.factors.iter().map(|(name, values)| GgufTensor {
-            place: keys.made(name),
+            mapping: keys.map_generated(name),
             shape: vec![values.len()],
             encoding: Encoding::Plain(DType::F32),
-            of: Of::Made(values),
+            data: TensorData::Generated(values),
         });
         all.extend(made);
         let mut notes = keys.notes.clone();
@@ -79,14 +81,14 @@ impl Output<'_> {
             }
             None => {
                 let config = first.side_file("config.json")?;
-                values.extend(ids_alone(&serde_json::from_slice(config.as_deref().unwrap_or(b"null")).unwrap_or_default()));
+                values.extend(token_id_keys(&serde_json::from_slice(config.as_deref().unwrap_or(b"null")).unwrap_or_default()));
                 notes.push("no source has a tokenizer: the file has none, and takes and gives ids alone".into());
             }
         }
         let file = GgufFile { keys: values, tensors: all };
         let by_name = |name: &str| match tensors.iter().find(|entry| entry.name == name) {
             Some(entry) => content(entry),
-            None => Err(Error::GgufOut { reason: format!("there is no tensor `{name}`") }),
+            None => Err(Error::GgufExport { reason: format!("there is no tensor `{name}`") }),
         };
         let written = fill_file(path, self.options.force, |out| file.write(out, path, by_name))?;
         Ok(Written { notes, ..written })
@@ -104,7 +106,7 @@ impl Output<'_> {
         if is_one { Ok(()) } else { Err(Error::NotReplaced { path: path.into(), what: "a GGUF file" }) }
     }
 
-    fn tokenizer_of(&self, speaker: &Source, rows: usize) -> Result<(crate::checkpoint::Keyed, Vec<String>)> {
+    fn tokenizer_of(&self, speaker: &Source, rows: usize) -> Result<(crate::checkpoint::KeyValues, Vec<String>)> {
         let file = speaker.path().join("tokenizer.json");
         let bytes = speaker.side_file("tokenizer.json")?.unwrap_or_else(|| crate::checkpoint::Bytes::Static(b"{}"));
         // What ends an answer, of either configuration.
@@ -116,7 +118,7 @@ impl Output<'_> {
             let found = found.as_array().map_or(std::slice::from_ref(found), Vec::as_slice).iter();
             ends.extend(found.filter_map(|id| u32::try_from(id.as_u64()?).ok()));
         }
-        tokenizer_keys(&Told { file: &file, bytes: &bytes, chat: speaker.chat(), ends: &ends, rows })
+        tokenizer_keys(&TokenizerInput { file: &file, bytes: &bytes, chat: speaker.chat(), ends: &ends, rows })
     }
 
     /// The licence that the model cards of all of `models` name.
@@ -140,7 +142,7 @@ fn all_rows(tensors: &[Entry]) -> usize {
 }
 
 /// What every file says of itself.
-fn general(path: &Path, keys: &Keys, tensors: &[GgufTensor<'_>], license: Option<String>) -> Vec<(String, Value)> {
+fn general(path: &Path, keys: &GgufKeys, tensors: &[GgufTensor<'_>], license: Option<String>) -> Vec<(String, Value)> {
     let name = path.file_stem().map_or_else(|| "merge".to_owned(), |name| name.to_string_lossy().into_owned());
     let text = |key: &str, value: &str| (format!("general.{key}"), Value::String(value.into()));
     let mut values = vec![text("architecture", keys.architecture()), text("type", "model"), text("name", &name)];

@@ -249,7 +249,7 @@ impl Dam {
     /// A place that has no room or may not be written; what was there stays.
     pub fn save(&self, file: impl AsRef<Path>) -> Result<Written> {
         let session = self.session();
-        session.models.check_whole()?;
+        session.models.check_files_unchanged()?;
         session.save(file.as_ref())
     }
 
@@ -258,7 +258,7 @@ impl Dam {
     /// # Errors
     /// As for `save`; [`Error::Exists`] where something is there.
     pub fn save_new(&self, file: impl AsRef<Path>) -> Result<Written> {
-        self.session().models.check_whole()?;
+        self.session().models.check_files_unchanged()?;
         new_file(file.as_ref(), &self.serialized()?)
     }
 

@@ -152,7 +152,7 @@ impl Merged {
     /// As for `bake`.
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
         let Inner { models, plan, .. } = &*self.0;
-        plan.models.iter().try_for_each(Source::check_whole)?;
+        plan.models.iter().try_for_each(Source::check_files_unchanged)?;
         let options = Bake { dtype: options.dtype.clone().or_else(|| plan.dtype.map(str::to_owned)), ..options.clone() };
         let output = Output {
             options: &options,

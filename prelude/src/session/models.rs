@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::checkpoint::{BASE, BUILTIN_PREFIX, Difference, Source, in_one_numbering};
+use crate::checkpoint::{BASE, BUILTIN_PREFIX, ConfigDifference, Source, with_shared_numbering};
 use crate::coefficients::{Scheme, Wrap};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
@@ -76,7 +76,7 @@ impl Models {
             (name.to_owned(), source.builtin().filter(|name| builtin_datasets().contains(name)).map(str::to_owned));
         let mut models = self.clone();
         models.sources.push(source);
-        models.sources = in_one_numbering(&models.sources)?;
+        models.sources = with_shared_numbering(&models.sources)?;
         // Tokens that are numbered anew are read anew.
         for (old, new) in self.sources.iter().zip(models.sources.clone()) {
             if let Some(data) = self.data.get(old.name()).filter(|_| old.numbering() != new.numbering()) {
@@ -130,8 +130,8 @@ impl Models {
     }
 
     /// The same of the files beside the weights too.
-    pub(super) fn check_whole(&self) -> Result<()> {
-        self.sources.iter().try_for_each(Source::check_whole)
+    pub(super) fn check_files_unchanged(&self) -> Result<()> {
+        self.sources.iter().try_for_each(Source::check_files_unchanged)
     }
 
     /// Whether these are the same sources and data, with the same settings.
@@ -257,9 +257,9 @@ impl Models {
         let first = self.base().or(self.sources.first());
         let apart = |s: &Source| -> Vec<String> {
             let first = first.filter(|first| first.name() != s.name());
-            let differences = first.map(|first| first.configured_otherwise(s).unwrap_or_default()).unwrap_or_default();
+            let differences = first.map(|first| first.config_differences(s).unwrap_or_default()).unwrap_or_default();
             let name = first.map_or("", Source::name);
-            let one = |d: &Difference| format!("{} is {}, and {} in {name}", d.key, d.values[1], d.values[0]);
+            let one = |d: &ConfigDifference| format!("{} is {}, and {} in {name}", d.key, d.values[1], d.values[0]);
             match differences.is_empty() {
                 true => Vec::new(),
                 false => vec![format!(
@@ -274,21 +274,21 @@ impl Models {
             architecture: s.family().into(),
             layers: s.architecture().ok().map(|a| a.layers),
             width: s.architecture().ok().map(|a| a.hidden),
-            parameters: s.as_it_is().parameters(),
-            dtype: s.as_it_is().format(),
+            parameters: s.original().parameters(),
+            dtype: s.original().format(),
             bytes: s.bytes(),
             unused: s.unused().to_vec(),
             copied: s.buffers().keys().cloned().collect(),
             is_base: s.name() == BASE,
-            obstacle: s.obstacle(),
+            obstacle: s.unsupported_reason(),
             notes: [
                 s.notes().to_vec(),
-                s.rest_in_words().map(|b| format!("{b} are merged, but only text trains")).into_iter().collect(),
+                s.describe_rest().map(|b| format!("{b} are merged, but only text trains")).into_iter().collect(),
                 apart(s),
             ]
             .concat(),
             vocabulary: s.vocabulary_rows(),
-            lack: s.numbering().map(|n| n.lack.clone()).unwrap_or_default(),
+            lack: s.numbering().map(|n| n.missing_tokens.clone()).unwrap_or_default(),
         };
         Sources(self.sources.iter().map(report).collect())
     }

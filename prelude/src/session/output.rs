@@ -97,7 +97,7 @@ impl Output<'_> {
     /// An error where `directory` is a source's.
     pub fn check_target(&self, directory: &Path) -> Result<()> {
         let target = directory.canonicalize().ok();
-        let adapters = |s: &Source| s.place_and_adapters().1.into_iter().map(PathBuf::from).collect::<Vec<_>>();
+        let adapters = |s: &Source| s.base_and_adapters().1.into_iter().map(PathBuf::from).collect::<Vec<_>>();
         let is_target = |path: &Path| target.is_some() && path.canonicalize().ok() == target;
         match self.loaded.iter().find(|s| is_target(s.path()) || adapters(s).iter().any(|path| is_target(path))) {
             Some(source) => {

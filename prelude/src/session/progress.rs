@@ -58,9 +58,9 @@ pub fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
     let bytes = watcher.clone();
     work::watch(move |amount| {
         // Only its begin is at 0.
-        let done = if amount.begins { 0 } else { amount.done.max(1) as usize };
+        let done = if amount.is_first { 0 } else { amount.done.max(1) as usize };
         let (total, message) = (amount.total.map(|total| total as usize), amount.what);
-        let (task, counts, finished) = (amount.task, Counts::Bytes, amount.finished);
+        let (task, counts, finished) = (amount.task, Counts::Bytes, amount.is_last);
         bytes(&Progress { task, done, counts, total, message, loss: None, step: None, dam: None, finished });
     });
     *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(watcher);

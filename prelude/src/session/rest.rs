@@ -44,6 +44,6 @@ impl Session {
             Rest::Base => "taken from the base model".to_owned(),
             Rest::First => format!("taken from `{}`", source.name()),
         };
-        source.rest_in_words().map(|tensors| format!("{tensors} are not trained but {what} (wrap rest=average|base|first)"))
+        source.describe_rest().map(|tensors| format!("{tensors} are not trained but {what} (wrap rest=average|base|first)"))
     }
 }

@@ -251,7 +251,7 @@ impl Dam {
         Self::opened(file.as_ref(), |saved| {
             let SavedScheme { name, settings } = &saved.scheme;
             let Ok(builtin) = find(name) else {
-                return Err(Error::SchemeUnknown { file: file.as_ref().into(), scheme: name.clone() });
+                return Err(Error::UnknownScheme { file: file.as_ref().into(), scheme: name.clone() });
             };
             let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
             (builtin.build)(&settings)

@@ -13,7 +13,7 @@ use super::progress::{GENERATE, Task};
 use super::score::Judge;
 use super::{BASE, Dam, Merged};
 use crate::checkpoint::{Architecture, Source};
-use crate::data::{Spoken, prompt_ids};
+use crate::data::{StreamDecoder, prompt_ids};
 use crate::error::{Error, Result};
 use crate::eval::{Generation, Likelihood, favoured, log_probs};
 use crate::interrupt;
@@ -34,7 +34,7 @@ struct Prompt<'a> {
 
 impl Prompt<'_> {
     /// The model's positions, where one of `spoken` took all of them.
-    fn full(&self, spoken: &[Spoken<'_>]) -> Option<usize> {
+    fn full(&self, spoken: &[StreamDecoder<'_>]) -> Option<usize> {
         self.positions.filter(|_| spoken.iter().any(|spoken| spoken.ids().len() == self.limit))
     }
 }
@@ -76,7 +76,7 @@ impl<'a> Judge<'a> {
     fn voices(&self, name: &'a str) -> Result<Vec<Voice<'a>>> {
         let (base, others): (Vec<&Source>, Vec<&Source>) = self.models.sources.iter().partition(|s| s.name() == BASE);
         let voice = |source: &'a Source| {
-            let lacking = source.numbering().map_or(&[][..], |numbering| &numbering.lacking);
+            let lacking = source.numbering().map_or(&[][..], |numbering| &numbering.missing_rows);
             Ok(Voice { name: source.name(), architecture: source.architecture()?, source: Some(source), lacking })
         };
         [Ok(self.merge(name))].into_iter().chain(others.into_iter().chain(base).map(voice)).collect()
@@ -99,8 +99,8 @@ impl<'a> Judge<'a> {
         voices: &[Voice<'a>],
         prompt: &Prompt<'a>,
         at_once: usize,
-    ) -> Result<Vec<Spoken<'a>>> {
-        let mut spoken = voices.iter().map(|_| Spoken::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
+    ) -> Result<Vec<StreamDecoder<'a>>> {
+        let mut spoken = voices.iter().map(|_| StreamDecoder::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
         let steps = prompt.limit.saturating_mul(voices.len().div_ceil(at_once));
         let mut task = Task::begin(GENERATE, Some(steps), None);
         for start in (0..voices.len()).step_by(at_once) {
@@ -163,7 +163,7 @@ impl<'a> Judge<'a> {
         let prompt = self.prompt(text, limit)?;
         let spoken = self.spoken(merged, &[self.merge(MERGED)], &prompt, 1)?;
         let full = prompt.full(&spoken);
-        let answer = spoken.into_iter().map(Spoken::finish).next().transpose()?;
+        let answer = spoken.into_iter().map(StreamDecoder::finish).next().transpose()?;
         Ok(Answer { prompt: text.into(), text: answer.map(|(text, _)| text).unwrap_or_default(), full })
     }
 
@@ -171,7 +171,7 @@ impl<'a> Judge<'a> {
         let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
         let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
         let full = prompt.full(&spoken);
-        let row = |(voice, spoken): (&Voice<'_>, Spoken<'_>)| Ok((voice.name.to_owned(), spoken.finish()?.0));
+        let row = |(voice, spoken): (&Voice<'_>, StreamDecoder<'_>)| Ok((voice.name.to_owned(), spoken.finish()?.0));
         let rows = voices.iter().zip(spoken).map(row).collect::<Result<_>>()?;
         Ok(Answers { prompt: text.into(), rows, stopped: interrupt::requested(), full })
     }
@@ -187,7 +187,7 @@ impl<'a> Judge<'a> {
             heard => heard?,
         };
         let stopped = interrupt::requested();
-        let mut said = spoken.into_iter().map(Spoken::finish).collect::<Result<Vec<_>>>()?.into_iter();
+        let mut said = spoken.into_iter().map(StreamDecoder::finish).collect::<Result<Vec<_>>>()?.into_iter();
         let (answer, parts) = said.next().unwrap_or_default();
         let sources = voices.iter().zip(&heard).skip(1).zip(said).map(|((voice, heard), (answer, _))| AskedSource {
             name: voice.name.into(),
@@ -210,13 +210,13 @@ impl<'a> Judge<'a> {
 }
 
 /// The text of all so far.
-fn so_far(voices: &[Voice<'_>], spoken: &[Spoken<'_>]) -> String {
+fn so_far(voices: &[Voice<'_>], spoken: &[StreamDecoder<'_>]) -> String {
     if let [one] = spoken {
-        return printable(one.so_far());
+        return printable(one.text_so_far());
     }
     let mut text = String::new();
     for (voice, spoken) in voices.iter().zip(spoken) {
-        let line = spoken.so_far().replace('\n', " ");
+        let line = spoken.text_so_far().replace('\n', " ");
         let end = if text.is_empty() { "" } else { "\n" };
         text.write_fmt(format_args!("{end}{}: {}", printable(voice.name), printable(&line))).unwrap_or(());
     }

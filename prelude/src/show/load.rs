@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Table;
 use super::numbers::{bytes, count};
-use crate::checkpoint::Lack;
+use crate::checkpoint::MissingTokens;
 
 shown_as_table!(Sources);
 
@@ -48,7 +48,7 @@ pub struct SourceReport {
     /// Rows of the vocabulary that all sources are seen with.
     pub vocabulary: usize,
     /// What of it this source lacks and is given by others.
-    pub lack: Lack,
+    pub lack: MissingTokens,
 }
 
 /// What `load` gives: every source.
@@ -81,7 +81,7 @@ impl Sources {
                 table.notes.push(format!("{}: not merged but copied from the first source: {copied}", s.name));
             }
             table.notes.extend(s.notes.iter().map(|note| format!("{}: {note}", s.name)));
-            if s.lack != Lack::default() {
+            if s.lack != MissingTokens::default() {
                 table.notes.push(lacks(s));
             }
             if !s.unused.is_empty() {
@@ -94,7 +94,7 @@ impl Sources {
 
 /// What a source lacks of the vocabulary, in words.
 fn lacks(source: &SourceReport) -> String {
-    let Lack { tokens, padding, examples, from } = &source.lack;
+    let MissingTokens { tokens, padding, examples, from } = &source.lack;
     let more = if *tokens > examples.len() { ", ..." } else { "" };
     let plural = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{} {what}s", count(n)) };
     let tokens = (*tokens > 0).then(|| format!("{} ({}{more})", plural(*tokens, "token"), examples.join(" ")));

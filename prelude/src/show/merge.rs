@@ -98,11 +98,12 @@ impl Written {
         if !self.notes.is_empty() {
             json["notes"] = json!(self.notes);
         }
-        if let Some(kept) = &self.kept {
-            let tensors = kept.tensors.iter().map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
-            let least = kept.least().map(|(name, share)| json!({"tensor": name, "share": share}));
+        if let Some(retained) = &self.retained {
+            let tensors =
+                retained.tensors.iter().map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
+            let least = retained.lowest().map(|(name, share)| json!({"tensor": name, "share": share}));
             json["adapter"] = json!({
-                "rank": kept.rank, "share": kept.share, "least": least, "tensors": tensors.collect::<Vec<_>>(),
+                "rank": retained.rank, "share": retained.share, "least": least, "tensors": tensors.collect::<Vec<_>>(),
             });
         }
         json
@@ -112,7 +113,7 @@ impl Written {
         let mut table = Table::new("", ["written", "files", "size"]);
         table.rows.push(vec![self.path.display().to_string(), self.files.to_string(), bytes(self.bytes)]);
         table.notes.extend(self.notes.iter().cloned());
-        table.notes.extend(self.kept.iter().map(ToString::to_string));
+        table.notes.extend(self.retained.iter().map(ToString::to_string));
         if !self.copied.is_empty() {
             table.notes.push(format!("copied beside the weights: {}", self.copied.join(", ")));
         }

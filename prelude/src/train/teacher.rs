@@ -69,9 +69,9 @@ impl Lesson<'_> {
     /// A device that has no room.
     pub fn shared(&self, logits: Tensor) -> Result<Tensor> {
         const NONE: f32 = -1e4;
-        let Some(numbering) = self.source.numbering().filter(|n| !n.lacking.is_empty()) else { return Ok(logits) };
+        let Some(numbering) = self.source.numbering().filter(|n| !n.missing_rows.is_empty()) else { return Ok(logits) };
         let mut lacks = vec![0u8; logits.dim(D::Minus1)?];
-        for id in &numbering.lacking {
+        for id in &numbering.missing_rows {
             lacks[*id as usize] = 1;
         }
         let lacks = Tensor::new(lacks, logits.device())?.broadcast_as(logits.shape())?;

@@ -3,7 +3,7 @@
 
 use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
-use crate::data::{INPUTS, MORE, OUTPUTS, SYSTEMS, builtin_datasets};
+use crate::data::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS, builtin_datasets};
 use crate::methods::{GREEDY_SOUP, METHODS};
 use crate::train::{KEYS, Settings, about, choices};
 
@@ -102,7 +102,7 @@ fn data() -> String {
         line("", &INPUTS.join(", ")),
         line("", &OUTPUTS.join(", ")),
         line("text", "the whole text"),
-        format!("{} follows the input on a separate line. `history`, [[question, answer], ...], precedes it.", either(&MORE)),
+        format!("{} follows the input on a separate line. `history`, [[question, answer], ...], precedes it.", either(&EXTRA_INPUTS)),
         format!("{} is the system message. `tools` (and tool_calls in messages) go to the chat template,", either(&SYSTEMS)),
         "which renders everything except input_ids, text, and plain prompt and completion, as transformers does; without one,".into(),
         "each message is a line. The loss is on the answer: the last message or the output. Unused columns are reported.".into(),

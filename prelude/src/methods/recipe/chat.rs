@@ -61,7 +61,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Talk, message, render};
+    use crate::data::{Conversation, message, render};
 
     /// What transformers renders of mergekit's templates.
     #[test]
@@ -81,7 +81,7 @@ mod tests {
         let expected = [alpaca, chatml, exaone.as_str(), llama3, mistral];
         let talk = [("system", " s "), ("user", " hi "), ("assistant", "yo"), ("user", "q"), ("assistant", "z")];
         let messages = talk.iter().map(|(role, content)| message(role, content)).collect();
-        let talk = Talk { messages, prompt: 4, tools: None };
+        let talk = Conversation { messages, prompt: 4, tools: None };
         let source = Source::open("builtin:math").unwrap().with_special_tokens("<s>", "</s>");
         for ((name, template), expected) in NAMED.iter().zip(expected) {
             let source = source.with_chat_template(template).unwrap();

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::super::parameters::typed;
 use super::super::{Given, Key, Method, Operands, Origin, Passthrough, Plan, Planned, Scope};
 use super::{Input, Recipe, Slice};
-use crate::checkpoint::{Buffer, Difference, Kind, Restacked, Source, Stack, Stacks, TensorSpec};
+use crate::checkpoint::{Buffer, ConfigDifference, Kind, Restacked, Source, Stack, Stacks, TensorSpec};
 use crate::error::{Error, Result};
 
 /// The models of a recipe, by what it calls them.
@@ -324,7 +324,7 @@ impl Recipe {
             if view.shape != spec.shape {
                 let difference = format!("tensor `{stored}` has shape {:?}, and {:?} there", view.shape, spec.shape);
                 let first = place.slice.inputs.first().map_or_else(String::new, |input| input.model.clone());
-                return Err(Error::Differs { first, second: input.model.clone(), difference });
+                return Err(Error::Incompatible { first, second: input.model.clone(), difference });
             }
             if measures(input) {
                 base = Some((source.name().to_owned(), view));
@@ -426,8 +426,8 @@ pub(crate) fn configured<'a>(donor: &Source, others: impl Iterator<Item = &'a So
     const MOST: usize = 4;
     let mut notes = Vec::new();
     for other in others {
-        let differences = donor.configured_otherwise(other)?;
-        let one = |d: &Difference| {
+        let differences = donor.config_differences(other)?;
+        let one = |d: &ConfigDifference| {
             format!("{} is {} in `{}` and {} in `{}`", d.key, d.values[0], donor.name(), d.values[1], other.name())
         };
         let mut told: Vec<String> = differences.iter().take(MOST).map(one).collect();

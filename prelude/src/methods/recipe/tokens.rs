@@ -20,7 +20,7 @@ use super::at::At;
 use super::model::one;
 use super::plan::Opened;
 use super::setting::typed;
-use crate::checkpoint::{Lack, NO_ROW, Numbering, Seen, Source, Text, View, extend};
+use crate::checkpoint::{BoundedTokenizer, MissingTokens, NO_ROW, Numbering, Renumbered, Source, View, extend};
 use crate::error::{Error, Result};
 
 /// `tokenizer_source`, or `tokenizer`.
@@ -191,7 +191,7 @@ impl Recipe {
     /// A tokenizer or a token that is not there.
     pub(super) fn with_tokenizer(&self, opened: Opened, notes: &mut Vec<String>) -> Result<(Opened, Option<usize>)> {
         let Some(keys) = &self.tokenizer else { return Ok((opened, None)) };
-        let sources: Vec<Source> = opened.iter().map(|(_, source)| source.as_it_is().clone()).collect();
+        let sources: Vec<Source> = opened.iter().map(|(_, source)| source.original().clone()).collect();
         let base = self.base.as_ref().and_then(|base| opened.iter().position(|(name, _)| name == base)).unwrap_or(0);
         let bad = |reason: String, hint: &str| self.bad(keys.key, reason, hint);
         let reference = match &keys.source {
@@ -282,7 +282,7 @@ impl Vocabulary<'_> {
         &self,
         reference: usize,
         own: &[HashMap<String, u32>],
-        extended: Option<(Arc<Text>, Vec<u8>)>,
+        extended: Option<(Arc<BoundedTokenizer>, Vec<u8>)>,
         notes: &mut Vec<String>,
     ) -> Result<Vec<Source>> {
         self.note(own, notes);
@@ -295,19 +295,19 @@ impl Vocabulary<'_> {
             }
         }
         let one = |(i, views): (usize, BTreeMap<String, View>)| {
-            let mut of_own = vec![NO_ROW; self.sources[i].vocabulary_rows()];
-            own[i].iter().for_each(|(token, row)| of_own[*row as usize] = self.ids.get(token).copied().unwrap_or(NO_ROW));
-            let lacking: Vec<u32> = (0..self.padded as u32).filter(|id| !self.rows[i].contains_key(id)).collect();
-            let missing = || lacking.iter().filter_map(|id| self.tokens.get(id));
-            let lack = Lack {
+            let mut row_map = vec![NO_ROW; self.sources[i].vocabulary_rows()];
+            own[i].iter().for_each(|(token, row)| row_map[*row as usize] = self.ids.get(token).copied().unwrap_or(NO_ROW));
+            let missing_rows: Vec<u32> = (0..self.padded as u32).filter(|id| !self.rows[i].contains_key(id)).collect();
+            let missing = || missing_rows.iter().filter_map(|id| self.tokens.get(id));
+            let missing_tokens = MissingTokens {
                 tokens: missing().count(),
                 padding: self.padded - self.used,
                 examples: missing().take(4).cloned().collect(),
                 from: vec!["the tokenizer of the recipe".into()],
             };
-            let numbering = Numbering { of_own, lacking, lack, is_reference: i == reference };
+            let numbering = Numbering { row_map, missing_rows, missing_tokens, is_reference: i == reference };
             let extended = extended.clone().filter(|_| i == reference);
-            self.sources[i].seen_as(Seen { numbering, rows: self.padded, views, extended })
+            self.sources[i].with_numbering(Renumbered { numbering, rows: self.padded, views, extended })
         };
         views.into_iter().enumerate().map(one).collect()
     }
@@ -343,7 +343,11 @@ impl Vocabulary<'_> {
                 names.iter().find(|name| !theirs.contains(name)).or(theirs.iter().find(|name| !names.contains(name)))
             {
                 let difference = format!("not both have the vocabulary's tensor `{name}`");
-                return Err(Error::Differs { first: self.sources[0].name().into(), second: source.name().into(), difference });
+                return Err(Error::Incompatible {
+                    first: self.sources[0].name().into(),
+                    second: source.name().into(),
+                    difference,
+                });
             }
         }
         Ok(())

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::super::beside::Chosens;
 use super::super::output::{Output, last, write_beside};
 use crate::checkpoint::{
-    Checkpoint, Content, Entry, Group, Kept, Kind, Place, Source, TensorSpec, Values, Written, map, record, replace_directory,
-    write_file,
+    Checkpoint, Content, Entry, Group, HubRef, Kind, RetainedShare, Source, TensorSpec, Values, Written, map, record,
+    replace_directory, write_file,
 };
 use crate::error::{Error, Result};
 use crate::ops::Truncated;
@@ -68,7 +68,7 @@ pub(super) fn write<'s>(
     directory: &Path,
     base: &Source,
     parts: Vec<Part>,
-    kept: Kept,
+    retained: RetainedShare,
     dtype: DType,
     values: &(impl Fn(&str) -> Result<Values<'s>> + ?Sized),
 ) -> Result<Written> {
@@ -85,7 +85,7 @@ pub(super) fn write<'s>(
         };
         return Err(Error::Sources { what: what.into(), hint: "write the merge as a whole checkpoint: bake without as=adapter" });
     }
-    let config = config(output, base, &parts, &kept, &saved, is_bias);
+    let config = config(output, base, &parts, &retained, &saved, is_bias);
     let stored: Vec<Stored<'_>> = parts.iter().flat_map(|part| stored(part, &lowered, is_bias(part))).collect();
     let by_name: BTreeMap<&str, &Stored<'_>> = stored.iter().map(|s| (s.name.as_str(), s)).collect();
     let entry = |s: &Stored<'_>| {
@@ -117,10 +117,10 @@ pub(super) fn write<'s>(
         for file in &files {
             write_beside(new, &file.name, &file.bytes()?)?;
         }
-        write_file(&new.join("README.md"), card(output, base, &kept, &from).as_bytes())
+        write_file(&new.join("README.md"), card(output, base, &retained, &from).as_bytes())
     })?;
     let copied = files.iter().map(|file| file.name.clone()).collect();
-    Ok(Written { copied, left_out, kept: Some(kept), ..written })
+    Ok(Written { copied, left_out, retained: Some(retained), ..written })
 }
 
 /// What is stored of `part`; `lowered` are the modules that have factors.
@@ -173,14 +173,14 @@ fn config(
     output: &Output<'_>,
     base: &Source,
     parts: &[Part],
-    kept: &Kept,
+    retained: &RetainedShare,
     saved: &[&str],
     is_bias: impl Fn(&Part) -> bool,
 ) -> Value {
     let mut ranks = BTreeMap::new();
     for part in parts {
         if let Change::LowRank { factors, .. } = &part.change
-            && factors.rank < kept.rank
+            && factors.rank < retained.rank
         {
             ranks.insert(part.module.as_str(), factors.rank);
         }
@@ -193,8 +193,8 @@ fn config(
         "base_model_name_or_path": name,
         "revision": revision,
         "inference_mode": true,
-        "r": kept.rank.max(1),
-        "lora_alpha": kept.rank.max(1),
+        "r": retained.rank.max(1),
+        "lora_alpha": retained.rank.max(1),
         "lora_dropout": 0.0,
         "bias": biases,
         "fan_in_fan_out": false,
@@ -222,17 +222,17 @@ fn task(base: &Source) -> Value {
 /// What the base is called, and its revision: as the sources' own adapters call it where they agree on a name of the
 /// hub, else where it was loaded from.
 fn base_name(output: &Output<'_>, base: &Source) -> (String, Option<String>) {
-    if let Some(place) = base.hub_place() {
-        return (place.repo, Some(place.revision).filter(|revision| revision != "main"));
+    if let Some(reference) = base.hub_ref() {
+        return (reference.repo, Some(reference.revision).filter(|revision| revision != "main"));
     }
     let named = |directory: &str| {
         let bytes = map(&Path::new(directory).join(CONFIG)).ok()?;
         let config: Value = serde_json::from_slice(&bytes).ok()?;
         let name = config["base_model_name_or_path"].as_str()?.to_owned();
-        Place::parse(&name, false).filter(|place| place.file.is_none() && !Path::new(&name).exists())?;
+        HubRef::parse(&name, false).filter(|reference| reference.file.is_none() && !Path::new(&name).exists())?;
         Some(name)
     };
-    let of_base = output.merged.iter().map(Source::place_and_adapters).filter(|(place, _)| *place == base.spec());
+    let of_base = output.merged.iter().map(Source::base_and_adapters).filter(|(place, _)| *place == base.spec());
     let names: Vec<Option<String>> = of_base.flat_map(|(_, adapters)| adapters).map(named).collect();
     match names.as_slice() {
         [Some(first), rest @ ..] if rest.iter().all(|name| name.as_ref() == Some(first)) => (first.clone(), None),
@@ -270,8 +270,8 @@ fn unique<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 /// The model card of the merge, with what is said of the adapter.
-fn card(output: &Output<'_>, base: &Source, kept: &Kept, copied: &[(String, String)]) -> String {
-    let of = base.hub_place().map(|place| format!("\nbase_model: {}", place.repo)).unwrap_or_default();
+fn card(output: &Output<'_>, base: &Source, retained: &RetainedShare, copied: &[(String, String)]) -> String {
+    let of = base.hub_ref().map(|reference| format!("\nbase_model: {}", reference.repo)).unwrap_or_default();
     let card = output.card.replacen("library_name: transformers", &format!("library_name: peft{of}"), 1);
-    format!("{card}\n## Adapter\n\nA LoRA adapter of `{}`: {kept}.\n{}", last(base.spec()), record(copied))
+    format!("{card}\n## Adapter\n\nA LoRA adapter of `{}`: {retained}.\n{}", last(base.spec()), record(copied))
 }

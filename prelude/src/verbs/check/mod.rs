@@ -225,7 +225,7 @@ impl Checked<'_> {
                 let names: Vec<&str> = known.names().collect();
                 let is_known = names.iter().any(|name| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
                 match is_known || names.is_empty() || !self.is_first {
-                    true => builtin("data set", value, builtin_data()).map_or(Ok(()), Err),
+                    true => builtin("dataset", value, builtin_data()).map_or(Ok(()), Err),
                     false => Err(Fault::new(format!("unknown source `{key}`"), key, [] as [&str; 0])),
                 }
             }

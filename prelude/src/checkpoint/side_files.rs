@@ -1,61 +1,61 @@
-//! Files beside the weights: which of a checkpoint's files go along when a merge is written.
+//! Selects the side files of a checkpoint, those next to the weights, that are copied when a merge is written.
 //!
-//! A merge takes every file of a source that is not weights, an index of weights, the state of a training run, data,
-//! or written by the merge itself (config.json, README.md). Files that only make sense together form a group, and
-//! a group comes from one source. Code (`*.py`) is copied and never run.
+//! A merge copies every file of a source except weights, their index, training state, data, and files that the merge itself
+//! writes (config.json, README.md). Files that belong together form a group, and a group comes from one source. Code
+//! (`*.py`) is copied but never executed.
 //!
-//! Sources are not trusted: a name must be plain, a link may not leave the checkpoint (or the blobs of the hub's
-//! cache), and size, depth and number are limited.
+//! Sources are not trusted: names must be plain, links may not leave the checkpoint (or the blobs of the hub cache), and
+//! sizes, depth and counts are limited.
 
 mod record;
 mod walk;
 
 pub(crate) use record::record;
 pub(super) use record::recorded;
-pub(crate) use walk::Beside;
+pub(crate) use walk::SideFiles;
 
-/// Bytes of one file at most.
-pub(crate) const LARGEST: u64 = 64 << 20;
+/// The maximum size of one file in bytes.
+pub(crate) const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// Bytes of all files at most.
-pub(crate) const ALL: u64 = 256 << 20;
+/// The maximum size of all files in bytes.
+pub(crate) const MAX_SIDE_BYTES: u64 = 256 << 20;
 
-/// Files at most.
-pub(crate) const MOST: usize = 256;
+/// The maximum number of files.
+pub(crate) const MAX_SIDE_FILES: usize = 256;
 
-/// Directories within each other at most.
-const DEPTH: usize = 3;
+/// The maximum directory depth.
+const MAX_DEPTH: usize = 3;
 
-/// Files that only make sense together, in the order in which they are written.
+/// A group of files that belong together, in the order in which groups are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Group {
-    /// config.json, which a merge writes anew.
+    /// config.json, which a merge writes itself.
     Config,
-    /// How answers are drawn.
+    /// Generation settings.
     Generation,
-    /// Tokens, their text, and chat templates.
+    /// Tokenizers and chat templates.
     Tokenizer,
-    /// What makes tensors of pictures, sound and video.
+    /// Preprocessors for images, audio and video.
     Processor,
-    /// The modules that sentence-transformers puts behind the model, with their own small weights.
+    /// The modules that sentence-transformers adds after the model, with their own small weights.
     Modules,
-    /// What may be done with the source.
+    /// Licences and usage policies.
     Licence,
     /// All other files.
     Other,
 }
 
-/// The groups that come as a whole from the first source that has them. Others follow config.json.
-pub(crate) const WHOLE: [Group; 4] = [Group::Generation, Group::Tokenizer, Group::Processor, Group::Modules];
+/// Groups that are copied whole from the first source that has them. Others follow config.json.
+pub(crate) const WHOLE_GROUPS: [Group; 4] = [Group::Generation, Group::Tokenizer, Group::Processor, Group::Modules];
 
-/// Ends of the names of weights, of other frameworks too, and of what unpickling would run.
+/// Extensions of weights, including those of other frameworks, and of files that unpickling would execute.
 const WEIGHTS: &str = "safetensors bin pt pth ckpt gguf ggml h5 keras msgpack onnx onnx_data ot tflite pb mlmodel mlpackage \
      npy npz pkl pickle joblib nemo xml engine plan distcp index.json";
 
-/// Ends of the names of data, logs and keys.
+/// Extensions of data, logs and keys.
 const DATA: &str = "jsonl csv tsv parquet arrow log out lock tmp part incomplete dam pem key p12 zip tar gz bz2 xz zst 7z";
 
-/// Beginnings of the names of what a training run leaves.
+/// Prefixes of files that a training run leaves.
 const STATE: [&str; 14] = [
     "optimizer",
     "scheduler",
@@ -73,8 +73,8 @@ const STATE: [&str; 14] = [
     "adapter_",
 ];
 
-/// Directories of which nothing is copied: other formats of the weights, and what a training run leaves.
-const FOREIGN: [&str; 14] = [
+/// Directories that are not copied: other weight formats, and what a training run leaves.
+const SKIPPED_DIRECTORIES: [&str; 14] = [
     "original",
     "onnx",
     "openvino",
@@ -91,7 +91,7 @@ const FOREIGN: [&str; 14] = [
     "cache",
 ];
 
-/// The group of the file `name`, a path within its checkpoint; none where it does not go along.
+/// The group of the file `name`, a path within its checkpoint; `None` if it is not copied.
 pub(crate) fn group(name: &str) -> Option<Group> {
     let parts: Vec<&str> = name.split('/').collect();
     let (file, directories) = parts.split_last()?;
@@ -103,17 +103,17 @@ pub(crate) fn group(name: &str) -> Option<Group> {
             && !part.contains(['\\', ':', '`'])
             && !part.chars().any(char::is_control)
     };
-    if !parts.iter().all(plain) || directories.len() > DEPTH {
+    if !parts.iter().all(plain) || directories.len() > MAX_DEPTH {
         return None;
     }
     let (lower, first) = (file.to_lowercase(), directories.first().map(|d| d.to_lowercase()));
     if let Some(first) = &first {
         if is_module(first) {
-            // Their weights are no part of the model, and their own.
+            // Module weights are not part of the model and are copied.
             return (!is_state(&lower)).then_some(Group::Modules);
         }
         let run = ["checkpoint-", "global_step", "epoch_", "step_"].iter().any(|start| first.starts_with(start));
-        if run || FOREIGN.contains(&first.as_str()) {
+        if run || SKIPPED_DIRECTORIES.contains(&first.as_str()) {
             return None;
         }
     }
@@ -128,7 +128,7 @@ pub(crate) fn group(name: &str) -> Option<Group> {
     })
 }
 
-/// The group of a file that stands beside config.json.
+/// The group of a file in the top directory.
 fn of_top(name: &str) -> Group {
     let stem = name.split('.').next().unwrap_or(name);
     let starts = |all: &[&str]| all.iter().any(|start| name.starts_with(start));
@@ -152,8 +152,8 @@ fn of_top(name: &str) -> Group {
     }
 }
 
-/// The files beside the weights that a model of the hub comes with, of those that its repository has, config.json
-/// first. Pictures of the model card stay there, and so does what lies in directories that are no known part.
+/// Selects the side files to download from the files of a repository on the hub, config.json first. Images of the model
+/// card are skipped, and so are directories that are not a known part.
 pub(super) fn needed(names: &[String]) -> Vec<String> {
     let belongs = |(group, name): &(Group, &String)| match group {
         Group::Other | Group::Licence => !name.contains('/') && !ends_with_one_of(&name.to_lowercase(), PICTURES),
@@ -162,19 +162,19 @@ pub(super) fn needed(names: &[String]) -> Vec<String> {
     let grouped = names.iter().filter_map(|name| Some((group(name)?, name)));
     let mut needed: Vec<(Group, &String)> = grouped.filter(belongs).collect();
     needed.sort();
-    needed.into_iter().map(|(_, name)| name.clone()).take(MOST).collect()
+    needed.into_iter().map(|(_, name)| name.clone()).take(MAX_SIDE_FILES).collect()
 }
 
-/// Ends of the names of what a model card shows.
+/// Extensions of files that a model card shows.
 const PICTURES: &str = "png jpg jpeg gif svg webp mp4 mov wav mp3 pdf ipynb";
 
-/// Whether a group's file holds the vocabulary, without which the others of its group say little.
+/// Whether a file holds the vocabulary, without which the rest of its group is of little use.
 pub(crate) fn is_vocabulary(name: &str) -> bool {
     let ends = [".model", ".spm", ".tiktoken", ".vocab"];
     ["tokenizer.json", "vocab.json", "vocab.txt", "tekken.json"].contains(&name) || ends.iter().any(|end| name.ends_with(end))
 }
 
-/// `1_Pooling`, `2_Dense` and the like.
+/// Whether a directory is a module, such as `1_Pooling` or `2_Dense`.
 fn is_module(directory: &str) -> bool {
     directory.split_once('_').is_some_and(|(n, name)| n.parse::<u8>().is_ok() && !name.is_empty())
 }
@@ -184,7 +184,7 @@ fn ends_with_one_of(name: &str, ends: &str) -> bool {
 }
 
 fn is_weights(name: &str) -> bool {
-    // `params.json` describes `consolidated.*`.
+    // `params.json` belongs to `consolidated.*`.
     ends_with_one_of(name, WEIGHTS) || name.starts_with("consolidated.") || name == "params.json"
 }
 
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_told_by_their_names() {
+    fn files_are_grouped_by_name() {
         let expected = [
             ("config.json", Some(Group::Config)),
             ("generation_config.json", Some(Group::Generation)),

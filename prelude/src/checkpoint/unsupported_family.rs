@@ -1,6 +1,5 @@
-//! Checkpoints of families that cannot be run here: what their tensors are is guessed from names and
-//! ranks, which is enough for the methods that need no forward pass. So is what multimodal models have beside
-//! the decoder of their text.
+//! Checkpoints of unsupported families, and the tensors of multimodal models outside the text decoder. The kinds of tensors
+//! are guessed from names and ranks, which is enough for merge methods that need no forward pass.
 
 use std::path::Path;
 
@@ -11,20 +10,20 @@ use super::config::{Kind, TensorSpec, get};
 use super::view::View;
 use crate::error::{Error, Result};
 
-/// The output layer, where it is not the embedding.
+/// The name of the output layer, unless it is the embedding.
 pub(crate) const OUTPUT: &str = "lm_head.weight";
 
-/// The tensors of `archive` to merge, by name. `config` is its config.json.
+/// The tensors of `archive` to merge, by name. `config` is the path of its config.json and `json` its contents.
 ///
 /// # Errors
-/// A config.json that is no JSON.
+/// A config.json that is not valid JSON.
 pub(super) fn tensors(archive: &Archive, config: &Path, json: &[u8]) -> Result<Vec<TensorSpec>> {
     let invalid = |e: serde_json::Error| Error::Json { file: config.into(), reason: e.to_string() };
     let json: Map<String, Value> = serde_json::from_slice(json).map_err(invalid)?;
-    // What a rotary embedding turns by follows from config.json: old checkpoints store it, and nobody reads it.
+    // Rotary frequencies follow from config.json; old checkpoints store them, but nothing reads them.
     let read = archive.tensors.iter().filter(|(name, _)| !name.ends_with("rotary_emb.inv_freq"));
     let stored: Vec<TensorSpec> = read.map(|(name, view)| spec(name, view)).collect();
-    // A tied output layer is the embedding, whether it is stored a second time or not.
+    // A tied output layer is the embedding, even if it is stored twice.
     let embedding = stored.iter().find(|t| t.kind == Kind::Embedding && same_bytes(archive, &t.name));
     let tied = match get(&json, "tie_word_embeddings") {
         Some(Value::Bool(tied)) => *tied,
@@ -33,15 +32,15 @@ pub(super) fn tensors(archive: &Archive, config: &Path, json: &[u8]) -> Result<V
     Ok(stored.into_iter().filter(|t| !tied || t.name != OUTPUT).collect())
 }
 
-/// The tensors of a multimodal model beside those of its decoder, by name.
+/// The tensors of a multimodal model outside its decoder, by name.
 ///
 /// # Errors
-/// A dtype that does not merge.
+/// An unsupported dtype.
 pub(super) fn rest(archive: &Archive) -> Result<Vec<TensorSpec>> {
     Ok(archive.tensors.iter().filter(|(name, _)| is_rest(name)).map(|(name, view)| spec(name, view)).collect())
 }
 
-/// Whether `name` is not of the decoder of a multimodal model.
+/// Whether `name` is outside the decoder of a multimodal model.
 pub(super) fn is_rest(name: &str) -> bool {
     !name.starts_with("model.") && !name.starts_with("lm_head.")
 }
@@ -50,13 +49,13 @@ fn spec(name: &str, view: &View) -> TensorSpec {
     TensorSpec { name: name.to_owned(), kind: kind(name, view.shape.len()), shape: view.shape.clone() }
 }
 
-/// Whether the output layer is stored with the bytes of the tensor `name`.
+/// Whether the output layer is stored with the same bytes as the tensor `name`.
 fn same_bytes(archive: &Archive, name: &str) -> bool {
     let bytes = |name: &str| archive.tensors.get(name).map(|view| view.bytes());
     bytes(OUTPUT).is_some_and(|output| bytes(name) == Some(output))
 }
 
-/// What a tensor seems to be.
+/// Guesses the kind of a tensor.
 pub(super) fn kind(name: &str, rank: usize) -> Kind {
     let name = name.to_lowercase();
     let embeds = ["embed", "wte", "wpe"].iter().any(|part| name.contains(part)) && name.ends_with("weight");

@@ -1,5 +1,5 @@
-//! What two sources' configurations say otherwise: no reason not to average their weights, and one to say so, since a
-//! merge can have but one of them.
+//! Differences between the configurations of two sources. They do not prevent averaging the weights, but the merge can have
+//! only one value per key, so they are reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,8 +10,8 @@ use super::Source;
 use super::config::Architecture;
 use crate::error::Result;
 
-/// Keys of config.json that change nothing of what a model computes.
-const SAYS_NOTHING: [&str; 17] = [
+/// Keys of config.json that do not affect what a model computes.
+const IGNORED_KEYS: [&str; 17] = [
     "_name_or_path",
     "architectures",
     "auto_map",
@@ -31,19 +31,19 @@ const SAYS_NOTHING: [&str; 17] = [
     "name_or_path",
 ];
 
-/// A key of config.json, and what each of two sources says.
+/// A key of config.json with the values of two sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Difference {
+pub(crate) struct ConfigDifference {
     pub key: String,
     pub values: [String; 2],
 }
 
 impl Source {
-    /// What its configuration and that of `other` say otherwise, of what changes what a model computes.
+    /// The keys that affect the model's computation and differ from those of `other`.
     ///
     /// # Errors
-    /// A config.json that is missing or no JSON object.
-    pub(crate) fn configured_otherwise(&self, other: &Source) -> Result<Vec<Difference>> {
+    /// A config.json that is missing or not a JSON object.
+    pub(crate) fn config_differences(&self, other: &Source) -> Result<Vec<ConfigDifference>> {
         let (one, two) = (self.configuration()?, other.configuration()?);
         let mut found = differences(&one, &two);
         if let (Ok(a), Ok(b)) = (self.architecture(), other.architecture()) {
@@ -53,7 +53,7 @@ impl Source {
     }
 }
 
-/// Whether two configurations that can be run mean different things by `key`, and not the same in other words.
+/// Whether two supported configurations mean different things by `key`, rather than the same in different notation.
 fn counts(key: &str, a: (&Architecture, &Map<String, Value>), b: (&Architecture, &Map<String, Value>)) -> bool {
     if key.starts_with("rope_") {
         return a.0.ropes != b.0.ropes;
@@ -68,17 +68,17 @@ fn counts(key: &str, a: (&Architecture, &Map<String, Value>), b: (&Architecture,
     parsed.is_none_or(|parsed| Architecture { vocabulary: a.0.vocabulary, eos: a.0.eos.clone(), ..parsed } != *a.0)
 }
 
-fn differences(a: &Map<String, Value>, b: &Map<String, Value>) -> Vec<Difference> {
+fn differences(a: &Map<String, Value>, b: &Map<String, Value>) -> Vec<ConfigDifference> {
     let (a, b) = (flat(a), flat(b));
     let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     let value = |map: &BTreeMap<String, Value>, key: &str| map.get(key).map_or_else(|| "unset".to_owned(), short);
     keys.into_iter()
         .filter(|key| a.get(*key) != b.get(*key))
-        .map(|key| Difference { key: key.clone(), values: [value(&a, key), value(&b, key)] })
+        .map(|key| ConfigDifference { key: key.clone(), values: [value(&a, key), value(&b, key)] })
         .collect()
 }
 
-/// All values by their keys, `text_config.rope_theta`, of both spellings in one: transformers 4 has `rope_theta` and
+/// All values by key, such as `text_config.rope_theta`, in one notation: transformers 4 has `rope_theta` and
 /// `rope_scaling`, transformers 5 `rope_parameters`.
 fn flat(config: &Map<String, Value>) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
@@ -88,8 +88,8 @@ fn flat(config: &Map<String, Value>) -> BTreeMap<String, Value> {
 
 fn collect(prefix: &str, map: &Map<String, Value>, found: &mut BTreeMap<String, Value>) {
     for (key, value) in map {
-        let silent = |key: &str| SAYS_NOTHING.contains(&key) || key.contains("dropout") || key.contains("token_id");
-        // What is switched off is as good as not there.
+        let silent = |key: &str| IGNORED_KEYS.contains(&key) || key.contains("dropout") || key.contains("token_id");
+        // Disabled settings count as missing.
         if value.is_null()
             || *value == Value::Bool(false)
             || silent(key)
@@ -106,7 +106,7 @@ fn collect(prefix: &str, map: &Map<String, Value>, found: &mut BTreeMap<String, 
     }
 }
 
-/// A rotary embedding; `default` is what it is without a word.
+/// Collects a rotary embedding; the type `default` counts as missing.
 fn rope(prefix: &str, map: &Map<String, Value>, found: &mut BTreeMap<String, Value>) {
     for (key, value) in map.iter().filter(|(_, value)| !value.is_null()) {
         match (key.as_str(), value) {
@@ -119,7 +119,7 @@ fn rope(prefix: &str, map: &Map<String, Value>, found: &mut BTreeMap<String, Val
     }
 }
 
-/// 10000 and 10000.0 are one number.
+/// Makes 10000 and 10000.0 equal.
 fn number(value: &Value) -> Value {
     match value.as_f64() {
         Some(x) => x.into(),
@@ -127,15 +127,15 @@ fn number(value: &Value) -> Value {
     }
 }
 
-/// A value in at most a line.
+/// A value, truncated to one line.
 fn short(value: &Value) -> String {
-    const LONGEST: usize = 60;
+    const MAX_CHARACTERS: usize = 60;
     let text = match value {
         Value::String(text) => text.clone(),
         other => other.as_f64().map_or_else(|| other.to_string(), |x| x.to_string()),
     };
-    match text.chars().count() > LONGEST {
-        true => format!("{}...", text.chars().take(LONGEST).collect::<String>()),
+    match text.chars().count() > MAX_CHARACTERS {
+        true => format!("{}...", text.chars().take(MAX_CHARACTERS).collect::<String>()),
         false => text,
     }
 }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_are_compared_and_what_says_nothing_is_left_out() {
+    fn both_notations_are_compared_and_keys_without_effect_are_ignored() {
         let old = json!({"rope_theta": 10000, "rope_scaling": null, "torch_dtype": "float16", "attention_dropout": 0.1});
         let new = json!({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "dtype": "bfloat16"});
         assert_eq!(found(&old, &new), [""; 0]);

@@ -1,5 +1,4 @@
-//! Opening what is to be a file: a named pipe or a device in its place is an error at once, where `open` would wait for
-//! ever or a read never end.
+//! Opens regular files only. A named pipe or device is an error at once; `open` would block, or a read never end.
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -8,14 +7,14 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Opens the regular file `path` to be read. Pipes and devices are told apart after they are open, which cannot block.
+/// Opens the regular file `path` for reading. Pipes and devices are recognized after a non-blocking open.
 ///
 /// # Errors
-/// Nothing there, or something else than a file.
+/// A missing file, or something that is not a regular file.
 pub fn open_file(path: &Path) -> Result<File> {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = opened.map_err(|e| match e.raw_os_error() {
-        // They cannot be opened.
+        // These cannot be opened.
         Some(libc::ENXIO) => Error::NotAFile { path: path.into(), what: "a socket or a device" },
         _ => Error::io("read", path, e),
     })?;
@@ -28,23 +27,23 @@ pub fn open_file(path: &Path) -> Result<File> {
     }
 }
 
-/// Opens the regular file `path` to be written, as `options` say.
+/// Opens the regular file `path` for writing, with `options`.
 ///
 /// # Errors
-/// A place that may not be written, or something else than a file there.
+/// A location without write permission, or something that is not a regular file.
 pub fn open_to_write(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    // A pipe that nobody reads is an error at once, and one that somebody reads is told apart.
+    // Opening a pipe without a reader fails at once; one with a reader is recognized afterwards.
     let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
     }
 }
 
 /// Reads the regular file `path`, of at most `limit` bytes.
 ///
 /// # Errors
-/// As for [`open_file`]; a file that is larger.
+/// As for [`open_file`]; a file that is too large.
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let (file, io) = (open_file(path)?, |e| Error::io("read", path, e));
     let mut bytes = Vec::new();
@@ -55,15 +54,15 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
     }
 }
 
-/// A temporary directory that is nobody else's business, whatever the umask.
+/// Creates a temporary directory that only the user can access, whatever the umask.
 ///
 /// # Errors
-/// A place that may not be written.
+/// A location without write permission.
 pub fn private_directory(prefix: &str) -> io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir()
 }
 
-/// What something is that is neither a regular file nor a directory.
+/// Names the type of anything that is neither a regular file nor a directory.
 pub(super) fn other_kind(metadata: &Metadata) -> Option<&'static str> {
     let kind = metadata.file_type();
     match kind {
@@ -79,13 +78,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_else_enters_a_private_directory() {
+    fn private_directories_are_only_accessible_to_the_user() {
         let directory = private_directory("dam-test-").unwrap();
         assert_eq!(std::fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]
-    fn pipes_devices_and_sockets_are_refused_at_once() {
+    fn pipes_devices_and_sockets_are_errors_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         std::fs::write(at("file"), "text").unwrap();
@@ -105,7 +104,7 @@ mod tests {
         for path in [at("fifo"), at("link"), at("socket"), "/dev/null".into()] {
             open_to_write(OpenOptions::new().append(true).create(true), &path).unwrap_err();
         }
-        // Nor is one written that somebody reads.
+        // The same for writing to a pipe that has a reader.
         let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(at("fifo")).unwrap();
         open_to_write(OpenOptions::new().append(true), &at("fifo")).unwrap_err();
         open_to_write(OpenOptions::new().append(true).create(true), &at("new")).unwrap();

@@ -1,12 +1,12 @@
-//! Which files were copied, in the model card: said to people, and read again before a checkpoint is replaced.
+//! Records the copied files in the model card, for users and to recognize them before a checkpoint is replaced.
 
 use std::collections::BTreeSet;
 
-/// The heading of the part of a model card that says which files were copied.
+/// The heading of the list of copied files.
 const HEADING: &str = "## Files copied";
 
-/// The part of a model card that says which files came from where, in lines such as "- from `a`: `x.json`".
-/// [`recorded`] reads it again.
+/// The section of a model card that lists copied files by source, in lines such as "- from `a`: `x.json`". [`recorded`]
+/// parses it.
 pub(crate) fn record(copied: &[(String, String)]) -> String {
     let mut text = String::new();
     let mut sources: Vec<&str> = Vec::new();
@@ -22,7 +22,7 @@ pub(crate) fn record(copied: &[(String, String)]) -> String {
     if text.is_empty() { text } else { format!("\n{HEADING}\n\n{text}") }
 }
 
-/// The files that a model card says were copied.
+/// The files that a model card lists as copied.
 pub(in crate::checkpoint) fn recorded(card: &str) -> BTreeSet<&str> {
     let lines = card.lines().skip_while(|line| *line != HEADING).skip(1).take_while(|line| !line.starts_with('#'));
     lines.filter_map(|line| line.split_once("`: ")).flat_map(|(_, files)| files.split('`').skip(1).step_by(2)).collect()
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_card_says_which_files_were_copied() {
+    fn a_card_lists_the_copied_files() {
         let pair = |source: &str, name: &str| (source.to_owned(), name.to_owned());
         let copied = [pair("a`b", "x.json"), pair("c", "1_Pooling/config.json"), pair("a`b", "LICENSE")];
         let card = format!("# A merge\n{}\n## More\n\n- `not`: `this.txt`\n", record(&copied));

@@ -1,18 +1,18 @@
-//! What in a directory is no part of a checkpoint, and must not be lost where one is replaced.
+//! Finds files that are not part of a checkpoint, so that replacing a directory does not delete them.
 
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use super::beside::recorded;
-use super::regular::open_file;
+use super::regular_file::open_file;
+use super::side_files::recorded;
 
-/// The first thing in the directory `path` that no checkpoint has: all but weights, a model card, files that every
-/// checkpoint has, and those that the card says were copied there. A link is never replaced.
-pub(super) fn foreign(path: &Path) -> Option<String> {
+/// The first entry of the directory `path` that is not part of a checkpoint: anything but weights, a model card, common
+/// checkpoint files, and files that the card lists as copied. Links are never part of one.
+pub(super) fn extra_file(path: &Path) -> Option<String> {
     let mut card = String::new();
     if let Ok(file) = open_file(&path.join("README.md")) {
-        let _ = file.take(LONGEST_CARD).read_to_string(&mut card);
+        let _ = file.take(MAX_CARD_BYTES).read_to_string(&mut card);
     }
     let recorded = recorded(&card);
     let weights = |name: &str| {
@@ -20,10 +20,10 @@ pub(super) fn foreign(path: &Path) -> Option<String> {
             || ["adapter_config.json", "adapter_model.safetensors"].contains(&name)
     };
     let known = |name: &str| weights(name) || COMMON.contains(&name) || recorded.contains(name);
-    foreign_below(path, "", &known)
+    extra_file_below(path, "", &known)
 }
 
-/// Files that any checkpoint may have, whoever wrote it.
+/// Files that any checkpoint may have.
 const COMMON: [&str; 11] = [
     "README.md",
     "config.json",
@@ -38,14 +38,14 @@ const COMMON: [&str; 11] = [
     "tokenizer.model",
 ];
 
-/// Bytes of a model card that are read.
-const LONGEST_CARD: u64 = 4 << 20;
+/// The maximum size of a model card in bytes.
+const MAX_CARD_BYTES: u64 = 4 << 20;
 
-/// Directories within each other that are looked into.
-const DEEPEST: usize = 8;
+/// The maximum directory depth.
+const MAX_DEPTH: usize = 8;
 
-/// The first file below `directory`, by its name from where `prefix` begins, that is not `known` or is no file.
-fn foreign_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> Option<String> {
+/// The first entry below `directory`, with its name prefixed by `prefix`, that is not `known` or not a regular file.
+fn extra_file_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) -> Option<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Some(prefix.to_owned()) };
     let mut is_empty = true;
     for entry in entries {
@@ -53,8 +53,8 @@ fn foreign_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) 
         let Ok(entry) = entry else { return Some(prefix.to_owned()) };
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
         let is_fine = match entry.file_type() {
-            Ok(kind) if kind.is_dir() && prefix.matches('/').count() < DEEPEST => {
-                match foreign_below(&entry.path(), &format!("{name}/"), known) {
+            Ok(kind) if kind.is_dir() && prefix.matches('/').count() < MAX_DEPTH => {
+                match extra_file_below(&entry.path(), &format!("{name}/"), known) {
                     None => true,
                     found => return found,
                 }
@@ -66,6 +66,6 @@ fn foreign_below(directory: &Path, prefix: &str, known: &impl Fn(&str) -> bool) 
             return Some(name);
         }
     }
-    // An empty directory within is somebody's.
+    // An empty subdirectory is not part of a checkpoint.
     (is_empty && !prefix.is_empty()).then(|| prefix.to_owned())
 }

@@ -1,42 +1,42 @@
-//! Text from tokens as they come. A token may end within a character, whose bytes are then waited for.
+//! Decodes tokens to text as they are generated. If a token ends within a character, the text waits for the rest of it.
 
 use tokenizers::Tokenizer;
 
-use crate::checkpoint::{Source, tokenizing};
+use crate::checkpoint::{Source, guard_tokenizer};
 use crate::error::{Error, Result};
 
-/// An answer on its way, without special tokens.
-pub(crate) struct Spoken<'a> {
+/// Decodes the tokens of an answer one by one, without special tokens.
+pub(crate) struct StreamDecoder<'a> {
     source: &'a Source,
     tokenizer: &'a Tokenizer,
-    /// Its tokens so far.
+    /// The tokens so far.
     ids: Vec<u32>,
-    /// The tokens from here to `read` have their text already; what follows is read beside them, as a tokenizer
-    /// may write a token otherwise at the begin.
+    /// Tokens `from..read` are already decoded and give context to those that follow, because a tokenizer may decode the
+    /// first token of a text differently.
     from: usize,
     read: usize,
     text: String,
-    /// What of the text each token completed.
+    /// The text that each token completed.
     parts: Vec<String>,
 }
 
-impl<'a> Spoken<'a> {
-    /// Nothing yet, to be read with the tokenizer of `source`.
+impl<'a> StreamDecoder<'a> {
+    /// An empty decoder for the tokenizer of `source`.
     ///
     /// # Errors
-    /// A source without one.
+    /// A source without a tokenizer.
     pub fn new(source: &'a Source) -> Result<Self> {
         let tokenizer = source.tokenizer().ok_or_else(|| Error::Sources {
-            what: format!("`{}` has no tokenizer, so no text can be generated", source.name()),
-            hint: "put tokenizer.json beside the weights",
+            what: format!("cannot generate text: `{}` has no tokenizer", source.name()),
+            hint: "put tokenizer.json next to the weights",
         })?;
         Ok(Self { source, tokenizer, ids: Vec::new(), from: 0, read: 0, text: String::new(), parts: Vec::new() })
     }
 
-    /// The next token.
+    /// Adds the next token.
     ///
     /// # Errors
-    /// A tokenizer that contradicts itself.
+    /// A tokenizer with inconsistent contents.
     pub fn push(&mut self, id: u32) -> Result<()> {
         self.ids.push(id);
         let known = self.decode(self.from..self.read)?;
@@ -53,20 +53,20 @@ impl<'a> Spoken<'a> {
         Ok(())
     }
 
-    /// Its tokens so far.
+    /// The tokens so far.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// The whole characters so far.
-    pub fn so_far(&self) -> &str {
+    /// The complete characters so far.
+    pub fn text_so_far(&self) -> &str {
         &self.text
     }
 
-    /// All of it, and what each token completed of it; a character that was never completed is in the last.
+    /// Returns the whole text and the text that each token completed; an incomplete character belongs to the last token.
     ///
     /// # Errors
-    /// A tokenizer that contradicts itself.
+    /// A tokenizer with inconsistent contents.
     pub fn finish(mut self) -> Result<(String, Vec<String>)> {
         let whole = self.decode(0..self.ids.len())?;
         if let (Some(rest), Some(last)) = (whole.strip_prefix(self.text.as_str()), self.parts.last_mut()) {
@@ -77,7 +77,7 @@ impl<'a> Spoken<'a> {
 
     fn decode(&self, range: std::ops::Range<usize>) -> Result<String> {
         let file = self.source.path().join("tokenizer.json");
-        tokenizing(&file, || self.tokenizer.decode(&self.ids[range], true))
+        guard_tokenizer(&file, || self.tokenizer.decode(&self.ids[range], true))
     }
 }
 
@@ -85,30 +85,30 @@ impl<'a> Spoken<'a> {
 mod tests {
     use super::*;
 
-    /// The built-in models have few Japanese characters as tokens, so that most are several tokens of their bytes.
+    /// The built-in models have few Japanese characters as tokens; most take several byte tokens.
     #[test]
-    fn characters_come_whole_whatever_their_tokens() {
+    fn only_complete_characters_are_returned() {
         let source = Source::open("builtin:japanese").unwrap();
         for text in ["十二足す七は十九です。", "a 猫🐈\u{200d}⬛ é\n b", "", "\u{fffd}x", "龍"] {
             let ids = source.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec();
-            let mut spoken = Spoken::new(&source).unwrap();
+            let mut decoder = StreamDecoder::new(&source).unwrap();
             for id in &ids {
-                spoken.push(*id).unwrap();
-                assert!(text.starts_with(spoken.so_far()), "{}", spoken.so_far());
+                decoder.push(*id).unwrap();
+                assert!(text.starts_with(decoder.text_so_far()), "{}", decoder.text_so_far());
             }
-            let (whole, parts) = spoken.finish().unwrap();
+            let (whole, parts) = decoder.finish().unwrap();
             assert_eq!((whole.as_str(), parts.concat().as_str(), parts.len()), (text, text, ids.len()));
         }
     }
 
     #[test]
-    fn a_character_cut_off_is_seen_only_at_the_end() {
+    fn an_incomplete_character_appears_only_at_the_end() {
         let source = Source::open("builtin:japanese").unwrap();
         let ids = source.tokenizer().unwrap().encode("a龍", false).unwrap().get_ids().to_vec();
-        let mut spoken = Spoken::new(&source).unwrap();
-        ids[..ids.len() - 1].iter().for_each(|id| spoken.push(*id).unwrap());
-        assert_eq!(spoken.so_far(), "a");
-        let (whole, parts) = spoken.finish().unwrap();
+        let mut decoder = StreamDecoder::new(&source).unwrap();
+        ids[..ids.len() - 1].iter().for_each(|id| decoder.push(*id).unwrap());
+        assert_eq!(decoder.text_so_far(), "a");
+        let (whole, parts) = decoder.finish().unwrap();
         assert!(whole.starts_with('a') && whole.ends_with('\u{fffd}') && parts.concat() == whole, "{whole} {parts:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The tokenizer and chat template that an adapter was tuned with, where they lie beside it.
+//! The tokenizer and chat template stored with an adapter.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use super::super::files::{Bytes, map};
 use crate::error::{Error, Result};
 
-/// What makes a tokenizer.
+/// The file that makes a tokenizer.
 const TOKENIZER: &str = "tokenizer.json";
 const SETTINGS: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 
-/// Files of a tokenizer and its chat template.
+/// The files of a tokenizer and its chat template.
 pub(in crate::checkpoint) const FILES: [&str; 8] = [
     TOKENIZER,
     SETTINGS,
@@ -23,16 +23,16 @@ pub(in crate::checkpoint) const FILES: [&str; 8] = [
     "tokenizer.model",
 ];
 
-/// Files in place of the base's, with their directory; none: the base's is not to be read.
-pub(in crate::checkpoint) type Beside = BTreeMap<&'static str, (PathBuf, Option<Bytes>)>;
+/// Files that replace the base's, with their directories; `None` hides the base's file.
+pub(in crate::checkpoint) type FileOverrides = BTreeMap<&'static str, (PathBuf, Option<Bytes>)>;
 
-/// Puts the files beside the adapter at `directory` before those that are there already. A tokenizer stands with
-/// its own settings and template, so that it hides all of the base's; settings or a template alone hide
-/// what they say.
+/// Adds the files stored with the adapter in `directory`; they override files that are already there. A tokenizer comes
+/// with its own settings and template and hides all of the base's. Settings or a template alone hide only what they
+/// replace.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub(super) fn add(directory: &Path, files: &mut Beside) -> Result<()> {
+pub(super) fn add(directory: &Path, files: &mut FileOverrides) -> Result<()> {
     let mut found = BTreeMap::new();
     for name in FILES {
         match map(&directory.join(name)) {

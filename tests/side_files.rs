@@ -1,5 +1,5 @@
-//! Files beside the weights go along when a merge is written: all that belongs to the model, in groups of one source,
-//! nothing that is weights, state or data, and nothing from outside. What was written may be replaced, and nothing else.
+//! Side files are copied when a merge is written: everything that belongs to the model, in groups from one source, but no
+//! weights, state or data, and nothing from outside. A written checkpoint may be replaced, anything else may not.
 
 mod common;
 
@@ -13,8 +13,8 @@ use dam_prelude::checkpoint::Written;
 use dam_prelude::{Bake, Columns, Error, load};
 use serde_json::Value;
 
-/// What a source may have beside its weights, as `models/Aaux` of the shared cases, and more of each kind.
-const BESIDE: [&str; 23] = [
+/// Side files of a source, as in `models/Aaux` of the shared cases, and more of each kind.
+const SIDE_FILES: [&str; 23] = [
     "1_Pooling/config.json",
     "2_Dense/model.safetensors",
     "LICENSE",
@@ -40,8 +40,8 @@ const BESIDE: [&str; 23] = [
     "vocab.json",
 ];
 
-/// What is not part of a model, or is not the merge's.
-const NOT: [&str; 14] = [
+/// Files that are not part of a model, or that the merge writes itself.
+const NOT_COPIED: [&str; 14] = [
     "README.md",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
@@ -64,13 +64,13 @@ fn put(model: &Path, name: &str, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// A model with everything beside its weights.
-fn rich(model: &Path) {
+/// A model with all of these files.
+fn model_with_side_files(model: &Path) {
     copy_checkpoint("model0", model);
-    for name in BESIDE {
+    for name in SIDE_FILES {
         put(model, name, if name.ends_with("json") { "{}" } else { name });
     }
-    NOT.iter().for_each(|name| put(model, name, "{}"));
+    NOT_COPIED.iter().for_each(|name| put(model, name, "{}"));
     put(model, "chat_template.jinja", "{{ messages[0]['content'] }}");
 }
 
@@ -95,15 +95,15 @@ fn names(all: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn all_that_belongs_to_a_source_goes_along() {
+fn side_files_of_a_source_are_copied() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b, out) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("out"));
-    rich(&a);
+    model_with_side_files(&a);
     copy_checkpoint("model1", &b);
     let (replies, ok) = json(dir.path(), "load a b; merge linear out; load c=a d=b; wrap; bake out2");
     assert!(ok, "{replies:?}");
     let own = names(&["README.md", "config.json", "model.safetensors"]);
-    let mut expected = names(&BESIDE);
+    let mut expected = names(&SIDE_FILES);
     assert_eq!(files(&out), expected.union(&own).cloned().collect());
     for name in &expected {
         assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(a.join(name)).unwrap(), "{name}");
@@ -111,9 +111,9 @@ fn all_that_belongs_to_a_source_goes_along() {
     for written in [&replies[1], &replies[4]] {
         let copied = written["copied"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
         assert_eq!(expected, copied);
-        assert_eq!(written["files"], BESIDE.len() + own.len());
+        assert_eq!(written["files"], SIDE_FILES.len() + own.len());
     }
-    // The model card says so too.
+    // The model card lists them.
     expected.retain(|name| !fs::read_to_string(out.join("README.md")).unwrap().contains(&format!("`{name}`")));
     assert!(expected.is_empty(), "{expected:?}");
 }
@@ -123,13 +123,13 @@ fn a_group_comes_from_one_source() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b, out) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("out"));
     copy_checkpoint("model1", &a);
-    rich(&b);
+    model_with_side_files(&b);
     ["vocab.json", "tokenizer_config.json"].iter().for_each(|name| put(&a, name, "{}"));
     put(&a, "special.json", "of a");
     put(&a, "LICENSE", "another licence");
     put(&a, "USE_POLICY.md", "USE_POLICY.md");
     load([&a, &b].map(|p| p.display().to_string())).unwrap().merge_named("linear", &[]).unwrap().bake(&out).unwrap();
-    // Processors, modules and generation from b, which alone has them; tokens and code from a; licences of both.
+    // Processors, modules and generation settings from b, the only source that has them; tokens and code from a; both licences.
     let from_b = ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "modules.json"];
     let modules = ["1_Pooling/config.json", "2_Dense/model.safetensors", "config_sentence_transformers.json"];
     let from_a = ["special.json", "vocab.json", "tokenizer_config.json", "LICENSE", "USE_POLICY.md"];
@@ -140,7 +140,7 @@ fn a_group_comes_from_one_source() {
 }
 
 #[test]
-fn what_is_not_copied_is_named() {
+fn files_that_are_not_copied_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     copy_checkpoint("model0", &a);
@@ -156,7 +156,7 @@ fn what_is_not_copied_is_named() {
     assert!(ok, "{replies:?}");
     let left: Vec<&str> = replies[1]["left_out"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let expected = [
-        "NOTICE of a (a link out of its directory)",
+        "NOTICE of a (a link that leaves its directory)",
         "huge.json of a (too large)",
         "train.jsonl of a (data)",
         "large4.txt of a (too many files or bytes)",
@@ -166,10 +166,10 @@ fn what_is_not_copied_is_named() {
 }
 
 #[test]
-fn a_checkpoint_is_replaced_with_what_was_copied_and_nothing_else_is_lost() {
+fn replacing_a_checkpoint_deletes_only_its_own_files() {
     let dir = tempfile::tempdir().unwrap();
     let (a, out) = (dir.path().join("a"), dir.path().join("out"));
-    rich(&a);
+    model_with_side_files(&a);
     let merged = load(["x", "y"].map(|n| format!("{n}={}", a.display()))).unwrap().merge_named("linear", &[]).unwrap();
     let force = Bake { force: true, ..Bake::default() };
     let bake = |options: &Bake| -> Result<Written, Error> { merged.bake_with(&out, options) };
@@ -178,33 +178,33 @@ fn a_checkpoint_is_replaced_with_what_was_copied_and_nothing_else_is_lost() {
     assert!(matches!(bake(&Bake::default()).unwrap_err(), Error::Exists { .. }));
     bake(&force).unwrap();
     assert_eq!(files(&out), whole);
-    // What somebody put there is kept, wherever it is and whatever it is called.
+    // Other files are kept, whatever their name and location.
     for name in ["notes.txt", "1_Pooling/notes.txt", "vocab_of_mine.txt", "new/modeling_custom.py", "optimizer.pt"] {
         put(&out, name, "mine");
         let error = bake(&force).unwrap_err();
-        assert!(matches!(&error, Error::Foreign { file, .. } if file == name), "{name}: {error:?}");
+        assert!(matches!(&error, Error::ExtraFile { file, .. } if file == name), "{name}: {error:?}");
         assert_eq!(fs::read_to_string(out.join(name)).unwrap(), "mine");
         fs::remove_file(out.join(name)).unwrap();
         let _ = fs::remove_dir(out.join("new"));
     }
     symlink(dir.path().join("a"), out.join("link")).unwrap();
-    assert!(matches!(bake(&force).unwrap_err(), Error::Foreign { file, .. } if file == "link"));
+    assert!(matches!(bake(&force).unwrap_err(), Error::ExtraFile { file, .. } if file == "link"));
     fs::remove_file(out.join("link")).unwrap();
     bake(&force).unwrap();
-    // Without the card nobody knows whose files they are.
+    // Without the card, the origin of the files is unknown.
     fs::remove_file(out.join("README.md")).unwrap();
-    assert!(matches!(bake(&force).unwrap_err(), Error::Foreign { .. }));
+    assert!(matches!(bake(&force).unwrap_err(), Error::ExtraFile { .. }));
     assert!(a.join("LICENSE").exists() && out.join("LICENSE").exists());
 }
 
 #[test]
-fn a_trained_merge_takes_them_along() {
+fn a_trained_merge_copies_side_files() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-    rich(&a);
+    model_with_side_files(&a);
     copy_checkpoint("model1", &b);
     let dam = load([&a, &b].map(|p| p.display().to_string())).unwrap().wrap(Columns::default()).unwrap();
     let written = dam.bake(dir.path().join("out")).unwrap();
-    assert_eq!(written.copied.iter().cloned().collect::<BTreeSet<_>>(), names(&BESIDE));
+    assert_eq!(written.copied.iter().cloned().collect::<BTreeSet<_>>(), names(&SIDE_FILES));
     assert!(written.to_string().contains("modules.json"), "{written}");
 }
