@@ -96,6 +96,13 @@ fn data_fingerprint(data: &Dataset) -> String {
     format!("{:016x}", ids.fold(0, |hash, id| mix(hash, u64::from(id))))
 }
 
+/// `values` in little-endian bytes.
+fn le(values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; 4 * values.len()];
+    bytes.as_chunks_mut::<4>().0.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_le_bytes());
+    bytes
+}
+
 /// A checksum of a session's JSON and of its tensors in the order of their names; it notices accidents, not forgery.
 fn checksum<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
     let mut tensors: Vec<(&str, &[u8])> = tensors.collect();
@@ -210,7 +217,6 @@ impl Session {
         };
         let invalid = |reason: String| Error::SessionFile { file: "session".into(), reason };
         let text = serde_json::to_string(&saved).map_err(|e| invalid(e.to_string()))?;
-        let le = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         let mut tensors = Vec::new();
         for ((variable, values), moments) in self.merge.variables.iter().zip(&content.values).zip(&content.moments) {
             let (key, shape) = (&variable.key, variable.value.dims().to_vec());
