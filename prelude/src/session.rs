@@ -1,4 +1,4 @@
-//! Floor 7: the six primitives over one session, and the step that makes DAM.
+//! The session layer: the six primitives over one session, and the optimiser step of DAM.
 //!
 //! ```text
 //! W[:, j] = sum_i f(c[i, j]) W_i[:, j]                         the merge      coefficients/
@@ -6,10 +6,10 @@
 //! c      <- c - lr * update(d loss / d c)                      the step       Session::step, below
 //! ```
 //!
-//! [`load`] opens the sources `W_i`; [`Models::wrap`] gives every column its coefficients `c`, or what else a scheme says;
-//! [`Dam::loss`] computes the loss; [`Dam::step`] moves the coefficients down its gradient;
-//! [`Dam::inspect`] shows what they became; [`Dam::bake`] writes `W`. Read `Session::objective` and
-//! `Session::step` below: the rest is in `session/`, a file a primitive.
+//! [`load`] opens the sources `W_i`; [`Models::wrap`] creates the coefficients `c` of a scheme (by default one per
+//! source and column); [`Dam::loss`] computes the loss; [`Dam::step`] updates the coefficients by its gradient;
+//! [`Dam::inspect`] reports the coefficients; [`Dam::bake`] writes `W`. Start with `Session::objective` and
+//! `Session::step` below. The rest is in `session/`, one file per primitive.
 
 mod adapter;
 mod apart;
@@ -70,51 +70,51 @@ use crate::interrupt;
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
 use crate::train::{Forecast, History, Moments, Taught, Teachers, Update, keep_memory};
 
-/// A merge in the making. A handle: clones share one session.
+/// A merge that can be trained. It is a handle: clones share one session.
 #[derive(Clone)]
 pub struct Dam(Arc<Mutex<Session>>);
 
 struct Session {
     models: Models,
-    /// The models that are merged, in the order of their coefficients.
+    /// The merged models, in the order of their coefficients.
     sources: Vec<Source>,
     merge: Merge,
     dtype: DType,
     teachers: Teachers,
-    /// Of every variable of the merge.
+    /// One entry per variable of the merge.
     moments: Vec<Moments>,
-    /// Weights of the weighted overlap, computed when it is first on.
+    /// Weights of the weighted overlap, computed when the term is first switched on.
     angles: Vec<Tensor>,
-    /// What it was said to take when it was wrapped.
+    /// The resource forecast made by `wrap`.
     forecast: Forecast,
-    /// What was decided for steps of so many tokens.
+    /// Whether to recompute layers, decided for batches up to a number of tokens.
     plan: Option<Plan>,
     step: usize,
-    /// Examples drawn from each source's data.
+    /// Examples drawn so far from each source's data.
     drawn: usize,
-    /// Tokens that steps ran, as [`Cost`](crate::eval::Cost) counts them.
+    /// Tokens run by steps, counted as in [`Cost`](crate::eval::Cost).
     ran: u64,
     history: History,
     scores: Option<Scores>,
-    /// What is to be said of where the coefficients started, if that was at a merge.
+    /// Describes the start of the coefficients if they start at another merge.
     start: Option<String>,
-    /// The number of the state that it is in.
+    /// The identifier of the current state.
     state: u64,
 }
 
-/// The terms of the objective by name, each with its weight.
+/// The terms of the objective by name, each multiplied by its weight.
 type Terms = Vec<(String, f64)>;
 
-/// The gradient by every variable that trains, in the order of the merge's variables.
+/// The gradient with respect to each trainable variable, in the order of the merge's variables.
 type Gradients = Vec<Option<Vec<f32>>>;
 
 impl Session {
-    /// The objective on the next batch, and with `learn` its gradient by the coefficients.
+    /// Computes the objective on the next batch and, with `learn`, its gradient with respect to the coefficients.
     fn objective(&mut self, learn: bool) -> Result<(Terms, Gradients)> {
-        // 1. Each source teaches on its own data: how far the merge is from it, and the gradient of that by
-        //    what the coefficients are made of.
+        // 1. Distillation: compare the merge with each source on that source's data, and compute the gradient with
+        // respect to the variables of the scheme.
         let (mut terms, mut taught) = self.distil(learn)?;
-        // A penalty's gradient does not make up for one that should have come from the data.
+        // A gradient from the penalties does not replace a missing gradient from the data.
         let teaches = self.models.settings.weights.compares_logits();
         if learn && teaches {
             self.reached(&taught, teaches)?;
@@ -129,7 +129,7 @@ impl Session {
             return Ok((terms, Vec::new()));
         }
 
-        // 3. Everything that trains must have been reached.
+        // 3. Every trainable variable must have a gradient.
         self.reached(&taught, teaches)?;
         let gradient = |(i, variable): (usize, &Variable)| -> Result<Option<Vec<f32>>> {
             let found = taught.gradients.get(&i).filter(|_| variable.trains);
@@ -139,8 +139,8 @@ impl Session {
         Ok((terms, gradients))
     }
 
-    /// An error for the first variable that trains without a gradient; with `teaches`, also for one of a
-    /// tensor that the data did not reach.
+    /// Returns an error for the first trainable variable without a gradient. With `distils`, also for a variable of a
+    /// tensor that the gradient of the data did not reach.
     fn reached(&self, taught: &Taught, teaches: bool) -> Result<()> {
         let missed = |tensor: &&MergedTensor| tensor.trains && teaches && !taught.tensors.contains(&tensor.spec.name);
         let missed: Vec<&MergedTensor> = self.merge.tensors.iter().filter(missed).collect();
@@ -157,7 +157,7 @@ impl Session {
         }
     }
 
-    /// What scores its merge.
+    /// What scoring the merge needs.
     fn judge(&self) -> Judge<'_> {
         Judge {
             models: &self.models,
@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    /// One optimiser step; on any error nothing has moved.
+    /// Makes one optimiser step. On an error, nothing changes.
     fn step(&mut self) -> Result<StepReport> {
         let (terms, mut gradients) = self.objective(true)?;
         let total = terms.iter().map(|(_, x)| x).sum();
@@ -192,7 +192,7 @@ impl Session {
         for ((variable, moments), gradient) in self.merge.variables.iter().zip(&mut moments).zip(&gradients) {
             let Some(gradient) = gradient else { continue };
             let mut values = variable.value.flatten_all()?.to_vec1::<f32>()?;
-            // The vectors of a parameter are the entries of its first dimension, mostly sources.
+            // The vectors of a parameter are the entries of its first dimension: one per source for most schemes.
             let width = values.len() / variable.value.dims().first().copied().unwrap_or(1);
             moments.update(update, &mut values, gradient, width);
             if let Some(value) = values.iter().find(|x| !x.is_finite()) {
@@ -211,13 +211,13 @@ impl Session {
         Ok(StepReport { step, total, terms, grad_norm, lr })
     }
 
-    /// The coefficients are others: what was said of those before holds no more.
+    /// Marks the state as changed and drops the scores of the old coefficients.
     fn changed(&mut self) {
         self.scores = None;
         self.state = snapshot::new_state();
     }
 
-    /// Where the linear schedule ends.
+    /// The number of steps after which the linear schedule ends.
     fn total_steps(&self) -> usize {
         let settings = &self.models.settings;
         let data = self.sources.iter().filter_map(|s| self.models.data.get(s.name()));
@@ -241,7 +241,7 @@ impl Session {
 }
 
 impl Dam {
-    /// The merge of `models`, at its start.
+    /// Creates the merge of `models` with its initial coefficients.
     pub(crate) fn new(models: Models, wrap: Wrap) -> Result<Self> {
         models.settings.check()?;
         keep_memory();
@@ -282,23 +282,23 @@ impl Dam {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `f`, which reads the sources' weights, on the number of threads that is set.
+    /// Runs `f`, which reads the sources' weights, on the configured number of threads.
     fn run<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
         self.session().models.check_unchanged()?;
         self.look(f)
     }
 
-    /// Runs `f`, which needs no weights, on the number of threads that is set.
+    /// Runs `f`, which does not read weights, on the configured number of threads.
     fn look<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
         let mut session = self.session();
         let session: &mut Session = &mut session;
         on_threads(session.models.settings.threads, || f(session))
     }
 
-    /// The objective on the batch that the next step will use, term by term.
+    /// Computes every term of the objective on the batch of the next step.
     ///
     /// # Errors
-    /// A source without data.
+    /// A source has no data.
     pub fn loss(&self) -> Result<LossReport> {
         self.run(|session| {
             let (terms, _) = session.objective(false)?;
@@ -306,24 +306,24 @@ impl Dam {
         })
     }
 
-    /// One optimiser step on the next batch. Reports the loss before it.
+    /// Makes one optimiser step on the next batch. Reports the loss before the step.
     ///
     /// # Errors
-    /// A source without data, a coefficient that no gradient reached, a loss that is not finite, or
-    /// [`Error::Interrupted`]. The coefficients have not moved then.
+    /// A source has no data, a coefficient has no gradient, the loss is not finite, or [`Error::Interrupted`]. The
+    /// coefficients are then unchanged.
     pub fn step(&self) -> Result<StepReport> {
         self.run(Session::step)
     }
 
-    /// `steps` optimiser steps. A stop that is asked for breaks off the one under way, and keeps those before it.
+    /// Makes `steps` optimiser steps. A stop discards the step in progress and keeps those before it.
     ///
     /// # Errors
-    /// As for [`Dam::step`]; the steps made before stay made. [`Error::Interrupted`] where none was made.
+    /// As for [`Dam::step`]; steps made before the error are kept. [`Error::Interrupted`] if no step was made.
     pub fn train(&self, steps: usize) -> Result<TrainReport> {
         self.train_with(steps, |_| ControlFlow::Continue(()))
     }
 
-    /// [`Dam::train`], with a look after every step: `Break` stops there and keeps everything.
+    /// Like [`Dam::train`], but calls `after` after every step; `Break` stops training and keeps all steps.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -343,7 +343,7 @@ impl Dam {
         let mut task = Task::begin("train", Some(steps), Some(self));
         for i in 0..steps {
             let report = match self.step() {
-                // A step that was broken off is none; those before it stay made.
+                // An interrupted step is discarded; the steps before it are kept.
                 Err(Error::Interrupted) if i > 0 => {
                     stopped = true;
                     break;
@@ -375,11 +375,11 @@ impl Dam {
         })
     }
 
-    /// The coefficients of the tensors named or matched by `pattern`: a name, a glob (`*`, `?`), or a
-    /// part of a name. `""` is all.
+    /// Reports the coefficients of the tensors selected by `pattern`: a name, a glob (`*`, `?`) or a part of a name.
+    /// `""` selects all tensors.
     ///
     /// # Errors
-    /// A pattern that matches nothing.
+    /// The pattern matches no tensor.
     pub fn inspect(&self, pattern: &str) -> Result<Inspection> {
         self.session().inspect(pattern)
     }
@@ -387,7 +387,7 @@ impl Dam {
     /// Writes the merge as a Hugging Face checkpoint to a new directory.
     ///
     /// # Errors
-    /// A directory that exists, has no room or may not be written; nothing is left behind.
+    /// The directory exists, its disk is full, or it is not writable. No partial output remains.
     pub fn bake(&self, directory: impl AsRef<Path>) -> Result<Written> {
         self.bake_with(directory, &Bake::default())
     }
@@ -402,7 +402,7 @@ impl Dam {
     }
 }
 
-/// Runs `f` on `threads` threads; 0: all.
+/// Runs `f` on `threads` threads; 0 uses all cores.
 fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if threads == 0 {
         return f();
@@ -417,7 +417,7 @@ mod tests {
     use super::*;
     use crate::coefficients::Columns;
 
-    /// The guard against an operation without a backward, or a weight that no operation uses.
+    /// Guards against an operation without a backward pass and against a weight that no operation uses.
     #[test]
     fn a_coefficient_without_a_gradient_is_an_error_and_nothing_moves() {
         let models = load(["builtin:japanese", "builtin:math"]).unwrap();

@@ -1,7 +1,7 @@
-//! A check of a scheme: shapes, starts, and gradients beside finite differences, parameter by parameter.
+//! Checks a scheme: shapes, initial values, and gradients against finite differences, parameter by parameter.
 //!
-//! For every tensor, with random weights `w` and `L = sum(w * c(p))`, beside the start and in f32:
-//! `dL/dp = (L(p + h) - L(p - h)) / 2h` at a few values of each parameter.
+//! For every tensor, with random weights `w` and `L = sum(w * c(p))`, near the start and in f32, compares `dL/dp`
+//! with `(L(p + h) - L(p - h)) / 2h` at a few values of each parameter.
 
 use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
@@ -13,35 +13,35 @@ use super::{Scheme, Site};
 use crate::checkpoint::Architecture;
 use crate::error::{Error, Result};
 
-/// What a check found to be right.
+/// The extent of a successful check.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Checked {
-    /// What was checked.
+    /// The name of the scheme.
     pub scheme: String,
-    /// Its tensors.
+    /// The number of tensors.
     pub tensors: usize,
-    /// The values of all its parameters.
+    /// The number of values of all parameters.
     pub parameters: usize,
-    /// Gradients compared with finite differences.
+    /// The number of gradients compared with finite differences.
     pub gradients: usize,
 }
 
-/// Values of each parameter of each tensor that are compared.
+/// Values compared per parameter and tensor.
 const PROBES: usize = 4;
 
-/// The half step, in f32.
+/// The half step in f32.
 const H: f32 = 1e-2;
 
-/// How far from the start is looked, where a parameter at 0 may hide another's gradient.
+/// The offset from the start at which gradients are compared, because a parameter at 0 may hide another's gradient.
 const BESIDE: f32 = 0.05;
 
-/// Checks `scheme` on every tensor of a merge of `sources` models of `architecture`, of which `base` is the
-/// base model. The time grows with the coefficients that it makes.
+/// Checks `scheme` on every tensor of a merge of `sources` models of `architecture`; `base` is the index of the base
+/// model. The time grows with the number of coefficients.
 ///
 /// # Errors
-/// The first thing that is wrong, with the tensor and the parameter: a scheme that fails, coefficients of
-/// another shape, a start that cannot be, a parameter without a gradient, or with another than finite
-/// differences give, a tensor of which nothing would move.
+/// The first problem found, with the tensor and the parameter: a scheme that fails, coefficients of the wrong shape,
+/// an invalid initial value, a parameter without a gradient, a gradient that disagrees with finite differences, or a
+/// tensor whose gradients are all 0.
 pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, base: Option<usize>) -> Result<Checked> {
     let (options, specs) = (scheme.options(), architecture.tensors());
     let sites: Vec<Site<'_>> = specs.iter().map(|spec| Site { spec, architecture, sources, base, options: &options }).collect();
@@ -60,7 +60,7 @@ pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, b
     Ok(checked)
 }
 
-/// One tensor, with the parameters it has there.
+/// One tensor and its parameters.
 struct Check<'a> {
     scheme: &'a dyn Scheme,
     site: &'a Site<'a>,
@@ -69,20 +69,20 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// The number of gradients that agree.
+    /// Returns the number of gradients that agree.
     fn run(&self) -> Result<usize> {
         let c = flat(&self.made(&self.start)?)?;
         if let Some(value) = c.iter().find(|x| !x.is_finite()) {
             return Err(self.failed(format!("its coefficients start at `{value}`")));
         }
         if flat(&self.made(&self.start)?)? != c {
-            return Err(self.failed("its coefficients are others when they are made again".into()));
+            return Err(self.failed("its coefficients change from call to call".into()));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed_of(0, self.site.name()));
         let weights: Vec<f32> = c.iter().map(|_| rng.random_range(-1.0..1.0)).collect();
         let at_start = self.gradients(&self.start, &weights)?;
         if at_start.iter().flatten().all(|g| *g == 0.0) {
-            return Err(self.failed("every gradient is 0 at the start, so that nothing would move".into()));
+            return Err(self.failed("every gradient is 0 at the start, so nothing would train".into()));
         }
 
         let mut beside = Vec::new();
@@ -91,7 +91,7 @@ impl Check<'_> {
             beside.push(Tensor::from_vec(moved, values.dims(), &Device::Cpu)?);
         }
         let gradients = self.gradients(&beside, &weights)?;
-        // What rounding may add up to.
+        // The tolerance for accumulated rounding errors.
         let largest = c.iter().fold(1f32, |most, x| most.max(x.abs()));
         let floor = 1e-4 * f64::from(largest) * (c.len() as f64).sqrt();
         let mut count = 0;
@@ -121,7 +121,7 @@ impl Check<'_> {
         self.site.coefficients(self.scheme, parameters)
     }
 
-    /// The gradient of `sum(weights * c)` by every parameter, at `values`.
+    /// Returns the gradient of `sum(weights * c)` with respect to every parameter, at `values`.
     fn gradients(&self, values: &[Tensor], weights: &[f32]) -> Result<Vec<Vec<f32>>> {
         let vars = values.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
         let parameters: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();

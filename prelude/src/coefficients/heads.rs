@@ -1,30 +1,30 @@
-//! One coefficient per source and attention head: of its rows of the query, key and value projections, and
-//! of its columns of the output projection.
+//! One coefficient per source and attention head: for its rows of the query, key and value projections, and for its
+//! columns of the output projection.
 //!
 //! ```text
 //! q, k, v:  W[h d + o, :] = sum_i f(c[i, h]) W_i[h d + o, :]      d: the dimension of a head
 //! o:        W[:, h d + j] = sum_i f(c[i, h]) W_i[:, h d + j]
 //! ```
 //!
-//! Everything else is as in columns, so that what heads alone do can be told.
+//! Everything else is as in columns, so that the effect of head coefficients can be isolated.
 
 use candle_core::{Result, Tensor};
 
 use super::columns::by_column;
 use super::{Parameter, Scheme, Site};
 
-/// A coefficient per source and attention head; columns outside attention.
+/// One coefficient per source and attention head; columns outside attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heads;
 
-/// Where heads follow each other in a matrix.
+/// The dimension of a matrix that is divided into heads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Along {
     Rows,
     Columns,
 }
 
-/// Where the heads of a matrix are; none where it has none.
+/// Returns the dimension that is divided into heads, if there is one.
 fn along(site: &Site<'_>) -> Option<Along> {
     let is = |name: &str| site.is_projection() && site.name().ends_with(&format!("self_attn.{name}.weight"));
     match ["q_proj", "k_proj", "v_proj", "qkv_proj"].into_iter().any(is) {

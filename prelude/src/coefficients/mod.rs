@@ -1,7 +1,7 @@
-//! Floor 3: the coefficients of a merge and the weights they make.
+//! The coefficients of a merge and the merged weights.
 //!
-//! A [`Scheme`] makes the coefficients of every tensor, in broadcast form, of parameters that train; a
-//! [`Merge`] makes weights of them, and takes gradients by weights back to the parameters.
+//! A [`Scheme`] computes the coefficients of every tensor, in broadcast form, from trainable parameters; a [`Merge`]
+//! computes the merged weights and maps gradients of weights back to the parameters.
 
 mod builtin;
 mod check;

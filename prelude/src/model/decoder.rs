@@ -1,9 +1,9 @@
-//! A pre-norm decoder of the llama kind, every operation of it differentiable.
+//! A pre-norm decoder of the Llama type; every operation is differentiable.
 //!
-//! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`. What
-//! families add or lack (norms of queries, keys and results, caps, scales) is asked of the architecture.
-//! Sequences stand one after another: `x` is tokens x hidden, and only attention and positions know where
-//! one ends. A stop that is asked for is heeded before every layer.
+//! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`. Variants between
+//! families (norms of queries, keys and results, caps, scales) come from the architecture. Sequences are packed: `x`
+//! is tokens x hidden, and only attention and positions depend on sequence boundaries. Before every layer, a stop
+//! request is checked.
 
 use std::collections::BTreeMap;
 
@@ -16,48 +16,47 @@ use crate::error::Result;
 use crate::interrupt;
 use crate::ops::{Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary, soft_cap};
 
-/// A decoder of `architecture` over `weights`.
+/// A decoder of `architecture` with `weights`.
 pub struct Decoder<'a, W: Weights + ?Sized> {
     architecture: &'a Architecture,
     weights: &'a W,
 }
 
-/// Where packed tokens stand: the lengths of their sequences, and the angles of their positions.
+/// The positions of packed tokens: the lengths of their sequences, and the rotary angles.
 pub struct Places {
     lengths: Vec<usize>,
-    /// The position of every sequence's first token.
+    /// The position of each sequence's first token.
     start: usize,
-    /// One a rotary embedding of the architecture.
+    /// One table per rotary embedding of the architecture.
     tables: Vec<RotaryTable>,
 }
 
 impl Places {
-    /// Sequences of `lengths` tokens, each from position `start` on.
+    /// Creates positions for sequences of `lengths` tokens, each starting at position `start`.
     pub fn new(architecture: &Architecture, lengths: &[usize], start: usize) -> Self {
         let tables = architecture.ropes.iter().map(|rope| RotaryTable::new(rope, lengths, start)).collect();
         Self { lengths: lengths.to_vec(), start, tables }
     }
 }
 
-/// Keys and values of the positions of one sequence run so far, a pair a layer, each
-/// positions x (key_value_heads * head_dim).
+/// Cached keys and values of one sequence: one pair per layer, each positions x (key_value_heads * head_dim).
 #[derive(Default)]
 pub struct Cache {
     layers: Vec<(Tensor, Tensor)>,
 }
 
 impl Cache {
-    /// Positions it holds.
+    /// Returns the number of cached positions.
     pub fn len(&self) -> usize {
         self.layers.first().and_then(|(k, _)| k.dim(0).ok()).unwrap_or(0)
     }
 
-    /// Whether nothing has been run with it yet.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.layers.is_empty()
     }
 
-    /// Adds the keys and values of `layer` and gives back all of its.
+    /// Appends keys and values of `layer` and returns all of that layer.
     fn extend(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
         let all = match self.layers.get(layer) {
             Some((keys, values)) => (Tensor::cat(&[keys, &k], 0)?, Tensor::cat(&[values, &v], 0)?),
@@ -73,12 +72,12 @@ impl Cache {
 }
 
 impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
-    /// Runs `weights`, whose names and shapes must be those of [`Architecture::tensors`].
+    /// Creates a decoder with `weights`, whose names and shapes must match [`Architecture::tensors`].
     pub fn new(architecture: &'a Architecture, weights: &'a W) -> Self {
         Self { architecture, weights }
     }
 
-    /// Final hidden states, after the last norm, of a batch: tokens x hidden.
+    /// Computes the final hidden states of a batch, after the final norm: tokens x hidden.
     ///
     /// # Errors
     /// A missing weight, ids outside the vocabulary, or [`Error::Interrupted`](crate::Error::Interrupted).
@@ -86,7 +85,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         self.run(&batch.ids, &Places::new(self.architecture, &batch.lengths, 0), None)
     }
 
-    /// [`Decoder::hidden`] of the next tokens `ids` (u32) of the one sequence in `cache`.
+    /// Like [`Decoder::hidden`], for the next tokens `ids` (u32) of the sequence in `cache`.
     ///
     /// # Errors
     /// As for `hidden`.
@@ -103,8 +102,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         self.last_norm(&x)
     }
 
-    /// [`Decoder::hidden`] of every one of `batches` by itself, so that a result does not depend on its
-    /// company. A layer's weights are asked for once and held only while it runs.
+    /// Like [`Decoder::hidden`], for each of `batches` separately, so that no result depends on the other batches.
+    /// Each layer's weights are requested once and held only while the layer runs.
     ///
     /// # Errors
     /// As for `hidden`.
@@ -125,7 +124,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         states.iter().map(|x| self.last_norm(x)).collect()
     }
 
-    /// What the first layer is given for `ids` (u32): tokens x hidden.
+    /// Computes the input of the first layer for `ids` (u32): tokens x hidden.
     ///
     /// # Errors
     /// A missing weight, or ids outside the vocabulary.
@@ -135,7 +134,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         Ok(if scale == 1.0 { rows } else { (rows * scale)? })
     }
 
-    /// Layer `layer` on `x` (tokens x hidden).
+    /// Applies layer `layer` to `x` (tokens x hidden).
     ///
     /// # Errors
     /// A missing weight, or [`Error::Interrupted`](crate::Error::Interrupted).
@@ -143,7 +142,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         self.layer_cached(layer, x, places, None)
     }
 
-    /// The norm after the last layer.
+    /// Applies the norm after the last layer.
     ///
     /// # Errors
     /// A missing weight.
@@ -151,7 +150,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         self.norm(x, "model.norm")
     }
 
-    /// The output layer: `hidden` (tokens x hidden) to logits (tokens x vocabulary).
+    /// Applies the output layer: `hidden` (tokens x hidden) to logits (tokens x vocabulary).
     ///
     /// # Errors
     /// A missing weight, or [`Error::Interrupted`](crate::Error::Interrupted).
@@ -205,7 +204,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         Ok((part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?))
     }
 
-    /// Queries or keys (tokens x (heads * head_dim)), normed and turned as their layer has it.
+    /// Normalises and rotates queries or keys (tokens x (heads * head_dim)) as their layer requires.
     fn placed(&self, x: &Tensor, heads: usize, norm: &str, attends: Attends, places: &Places) -> Result<Tensor> {
         let apart = |x: &Tensor| x.reshape((x.dim(0)?, heads, self.architecture.head_dim));
         let mut x = match self.architecture.qk_norm {
@@ -225,7 +224,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             let names = ["gate", "up", "down"].map(|part| format!("{prefix}.{part}_proj.weight"));
             let weight = |name: &String| -> Result<_> {
                 let (weight, gradient) = (self.weights.weight(name)?, self.weights.gradient(name));
-                // A gradient that adds up elsewhere is not the graph's.
+                // A gradient accumulated outside the graph needs a separate operation.
                 Ok((if gradient.is_some() { weight.detach() } else { weight }, gradient))
             };
             let [gate, up, down] = [weight(&names[0])?, weight(&names[1])?, weight(&names[2])?];
@@ -269,11 +268,11 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 }
 
-/// What the output layer's product becomes: scaled as the architecture has it, and `c tanh(z / c)` where it caps
-/// logits.
+/// Post-processes the product of the output layer: applies the architecture's scale and, if it caps logits, `c tanh(z
+/// / c)`.
 ///
 /// # Errors
-/// A device that has no room.
+/// Out of memory on the device.
 pub fn capped(architecture: &Architecture, logits: Tensor) -> Result<Tensor> {
     let scale = architecture.logit_scale;
     let logits = if scale == 1.0 { logits } else { (logits * scale)? };

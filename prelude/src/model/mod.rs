@@ -1,4 +1,4 @@
-//! Floor 3: the decoder, run over any source of weights: one model, a merge, or weights in training.
+//! The decoder, generic over its weights: those of a source, of a merge, or of a merge in training.
 
 mod decoder;
 mod runs;

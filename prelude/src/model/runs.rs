@@ -1,15 +1,16 @@
-//! Tokens in runs, where the logits of all of them would be too many to have at once.
+//! Splits tokens into chunks when the logits of all of them would not fit into memory.
 
 use std::ops::Range;
 
-/// Logits of a run of tokens that are in memory at once, in bytes: products with the output layer are faster the more
-/// tokens there are, and memory is what they take.
+/// The size of the logits held in memory at once, in bytes. Larger chunks make the product with the output layer
+/// faster but need more memory.
 const LOGITS_BYTES: usize = 52 << 20;
 
-/// Fewer tokens than this make the product with the output layer slow.
+/// With fewer tokens per chunk, the product with the output layer is slow.
 const FEWEST: usize = 64;
 
-/// The runs of `tokens` tokens whose logits over `vocabulary` are compared at a time, of like length.
+/// Splits `tokens` tokens into chunks of similar length whose logits over `vocabulary` are compared one after the
+/// other.
 pub fn runs(tokens: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
     let most = (LOGITS_BYTES / (4 * vocabulary.max(1))).max(FEWEST);
     let count = tokens.div_ceil(most).max(1);

@@ -1,16 +1,16 @@
-//! What the last line of a cell shows, of any type.
+//! Displays the value of the last line of a cell, for any type.
 //!
-//! evcxr calls `evcxr_display` where a type has it, and shows what `Debug` writes where that does not compile: also
-//! where a variable was moved into what is shown, and without numbers of a tensor. So the kernel of `dam` has the value
-//! shown by [`shown!`](crate::shown), which chooses by the type alone. Method calls do the choosing: what takes the value as it is
-//! comes before what takes a reference to it, and a type's own methods before all.
+//! evcxr calls `evcxr_display` if the type has it, and otherwise prints `Debug` if that compiles. That fails for a
+//! moved variable, and omits the values of tensors. The kernel of `dam` therefore uses [`shown!`](crate::shown),
+//! which selects by type with method resolution: methods on the value come before methods on a reference, and a
+//! type's own methods before both.
 
 use std::fmt::{Debug, Write};
 
 use candle_core::{Tensor, Var};
 
-/// Shows the value of an expression as the result of a cell: what is in a `Result`, or its error; by `evcxr_display`, if
-/// its type has that; a tensor by its numbers; all else by `Debug`.
+/// Displays the value of an expression as the result of a cell: the content of a `Result`, or its error; with
+/// `evcxr_display` if the type has it; a tensor with its values; anything else with `Debug`.
 #[macro_export]
 macro_rules! shown {
     ($value:expr) => {
@@ -27,7 +27,7 @@ macro_rules! shown {
     };
 }
 
-/// What stands in the table of variables for the value of one.
+/// Returns the value of a variable for the table of variables.
 #[macro_export]
 macro_rules! summary {
     ($value:expr) => {{
@@ -37,15 +37,15 @@ macro_rules! summary {
     }};
 }
 
-/// What has something inside that is shown instead.
+/// A wrapper whose content is displayed.
 pub trait InResult {
-    /// What is inside.
+    /// The type of the content.
     type Inside: ?Sized;
 
-    /// What is inside, or the error that is, as `Debug` writes it.
+    /// Returns the content, or the error formatted with `Debug`.
     ///
     /// # Errors
-    /// That error.
+    /// The error in the `Result`.
     fn dam_inside(&self) -> Result<&Self::Inside, String>;
 }
 
@@ -57,9 +57,9 @@ impl<T, E: Debug> InResult for Result<T, E> {
     }
 }
 
-/// What is shown itself.
+/// A value that is displayed itself.
 pub trait Itself<T: ?Sized> {
-    /// It itself.
+    /// Returns the value.
     ///
     /// # Errors
     /// None.
@@ -72,9 +72,9 @@ impl<T: ?Sized> Itself<T> for &T {
     }
 }
 
-/// What shows itself by its numbers.
+/// A value displayed by its numbers.
 pub trait ByNumbers {
-    /// Shows it as the result of a cell.
+    /// Displays it as the result of a cell.
     fn evcxr_display(&self);
 }
 
@@ -90,9 +90,9 @@ impl ByNumbers for Var {
     }
 }
 
-/// What shows itself as `Debug` writes it.
+/// A value displayed with `Debug`.
 pub trait ByDebug<T: ?Sized> {
-    /// Shows it as the result of a cell.
+    /// Displays it as the result of a cell.
     fn evcxr_display(&self)
     where
         T: Debug;
@@ -107,33 +107,33 @@ impl<T: ?Sized> ByDebug<T> for &T {
     }
 }
 
-/// Shows the error in a `Result` that no `?` looked into.
+/// Displays the error of a `Result` used without `?`.
 pub fn show_error(error: &str) {
-    plain(&format!("error: {error}\n(this value is an error; a `?` behind it makes the cell fail)"));
+    plain(&format!("error: {error}\n(this value is an error; add `?` to make the cell fail)"));
 }
 
 fn plain(text: &str) {
     println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");
 }
 
-/// What the table of variables says of one.
+/// A value with a summary for the table of variables.
 pub trait Summed {
-    /// Its value, in a line.
+    /// Returns the value in one line.
     fn dam_summary(&self) -> String;
 }
 
 impl<T: Debug + ?Sized> Summed for &T {
     fn dam_summary(&self) -> String {
         let mut line = Line(String::new());
-        // That there is no more room is no error.
+        // A full line is not an error.
         let _ = write!(line, "{self:?}");
         line.0
     }
 }
 
-/// What has no value to be written.
+/// A value without a summary.
 pub trait Nameless {
-    /// Nothing.
+    /// Returns an empty string.
     fn dam_summary(&self) -> String;
 }
 
@@ -143,10 +143,10 @@ impl<T: ?Sized> Nameless for &&T {
     }
 }
 
-/// The characters of a line.
+/// The maximum length of a summary in characters.
 const LINE: usize = 60;
 
-/// The beginning of what is written, in one line; the rest is not even made.
+/// Collects the start of formatted text, in one line; formatting stops when it is full.
 struct Line(String);
 
 impl Write for Line {
@@ -164,7 +164,7 @@ impl Write for Line {
     }
 }
 
-/// Shows variables, each with its type and value, as a table.
+/// Displays variables as a table with types and values.
 pub fn variables(all: &[(&str, &str, String)]) {
     let mut table = crate::show::Table::new("", ["variable", "type", "value"]);
     table.words.extend([1, 2]);

@@ -1,8 +1,8 @@
-//! How far apart sources are, tensor by tensor: `|W_i - R| / |R|`, where `R` is the base model or else the sources'
-//! average, and the share of elements whose signs conflict.
+//! Relative distances of the sources, tensor by tensor: `|W_i - R| / |R|`, where `R` is the base model or else the
+//! average of the sources; and the fraction of elements whose signs conflict.
 //!
-//! With a base the signs are those of the task vectors `W_i - R`, as TIES compares them. Without one they are those of
-//! the weights: differences from an average always conflict.
+//! With a base, signs are those of the task vectors `W_i - R`, as in TIES. Without one they are the signs of the
+//! weights, because differences from an average always conflict.
 
 use crate::checkpoint::{BASE, Source, views};
 use crate::error::Result;
@@ -11,15 +11,15 @@ use crate::show::{Figure, Heatmap, Mark, Scale, Unit, short_name};
 
 use super::{Models, on_threads};
 
-/// One tensor.
+/// The result for one tensor.
 struct Apart {
-    /// By source.
+    /// One entry per source.
     relative: Vec<f64>,
-    /// The share of elements, 0 to 1.
+    /// The fraction of elements, 0 to 1.
     conflicts: f64,
 }
 
-/// What is found of a stretch of elements.
+/// Partial sums over a chunk of elements.
 struct Sums {
     reference: f64,
     apart: Vec<f64>,
@@ -27,7 +27,7 @@ struct Sums {
 }
 
 impl Models {
-    /// How far apart the sources are; read tensor by tensor, block by block.
+    /// Computes the distances of the sources, tensor by tensor and block by block.
     pub(super) fn apart(&self) -> Result<Figure> {
         self.check_unchanged()?;
         let sources: Vec<Source> = self.merged(false)?;
@@ -59,14 +59,14 @@ fn figure(names: Vec<String>, has_base: bool, rows: Vec<String>, values: Vec<Vec
         Scale { unit: Unit::Percent, ..Scale::around("share of conflicting signs", 1, 0.0, conflicts) },
     ];
     let columns = [names, vec!["conflicts".into()]].concat();
-    let signs = if has_base { format!("what sources add to `{BASE}`") } else { "their weights".into() };
+    let signs = if has_base { format!("the task vectors of `{BASE}`") } else { "their weights".into() };
     Figure {
-        title: format!("how far each source is from {from}, and where signs conflict"),
+        title: format!("distance of each source from {from}, and sign conflicts"),
         x: "source".into(),
         y: String::new(),
         unit: Unit::Number,
         mark: Mark::Heatmap(Heatmap { rows, columns, values, scales }),
-        notes: vec![format!("signs of {signs}: a conflict is an element where some are positive and others negative")],
+        notes: vec![format!("signs of {signs}: an element conflicts if some sources are positive and others negative")],
     }
 }
 
@@ -89,7 +89,7 @@ fn apart(operands: &Operands) -> Apart {
             sums.conflicts += u64::from(above && below);
         }
     });
-    // Stretches are added in order, so that the threads do not matter.
+    // Chunks are summed in order, so the result does not depend on the threads.
     let mut total = make();
     for sums in stretches {
         total.reference += sums.reference;
@@ -117,7 +117,7 @@ mod tests {
         Operands::new(spec, names, sources.iter().map(|v| view(*v)).collect(), base.map(view))
     }
 
-    /// By hand: what is added is (0, -2, 0, 2) and (2, 2, 0, -2), and the base is (1, 0, 0, 1).
+    /// By hand: the task vectors are (0, -2, 0, 2) and (2, 2, 0, -2), and the base is (1, 0, 0, 1).
     #[test]
     fn distances_from_a_base_and_conflicts_of_what_is_added() {
         let found = apart(&operands(&[[1.0, -2.0, 0.0, 3.0], [3.0, 2.0, 0.0, -1.0]], Some([1.0, 0.0, 0.0, 1.0])));
@@ -126,7 +126,8 @@ mod tests {
         assert_eq!(found.conflicts, 0.5);
     }
 
-    /// By hand: the average is (2, 0, 0, 1), both are (1, 2, 0, 2) from it, and the weights' signs differ twice.
+    /// By hand: the average is (2, 0, 0, 1), both sources are (1, 2, 0, 2) away from it, and the signs of the weights
+    /// differ twice.
     #[test]
     fn distances_from_the_average_and_conflicts_of_weights() {
         let found = apart(&operands(&[[1.0, -2.0, 0.0, 3.0], [3.0, 2.0, 0.0, -1.0]], None));

@@ -1,40 +1,40 @@
-//! Which files beside the weights a merge takes along, and from which of its sources.
+//! Selects the files other than weights that a merge copies from its sources.
 //!
-//! Files that only make sense together come from one source: those of the tokenizer from the source that gives the
-//! tokenizer, those of the processor from the first that has one. What follows config.json (custom code above all)
-//! comes from the source that gives config.json, and licences come from all.
+//! Files that depend on each other come from one source: tokenizer files from the source that provides the tokenizer,
+//! processor files from the first source that has one. Files that belong to config.json (such as custom code) come
+//! from the source that provides config.json. Licences come from all sources.
 
 use std::collections::BTreeMap;
 
 use crate::checkpoint::{ALL_BESIDE, Group, MOST_BESIDE, Source, WHOLE_GROUPS, is_vocabulary};
 use crate::error::Result;
 
-/// A file to be copied.
+/// A file to copy.
 pub(super) struct Chosen<'a> {
-    /// What it is called in the merge.
+    /// Its name in the merge.
     pub name: String,
     pub group: Group,
     pub source: &'a Source,
-    /// What it is called in the source.
+    /// Its name in the source.
     own: String,
     size: u64,
 }
 
 impl Chosen<'_> {
-    /// What it says.
+    /// Reads the file.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         Ok(self.source.side_file(&self.own)?.map(|bytes| bytes.to_vec()).unwrap_or_default())
     }
 }
 
-/// The files to be copied, and those left out, each with why.
+/// The files to copy, and the files left out, each with the reason.
 pub(super) struct Chosens<'a> {
     pub files: Vec<Chosen<'a>>,
     pub left_out: Vec<String>,
 }
 
-/// The files of `wanted` groups. `models` are the sources in the order in which they are asked for files, `speakers` the
-/// same for files of the tokenizer.
+/// Selects the files of `wanted` groups. `models` are the sources in order of preference; `speakers` is the same for
+/// tokenizer files.
 pub(super) fn choose<'a>(models: &[&'a Source], speakers: &[&'a Source], wanted: impl Fn(Group) -> bool) -> Chosens<'a> {
     let mut asked: Vec<(&'a Source, crate::checkpoint::Beside)> = Vec::new();
     for source in models.iter().chain(speakers) {
@@ -78,13 +78,14 @@ pub(super) fn choose<'a>(models: &[&'a Source], speakers: &[&'a Source], wanted:
     Chosens { files: within_limits(apart(all), &mut left_out), left_out }
 }
 
-/// Licences of one name and different text get the name of their source behind theirs; of equal text there is one.
+/// Renames licences that have the same name but different text, by appending the source's name. Equal texts are kept
+/// once.
 fn apart(files: Vec<Chosen<'_>>) -> Vec<Chosen<'_>> {
     let mut kept: Vec<Chosen<'_>> = Vec::new();
     let mut texts: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
     for mut file in files {
         if file.group == Group::Licence {
-            // One that cannot be read is reported when it is written.
+            // A file that cannot be read is reported when it is written.
             let text = file.bytes().unwrap_or_default();
             let known = texts.entry(file.own.clone()).or_default();
             if known.contains(&text) {
@@ -102,7 +103,7 @@ fn apart(files: Vec<Chosen<'_>>) -> Vec<Chosen<'_>> {
     kept
 }
 
-/// `LICENSE-math` of `LICENSE`, `LICENSE-math.txt` of `LICENSE.txt`.
+/// Turns `LICENSE` into `LICENSE-math`, and `LICENSE.txt` into `LICENSE-math.txt`.
 fn renamed(name: &str, source: &str) -> String {
     let plain = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
     let source: String = source.chars().map(plain).take(64).collect();
@@ -112,7 +113,7 @@ fn renamed(name: &str, source: &str) -> String {
     }
 }
 
-/// As many of `files` as fit; config.json always does.
+/// Returns as many of `files` as the limits allow; config.json is always included.
 fn within_limits<'a>(files: Vec<Chosen<'a>>, left_out: &mut Vec<String>) -> Vec<Chosen<'a>> {
     let (mut count, mut bytes) = (0, 0);
     let fits = |file: &Chosen<'a>| {

@@ -1,9 +1,9 @@
-//! compare: DAM, evolution and the static methods on the same sources and the same held-out data, with what each
-//! of them cost.
+//! compare: runs DAM, evolutionary search and the static methods on the same sources and the same held-out data, and
+//! reports the scores and costs.
 //!
-//! Every method's own parameters are tuned: the static ones over a small grid, by their loss on a part of the
-//! data that the sources were tuned on; what that took is part of their cost. DAM and evolution learn from that
-//! data too. Nobody sees what is scored at the end.
+//! The parameters of every method are tuned. Static methods are tuned over a small grid by their loss on part of the
+//! sources' training data; tuning is part of their cost. DAM and evolution use the same data. The held-out data is
+//! used only for the final scores.
 
 use std::ops::ControlFlow;
 
@@ -18,13 +18,13 @@ use crate::interrupt;
 use crate::methods::{GREEDY_SOUP, METHODS, find};
 use crate::show::{Comparison, Contender, Scores};
 
-/// The name of DAM among methods.
+/// The method name of DAM.
 pub const DAM: &str = "dam";
 
-/// The name of evolution among methods.
+/// The method name of evolutionary search.
 pub const EVOLVE: &str = "evolve";
 
-/// What to compare, and how hard each may try.
+/// The methods to compare, and their budgets.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -38,15 +38,15 @@ pub const EVOLVE: &str = "evolve";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// `dam`, `evolve`, `greedy_soup` and names of methods, a row each.
+    /// `dam`, `evolve`, `greedy_soup` and names of static methods; one row each.
     pub methods: Vec<String>,
-    /// Data to score on; none: the held-out data of built-in sources, or else the session's own.
+    /// Data files to score on. Empty: the held-out data of built-in sources, or else the session's own data.
     pub files: Vec<String>,
-    /// Steps that DAM trains, with the session's settings.
+    /// Training steps of DAM, with the session's settings.
     pub steps: usize,
-    /// Candidates that evolution tries.
+    /// Candidates of the evolutionary search.
     pub budget: usize,
-    /// Examples of each source's data that parameters are chosen by.
+    /// Examples per source for tuning parameters.
     pub examples: usize,
 }
 
@@ -58,12 +58,12 @@ impl Default for Compare {
 }
 
 impl Models {
-    /// Makes a merge by every method and scores all of them. `watch` is told what is done next; `Break` ends the
-    /// comparison with the rows that are there.
+    /// Makes a merge by every method and scores each of them. `watch` is called with a description of the next task;
+    /// `Break` ends the comparison and keeps the finished rows.
     ///
     /// # Errors
-    /// An unknown method, sources without data or of a family that cannot be run. A method that cannot merge
-    /// these sources has a row that says why.
+    /// An unknown method, sources without data, or a model family that cannot be run. If a method cannot merge these
+    /// sources, its row gives the reason.
     pub fn compare(&self, contest: &Compare, mut watch: impl FnMut(&str) -> ControlFlow<()>) -> Result<Comparison> {
         for name in &contest.methods {
             let own = [DAM, EVOLVE, GREEDY_SOUP];
@@ -75,10 +75,10 @@ impl Models {
         let mut table = Comparison {
             notes: vec![
                 format!(
-                    "tuned on {} training examples a source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates",
+                    "tuned on {} training examples per source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates",
                     contest.examples, settings.seed, contest.steps, settings.lr, settings.batch_size, contest.budget
                 ),
-                "tokens: run through a model to make the merge; one that goes back too counts three times; memory: of the whole program"
+                "tokens: run through a model to make the merge; tokens with a backward pass count three times; memory: peak of the whole program"
                     .into(),
             ],
             ..Comparison::default()
@@ -93,7 +93,7 @@ impl Models {
                 Ok((chosen, scores, cost)) => {
                     Contender { method: name.clone(), chosen, scores: Some(scores), cost: Some(cost), refused: None }
                 }
-                // What is wrong with these sources, or with the method for them.
+                // The sources are unsuitable, or unsuitable for this method.
                 Err(error @ (Error::Sources { .. } | Error::BadValue { .. })) => {
                     let refused = Some(error.to_string());
                     Contender { method: name.clone(), refused, ..Contender::default() }
@@ -137,7 +137,7 @@ impl Models {
                         GREEDY_SOUP => greedy_soup(self, contest.examples)?,
                         _ => tuned(self, find(name)?, contest.examples)?,
                     };
-                    // A merge that is never made costs nothing.
+                    // A merge that is never computed costs nothing.
                     merged.inspect("")?;
                     Ok::<_, Error>(((merged, said), tokens))
                 })?;
@@ -147,7 +147,7 @@ impl Models {
     }
 
     fn trained(&self, contest: &Compare, watch: &mut impl FnMut(&str) -> ControlFlow<()>) -> Result<((Dam, String), u64)> {
-        // Not the latest: it is gone when it is scored.
+        // Not the latest merge: it is dropped after scoring.
         let dam = Dam::new(self.clone(), Columns::default().into())?;
         dam.train_with(contest.steps, |step| watch(&format!("{DAM}: step {}", step.step)))?;
         let (said, tokens) = (format!("{} steps", dam.steps()), dam.tokens());

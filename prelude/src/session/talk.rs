@@ -1,8 +1,8 @@
-//! What models say: the answer of the merge, those of its sources beside it, and how likely each source finds the
-//! merge's, token by token.
+//! Generation: answers of the merge and of its sources, and the likelihood of the merge's answer under each source,
+//! token by token.
 //!
-//! All models are given the same tokens: the prompt as the merge's tokenizer and template have it. What a source lacks
-//! of the vocabulary it never says, and it is not compared there.
+//! All models receive the same tokens: the prompt through the merge's tokenizer and template. A source never
+//! generates tokens missing from its vocabulary, and is not compared at them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,48 +21,48 @@ use crate::model::{SourceWeights, Weights, collect};
 use crate::show::{Answer, Answers, Asked, AskedSource, AskedToken, MERGED, printable};
 use crate::train::available_bytes;
 
-/// What is asked.
+/// A tokenised prompt.
 struct Prompt<'a> {
-    /// Whose tokenizer reads and writes.
+    /// The source whose tokenizer encodes and decodes.
     reader: &'a Source,
     ids: Vec<u32>,
-    /// Tokens of an answer at most.
+    /// The maximum number of tokens of an answer.
     limit: usize,
-    /// The model's positions, where it is they that limit the answer.
+    /// The model's positions, if they limit the answer.
     positions: Option<usize>,
 }
 
 impl Prompt<'_> {
-    /// The model's positions, where one of `spoken` took all of them.
+    /// Returns the model's positions if one of the answers used all of them.
     fn full(&self, spoken: &[Spoken<'_>]) -> Option<usize> {
         self.positions.filter(|_| spoken.iter().any(|spoken| spoken.ids().len() == self.limit))
     }
 }
 
-/// A model that is asked: the merge, or a source.
+/// A model that answers: the merge, or a source.
 struct Voice<'a> {
     name: &'a str,
     architecture: &'a Architecture,
-    /// None for the merge.
+    /// `None` for the merge.
     source: Option<&'a Source>,
-    /// Tokens that it does not have.
+    /// Tokens missing from its vocabulary.
     lacking: &'a [u32],
 }
 
 impl<'a> Judge<'a> {
     fn prompt(&self, text: &str, limit: usize) -> Result<Prompt<'a>> {
         let reader = self.models.speaker().ok_or_else(|| Error::Sources {
-            what: "no source has a tokenizer, so no text can be generated".into(),
-            hint: "put tokenizer.json beside the weights",
+            what: "no source has a tokenizer, which generating text needs".into(),
+            hint: "add tokenizer.json next to the weights",
         })?;
         let ids = prompt_ids(reader, text)?;
         let most = self.architecture.max_positions;
         if ids.is_empty() {
-            return Err(Error::Sources { what: "the prompt has no tokens".into(), hint: "ask something" });
+            return Err(Error::Sources { what: "the prompt is empty".into(), hint: "enter some text" });
         }
         if ids.len() >= most {
-            let what = format!("the prompt has {} tokens, and the model was made for {most} with the answer", ids.len());
-            return Err(Error::Sources { what, hint: "shorten it" });
+            let what = format!("the prompt has {} tokens; the model has {most} positions for prompt and answer", ids.len());
+            return Err(Error::Sources { what, hint: "shorten the prompt" });
         }
         let room = most - ids.len();
         Ok(Prompt { reader, ids, limit: limit.min(room), positions: (room < limit).then_some(most) })
@@ -72,7 +72,7 @@ impl<'a> Judge<'a> {
         Voice { name, architecture: self.architecture, source: None, lacking: &[] }
     }
 
-    /// The merge, which is called `name`, then all sources, the base last.
+    /// Returns the merge, under the name `name`, then all sources, the base last.
     fn voices(&self, name: &'a str) -> Result<Vec<Voice<'a>>> {
         let (base, others): (Vec<&Source>, Vec<&Source>) = self.models.sources.iter().partition(|s| s.name() == BASE);
         let voice = |source: &'a Source| {
@@ -82,8 +82,8 @@ impl<'a> Judge<'a> {
         [Ok(self.merge(name))].into_iter().chain(others.into_iter().chain(base).map(voice)).collect()
     }
 
-    /// How many of `voices` speak at once: all where their weights fit into half of the memory that is free, on the
-    /// CPU, else one, as every token needs all weights of its model.
+    /// Returns how many of `voices` generate at once: all, if their weights fit into half of the free memory on the
+    /// CPU, else one, because every token needs all weights of its model.
     fn at_once(&self, voices: &[Voice<'_>]) -> usize {
         let elements = |voice: &Voice<'_>| -> u64 {
             voice.architecture.tensors().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
@@ -92,7 +92,7 @@ impl<'a> Judge<'a> {
         if self.device.is_cpu() && bytes <= available_bytes() / 2 { voices.len() } else { 1 }
     }
 
-    /// What each of `voices` answers, as many of them `at_once`.
+    /// Generates the answers of `voices`, `at_once` models at a time.
     fn spoken<W: Weights + ?Sized>(
         &self,
         merged: &W,
@@ -133,7 +133,7 @@ impl<'a> Judge<'a> {
         Ok(spoken)
     }
 
-    /// All weights of `voice`.
+    /// Loads all weights of `voice`.
     fn held<W: Weights + ?Sized>(&self, merged: &W, voice: &Voice<'a>) -> Result<BTreeMap<String, Tensor>> {
         match voice.source {
             Some(source) => SourceWeights { source, device: self.device, dtype: self.dtype }.collect(),
@@ -141,7 +141,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The log-probability that `voice` gives to every token of `answer`; one layer is in memory at a time.
+    /// Computes the log-probability of every token of `answer` under `voice`, with one layer in memory at a time.
     fn heard<W: Weights + ?Sized>(
         &self,
         merged: &W,
@@ -181,7 +181,7 @@ impl<'a> Judge<'a> {
         let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
         let full = prompt.full(&spoken);
         let answer = spoken.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
-        // What was said stands; it is read by all, or by none.
+        // After a stop, the answers are kept; likelihoods are complete or absent.
         let heard = match voices.iter().map(|voice| self.heard(merged, voice, &prompt, &answer)).collect::<Result<Vec<_>>>() {
             Err(Error::Interrupted) => vec![Vec::new(); voices.len()],
             heard => heard?,
@@ -209,7 +209,7 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// The text of all so far.
+/// Returns the text generated so far by all models.
 fn so_far(voices: &[Voice<'_>], spoken: &[Spoken<'_>]) -> String {
     if let [one] = spoken {
         return printable(one.so_far());
@@ -224,17 +224,16 @@ fn so_far(voices: &[Voice<'_>], spoken: &[Spoken<'_>]) -> String {
 }
 
 impl Dam {
-    /// The merge's likeliest answer to `prompt`, put through the chat template if there is one, of
-    /// at most `limit` tokens; what there is of it where it is interrupted.
+    /// Generates the merge's answer to `prompt` by greedy decoding, through the chat template if there is one, with
+    /// at most `limit` tokens. If interrupted, returns the text so far.
     ///
     /// # Errors
-    /// No tokenizer, a template that does not render, or a prompt that is empty or longer than the model was made
-    /// for.
+    /// No tokenizer, a template that does not render, an empty prompt, or one longer than the model's positions.
     pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
         self.run(|session| session.judge().generate(&session.merge.as_weights(session.dtype), prompt, limit))
     }
 
-    /// [`Dam::generate`] of the merge and of every source, all from the same tokens.
+    /// Like [`Dam::generate`], for the merge and every source, all from the same tokens.
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -252,9 +251,9 @@ impl Dam {
         self.run(|session| session.judge().generate_all(MERGED, &session.merge.as_weights(session.dtype), prompt, limit))
     }
 
-    /// The merge's and every source's answer to `prompt`, of at most `limit` tokens each, and how likely every source
-    /// finds the merge's: the log-probability of each of its tokens, given the prompt and the answer before it, from
-    /// one forward pass of each source. The token that ends an answer is not counted.
+    /// Generates the answers of the merge and every source to `prompt`, with at most `limit` tokens each, and
+    /// computes the likelihood of the merge's answer under every source: the log-probability of each token given the
+    /// prompt and the tokens before it, from one forward pass per source. The end-of-answer token is not counted.
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -277,16 +276,17 @@ impl Dam {
 }
 
 impl Merged {
-    /// Its likeliest answer to `prompt`, put through the chat template if there is one, of at most `limit` tokens;
-    /// what there is of it where it is interrupted. All weights are merged once and kept meanwhile.
+    /// Generates the answer to `prompt` by greedy decoding, through the chat template if there is one, with at most
+    /// `limit` tokens. If interrupted, returns the text so far. All weights are merged once and kept in memory
+    /// meanwhile.
     ///
     /// # Errors
-    /// As for [`Dam::generate`], or a family that cannot be run here.
+    /// As for [`Dam::generate`], or a family that cannot be run.
     pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
         self.judged(|judge, plan| judge.generate(&plan.weights(judge.device, judge.dtype), prompt, limit))
     }
 
-    /// [`Merged::generate`] of the merge and of every source, as [`Dam::generate_all`].
+    /// Like [`Merged::generate`], for the merge and every source, as in [`Dam::generate_all`].
     ///
     /// # Errors
     /// As for `generate`.
@@ -294,7 +294,7 @@ impl Merged {
         self.judged(|judge, plan| judge.generate_all(plan.method, &plan.weights(judge.device, judge.dtype), prompt, limit))
     }
 
-    /// Its and every source's answer, and how likely every source finds its own, as [`Dam::ask`].
+    /// Generates the answers of the merge and every source, with likelihoods as in [`Dam::ask`].
     ///
     /// # Errors
     /// As for `generate`.

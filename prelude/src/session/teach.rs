@@ -1,5 +1,5 @@
-//! What a step learns from: how far the merge is from every source on that source's own data, and the penalties
-//! on coefficients.
+//! The terms of the objective: distillation from every source on that source's own data, and penalties on the
+//! coefficients.
 
 use candle_core::{Device, Tensor};
 
@@ -13,7 +13,7 @@ use crate::model::runs;
 use crate::objective::{self, Distillation};
 use crate::train::{How, Lesson, Pass, Recompute, Settings, Taught, available_bytes};
 
-/// Whether steps of up to `tokens` compute layers again, as `asked`.
+/// The decision whether steps of up to `tokens` tokens recompute layers, for the setting `asked`.
 #[derive(Clone, Copy)]
 pub(super) struct Plan {
     tokens: usize,
@@ -22,7 +22,7 @@ pub(super) struct Plan {
 }
 
 impl Session {
-    /// The sources that teach: those with data. Only the base may have none.
+    /// Returns the teachers: the sources with data. Only the base may have none.
     fn teaching(&self) -> Result<Vec<Source>> {
         if !self.models.settings.weights.compares_logits() {
             return Ok(Vec::new());
@@ -34,8 +34,8 @@ impl Session {
         }
     }
 
-    /// How far the merge is from every source on that source's next examples, and with `learn` the
-    /// gradient of the sum. A stop that is asked for breaks it off, and nothing has moved.
+    /// Compares the merge with every source on that source's next examples; with `learn`, also computes the gradient
+    /// of the sum. A stop interrupts it and changes nothing.
     pub(super) fn distil(&mut self, learn: bool) -> Result<(Terms, Taught)> {
         let sources = self.teaching()?;
         let Session { models, merge, teachers, dtype, drawn, ran, plan: planned, .. } = self;
@@ -52,15 +52,15 @@ impl Session {
         if lessons.is_empty() {
             return Ok((Terms::new(), Taught::default()));
         }
-        // The teachers answer first: one layer of one of them is in memory at a time.
+        // The teachers run first, with one layer of one teacher in memory at a time.
         let taught = teachers.ran();
         let answers = lessons.iter().map(|(lesson, examples)| teachers.answers(lesson, examples));
         let answers = answers.collect::<Result<Vec<_>>>();
-        // They keep what they said, also where a stop came between.
+        // Cached outputs are kept, even after a stop.
         *ran += teachers.ran() - taught;
         let answers = answers?;
 
-        // All sources' examples go through the merge together.
+        // The examples of all sources go through the merge in one batch.
         let sequences = lessons.iter().flat_map(|(lesson, examples)| examples.iter().map(|e| lesson.tokens(*e)));
         let batch = Batch::new(sequences, &merge.device)?;
         let known = planned.filter(|plan| plan.tokens >= batch.tokens() && plan.asked == settings.recompute);
@@ -101,8 +101,8 @@ impl Session {
         Ok((terms, taught))
     }
 
-    /// The penalties that are on, each summed over the weights that train; their gradient goes on top of what the
-    /// data has `taught`.
+    /// Computes the active penalties, each summed over the trainable weights, and adds their gradient to that of the
+    /// data.
     pub(super) fn penalties(&mut self, mut taught: Option<&mut Taught>) -> Result<Terms> {
         let on = self.models.settings.weights.clone();
         if on.weighted_overlap > 0.0 && self.angles.is_empty() {
@@ -157,13 +157,13 @@ impl Session {
     }
 }
 
-/// The sum of scalars.
+/// Returns the sum of scalars.
 fn sum<'a>(mut scalars: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
     let first = scalars.next().ok_or(Error::NothingToTrain)?.clone();
     Ok(scalars.try_fold(first, |total, x| total + x)?)
 }
 
-/// The terms that are on, of some tokens of one source, each a scalar.
+/// Computes the active terms on some tokens of one source, each a scalar.
 fn compared(settings: &Settings, compared: &Distillation<'_>) -> Result<Vec<(&'static str, Tensor)>> {
     let (on, mut terms) = (&settings.weights, Vec::new());
     if on.kl > 0.0 {

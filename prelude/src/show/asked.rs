@@ -1,5 +1,5 @@
-//! What `ask` gives: answers to one prompt, how likely each source finds the merge's, and which source favours each of
-//! its tokens: by a letter below it, or by colour.
+//! The result of `ask`: answers to one prompt, the likelihood of the merge's answer under each source, and the source
+//! that favours each token, marked by a letter below the token or by colour.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
@@ -15,75 +15,74 @@ use super::table::{escape, paragraph};
 use super::{COLUMNS, Shown, Table, cell};
 use crate::eval::{Likelihood, MARGIN, favoured};
 
-/// What `ask` gives.
+/// The result of `ask`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Asked {
-    /// What was asked.
+    /// The prompt.
     pub prompt: String,
-    /// What the merge is called: `DAM`, or by its method.
+    /// The name of the merge: `DAM`, or its method.
     pub model: String,
-    /// What the merge says, without special tokens.
+    /// The merge's answer, without special tokens.
     pub text: String,
-    /// How likely the merge itself finds that.
+    /// The likelihood of the answer under the merge itself.
     pub likelihood: Likelihood,
     /// All loaded sources, the base last.
     pub sources: Vec<AskedSource>,
-    /// The tokens of the merge's answer, without the one that ends it.
+    /// The tokens of the merge's answer, without the end token.
     pub tokens: Vec<AskedToken>,
-    /// Whether an interrupt ended the answers.
+    /// Whether generation was interrupted.
     pub stopped: bool,
-    /// The model's positions, where an answer ended because it took all of them.
+    /// The model's positions, if an answer ended because they were all used.
     pub full: Option<usize>,
 }
 
-/// What a source says, and of what the merge says.
+/// One source's answer, and the likelihood of the merge's answer under it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AskedSource {
-    /// What the user calls it.
+    /// The source's name.
     pub name: String,
-    /// What it says itself, without special tokens.
+    /// Its own answer, without special tokens.
     pub answer: String,
-    /// How likely it finds what the merge says, of which tokens that it lacks are left out.
+    /// The likelihood of the merge's answer under this source, without tokens missing from its vocabulary.
     pub likelihood: Likelihood,
-    /// Whether it is merged, so that tokens may be told to favour it; a base model mostly is not.
+    /// Whether it is merged, so that it can favour tokens; a base model usually is not.
     pub is_merged: bool,
-    /// Tokens of the prompt that it lacks and is given by others.
+    /// The number of prompt tokens missing from its vocabulary.
     pub lacks_of_prompt: usize,
 }
 
 /// A token of the merge's answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AskedToken {
-    /// What it completes of the text. A character of several tokens is completed by the last, and the others have
-    /// no text.
+    /// The text this token completes. If a character consists of several tokens, the last has its text and the others
+    /// are empty.
     pub text: String,
-    /// What each source finds its log-probability to be in nats, given the prompt and the answer before it; none
-    /// where the source does not have the token. Empty where a stop came before they had read it.
+    /// The token's log-probability in nats under each source, given the prompt and the tokens before it; `None` if it
+    /// is not in the source's vocabulary. Empty if a stop came first.
     pub log_probs: Vec<Option<f64>>,
-    /// The source that favours it: the one of those merged with the highest log-probability, by more than
-    /// [`MARGIN`]. None where none does: sources that all know what comes next agree to a hair, and which of them is
-    /// ahead says nothing.
+    /// The source that favours the token: the merged source with the highest log-probability, by more than
+    /// [`MARGIN`]. `None` if there is none: when all sources expect the token, their differences are noise.
     pub favours: Option<usize>,
 }
 
-/// How a token stands with the sources.
+/// Which source favours a token.
 #[derive(Clone, Copy, PartialEq)]
 enum Mark {
     Source(usize),
-    /// None favours it.
+    /// No source favours it.
     None,
-    /// Fewer than two of those merged have it.
+    /// Fewer than two merged sources have it in their vocabulary.
     Unknown,
 }
 
 impl Asked {
-    /// How many tokens source `i` favours.
+    /// Returns the number of tokens that source `i` favours.
     pub fn favours(&self, i: usize) -> usize {
         self.tokens.iter().filter(|token| token.favours == Some(i)).count()
     }
 
-    /// The tokens as they are shown: those of one character are one, whose log-probability is their sum, as which
-    /// character it is may be decided by the first of them already.
+    /// Returns the tokens as displayed. The tokens of one character are joined, and their log-probabilities are
+    /// summed, because the first may already determine the character.
     pub fn pieces(&self) -> Vec<AskedToken> {
         let mut pieces = Vec::new();
         let mut begun: Option<Vec<Option<f64>>> = None;
@@ -106,8 +105,8 @@ impl Asked {
         pieces
     }
 
-    /// The report in lines of at most `width` columns, if the table of likelihoods fits: without colours, a letter
-    /// below every token says which source favours it.
+    /// Formats the report in lines of at most `width` columns, if the table of likelihoods fits. Without colours, a
+    /// letter below each token marks the source that favours it.
     pub fn lines(&self, width: usize) -> String {
         let letters = self.letters();
         let letter = |mark: Mark| match mark {
@@ -134,8 +133,8 @@ impl Asked {
         lines.join("\n")
     }
 
-    /// [`Asked::lines`] with every token in the colour of the source that favours it, by ANSI's codes for 256
-    /// colours, instead of letters. Control characters in names and texts are replaced.
+    /// Like [`AskReport::lines`], with tokens in the colour of the source that favours them (256-colour ANSI codes)
+    /// instead of letters. Control characters in names and texts are replaced.
     pub fn coloured(&self, width: usize) -> String {
         let painted = |text: &str, mark: Mark| match mark {
             Mark::Source(i) => format!("\x1b[1;38;5;{}m{text}\x1b[0m", ansi(palette(i))),
@@ -157,7 +156,7 @@ impl Asked {
         lines.join("\n")
     }
 
-    /// What stands above the marked answer: the table, with the answers in it where they are short.
+    /// The part above the marked answer: the table, which includes the answers if they are short.
     fn above(&self, width: usize) -> Vec<String> {
         let mut table = self.numbers();
         let answers: Vec<(&str, &str)> = [(self.model.as_str(), self.text.as_str())]
@@ -178,13 +177,13 @@ impl Asked {
         lines
     }
 
-    /// How likely each model finds the merge's answer.
+    /// Returns the table of the answer's likelihood under each model.
     fn numbers(&self) -> Table {
         let title = format!("log-likelihood of the answer of {}, in nats", self.model);
-        let mut table = Table::new(title, ["model", "sum", "a token", "perplexity", "favours"]);
+        let mut table = Table::new(title, ["model", "sum", "per token", "perplexity", "favours"]);
         let mut row = |name: &str, x: &Likelihood, favours: Option<usize>| {
             let number = |x: Option<f64>, digits: i32| {
-                // Rounded here, so that no zero has a sign.
+                // Rounded here to avoid negative zeros.
                 let unit = 10f64.powi(digits);
                 x.map_or("-".into(), |x| format!("{:.*}", digits as usize, (x * unit).round() / unit + 0.0))
             };
@@ -203,7 +202,7 @@ impl Asked {
         table
     }
 
-    /// Gives `table` a column of answers.
+    /// Adds a column of answers to `table`.
     fn with_answers(&self, table: &mut Table) {
         table.words.insert(table.header.len());
         table.header.push("answer".into());
@@ -220,13 +219,13 @@ impl Asked {
         }
     }
 
-    /// Whether the sources have read the answer.
+    /// Whether the sources have scored the answer.
     fn is_read(&self) -> bool {
         self.tokens.iter().all(|token| !token.log_probs.is_empty())
     }
 
-    /// The characters of the merge's answer, each with the mark of its token, in lines of at most `width` columns; none of
-    /// an answer that was not read.
+    /// Returns the characters of the merge's answer, each with the mark of its token, in lines of at most `width`
+    /// columns; empty if the answer has not been scored.
     fn marked(&self, width: usize) -> Vec<Vec<(char, Mark)>> {
         if !self.is_read() {
             return Vec::new();
@@ -239,7 +238,7 @@ impl Asked {
         if cells.is_empty() { Vec::new() } else { broken(&cells, width) }
     }
 
-    /// What the marks mean: those of all sources that are merged, and the others that are met; nothing of no marks.
+    /// Returns the meaning of each mark: one per merged source, and the other marks that occur; empty without marks.
     fn legend(&self) -> Vec<(Mark, String)> {
         let pieces = self.pieces();
         if pieces.is_empty() || !self.is_read() {
@@ -249,14 +248,14 @@ impl Asked {
         let mut legend: Vec<(Mark, String)> = merged.map(|(i, source)| (Mark::Source(i), printable(&source.name))).collect();
         let met = |mark| pieces.iter().any(|token| self.mark(token) == mark);
         let others = [
-            (Mark::None, format!("none by more than {MARGIN} nats")),
-            (Mark::Unknown, "only one source or none has the token".to_owned()),
+            (Mark::None, format!("no source by more than {MARGIN} nats")),
+            (Mark::Unknown, "at most one source has the token".to_owned()),
         ];
         legend.extend(others.into_iter().filter(|(mark, _)| met(*mark)));
         legend
     }
 
-    /// A letter for every source: of its name where no other has it.
+    /// Returns a letter for every source, from its name if it is free.
     fn letters(&self) -> Vec<char> {
         let mut taken = BTreeSet::new();
         let letter = |source: &AskedSource| {
@@ -275,17 +274,17 @@ impl Asked {
             let (name, missed) =
                 (printable(&source.name), self.tokens.iter().filter(|t| t.log_probs.get(i) == Some(&None)).count());
             if missed > 0 {
-                notes.push(format!("{name} lacks {} of the answer, which say nothing of it", tokens(missed)));
+                notes.push(format!("{name} lacks {} of the answer, which its likelihood excludes", tokens(missed)));
             }
             if source.lacks_of_prompt > 0 {
-                notes.push(format!("{name} lacks {} of the prompt, given by others", tokens(source.lacks_of_prompt)));
+                notes.push(format!("{name} lacks {} of the prompt, merged from other sources", tokens(source.lacks_of_prompt)));
             }
         }
         if self.tokens.is_empty() {
-            notes.push(format!("{} says nothing, so there is nothing to compare", self.model));
+            notes.push(format!("the answer of {} is empty: nothing to compare", self.model));
         }
         if !self.is_read() {
-            notes.push(format!("stopped before the sources had read the answer of {}", self.model));
+            notes.push(format!("stopped before the sources had scored the answer of {}", self.model));
         }
         notes.extend(self.full.map(full));
         notes.extend(self.stopped.then(|| STOPPED.to_owned()));
@@ -314,7 +313,7 @@ impl Shown for Asked {
             format!("<span style=\"{style}\" title=\"{}\">{}</span>", escape(title), escape(text))
         };
         let token = |token: &AskedToken| {
-            let x = |x: Option<f64>| x.map_or("not a token of its".to_owned(), |x| format!("{x:.3}"));
+            let x = |x: Option<f64>| x.map_or("not in its vocabulary".to_owned(), |x| format!("{x:.3}"));
             let told = self
                 .sources
                 .iter()
@@ -344,8 +343,8 @@ impl fmt::Display for Asked {
     }
 }
 
-/// The nearest of the 6 x 6 x 6 colours that terminals with 256 have, of one a little lighter: the blue of pictures is
-/// hard to read on black.
+/// Returns the nearest of the 6 x 6 x 6 colours of 256-colour terminals, for a slightly lighter colour: the blue of
+/// the figures is hard to read on black.
 fn ansi(colour: [u8; 3]) -> u8 {
     const LEVELS: [u8; 6] = [0, 95, 135, 175, 215, 255];
     const LIGHTER: u8 = 15;
@@ -391,7 +390,7 @@ mod tests {
     fn tokens_are_marked_by_letters_below_them() {
         let text = asked().lines(80);
         let lines: Vec<&str> = text.lines().collect();
-        // The answers are in the table where there is room, and else above it.
+        // The answers are in the table if they fit, and else above it.
         assert!(lines[3].starts_with(" DAM ") && lines[3].ends_with("十二 + \u{fffd}[2J<7>"), "{text}");
         assert!(asked().lines(40).starts_with("DAM "));
         let at = lines.iter().rposition(|line| line.starts_with("十二 + ")).unwrap();
@@ -400,14 +399,14 @@ mod tests {
             [
                 "十二 + \u{fffd}[2J<7>",
                 "MMMM22 ....???",
-                "M math   2 m\u{fffd}2   . none by more than 0.05 nats   ? only one source or none has the token"
+                "M math   2 m\u{fffd}2   . no source by more than 0.05 nats   ? at most one source has the token"
             ]
         );
         assert!(text.contains("m\u{fffd}2 lacks 1 token of the answer"), "{text}");
         assert!(lines.iter().any(|line| line.starts_with(" base") && line.contains(" - ")), "{text}");
     }
 
-    /// By hand: the first source is behind in the last token of the character and ahead in both together.
+    /// By hand: the first source is behind at the last token of the character and ahead over both.
     #[test]
     fn tokens_of_one_character_are_one() {
         let mut asked = asked();
@@ -420,17 +419,17 @@ mod tests {
         assert_eq!(asked.pieces()[0].favours, None);
     }
 
-    /// What was said before a stop is shown, and nothing is said of what nobody has read.
+    /// After a stop, the answer is shown without marks.
     #[test]
     fn an_answer_that_was_not_read_has_no_marks() {
         let mut asked = Asked { stopped: true, ..asked() };
         asked.tokens.iter_mut().for_each(|token| (token.log_probs, token.favours) = (Vec::new(), None));
         let text = asked.lines(80);
-        assert!(text.contains("十二 + ") && text.contains("stopped before the sources had read the answer"), "{text}");
-        assert!(!text.contains("lacks") && !text.contains("none by more") && !text.contains(" of 4"), "{text}");
+        assert!(text.contains("十二 + ") && text.contains("stopped before the sources had scored the answer"), "{text}");
+        assert!(!text.contains("lacks") && !text.contains("no source by more") && !text.contains(" of 4"), "{text}");
     }
 
-    /// Nothing that a model or a name says reaches a terminal as a command, in colours or without.
+    /// No output of a model and no name can send control sequences to a terminal, with or without colours.
     #[test]
     fn colours_are_all_that_is_not_plain_text() {
         let text = asked().coloured(40);

@@ -1,7 +1,6 @@
-//! Floor 6: what the primitives return, and how it shows itself: tables and pictures, as text for a terminal and as
-//! HTML in a notebook.
+//! Results of the primitives and their display: tables and figures, as text for a terminal and as HTML in a notebook.
 
-/// Gives reports that draw themselves as a table their `Display` and `evcxr_display`.
+/// Implements `Display` and `evcxr_display` for reports shown as a table.
 macro_rules! shown_as_table {
     ($($report:ty),*) => {$(
         impl std::fmt::Display for $report {
@@ -29,7 +28,7 @@ macro_rules! shown_as_table {
     )*};
 }
 
-/// The same for reports that have a picture too, which a cell shows below the table.
+/// The same for reports that also have a figure, which a cell shows below the table.
 macro_rules! shown_with_picture {
     ($($report:ty),*) => {$(
         impl std::fmt::Display for $report {
@@ -39,7 +38,7 @@ macro_rules! shown_with_picture {
         }
 
         impl $report {
-            /// Shows it as the result of an evcxr cell, with its picture.
+            /// Shows it as the result of an evcxr cell, with its figure.
             pub fn evcxr_display(&self) {
                 let (table, picture) = (self.table(), self.picture());
                 let (html, text) = picture.map(|p| (p.html(), format!("\n\n{p}"))).unwrap_or_default();
@@ -93,12 +92,12 @@ pub(crate) use table::{escape, paragraph};
 pub use train::{LossReport, StepReport, TrainReport};
 pub use wrap::WrapReport;
 
-/// What has a form for a notebook, and one for a terminal.
+/// A report with a form for notebooks and one for terminals.
 pub(crate) trait Shown {
-    /// As an HTML fragment.
+    /// Returns an HTML fragment.
     fn html(&self) -> String;
 
-    /// As text, for a terminal of so many columns if it is for one.
+    /// Returns text, for a terminal of `columns` columns if given.
     fn lines(&self, columns: Option<usize>) -> String;
 }
 
@@ -122,10 +121,10 @@ impl Shown for Figure {
     }
 }
 
-/// Columns that text is set in where nothing says how many there are.
+/// The default width of text in columns.
 pub const COLUMNS: usize = 80;
 
-/// Shows something as an evcxr cell's result: HTML with its text twin.
+/// Shows a result of an evcxr cell: HTML with its text form.
 fn cell(html: &str, text: &str) {
     println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
     println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");

@@ -1,4 +1,4 @@
-//! A table that knows how to draw itself as text, as HTML and as Markdown.
+//! A table that displays itself as text, HTML and Markdown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,38 +9,38 @@ use unicode_width::UnicodeWidthStr;
 use super::cell;
 use super::lines::{longest_piece, wrapped};
 
-/// A line under the header, and no other.
+/// Draws a line under the header and no others.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// Blanks beside a column, and where there is little room.
+/// Blanks on each side of a column, and the same in a narrow terminal.
 const AIRY: u16 = 1;
 const CLOSE: u16 = 0;
 
-/// Rows under a header, a title above and notes below. All but the first column align right, and but for words.
+/// A table with a header, a title above and notes below. The first column and columns of text align left, the others
+/// right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// A line above; none if empty.
+    /// The title; may be empty.
     pub title: String,
     /// The names of the columns.
     pub header: Vec<String>,
-    /// Cells, as many a row as the header has.
+    /// The cells; every row has as many as the header.
     pub rows: Vec<Vec<String>>,
-    /// Lines below.
+    /// Notes below the table.
     pub notes: Vec<String>,
-    /// Cells, by row and column, that are the best of theirs: marked with a star, or bold.
+    /// The best cells by row and column, marked with a star or in bold.
     pub best: BTreeSet<(usize, usize)>,
-    /// Columns of words, which align left as the first does.
+    /// The columns of text, which align left.
     pub words: BTreeSet<usize>,
 }
 
 impl Table {
-    /// A table with a title and a header, and no rows yet.
+    /// Creates a table with a title and a header, without rows.
     pub fn new<S: Into<String>>(title: impl Into<String>, header: impl IntoIterator<Item = S>) -> Self {
         Self { title: title.into(), header: header.into_iter().map(Into::into).collect(), ..Default::default() }
     }
 
-    /// The table as an HTML fragment, all text escaped. It has no colours of its own: it takes those of the page,
-    /// light or dark.
+    /// Returns an HTML fragment with all text escaped. It takes the colours of the page, light or dark.
     pub fn html(&self) -> String {
         let cells = |tag: &str, row: &[String]| {
             let cell = |(i, text): (usize, &String)| {
@@ -64,7 +64,7 @@ impl Table {
         format!("<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}")
     }
 
-    /// The table in Markdown, its notes as paragraphs.
+    /// Returns Markdown, with the notes as paragraphs.
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let plain = |text: &str| text.replace('|', "\\|").replace('\n', " ");
@@ -77,8 +77,8 @@ impl Table {
         format!("{title}{}{}{rows}{notes}", line(&header), line(&align))
     }
 
-    /// The table in lines of at most `columns`, where that is given: as it is where it fits; or else closer; or else
-    /// with columns of words broken; or else with rows and columns exchanged; or else with a line a cell.
+    /// Formats the table in lines of at most `columns` columns, if given. If it does not fit, tries less padding,
+    /// then wrapped text columns, then transposed, then one line per cell.
     pub fn lines(&self, columns: Option<usize>) -> String {
         let rows = self.marked(str::to_owned, |text| format!("{text}*"));
         let room = columns.unwrap_or(usize::MAX);
@@ -97,9 +97,10 @@ impl Table {
         title.into_iter().chain(&body).chain(&self.notes).map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
-    /// Rows below each other under the header; with so many blanks on either side of a column, beside one between two.
+    /// Lays out rows under the header, with `blanks` blanks on each side of a column and at least one between two
+    /// columns.
     fn grid(&self, rows: Vec<Vec<String>>, blanks: u16) -> Vec<String> {
-        // A heading above nothing says nothing.
+        // A header without rows is omitted.
         if rows.is_empty() {
             return Vec::new();
         }
@@ -114,7 +115,7 @@ impl Table {
         table.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
-    /// The rows with cells of words broken so that the table takes `less` columns; none where they cannot be.
+    /// Wraps text cells so that the table becomes `less` columns narrower; `None` if impossible.
     fn narrowed(&self, rows: &[Vec<String>], mut less: usize) -> Option<Vec<Vec<String>>> {
         let cells = |j: usize| rows.iter().filter_map(move |row| row.get(j));
         let widest = |j: usize| cells(j).map(|cell| cell.width()).max().unwrap_or(0);
@@ -131,7 +132,7 @@ impl Table {
         Some(rows.iter().map(|row| row.iter().enumerate().map(cell).collect()).collect())
     }
 
-    /// Rows beside each other, with a line for every column.
+    /// Transposes the table: one line per column.
     fn exchanged(&self, rows: &[Vec<String>]) -> Vec<String> {
         let column = |j: usize| rows.iter().filter_map(move |row| row.get(j).cloned());
         let line = |(j, name): (usize, &String)| [name.clone()].into_iter().chain(column(j)).collect::<Vec<_>>();
@@ -140,7 +141,7 @@ impl Table {
         exchanged.grid(exchanged.rows.clone(), AIRY)
     }
 
-    /// Rows as records: the first cell, and those of columns without a name, and below them a line for every other.
+    /// Formats rows as records: the first cell and those of unnamed columns, then one line per other cell.
     fn records(&self, rows: &[Vec<String>], columns: usize) -> Vec<String> {
         let named = self.header.iter().skip(1).map(|name| name.width()).max().unwrap_or(0);
         let indent = 2 + named + 2;
@@ -162,25 +163,25 @@ impl Table {
         lines
     }
 
-    /// The rows with every cell as `plain` gives it and the best as `mark` makes it.
+    /// Returns the rows with every cell transformed by `plain`, and the best also by `mark`.
     fn marked(&self, plain: impl Fn(&str) -> String, mark: impl Fn(String) -> String) -> Vec<Vec<String>> {
         let cell = |i, j, text: &String| if self.best.contains(&(i, j)) { mark(plain(text)) } else { plain(text) };
         let row = |(i, row): (usize, &Vec<String>)| row.iter().enumerate().map(|(j, text)| cell(i, j, text)).collect();
         self.rows.iter().enumerate().map(row).collect()
     }
 
-    /// Shows the table as an evcxr cell's result, HTML with its text twin.
+    /// Shows the table as the result of an evcxr cell, HTML with its text form.
     pub fn evcxr_display(&self) {
         cell(&self.html(), &self.to_string());
     }
 }
 
-/// A note below something, as HTML.
+/// Formats a note as an HTML paragraph.
 pub(crate) fn paragraph(note: &str) -> String {
     format!("<p style=\"margin:0.3em 0;opacity:0.8\">{}</p>", escape(note))
 }
 
-/// `text` as it is written in HTML.
+/// Escapes `text` for HTML.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

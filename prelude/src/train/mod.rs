@@ -1,4 +1,4 @@
-//! Floor 5: optimisers, schedules, teachers, the pass up and down the merge, and what they will take.
+//! Optimisers, schedules, teachers, the forward and backward pass, and the resource forecast.
 
 mod forecast;
 mod history;

@@ -1,9 +1,9 @@
-//! One pass of the merge over a batch: up through the layers, compared at the top, and down again.
+//! The forward and backward pass of the merge on a batch.
 //!
-//! A layer's merged weights, and their gradients, are in memory only while that layer runs; they are
-//! merged again on the way down, which costs little beside the layer itself. What a layer computed inside is
-//! kept for its way down, or with `recompute` computed again from its input: then memory grows by one
-//! hidden state a layer and token. A stop that is asked for is heeded before every layer, both ways.
+//! A layer's merged weights and their gradients are in memory only while that layer runs. The backward pass merges
+//! them again, which costs little compared with the layer. A layer's activations are kept for the backward pass, or
+//! with `recompute` computed again from its input; memory then grows by one hidden state per layer and token. Before
+//! every layer, in both directions, a stop request is checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,28 +17,28 @@ use crate::interrupt;
 use crate::model::{Decoder, Places, Weights};
 use crate::ops::send_down;
 
-/// How a pass is made.
+/// Options of a pass.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
-    /// What the merged model computes in.
+    /// The dtype of the computation.
     pub dtype: DType,
-    /// Whether there will be a way down.
+    /// Whether a backward pass follows.
     pub learn: bool,
-    /// Whether layers are computed again on it.
+    /// Whether the backward pass recomputes layers.
     pub recompute: bool,
 }
 
-/// What a loss has taught.
+/// The gradients of a loss.
 #[derive(Default)]
 pub struct Taught {
-    /// Its gradient by variables of the merge that it reached, by their places: f32, on the CPU.
+    /// The gradient by index of the merge's variable: f32, on the CPU.
     pub gradients: BTreeMap<usize, Tensor>,
-    /// The tensors that it reached.
+    /// The tensors that the gradient reached.
     pub tensors: BTreeSet<String>,
 }
 
 impl Taught {
-    /// Adds gradients by variables.
+    /// Adds gradients by variable.
     ///
     /// # Errors
     /// Shapes that differ.
@@ -54,7 +54,7 @@ impl Taught {
     }
 }
 
-/// A batch at the top of the merge.
+/// A batch after the forward pass through the layers.
 pub struct Pass<'a> {
     merge: &'a Merge,
     how: How,
@@ -63,9 +63,9 @@ pub struct Pass<'a> {
     embedded: Tensor,
     layers: Vec<Layer>,
     top: MergedPart<'a>,
-    /// What the last layer gave: tokens x hidden.
+    /// The output of the last layer: tokens x hidden.
     states: Tensor,
-    /// Its gradient, run by run.
+    /// The gradient of `states`, chunk by chunk.
     downward: Vec<Tensor>,
     taught: Taught,
 }
@@ -75,7 +75,7 @@ struct Layer {
     output: Option<Tensor>,
 }
 
-/// The embedding's rows, taken already.
+/// Embedding rows that are already looked up.
 struct Embedded<'a>(&'a Tensor);
 
 impl Weights for Embedded<'_> {
@@ -89,10 +89,10 @@ impl Weights for Embedded<'_> {
 }
 
 impl<'a> Pass<'a> {
-    /// Runs all layers of `merge` on `batch`.
+    /// Runs the forward pass through all layers of `merge` on `batch`.
     ///
     /// # Errors
-    /// Ids outside the vocabulary, a device that has no room, or [`Error::Interrupted`].
+    /// Ids outside the vocabulary, out of memory on the device, or [`Error::Interrupted`].
     pub fn new(merge: &'a Merge, batch: &Batch, how: How) -> Result<Self> {
         let (ids, places) = (batch.ids.clone(), Places::new(&merge.architecture, &batch.lengths, 0));
         let embedded = merge.rows(merge.embedding()?, &ids)?.to_dtype(how.dtype)?;
@@ -113,11 +113,11 @@ impl<'a> Pass<'a> {
         Ok(Self { merge, how, ids, places, embedded, layers, top, states: x, downward: Vec::new(), taught: Taught::default() })
     }
 
-    /// Calls `loss` with the logits of the next run of tokens, `rows` (in order, each run once), and gives
-    /// back its terms, each a scalar. Their sum goes down with the others.
+    /// Calls `loss` with the logits of the next chunk of tokens, `rows` (in order, each chunk once), and returns its
+    /// terms, each a scalar. The gradient of their sum enters the backward pass.
     ///
     /// # Errors
-    /// What `loss` returns, a device that has no room, or [`Error::Interrupted`].
+    /// The error of `loss`, out of memory on the device, or [`Error::Interrupted`].
     pub fn compare<N>(
         &mut self,
         rows: Range<usize>,
@@ -139,10 +139,10 @@ impl<'a> Pass<'a> {
         terms.into_iter().map(value).collect()
     }
 
-    /// Goes down through all layers, once every token has been compared.
+    /// Runs the backward pass through all layers, after every token has been compared.
     ///
     /// # Errors
-    /// A device that has no room, or [`Error::Interrupted`].
+    /// Out of memory on the device, or [`Error::Interrupted`].
     pub fn backward(mut self) -> Result<Taught> {
         if self.downward.is_empty() {
             return Ok(self.taught);
@@ -178,8 +178,8 @@ impl<'a> Pass<'a> {
         Ok(self.taught)
     }
 
-    /// Takes the gradient by a merged weight on to what its coefficients are made of. Coefficients may be as many
-    /// as weights: their gradient is not kept.
+    /// Maps the gradient of a merged weight to its variables. The gradient of the coefficients may be as large as the
+    /// weight and is not kept.
     fn add(&mut self, tensor: &MergedTensor, gradient: &Tensor) -> Result<()> {
         self.taught.add(self.merge.pull_back(tensor, gradient)?)?;
         self.taught.tensors.insert(tensor.spec.name.clone());
@@ -187,7 +187,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// `x` apart from any graph; with `learn`, at the root of a new one.
+/// Detaches `x` from any graph; with `learn`, makes it the root of a new one.
 fn tracked(x: &Tensor, learn: bool) -> Result<Tensor> {
     Ok(if learn && !x.is_variable() { Var::from_tensor(&x.detach())?.into_inner() } else { x.clone() })
 }

@@ -1,6 +1,6 @@
-//! What each source says of its own data, computed once an example and kept small: final hidden
-//! states in the source's dtype, to which its output layer is applied again at every step, or the
-//! top-k logits of every token.
+//! Teachers: runs each source on its own data, once per example, and caches compact outputs: final hidden states in
+//! the source's dtype, from which every step computes logits with the output layer, or the top-k logits of every
+//! token.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,15 +15,15 @@ use crate::model::{Decoder, SourceWeights, capped};
 use crate::objective::TeacherLogits;
 use crate::ops::{ScaledSum, linear};
 
-/// Kept teachers' answers. Those made under other settings are dropped.
+/// Cached outputs of all teachers. Outputs made with other settings are dropped.
 #[derive(Default)]
 pub struct Teachers {
     kept: BTreeMap<(String, usize), Kept>,
-    /// Tokens at which examples are cut, logits kept per token, and what they ran on and in.
+    /// The settings of the cache: maximum length, top-k, device and dtype.
     key: Option<(usize, usize, DeviceLocation, DType)>,
-    /// Memory for a teacher's output layer, in which they take turns.
+    /// Memory for the output layer of one teacher at a time.
     output: Option<Var>,
-    /// Tokens run.
+    /// The number of tokens run.
     ran: u64,
 }
 
@@ -33,40 +33,40 @@ enum Kept {
     TopK { values: Tensor, indices: Tensor },
 }
 
-/// A teacher's answers on the tokens of some examples.
+/// A teacher's outputs on the tokens of some examples.
 pub struct Answers {
-    /// tokens x hidden, or tokens x k; where the lesson runs.
+    /// tokens x hidden, or tokens x k; on the device of the run.
     kept: Kept,
 }
 
-/// What a teacher is run with.
+/// The settings of a teacher's run.
 pub struct Lesson<'a> {
     /// The teacher.
     pub source: &'a Source,
-    /// Its data.
+    /// The teacher's data.
     pub data: &'a Dataset,
-    /// Tokens at which an example is cut.
+    /// The maximum number of tokens of an example.
     pub max_length: usize,
-    /// Logits kept per token; 0: hidden states instead.
+    /// Logits kept per token; 0: keep hidden states instead.
     pub top_k: usize,
-    /// Where it runs; what is kept is in main memory.
+    /// The device of the run; the cache is in main memory.
     pub device: &'a Device,
-    /// What it runs in.
+    /// The dtype of the run.
     pub dtype: DType,
 }
 
 impl Lesson<'_> {
-    /// The tokens of an example, cut.
+    /// Returns the tokens of an example, truncated.
     pub fn tokens(&self, example: usize) -> &[u32] {
         let ids = &self.data.examples[example].ids;
         &ids[..ids.len().min(self.max_length)]
     }
 
-    /// `logits` (tokens x vocabulary) without those of tokens that the teacher lacks: where it has no opinion,
-    /// nothing is compared. Both sides are given the same logit there, which is as good as none.
+    /// Masks `logits` (tokens x vocabulary) at tokens missing from the teacher's vocabulary, where nothing is
+    /// compared: teacher and student both get the same very low logit.
     ///
     /// # Errors
-    /// A device that has no room.
+    /// Out of memory on the device.
     pub fn shared(&self, logits: Tensor) -> Result<Tensor> {
         const NONE: f32 = -1e4;
         let Some(numbering) = self.source.numbering().filter(|n| !n.lacking.is_empty()) else { return Ok(logits) };
@@ -85,25 +85,25 @@ impl Lesson<'_> {
 }
 
 impl Teachers {
-    /// Forgets what was kept for `name`, whose data changed.
+    /// Drops the cache of `name`, whose data changed.
     pub fn forget(&mut self, name: &str) {
         self.kept.retain(|(kept, _), _| kept != name);
     }
 
-    /// Tokens run so far, of all teachers.
+    /// Returns the number of tokens run by all teachers so far.
     pub fn ran(&self) -> u64 {
         self.ran
     }
 
-    /// The bytes kept.
+    /// Returns the size of the cache in bytes.
     pub fn bytes(&self) -> usize {
         self.kept.values().map(Kept::bytes).sum()
     }
 
-    /// The teacher's answers on `examples`; those not met before are run, and kept while there is room.
+    /// Returns the teacher's outputs on `examples`. Missing ones are computed, and cached if there is room.
     ///
     /// # Errors
-    /// A device that has no room.
+    /// Out of memory on the device.
     pub fn answers(&mut self, lesson: &Lesson<'_>, examples: &[usize]) -> Result<Answers> {
         let key = (lesson.max_length, lesson.top_k, lesson.device.location(), lesson.dtype);
         if self.key != Some(key) {
@@ -147,11 +147,11 @@ impl Teachers {
         Ok(Answers { kept })
     }
 
-    /// The weight of the lesson's output layer, in memory that the next teacher's takes over; none where
-    /// answers are logits already.
+    /// Returns the weight of the teacher's output layer, in memory shared with the next teacher; `None` if logits are
+    /// cached.
     ///
     /// # Errors
-    /// A device that has no room.
+    /// Out of memory on the device.
     pub fn output(&mut self, lesson: &Lesson<'_>) -> Result<Option<Tensor>> {
         if lesson.top_k > 0 {
             return Ok(None);
@@ -167,10 +167,10 @@ impl Teachers {
 }
 
 impl Answers {
-    /// The teacher's logits on the tokens `rows`, through the weight that [`Teachers::output`] gave.
+    /// Returns the teacher's logits on the tokens `rows`, computed with the weight from [`Teachers::output`].
     ///
     /// # Errors
-    /// Rows beyond the last.
+    /// Rows out of range.
     pub fn logits(&self, lesson: &Lesson<'_>, rows: Range<usize>, output: Option<&Tensor>) -> Result<TeacherLogits> {
         let run = |t: &Tensor| t.narrow(0, rows.start, rows.len())?.contiguous();
         Ok(match (&self.kept, output) {
@@ -194,8 +194,8 @@ impl Kept {
     }
 }
 
-/// Runs the source on each of `examples` by itself: what is kept must not depend on which examples came
-/// together, or a session opened again would go on differently in the last digits.
+/// Runs the teacher on each example separately: cached outputs must not depend on the batch, or a reopened session
+/// would differ in the last digits.
 fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
     let weights = lesson.weights();
     let decoder = Decoder::new(lesson.source.architecture()?, &weights);
@@ -219,7 +219,7 @@ fn run(lesson: &Lesson<'_>, examples: &[usize]) -> Result<Vec<Kept>> {
 mod tests {
     use super::*;
 
-    /// What was computed in f32 is not what is computed in bf16.
+    /// Outputs in f32 differ from those in bf16.
     #[test]
     fn answers_are_kept_for_one_dtype() {
         let source = Source::open("builtin:math").unwrap();

@@ -1,4 +1,5 @@
-//! The files of an adapter: adapter_model.safetensors, adapter_config.json, the tokenizer, licences, and a model card.
+//! Writes the files of an adapter: adapter_model.safetensors, adapter_config.json, the tokenizer, licences, and a
+//! model card.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,26 +19,26 @@ use crate::ops::Truncated;
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// What an adapter does to one tensor.
+/// The change of one tensor.
 pub(super) struct Part {
-    /// The module that it belongs to.
+    /// The module that owns the tensor.
     pub module: String,
     pub spec: TensorSpec,
-    /// The sum of squares of the difference to the base.
+    /// The sum of squares of the difference from the base.
     pub apart: f64,
     pub change: Change,
 }
 
-/// How it does that.
+/// How a tensor changes.
 pub(super) enum Change {
-    /// By factors.
+    /// By low-rank factors.
     LowRank { factors: Truncated, embedding: bool },
-    /// By its own values, those of the merge's tensor `of`.
+    /// By the values of the merge's tensor `of`.
     Whole { of: String },
 }
 
 impl Part {
-    /// A tensor kept as it is.
+    /// A tensor stored whole.
     pub fn whole(spec: &TensorSpec, apart: f64) -> Self {
         let module = spec.name.rsplit_once('.').map_or(spec.name.as_str(), |(module, _)| module);
         Self { module: module.into(), spec: spec.clone(), apart, change: Change::Whole { of: spec.name.clone() } }
@@ -48,7 +49,7 @@ impl Part {
     }
 }
 
-/// A tensor of the file: its name, its shape, and how it is made.
+/// A tensor of the file: its name, its shape and its values.
 struct Stored<'a> {
     name: String,
     shape: Vec<usize>,
@@ -56,13 +57,13 @@ struct Stored<'a> {
 }
 
 enum Made<'a> {
-    /// Of these values.
+    /// These values.
     Of(Vec<f32>),
-    /// The merge's tensor.
+    /// The merge's tensor of this name.
     Merged(&'a str),
 }
 
-/// Writes the adapter that `parts` make of `base` to the new directory `directory`.
+/// Writes the adapter of `base` that consists of `parts` to the new directory `directory`.
 pub(super) fn write<'s>(
     output: &Output<'_>,
     directory: &Path,
@@ -73,17 +74,17 @@ pub(super) fn write<'s>(
     values: &(impl Fn(&str) -> Result<Values<'s>> + ?Sized),
 ) -> Result<Written> {
     output.check_target(directory)?;
-    // Norms and tied layers are modules that are saved whole; a bias beside a matrix is only itself.
+    // PEFT saves norms and tied layers as whole modules; the bias of a linear layer is saved alone.
     let matrices: Vec<&str> = base.tensors().iter().filter(|t| t.shape.len() == 2).filter_map(|t| module(&t.name)).collect();
     let is_bias = |part: &Part| part.spec.name.ends_with(".bias") && matrices.contains(&part.module.as_str());
     let saved: Vec<&str> = unique(parts.iter().filter(|p| !p.is_low_rank() && !is_bias(p)).map(|p| p.module.as_str()));
     let lowered: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
     if lowered.is_empty() {
         let what = match parts.is_empty() {
-            true => "the merge does not differ from its base: there is nothing for an adapter to do",
-            false => "the merge differs from its base in norms and biases alone, and an adapter has at least one matrix",
+            true => "the merge equals its base, so the adapter would be empty",
+            false => "the merge differs from its base in norms and biases only, and an adapter needs at least one matrix",
         };
-        return Err(Error::Sources { what: what.into(), hint: "write the merge as a whole checkpoint: bake without as=adapter" });
+        return Err(Error::Sources { what: what.into(), hint: "write a full checkpoint: bake without as=adapter" });
     }
     let config = config(output, base, &parts, &kept, &saved, is_bias);
     let stored: Vec<Stored<'_>> = parts.iter().flat_map(|part| stored(part, &lowered, is_bias(part))).collect();
@@ -94,7 +95,7 @@ pub(super) fn write<'s>(
     let checkpoint = Checkpoint { tensors: stored.iter().map(entry).collect(), shard_bytes: u64::MAX };
     let Chosens { files, left_out } = output.beside(|group| matches!(group, Group::Tokenizer | Group::Licence));
     let from: Vec<(String, String)> = files.iter().map(|f| (f.source.name().to_owned(), f.name.clone())).collect();
-    // Values of the merge are made anew where they are written.
+    // The values of the merge are computed again while they are written.
     let merged: BTreeMap<&str, Values<'_>> = stored
         .iter()
         .filter_map(|s| match s.made {
@@ -123,12 +124,12 @@ pub(super) fn write<'s>(
     Ok(Written { copied, left_out, kept: Some(kept), ..written })
 }
 
-/// What is stored of `part`; `lowered` are the modules that have factors.
+/// Returns the stored tensors of `part`; `lowered` lists the modules with factors.
 fn stored<'a>(part: &'a Part, lowered: &[&str], is_bias: bool) -> Vec<Stored<'a>> {
     let module = format!("base_model.model.{}", part.module);
     match &part.change {
         Change::Whole { of } => {
-            // PEFT puts a layer with factors around the layer itself.
+            // PEFT wraps a layer that has factors and names the original `base_layer`.
             let inner = if is_bias && lowered.contains(&part.module.as_str()) { ".base_layer" } else { "" };
             let kind = part.spec.name.rsplit_once('.').map_or("", |(_, kind)| kind);
             let name = format!("{module}{inner}.{kind}");
@@ -152,7 +153,7 @@ fn stored<'a>(part: &'a Part, lowered: &[&str], is_bias: bool) -> Vec<Stored<'a>
                     let a = store("lora_A.weight", [*rank, columns], right);
                     vec![a, store("lora_B.weight", [rows, *rank], left)]
                 }
-                // A row is a token: its rows come from A, its columns from B.
+                // A row is a token: rows come from A, columns from B.
                 true => {
                     let a = store("lora_embedding_A", [*rank, rows], transposed(&left, *rank));
                     vec![a, store("lora_embedding_B", [columns, *rank], transposed(&right, columns))]
@@ -162,13 +163,13 @@ fn stored<'a>(part: &'a Part, lowered: &[&str], is_bias: bool) -> Vec<Stored<'a>
     }
 }
 
-/// A matrix of so many columns, transposed.
+/// Transposes a matrix with `columns` columns.
 fn transposed(matrix: &[f32], columns: usize) -> Vec<f32> {
     let rows = matrix.len() / columns.max(1);
     (0..matrix.len()).map(|i| matrix[i % rows * columns + i / rows]).collect()
 }
 
-/// adapter_config.json.
+/// Returns the contents of adapter_config.json.
 fn config(
     output: &Output<'_>,
     base: &Source,
@@ -210,7 +211,7 @@ fn config(
     })
 }
 
-/// What PEFT calls what the base does.
+/// Returns PEFT's task type for the base model.
 fn task(base: &Source) -> Value {
     let config = base.side_file("config.json").ok().flatten();
     let config: Value = config.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
@@ -219,8 +220,8 @@ fn task(base: &Source) -> Value {
     tasks.iter().find(|(end, _)| class.ends_with(end)).map_or(Value::Null, |(_, task)| json!(task))
 }
 
-/// What the base is called, and its revision: as the sources' own adapters call it where they agree on a name of the
-/// hub, else where it was loaded from.
+/// Returns the name and revision of the base: the Hub name that the sources' own adapters agree on, or else the path
+/// it was loaded from.
 fn base_name(output: &Output<'_>, base: &Source) -> (String, Option<String>) {
     if let Some(place) = base.hub_place() {
         return (place.repo, Some(place.revision).filter(|revision| revision != "main"));
@@ -240,7 +241,7 @@ fn base_name(output: &Output<'_>, base: &Source) -> (String, Option<String>) {
     }
 }
 
-/// The modules that have factors: by the last part of their names where all that end so have factors.
+/// Returns the modules that have factors: by the last part of their names if every module of that name has factors.
 fn targets(base: &Source, parts: &[Part]) -> Vec<String> {
     let lowered: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
     let others = base.tensors().iter().map(|t| t.name.as_str()).chain(base.unused().iter().map(String::as_str));
@@ -258,7 +259,7 @@ fn module(name: &str) -> Option<&str> {
     name.rsplit_once('.').map(|(module, _)| module)
 }
 
-/// Each once, in order.
+/// Returns each string once, in order.
 fn unique<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut found = Vec::new();
     all.for_each(|name| {
@@ -269,7 +270,7 @@ fn unique<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     found
 }
 
-/// The model card of the merge, with what is said of the adapter.
+/// Returns the model card of the merge with a section about the adapter.
 fn card(output: &Output<'_>, base: &Source, kept: &Kept, copied: &[(String, String)]) -> String {
     let of = base.hub_place().map(|place| format!("\nbase_model: {}", place.repo)).unwrap_or_default();
     let card = output.card.replacen("library_name: transformers", &format!("library_name: peft{of}"), 1);

@@ -1,4 +1,4 @@
-//! Bars: one a line, its value at its end.
+//! Bars: one per line, with the value at the end.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -36,7 +36,7 @@ pub(super) fn draw(figure: &Figure, bars: &Bars, room: Room) -> Vec<String> {
     lines
 }
 
-/// A bar of a share of `length` columns, to an eighth of one.
+/// Returns a bar of a fraction of `length` columns, to an eighth of a column.
 fn bar(share: f64, length: usize, ascii: bool) -> String {
     const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (share.clamp(0.0, 1.0) * length as f64 * 8.0).round() as usize;

@@ -1,4 +1,4 @@
-//! Curves: the main one, or the only one, large; the others as a line each, so that none hides another.
+//! Curves: the main (or only) one is large; each other one is a single line, so none hides another.
 
 use super::canvas::Canvas;
 use super::{Figure, Room, block, column, grouped, left, right};
@@ -49,7 +49,7 @@ fn last(curves: &Curves) -> f64 {
     curves.series.iter().flat_map(|s| curves.shown(s)).map(|(x, _)| x).fold(f64::NEG_INFINITY, f64::max)
 }
 
-/// One curve, large, with its name and its highest and lowest value at the side.
+/// Draws one large curve with its name, maximum and minimum at the side.
 fn one(curves: &Curves, series: &Series, x: Axis, room: Room) -> Vec<String> {
     let points = curves.shown(series);
     let Some(y) = Axis::around(points.iter().map(|(_, y)| *y), curves.spacing).map(Axis::padded) else {
@@ -72,7 +72,7 @@ fn one(curves: &Curves, series: &Series, x: Axis, room: Room) -> Vec<String> {
     canvas.lines().into_iter().enumerate().map(|(row, line)| format!("{} {bar}{line}", right(label(row), side))).collect()
 }
 
-/// A curve as one line of blocks between its own bounds.
+/// Draws a curve as one line of blocks between its own bounds.
 fn spark(points: &[(f64, f64)], x: Axis, spacing: Spacing, width: usize, ascii: bool) -> String {
     let Some(y) = Axis::around(points.iter().map(|(_, y)| *y), spacing) else { return " ".repeat(width) };
     let mut columns: Vec<(f64, usize)> = vec![(0.0, 0); width];
@@ -80,7 +80,7 @@ fn spark(points: &[(f64, f64)], x: Axis, spacing: Spacing, width: usize, ascii: 
         let place = ((x.place(*px) * width as f64) as usize).min(width - 1);
         columns[place] = (columns[place].0 + y.place(*py), columns[place].1 + 1);
     }
-    // Between points far apart the level stays.
+    // Between distant points the level stays constant.
     let mut level = None;
     let one = |(sum, count): (f64, usize)| {
         level = if count > 0 { Some(sum / count as f64) } else { level };
@@ -89,7 +89,7 @@ fn spark(points: &[(f64, f64)], x: Axis, spacing: Spacing, width: usize, ascii: 
     columns.into_iter().map(one).collect()
 }
 
-/// Each series as a few lines of blocks.
+/// Draws each series as a few lines of blocks.
 pub(super) fn histogram(figure: &Figure, histogram: &Histogram, room: Room) -> Vec<String> {
     const HIGH: usize = 4;
     let Some(most) = histogram.most() else { return vec![NOTHING.into()] };
@@ -103,7 +103,7 @@ pub(super) fn histogram(figure: &Figure, histogram: &Histogram, room: Room) -> V
         let wide = (width / shares.len()).max(1);
         for row in (0..HIGH).rev() {
             let level = |share: f64| if share.is_finite() { share / most * HIGH as f64 - row as f64 } else { 0.0 };
-            // What is there at all is seen.
+            // Non-zero bins are always visible.
             let seen = |share: f64| if row == 0 && share > 0.0 { level(share).max(0.125) } else { level(share) };
             let line: String = shares.iter().map(|s| block(seen(*s), room.ascii).to_string().repeat(wide)).collect();
             let label = if row == 0 { name.as_str() } else { "" };

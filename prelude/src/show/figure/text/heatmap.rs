@@ -1,11 +1,11 @@
-//! Heatmaps: cells with their values where they fit, or else as shades.
+//! Heatmaps: values if they fit, otherwise shades.
 
 use super::{Figure, Room, column, grouped, left, right, wrapped};
 use crate::show::figure::Heatmap;
 use crate::show::figure::curves::NOTHING;
 use crate::show::figure::heatmap::Scale;
 
-/// Columns that a value takes at least.
+/// The minimum number of columns per value.
 const CELL: usize = 8;
 
 pub(super) fn draw(figure: &Figure, map: &Heatmap, room: Room) -> Vec<String> {
@@ -13,7 +13,7 @@ pub(super) fn draw(figure: &Figure, map: &Heatmap, room: Room) -> Vec<String> {
         return vec![NOTHING.into()];
     }
     let count = map.columns.len();
-    // Names of rows give way to values.
+    // Row names are shortened in favour of values.
     let side = column(map.rows.iter().map(String::as_str), room, 0.45).min(room.width.saturating_sub(1 + count * CELL).max(12));
     let free = room.width.saturating_sub(side + 1);
     let mut lines =
@@ -22,7 +22,7 @@ pub(super) fn draw(figure: &Figure, map: &Heatmap, room: Room) -> Vec<String> {
     lines
 }
 
-/// How dark a value is: from its scale's least to its largest.
+/// Returns the shade of a value, from the scale's lowest to its highest.
 fn shade(scale: &Scale, value: f64, ascii: bool) -> char {
     const BLOCKS: [char; 5] = ['·', '░', '▒', '▓', '█'];
     const LETTERS: [char; 5] = ['.', ':', '+', '*', '#'];
@@ -64,7 +64,7 @@ fn shades(figure: &Figure, map: &Heatmap, side: usize, room: Room) -> Vec<String
     if let (Some(first), Some(last)) = (map.columns.first(), map.columns.last()) {
         let x = if figure.x.is_empty() { "columns" } else { &figure.x };
         let several = if cells < count {
-            format!(", the mean of about {} a character", (count as f64 / cells as f64).round())
+            format!(", each character the mean of about {}", (count as f64 / cells as f64).round())
         } else {
             String::new()
         };
@@ -73,7 +73,7 @@ fn shades(figure: &Figure, map: &Heatmap, side: usize, room: Room) -> Vec<String
     lines
 }
 
-/// What the shades of a scale are.
+/// Returns the legend of a scale's shades.
 fn key(scale: &Scale, room: Room) -> String {
     let value = |share: f64| scale.low + share * (scale.high - scale.low);
     if scale.is_flat() {
