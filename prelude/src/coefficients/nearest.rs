@@ -4,9 +4,9 @@
 //! || M[:, j] - sum_i c_i W_i[:, j] ||^2 + ridge || c - 1/N ||^2
 //! ```
 //!
-//! With `e = c - 1/N`, `A = mean_i W_i` and `R = M - A`, this is `(G + ridge) e = b`, where `G[a, b] = <W_a[:, j],
-//! W_b[:, j]>` and `b[a] = <W_a[:, j], R[:, j]>`: N x N, in f64, accumulated in one pass over the weights. The ridge
-//! is tiny relative to `G`; it only resolves ties between equal sources.
+//! With `e = c - 1/N`, `A = mean_i W_i` and `R = M - A`, this is `(G + ridge) e = b`, where
+//! `G[a, b] = <W_a[:, j], W_b[:, j]>` and `b[a] = <W_a[:, j], R[:, j]>`: N x N, in f64, accumulated in one pass over
+//! the weights. The ridge is tiny relative to `G`; it only resolves ties between equal sources.
 
 use rayon::prelude::*;
 

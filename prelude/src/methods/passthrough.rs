@@ -1,4 +1,4 @@
-//! Passthrough: one source as it is, times `scale`. With slices of a recipe, layers are stacked so.
+//! Passthrough: one source unchanged, times `scale`. With slices in a recipe, it stacks layers.
 //!
 //! mergekit's `passthrough`.
 
@@ -14,17 +14,17 @@ use crate::error::Result;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "passthrough",
-    about: "one source as it is, or scaled; with slices, layers of sources stacked",
+    about: "one source, unchanged or scaled; with slices, stacks layers of sources",
     keys: &[Key::each("scale", "none")],
     origin: Origin::Never,
     grid: &[],
     make,
 };
 
-/// One source.
+/// One source, unchanged or scaled.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Passthrough {
-    /// What it is multiplied by; none: it stays.
+    /// The factor; `None` keeps the values.
     pub scale: Option<f64>,
 }
 
@@ -47,7 +47,7 @@ impl Method for Passthrough {
     }
 
     fn check(&self, sources: usize) -> Result<()> {
-        parameters::check("scale", self.scale.as_slice(), sources, |_| true, "a number that f32 can hold")
+        parameters::check("scale", self.scale.as_slice(), sources, |_| true, "a number representable in f32")
     }
 
     fn prepare(&self, _tensor: &Operands) -> Result<Box<dyn Blend>> {

@@ -1,4 +1,4 @@
-//! TIES: the largest elements of each task vector, of elected signs, averaged.
+//! TIES: the largest elements of each task vector, averaged with sign consensus.
 //!
 //! Yadav et al., arXiv 2306.01708; mergekit's `ties`.
 
@@ -8,14 +8,14 @@ use super::{Entry, Origin, Signs, Sparsify, TaskVectors};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "ties",
-    about: "the largest of what sources have learnt, where they agree on the sign",
+    about: "the largest elements of task vectors, with sign consensus",
     keys: &[WEIGHT, DENSITY, NORMALIZE, RESCALE_OFF, LAMBDA, INT8_MASK],
     origin: Origin::Always,
     grid: &[DENSITIES, SCALES],
     make: |given| ties().given(given),
 };
 
-/// TIES with all elements kept; set `density` to keep the largest.
+/// TIES with density 1; set `density` to keep only the largest elements.
 pub fn ties() -> TaskVectors {
     TaskVectors { sparsify: Sparsify::Magnitude, signs: Signs::Elected, normalize: true, ..TaskVectors::plain(ENTRY.name) }
 }

@@ -268,8 +268,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 }
 
-/// Post-processes the product of the output layer: applies the architecture's scale and, if it caps logits, `c tanh(z
-/// / c)`.
+/// Post-processes the product of the output layer: applies the architecture's scale and, if it caps logits,
+/// `c tanh(z / c)`.
 ///
 /// # Errors
 /// Out of memory on the device.

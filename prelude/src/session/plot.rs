@@ -49,9 +49,10 @@ impl Models {
 }
 
 impl Dam {
-    /// Plots `what`: `loss` (every term over steps), `coefficients` (means by layer and source), `coefficients
-    /// TENSOR` (by column and source), `histogram` (of all coefficients), `histogram TENSOR`, `distances` (as
-    /// [`Models::plot`]), or `lean` (each source's share of the effective coefficients `f(c)`, layer by layer).
+    /// Plots `what`: `loss` (every term over steps), `coefficients` (means by layer and source),
+    /// `coefficients TENSOR` (by column and source), `histogram` (of all coefficients), `histogram TENSOR`,
+    /// `distances` (as [`Models::plot`]), or `lean` (each source's share of the effective coefficients `f(c)`, layer
+    /// by layer).
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
