@@ -222,9 +222,9 @@ fn what_an_adapter_cannot_be_is_refused() {
     refused(&two, &adapter(4), &["different base models", "model0", "model1"]);
     refused(&models(&EXACT), &adapter(0), &["rank", "from 1"]);
     let on_adapter = models(&["base=golden/model0+lora/plain", "golden/model0", "golden/model1"]);
-    refused(&on_adapter, &adapter(4), &["itself", "plain model"]);
+    refused(&on_adapter, &adapter(4), &["with an adapter", "a base without one"]);
     let same = models(&["base=golden/model0", "a=golden/model0", "b=golden/model0"]);
-    refused(&same, &adapter(4), &["does not differ from its base"]);
+    refused(&same, &adapter(4), &["equals its base"]);
     let dir = tempfile::tempdir().unwrap();
     let merged = models(&EXACT).merge_named("linear", &[]).unwrap();
     let taken = merged.bake_with(data("lora/plain"), &Bake { force: true, ..adapter(4) }).unwrap_err();

@@ -556,7 +556,7 @@ fn undo_goes_back_over_what_cells_did_and_not_to_nothing() {
     assert_eq!(kernel.run("%undo").status, "ok");
     assert_eq!(kernel.run("dam.steps()").text("shown"), "0");
     let cell = kernel.run("%undo");
-    assert!(cell.status == "error" && cell.text("error").contains("a cell of Rust made this merge"), "{cell:?}");
+    assert!(cell.status == "error" && cell.text("error").contains("a Rust cell created this merge"), "{cell:?}");
     assert_eq!(kernel.run("%redo\nlatest()?.steps()").text("shown").lines().last(), Some("3"));
 }
 

@@ -134,7 +134,7 @@ fn a_greedy_soup_takes_what_does_no_harm() {
         ),
     );
     assert!(ok, "{replies:?}");
-    assert_eq!(replies[1]["notes"][0], "the soup is of math");
+    assert_eq!(replies[1]["notes"][0], "the soup contains math");
     assert_eq!(replies[2]["methods"].as_array().unwrap().len(), 21);
     assert_eq!(replies[3]["method"], "greedy_soup");
     assert!(fs::read_to_string(dir.path().join("out/README.md")).unwrap().contains("# A greedy_soup merge"));
@@ -179,7 +179,7 @@ fn dam_starts_from_a_merge() {
     dam.inspect(UP).unwrap();
 
     let other = models.merge_recipe(data("golden/mergekit/passthrough_slices/recipe.yml")).unwrap();
-    assert!(models.wrap_from(Columns::default(), &other).unwrap_err().to_string().contains("other tensors"));
+    assert!(models.wrap_from(Columns::default(), &other).unwrap_err().to_string().contains("different tensors"));
     let scaled = Columns { f: Nonlinearity::Tanh, ..Columns::default() };
     assert!(models.wrap_from(scaled, &ties).unwrap_err().to_string().contains("`tanh`"));
 
@@ -236,7 +236,7 @@ fn what_cannot_be_merged_is_refused_and_leaves_nothing() {
     let load = format!("load {} {}", golden("model0").display(), golden("model1").display());
     for (verbs, word) in [
         (format!("{load}; merge linear weights=1,2,3 out"), "2 numbers"),
-        (format!("{load}; merge linear weights=1,-1 out"), "sum is not 0"),
+        (format!("{load}; merge linear weights=1,-1 out"), "non-zero sum"),
         (format!("{load}; merge linar out"), "linear"),
         (format!("{load}; merge linear dtype=int8 out"), "bf16"),
         (format!("{load}; merge linear density=1 out"), "weight, normalize, base"),

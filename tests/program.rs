@@ -241,7 +241,7 @@ fn the_model_card_is_honest_and_discreet() {
         std::fs::read_to_string(out.join("README.md")).unwrap()
     };
     let untrained = card("eval".into());
-    assert!(untrained.contains("Not trained") && untrained.contains("On the data that the merge learnt from"), "{untrained}");
+    assert!(untrained.contains("Not trained") && untrained.contains("On the training data"), "{untrained}");
     let other = dir.path().join("other.jsonl");
     std::fs::write(&other, "{\"input_ids\": [1, 2, 3]}\n").unwrap();
     let trained = card(format!("step 2; eval {}", other.display()));
@@ -249,10 +249,10 @@ fn the_model_card_is_honest_and_discreet() {
         trained.contains("On held-out data") && trained.contains("| other |") && !trained.contains("Not trained"),
         "{trained}"
     );
-    assert!(trained.contains("- `base`: `base`, no data (the base, not merged itself)"), "{trained}");
+    assert!(trained.contains("- `base`: `base`, no data (the base; not merged)"), "{trained}");
     assert!(!trained.contains(env!("CARGO_MANIFEST_DIR")), "{trained}");
     // A file that is learnt from is not held out by being named.
-    assert!(card("step 2; eval data0.jsonl".into()).contains("On the data that the merge learnt from"));
+    assert!(card("step 2; eval data0.jsonl".into()).contains("On the training data"));
 }
 
 /// The README's table of verbs is the program's; `DAM_README=update` writes it.

@@ -315,8 +315,8 @@ fn columns_that_are_not_read_are_named_once() {
     assert_eq!(replies[5]["unused"], Value::Null);
     let output = verbs(dir.path(), line);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("not used of math: `id`, `source`"), "{text}");
-    assert_eq!(text.matches("not used of d: `id`, `source`").count(), 2, "{text}");
+    assert!(text.contains("unused columns of math: `id`, `source`"), "{text}");
+    assert_eq!(text.matches("unused columns of d: `id`, `source`").count(), 2, "{text}");
     assert!(!text.contains("none"), "{text}");
     // What a template never asks for is not used either.
     let source = Source::open("builtin:math").unwrap();

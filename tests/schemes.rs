@@ -401,7 +401,7 @@ fn a_wrong_scheme_is_told_what_is_wrong() {
         (Wrong::Backward, &["gradient by value", first, "finite differences give", "nothing detached"]),
         (Wrong::Dead, &["every gradient is 0", first]),
         (Wrong::Infinite, &["coefficients start at", first]),
-        (Wrong::Drawn, &["others when they are made again", first]),
+        (Wrong::Drawn, &["change from call to call", first]),
     ] {
         says(&check_scheme(&wrong, &models).unwrap_err(), words);
     }
@@ -428,7 +428,7 @@ fn a_shared_parameter_has_one_shape_and_start() {
     let error = models(fast()).wrap(Disagree).unwrap_err();
     says(
         &error,
-        &["`one for all`", "`Disagree`", "at `model.layers.0.mlp.down_proj.weight`", "than at `model.embed_tokens.weight`"],
+        &["`one for all`", "`Disagree`", "at `model.layers.0.mlp.down_proj.weight`", "those at `model.embed_tokens.weight`"],
     );
 }
 
@@ -506,7 +506,7 @@ fn verbs_wrap_by_any_scheme_and_name_the_nearest() {
     for (verb, words) in [
         ("wrap low_rang", ["unknown scheme `low_rang`", "did you mean `low_rank`?"]),
         ("wrap rows rank=2", ["unknown key `rank`", "known: f, train, init, bias, base"]),
-        ("wrap low_rank rank=0", ["`0` is not a value for `rank`", "a whole number from 1 to 1024"]),
+        ("wrap low_rank rank=0", ["`0` is not a value for `rank`", "an integer from 1 to 1024"]),
         ("wrap low_rank rang=2", ["unknown key `rang`", "did you mean `rank`?"]),
         ("wrap task", ["`task`", "load base=SOURCE"]),
     ] {

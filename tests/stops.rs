@@ -162,7 +162,7 @@ fn a_step_that_is_broken_off_changes_nothing() {
             broken += 1;
         };
         let tensors = dam.inspect("").unwrap().tensors.len();
-        assert!(broken > tensors + tensors / 2, "{broken} of {tensors} and as many on the way down");
+        assert!(broken > tensors + tensors / 2, "{broken} of {tensors} forward, and as many backward");
         assert_eq!(step, second);
         assert_eq!(dam.history(), other.history());
         // What ran has run, whatever came of it.

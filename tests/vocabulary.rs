@@ -74,7 +74,7 @@ fn tokens_are_matched_by_their_text_and_the_rest_come_from_who_has_them() {
     let models = named(dir.path(), &["a", "b"]);
     let text = models.to_string();
     assert!(text.contains("a lacks 1 token (<z>)") && text.contains("b lacks 1 token (<x>)"), "{text}");
-    assert!(text.contains("given by b") && text.contains("given by a"), "{text}");
+    assert!(text.contains("present in b") && text.contains("present in a"), "{text}");
 
     let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
     let merged = average(&models, &dir.path().join("merged"));
@@ -136,7 +136,7 @@ fn recipes_merge_by_token_too_with_the_tokenizer_that_they_name() {
     let (merged, opened, notes) = recipe("a");
     assert_eq!((merged[VOCABULARY[0]].dim(0).unwrap(), opened.architecture().unwrap().vocabulary), (95, 95));
     assert_eq!(row(&merged, VOCABULARY[0], 94), x(VOCABULARY[0]));
-    assert!(notes.contains("1 tokens are left out") && notes.contains("`<y>`"), "{notes}");
+    assert!(notes.contains("1 tokens are dropped") && notes.contains("`<y>`"), "{notes}");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn nothing_is_compared_where_a_teacher_has_no_tokens() {
         let mean = if top_k == 0 { 96.0 / 128.0 } else { 1.0 };
         assert!((cut["mse.a"] * mean - padded["mse.a"]).abs() < 1e-6 * cut["mse.a"], "{cut:?} {padded:?}");
         let text = dam.models().to_string();
-        assert!(text.contains("a lacks 32 rows of padding, given by b"), "{text}");
+        assert!(text.contains("a lacks 32 rows of padding, present in b"), "{text}");
     }
 }
 

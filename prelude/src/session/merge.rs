@@ -48,7 +48,7 @@ impl Models {
     /// let models = dam_prelude::load(["builtin:japanese", "builtin:math"])?;
     /// let files = ["builtin:math-heldout".to_owned()];
     /// let soup = models.greedy_soup(|candidate| Ok(-candidate.eval(&files)?.mean_loss()))?;
-    /// assert_eq!(soup.report().notes, ["the soup is of math"]);
+    /// assert_eq!(soup.report().notes, ["the soup contains math"]);
     /// # Ok::<(), dam_prelude::Error>(())
     /// ```
     ///

@@ -100,5 +100,5 @@ fn lacks(source: &SourceReport) -> String {
     let tokens = (*tokens > 0).then(|| format!("{} ({}{more})", plural(*tokens, "token"), examples.join(" ")));
     let padding = (*padding > 0).then(|| format!("{} of padding", plural(*padding, "row")));
     let what = [tokens, padding].into_iter().flatten().collect::<Vec<_>>().join(" and ");
-    format!("{} lacks {what} (in {}); tokens are matched by their text", source.name, from.join(" and "))
+    format!("{} lacks {what}, present in {}; tokens are matched by their text", source.name, from.join(" and "))
 }

@@ -322,7 +322,7 @@ impl Recipe {
             };
             let view = source.view(&stored)?.clone();
             if view.shape != spec.shape {
-                let difference = format!("tensor `{stored}` has shape {:?}, but {:?} in the merge", view.shape, spec.shape);
+                let difference = format!("tensor `{stored}` has shape {:?}, but {:?} there", view.shape, spec.shape);
                 let first = place.slice.inputs.first().map_or_else(String::new, |input| input.model.clone());
                 return Err(Error::Differs { first, second: input.model.clone(), difference });
             }
