@@ -55,7 +55,7 @@ fn adapter(rank: usize) -> Bake {
 const EXACT: [&str; 2] = ["a=golden/model0+lora/plain", "b=golden/model0+lora/patterns"];
 
 #[test]
-fn adapters_of_one_base_merge_into_one_exactly() {
+fn adapters_of_one_base_merge_exactly() {
     let dir = tempfile::tempdir().unwrap();
     let (out, whole) = (dir.path().join("adapter"), dir.path().join("whole"));
     let merged = models(&EXACT).merge_named("linear", &[]).unwrap();
@@ -89,7 +89,7 @@ fn adapters_of_one_base_merge_into_one_exactly() {
 
 /// Differences of full rank: what is kept is what the exact decomposition keeps.
 #[test]
-fn shares_are_those_of_numpy() {
+fn retained_shares_agree_with_numpy() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("adapter");
     let models = models(&["base=golden/base", "golden/model0", "golden/model1"]);
@@ -116,7 +116,7 @@ fn shares_are_those_of_numpy() {
 
 /// Norms and the tied embedding are kept whole, biases as themselves.
 #[test]
-fn norms_biases_and_tied_embeddings_go_along() {
+fn norms_biases_and_tied_embeddings_are_included() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("adapter");
     let merged = models(&["base=families/qwen2-bias-tied", "adapter/fine"]).merge_named("passthrough", &[]).unwrap();
@@ -153,7 +153,7 @@ fn norms_biases_and_tied_embeddings_go_along() {
 /// Coefficients of the start add up to 1, so that a merge of adapters differs from the base by adapters alone; after
 /// training they do not, which is said.
 #[test]
-fn a_trained_merge_is_an_adapter_too() {
+fn trained_merges_can_be_written_as_adapters() {
     let dir = tempfile::tempdir().unwrap();
     let mut models = models(&EXACT);
     for (i, name) in ["a", "b"].iter().enumerate() {
@@ -175,7 +175,7 @@ fn a_trained_merge_is_an_adapter_too() {
 }
 
 #[test]
-fn the_verbs_know_adapters() {
+fn verbs_write_and_load_adapters() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     copy_checkpoint("model0", &model);
@@ -216,7 +216,7 @@ fn refused(models: &Models, options: &Bake, words: &[&str]) {
 }
 
 #[test]
-fn what_an_adapter_cannot_be_is_refused() {
+fn inexpressible_adapters_are_rejected() {
     refused(&models(&["golden/model0", "golden/model1"]), &adapter(4), &["base model", "load base=MODEL"]);
     let two = models(&["a=golden/model0+lora/plain", "b=golden/model1+lora/plain"]);
     refused(&two, &adapter(4), &["different base models", "model0", "model1"]);
@@ -234,7 +234,7 @@ fn what_an_adapter_cannot_be_is_refused() {
 }
 
 #[test]
-fn keys_that_contradict_each_other_are_refused() {
+fn contradictory_keys_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let says = |verbs: &str, words: &[&str]| {
         let (replies, ok) = json(dir.path(), &format!("load builtin:japanese builtin:math; {verbs}"));

@@ -15,7 +15,7 @@ fn verbs(more: &str) -> String {
 }
 
 #[test]
-fn evolution_finds_a_better_merge_and_its_recipe_makes_it_again() {
+fn evolution_finds_a_better_merge_and_its_recipe_reproduces_it() {
     let dir = tempfile::tempdir().unwrap();
     let (replies, ok) =
         json(dir.path(), &verbs("evolve dare_ties budget=14 groups=2 examples=4 best.yml; eval; merge best.yml; eval"));
@@ -33,14 +33,14 @@ fn evolution_finds_a_better_merge_and_its_recipe_makes_it_again() {
 }
 
 #[test]
-fn a_search_that_is_stopped_keeps_its_best() {
+fn a_stopped_search_keeps_the_best() {
     let models = load(["builtin:japanese", "builtin:math"]).unwrap();
     let search = Evolve { examples: 2, groups: 1, ..Evolve::default() };
     let enough = |tried| if tried == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
     let mut losses = Vec::new();
     let evolved = models.evolve(&search, |tried| {
         losses.push(tried.loss);
-        enough(tried.tried)
+        enough(tried.number)
     });
     let report = evolved.unwrap().report;
     assert!(report.stopped && report.tried == 5 && report.method == "linear", "{report:?}");
@@ -48,9 +48,9 @@ fn a_search_that_is_stopped_keeps_its_best() {
 }
 
 #[test]
-fn what_cannot_be_searched_or_compared_is_said() {
+fn unsuitable_searches_and_comparisons_are_errors() {
     let models = load(["builtin:japanese", "builtin:math", "builtin:sql"]).unwrap();
-    let go_on = |_: &dam_prelude::Tried| ControlFlow::Continue(());
+    let go_on = |_: &dam_prelude::Candidate| ControlFlow::Continue(());
     for search in [Evolve { method: "karcher".into(), ..Evolve::default() }, Evolve { budget: 0, ..Evolve::default() }] {
         assert!(matches!(models.evolve(&search, go_on), Err(Error::BadValue { .. })));
     }
@@ -93,7 +93,7 @@ fn the_table_has_every_method_with_its_cost_and_can_be_written() {
 
 /// The likeliest option is the one with the least loss, scored as an example of its own.
 #[test]
-fn a_choice_is_the_likeliest_option() {
+fn multiple_choice_selects_the_likeliest_option() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["a", "b"] {
         let to = dir.path().join(name);
@@ -126,7 +126,7 @@ fn a_choice_is_the_likeliest_option() {
 
 /// Candidates of some density beside sources that are kept whole, and of densities that DELLA can have.
 #[test]
-fn evolution_searches_whatever_the_method_thins_by() {
+fn evolution_searches_densities_of_all_methods() {
     for method in ["ties", "breadcrumbs", "della", "dare_ties"] {
         let line = format!("load base=builtin:base builtin:japanese builtin:math; evolve {method} budget=10 examples=2 groups=2");
         let (replies, ok) = json(std::path::Path::new("."), &line);
@@ -147,7 +147,7 @@ fn evolution_searches_whatever_the_method_thins_by() {
 /// Of a grid, the first candidate is not finite: base weights of 1e38 that no source has are left with `lambda=0.3`, and
 /// gone with 0.5.
 #[test]
-fn a_candidate_that_is_not_finite_is_passed_over() {
+fn non_finite_candidates_are_skipped() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     for (name, value) in [("base", 1e38f32), ("a", 0.0), ("b", 0.0)] {

@@ -43,7 +43,7 @@ const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %} {{ m['content'] |
 
 /// What transformers' `apply_chat_template` gives for these, with its own additions to Jinja.
 #[test]
-fn templates_have_what_transformers_gives_them() {
+fn templates_render_like_transformers() {
     let dir = tempfile::tempdir().unwrap();
     let template = "{%- if tools is not none or documents is not none -%}b b b{%- endif -%}\
                     {%- for m in messages -%}{%- generation -%} {{ m.content }} {%- endgeneration -%}{%- endfor -%}\
@@ -56,7 +56,7 @@ fn templates_have_what_transformers_gives_them() {
 
 /// As of models that begin an answer by thinking, which is not kept of answers that are there.
 #[test]
-fn a_prompt_ends_where_the_exchange_parts_from_it() {
+fn a_prompt_is_the_common_prefix() {
     let dir = tempfile::tempdir().unwrap();
     let template = "{% for m in messages %} {{ m.content }}{% endfor %}{% if add_generation_prompt %} c{% endif %}";
     let source = talking(dir.path(), &json!(template));
@@ -64,7 +64,7 @@ fn a_prompt_ends_where_the_exchange_parts_from_it() {
 }
 
 #[test]
-fn conversations_pairs_and_lists_are_read() {
+fn reads_conversations_pairs_and_lists() {
     let dir = tempfile::tempdir().unwrap();
     let source = talking(dir.path(), &json!(TEMPLATE));
     // The prompt is all before the last answer; what a user says after it is not learnt.
@@ -93,7 +93,7 @@ fn conversations_pairs_and_lists_are_read() {
 
 /// `tests/data/rows.py` made the file: nested messages, a dictionary, three compressions.
 #[test]
-fn parquet_is_read_and_damaged_parquet_refused() {
+fn reads_parquet_and_rejects_damaged_files() {
     let dir = tempfile::tempdir().unwrap();
     let source = talking(dir.path(), &Value::Null);
     let whole = common::data("rows.parquet");
@@ -133,7 +133,7 @@ fn questions_go_through_the_chat_template() {
 }
 
 #[test]
-fn columns_have_the_names_that_are_common() {
+fn common_column_names_are_recognised() {
     let dir = tempfile::tempdir().unwrap();
     let source = talking(dir.path(), &Value::Null);
     // Without a template a question is a line.
@@ -159,7 +159,7 @@ fn columns_have_the_names_that_are_common() {
 
 /// An exact match is what greedy generation with a cache writes, and what follows the end does not count.
 #[test]
-fn an_exact_match_is_what_generation_writes() {
+fn exact_match_agrees_with_generation() {
     let source = Source::open("builtin:math").unwrap();
     let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
     for name in ["builtin:math-heldout", "builtin:japanese-math-heldout"] {

@@ -71,7 +71,7 @@ fn expected() -> (Tensor, std::collections::HashMap<String, Tensor>) {
 }
 
 #[test]
-fn logits_are_those_of_transformers() {
+fn logits_agree_with_transformers() {
     let (ids, expected) = expected();
     for name in MODELS {
         println!("{name}");
@@ -81,7 +81,7 @@ fn logits_are_those_of_transformers() {
 }
 
 #[test]
-fn a_cache_changes_nothing() {
+fn the_cache_gives_the_same_logits() {
     let (ids, expected) = expected();
     // longrope turns keys otherwise once a sequence is long: what is in a cache stays as it was, here as in
     // transformers.
@@ -152,7 +152,7 @@ fn a_source_merged_with_itself_is_itself() {
 
 /// Training with layers computed again gives the same numbers as with layers kept.
 #[test]
-fn recomputation_changes_nothing() {
+fn recomputing_layers_gives_the_same_gradients() {
     for name in MODELS {
         let losses = ["off", "on"].map(|recompute| {
             let mut models = load([format!("a={}", place(name)), format!("b={}", place(name))]).unwrap();

@@ -111,7 +111,7 @@ fn dam_at_golden(settings: Settings, expected: &Tensors) -> Dam {
 }
 
 #[test]
-fn every_source_gives_its_logits() {
+fn source_logits_agree() {
     let expected = expected();
     for (i, source) in sources(&["model0", "model1", "model2"]).iter().enumerate() {
         let batch = batch(&expected, i);
@@ -123,7 +123,7 @@ fn every_source_gives_its_logits() {
 }
 
 #[test]
-fn uniform_merges_give_their_logits() {
+fn uniform_merge_logits_agree() {
     let expected = expected();
     let three = sources(&["model0", "model1", "model2"]);
     let merge = Merge::new(&three, Columns::default(), Device::Cpu).unwrap();
@@ -140,7 +140,7 @@ fn uniform_merges_give_their_logits() {
 }
 
 #[test]
-fn every_nonlinearity_gives_its_logits() {
+fn logits_agree_for_every_nonlinearity() {
     let expected = expected();
     for (f, name) in [
         (Nonlinearity::None, "none"),
@@ -156,7 +156,7 @@ fn every_nonlinearity_gives_its_logits() {
 }
 
 #[test]
-fn every_part_of_the_loss_agrees() {
+fn loss_terms_agree() {
     let (expected, json) = (expected(), expected_json());
     let parts = &json["loss_parts"];
     let (merge, sources) = at_golden(Nonlinearity::None, &expected);
@@ -181,7 +181,7 @@ fn every_part_of_the_loss_agrees() {
 }
 
 #[test]
-fn a_whole_teacher_is_the_top_k_of_all_tokens() {
+fn top_k_of_all_tokens_equals_the_full_teacher() {
     let expected = expected();
     let mut settings = models().settings;
     let whole = dam_at_golden(settings.clone(), &expected).loss().unwrap();

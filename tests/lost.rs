@@ -29,7 +29,7 @@ fn merge(directory: &Path) -> Dam {
 
 /// Nobody reads on: the rest is done all the same.
 #[test]
-fn a_closed_pipe_ends_nothing() {
+fn a_closed_pipe_is_not_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let line = "load builtin:japanese builtin:math; wrap; train 2; bake merged; help";
     for json in [false, true] {
@@ -50,7 +50,7 @@ fn a_closed_pipe_ends_nothing() {
 }
 
 #[test]
-fn an_opened_session_is_the_saved_one_to_the_bit() {
+fn opened_sessions_equal_saved_ones_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let settings = dam_prelude::train::Settings { lr: 0.1 + 0.2, temperature: 2.000_000_000_000_000_4, ..dam.settings() };
@@ -68,7 +68,7 @@ fn an_opened_session_is_the_saved_one_to_the_bit() {
 
 /// A bit that flips anywhere in the file is noticed.
 #[test]
-fn a_damaged_session_is_refused() {
+fn damaged_sessions_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     dam.train(1).unwrap();
@@ -90,7 +90,7 @@ fn a_damaged_session_is_refused() {
 
 /// Of programs that save into one new file at once, one succeeds.
 #[test]
-fn one_of_many_saves_wins() {
+fn one_of_several_concurrent_saves_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let file = dir.path().join("s.dam");
@@ -109,7 +109,7 @@ fn one_of_many_saves_wins() {
 
 /// A checkpoint that is replaced is there at every moment, and what a killed program left goes with the next.
 #[test]
-fn a_replaced_checkpoint_is_always_there() {
+fn a_checkpoint_exists_throughout_its_replacement() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let out = dir.path().join("out");
@@ -144,7 +144,7 @@ fn a_replaced_checkpoint_is_always_there() {
 
 /// Sources that change on disk are not merged as if they had not.
 #[test]
-fn a_source_that_changes_is_noticed() {
+fn changed_sources_are_detected() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let merged = dam.models().merge(dam_prelude::methods::Linear::default()).unwrap();
@@ -181,7 +181,7 @@ fn a_source_that_changes_is_noticed() {
 
 /// What goes along with the weights must be what was loaded too, where it is written; training does not read it.
 #[test]
-fn a_file_beside_the_weights_that_changed_is_noticed() {
+fn changed_side_files_are_detected() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let merged = dam.models().merge(dam_prelude::methods::Linear::default()).unwrap();
@@ -204,7 +204,7 @@ fn a_file_beside_the_weights_that_changed_is_noticed() {
 
 /// What fits the budget of memory is in memory, the rest in files, and nobody can tell.
 #[test]
-fn a_moment_of_another_scheme_is_refused() {
+fn snapshots_of_another_scheme_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let other = dam.models().wrap(dam_prelude::Columns { bias: dam_prelude::BiasStart::Same, ..Columns::default() }).unwrap();
@@ -215,7 +215,7 @@ fn a_moment_of_another_scheme_is_refused() {
 
 /// Shell completions, the manual page, and a script by its name.
 #[test]
-fn a_shell_knows_the_program() {
+fn shell_completions_work() {
     let dir = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_dam")).current_dir(dir.path()).args(arguments).output().unwrap();

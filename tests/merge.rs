@@ -92,7 +92,7 @@ fn draws_do_not_depend_on_threads_or_the_order_of_sources() {
 }
 
 #[test]
-fn a_merge_is_tried_without_writing_it() {
+fn a_merge_can_be_scored_without_writing_it() {
     let dir = tempfile::tempdir().unwrap();
     let verbs = "load base=builtin:base builtin:japanese builtin:math; merge ties density=0.5 weight=1,0.5; eval; eval --all; \
                  generate \"What is 12 plus 7?\" tokens=4; inspect model.norm.weight; bake out dtype=f32";
@@ -124,7 +124,7 @@ fn a_merge_is_tried_without_writing_it() {
 
 /// The soup that needs scores: the average of those that help.
 #[test]
-fn a_greedy_soup_takes_what_does_no_harm() {
+fn a_greedy_soup_adds_sources_that_do_not_lower_the_score() {
     let dir = tempfile::tempdir().unwrap();
     let load = "load builtin:japanese builtin:math builtin:sql";
     let (replies, ok) = json(
@@ -213,7 +213,7 @@ fn other_family(directory: &Path, scale: f32, tied_stored: bool) {
 }
 
 #[test]
-fn a_family_that_cannot_be_run_merges() {
+fn families_that_cannot_run_can_be_merged() {
     let dir = tempfile::tempdir().unwrap();
     other_family(&dir.path().join("a"), 1.0, true);
     other_family(&dir.path().join("b"), 3.0, false);
@@ -230,7 +230,7 @@ fn a_family_that_cannot_be_run_merges() {
 }
 
 #[test]
-fn what_cannot_be_merged_is_refused_and_leaves_nothing() {
+fn failed_merges_leave_no_output() {
     let dir = tempfile::tempdir().unwrap();
     other_family(&dir.path().join("a"), 1.0, false);
     let load = format!("load {} {}", golden("model0").display(), golden("model1").display());

@@ -46,7 +46,7 @@ const NORM: &str = "model.norm.weight";
 /// A model's own entry goes before the slice, and the slice before the recipe; a filter that is for another
 /// tensor leaves the word to the next.
 #[test]
-fn the_nearest_word_counts() {
+fn the_most_specific_parameter_applies() {
     let dir = tempfile::tempdir().unwrap();
     let text = "
 merge_method: linear
@@ -74,7 +74,7 @@ dtype: float32
 }
 
 #[test]
-fn layers_are_stacked_and_the_configuration_says_so() {
+fn stacked_layers_are_in_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let text = "
 merge_method: passthrough
@@ -99,7 +99,7 @@ slices:
 }
 
 #[test]
-fn models_are_loaded_sources_or_lie_beside_the_recipe() {
+fn models_are_loaded_sources_or_paths_next_to_the_recipe() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["model0", "model1", "base"] {
         common::copy_checkpoint(name, &dir.path().join("models").join(name));
@@ -133,7 +133,7 @@ dtype: float32
 }
 
 #[test]
-fn what_is_not_followed_is_refused_by_its_key() {
+fn unsupported_keys_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let two = "models: [{model: model0}, {model: model1}]\n";
     let bad = [
@@ -227,7 +227,7 @@ fn what_is_not_followed_is_refused_by_its_key() {
 
 /// Aliases of aliases, a few hundred bytes that would be gigabytes.
 #[test]
-fn a_recipe_that_blows_up_is_refused() {
+fn nested_aliases_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let mut text = String::from("a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n");
     for i in 1..12 {
@@ -244,7 +244,7 @@ fn a_recipe_that_blows_up_is_refused() {
 
 /// One model of a slice that others merge in stays as it is; slerp goes from the base, wherever it is named.
 #[test]
-fn a_model_alone_stays_and_slerp_goes_from_the_base() {
+fn a_single_model_is_unchanged_and_slerp_starts_at_the_base() {
     let dir = tempfile::tempdir().unwrap();
     let text = "
 merge_method: slerp
@@ -272,7 +272,7 @@ fn json_of(file: &Path) -> Value {
 
 /// Tensors, configurations, tokenizers and chat templates as mergekit 0.1.5 writes them (`tests/data/recipes/make.py`).
 #[test]
-fn what_is_made_is_what_mergekit_makes() {
+fn merges_agree_with_mergekit() {
     let dir = tempfile::tempdir().unwrap();
     let mut names = Vec::new();
     for entry in fs::read_dir(data("recipes")).unwrap() {
@@ -320,7 +320,7 @@ fn what_is_made_is_what_mergekit_makes() {
 }
 
 #[test]
-fn a_static_merge_says_whose_configuration_it_has_and_runs_with_it() {
+fn static_merges_name_the_source_of_their_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let (out, notes) = followed("three_mistrals", dir.path());
     let text = notes.join("\n");
@@ -354,7 +354,7 @@ fn a_static_merge_says_whose_configuration_it_has_and_runs_with_it() {
 
 /// Keys that change nothing are noted, places for anchors are not, and a model is named in any of mergekit's ways.
 #[test]
-fn keys_without_effect_are_noted_and_models_named_in_every_way() {
+fn keys_without_effect_are_noted_and_all_model_references_work() {
     let dir = tempfile::tempdir().unwrap();
     common::copy_checkpoint("model0", &dir.path().join("m0"));
     common::copy_checkpoint("model1", &dir.path().join("m1"));
@@ -390,7 +390,7 @@ residual_weight: 1
 }
 
 #[test]
-fn documents_use_each_other_by_name_and_leave_nothing() {
+fn recipes_use_each_other_by_name_and_leave_no_files() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["model0", "model1", "model2"] {
         common::copy_checkpoint(name, &dir.path().join(name));
@@ -529,7 +529,7 @@ slices:
 
 /// A family that runs, whose layers attend by their number: what was meant is written out.
 #[test]
-fn layers_that_attend_by_their_number_go_on_as_they_did() {
+fn layers_with_numbered_attention_keep_it() {
     let dir = tempfile::tempdir().unwrap();
     let model = data("families/gemma2");
     let depth = json_of(&model.join("config.json"))["num_hidden_layers"].as_u64().unwrap();
@@ -545,7 +545,7 @@ fn layers_that_attend_by_their_number_go_on_as_they_did() {
 }
 
 #[test]
-fn slices_take_layers_of_models_that_have_more_of_them() {
+fn slices_accept_deeper_models() {
     let dir = tempfile::tempdir().unwrap();
     let text = "
 merge_method: passthrough
@@ -597,7 +597,7 @@ fn a_merge_with_another_vocabulary_runs() {
 }
 
 #[test]
-fn rows_that_nobody_can_give_are_refused() {
+fn missing_rows_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let models = ["x", "yx", "y"].map(|name| data("recipes").join(name).display().to_string());
     let bad = |tokens: &str| {

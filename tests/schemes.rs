@@ -65,7 +65,7 @@ fn every_scheme_passes_its_check() {
 }
 
 #[test]
-fn every_scheme_starts_where_columns_do_and_learns() {
+fn every_scheme_starts_like_columns_and_trains() {
     let columns = models(fast()).wrap(Columns::default()).unwrap().loss().unwrap();
     for known in SCHEMES {
         for optimizer in [Optimizer::AdamW, Optimizer::Mofo] {
@@ -128,7 +128,7 @@ fn gradients_by_parameters_agree_with_candle() {
 }
 
 #[test]
-fn every_scheme_goes_on_after_open_exactly_and_bakes_what_it_is() {
+fn every_scheme_resumes_exactly_and_bakes_correctly() {
     let dir = tempfile::tempdir().unwrap();
     for (i, known) in SCHEMES.iter().enumerate() {
         let options = Options { f: Nonlinearity::ALL[i % 4], init: Init::Random, seed: 3, ..Options::default() };
@@ -165,7 +165,7 @@ fn every_scheme_goes_on_after_open_exactly_and_bakes_what_it_is() {
 }
 
 #[test]
-fn every_scheme_shows_itself() {
+fn every_scheme_displays_itself() {
     for known in SCHEMES {
         let dam = models(fast()).wrap(builtin(known.name, Options::default())).unwrap();
         dam.train(1).unwrap();
@@ -238,7 +238,7 @@ fn coefficients_by_hand() {
 }
 
 #[test]
-fn coefficients_are_set_where_they_are_parameters() {
+fn coefficients_can_be_set_if_they_are_parameters() {
     let name = "model.layers.0.mlp.up_proj.weight";
     for known in SCHEMES {
         let dam = models(fast()).wrap(builtin(known.name, Options::default())).unwrap();
@@ -286,7 +286,7 @@ fn a_session_of_the_first_version_opens() {
 }
 
 #[test]
-fn what_does_not_train_shares_nothing_with_what_does() {
+fn frozen_tensors_share_no_variable_with_trained_ones() {
     let options = Options { train: vec![Kind::Norm], ..Options::default() };
     let dam = models(fast()).wrap(PerLayer.with(options)).unwrap();
     dam.train(3).unwrap();
@@ -386,7 +386,7 @@ impl Scheme for Wrong {
 }
 
 #[test]
-fn a_wrong_scheme_is_told_what_is_wrong() {
+fn errors_of_schemes_are_reported() {
     let models = models(fast());
     let first = "model.layers.1.input_layernorm.weight";
     for (wrong, words) in [
@@ -433,7 +433,7 @@ fn a_shared_parameter_has_one_shape_and_start() {
 }
 
 #[test]
-fn a_parameter_without_a_gradient_stops_the_step_and_nothing_moves() {
+fn a_parameter_without_a_gradient_stops_the_step_and_changes_nothing() {
     for wrong in [Wrong::Detached, Wrong::Unused] {
         let dam = models(fast()).wrap(wrong).unwrap();
         let before = parameters(&dam);
@@ -461,7 +461,7 @@ impl Scheme for Strengths {
 }
 
 #[test]
-fn a_scheme_of_ones_own_trains_saves_and_opens() {
+fn custom_schemes_train_save_and_open() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("session");
     let own = || Strengths { of_sources: true };
@@ -486,7 +486,7 @@ fn a_scheme_of_ones_own_trains_saves_and_opens() {
 }
 
 #[test]
-fn verbs_wrap_by_any_scheme_and_name_the_nearest() {
+fn verbs_wrap_with_any_scheme_and_suggest_names() {
     let dir = tempfile::tempdir().unwrap();
     let load = format!("load a={} b={}", golden("model0").display(), golden("model1").display());
     let (replies, good) = common::json(
@@ -520,7 +520,7 @@ fn verbs_wrap_by_any_scheme_and_name_the_nearest() {
 }
 
 #[test]
-fn a_scheme_is_a_value_like_any_other() {
+fn schemes_convert_to_wraps() {
     let how: Wrap = LowRank { rank: 2 }.with(Options { f: Nonlinearity::Tanh, ..Options::default() });
     let dam = models(fast()).wrap(how.clone()).unwrap();
     assert_eq!(dam.report().scheme, "low_rank rank=2");

@@ -48,7 +48,7 @@ fn entries(directory: &Path) -> usize {
 }
 
 #[test]
-fn everything_that_takes_long_stops() {
+fn long_operations_can_be_stopped() {
     let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
@@ -145,7 +145,7 @@ fn kept(dam: &Dam) -> Vec<u8> {
 /// Wherever a step is broken off, on its way up or down, the merge is as after the last whole one, and goes on as if nothing
 /// had been.
 #[test]
-fn a_step_that_is_broken_off_changes_nothing() {
+fn an_interrupted_step_changes_nothing() {
     let _alone = alone();
     for recompute in [Recompute::Off, Recompute::On] {
         let models = taught(recompute);
@@ -172,7 +172,7 @@ fn a_step_that_is_broken_off_changes_nothing() {
 }
 
 #[test]
-fn training_that_is_broken_off_keeps_whole_steps() {
+fn interrupted_training_keeps_complete_steps() {
     let _alone = alone();
     let dam = taught(Recompute::Off).wrap(Stopping(Columns::default())).unwrap();
     interrupted(stopped_after(3, || dam.train(5)));
@@ -193,7 +193,7 @@ fn training_that_is_broken_off_keeps_whole_steps() {
 
 /// What was tried before is still tried where no step was made, and the session is in the state that it was in.
 #[test]
-fn training_that_makes_no_step_is_no_change() {
+fn training_without_a_step_changes_nothing() {
     let _alone = alone();
     let mut context = Context::default();
     let mut run =
@@ -211,7 +211,7 @@ fn training_that_makes_no_step_is_no_change() {
 
 /// All examples are run side by side: there is one look between them, and one before each layer.
 #[test]
-fn scoring_stops_within_a_model() {
+fn scoring_stops_inside_a_model() {
     let _alone = alone();
     let dam = taught(Recompute::Off).wrap(Stopping(Columns::default())).unwrap();
     dam.eval(&[]).unwrap();
@@ -222,7 +222,7 @@ fn scoring_stops_within_a_model() {
 
 /// A search that is stopped has the best of what was tried to its end.
 #[test]
-fn a_candidate_that_is_broken_off_is_not_counted() {
+fn an_interrupted_candidate_is_not_counted() {
     let _alone = alone();
     let models = taught(Recompute::Off);
     let search = Evolve { method: "linear".into(), budget: 6, groups: 1, examples: 2, ..Evolve::default() };
@@ -230,7 +230,7 @@ fn a_candidate_that_is_broken_off_is_not_counted() {
     let mut losses = Vec::new();
     let evolved = models.evolve(&search, |tried| {
         losses.push(tried.loss);
-        if tried.tried == 3 {
+        if tried.number == 3 {
             interrupt::request();
         }
         ControlFlow::Continue(())
@@ -251,7 +251,7 @@ fn names(directory: &Path) -> Vec<String> {
 
 /// The program on models for which each of these takes longer than it may take to stop.
 #[test]
-fn ctrl_c_ends_what_is_under_way_and_leaves_nothing() {
+fn ctrl_c_stops_the_verb_and_leaves_no_output() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     large::checkpoint(&directory.join("huge"), 32, 8192, 65536);
@@ -288,7 +288,7 @@ fn ctrl_c_ends_what_is_under_way_and_leaves_nothing() {
 
 /// Where nobody sees a bar there is a line now and then. The program is held in between, so that less of it is enough.
 #[test]
-fn loads_and_writes_that_take_long_tell_so_in_lines() {
+fn long_reads_and_writes_report_progress_lines() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     large::checkpoint(&directory.join("huge"), 32, 8192, 65536);

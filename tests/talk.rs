@@ -65,7 +65,7 @@ fn one_by_one(source: &Source, prompt: &[u32], answer: &[u32]) -> Vec<f64> {
 }
 
 #[test]
-fn log_probabilities_are_those_of_each_source_alone() {
+fn log_probs_equal_those_of_each_source() {
     let _alone = alone();
     let (dam, dir) = (merge(), tempfile::tempdir().unwrap());
     for prompt in [SUM, SEA, "六十六を数字で書いてください。", "an \u{1b}[31m odd\tprompt\n"] {
@@ -106,7 +106,7 @@ fn log_probabilities_are_those_of_each_source_alone() {
 }
 
 #[test]
-fn answers_are_those_that_models_give_alone() {
+fn answers_equal_those_of_each_model_alone() {
     let _alone = alone();
     let dam = merge();
     for prompt in [SUM, SEA] {
@@ -133,7 +133,7 @@ fn answers_are_those_that_models_give_alone() {
 }
 
 #[test]
-fn tokens_are_favoured_by_the_source_that_was_tuned_on_them() {
+fn sources_favour_tokens_they_were_tuned_on() {
     let _alone = alone();
     let dam = merge();
     for (prompt, source) in [(SEA, 0), (SUM, 1)] {
@@ -147,7 +147,7 @@ fn tokens_are_favoured_by_the_source_that_was_tuned_on_them() {
 
 /// A base model is asked too, and comes last; what it likes is not told of a token unless it is merged.
 #[test]
-fn the_base_is_asked_and_favours_nothing() {
+fn the_base_answers_but_favours_nothing() {
     let _alone = alone();
     let models = load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
     for (with_base, favours) in [(false, "-"), (true, "0 of")] {
@@ -204,7 +204,7 @@ fn text_grows_by_whole_characters_and_an_interrupt_keeps_it() {
 }
 
 #[test]
-fn odd_prompts_are_refused_or_do_no_harm() {
+fn unusual_prompts_are_handled() {
     let _alone = alone();
     let dam = load(["builtin:japanese", "builtin:math"]).unwrap().wrap(Columns::default()).unwrap();
     let long = "十二足す七は".repeat(10_000);
@@ -224,7 +224,7 @@ fn odd_prompts_are_refused_or_do_no_harm() {
 
 /// Data comes with the sources, and what is printed where nobody looks has no colours.
 #[test]
-fn the_verbs_say_the_same_to_programs_and_to_people() {
+fn text_and_json_of_the_verbs_agree() {
     let dir = tempfile::tempdir().unwrap();
     let line = format!("load builtin:japanese builtin:math; wrap; generate {SUM} tokens=12 --all; ask \"{SUM}\" tokens=12");
     let (replies, ok) = json(dir.path(), &line);
@@ -255,7 +255,7 @@ fn refused(directory: &Path, verb: &str, words: &str) {
 
 /// The built-in model of arithmetic with 32 positions and no token that ends an answer, which it would never do.
 #[test]
-fn answers_end_at_the_models_positions_and_say_so() {
+fn answers_end_at_the_last_position_with_a_note() {
     let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");

@@ -66,7 +66,7 @@ fn every_change_can_be_undone() {
 }
 
 #[test]
-fn branches_keep_what_was_tried() {
+fn branches_keep_their_states() {
     let mut context = Context::default();
     verbs(&mut context, &format!("{BEGIN}; train 2; eval"));
     let main = coefficients(context.dam().unwrap());
@@ -101,7 +101,7 @@ fn branches_keep_what_was_tried() {
 
 /// A state by its number, on the branch one is on; what was tried after it stays.
 #[test]
-fn a_state_is_reached_by_its_number() {
+fn states_are_reached_by_number() {
     let mut context = Context::default();
     let replies = verbs(&mut context, &format!("{BEGIN}; train 1; train 1; switch 4; train 3; history"));
     let states = replies.last().unwrap()["states"].as_array().unwrap();
@@ -113,7 +113,7 @@ fn a_state_is_reached_by_its_number() {
 
 /// Going back to a state by its number is undoing, and what was undone can be done again, also on a new branch.
 #[test]
-fn what_was_left_for_a_number_can_be_done_again() {
+fn redo_works_after_going_to_a_number() {
     let mut context = Context::default();
     verbs(&mut context, &format!("{BEGIN}; train 1; train 1; switch 3; redo"));
     assert_eq!(context.dam().unwrap().steps(), 1);
@@ -129,7 +129,7 @@ fn what_was_left_for_a_number_can_be_done_again() {
 
 /// Training that would be lost: at the end of any branch, and before a merge was wrapped anew.
 #[test]
-fn what_is_not_saved_is_known_of_every_branch() {
+fn unsaved_branches_are_known() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).display().to_string();
     let mut context = Context::default();
@@ -155,7 +155,7 @@ fn what_is_not_saved_is_known_of_every_branch() {
 
 /// `save` replaces what it wrote itself, and nothing else unasked.
 #[test]
-fn a_file_of_another_session_is_not_replaced() {
+fn files_of_other_sessions_are_not_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let [one, other] = ["one", "other"].map(|name| directory.path().join(name).display().to_string());
     let mut context = Context::default();
@@ -182,7 +182,7 @@ fn other_schemes_are_compared_by_their_scores() {
 
 /// A fork does not see what its origin does.
 #[test]
-fn a_fork_is_a_session_of_its_own() {
+fn a_fork_is_independent() {
     let dam = load(["builtin:japanese", "builtin:math"]).unwrap().wrap(Columns::default()).unwrap();
     dam.step().unwrap();
     let fork = dam.fork().unwrap();
@@ -196,7 +196,7 @@ fn a_fork_is_a_session_of_its_own() {
 
 /// What a killed session had is there again: all states, and the step that training had reached.
 #[test]
-fn a_killed_session_goes_on() {
+fn a_killed_session_resumes() {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path();
     let mut context = Context::default();
@@ -264,7 +264,7 @@ fn a_killed_session_goes_on() {
 
 /// A search is not made again: its recipe is kept. What cannot be made again stays, and one goes on near it.
 #[test]
-fn a_killed_session_goes_on_after_a_search_and_without_its_data() {
+fn a_killed_session_resumes_after_a_search_and_without_its_data() {
     let (place, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let directory = place.path();
     let data = files.path().join("data.jsonl");
@@ -302,7 +302,7 @@ fn a_killed_session_goes_on_after_a_search_and_without_its_data() {
 
 /// What is looked at is added to the journal, and nothing of before is written again.
 #[test]
-fn a_look_costs_a_line() {
+fn read_only_verbs_append_one_line() {
     let place = tempfile::tempdir().unwrap();
     let mut context = Context::default();
     verbs(&mut context, "load builtin:japanese builtin:math; wrap");
@@ -323,7 +323,7 @@ fn a_look_costs_a_line() {
 
 /// Scripts have it too.
 #[test]
-fn a_script_may_change_its_mind() {
+fn scripts_can_undo() {
     let line = "load m0=model0 m1=model1; data m0=data0.jsonl m1=data1.jsonl; wrap; step; undo; step; wrap rows; undo; history";
     let (replies, ok) = json(&golden(""), line);
     assert!(ok, "{replies:?}");
@@ -333,7 +333,7 @@ fn a_script_may_change_its_mind() {
 
 /// Sizes alone do not make it the same merge: what coefficients pass through, which train, and the scheme's own numbers.
 #[test]
-fn a_moment_of_another_scheme_or_of_other_options_is_refused() {
+fn snapshots_of_another_scheme_or_options_are_rejected() {
     let wrap = |f, train: &[Kind], rank| {
         let options = Options { f, train: train.to_vec(), ..Options::default() };
         load(["builtin:japanese", "builtin:math"]).unwrap().wrap(LowRank { rank }.with(options)).unwrap()
@@ -355,7 +355,7 @@ fn a_moment_of_another_scheme_or_of_other_options_is_refused() {
 
 /// What is kept of a session is told in a line, also of one in which all was undone.
 #[test]
-fn what_is_kept_is_told_in_a_line() {
+fn what_is_saved_is_summarised_in_one_line() {
     let kept = tempfile::tempdir().unwrap();
     let mut context = Context::default();
     for (line, told) in [

@@ -67,7 +67,7 @@ fn mean(a: Vec<f32>, b: Vec<f32>) -> Vec<f32> {
 }
 
 #[test]
-fn tokens_are_matched_by_their_text_and_the_rest_come_from_who_has_them() {
+fn tokens_are_matched_by_text_and_missing_rows_come_from_other_sources() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
     source("model1", &dir.path().join("b"), &["<y>", "<z>"], 97);
@@ -109,7 +109,7 @@ fn tokens_are_matched_by_their_text_and_the_rest_come_from_who_has_them() {
 }
 
 #[test]
-fn recipes_merge_by_token_too_with_the_tokenizer_that_they_name() {
+fn recipes_match_tokens_with_the_named_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>"], 95);
     source("model1", &dir.path().join("b"), &["<y>", "<x>"], 96);
@@ -140,7 +140,7 @@ fn recipes_merge_by_token_too_with_the_tokenizer_that_they_name() {
 }
 
 #[test]
-fn data_is_numbered_anew_when_a_source_with_more_tokens_comes() {
+fn data_is_renumbered_when_a_source_adds_tokens() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<z>"], 96);
     source("model1", &dir.path().join("b"), &["<x>", "<y>", "<z>"], 97);
@@ -167,7 +167,7 @@ fn data_is_numbered_anew_when_a_source_with_more_tokens_comes() {
 
 /// Padding that only one source has changes nothing for the others.
 #[test]
-fn nothing_is_compared_where_a_teacher_has_no_tokens() {
+fn tokens_missing_from_a_teacher_are_not_compared() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
     source("model1", &dir.path().join("cut"), &["<x>", "<y>"], 96);
@@ -201,7 +201,7 @@ fn nothing_is_compared_where_a_teacher_has_no_tokens() {
 }
 
 #[test]
-fn a_family_that_cannot_be_run_is_matched_too() {
+fn families_that_cannot_run_are_matched_too() {
     let dir = tempfile::tempdir().unwrap();
     for (name, golden, added, rows) in [("a", "model0", vec!["<x>"], 95), ("b", "model1", vec!["<y>", "<x>"], 96)] {
         let to = dir.path().join(name);
@@ -222,7 +222,7 @@ fn a_family_that_cannot_be_run_is_matched_too() {
 
 /// Where a source lacks what the merge says, it says nothing of it, and it never says it itself.
 #[test]
-fn a_source_is_not_asked_of_tokens_that_it_lacks() {
+fn sources_are_not_scored_on_tokens_they_lack() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>"], 95);
     let (b, names) = (dir.path().join("b"), ["<x>", "<y>", "<z>"]);

@@ -12,15 +12,15 @@
 //! `Session::step` below. The rest is in `session/`, one file per primitive.
 
 mod adapter;
-mod apart;
+mod distances;
 mod bake;
-mod beside;
+mod side_files;
 mod check;
 mod compare;
 mod diff;
 mod evolve;
 mod gguf;
-mod handle;
+mod accessors;
 mod inspect;
 mod latest;
 mod merge;
@@ -33,9 +33,9 @@ mod rest;
 mod saved;
 mod score;
 mod snapshot;
-mod start;
-mod talk;
-mod teach;
+mod wrap_from;
+mod generate;
+mod terms;
 mod tune;
 
 use std::ops::ControlFlow;
@@ -49,8 +49,8 @@ pub use crate::checkpoint::BASE;
 pub use bake::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
-pub use evolve::{Evolve, Evolved, Tried};
-pub use handle::Glance;
+pub use evolve::{Evolve, Evolved, Candidate};
+pub use accessors::SessionStatus;
 pub(crate) use inspect::{matching, single};
 pub use latest::latest;
 pub(crate) use latest::set_latest;
@@ -61,14 +61,14 @@ pub(crate) use saved::step_of;
 pub use snapshot::Snapshot;
 
 use self::progress::Task;
-use self::score::Judge;
-use self::teach::Plan;
+use self::score::Scorer;
+use self::terms::Plan;
 use crate::checkpoint::{Kind, Source, Written};
 use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{Forecast, History, Moments, Taught, Teachers, Update, keep_memory};
+use crate::train::{Forecast, History, Moments, Gradients, Teachers, Update, keep_memory};
 
 /// A merge that can be trained. It is a handle: clones share one session.
 #[derive(Clone)]
@@ -93,7 +93,7 @@ struct Session {
     /// Examples drawn so far from each source's data.
     drawn: usize,
     /// Tokens run by steps, counted as in [`Cost`](crate::eval::Cost).
-    ran: u64,
+    tokens_run: u64,
     history: History,
     scores: Option<Scores>,
     /// Describes the start of the coefficients if they start at another merge.
@@ -106,33 +106,33 @@ struct Session {
 type Terms = Vec<(String, f64)>;
 
 /// The gradient with respect to each trainable variable, in the order of the merge's variables.
-type Gradients = Vec<Option<Vec<f32>>>;
+type FlatGradients = Vec<Option<Vec<f32>>>;
 
 impl Session {
-    /// Computes the objective on the next batch and, with `learn`, its gradient with respect to the coefficients.
-    fn objective(&mut self, learn: bool) -> Result<(Terms, Gradients)> {
+    /// Computes the objective on the next batch and, with `with_gradient`, its gradient with respect to the coefficients.
+    fn objective(&mut self, with_gradient: bool) -> Result<(Terms, FlatGradients)> {
         // 1. Distillation: compare the merge with each source on that source's data, and compute the gradient with
         // respect to the variables of the scheme.
-        let (mut terms, mut taught) = self.distil(learn)?;
+        let (mut terms, mut gradients) = self.distil(with_gradient)?;
         // A gradient from the penalties does not replace a missing gradient from the data.
-        let teaches = self.models.settings.weights.compares_logits();
-        if learn && teaches {
-            self.reached(&taught, teaches)?;
+        let distils = self.models.settings.weights.compares_logits();
+        if with_gradient && distils {
+            self.check_gradients(&gradients, distils)?;
         }
 
         // 2. Penalties on the coefficients themselves.
-        terms.extend(self.penalties(learn.then_some(&mut taught))?);
+        terms.extend(self.penalties(with_gradient.then_some(&mut gradients))?);
         if terms.is_empty() {
             return Err(Error::NothingToTrain);
         }
-        if !learn {
+        if !with_gradient {
             return Ok((terms, Vec::new()));
         }
 
         // 3. Every trainable variable must have a gradient.
-        self.reached(&taught, teaches)?;
+        self.check_gradients(&gradients, distils)?;
         let gradient = |(i, variable): (usize, &Variable)| -> Result<Option<Vec<f32>>> {
-            let found = taught.gradients.get(&i).filter(|_| variable.trains);
+            let found = gradients.by_variable.get(&i).filter(|_| variable.trains);
             Ok(found.map(|g| g.flatten_all()?.to_vec1()).transpose()?)
         };
         let gradients = self.merge.variables.iter().enumerate().map(gradient).collect::<Result<_>>()?;
@@ -141,12 +141,12 @@ impl Session {
 
     /// Returns an error for the first trainable variable without a gradient. With `distils`, also for a variable of a
     /// tensor that the gradient of the data did not reach.
-    fn reached(&self, taught: &Taught, teaches: bool) -> Result<()> {
-        let missed = |tensor: &&MergedTensor| tensor.trains && teaches && !taught.tensors.contains(&tensor.spec.name);
+    fn check_gradients(&self, gradients: &Gradients, distils: bool) -> Result<()> {
+        let missed = |tensor: &&MergedTensor| tensor.trains && distils && !gradients.tensors.contains(&tensor.spec.name);
         let missed: Vec<&MergedTensor> = self.merge.tensors.iter().filter(missed).collect();
         let mut without = self.merge.variables.iter().enumerate().filter(|(_, v)| v.trains).filter_map(|(i, variable)| {
             let tensor = missed.iter().find(|t| t.variables.contains(&i)).map(|t| &t.spec.name);
-            tensor.or((!taught.gradients.contains_key(&i)).then_some(&variable.tensor)).map(|tensor| (variable, tensor))
+            tensor.or((!gradients.by_variable.contains_key(&i)).then_some(&variable.tensor)).map(|tensor| (variable, tensor))
         });
         match without.next() {
             None => Ok(()),
@@ -158,8 +158,8 @@ impl Session {
     }
 
     /// What scoring the merge needs.
-    fn judge(&self) -> Judge<'_> {
-        Judge {
+    fn scorer(&self) -> Scorer<'_> {
+        Scorer {
             models: &self.models,
             sources: &self.sources,
             architecture: &self.merge.architecture,
@@ -249,10 +249,10 @@ impl Dam {
         if options.train.iter().all(|kind| *kind == Kind::Bias) {
             return Err(Error::bad_value("train", "", "one or more of linear, embedding and norm"));
         }
-        let (device, dtype) = models.settings.place()?;
+        let (device, dtype) = models.settings.device_and_dtype()?;
         let sources = models.merged_by(&**scheme, options.with_base)?;
         sources.iter().try_for_each(|s| sources[0].check_trainable(s))?;
-        let mut forecast = Forecast::new(&models.load_of(&sources)?, &models.settings, &device)?;
+        let mut forecast = Forecast::new(&models.workload(&sources)?, &models.settings, &device)?;
         let merge = Merge::new(&sources, wrap, device)?;
         forecast.working_bytes += merge.coefficient_bytes();
         let moments = merge.variables.iter().map(|_| Moments::default()).collect();
@@ -268,7 +268,7 @@ impl Dam {
             plan: None,
             step: 0,
             drawn: 0,
-            ran: 0,
+            tokens_run: 0,
             history: History::default(),
             scores: None,
             start: None,
@@ -283,13 +283,13 @@ impl Dam {
     }
 
     /// Runs `f`, which reads the sources' weights, on the configured number of threads.
-    fn run<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
+    fn with_weights<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
         self.session().models.check_unchanged()?;
-        self.look(f)
+        self.with_session(f)
     }
 
     /// Runs `f`, which does not read weights, on the configured number of threads.
-    fn look<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
+    fn with_session<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
         let mut session = self.session();
         let session: &mut Session = &mut session;
         on_threads(session.models.settings.threads, || f(session))
@@ -300,7 +300,7 @@ impl Dam {
     /// # Errors
     /// A source has no data.
     pub fn loss(&self) -> Result<LossReport> {
-        self.run(|session| {
+        self.with_weights(|session| {
             let (terms, _) = session.objective(false)?;
             Ok(LossReport { total: terms.iter().map(|(_, x)| x).sum(), notes: session.notes(&terms), terms })
         })
@@ -312,7 +312,7 @@ impl Dam {
     /// A source has no data, a coefficient has no gradient, the loss is not finite, or [`Error::Interrupted`]. The
     /// coefficients are then unchanged.
     pub fn step(&self) -> Result<StepReport> {
-        self.run(Session::step)
+        self.with_weights(Session::step)
     }
 
     /// Makes `steps` optimiser steps. A stop discards the step in progress and keeps those before it.
@@ -364,7 +364,7 @@ impl Dam {
         let seconds = start.elapsed().as_secs_f64();
         Ok(TrainReport {
             steps: losses.len(),
-            reached: self.steps(),
+            check_gradients: self.steps(),
             first,
             last,
             lr,
@@ -398,7 +398,7 @@ impl Dam {
     /// As for `bake`.
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
         let directory = directory.as_ref();
-        self.run(|session| session.bake(directory, options))
+        self.with_weights(|session| session.bake(directory, options))
     }
 }
 
@@ -419,7 +419,7 @@ mod tests {
 
     /// Guards against an operation without a backward pass and against a weight that no operation uses.
     #[test]
-    fn a_coefficient_without_a_gradient_is_an_error_and_nothing_moves() {
+    fn a_missing_gradient_is_an_error_and_changes_nothing() {
         let models = load(["builtin:japanese", "builtin:math"]).unwrap();
         let dam = models.wrap(Columns::default()).unwrap();
         let name = "model.norm.weight";

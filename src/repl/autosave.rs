@@ -237,7 +237,7 @@ pub fn step(progress: &Progress<'_>) {
     let is_due = place.last.is_none_or(|last| last.elapsed() >= PACE);
     // Trials of `compare` are nobody's session. What takes longer to write than a second is written one at a time.
     let is_busy = place.writes.as_ref().is_some_and(|thread| !thread.is_finished());
-    if !is_due || is_busy || !latest().is_ok_and(|latest| latest.is(dam)) {
+    if !is_due || is_busy || !latest().is_ok_and(|latest| latest.is_same(dam)) {
         return;
     }
     let kept = place.finish().and_then(|()| Context::keep_now(dam, &place.directory));

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scheme_is_found_by_the_name_it_has_and_made_from_the_settings_it_says() {
+    fn schemes_are_built_from_their_name_and_settings() {
         for builtin in SCHEMES {
             let scheme = (find(builtin.name).unwrap().build)(&[]).unwrap();
             assert_eq!(scheme.name(), builtin.name);

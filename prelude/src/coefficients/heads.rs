@@ -19,17 +19,17 @@ pub struct Heads;
 
 /// The dimension of a matrix that is divided into heads.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Along {
+enum HeadAxis {
     Rows,
     Columns,
 }
 
 /// Returns the dimension that is divided into heads, if there is one.
-fn along(site: &Site<'_>) -> Option<Along> {
+fn head_axis(site: &Site<'_>) -> Option<HeadAxis> {
     let is = |name: &str| site.is_projection() && site.name().ends_with(&format!("self_attn.{name}.weight"));
     match ["q_proj", "k_proj", "v_proj", "qkv_proj"].into_iter().any(is) {
-        true => Some(Along::Rows),
-        false => is("o_proj").then_some(Along::Columns),
+        true => Some(HeadAxis::Rows),
+        false => is("o_proj").then_some(HeadAxis::Columns),
     }
 }
 
@@ -40,9 +40,9 @@ impl Scheme for Heads {
 
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
         let dimension = site.architecture.head_dim;
-        vec![match along(site) {
-            Some(Along::Rows) => site.parameter(site.name(), site.rows() / dimension, 1),
-            Some(Along::Columns) => site.parameter(site.name(), 1, site.columns() / dimension),
+        vec![match head_axis(site) {
+            Some(HeadAxis::Rows) => site.parameter(site.name(), site.rows() / dimension, 1),
+            Some(HeadAxis::Columns) => site.parameter(site.name(), 1, site.columns() / dimension),
             None => by_column(site),
         }]
     }
@@ -50,9 +50,9 @@ impl Scheme for Heads {
     fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
         let (n, dimension) = (site.sources, site.architecture.head_dim);
         let each = || parameters[0].reshape((n, (), 1))?.repeat((1, 1, dimension));
-        match along(site) {
-            Some(Along::Rows) => each()?.reshape((n, site.rows(), 1)),
-            Some(Along::Columns) => each()?.reshape((n, 1, site.columns())),
+        match head_axis(site) {
+            Some(HeadAxis::Rows) => each()?.reshape((n, site.rows(), 1)),
+            Some(HeadAxis::Columns) => each()?.reshape((n, 1, site.columns())),
             None => Ok(parameters[0].clone()),
         }
     }

@@ -183,7 +183,7 @@ impl Merge {
     ///
     /// # Errors
     /// Out of memory on the device.
-    pub fn part(&self, layer: Option<usize>, dtype: DType, learn: bool) -> Result<MergedPart<'_>> {
+    pub fn part(&self, layer: Option<usize>, dtype: DType, with_gradient: bool) -> Result<MergedPart<'_>> {
         let output = self.architecture.output();
         let belongs = |spec: &TensorSpec| match layer {
             Some(_) => spec.layer() == layer,
@@ -199,7 +199,7 @@ impl Merge {
             kept.insert(tensor.spec.role(), slot.clone());
             weights.insert(tensor.spec.name.clone(), (tensor, slot));
         }
-        Ok(MergedPart { weights, learn })
+        Ok(MergedPart { weights, with_gradient })
     }
 
     /// Maps the gradient with respect to the merged weight of `tensor` to gradients with respect to its variables,

@@ -26,7 +26,7 @@ pub(crate) struct Nearest {
 const RIDGE: f64 = 1e-11;
 
 /// Chunks of rows, summed separately and then combined in order.
-const STRETCHES: usize = 16;
+const CHUNKS: usize = 16;
 
 /// Returns the column merge of `views` (equal shapes) closest to `target`. `columns` is the last dimension, or 1 for
 /// a bias.
@@ -34,7 +34,7 @@ pub(crate) fn nearest(views: &[View], columns: usize, target: &Values<'_>) -> Ne
     let n = views.len();
     let elements: usize = views.first().map_or(0, |view| view.shape.iter().product());
     let rows = elements.div_ceil(columns.max(1));
-    let stretch = rows.div_ceil(STRETCHES).max(1) * columns;
+    let stretch = rows.div_ceil(CHUNKS).max(1) * columns;
     // Per column: the lower triangle of G with its diagonal, b, and |R|^2.
     let width = n * (n + 1) / 2 + n + 1;
     let sums = (0..elements.div_ceil(stretch.max(1))).into_par_iter().map(|part| {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_merge_is_found_again() {
+    fn recovers_a_column_merge() {
         let (a, b) = ([1.0, 2.0, 3.0, -1.0, 0.5, 1.0], [0.0, 1.0, 1.0, 2.0, -1.0, 4.0]);
         let c = [[0.25f32, 0.75], [1.5, -0.5]];
         let target: Vec<f32> = (0..6).map(|k| c[k % 2][0] * a[k] + c[k % 2][1] * b[k]).collect();
@@ -149,7 +149,7 @@ mod tests {
 
     /// One column and two source directions; the nearest point is computed by hand.
     #[test]
-    fn what_no_column_merge_reaches_is_told() {
+    fn reports_the_residual() {
         // W_1 = (1, 0, 0), W_2 = (0, 1, 0), M = (2, 3, 4): c = (2, 3), 4 is out of reach.
         let found = fitted(&[&[1.0, 0.0, 0.0], &[0.0, 1.0, 0.0]], &[3], 1, &[2.0, 3.0, 4.0]);
         assert!((found.coefficients[0] - 2.0).abs() < 1e-6 && (found.coefficients[1] - 3.0).abs() < 1e-6);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_are_alike_share_evenly() {
+    fn equal_sources_get_equal_coefficients() {
         let a = [1.0, 2.0, 3.0, 4.0];
         let found = fitted(&[&a, &a, &a], &[2, 2], 2, &[2.0, 2.0, 6.0, 4.0]);
         for (x, expected) in found.coefficients.iter().zip([2.0 / 3.0, 1.0 / 3.0].repeat(3)) {

@@ -37,7 +37,7 @@ impl Weights for MergedWeights<'_> {
 /// and again when this part is remade.
 pub struct MergedPart<'a> {
     pub(super) weights: BTreeMap<String, (&'a MergedTensor, Slot)>,
-    pub(super) learn: bool,
+    pub(super) with_gradient: bool,
 }
 
 impl<'a> MergedPart<'a> {
@@ -57,10 +57,10 @@ impl<'a> MergedPart<'a> {
 impl Weights for MergedPart<'_> {
     fn weight(&self, name: &str) -> Result<Tensor> {
         let (tensor, slot) = self.weights.get(name).ok_or_else(|| Error::NoMatch { pattern: name.into() })?;
-        Ok(if self.learn && tensor.trains { slot.weight.as_tensor().clone() } else { slot.weight.as_tensor().detach() })
+        Ok(if self.with_gradient && tensor.trains { slot.weight.as_tensor().clone() } else { slot.weight.as_tensor().detach() })
     }
 
     fn gradient(&self, name: &str) -> Option<&Gradient> {
-        self.weights.get(name).filter(|(tensor, _)| self.learn && tensor.trains).map(|(_, slot)| &slot.gradient)
+        self.weights.get(name).filter(|(tensor, _)| self.with_gradient && tensor.trains).map(|(_, slot)| &slot.gradient)
     }
 }

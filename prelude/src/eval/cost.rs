@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_and_time_of_work_are_seen() {
+    fn measures_time_and_memory() {
         let work = || {
             let block = vec![1u8; 64 << 20];
             std::thread::sleep(Duration::from_millis(100));

@@ -108,7 +108,7 @@ mod tests {
 
     /// By hand: logits `ln 1`, `ln 2`, `ln 5` are probabilities 1/8, 2/8 and 5/8; without the last, 1/3 and 2/3.
     #[test]
-    fn probabilities_are_shared_by_the_tokens_that_are_there() {
+    fn log_probs_exclude_missing_tokens() {
         let logits = || [1f32, 2.0, 5.0].map(f32::ln).to_vec();
         let close = |found: Option<f64>, p: f64| assert!((found.unwrap() - p.ln()).abs() < 1e-6, "{found:?} {p}");
         close(log_prob(logits(), 0, &[]), 1.0 / 8.0);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_likelihood_is_of_the_tokens_that_are_there() {
+    fn likelihoods_skip_missing_tokens() {
         let found = Likelihood::of([Some(-1.0), None, Some(-2.0)]);
         assert_eq!((found.tokens, found.log_likelihood, found.nats_per_token()), (2, -3.0, Some(-1.5)));
         assert_eq!(found.perplexity(), Some(1.5f64.exp()));

@@ -143,7 +143,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn what_matters_most_is_taken() {
+    fn takes_the_most_important_elements() {
         // One row: all elements share its divergence, so only changes matter: 0, 0, 0, 0.1, 0.1, 0.1, 0.2, 3.
         let base = [0.0, 0.5, 1.0, 0.2, 0.3, 0.1, 0.4, 0.0];
         let change = [0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.2, 3.0];
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn quartiles_are_those_of_a_sorted_tensor() {
+    fn quartiles_equal_those_by_sorting() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let n = 70_000;
         let [source, base] = [(); 2].map(|()| (0..n).map(|_| rng.random::<f32>() - 0.5).collect::<Vec<f32>>());

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draws_of_two_sources_and_of_two_tensors_are_independent() {
+    fn draws_of_sources_and_tensors_are_independent() {
         let (a, b, c) = (Draws::new(1, "w", "a"), Draws::new(1, "w", "b"), Draws::new(1, "v", "a"));
         for (one, other) in [(a, b), (a, c), (b, c)] {
             let both = (0..100_000).filter(|i| one.at(*i) < 1 << 31 && other.at(*i) < 1 << 31).count();
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_draws_what_its_elements_draw() {
+    fn draws_do_not_depend_on_blocks() {
         let draws = Draws::new(2, "w", "a");
         for start in [0, 7, (1 << 32) - 100, 1 << 33] {
             let mut drawn = [false; 200];

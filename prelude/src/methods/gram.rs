@@ -72,16 +72,16 @@ impl Grams {
         let mut values = vec![0.0; size];
         let add = |values: &mut [f64], sums: Vec<f64>| values.iter_mut().zip(sums).for_each(|(x, sum)| *x += sum);
         if groups.count == 1 {
-            tensor.stretches(|| vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
+            tensor.chunks(|| vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
         } else if groups.scattered() {
             // A few long chunks, because each has a sum for every column.
             let length = tensor.elements().div_ceil(16);
-            tensor.stretches_of(length, || vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
+            tensor.chunks_of(length, || vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
         } else {
             // Chunks of whole rows, so that each sum is computed in one chunk.
             let rows = (1usize << 16).div_ceil(groups.run);
             let first = |block: &Block<'_>| block.start() / (rows * groups.run) * rows;
-            let found = tensor.stretches_of(
+            let found = tensor.chunks_of(
                 rows * groups.run,
                 || (0, Vec::new()),
                 |(at, sums), block| {
@@ -192,7 +192,7 @@ mod tests {
     use crate::methods::stream::tests::operands;
 
     #[test]
-    fn products_of_the_whole_of_rows_and_of_columns() {
+    fn inner_products_of_tensors_rows_and_columns() {
         let tensor = operands(&[2, 3], &[&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]], None);
         let product = |groups| Grams::new(&tensor, groups).iter().map(|g| g.product(0, 1)).collect::<Vec<_>>();
         assert_eq!(product(Groups::whole()), [9.0]);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_of_differences_where_there_is_a_base() {
+    fn inner_products_use_task_vectors_with_a_base() {
         let tensor = operands(&[2], &[&[1.0, 2.0], &[3.0, 1.0]], Some(&[1.0, 1.0]));
         let grams = Grams::new(&tensor, Groups::whole());
         let gram = grams.iter().next().unwrap();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn long_tensors_are_summed_in_pieces() {
+    fn long_tensors_are_summed_in_chunks() {
         let (rows, columns) = (700, 300);
         let a: Vec<f32> = (0..rows * columns).map(|i| (i % 7) as f32).collect();
         let tensor = operands(&[rows, columns], &[&a, &a], None);

@@ -124,7 +124,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn the_mean_of_two_is_half_way_and_zeros_only_shorten_it() {
+    fn the_mean_of_two_is_the_midpoint_and_zeros_only_shorten_it() {
         let half = 0.5f32.sqrt();
         let two = operands(&[2], &[&[1.0, 0.0], &[0.0, 3.0]], None);
         let with_zero = operands(&[2], &[&[3.0, 0.0], &[0.0, 3.0], &[0.0, 0.0]], None);

@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_default_is_said_once() {
+    fn defaults_agree_with_the_parameter_tables() {
         let defaults: [(&str, Arc<dyn Method>); 20] = [
             ("linear", Arc::new(Linear { weights: vec![1.0], ..Linear::default() })),
             ("slerp", Arc::new(Slerp::default())),

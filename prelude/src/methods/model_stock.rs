@@ -78,7 +78,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn sources_that_agree_are_averaged_and_those_that_do_not_leave_the_base() {
+    fn parallel_sources_are_averaged_and_orthogonal_ones_keep_the_base() {
         // Row 0: parallel task vectors; row 1: orthogonal ones.
         let sources: [&[f32]; 2] = [&[3.0, 1.0, 2.0, 1.0], &[3.0, 1.0, 1.0, 2.0]];
         let tensor = operands(&[2, 2], &sources, Some(&[1.0; 4]));
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn opposite_task_vectors_leave_the_base() {
+    fn opposite_task_vectors_keep_the_base() {
         let tensor = operands(&[1], &[&[1.5], &[-0.5]], Some(&[0.5]));
         assert_eq!(merged(&ModelStock::default(), &tensor), [0.5]);
     }

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn opposite_sources_that_cancel_out_are_refused_unless_they_are_two() {
+    fn sources_that_cancel_out_are_rejected_unless_there_are_two() {
         let two = operands(&[2], &[&[1.0, 1.0], &[-1.0, -1.0]], None);
         assert_eq!(merged(&MultiSlerp::default(), &two), [0.0, 0.0]);
         let four = operands(&[1], &[&[1.0], &[-1.0], &[1.0], &[-1.0]], None);

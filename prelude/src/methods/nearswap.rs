@@ -82,7 +82,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn what_is_near_is_swapped_and_the_rest_moves_by_t() {
+    fn close_elements_are_swapped_and_the_rest_move_by_t() {
         let tensor = operands(&[4], &[&[1.05, 2.0, 0.0, 1.0]], Some(&[1.0; 4]));
         let found = merged(&NearSwap { t: 0.1 }, &tensor);
         assert!(found.iter().zip([1.05, 1.1, 0.9, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_columns_have_angles_of_their_own() {
+    fn rows_and_columns_have_their_own_angles() {
         // Rows: orthogonal, and parallel. Columns: (1, 1) and (0, 3); (0, 1) and (1, 3).
         let tensor = operands(&[2, 2], &[&[1.0, 0.0, 1.0, 1.0], &[0.0, 1.0, 3.0, 3.0]], None);
         let half = 0.5f32.sqrt();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_is_what_is_turned_around() {
+    fn interpolates_task_vectors_with_a_base() {
         let tensor = operands(&[2], &[&[3.0, 1.0], &[1.0, 3.0]], Some(&[1.0, 1.0]));
         let root = 2f32.sqrt();
         close(merged(&NuSlerp { from_base: true, ..NuSlerp::default() }, &tensor), &[1.0 + root, 1.0 + root]);

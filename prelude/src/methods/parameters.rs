@@ -209,7 +209,7 @@ mod tests {
     const KEYS: &[Key] = &[WEIGHT, NORMALIZE, Key::whole("lambda", "1")];
 
     #[test]
-    fn what_is_typed_is_read() {
+    fn parses_typed_values() {
         let given = Given::read(KEYS, &[("weights", "1, 0.5,-0.25"), ("normalize", "off")]).unwrap();
         assert_eq!(given.numbers("weight").unwrap(), [1.0, 0.5, -0.25]);
         assert!(!given.switch("normalize").unwrap());
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_value_or_one_for_each_source() {
+    fn accepts_one_value_or_one_per_source() {
         let at_most_one = |x| x <= 1.0;
         assert!(check("density", &[0.5], 3, at_most_one, "").is_ok());
         assert!(check("density", &[0.5, 1.0], 3, at_most_one, "").is_err());

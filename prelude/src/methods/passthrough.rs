@@ -61,7 +61,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn it_passes_through() {
+    fn keeps_or_scales_the_source() {
         let tensor = operands(&[2], &[&[1.5, -2.0]], None);
         assert_eq!(merged(&Passthrough::default(), &tensor), [1.5, -2.0]);
         assert_eq!(merged(&*ENTRY.build(&[("scale", "-2")]).unwrap(), &tensor), [-3.0, 4.0]);

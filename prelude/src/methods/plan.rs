@@ -116,9 +116,9 @@ impl Prepared<'_> {
 
     /// Returns the whole tensor, f32, on the CPU.
     fn tensor(&self) -> Result<Tensor> {
-        const PIECE: usize = 1 << 13;
+        const BLOCK: usize = 1 << 13;
         let mut values = vec![0f32; self.operands.elements()];
-        values.par_chunks_mut(PIECE).enumerate().for_each(|(i, out)| self.fill(i * PIECE, out));
+        values.par_chunks_mut(BLOCK).enumerate().for_each(|(i, out)| self.fill(i * BLOCK, out));
         Ok(Tensor::from_vec(values, self.operands.spec().shape.as_slice(), &Device::Cpu)?)
     }
 

@@ -147,7 +147,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn what_is_ones_own_is_kept_and_what_is_shared_is_averaged() {
+    fn unshared_changes_are_kept_and_shared_ones_averaged() {
         // Task vectors (2, 0, 1, 0) and (4, 3, 0, 0): one change is shared, each has one unshared.
         let tensor = operands(&[4], &[&[3.0, 1.0, 2.0, 1.0], &[5.0, 4.0, 1.0, 1.0]], Some(&[1.0; 4]));
         assert_eq!(merged(&Ram::default(), &tensor), [4.0, 4.0, 2.0, 1.0]);

@@ -105,7 +105,7 @@ pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'
         };
         sums.push((block.start(), inside.iter().zip(&found).map(count).collect()));
     };
-    let blocks = if split { tensor.stretches(Vec::new, equals).concat() } else { Vec::new() };
+    let blocks = if split { tensor.chunks(Vec::new, equals).concat() } else { Vec::new() };
     let cut = |i: usize| {
         let (bits, wanted, equals) = found[i];
         if wanted == equals {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_are_those_of_a_sorted_tensor_with_many_equals() {
+    fn cuts_equal_those_by_sorting_with_many_ties() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let n = 150_001;
         let fine: Vec<f32> = (0..n).map(|_| rng.random::<f32>() - 0.5).collect();
@@ -195,7 +195,7 @@ mod tests {
 
     /// A source with density 1 has no keys; its negative values must not be read as keys.
     #[test]
-    fn rows_that_are_not_asked_for_are_not_looked_at() {
+    fn ignores_rows_that_are_not_requested() {
         let values: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin()).collect();
         let tensor = operands(&[1000], &[&values, &values], None);
         let second = |block: &mut Block<'_>| block.source_mut(1).iter_mut().for_each(|x| *x = x.abs());

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::gram::dot;
 use super::parameters::{self, INT8_MASK, Key};
 use super::rank::{Cut, Rank, cuts};
-use super::task_vectors::{Consensus, Divided, Weighed};
+use super::task_vectors::{Consensus, Divisor, WeightOrder};
 use super::{Base, Blend, Block, Entry, Given, Method, Operands, Origin, Signs, TILE};
 use crate::error::Result;
 
@@ -85,7 +85,7 @@ impl Method for Sce {
             }
             false => Cut::LAST,
         };
-        let squares = tensor.stretches(
+        let squares = tensor.chunks(
             || vec![0.0; tensor.sources()],
             |sums: &mut Vec<f64>, block| {
                 select(selected, block);
@@ -100,8 +100,8 @@ impl Method for Sce {
         let equal = 1.0 / tensor.sources() as f64;
         // Below this, the weights are meaningless.
         let weights = weights.iter().map(|w| if total.abs() < 1e-6 { equal } else { w / total } as f32).collect();
-        let divided = Divided::ByWeightsInFrom(1e-6);
-        let weighed = Weighed::AfterElection;
+        let divided = Divisor::WeightsAtLeast(1e-6);
+        let weighed = WeightOrder::AfterElection;
         let consensus = Consensus { weights, signs: Signs::Elected, weighed, divided, lambda: 1.0 };
         Ok(Box::new(Selected { selected, consensus }))
     }
@@ -161,7 +161,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn sources_weigh_by_what_is_selected() {
+    fn weights_come_from_the_selected_elements() {
         // Task vectors (2, 4, 1, 3) and (4, 0, 1, -1): variances 1, 4, 0, 4. A fraction of 2/3 of three elements is
         // two: the second and the fourth. Mean squares (16 + 9) / 4 and (0 + 1) / 4: weights 25/26 and 1/26.
         let tensor = operands(&[4], &[&[2.0, 4.0, 1.0, 3.0], &[4.0, 0.0, 1.0, -1.0]], Some(&[0.0; 4]));

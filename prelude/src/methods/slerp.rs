@@ -101,7 +101,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn half_way_between_two_axes_is_the_diagonal() {
+    fn the_midpoint_of_two_axes_is_the_diagonal() {
         let tensor = operands(&[2], &[&[2.0, 0.0], &[0.0, 2.0]], None);
         let root = 2f32.sqrt();
         for (x, expected) in merged(&Slerp::default(), &tensor).iter().zip([root, root]) {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn parallel_tensors_and_zeros_are_interpolated_in_a_line() {
+    fn parallel_tensors_and_zeros_are_interpolated_linearly() {
         let parallel = operands(&[2], &[&[1.0, 1.0], &[3.0, 3.0]], None);
         assert_eq!(merged(&Slerp { t: 0.25, ..Slerp::default() }, &parallel), [1.5, 1.5]);
         let zero = operands(&[2], &[&[0.0, 0.0], &[4.0, 0.0]], None);

@@ -57,12 +57,12 @@ pub enum Rescale {
 }
 
 /// The kept elements of one source's task vector.
-pub(super) struct Kept {
-    which: Which,
+pub(super) struct Selection {
+    which: KeptElements,
     scale: f32,
 }
 
-enum Which {
+enum KeptElements {
     All,
     /// Between two ranks by magnitude.
     Window(Cut, Cut),
@@ -72,10 +72,10 @@ enum Which {
     Bits(Vec<u64>),
 }
 
-impl Kept {
+impl Selection {
     /// Keeps all elements.
     pub fn all() -> Self {
-        Self { which: Which::All, scale: 1.0 }
+        Self { which: KeptElements::All, scale: 1.0 }
     }
 
     /// In `values`, a block from position `start` on, sets dropped elements to 0 and rescales the others.
@@ -84,8 +84,8 @@ impl Kept {
         let mut kept = [true; TILE];
         let kept = &mut kept[..values.len()];
         match &self.which {
-            Which::All => return,
-            Which::Window(above, below) => {
+            KeptElements::All => return,
+            KeptElements::Window(above, below) => {
                 let mut keys = [0f32; TILE];
                 let keys = &mut keys[..values.len()];
                 keys.iter_mut().zip(values.iter()).for_each(|(key, x)| *key = x.abs());
@@ -96,8 +96,8 @@ impl Kept {
                     kept.iter_mut().zip(dropped).for_each(|(kept, dropped)| *kept &= !dropped);
                 }
             }
-            Which::Drawn(draws, below) => draws.fill(start, *below, kept),
-            Which::Bits(bits) => {
+            KeptElements::Drawn(draws, below) => draws.fill(start, *below, kept),
+            KeptElements::Bits(bits) => {
                 let bit = |at: usize| bits[at / 64] >> (at % 64) & 1 == 1;
                 kept.iter_mut().enumerate().for_each(|(i, kept)| *kept = bit(start + i));
             }
@@ -108,9 +108,9 @@ impl Kept {
 
 impl Sparsify {
     /// Returns the kept elements of each source of `tensor` for the given densities.
-    pub(super) fn kept(&self, tensor: &Operands, densities: &[f64], rescale: Rescale) -> Vec<Kept> {
+    pub(super) fn kept(&self, tensor: &Operands, densities: &[f64], rescale: Rescale) -> Vec<Selection> {
         let all = |i: &usize| of(densities, *i) >= 1.0 || *self == Self::Nothing;
-        let mut kept: Vec<Kept> = (0..tensor.sources()).map(|_| Kept::all()).collect();
+        let mut kept: Vec<Selection> = (0..tensor.sources()).map(|_| Selection::all()).collect();
         let thinned: Vec<usize> = (0..tensor.sources()).filter(|i| !all(i)).collect();
         let draws = |seed, i: usize| Draws::new(seed, &tensor.spec().name, &tensor.names()[i]);
         match self {
@@ -125,21 +125,21 @@ impl Sparsify {
                     thinned.iter().for_each(|i| block.source_mut(*i).iter_mut().for_each(|x| *x = x.abs()));
                 });
                 for (i, cut) in thinned.iter().zip(cuts.chunks(2)) {
-                    kept[*i].which = Which::Window(cut[0], cut[1]);
+                    kept[*i].which = KeptElements::Window(cut[0], cut[1]);
                 }
             }
             Self::Random { seed } => {
                 for i in &thinned {
-                    kept[*i].which = Which::Drawn(draws(*seed, *i), below(of(densities, *i)));
+                    kept[*i].which = KeptElements::Drawn(draws(*seed, *i), below(of(densities, *i)));
                 }
             }
             Self::Ranked { epsilon, seed } => {
                 for i in &thinned {
                     if of(densities, *i) <= 0.0 {
-                        kept[*i].which = Which::Drawn(draws(*seed, *i), below(0.0));
+                        kept[*i].which = KeptElements::Drawn(draws(*seed, *i), below(0.0));
                         continue;
                     }
-                    kept[*i].which = Which::Bits(ranked(tensor, *i, of(densities, *i), of(epsilon, *i), draws(*seed, *i)));
+                    kept[*i].which = KeptElements::Bits(ranked(tensor, *i, of(densities, *i), of(epsilon, *i), draws(*seed, *i)));
                 }
             }
         }
@@ -167,9 +167,9 @@ fn window(n: usize, density: f64, skipped: f64, least: usize) -> [usize; 2] {
 }
 
 /// Returns, for each source, the L1 norm divided by that of the kept elements; 1 if either is 0.
-fn l1_scales(tensor: &Operands, kept: &[Kept]) -> Vec<f32> {
+fn l1_scales(tensor: &Operands, kept: &[Selection]) -> Vec<f32> {
     let n = kept.len();
-    let sums = tensor.stretches(
+    let sums = tensor.chunks(
         || vec![(0.0, 0.0); n],
         |sums: &mut Vec<(f64, f64)>, block| {
             block.subtract_base();
@@ -227,7 +227,7 @@ fn ranked(tensor: &Operands, i: usize, density: f64, epsilon: f64, draws: Draws)
 
 /// Replaces a block's sources by their sparsified task vectors.
 #[inline(always)]
-pub(super) fn thin(kept: &[Kept], block: &mut Block<'_>) {
+pub(super) fn thin(kept: &[Selection], block: &mut Block<'_>) {
     block.subtract_base();
     let start = block.start();
     kept.iter().enumerate().for_each(|(i, kept)| kept.apply(start, block.source_mut(i)));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_are_kept_equals_by_position() {
+    fn keeps_the_largest_with_ties_by_position() {
         let values = [1.0, -3.0, 2.0, -2.0, 0.5, 2.0];
         assert_eq!(kept(&Sparsify::Magnitude, 0.5, Rescale::Off, &values, &[6]), [0.0, -3.0, 2.0, -2.0, 0.0, 0.0]);
         // 10.5 / 7: the L1 norm over that of the kept elements.
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn breadcrumbs_leave_the_largest_out() {
+    fn breadcrumbs_drop_outliers() {
         let values = [1.0, -3.0, 2.0, -4.0, 0.5, 2.5];
         let outliers = |gamma| Sparsify::Outliers { gamma: vec![gamma] };
         assert_eq!(kept(&outliers(0.2), 0.5, Rescale::Off, &values, &[6]), [0.0, -3.0, 2.0, 0.0, 0.0, 2.5]);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_keep_the_density_and_the_size() {
+    fn random_draws_preserve_density_and_l1_norm() {
         let values: Vec<f32> = (0..40_000).map(|i| (i % 13) as f32 - 6.0).collect();
         let size = |values: &[f32]| values.iter().map(|x| x.abs()).sum::<f32>();
         let share = |values: &[f32]| values.iter().filter(|x| **x != 0.0).count() as f32 / 40_000.0 * 13.0 / 12.0;
@@ -292,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn of_no_density_nothing_is_drawn() {
+    fn density_zero_keeps_nothing() {
         for sparsify in [Sparsify::Random { seed: 0 }, Sparsify::Ranked { epsilon: vec![0.2], seed: 0 }] {
             assert_eq!(kept(&sparsify, 0.0, Rescale::L1, &[1.0; 100], &[10, 10]), [0.0; 100]);
         }
     }
 
     #[test]
-    fn the_larger_are_drawn_likelier() {
+    fn larger_elements_are_kept_with_higher_probability() {
         // Rows of one small and one large element: probabilities 0.1 and 0.9.
         let values: Vec<f32> = (0..20_000).map(|i| if i % 2 == 0 { 0.5 } else { -3.0 }).collect();
         let sparsify = Sparsify::Ranked { epsilon: vec![0.4], seed: 5 };
@@ -310,7 +310,7 @@ mod tests {
 
     /// The draws for a source in a tensor do not depend on the order of blocks or on the other sources.
     #[test]
-    fn draws_belong_to_a_tensor_and_a_source() {
+    fn draws_depend_on_tensor_and_source_only() {
         let (a, b): (Vec<f32>, Vec<f32>) = (0..5_000u16).map(|i| (f32::from(i) + 1.0, -f32::from(i) - 1.0)).unzip();
         let base = vec![0.0; a.len()];
         let both = operands(&[50, 100], &[&a, &b], Some(&base));

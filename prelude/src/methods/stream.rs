@@ -64,12 +64,12 @@ impl Operands {
     /// Reads the tensor on all threads, in chunks, and returns the result of each chunk in order, so that the total
     /// does not depend on the number of threads. After a stop request, the remaining chunks are skipped: callers
     /// check for it afterwards and discard the result.
-    pub fn stretches<T: Send>(&self, make: impl Fn() -> T + Sync, look: impl Fn(&mut T, &mut Block<'_>) + Sync) -> Vec<T> {
-        self.stretches_of(CHUNK, make, look)
+    pub fn chunks<T: Send>(&self, make: impl Fn() -> T + Sync, look: impl Fn(&mut T, &mut Block<'_>) + Sync) -> Vec<T> {
+        self.chunks_of(CHUNK, make, look)
     }
 
-    /// Like [`Operands::stretches`], with chunks of `length` elements.
-    pub fn stretches_of<T: Send>(
+    /// Like [`Operands::chunks`], with chunks of `length` elements.
+    pub fn chunks_of<T: Send>(
         &self,
         length: usize,
         make: impl Fn() -> T + Sync,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::parameters::{self, INT8_MASK, Key, WEIGHT, of};
-use super::sparsify::{Kept, thin};
+use super::sparsify::{Selection, thin};
 use super::{Base, Blend, Block, Given, Method, Operands, Rescale, Sparsify};
 use crate::error::{Error, Result};
 
@@ -176,11 +176,11 @@ impl Method for TaskVectors {
             consensus: Consensus {
                 weights: (0..tensor.sources()).map(|i| of(&self.weight, i) as f32).collect(),
                 signs: self.signs,
-                weighed: Weighed::BeforeElection,
-                divided: match (self.normalize, self.signs) {
-                    (false, _) => Divided::By(1.0),
-                    (true, Signs::All) => Divided::By(if total.abs() < 1e-8 { 1.0 } else { total }),
-                    (true, Signs::Elected) => Divided::ByWeightsIn,
+                weight_order: WeightOrder::BeforeElection,
+                divisor: match (self.normalize, self.signs) {
+                    (false, _) => Divisor::Constant(1.0),
+                    (true, Signs::All) => Divisor::Constant(if total.abs() < 1e-8 { 1.0 } else { total }),
+                    (true, Signs::Elected) => Divisor::Weights,
                 },
                 lambda: self.lambda as f32,
             },
@@ -190,7 +190,7 @@ impl Method for TaskVectors {
 
 /// Steps 1 to 4.
 struct Added {
-    kept: Vec<Kept>,
+    kept: Vec<Selection>,
     consensus: Consensus,
 }
 
@@ -211,27 +211,27 @@ pub(super) struct Consensus {
     pub weights: Vec<f32>,
     pub signs: Signs,
     /// Whether weights apply before signs are elected, or only in the sum.
-    pub weighed: Weighed,
-    pub divided: Divided,
+    pub weight_order: WeightOrder,
+    pub divisor: Divisor,
     pub lambda: f32,
 }
 
 /// When task vectors are multiplied by their weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weighed {
+pub(super) enum WeightOrder {
     BeforeElection,
     AfterElection,
 }
 
 /// The divisor of the sum.
 #[derive(Clone, Copy)]
-pub(super) enum Divided {
+pub(super) enum Divisor {
     /// A constant.
-    By(f32),
+    Constant(f32),
     /// The sum of the weights of the remaining elements; 1 if that is 0.
-    ByWeightsIn,
+    Weights,
     /// The same with a lower bound.
-    ByWeightsInFrom(f32),
+    WeightsAtLeast(f32),
 }
 
 impl Consensus {
@@ -241,7 +241,7 @@ impl Consensus {
         let [mut sums, mut divisor] = [[0f32; super::TILE]; 2];
         let (sums, divisor) = (&mut sums[..out.len()], &mut divisor[..out.len()]);
         // The factors of a task vector before and after signs are elected.
-        let factors = |weight: f32| if self.weighed == Weighed::BeforeElection { (weight, 1.0) } else { (1.0, weight) };
+        let factors = |weight: f32| if self.weight_order == WeightOrder::BeforeElection { (weight, 1.0) } else { (1.0, weight) };
         for (i, weight) in self.weights.iter().enumerate() {
             let (weight, _) = factors(*weight);
             let elements = sums.iter_mut().zip(block.source_mut(i));
@@ -265,13 +265,13 @@ impl Consensus {
                 }
             }
         }
-        match self.divided {
-            Divided::By(1.0) => {}
-            Divided::By(total) => out.iter_mut().for_each(|x| *x /= total),
-            Divided::ByWeightsIn => {
+        match self.divisor {
+            Divisor::Constant(1.0) => {}
+            Divisor::Constant(total) => out.iter_mut().for_each(|x| *x /= total),
+            Divisor::Weights => {
                 out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= if *total == 0.0 { 1.0 } else { *total });
             }
-            Divided::ByWeightsInFrom(least) => out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= total.max(least)),
+            Divisor::WeightsAtLeast(least) => out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= total.max(least)),
         }
         if self.lambda != 1.0 {
             out.iter_mut().for_each(|x| *x *= self.lambda);
@@ -289,7 +289,7 @@ mod tests {
     use crate::methods::{della, ties};
 
     #[test]
-    fn signs_are_elected_and_weights_that_are_in_divide() {
+    fn elects_signs_and_divides_by_the_remaining_weights() {
         // Task vectors (1, -2, 0) and (3, 1, 0); sums 4, -1, 0.
         let tensor = operands(&[3], &[&[2.0, -1.0, 1.0], &[4.0, 2.0, 1.0]], Some(&[1.0; 3]));
         assert_eq!(merged(&ties(), &tensor), [3.0, -1.0, 1.0]);

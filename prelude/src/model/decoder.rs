@@ -23,7 +23,7 @@ pub struct Decoder<'a, W: Weights + ?Sized> {
 }
 
 /// The positions of packed tokens: the lengths of their sequences, and the rotary angles.
-pub struct Places {
+pub struct Positions {
     lengths: Vec<usize>,
     /// The position of each sequence's first token.
     start: usize,
@@ -31,7 +31,7 @@ pub struct Places {
     tables: Vec<RotaryTable>,
 }
 
-impl Places {
+impl Positions {
     /// Creates positions for sequences of `lengths` tokens, each starting at position `start`.
     pub fn new(architecture: &Architecture, lengths: &[usize], start: usize) -> Self {
         let tables = architecture.ropes.iter().map(|rope| RotaryTable::new(rope, lengths, start)).collect();
@@ -82,7 +82,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// # Errors
     /// A missing weight, ids outside the vocabulary, or [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn hidden(&self, batch: &Batch) -> Result<Tensor> {
-        self.run(&batch.ids, &Places::new(self.architecture, &batch.lengths, 0), None)
+        self.run(&batch.ids, &Positions::new(self.architecture, &batch.lengths, 0), None)
     }
 
     /// Like [`Decoder::hidden`], for the next tokens `ids` (u32) of the sequence in `cache`.
@@ -90,14 +90,14 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     /// # Errors
     /// As for `hidden`.
     pub fn hidden_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
-        let places = Places::new(self.architecture, &[ids.dim(0)?], cache.len());
-        self.run(ids, &places, Some(cache))
+        let positions = Positions::new(self.architecture, &[ids.dim(0)?], cache.len());
+        self.run(ids, &positions, Some(cache))
     }
 
-    fn run(&self, ids: &Tensor, places: &Places, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+    fn run(&self, ids: &Tensor, positions: &Positions, mut cache: Option<&mut Cache>) -> Result<Tensor> {
         let mut x = self.embed(ids)?;
         for layer in 0..self.architecture.layers {
-            x = self.layer_cached(layer, &x, places, cache.as_deref_mut())?;
+            x = self.layer_cached(layer, &x, positions, cache.as_deref_mut())?;
         }
         self.last_norm(&x)
     }
@@ -110,15 +110,15 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     pub fn hidden_each(&self, batches: &[Batch]) -> Result<Vec<Tensor>> {
         let a = self.architecture;
         let mut states = batches.iter().map(|b| self.embed(&b.ids)).collect::<Result<Vec<_>>>()?;
-        let places: Vec<Places> = batches.iter().map(|b| Places::new(a, &b.lengths, 0)).collect();
+        let positions: Vec<Positions> = batches.iter().map(|b| Positions::new(a, &b.lengths, 0)).collect();
         let specs = a.tensors();
         for layer in 0..a.layers {
             let own = specs.iter().filter(|spec| spec.layer() == Some(layer));
             let held = own.map(|spec| Ok((spec.name.clone(), self.weights.weight(&spec.name)?)));
             let held = held.collect::<Result<BTreeMap<String, Tensor>>>()?;
             let decoder = Decoder::new(a, &held);
-            for (x, places) in states.iter_mut().zip(&places) {
-                *x = decoder.layer(layer, x, places)?;
+            for (x, positions) in states.iter_mut().zip(&positions) {
+                *x = decoder.layer(layer, x, positions)?;
             }
         }
         states.iter().map(|x| self.last_norm(x)).collect()
@@ -138,8 +138,8 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     ///
     /// # Errors
     /// A missing weight, or [`Error::Interrupted`](crate::Error::Interrupted).
-    pub fn layer(&self, layer: usize, x: &Tensor, places: &Places) -> Result<Tensor> {
-        self.layer_cached(layer, x, places, None)
+    pub fn layer(&self, layer: usize, x: &Tensor, positions: &Positions) -> Result<Tensor> {
+        self.layer_cached(layer, x, positions, None)
     }
 
     /// Applies the norm after the last layer.
@@ -159,7 +159,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         capped(self.architecture, self.linear(hidden, self.architecture.output(), None)?)
     }
 
-    fn layer_cached(&self, layer: usize, x: &Tensor, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
+    fn layer_cached(&self, layer: usize, x: &Tensor, positions: &Positions, cache: Option<&mut Cache>) -> Result<Tensor> {
         interrupt::check()?;
         let (norms, scale) = (self.architecture.norms, self.architecture.residual_scale);
         let norm = |x: Tensor, name: Option<&str>| match name {
@@ -167,18 +167,18 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             None => Ok(x),
         };
         let add = |x: &Tensor, y: Tensor| x + if scale == 1.0 { y } else { (y * scale)? };
-        let y = self.attention(&norm(x.clone(), norms.before_attention)?, layer, places, cache)?;
+        let y = self.attention(&norm(x.clone(), norms.before_attention)?, layer, positions, cache)?;
         let x = add(x, norm(y, norms.after_attention)?)?;
         let y = self.mlp(&norm(x.clone(), norms.before_mlp)?, layer)?;
         Ok(add(&x, norm(y, norms.after_mlp)?)?)
     }
 
-    fn attention(&self, x: &Tensor, layer: usize, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
+    fn attention(&self, x: &Tensor, layer: usize, positions: &Positions, cache: Option<&mut Cache>) -> Result<Tensor> {
         let (a, attends) = (self.architecture, self.architecture.attends[layer]);
         let prefix = format!("model.layers.{layer}.self_attn");
         let (mut q, mut k, mut v) = self.queries_keys_values(x, &prefix)?;
-        q = self.placed(&q, a.heads, &format!("{prefix}.q_norm"), attends, places)?;
-        k = self.placed(&k, a.key_value_heads, &format!("{prefix}.k_norm"), attends, places)?;
+        q = self.with_positions(&q, a.heads, &format!("{prefix}.q_norm"), attends, positions)?;
+        k = self.with_positions(&k, a.key_value_heads, &format!("{prefix}.k_norm"), attends, positions)?;
         if let Some(cache) = cache {
             (k, v) = cache.extend(layer, k, v)?;
         }
@@ -189,7 +189,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             window: attends.window,
             soft_cap: a.attention_cap,
         };
-        let y = attention.run(&q, &k, &v, &places.lengths, places.start)?;
+        let y = attention.run(&q, &k, &v, &positions.lengths, positions.start)?;
         self.linear_named(&y, &format!("{prefix}.o_proj"), a.output_bias)
     }
 
@@ -205,14 +205,14 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 
     /// Normalises and rotates queries or keys (tokens x (heads * head_dim)) as their layer requires.
-    fn placed(&self, x: &Tensor, heads: usize, norm: &str, attends: Attends, places: &Places) -> Result<Tensor> {
+    fn with_positions(&self, x: &Tensor, heads: usize, norm: &str, attends: Attends, positions: &Positions) -> Result<Tensor> {
         let apart = |x: &Tensor| x.reshape((x.dim(0)?, heads, self.architecture.head_dim));
         let mut x = match self.architecture.qk_norm {
             QkNorm::None => apart(x)?,
             QkNorm::Heads => self.norm(&apart(x)?, norm)?,
             QkNorm::Whole => apart(&self.norm(x, norm)?)?,
         };
-        if let Some(table) = attends.rope.and_then(|rope| places.tables.get(rope)) {
+        if let Some(table) = attends.rope.and_then(|rope| positions.tables.get(rope)) {
             x = rotary(&x, table)?;
         }
         Ok(x.flatten_from(1)?)

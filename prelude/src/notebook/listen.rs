@@ -56,11 +56,11 @@ pub fn listen(socket: &OsStr) {
 }
 
 fn verb(line: &str, mut stream: UnixStream) {
-    let mut say = |message: Value| drop(writeln!(stream, "{message}"));
+    let mut send = |message: Value| drop(writeln!(stream, "{message}"));
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        run(line, |reply| say(json!({"shown": {"text/plain": reply.text, "text/html": reply.html}})))
+        run(line, |reply| send(json!({"shown": {"text/plain": reply.text, "text/html": reply.html}})))
     }));
-    say(match done {
+    send(match done {
         Ok(Ok(())) => json!({"done": true}),
         Ok(Err(error)) => json!({"error": error.to_string(), "hint": Error::hint(&error)}),
         Err(_) => json!({"error": "internal error in a verb", "hint": "please report the steps that led to it"}),

@@ -19,7 +19,7 @@ const PACE: Duration = Duration::from_millis(300);
 const BAR: usize = 30;
 
 /// A task on display.
-struct Shown {
+struct TaskDisplay {
     id: String,
     begin: Instant,
     last: Option<Instant>,
@@ -28,14 +28,14 @@ struct Shown {
 
 /// Returns a watcher that displays the outermost task.
 pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
-    let tasks: Mutex<(u64, Vec<Shown>)> = Mutex::new((0, Vec::new()));
+    let tasks: Mutex<(u64, Vec<TaskDisplay>)> = Mutex::new((0, Vec::new()));
     move |progress| {
         let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let (count, tasks) = &mut *tasks;
         if progress.done == 0 && !progress.finished {
             *count += 1;
             let id = format!("dam-{}-{count}", std::process::id());
-            tasks.push(Shown { id, begin: Instant::now(), last: None, history: History::default() });
+            tasks.push(TaskDisplay { id, begin: Instant::now(), last: None, history: History::default() });
             return;
         }
         let outermost = tasks.len() == 1;
@@ -58,7 +58,7 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
     }
 }
 
-impl Shown {
+impl TaskDisplay {
     fn show(&self, progress: &Progress<'_>) {
         println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": self.data(progress)}));
     }
@@ -125,7 +125,7 @@ mod tests {
     /// contains it.
     #[test]
     fn generated_text_is_shown_as_it_grows() {
-        let shown = Shown { id: "x".into(), begin: Instant::now(), last: None, history: History::default() };
+        let shown = TaskDisplay { id: "x".into(), begin: Instant::now(), last: None, history: History::default() };
         let message = "DAM: a < b\nmath: <script>";
         let mut progress = Progress {
             task: GENERATE,

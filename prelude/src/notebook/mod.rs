@@ -21,7 +21,7 @@ use crate::session::{latest, watch};
 use crate::verbs::{Context, Reply, quits, refuse, statements};
 
 pub use panic::PANIC;
-pub use shown::{ByDebug, ByNumbers, InResult, Itself, Nameless, Summed, show_error, variables};
+pub use shown::{ByDebug, ByNumbers, Unwrap, Bare, NoSummary, Summary, show_error, variables};
 
 /// The environment variable that holds the path of the kernel's socket.
 pub const SOCKET: &str = "DAM_NOTEBOOK";
@@ -39,7 +39,7 @@ pub fn attach() {
     ONCE.call_once(|| {
         if let Some(socket) = std::env::var_os(SOCKET) {
             watch(live::watcher());
-            panic::tell();
+            panic::install_hook();
             listen::listen(&socket);
         }
     });
@@ -93,7 +93,7 @@ fn begin() {
 /// Makes the merge most recently created by a cell the current one.
 fn follow(context: &mut Context) {
     if let Ok(dam) = latest()
-        && context.dam.as_ref().is_none_or(|known| !known.is(&dam))
+        && context.dam.as_ref().is_none_or(|known| !known.is_same(&dam))
     {
         context.wrapped(dam);
     }

@@ -13,12 +13,12 @@ use serde_json::json;
 pub const PANIC: &str = "application/vnd.dam.panic+json";
 
 /// Installs the panic hook. Call it on the thread of the cells.
-pub fn tell() {
+pub fn install_hook() {
     let cells = std::thread::current().id();
-    std::panic::set_hook(Box::new(move |panic| said(panic, cells)));
+    std::panic::set_hook(Box::new(move |panic| report(panic, cells)));
 }
 
-fn said(panic: &PanicHookInfo<'_>, cells: ThreadId) {
+fn report(panic: &PanicHookInfo<'_>, cells: ThreadId) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
     let message = text.unwrap_or("(not text)");
@@ -26,10 +26,10 @@ fn said(panic: &PanicHookInfo<'_>, cells: ThreadId) {
     let thread = (thread.id() != cells).then(|| thread.name().unwrap_or("unnamed").to_owned());
     let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     let backtrace = wanted.then(|| Backtrace::force_capture().to_string());
-    let said = json!({
+    let report = json!({
         "message": message, "thread": thread, "backtrace": backtrace,
         "file": place.map(|place| place.file()), "line": place.map(|place| place.line()),
         "column": place.map(|place| place.column()),
     });
-    println!("EVCXR_BEGIN_CONTENT {PANIC}\n{said}\nEVCXR_END_CONTENT");
+    println!("EVCXR_BEGIN_CONTENT {PANIC}\n{report}\nEVCXR_END_CONTENT");
 }

@@ -17,7 +17,7 @@ macro_rules! shown {
         match &$value {
             value => {
                 #[allow(unused_imports)]
-                use $crate::notebook::{ByDebug as _, ByNumbers as _, InResult as _, Itself as _};
+                use $crate::notebook::{ByDebug as _, ByNumbers as _, Unwrap as _, Bare as _};
                 match value.dam_inside() {
                     ::std::result::Result::Ok(inside) => inside.evcxr_display(),
                     ::std::result::Result::Err(error) => $crate::notebook::show_error(&error),
@@ -32,13 +32,13 @@ macro_rules! shown {
 macro_rules! summary {
     ($value:expr) => {{
         #[allow(unused_imports)]
-        use $crate::notebook::{Nameless as _, Summed as _};
+        use $crate::notebook::{NoSummary as _, Summary as _};
         (&&$value).dam_summary()
     }};
 }
 
 /// A wrapper whose content is displayed.
-pub trait InResult {
+pub trait Unwrap {
     /// The type of the content.
     type Inside: ?Sized;
 
@@ -49,7 +49,7 @@ pub trait InResult {
     fn dam_inside(&self) -> Result<&Self::Inside, String>;
 }
 
-impl<T, E: Debug> InResult for Result<T, E> {
+impl<T, E: Debug> Unwrap for Result<T, E> {
     type Inside = T;
 
     fn dam_inside(&self) -> Result<&T, String> {
@@ -58,7 +58,7 @@ impl<T, E: Debug> InResult for Result<T, E> {
 }
 
 /// A value that is displayed itself.
-pub trait Itself<T: ?Sized> {
+pub trait Bare<T: ?Sized> {
     /// Returns the value.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ pub trait Itself<T: ?Sized> {
     fn dam_inside(&self) -> Result<&T, String>;
 }
 
-impl<T: ?Sized> Itself<T> for &T {
+impl<T: ?Sized> Bare<T> for &T {
     fn dam_inside(&self) -> Result<&T, String> {
         Ok(self)
     }
@@ -117,14 +117,14 @@ fn plain(text: &str) {
 }
 
 /// A value with a summary for the table of variables.
-pub trait Summed {
+pub trait Summary {
     /// Returns the value in one line.
     fn dam_summary(&self) -> String;
 }
 
-impl<T: Debug + ?Sized> Summed for &T {
+impl<T: Debug + ?Sized> Summary for &T {
     fn dam_summary(&self) -> String {
-        let mut line = Line(String::new());
+        let mut line = OneLine(String::new());
         // A full line is not an error.
         let _ = write!(line, "{self:?}");
         line.0
@@ -132,12 +132,12 @@ impl<T: Debug + ?Sized> Summed for &T {
 }
 
 /// A value without a summary.
-pub trait Nameless {
+pub trait NoSummary {
     /// Returns an empty string.
     fn dam_summary(&self) -> String;
 }
 
-impl<T: ?Sized> Nameless for &&T {
+impl<T: ?Sized> NoSummary for &&T {
     fn dam_summary(&self) -> String {
         String::new()
     }
@@ -147,9 +147,9 @@ impl<T: ?Sized> Nameless for &&T {
 const LINE: usize = 60;
 
 /// Collects the start of formatted text, in one line; formatting stops when it is full.
-struct Line(String);
+struct OneLine(String);
 
-impl Write for Line {
+impl Write for OneLine {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         for c in text.chars() {
             if self.0.chars().count() == LINE {
@@ -178,7 +178,7 @@ pub fn variables(all: &[(&str, &str, String)]) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_summary_is_a_line_and_of_what_cannot_be_written_nothing() {
+    fn summaries_are_one_line_and_empty_without_debug() {
         struct Silent;
         let (long, list) = ("x\n".repeat(100), vec![1, 2]);
         assert_eq!(crate::summary!(list), "[1, 2]");

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_columns_is_penalised_as_columns() {
+    fn broadcast_columns_are_penalised_like_columns() {
         let (flat, weights) = (random(&[3, 6], 1), random(&[3, 6], 2).abs().unwrap());
         let form = flat.reshape((3, 1, 6)).unwrap();
         for penalty in [cosine, l1, l2, |c: &Tensor| overlap(c, None)] {

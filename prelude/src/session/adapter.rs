@@ -19,7 +19,7 @@ use std::path::Path;
 use candle_core::DType;
 use rayon::prelude::*;
 
-use self::files::{Change, Part};
+use self::files::{Change, TensorChange};
 use super::output::{Output, named};
 use crate::checkpoint::{BASE, Kept, Kind, OUTPUT, Source, TensorSpec, Values, View, Written};
 use crate::error::{Error, Result};
@@ -30,10 +30,10 @@ use crate::ops::{Made, truncated};
 const TRANSPOSED: [&str; 4] = ["gpt2", "openai-gpt", "ctrl", "imagegpt"];
 
 /// Elements compared per task.
-const STRETCH: usize = 1 << 16;
+const CHUNK: usize = 1 << 16;
 
 /// Elements computed at a time.
-const PIECE: usize = 1 << 13;
+const BLOCK: usize = 1 << 13;
 
 /// Differences up to this fraction of the weights count as rounding error: two bits of f32.
 const ROUNDING: f64 = 1.0 / (1 << 22) as f64;
@@ -54,7 +54,7 @@ struct Compared<'a> {
     values: Values<'a>,
     base: &'a View,
     /// The sums of squares of the difference and of the merge.
-    apart: f64,
+    difference_squares: f64,
     size: f64,
 }
 
@@ -82,11 +82,11 @@ impl AsAdapter<'_> {
         for spec in specs {
             interrupt::check()?;
             if spec.name == OUTPUT && is_tied {
-                parts.push(Part::whole(spec, 0.0));
+                parts.push(TensorChange::whole(spec, 0.0));
                 continue;
             }
             let compared = Compared::new(spec, values(&spec.name)?, base.view(&spec.name)?);
-            if compared.apart > ROUNDING * ROUNDING * compared.size {
+            if compared.difference_squares > ROUNDING * ROUNDING * compared.size {
                 parts.push(self.part(&compared)?);
             }
         }
@@ -98,8 +98,8 @@ impl AsAdapter<'_> {
     }
 
     /// Returns the change that turns the base's tensor into that of the merge.
-    fn part(&self, compared: &Compared<'_>) -> Result<Part> {
-        let Compared { spec, apart, .. } = compared;
+    fn part(&self, compared: &Compared<'_>) -> Result<TensorChange> {
+        let Compared { spec, difference_squares, .. } = compared;
         let refused = |what: &str| {
             let what = format!("tensor `{}` differs from the base's, and {what}", spec.name);
             Err(Error::Sources { what, hint: "write a full checkpoint: bake without as=adapter" })
@@ -123,25 +123,25 @@ impl AsAdapter<'_> {
                     return refused("its values are too large for a singular value decomposition");
                 }
                 let embedding = spec.kind == Kind::Embedding;
-                Ok(Part {
+                Ok(TensorChange {
                     module: module.into(),
                     spec: (*spec).clone(),
-                    apart: *apart,
+                    difference_squares: *difference_squares,
                     change: Change::LowRank { factors, embedding },
                 })
             }
-            (&[_], _) => Ok(Part::whole(spec, *apart)),
+            (&[_], _) => Ok(TensorChange::whole(spec, *difference_squares)),
             (shape, _) => refused(&format!("an adapter cannot change a tensor of shape {shape:?}")),
         }
     }
 
     /// If a tied embedding differs, stores it and the output layer whole.
-    fn keep_tied(&self, specs: &[&TensorSpec], parts: &mut Vec<Part>) {
+    fn keep_tied(&self, specs: &[&TensorSpec], parts: &mut Vec<TensorChange>) {
         let Some(embedding) = specs.iter().find(|spec| spec.name == TensorSpec::EMBEDDING) else { return };
         if let Some(part) = parts.iter_mut().find(|part| part.spec.name == embedding.name) {
-            *part = Part::whole(embedding, part.apart);
+            *part = TensorChange::whole(embedding, part.difference_squares);
             let output = TensorSpec { name: OUTPUT.into(), kind: Kind::Linear, shape: embedding.shape.clone() };
-            parts.push(Part { change: Change::Whole { of: embedding.name.clone() }, ..Part::whole(&output, 0.0) });
+            parts.push(TensorChange { change: Change::Whole { of: embedding.name.clone() }, ..TensorChange::whole(&output, 0.0) });
         }
     }
 
@@ -223,24 +223,24 @@ impl AsAdapter<'_> {
 impl<'a> Compared<'a> {
     fn new(spec: &'a TensorSpec, values: Values<'a>, base: &'a View) -> Self {
         let elements: usize = spec.shape.iter().product();
-        let mut compared = Self { spec, values, base, apart: 0.0, size: 0.0 };
-        let sums = (0..elements.div_ceil(STRETCH)).into_par_iter().map(|i| {
-            let (mut ours, mut theirs) = ([0f32; PIECE], [0f32; PIECE]);
-            let (mut apart, mut size) = (0f64, 0f64);
-            for start in (i * STRETCH..elements.min((i + 1) * STRETCH)).step_by(PIECE) {
-                let count = PIECE.min(elements - start);
+        let mut compared = Self { spec, values, base, difference_squares: 0.0, size: 0.0 };
+        let sums = (0..elements.div_ceil(CHUNK)).into_par_iter().map(|i| {
+            let (mut ours, mut theirs) = ([0f32; BLOCK], [0f32; BLOCK]);
+            let (mut difference_squares, mut size) = (0f64, 0f64);
+            for start in (i * CHUNK..elements.min((i + 1) * CHUNK)).step_by(BLOCK) {
+                let count = BLOCK.min(elements - start);
                 let (ours, theirs) = (&mut ours[..count], &mut theirs[..count]);
                 (compared.values)(start, ours);
                 read(base, start, theirs);
                 for (m, w) in ours.iter().zip(&*theirs) {
                     let (m, w) = (f64::from(*m), f64::from(*w));
-                    (apart, size) = (apart + (m - w) * (m - w), size + m * m);
+                    (difference_squares, size) = (difference_squares + (m - w) * (m - w), size + m * m);
                 }
             }
-            (apart, size)
+            (difference_squares, size)
         });
-        for (apart, size) in sums.collect::<Vec<_>>() {
-            (compared.apart, compared.size) = (compared.apart + apart, compared.size + size);
+        for (difference_squares, size) in sums.collect::<Vec<_>>() {
+            (compared.difference_squares, compared.size) = (compared.difference_squares + difference_squares, compared.size + size);
         }
         base.release();
         compared
@@ -249,10 +249,10 @@ impl<'a> Compared<'a> {
     /// Writes elements of the difference, from `start` on, to `out`.
     fn difference(&self, start: usize, out: &mut [f32]) {
         (self.values)(start, out);
-        let mut base = [0f32; PIECE];
-        for (i, out) in out.chunks_mut(PIECE).enumerate() {
+        let mut base = [0f32; BLOCK];
+        for (i, out) in out.chunks_mut(BLOCK).enumerate() {
             let base = &mut base[..out.len()];
-            read(self.base, start + i * PIECE, base);
+            read(self.base, start + i * BLOCK, base);
             out.iter_mut().zip(base).for_each(|(m, w)| *m -= *w);
         }
     }
@@ -263,12 +263,12 @@ fn read(view: &View, start: usize, into: &mut [f32]) {
 }
 
 /// Measures how much of the difference the adapter retains.
-fn kept(parts: &[Part]) -> Kept {
+fn kept(parts: &[TensorChange]) -> Kept {
     let share = |lost: f64, whole: f64| if whole > 0.0 { (1.0 - lost / whole).max(0.0).sqrt() } else { 1.0 };
     let mut kept = Kept { rank: 0, share: 1.0, tensors: Vec::new() };
     let (mut lost, mut whole) = (0.0, 0.0);
     for part in parts {
-        whole += part.apart;
+        whole += part.difference_squares;
         if let Change::LowRank { factors, .. } = &part.change {
             lost += factors.lost;
             kept.rank = kept.rank.max(factors.rank);

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Cost, measured};
 use crate::interrupt;
 use crate::methods::{GREEDY_SOUP, METHODS, find};
-use crate::show::{Comparison, Contender, Scores};
+use crate::show::{Comparison, MethodResult, Scores};
 
 /// The method name of DAM.
 pub const DAM: &str = "dam";
@@ -31,8 +31,8 @@ pub const EVOLVE: &str = "evolve";
 /// use dam_prelude::{Compare, load};
 ///
 /// let models = load(["builtin:japanese", "builtin:math"])?;
-/// let contest = Compare { methods: vec!["dam".into(), "slerp".into()], steps: 2, examples: 2, ..Compare::default() };
-/// let table = models.compare(&contest, |_| ControlFlow::Continue(()))?;
+/// let options = Compare { methods: vec!["dam".into(), "slerp".into()], steps: 2, examples: 2, ..Compare::default() };
+/// let table = models.compare(&options, |_| ControlFlow::Continue(()))?;
 /// assert_eq!(table.rows.iter().map(|row| row.method.as_str()).collect::<Vec<_>>(), ["dam", "slerp"]);
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
@@ -64,8 +64,8 @@ impl Models {
     /// # Errors
     /// An unknown method, sources without data, or a model family that cannot be run. If a method cannot merge these
     /// sources, its row gives the reason.
-    pub fn compare(&self, contest: &Compare, mut watch: impl FnMut(&str) -> ControlFlow<()>) -> Result<Comparison> {
-        for name in &contest.methods {
+    pub fn compare(&self, options: &Compare, mut watch: impl FnMut(&str) -> ControlFlow<()>) -> Result<Comparison> {
+        for name in &options.methods {
             let own = [DAM, EVOLVE, GREEDY_SOUP];
             if !own.contains(&name.as_str()) && find(name).is_err() {
                 return Err(Error::unknown("method", name, own.into_iter().chain(METHODS.iter().map(|m| m.name))));
@@ -76,27 +76,27 @@ impl Models {
             notes: vec![
                 format!(
                     "tuned on {} training examples per source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates",
-                    contest.examples, settings.seed, contest.steps, settings.lr, settings.batch_size, contest.budget
+                    options.examples, settings.seed, options.steps, settings.lr, settings.batch_size, options.budget
                 ),
                 "tokens: run through a model to make the merge; tokens with a backward pass count three times; memory: peak of the whole program"
                     .into(),
             ],
             ..Comparison::default()
         };
-        let mut task = Task::begin("compare", Some(contest.methods.len()), None);
-        for name in &contest.methods {
+        let mut task = Task::begin("compare", Some(options.methods.len()), None);
+        for name in &options.methods {
             if watch(name).is_break() || interrupt::requested() {
                 table.notes.push(format!("stopped before {name}"));
                 break;
             }
-            table.rows.push(match self.contend(name, contest, &mut watch) {
+            table.rows.push(match self.run_method(name, options, &mut watch) {
                 Ok((chosen, scores, cost)) => {
-                    Contender { method: name.clone(), chosen, scores: Some(scores), cost: Some(cost), refused: None }
+                    MethodResult { method: name.clone(), chosen, scores: Some(scores), cost: Some(cost), refused: None }
                 }
                 // The sources are unsuitable, or unsuitable for this method.
                 Err(error @ (Error::Sources { .. } | Error::BadValue { .. })) => {
                     let refused = Some(error.to_string());
-                    Contender { method: name.clone(), refused, ..Contender::default() }
+                    MethodResult { method: name.clone(), refused, ..MethodResult::default() }
                 }
                 Err(Error::Interrupted) => {
                     table.notes.push(format!("stopped at {name}"));
@@ -109,48 +109,48 @@ impl Models {
         Ok(table)
     }
 
-    fn contend(
+    fn run_method(
         &self,
         name: &str,
-        contest: &Compare,
+        options: &Compare,
         watch: &mut impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<(String, Scores, Cost)> {
         match name {
             DAM => {
-                let ((dam, said), cost) = measured(|| self.trained(contest, watch))?;
-                Ok((said, dam.eval(&contest.files)?, cost))
+                let ((dam, chosen), cost) = measured(|| self.train_dam(options, watch))?;
+                Ok((chosen, dam.eval(&options.files)?, cost))
             }
             EVOLVE => {
                 let search =
-                    Evolve { budget: contest.budget, examples: contest.examples, seed: self.settings.seed, ..Evolve::default() };
-                let ((merged, said), cost) = measured(|| {
-                    let evolved = self.evolve(&search, |tried| watch(&format!("{EVOLVE}: candidate {}", tried.tried)))?;
+                    Evolve { budget: options.budget, examples: options.examples, seed: self.settings.seed, ..Evolve::default() };
+                let ((merged, chosen), cost) = measured(|| {
+                    let evolved = self.evolve(&search, |tried| watch(&format!("{EVOLVE}: candidate {}", tried.number)))?;
                     let report = &evolved.report;
-                    let said = format!("{} of {} numbers, {} candidates", report.method, report.dimensions, report.tried);
-                    Ok::<_, Error>(((evolved.merged.clone(), said), report.tokens))
+                    let chosen = format!("{} with {} dimensions, {} candidates", report.method, report.dimensions, report.tried);
+                    Ok::<_, Error>(((evolved.merged.clone(), chosen), report.tokens))
                 })?;
-                Ok((said, merged.eval(&contest.files)?, cost))
+                Ok((chosen, merged.eval(&options.files)?, cost))
             }
             _ => {
-                let ((merged, said), cost) = measured(|| {
-                    let (merged, said, tokens) = match name {
-                        GREEDY_SOUP => greedy_soup(self, contest.examples)?,
-                        _ => tuned(self, find(name)?, contest.examples)?,
+                let ((merged, chosen), cost) = measured(|| {
+                    let (merged, chosen, tokens) = match name {
+                        GREEDY_SOUP => greedy_soup(self, options.examples)?,
+                        _ => tuned(self, find(name)?, options.examples)?,
                     };
                     // A merge that is never computed costs nothing.
                     merged.inspect("")?;
-                    Ok::<_, Error>(((merged, said), tokens))
+                    Ok::<_, Error>(((merged, chosen), tokens))
                 })?;
-                Ok((said, merged.eval(&contest.files)?, cost))
+                Ok((chosen, merged.eval(&options.files)?, cost))
             }
         }
     }
 
-    fn trained(&self, contest: &Compare, watch: &mut impl FnMut(&str) -> ControlFlow<()>) -> Result<((Dam, String), u64)> {
+    fn train_dam(&self, options: &Compare, watch: &mut impl FnMut(&str) -> ControlFlow<()>) -> Result<((Dam, String), u64)> {
         // Not the latest merge: it is dropped after scoring.
         let dam = Dam::new(self.clone(), Columns::default().into())?;
-        dam.train_with(contest.steps, |step| watch(&format!("{DAM}: step {}", step.step)))?;
-        let (said, tokens) = (format!("{} steps", dam.steps()), dam.tokens());
-        Ok(((dam, said), tokens))
+        dam.train_with(options.steps, |step| watch(&format!("{DAM}: step {}", step.step)))?;
+        let (chosen, tokens) = (format!("{} steps", dam.steps()), dam.tokens());
+        Ok(((dam, chosen), tokens))
     }
 }

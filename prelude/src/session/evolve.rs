@@ -61,9 +61,9 @@ impl Default for Evolve {
 
 /// The state of the search after a candidate.
 #[derive(Clone, Copy, Debug)]
-pub struct Tried {
+pub struct Candidate {
     /// The number of candidates tried so far.
-    pub tried: usize,
+    pub number: usize,
     /// The loss of this candidate.
     pub loss: f64,
     /// The lowest loss so far.
@@ -127,7 +127,7 @@ impl Models {
     ///
     /// # Errors
     /// A method without weights, sources without data, a family that cannot be run, or a budget of 0.
-    pub fn evolve(&self, search: &Evolve, mut watch: impl FnMut(&Tried) -> ControlFlow<()>) -> Result<Evolved> {
+    pub fn evolve(&self, search: &Evolve, mut watch: impl FnMut(&Candidate) -> ControlFlow<()>) -> Result<Evolved> {
         for (key, value) in [("budget", search.budget), ("groups", search.groups), ("examples", search.examples)] {
             if value == 0 {
                 return Err(Error::bad_value(key, "0", "an integer of at least 1"));
@@ -136,8 +136,8 @@ impl Models {
         let space = Space::new(self, search)?;
         let start = space.start();
         let mut task = Task::begin("evolve", Some(search.budget), None);
-        let mut watch = |tried: &Tried| {
-            task.step(|| format!("candidate {}: best loss {:.4}", tried.tried, tried.best), Some(tried.best), None);
+        let mut watch = |tried: &Candidate| {
+            task.step(|| format!("candidate {}: best loss {:.4}", tried.number, tried.best), Some(tried.best), None);
             if interrupt::requested() { ControlFlow::Break(()) } else { watch(tried) }
         };
         let attempt = |x: &[f64]| -> Result<(String, Merged, Trial)> {
@@ -155,9 +155,9 @@ impl Models {
         };
         let (recipe, merged, trial) = attempt(&start).map_err(whole)?;
         let first = if trial.loss.is_finite() { trial.loss } else { WORST };
-        let mut stopped = watch(&Tried { tried: 1, loss: first, best: first }).is_break();
+        let mut stopped = watch(&Candidate { number: 1, loss: first, best: first }).is_break();
         let (mut tried, mut tokens, mut best) = (1, trial.tokens, (first, recipe, merged));
-        let judge = |x: &DVector<f64>| {
+        let evaluate = |x: &DVector<f64>| {
             if stopped {
                 return WORST;
             }
@@ -179,12 +179,12 @@ impl Models {
                 Err(_) => {}
             }
             tried += 1;
-            stopped = watch(&Tried { tried, loss, best: best.0 }).is_break() || tried >= search.budget;
+            stopped = watch(&Candidate { number: tried, loss, best: best.0 }).is_break() || tried >= search.budget;
             loss
         };
         let options = CMAESOptions::new(start.clone(), SIGMA).seed(search.seed);
         let invalid = |_| Error::bad_value("groups", &search.groups.to_string(), "a number that leaves something to search");
-        let mut state = options.build(judge).map_err(invalid)?;
+        let mut state = options.build(evaluate).map_err(invalid)?;
         while state.function_evals() + 1 < search.budget && state.next().is_none() {}
         drop(state);
         let (method, dimensions) = (space.method.name.into(), start.len());

@@ -70,10 +70,10 @@ impl Output<'_> {
         }
         let mut values = general(path, &keys, &all, self.license(&models));
         values.extend(keys.values.iter().cloned());
-        let speakers = self.tokenizer.into_iter().chain(models.iter().copied());
-        match speakers.into_iter().find(|s| s.tokenizer().is_some()) {
-            Some(speaker) => {
-                let (tokenizer, more) = self.tokenizer_of(speaker, all_rows(tensors))?;
+        let tokenizer_sources = self.tokenizer.into_iter().chain(models.iter().copied());
+        match tokenizer_sources.into_iter().find(|s| s.tokenizer().is_some()) {
+            Some(tokenizer_source) => {
+                let (tokenizer, more) = self.tokenizer_of(tokenizer_source, all_rows(tensors))?;
                 values.extend(tokenizer);
                 notes.extend(more);
             }
@@ -104,19 +104,19 @@ impl Output<'_> {
         if is_one { Ok(()) } else { Err(Error::NotReplaced { path: path.into(), what: "a GGUF file" }) }
     }
 
-    fn tokenizer_of(&self, speaker: &Source, rows: usize) -> Result<(crate::checkpoint::Keyed, Vec<String>)> {
-        let file = speaker.path().join("tokenizer.json");
-        let bytes = speaker.side_file("tokenizer.json")?.unwrap_or_else(|| crate::checkpoint::Bytes::Static(b"{}"));
+    fn tokenizer_of(&self, tokenizer_source: &Source, rows: usize) -> Result<(crate::checkpoint::Keyed, Vec<String>)> {
+        let file = tokenizer_source.path().join("tokenizer.json");
+        let bytes = tokenizer_source.side_file("tokenizer.json")?.unwrap_or_else(|| crate::checkpoint::Bytes::Static(b"{}"));
         // The end-of-answer tokens, from either configuration.
         let mut ends: Vec<u32> = Vec::new();
         for name in ["config.json", "generation_config.json"] {
-            let Some(bytes) = speaker.side_file(name)? else { continue };
+            let Some(bytes) = tokenizer_source.side_file(name)? else { continue };
             let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let found = &json["eos_token_id"];
             let found = found.as_array().map_or(std::slice::from_ref(found), Vec::as_slice).iter();
             ends.extend(found.filter_map(|id| u32::try_from(id.as_u64()?).ok()));
         }
-        tokenizer_keys(&Told { file: &file, bytes: &bytes, chat: speaker.chat(), ends: &ends, rows })
+        tokenizer_keys(&Told { file: &file, bytes: &bytes, chat: tokenizer_source.chat(), ends: &ends, rows })
     }
 
     /// The licence named by the model cards of all `models`.

@@ -33,7 +33,7 @@ impl Dam {
     }
 
     /// Whether both are handles of the same session.
-    pub fn is(&self, other: &Dam) -> bool {
+    pub fn is_same(&self, other: &Dam) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }

@@ -10,7 +10,7 @@ use super::{Merged, Models};
 use crate::checkpoint::{Source, private_directory};
 use crate::error::{Error, Result};
 use crate::methods::{
-    Base, Documents, Followed, GREEDY_SOUP, Linear, Method, Operands, Plan, Planned, Recipe, configured, find, greedy_soup,
+    Base, Documents, PlannedRecipe, GREEDY_SOUP, Linear, Method, Operands, Plan, Planned, Recipe, configured, find, greedy_soup,
 };
 
 impl Models {
@@ -89,7 +89,7 @@ impl Models {
         let (Some(last), others) = documents.last() else {
             return Err(Error::Sources { what: "the recipe is empty".into(), hint: "add `merge_method` and `models`" });
         };
-        let mut kitchen = Kitchen { models: self, waiting: others, made: BTreeMap::new(), parts: Vec::new() };
+        let mut kitchen = RecipeRunner { models: self, pending: others, finished: BTreeMap::new(), parts: Vec::new() };
         let merged = kitchen.make(last)?;
         Ok(match kitchen.parts.is_empty() {
             true => merged,
@@ -151,31 +151,31 @@ impl Models {
 }
 
 /// Makes the recipes of one file that use each other.
-struct Kitchen<'a> {
+struct RecipeRunner<'a> {
     models: &'a Models,
     /// Recipes that are not made yet.
-    waiting: Vec<Recipe>,
+    pending: Vec<Recipe>,
     /// The directories of finished merges, by name.
-    made: BTreeMap<String, PathBuf>,
+    finished: BTreeMap<String, PathBuf>,
     parts: Vec<Arc<TempDir>>,
 }
 
-impl Kitchen<'_> {
+impl RecipeRunner<'_> {
     /// Makes the merge of `recipe`, after the recipes it uses.
     fn make(&mut self, recipe: Recipe) -> Result<Merged> {
         for name in recipe.models() {
             // Without adapters and revision.
             let name = name.split(['+', '@']).next().unwrap_or(name);
-            let Some(at) = self.waiting.iter().position(|other| other.name() == Some(name)) else { continue };
+            let Some(at) = self.pending.iter().position(|other| other.name() == Some(name)) else { continue };
             // Removed from the list, so that a recipe cannot use itself.
-            let other = self.waiting.remove(at);
+            let other = self.pending.remove(at);
             let merged = self.make(other)?;
             let directory = private_directory("dam-recipe-");
             let directory = Arc::new(directory.map_err(|e| Error::io("write", std::env::temp_dir(), e))?);
             let path = directory.path().join(name);
             merged.bake(&path)?;
             self.parts.push(directory);
-            self.made.insert(name.to_owned(), path);
+            self.finished.insert(name.to_owned(), path);
         }
         self.one(recipe)
     }
@@ -186,7 +186,7 @@ impl Kitchen<'_> {
         let mut opened = Vec::new();
         for name in recipe.models() {
             let source = match loaded.sources.iter().find(|s| s.name() == name) {
-                Some(known) if !self.made.contains_key(name) => known.clone(),
+                Some(known) if !self.finished.contains_key(name) => known.clone(),
                 _ => self.opened(&self.place(recipe.file(), name), name, &models)?,
             };
             opened.push((name.to_owned(), source.name().to_owned()));
@@ -198,7 +198,7 @@ impl Kitchen<'_> {
         // Sources as renumbered among each other.
         let seen = |(name, source): (String, String)| Ok((name, models.source(&source)?.clone()));
         let opened = opened.into_iter().map(seen).collect::<Result<Vec<_>>>()?;
-        let Followed { plan, opened } = recipe.plan(opened)?;
+        let PlannedRecipe { plan, opened } = recipe.plan(opened)?;
         for (_, source) in opened {
             if let Some(place) = models.sources.iter_mut().find(|s| s.name() == source.name()) {
                 *place = source;
@@ -212,17 +212,17 @@ impl Kitchen<'_> {
     /// `recipe`.
     fn place(&self, recipe: &Path, name: &str) -> String {
         let end = name.find(['+', '@']).unwrap_or(name.len());
-        match self.made.get(&name[..end]) {
+        match self.finished.get(&name[..end]) {
             Some(path) => {
                 format!("{}{}", path.display(), name[end..].split_once('+').map_or(String::new(), |(_, a)| format!("+{a}")))
             }
-            None => beside(recipe, name),
+            None => model_spec(recipe, name),
         }
     }
 
     /// Returns the loaded model of this spec, or opens it under a name unique in `models`.
     fn opened(&self, place: &str, name: &str, models: &Models) -> Result<Source> {
-        if self.made.contains_key(name) {
+        if self.finished.contains_key(name) {
             return Source::open_as(Some(name), place);
         }
         let source = Source::open_as(None, place)?;
@@ -236,7 +236,7 @@ impl Kitchen<'_> {
 
 /// Returns the spec to load for the model that a recipe calls `name`: a path next to `recipe` if it exists. A
 /// directory has no revisions, so `@REVISION` is dropped.
-fn beside(recipe: &Path, name: &str) -> String {
+fn model_spec(recipe: &Path, name: &str) -> String {
     let directory = recipe.parent().unwrap_or(Path::new(""));
     let place = |part: &str| {
         let revised = part.rsplit_once('@').map_or(part, |(path, _)| path);

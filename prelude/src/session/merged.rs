@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::adapter::AsAdapter;
 use super::inspect::matching;
 use super::output::{Output, last};
-use super::score::{Judge, Scored};
+use super::score::{Scorer, EvalData};
 use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Source, TensorSpec, Written};
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ struct Inner {
 
 impl Merged {
     /// Whether both are the same merge.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -98,11 +98,11 @@ impl Merged {
     /// # Errors
     /// The data is invalid, or the model family cannot be run.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
-        self.judged(|judge, plan| judge.score(&plan.weights(judge.device, judge.dtype), &judge.scored(files)?))
+        self.with_scorer(|scorer, plan| scorer.score(&plan.weights(scorer.device, scorer.dtype), &scorer.eval_data(files)?))
     }
 
-    pub(super) fn score_on(&self, data: &Scored) -> Result<Scores> {
-        self.judged(|judge, plan| judge.score(&plan.weights(judge.device, judge.dtype), data))
+    pub(super) fn score_on(&self, data: &EvalData) -> Result<Scores> {
+        self.with_scorer(|scorer, plan| scorer.score(&plan.weights(scorer.device, scorer.dtype), data))
     }
 
     /// Scores every source, their average and the merge (the last row).
@@ -110,17 +110,17 @@ impl Merged {
     /// # Errors
     /// As for [`Merged::eval`].
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
-        self.judged(|judge, plan| judge.scoreboard(plan.method, &plan.weights(judge.device, judge.dtype), files))
+        self.with_scorer(|scorer, plan| scorer.scoreboard(plan.method, &plan.weights(scorer.device, scorer.dtype), files))
     }
 
-    pub(super) fn judged<T: Send>(&self, f: impl FnOnce(&Judge<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
+    pub(super) fn with_scorer<T: Send>(&self, f: impl FnOnce(&Scorer<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
         let Inner { models, plan, .. } = &*self.0;
         models.settings.check()?;
         plan.models.iter().try_for_each(Source::check_unchanged)?;
         let architecture = plan.architecture()?;
-        let (device, dtype): (Device, DType) = models.settings.place()?;
-        let judge = Judge { models, sources: &plan.sources, architecture, device: &device, dtype };
-        on_threads(models.settings.threads, || f(&judge, plan))
+        let (device, dtype): (Device, DType) = models.settings.device_and_dtype()?;
+        let scorer = Scorer { models, sources: &plan.sources, architecture, device: &device, dtype };
+        on_threads(models.settings.threads, || f(&scorer, plan))
     }
 
     /// Reports the distances of the selected tensors from each source. `pattern` is a name, a glob or a part of a
@@ -205,19 +205,19 @@ impl Merged {
 /// Computes the distance of a merged tensor from each source, `|M - W_i| / |W_i|`, and the cosine between them.
 fn distances(planned: &Planned) -> Result<TensorDistances> {
     /// Elements compared per task; the sums are added in order.
-    const STRETCH: usize = 1 << 16;
+    const CHUNK: usize = 1 << 16;
     let (operands, prepared) = (&planned.operands, planned.prepare()?);
     let (n, elements) = (operands.sources(), operands.elements());
     // For each source: the squares of M, of W and of M - W, and <M, W>.
-    let sums = (0..elements.div_ceil(STRETCH)).into_par_iter().map(|i| {
+    let sums = (0..elements.div_ceil(CHUNK)).into_par_iter().map(|i| {
         let mut sums = vec![[0f64; 4]; n];
-        let mut merged = vec![0f32; STRETCH.min(elements - i * STRETCH)];
+        let mut merged = vec![0f32; CHUNK.min(elements - i * CHUNK)];
         if interrupt::requested() {
             return sums;
         }
-        prepared.fill(i * STRETCH, &mut merged);
-        operands.for_blocks(i * STRETCH, merged.len(), |block| {
-            let merged = &merged[block.start() - i * STRETCH..][..block.length()];
+        prepared.fill(i * CHUNK, &mut merged);
+        operands.for_blocks(i * CHUNK, merged.len(), |block| {
+            let merged = &merged[block.start() - i * CHUNK..][..block.length()];
             for (source, sums) in sums.iter_mut().enumerate() {
                 for (m, w) in merged.iter().zip(block.source(source)) {
                     let (m, w) = (f64::from(*m), f64::from(*w));

@@ -9,7 +9,7 @@ use crate::coefficients::{Scheme, Wrap};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
 use crate::show::{AVERAGE, MERGED, SourceReport, Sources};
-use crate::train::{Load, Settings};
+use crate::train::{Workload, Settings};
 
 use super::Dam;
 
@@ -134,7 +134,7 @@ impl Models {
     }
 
     /// Whether these are the same sources and data with the same settings.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.settings == other.settings
             && self.sources.iter().map(Source::identity).eq(other.sources.iter().map(Source::identity))
             && self
@@ -157,12 +157,12 @@ impl Models {
     /// Returns the source `name`, or, if it has no tokenizer, one that has.
     fn reader(&self, name: &str) -> Result<&Source> {
         let source = self.source(name)?;
-        Ok(Some(source).filter(|s| s.tokenizer().is_some()).or_else(|| self.speaker()).unwrap_or(source))
+        Ok(Some(source).filter(|s| s.tokenizer().is_some()).or_else(|| self.tokenizer_source()).unwrap_or(source))
     }
 
     /// Returns the source whose tokenizer and template the merge uses: the first merged source, or, if vocabularies
     /// differ, the one with the union of all tokens.
-    pub(crate) fn speaker(&self) -> Option<&Source> {
+    pub(crate) fn tokenizer_source(&self) -> Option<&Source> {
         let speaks = |s: &&Source| s.tokenizer().is_some() && s.numbering().is_none_or(|n| n.is_reference);
         self.sources.iter().filter(|s| s.name() != BASE).find(speaks).or_else(|| self.sources.iter().find(speaks))
     }
@@ -210,7 +210,7 @@ impl Models {
     }
 
     /// Returns the work of one step that merges `sources`.
-    pub(super) fn load_of(&self, sources: &[Source]) -> Result<Load> {
+    pub(super) fn workload(&self, sources: &[Source]) -> Result<Workload> {
         // The assumed length of an example, in tokens, for a source without data.
         const ASSUMED: usize = 512;
         let Settings { max_length, batch_size, .. } = self.settings;
@@ -229,7 +229,7 @@ impl Models {
             most += lengths.max().unwrap_or(0) * batch_size;
             all += sum;
         }
-        Ok(Load {
+        Ok(Workload {
             sources: sources.len(),
             source_bytes: sources.iter().map(|s| s.bytes() as u64).sum(),
             tokens: (usual, most),
@@ -254,7 +254,7 @@ impl Models {
     pub fn report(&self) -> Sources {
         // Differences between this source's configuration and the one that a static merge would use.
         let first = self.base().or(self.sources.first());
-        let apart = |s: &Source| -> Vec<String> {
+        let config_notes = |s: &Source| -> Vec<String> {
             let first = first.filter(|first| first.name() != s.name());
             let differences = first.map(|first| first.configured_otherwise(s).unwrap_or_default()).unwrap_or_default();
             let name = first.map_or("", Source::name);
@@ -283,7 +283,7 @@ impl Models {
             notes: [
                 s.notes().to_vec(),
                 s.rest_in_words().map(|b| format!("{b} are merged but not trained")).into_iter().collect(),
-                apart(s),
+                config_notes(s),
             ]
             .concat(),
             vocabulary: s.vocabulary_rows(),

@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::Bake;
-use super::beside::{Chosens, choose};
+use super::side_files::{SideFiles, select};
 use super::gguf::{Q8_0, is_gguf};
 use crate::checkpoint::{
     Buffer, Checkpoint, Content, Entry, Group, Restacked, Source, TensorSpec, Written, record, replace_directory, write_file,
@@ -75,7 +75,7 @@ impl Output<'_> {
         }
         let main = tensors.iter().max_by_key(|t| t.shape.iter().product::<usize>()).map_or(Dtype::F32, |t| t.dtype);
         let checkpoint = Checkpoint { tensors, shard_bytes: self.options.shard_bytes };
-        let Chosens { files, left_out } = self.beside(|_| true);
+        let SideFiles { files, left_out } = self.side_files(|_| true);
         let copied = || files.iter().filter(|file| file.group != Group::Config);
         let from: Vec<(String, String)> = copied().map(|f| (f.source.name().to_owned(), f.name.clone())).collect();
         let written = replace_directory(directory, self.options.force, |new| {
@@ -86,7 +86,7 @@ impl Output<'_> {
                     (Group::Config, None) => config(file.source, &file.bytes()?, main)?,
                     _ => file.bytes()?,
                 };
-                write_beside(new, &file.name, &bytes)?;
+                write_side_file(new, &file.name, &bytes)?;
             }
             write_file(&new.join("README.md"), format!("{}{}", self.card, record(&from)).as_bytes())
         })?;
@@ -108,18 +108,18 @@ impl Output<'_> {
     }
 
     /// Returns the files of `wanted` groups to copy.
-    pub fn beside(&self, wanted: impl Fn(Group) -> bool) -> Chosens<'_> {
+    pub fn side_files(&self, wanted: impl Fn(Group) -> bool) -> SideFiles<'_> {
         // The first source that has a file provides it. If vocabularies differ, the source with all tokens comes
         // first.
         let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
         let models: Vec<&Source> = self.configured.into_iter().chain(reference).chain(self.merged).collect();
-        let speakers: Vec<&Source> = self.tokenizer.into_iter().chain(models.iter().copied()).collect();
-        choose(&models, &speakers, wanted)
+        let tokenizer_sources: Vec<&Source> = self.tokenizer.into_iter().chain(models.iter().copied()).collect();
+        select(&models, &tokenizer_sources, wanted)
     }
 }
 
 /// Writes the file `name` of `directory`; `name` may contain a subdirectory.
-pub(super) fn write_beside(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_side_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = directory.join(name);
     if let Some(parent) = path.parent().filter(|_| name.contains('/')) {
         std::fs::create_dir_all(parent).map_err(|e| Error::Io { action: "write", path: parent.into(), source: e })?;

@@ -10,17 +10,17 @@ use crate::show::{Distances, Figure, short_name};
 use super::{Dam, Merged, Models, Session, single};
 
 /// The available figures; a merge without coefficients has the last two.
-const PICTURES: [&str; 5] = ["loss", "coefficients", "histogram", "distances", "lean"];
+const FIGURES: [&str; 5] = ["loss", "coefficients", "histogram", "distances", "lean"];
 
 /// The maximum number of cells per row; more columns are averaged in groups.
 const CELLS: usize = 512;
 
 /// Splits `what` into the name of a figure and the rest.
-fn asked(what: &str) -> Result<(&'static str, &str)> {
+fn parse(what: &str) -> Result<(&'static str, &str)> {
     let what = what.trim();
     let (word, rest) = what.split_once(char::is_whitespace).unwrap_or((what, ""));
-    let found = PICTURES.into_iter().find(|known| *known == word);
-    let (word, rest) = (found.ok_or_else(|| Error::unknown("picture", word, PICTURES))?, rest.trim());
+    let found = FIGURES.into_iter().find(|known| *known == word);
+    let (word, rest) = (found.ok_or_else(|| Error::unknown("figure", word, FIGURES))?, rest.trim());
     if !rest.is_empty() && !["coefficients", "histogram"].contains(&word) {
         return Err(Error::bad_value(
             &format!("plot {word}"),
@@ -38,8 +38,8 @@ impl Models {
     /// # Errors
     /// Another figure, or fewer than two sources.
     pub fn plot(&self, what: &str) -> Result<Figure> {
-        match asked(what)?.0 {
-            "distances" => self.apart(),
+        match parse(what)?.0 {
+            "distances" => self.distances(),
             other => Err(Error::Sources {
                 what: format!("the plot `{other}` needs a wrapped merge"),
                 hint: "run `wrap` first; available now: plot distances",
@@ -67,17 +67,17 @@ impl Dam {
     /// # Errors
     /// An unknown figure (the error names the nearest) or an unknown tensor.
     pub fn plot(&self, what: &str) -> Result<Figure> {
-        match asked(what)? {
+        match parse(what)? {
             ("loss", _) => Ok(Figure::losses(&self.history())),
             ("distances", _) => self.models().plot("distances"),
-            ("coefficients", "") => self.look(|session| session.layers("coefficients")),
-            ("coefficients", tensor) => self.look(|session| session.columns(session.one(tensor)?)),
-            ("histogram", "") => self.look(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors")),
-            ("histogram", tensor) => self.look(|session| {
+            ("coefficients", "") => self.with_session(|session| session.layers("coefficients")),
+            ("coefficients", tensor) => self.with_session(|session| session.columns(session.one(tensor)?)),
+            ("histogram", "") => self.with_session(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors")),
+            ("histogram", tensor) => self.with_session(|session| {
                 let tensor = session.one(tensor)?;
                 session.histogram(vec![tensor], short_name(&tensor.spec.name))
             }),
-            _ => self.look(|session| session.layers("lean")),
+            _ => self.with_session(|session| session.layers("lean")),
         }
     }
 }
@@ -90,7 +90,7 @@ impl Merged {
     /// # Errors
     /// Another figure, or a tensor that the method cannot merge.
     pub fn plot(&self, what: &str) -> Result<Figure> {
-        match asked(what)?.0 {
+        match parse(what)?.0 {
             "distances" => self.models().plot("distances"),
             "lean" => Ok(nearness(&self.inspect("")?)),
             other => Err(Error::Sources {

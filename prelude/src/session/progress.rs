@@ -79,7 +79,7 @@ impl<'a> Task<'a> {
     pub fn begin(name: &'static str, total: Option<usize>, dam: Option<&'a Dam>) -> Self {
         let watcher = WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone().or_else(in_lines);
         let task = Self { name, total, done: 0, dam, watcher };
-        task.tell("", None, None, false);
+        task.report("", None, None, false);
         task
     }
 
@@ -87,11 +87,11 @@ impl<'a> Task<'a> {
     pub fn step(&mut self, message: impl FnOnce() -> String, loss: Option<f64>, step: Option<&StepReport>) {
         self.done += 1;
         if self.watcher.is_some() {
-            self.tell(&message(), loss, step, false);
+            self.report(&message(), loss, step, false);
         }
     }
 
-    fn tell(&self, message: &str, loss: Option<f64>, step: Option<&StepReport>, finished: bool) {
+    fn report(&self, message: &str, loss: Option<f64>, step: Option<&StepReport>, finished: bool) {
         let Self { name: task, total, done, dam, .. } = *self;
         if let Some(watcher) = &self.watcher {
             watcher(&Progress { task, done, counts: Counts::Steps, total, message, loss, step, dam, finished });
@@ -101,7 +101,7 @@ impl<'a> Task<'a> {
 
 impl Drop for Task<'_> {
     fn drop(&mut self) {
-        self.tell("", None, None, true);
+        self.report("", None, None, true);
     }
 }
 

@@ -19,7 +19,7 @@ impl Session {
         if rest.is_empty() {
             return Ok(Vec::new());
         }
-        let (givers, method): (Vec<&Source>, Arc<dyn Method>) = match self.merge.wrap.options.rest {
+        let (providers, method): (Vec<&Source>, Arc<dyn Method>) = match self.merge.wrap.options.rest {
             Rest::Average => (self.sources.iter().collect(), Arc::new(Linear::default())),
             Rest::First => (vec![&self.sources[0]], Arc::new(Passthrough::default())),
             Rest::Base => {
@@ -28,9 +28,9 @@ impl Session {
                 (vec![base], Arc::new(Passthrough::default()))
             }
         };
-        let names: Vec<String> = givers.iter().map(|s| s.name().to_owned()).collect();
+        let names: Vec<String> = providers.iter().map(|s| s.name().to_owned()).collect();
         let planned = rest.iter().map(|spec| {
-            let views = givers.iter().map(|s| s.view(&spec.name).cloned()).collect::<Result<_>>()?;
+            let views = providers.iter().map(|s| s.view(&spec.name).cloned()).collect::<Result<_>>()?;
             Ok(Planned { operands: Operands::new(spec.clone(), names.clone(), views, None), method: method.clone() })
         });
         planned.collect()

@@ -16,13 +16,13 @@ use crate::show::{AVERAGE, Scoreboard, Scores};
 use super::Models;
 
 /// Data sets to score on, by name.
-pub(super) struct Scored {
+pub(super) struct EvalData {
     sets: Vec<(String, Dataset)>,
     held_out: bool,
 }
 
 /// What scoring a merge of sources needs.
-pub(super) struct Judge<'a> {
+pub(super) struct Scorer<'a> {
     /// All loaded models, with their data and settings.
     pub models: &'a Models,
     /// The merged sources.
@@ -33,7 +33,7 @@ pub(super) struct Judge<'a> {
     pub dtype: DType,
 }
 
-impl Scored {
+impl EvalData {
     pub fn new(sets: Vec<(String, Dataset)>, held_out: bool) -> Self {
         Self { sets, held_out }
     }
@@ -45,13 +45,13 @@ impl Scored {
     }
 }
 
-impl Judge<'_> {
+impl Scorer<'_> {
     /// Scores `weights` on every data set of `data`.
-    pub fn score<W: Weights + ?Sized>(&self, weights: &W, data: &Scored) -> Result<Scores> {
+    pub fn score<W: Weights + ?Sized>(&self, weights: &W, data: &EvalData) -> Result<Scores> {
         self.score_as(self.architecture, weights, data)
     }
 
-    fn score_as<W: Weights + ?Sized>(&self, architecture: &Architecture, weights: &W, data: &Scored) -> Result<Scores> {
+    fn score_as<W: Weights + ?Sized>(&self, architecture: &Architecture, weights: &W, data: &EvalData) -> Result<Scores> {
         let limit = self.models.settings.max_length;
         let one = |(name, d): &(String, Dataset)| {
             let mut score = score(architecture, weights, &d.examples, limit, self.device)?;
@@ -78,7 +78,7 @@ impl Judge<'_> {
 
     /// Returns the data to score on: the given files, or the held-out sets of built-in sources, or else the session's
     /// own data.
-    pub fn scored(&self, files: &[String]) -> Result<Scored> {
+    pub fn eval_data(&self, files: &[String]) -> Result<EvalData> {
         let mut sets = self.named(files)?;
         if sets.is_empty() {
             sets = self.models.data.iter().map(|(name, d)| (name.clone(), (**d).clone())).collect();
@@ -89,12 +89,12 @@ impl Judge<'_> {
         // Training data is never held out, even if it is named explicitly.
         let learnt = |spec: &str| self.models.data.values().any(|d| d.spec == spec);
         let held_out = !sets.iter().any(|(_, d)| learnt(&d.spec));
-        Ok(Scored { sets, held_out })
+        Ok(EvalData { sets, held_out })
     }
 
     /// Returns the given files, or, if there are none, the held-out sets of built-in sources.
     fn named(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
-        let reader = self.models.speaker().unwrap_or(&self.sources[0]);
+        let reader = self.models.tokenizer_source().unwrap_or(&self.sources[0]);
         if !files.is_empty() {
             let stem = |f: &String| Path::new(f).file_stem().map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned());
             let unique = files.iter().map(stem).collect::<BTreeSet<_>>().len() == files.len();
@@ -111,7 +111,7 @@ impl Judge<'_> {
 
     /// Scores every source, their average and the merge `weights`, which is called `name`.
     pub fn scoreboard<W: Weights + ?Sized>(&self, name: &str, weights: &W, files: &[String]) -> Result<Scoreboard> {
-        let data = self.scored(files)?;
+        let data = self.eval_data(files)?;
         let mut rows = Vec::new();
         for source in &self.models.sources {
             let weights = SourceWeights { source, device: self.device, dtype: self.dtype };

@@ -32,14 +32,14 @@ pub struct Snapshot {
     loss: Option<f64>,
     pub(super) scores: Option<Scores>,
     state: u64,
-    held: Arc<Mutex<Held>>,
+    storage: Arc<Mutex<Storage>>,
 }
 
 /// What distinguishes one parametrisation from another.
 type Identity = (String, Vec<(&'static str, String)>, Options);
 
 /// Where the content of a snapshot is stored.
-enum Held {
+enum Storage {
     Memory(Arc<Content>),
     /// In a session file.
     File(PathBuf),
@@ -87,21 +87,21 @@ impl Snapshot {
     }
 
     /// Sets the scores that were computed since.
-    pub(crate) fn scored(&mut self, scores: Option<Scores>) {
+    pub(crate) fn set_scores(&mut self, scores: Option<Scores>) {
         self.scores = scores;
     }
 
     /// Returns the bytes it uses in memory.
     pub(crate) fn bytes(&self) -> usize {
-        match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
-            Held::Memory(content) => content.bytes(),
-            Held::File(_) => 0,
+        match &*self.storage.lock().unwrap_or_else(PoisonError::into_inner) {
+            Storage::Memory(content) => content.bytes(),
+            Storage::File(_) => 0,
         }
     }
 
     /// Frees the content in memory; `file`, written by [`Dam::save_at`], has it too.
     pub(crate) fn spill(&self, file: &Path) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Held::File(file.into());
+        *self.storage.lock().unwrap_or_else(PoisonError::into_inner) = Storage::File(file.into());
     }
 
     /// Returns the content.
@@ -109,9 +109,9 @@ impl Snapshot {
     /// # Errors
     /// The file is missing or damaged.
     pub(super) fn content(&self, session: &Session) -> Result<Arc<Content>> {
-        let file = match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
-            Held::Memory(content) => return Ok(content.clone()),
-            Held::File(file) => file.clone(),
+        let file = match &*self.storage.lock().unwrap_or_else(PoisonError::into_inner) {
+            Storage::Memory(content) => return Ok(content.clone()),
+            Storage::File(file) => file.clone(),
         };
         saved::content(&file, &session.merge.variables).map(Arc::new)
     }
@@ -134,7 +134,7 @@ impl Session {
             loss: self.history.total.last().map(|(_, loss)| *loss),
             scores: self.scores.clone(),
             state: self.state,
-            held: Arc::new(Mutex::new(Held::Memory(Arc::new(content)))),
+            storage: Arc::new(Mutex::new(Storage::Memory(Arc::new(content)))),
         })
     }
 }

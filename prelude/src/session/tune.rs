@@ -1,6 +1,6 @@
 //! Scores a merge on a small part of its sources' training data, to select parameters. Held-out data is never used.
 
-use super::score::Scored;
+use super::score::EvalData;
 use super::{Merged, Models};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -17,14 +17,14 @@ pub(super) struct Trial {
 
 impl Models {
     /// Returns the first `examples` examples of every source's data.
-    fn tuning(&self, examples: usize) -> Result<Scored> {
+    fn tuning(&self, examples: usize) -> Result<EvalData> {
         let first = |d: &Dataset| {
             let examples = d.examples.iter().take(examples).cloned().collect();
             Dataset { spec: d.spec.clone(), examples, questions: Vec::new(), unused: Vec::new() }
         };
         match self.data.is_empty() {
             true => Err(Error::NoData { source_name: self.names().next().unwrap_or("source").into() }),
-            false => Ok(Scored::new(self.data.iter().map(|(name, d)| (name.clone(), first(d))).collect(), false)),
+            false => Ok(EvalData::new(self.data.iter().map(|(name, d)| (name.clone(), first(d))).collect(), false)),
         }
     }
 }
@@ -63,8 +63,8 @@ pub(super) fn greedy_soup(models: &Models, examples: usize) -> Result<(Merged, S
         tokens += trial.tokens;
         Ok(-trial.loss)
     })?;
-    let said = soup.report().notes.join("; ");
-    Ok((soup, said, tokens))
+    let chosen = soup.report().notes.join("; ");
+    Ok((soup, chosen, tokens))
 }
 
 /// Selects the best parameters of a method's grid on the first `examples` examples of every source's data. Returns
@@ -77,17 +77,17 @@ pub(super) fn tuned(models: &Models, method: &Entry, examples: usize) -> Result<
     let (mut best, mut tokens) = (None::<(f64, Merged, String)>, 0);
     for pairs in &candidates {
         let merged = models.merge_named(method.name, pairs)?;
-        let said = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ");
+        let chosen = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ");
         if candidates.len() == 1 {
-            return Ok((merged, said, 0));
+            return Ok((merged, chosen, 0));
         }
         let trial = merged.trial(examples)?;
         tokens += trial.tokens;
         // A loss that is not finite is never selected.
         if trial.loss.is_finite() && best.as_ref().is_none_or(|(loss, ..)| trial.loss < *loss) {
-            best = Some((trial.loss, merged, said));
+            best = Some((trial.loss, merged, chosen));
         }
     }
-    let (_, merged, said) = best.ok_or_else(|| Error::Diverged { what: "loss", step: 0, value: f64::NAN })?;
-    Ok((merged, said, tokens))
+    let (_, merged, chosen) = best.ok_or_else(|| Error::Diverged { what: "loss", step: 0, value: f64::NAN })?;
+    Ok((merged, chosen, tokens))
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::lines::{printable, side_by_side};
-use super::{COLUMNS, Shown, Table, cell};
+use super::{COLUMNS, Render, Table, cell};
 
 shown_as_table!(Answer);
 
@@ -93,7 +93,7 @@ impl fmt::Display for Answers {
     }
 }
 
-impl Shown for Answers {
+impl Render for Answers {
     fn html(&self) -> String {
         self.table().html()
     }

@@ -14,7 +14,7 @@ shown_with_picture!(Comparison);
 
 /// One method.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Contender {
+pub struct MethodResult {
     /// The method's name.
     pub method: String,
     /// The parameters selected for it.
@@ -31,12 +31,12 @@ pub struct Contender {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Comparison {
     /// In the requested order.
-    pub rows: Vec<Contender>,
+    pub rows: Vec<MethodResult>,
     /// Seed and settings.
     pub notes: Vec<String>,
 }
 
-impl Contender {
+impl MethodResult {
     /// Returns the mean over data sets: of accuracies (higher is better) if all have them, else of losses.
     pub fn mean(&self) -> Option<f64> {
         let scores = self.scores.as_ref()?;
@@ -46,7 +46,7 @@ impl Contender {
 
 impl Comparison {
     /// Returns the row of `method`.
-    pub fn row(&self, method: &str) -> Option<&Contender> {
+    pub fn row(&self, method: &str) -> Option<&MethodResult> {
         self.rows.iter().find(|row| row.method == method)
     }
 
@@ -62,7 +62,7 @@ impl Comparison {
         }
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Some(self.plot()).filter(|_| !self.rows.is_empty())
     }
 

@@ -60,12 +60,12 @@ impl Difference {
         if self.incomparable > 0 {
             table.notes.push(format!("{} tensors are not comparable: their sources or schemes differ", self.incomparable));
         }
-        table.notes.extend(self.scored());
+        table.notes.extend(self.score_lines());
         table
     }
 
     /// Returns one line per data set with both scores.
-    fn scored(&self) -> Vec<String> {
+    fn score_lines(&self) -> Vec<String> {
         let Some((a, b)) = &self.scores else { return Vec::new() };
         let of = |name: &str, scores: &Scores| {
             let score = scores.data.get(name)?;

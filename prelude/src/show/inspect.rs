@@ -77,7 +77,7 @@ impl Inspection {
         Figure::heatmap("coefficients, tensor by tensor", "source", "mean coefficient", rows, sources, values, neutral)
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Some(self.plot()).filter(|_| !self.tensors.is_empty())
     }
 
@@ -88,7 +88,7 @@ impl Inspection {
         let names = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
         let header = [vec!["tensor".to_owned()], names, vec!["range".to_owned()]].concat();
         let columns = if self.tensors.iter().all(|t| t.along == Along::Column) { " over columns" } else { "" };
-        let mut table = Table::new(format!("coefficients c: mean ± spread{columns}"), header);
+        let mut table = Table::new(format!("coefficients c: mean ± std{columns}"), header);
         for tensor in &self.tensors {
             let mut row = vec![short_name(&tensor.name).to_owned()];
             row.extend(tensor.sources.iter().map(|(_, s)| format!("{:.3} ± {:.3}", s.mean, s.std)));
@@ -107,7 +107,7 @@ pub(crate) fn short_name(name: &str) -> &str {
 }
 
 fn one_tensor(tensor: &TensorStats) -> Table {
-    let header = [vec!["source".to_owned()], ["mean", "spread", "least", "most"].map(str::to_owned).to_vec()].concat();
+    let header = [vec!["source".to_owned()], ["mean", "std", "min", "max"].map(str::to_owned).to_vec()].concat();
     let what = if tensor.along == Along::Row { "row" } else { "column" };
     let columns: Vec<String> = tensor.columns.iter().map(|(j, _)| format!("{what} {j}")).collect();
     let mut table = Table::new(format!("{} ({})", tensor.name, tensor.kind), [header, columns].concat());
@@ -180,7 +180,7 @@ impl Distances {
         Figure::heatmap(title, "source", "relative distance", rows, columns, values, 0.0)
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Some(self.plot()).filter(|_| !self.tensors.is_empty())
     }
 

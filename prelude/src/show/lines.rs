@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_break_after_blanks_or_anywhere_and_keep_every_character() {
+    fn wrapping_keeps_every_character() {
         assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
         assert_eq!(wrapped("十二足す七は", 5), ["十二", "足す", "七は"]);
         assert_eq!(wrapped("a\n\nb\x1b", 5), ["a", "", "b\u{fffd}"]);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_stand_side_by_side_where_there_is_room() {
+    fn texts_are_side_by_side_if_they_fit() {
         let texts = [("a", "one"), ("model", "十二\nb")];
         assert_eq!(side_by_side(&texts, 40), "a     model\n───────────\none   十二\n      b");
         assert_eq!(side_by_side(&texts, 10), "a\n  one\nmodel\n  十二\n  b");

@@ -16,7 +16,7 @@ macro_rules! shown_as_table {
             }
         }
 
-        impl crate::show::Shown for $report {
+        impl crate::show::Render for $report {
             fn html(&self) -> String {
                 self.table().html()
             }
@@ -40,15 +40,15 @@ macro_rules! shown_with_picture {
         impl $report {
             /// Shows it as the result of an evcxr cell, with its figure.
             pub fn evcxr_display(&self) {
-                let (table, picture) = (self.table(), self.picture());
+                let (table, picture) = (self.table(), self.figure());
                 let (html, text) = picture.map(|p| (p.html(), format!("\n\n{p}"))).unwrap_or_default();
                 crate::show::cell(&format!("{}{html}", table.html()), &format!("{table}{text}"));
             }
         }
 
-        impl crate::show::Shown for $report {
+        impl crate::show::Render for $report {
             fn html(&self) -> String {
-                format!("{}{}", self.table().html(), self.picture().map(|p| p.html()).unwrap_or_default())
+                format!("{}{}", self.table().html(), self.figure().map(|p| p.html()).unwrap_or_default())
             }
 
             fn lines(&self, columns: Option<usize>) -> String {
@@ -59,7 +59,7 @@ macro_rules! shown_with_picture {
 }
 
 mod answers;
-mod asked;
+mod ask;
 mod comparison;
 mod difference;
 mod figure;
@@ -75,8 +75,8 @@ mod wrap;
 
 pub(crate) use answers::full;
 pub use answers::{Answer, Answers};
-pub use asked::{Asked, AskedSource, AskedToken};
-pub use comparison::{Comparison, Contender};
+pub use ask::{AskReport, SourceAnswer, AnswerToken};
+pub use comparison::{Comparison, MethodResult};
 pub use difference::{Difference, TensorDifference};
 pub use figure::{Bars, Curves, Figure, Heatmap, Histogram, Mark, Scale, Series, Spacing, Unit};
 pub(crate) use inspect::short_name;
@@ -93,7 +93,7 @@ pub use train::{LossReport, StepReport, TrainReport};
 pub use wrap::WrapReport;
 
 /// A report with a form for notebooks and one for terminals.
-pub(crate) trait Shown {
+pub(crate) trait Render {
     /// Returns an HTML fragment.
     fn html(&self) -> String;
 
@@ -101,7 +101,7 @@ pub(crate) trait Shown {
     fn lines(&self, columns: Option<usize>) -> String;
 }
 
-impl Shown for Table {
+impl Render for Table {
     fn html(&self) -> String {
         Table::html(self)
     }
@@ -111,7 +111,7 @@ impl Shown for Table {
     }
 }
 
-impl Shown for Figure {
+impl Render for Figure {
     fn html(&self) -> String {
         Figure::html(self)
     }

@@ -103,7 +103,7 @@ impl Scoreboard {
         }
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Some(self.plot()).filter(|_| !self.rows.is_empty())
     }
 

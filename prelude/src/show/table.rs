@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_as_wide_as_there_is_room() {
+    fn tables_fit_the_width() {
         assert_eq!(lines(200), table().to_string().lines().collect::<Vec<_>>());
         for columns in 24..80 {
             assert!(lines(columns).iter().all(|line| line.width() <= columns), "{columns}: {:#?}", lines(columns));

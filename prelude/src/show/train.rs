@@ -37,7 +37,7 @@ pub struct LossReport {
 }
 
 impl LossReport {
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Figure::terms(&self.terms)
     }
 
@@ -66,7 +66,7 @@ pub struct StepReport {
 }
 
 impl StepReport {
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Figure::terms(&self.terms)
     }
 
@@ -116,7 +116,7 @@ impl TrainReport {
         part >= FEW && mean(&self.losses[self.losses.len() - part..]) > 1.1 * mean(&self.losses[..part])
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         (self.losses.len() > 1).then(|| self.plot())
     }
 

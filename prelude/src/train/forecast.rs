@@ -29,7 +29,7 @@ pub enum Recompute {
 
 /// The work of one step.
 #[derive(Clone, Debug)]
-pub struct Load {
+pub struct Workload {
     /// The architecture of the merged model.
     pub architecture: Architecture,
     /// The number of merged sources.
@@ -171,30 +171,30 @@ impl Forecast {
         usize::try_from(available / 4).unwrap_or(usize::MAX)
     }
 
-    /// Forecasts the resources for `load` with `settings` on `device`.
+    /// Forecasts the resources for `workload` with `settings` on `device`.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if training cannot fit into main memory.
-    pub fn new(load: &Load, settings: &Settings, device: &Device) -> Result<Self> {
-        let (a, (usual, most)) = (&load.architecture, load.tokens);
+    pub fn new(workload: &Workload, settings: &Settings, device: &Device) -> Result<Self> {
+        let (a, (usual, most)) = (&workload.architecture, workload.tokens);
         let available = available_bytes();
         let recompute = settings.recompute.decide(a, most, device, available)?;
         let working_bytes = if device.is_cpu() { working(a, most, recompute) } else { 0 };
-        let length = usual / load.sources.max(1) / settings.batch_size.max(1);
+        let length = usual / workload.sources.max(1) / settings.batch_size.max(1);
         let minutes = match device.is_cpu() {
             true => Some(operations(a, usual, length, recompute) / speed()? * 100.0 / 60.0),
             false => None,
         };
-        let answers = 4 * a.hidden as u64 * load.all_tokens as u64;
+        let answers = 4 * a.hidden as u64 * workload.all_tokens as u64;
         Ok(Self {
             working_bytes,
-            mapped_bytes: load.source_bytes,
+            mapped_bytes: workload.source_bytes,
             teacher_bytes: answers.min(Self::teachers(available) as u64),
-            disk_bytes: load.baked_bytes,
+            disk_bytes: workload.baked_bytes,
             minutes,
             available_bytes: available,
             tokens: usual,
-            has_data: load.has_data,
+            has_data: workload.has_data,
             recompute,
         })
     }

@@ -7,9 +7,9 @@ mod pass;
 mod settings;
 mod teacher;
 
-pub use forecast::{Forecast, Load, Recompute, available_bytes, keep_memory};
+pub use forecast::{Forecast, Workload, Recompute, available_bytes, keep_memory};
 pub use history::History;
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
-pub use pass::{How, Pass, Taught};
+pub use pass::{PassOptions, Pass, Gradients};
 pub use settings::{KEYS, Schedule, Settings, Weights, about, choices, choose};
-pub use teacher::{Answers, Lesson, Teachers};
+pub use teacher::{Outputs, TeacherRun, Teachers};

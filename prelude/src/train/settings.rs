@@ -306,7 +306,7 @@ impl Settings {
     ///
     /// # Errors
     /// A device that is not available in this build or on this machine, or a dtype that it does not support.
-    pub fn place(&self) -> Result<(Device, DType)> {
+    pub fn device_and_dtype(&self) -> Result<(Device, DType)> {
         let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
         let device = match self.device.as_str() {
             "cpu" => Device::Cpu,
@@ -338,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_can_be_read_and_set_to_what_it_is() {
+    fn keys_round_trip() {
         let mut settings = Settings::default();
         for key in KEYS {
             let value = settings.get(key).unwrap();
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_says_what_it_is_and_takes_every_choice() {
+    fn keys_have_descriptions_and_accept_all_choices() {
         for key in KEYS {
             assert!(!about(key).is_empty(), "{key}");
             for choice in choices(key) {
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn schedules_warm_up_and_fall() {
+    fn schedules_warm_up_and_decay() {
         let settings = Settings { lr: 1.0, warmup: 2, schedule: Schedule::Linear, ..Default::default() };
         let rates: Vec<f64> = (0..7).map(|step| settings.lr_at(step, 6)).collect();
         assert_eq!(rates, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]);

@@ -35,7 +35,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         }
         given.push(key.to_owned());
     }
-    settings.place()?;
+    settings.device_and_dtype()?;
     match &context.dam {
         Some(dam) => dam.set(settings.clone())?,
         None => context.models.settings = settings.clone(),

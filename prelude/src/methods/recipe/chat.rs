@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::at::At;
+use super::location::Location;
 use crate::checkpoint::Source;
 use crate::error::Result;
 
@@ -25,7 +25,7 @@ const NAMED: [(&str, &str); 5] = [
 
 impl Template {
     /// Reads the template of a recipe.
-    pub fn read(at: &At<'_>, map: &Map<String, Value>) -> Result<Option<Self>> {
+    pub fn read(at: &Location<'_>, map: &Map<String, Value>) -> Result<Option<Self>> {
         const KEY: &str = "chat_template";
         let Some(text) = at.text(map, KEY)? else { return Ok(None) };
         if text == "auto" {
@@ -65,7 +65,7 @@ mod tests {
 
     /// Expected texts: what transformers renders with mergekit's templates.
     #[test]
-    fn templates_render_what_those_of_mergekit_do() {
+    fn templates_render_like_mergekits() {
         let llama3 = "<s><|start_header_id|>system<|end_header_id|>\n\ns<|eot_id|>\n<|start_header_id|>user<|end_header_id|>\n\nhi\
                       <|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\nyo<|eot_id|>\n<|start_header_id|>user\
                       <|end_header_id|>\n\nq<|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\n";

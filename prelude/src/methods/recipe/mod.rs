@@ -16,7 +16,7 @@
 //! in mergekit-multi. A mergekit key that is not supported is an error. A key that mergekit does not have changes
 //! nothing, and a note reports it. Values are computed in f32 whatever `dtype` says, and rounded once, when written.
 
-mod at;
+mod location;
 mod chat;
 mod documents;
 mod model;
@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use self::chat::Template;
 pub(crate) use self::documents::Documents;
-pub(crate) use self::plan::{Followed, configured};
+pub(crate) use self::plan::{PlannedRecipe, configured};
 use self::setting::Setting;
 use self::tokens::TokenizerKeys;
 use super::Entry;

@@ -3,11 +3,11 @@
 
 use serde_json::{Map, Value};
 
-use super::at::At;
+use super::location::Location;
 use crate::error::Result;
 
 /// Returns the model at `key` of `map`, if the key exists.
-pub(super) fn reference(at: &At<'_>, map: &Map<String, Value>, key: &str) -> Result<Option<String>> {
+pub(super) fn reference(at: &Location<'_>, map: &Map<String, Value>, key: &str) -> Result<Option<String>> {
     match map.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => one(&at.inner(key), value).map(Some),
@@ -15,7 +15,7 @@ pub(super) fn reference(at: &At<'_>, map: &Map<String, Value>, key: &str) -> Res
 }
 
 /// Returns the model that `value` names.
-pub(super) fn one(at: &At<'_>, value: &Value) -> Result<String> {
+pub(super) fn one(at: &Location<'_>, value: &Value) -> Result<String> {
     let Value::Object(map) = value else { return path(at, value) };
     // A path and revision alone are the inner `model` of mergekit's longer form.
     if map.contains_key("path") && !map.contains_key("model") {
@@ -36,7 +36,7 @@ pub(super) fn one(at: &At<'_>, value: &Value) -> Result<String> {
 }
 
 /// `PATH`, `PATH@REVISION` or `{path: PATH, revision: REVISION}`.
-fn path(at: &At<'_>, value: &Value) -> Result<String> {
+fn path(at: &Location<'_>, value: &Value) -> Result<String> {
     let expected = || at.wrong("expected a model", "write a path, ORG/NAME, or {path: ..., revision: ...}");
     match value {
         Value::String(text) if !text.is_empty() => Ok(text.clone()),

@@ -20,13 +20,13 @@ use crate::error::{Error, Result};
 pub(crate) type Opened = Vec<(String, Source)>;
 
 /// A plan, and the models as renumbered by the recipe.
-pub(crate) struct Followed {
+pub(crate) struct PlannedRecipe {
     pub plan: Plan,
     pub opened: Opened,
 }
 
 /// The origin of a merged tensor: a slice and the depth in it.
-struct Place<'a> {
+struct SlicePosition<'a> {
     slice: &'a Slice,
     /// The stack and the number of layers into the slice; `None` outside the stacked layers.
     layer: Option<(&'a Stack, usize)>,
@@ -34,9 +34,9 @@ struct Place<'a> {
 }
 
 /// A planned merged tensor.
-struct Wanted<'a> {
+struct TargetTensor<'a> {
     spec: TensorSpec,
-    place: Place<'a>,
+    place: SlicePosition<'a>,
 }
 
 impl Recipe {
@@ -45,7 +45,7 @@ impl Recipe {
     /// # Errors
     /// Layers out of range, parameters that are missing or invalid, a missing base, a tokenizer or template that no
     /// model has.
-    pub fn plan(mut self, opened: Opened) -> Result<Followed> {
+    pub fn plan(mut self, opened: Opened) -> Result<PlannedRecipe> {
         let mut notes = std::mem::take(&mut self.notes);
         self.settle(&mut notes)?;
         let (opened, tokenizer) = self.with_tokenizer(opened, &mut notes)?;
@@ -81,7 +81,7 @@ impl Recipe {
             recipe: format!("```yaml\n{}\n```", self.text.trim_end()),
             notes,
         };
-        Ok(Followed { plan, opened })
+        Ok(PlannedRecipe { plan, opened })
     }
 
     pub(super) fn bad(&self, key: &str, reason: impl Into<String>, hint: impl Into<String>) -> Error {
@@ -152,7 +152,7 @@ impl Recipe {
     }
 
     /// Plans the tensors of a merge of whole models: those of the `first`.
-    fn whole_models<'a>(&'a self, first: &Source, stacks: &Stacks) -> Result<Vec<Wanted<'a>>> {
+    fn whole_models<'a>(&'a self, first: &Source, stacks: &Stacks) -> Result<Vec<TargetTensor<'a>>> {
         let slice = &self.slices[0];
         for input in &slice.inputs {
             let depth = stacks.main().map(|stack| stack.depth);
@@ -163,7 +163,7 @@ impl Recipe {
         }
         let wanted = |spec: &TensorSpec| {
             let t = stacks.layer_of(&spec.name).map_or(0.0, |(layer, depth)| spread(layer, depth));
-            Wanted { spec: spec.clone(), place: Place { slice, layer: None, t } }
+            TargetTensor { spec: spec.clone(), place: SlicePosition { slice, layer: None, t } }
         };
         Ok(first.tensors().iter().map(wanted).collect())
     }
@@ -176,7 +176,7 @@ impl Recipe {
         donor: &Source,
         stacks: &'a Stacks,
         notes: &mut Vec<String>,
-    ) -> Result<(Vec<Wanted<'a>>, Option<Restacked>)> {
+    ) -> Result<(Vec<TargetTensor<'a>>, Option<Restacked>)> {
         let main = self.main(first, stacks)?;
         let ranges = self.ranges(opened, main)?;
         let mut layers: Vec<(Source, usize)> = Vec::new();
@@ -189,8 +189,8 @@ impl Recipe {
             for (offset, layer) in range.clone().enumerate() {
                 for (rest, spec) in of_model.get(layer).into_iter().flatten() {
                     let spec = TensorSpec { name: main.join(layers.len(), rest), ..spec.clone() };
-                    let place = Place { slice, layer: Some((main, offset)), t: spread(offset, range.len()) };
-                    stacked.push(Wanted { spec, place });
+                    let place = SlicePosition { slice, layer: Some((main, offset)), t: spread(offset, range.len()) };
+                    stacked.push(TargetTensor { spec, place });
                 }
                 layers.push((source.clone(), layer));
             }
@@ -202,8 +202,8 @@ impl Recipe {
                 // Layers beyond the number in config.json, whose numbers are now taken.
                 Some(_) => beyond += 1,
                 None => {
-                    let place = Place { slice: self.slice_outside(spec), layer: None, t: 0.0 };
-                    wanted.push(Wanted { spec: spec.clone(), place });
+                    let place = SlicePosition { slice: self.slice_outside(spec), layer: None, t: 0.0 };
+                    wanted.push(TargetTensor { spec: spec.clone(), place });
                 }
             }
         }
@@ -308,8 +308,8 @@ impl Recipe {
     }
 
     /// Plans the operands and parameters of a merged tensor.
-    fn tensor(&self, wanted: Wanted<'_>, opened: &Opened) -> Result<Planned> {
-        let Wanted { spec, place } = wanted;
+    fn tensor(&self, wanted: TargetTensor<'_>, opened: &Opened) -> Result<Planned> {
+        let TargetTensor { spec, place } = wanted;
         let base_name = place.slice.base.as_ref().or(self.base.as_ref());
         let measures = |input: &Input| self.method.origin != Origin::Never && base_name == Some(&input.model);
         let (mut names, mut views, mut inputs, mut base) = (Vec::new(), Vec::new(), Vec::new(), None);
@@ -364,7 +364,7 @@ impl Recipe {
     }
 
     /// Returns the parameters of one tensor.
-    fn given(&self, spec: &TensorSpec, place: &Place<'_>, inputs: &[(&Input, String)]) -> Result<Given> {
+    fn given(&self, spec: &TensorSpec, place: &SlicePosition<'_>, inputs: &[(&Input, String)]) -> Result<Given> {
         let mut given = Given::default();
         for key in self.method.keys {
             let shared = |name: &str| {
@@ -430,12 +430,12 @@ pub(crate) fn configured<'a>(donor: &Source, others: impl Iterator<Item = &'a So
         let one = |d: &Difference| {
             format!("{} is {} in `{}` and {} in `{}`", d.key, d.values[0], donor.name(), d.values[1], other.name())
         };
-        let mut told: Vec<String> = differences.iter().take(MOST).map(one).collect();
+        let mut listed: Vec<String> = differences.iter().take(MOST).map(one).collect();
         if differences.len() > MOST {
-            told.push(format!("{} more keys differ", differences.len() - MOST));
+            listed.push(format!("{} more keys differ", differences.len() - MOST));
         }
-        if !told.is_empty() {
-            notes.push(format!("the merge uses the configuration of `{}`: {}", donor.name(), told.join("; ")));
+        if !listed.is_empty() {
+            notes.push(format!("the merge uses the configuration of `{}`: {}", donor.name(), listed.join("; ")));
         }
     }
     Ok(notes)

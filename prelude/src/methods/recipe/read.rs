@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::at::{At, Level};
+use super::location::{Location, Level};
 use super::chat::Template;
 use super::model::{one, reference};
 use super::tokens::TokenizerKeys;
@@ -21,7 +21,7 @@ impl Recipe {
     /// A missing or invalid value, or an unsupported feature.
     pub(super) fn read(file: &Path, value: &Value, text: String, tokens: &[String]) -> Result<Self> {
         let notes = RefCell::default();
-        let at = &At { file, key: String::new(), notes: &notes };
+        let at = &Location { file, key: String::new(), notes: &notes };
         let map = at.map(value)?;
         at.only(
             map,
@@ -77,7 +77,7 @@ impl Recipe {
 }
 
 /// Returns the single module of `modules`, which text models have.
-fn module<'a, 'v>(at: &At<'a>, map: &'v Map<String, Value>) -> Result<Option<(At<'a>, &'v Map<String, Value>)>> {
+fn module<'a, 'v>(at: &Location<'a>, map: &'v Map<String, Value>) -> Result<Option<(Location<'a>, &'v Map<String, Value>)>> {
     let Some(modules) = map.get("modules").filter(|modules| !modules.is_null()) else { return Ok(None) };
     let inner = at.inner("modules");
     let modules = inner.map(modules)?;
@@ -99,7 +99,7 @@ fn module<'a, 'v>(at: &At<'a>, map: &'v Map<String, Value>) -> Result<Option<(At
 }
 
 /// Returns the slices, or a single one for whole models.
-fn inputs(at: &At<'_>, map: &Map<String, Value>, method: &Entry) -> Result<(Vec<Slice>, bool)> {
+fn inputs(at: &Location<'_>, map: &Map<String, Value>, method: &Entry) -> Result<(Vec<Slice>, bool)> {
     let given = |key: &str| map.get(key).filter(|value| !value.is_null());
     match (given("models"), given("slices")) {
         (Some(models), None) => {
@@ -119,7 +119,7 @@ fn inputs(at: &At<'_>, map: &Map<String, Value>, method: &Entry) -> Result<(Vec<
 }
 
 impl Slice {
-    fn read(at: &At<'_>, map: &Map<String, Value>, method: &Entry) -> Result<Self> {
+    fn read(at: &Location<'_>, map: &Map<String, Value>, method: &Entry) -> Result<Self> {
         // mergekit reads `residual_weight` and ignores it.
         at.only(map, &["sources", "base_model", "parameters", "residual_weight"])?;
         if map.contains_key("residual_weight") {
@@ -133,7 +133,7 @@ impl Slice {
 }
 
 impl Input {
-    fn read(at: &At<'_>, value: &Value, method: &Entry) -> Result<Self> {
+    fn read(at: &Location<'_>, value: &Value, method: &Entry) -> Result<Self> {
         // A bare name is a model.
         let Value::Object(map) = value else {
             return Ok(Self { model: one(at, value)?, layers: None, parameters: super::Settings::new() });

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_a_number_or_a_switch_is_one() {
+    fn converts_text_to_numbers_and_switches() {
         assert_eq!(at(&json!("1e-3"), "x", 0.0), Some(1e-3));
         assert_eq!(at(&json!(["0", 1]), "x", 0.5), Some(0.5));
         assert_eq!(Setting::read(&json!("Yes")), Ok(Setting::One(json!(true))));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_filter_that_fits_counts() {
+    fn the_first_matching_filter_applies() {
         let filters = json!([{"filter": "attn", "value": [0, 1]}, {"filter": "mlp", "value": 0.3}, {"value": 0.5}]);
         assert_eq!(at(&filters, "model.layers.1.self_attn.q", 0.25), Some(0.25));
         assert_eq!(at(&filters, "model.layers.1.mlp.up", 0.25), Some(0.3));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_setting_is_refused() {
+    fn rejects_invalid_settings() {
         let bad = [json!([]), json!(null), json!([1, {}]), json!([[1]]), json!({"filter": 3, "value": 1})];
         let more = [json!({"filter": "x"}), json!({"value": 1, "when": 2}), json!({"value": [{"value": 1}]})];
         for value in bad.iter().chain(&more) {

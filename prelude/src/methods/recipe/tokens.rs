@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::Recipe;
-use super::at::At;
+use super::location::Location;
 use super::model::one;
 use super::plan::Opened;
 use super::setting::typed;
@@ -27,14 +27,14 @@ use crate::error::{Error, Result};
 /// `tokenizer_source`, or `tokenizer`.
 pub(super) struct TokenizerKeys {
     key: &'static str,
-    source: Whose,
+    source: TokenizerChoice,
     /// In the order of the recipe.
     tokens: Vec<(String, Rule)>,
     pad: Option<usize>,
 }
 
 /// The owner of the tokenizer.
-enum Whose {
+enum TokenizerChoice {
     Union,
     Base,
     Model(String),
@@ -58,7 +58,7 @@ enum Donor {
 
 /// The origin of a row that a model lacks.
 #[derive(Clone)]
-enum Given {
+enum RowSource {
     Zero,
     Row(usize, u32),
     Mean(Vec<(usize, u32)>),
@@ -66,7 +66,7 @@ enum Given {
 
 impl TokenizerKeys {
     /// Reads the keys of a recipe. `order` is the order of `tokenizer.tokens`.
-    pub fn read(at: &At<'_>, map: &Map<String, Value>, order: &[String]) -> Result<Option<Self>> {
+    pub fn read(at: &Location<'_>, map: &Map<String, Value>, order: &[String]) -> Result<Option<Self>> {
         let given = |key: &str| map.get(key).filter(|value| !value.is_null());
         let (key, source) = match (given("tokenizer_source"), given("tokenizer")) {
             (None, None) => return Ok(None),
@@ -78,7 +78,7 @@ impl TokenizerKeys {
                 ));
             }
             (Some(source), None) => {
-                let source = Whose::read(&at.inner("tokenizer_source"), source)?;
+                let source = TokenizerChoice::read(&at.inner("tokenizer_source"), source)?;
                 return Ok(Some(Self { key: "tokenizer_source", source, tokens: Vec::new(), pad: None }));
             }
             (None, Some(value)) => ("tokenizer", value),
@@ -87,8 +87,8 @@ impl TokenizerKeys {
         let map = at.map(source)?;
         at.only(map, &["source", "tokens", "pad_to_multiple_of"])?;
         let source = match map.get("source").filter(|value| !value.is_null()) {
-            Some(value) => Whose::read(&at.inner("source"), value)?,
-            None => Whose::Union,
+            Some(value) => TokenizerChoice::read(&at.inner("source"), value)?,
+            None => TokenizerChoice::Union,
         };
         let pad = match map.get("pad_to_multiple_of").filter(|value| !value.is_null()) {
             None => None,
@@ -112,8 +112,8 @@ impl TokenizerKeys {
     }
 }
 
-impl Whose {
-    fn read(at: &At<'_>, value: &Value) -> Result<Self> {
+impl TokenizerChoice {
+    fn read(at: &Location<'_>, value: &Value) -> Result<Self> {
         Ok(match value.as_str() {
             Some("union") => Self::Union,
             Some("base") => Self::Base,
@@ -123,7 +123,7 @@ impl Whose {
 }
 
 impl Rule {
-    fn read(at: &At<'_>, value: &Value) -> Result<Self> {
+    fn read(at: &Location<'_>, value: &Value) -> Result<Self> {
         let map = at.map(value)?;
         at.only(map, &["source", "force"])?;
         let force = match map.get("force").map(typed) {
@@ -140,7 +140,7 @@ impl Rule {
 }
 
 impl Donor {
-    fn read(at: &At<'_>, value: &Value) -> Result<Self> {
+    fn read(at: &Location<'_>, value: &Value) -> Result<Self> {
         let Some(map) = value.as_object().filter(|map| map.contains_key("kind")) else { return Ok(Self::Model(one(at, value)?)) };
         let hint = "write a model, {kind: zero}, or {kind: model_token, model: MODEL, token: TOKEN}";
         match map.get("kind").and_then(Value::as_str) {
@@ -196,12 +196,12 @@ impl Recipe {
         let base = self.base.as_ref().and_then(|base| opened.iter().position(|(name, _)| name == base)).unwrap_or(0);
         let bad = |reason: String, hint: &str| self.bad(keys.key, reason, hint);
         let reference = match &keys.source {
-            Whose::Union => base,
-            Whose::Base if self.base.is_none() => {
+            TokenizerChoice::Union => base,
+            TokenizerChoice::Base if self.base.is_none() => {
                 return Err(bad("`base_model` is missing".into(), "add it, or write union or the name of a model"));
             }
-            Whose::Base => base,
-            Whose::Model(name) => {
+            TokenizerChoice::Base => base,
+            TokenizerChoice::Model(name) => {
                 match opened.iter().position(|(known, _)| known == name || name.strip_prefix("model:") == Some(known)) {
                     Some(at) => at,
                     None => {
@@ -258,7 +258,7 @@ impl Recipe {
                 appended.push(token);
             }
         };
-        if matches!(keys.source, Whose::Union) {
+        if matches!(keys.source, TokenizerChoice::Union) {
             let others = || [base].into_iter().chain((0..sources.len()).filter(|i| *i != base));
             let added = |i: usize| sources[i].tokenizer().map(|t| t.get_added_tokens_decoder()).unwrap_or_default();
             for i in others() {

@@ -7,8 +7,8 @@ use std::path::Path;
 use candle_core::DType;
 use serde_json::{Value, json};
 
-use super::super::beside::Chosens;
-use super::super::output::{Output, last, write_beside};
+use super::super::side_files::SideFiles;
+use super::super::output::{Output, last, write_side_file};
 use crate::checkpoint::{
     Checkpoint, Content, Entry, Group, Kept, Kind, Place, Source, TensorSpec, Values, Written, map, record, replace_directory,
     write_file,
@@ -20,12 +20,12 @@ const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// The change of one tensor.
-pub(super) struct Part {
+pub(super) struct TensorChange {
     /// The module that owns the tensor.
     pub module: String,
     pub spec: TensorSpec,
     /// The sum of squares of the difference from the base.
-    pub apart: f64,
+    pub difference_squares: f64,
     pub change: Change,
 }
 
@@ -37,11 +37,11 @@ pub(super) enum Change {
     Whole { of: String },
 }
 
-impl Part {
+impl TensorChange {
     /// A tensor stored whole.
-    pub fn whole(spec: &TensorSpec, apart: f64) -> Self {
+    pub fn whole(spec: &TensorSpec, difference_squares: f64) -> Self {
         let module = spec.name.rsplit_once('.').map_or(spec.name.as_str(), |(module, _)| module);
-        Self { module: module.into(), spec: spec.clone(), apart, change: Change::Whole { of: spec.name.clone() } }
+        Self { module: module.into(), spec: spec.clone(), difference_squares, change: Change::Whole { of: spec.name.clone() } }
     }
 
     fn is_low_rank(&self) -> bool {
@@ -53,10 +53,10 @@ impl Part {
 struct Stored<'a> {
     name: String,
     shape: Vec<usize>,
-    made: Made<'a>,
+    made: StoredValues<'a>,
 }
 
-enum Made<'a> {
+enum StoredValues<'a> {
     /// These values.
     Of(Vec<f32>),
     /// The merge's tensor of this name.
@@ -68,7 +68,7 @@ pub(super) fn write<'s>(
     output: &Output<'_>,
     directory: &Path,
     base: &Source,
-    parts: Vec<Part>,
+    parts: Vec<TensorChange>,
     kept: Kept,
     dtype: DType,
     values: &(impl Fn(&str) -> Result<Values<'s>> + ?Sized),
@@ -76,10 +76,10 @@ pub(super) fn write<'s>(
     output.check_target(directory)?;
     // PEFT saves norms and tied layers as whole modules; the bias of a linear layer is saved alone.
     let matrices: Vec<&str> = base.tensors().iter().filter(|t| t.shape.len() == 2).filter_map(|t| module(&t.name)).collect();
-    let is_bias = |part: &Part| part.spec.name.ends_with(".bias") && matrices.contains(&part.module.as_str());
+    let is_bias = |part: &TensorChange| part.spec.name.ends_with(".bias") && matrices.contains(&part.module.as_str());
     let saved: Vec<&str> = unique(parts.iter().filter(|p| !p.is_low_rank() && !is_bias(p)).map(|p| p.module.as_str()));
-    let lowered: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
-    if lowered.is_empty() {
+    let factored: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
+    if factored.is_empty() {
         let what = match parts.is_empty() {
             true => "the merge equals its base, so the adapter would be empty",
             false => "the merge differs from its base in norms and biases only, and an adapter needs at least one matrix",
@@ -87,27 +87,27 @@ pub(super) fn write<'s>(
         return Err(Error::Sources { what: what.into(), hint: "write a full checkpoint: bake without as=adapter" });
     }
     let config = config(output, base, &parts, &kept, &saved, is_bias);
-    let stored: Vec<Stored<'_>> = parts.iter().flat_map(|part| stored(part, &lowered, is_bias(part))).collect();
+    let stored: Vec<Stored<'_>> = parts.iter().flat_map(|part| stored(part, &factored, is_bias(part))).collect();
     let by_name: BTreeMap<&str, &Stored<'_>> = stored.iter().map(|s| (s.name.as_str(), s)).collect();
     let entry = |s: &Stored<'_>| {
         Entry::new(&TensorSpec { name: s.name.clone(), kind: Kind::Linear, shape: s.shape.clone() }, s.name.clone(), dtype)
     };
     let checkpoint = Checkpoint { tensors: stored.iter().map(entry).collect(), shard_bytes: u64::MAX };
-    let Chosens { files, left_out } = output.beside(|group| matches!(group, Group::Tokenizer | Group::Licence));
+    let SideFiles { files, left_out } = output.side_files(|group| matches!(group, Group::Tokenizer | Group::Licence));
     let from: Vec<(String, String)> = files.iter().map(|f| (f.source.name().to_owned(), f.name.clone())).collect();
     // The values of the merge are computed again while they are written.
     let merged: BTreeMap<&str, Values<'_>> = stored
         .iter()
         .filter_map(|s| match s.made {
-            Made::Merged(name) => Some(values(name).map(|values| (s.name.as_str(), values))),
-            Made::Of(_) => None,
+            StoredValues::Merged(name) => Some(values(name).map(|values| (s.name.as_str(), values))),
+            StoredValues::Of(_) => None,
         })
         .collect::<Result<_>>()?;
     let written = replace_directory(directory, output.options.force, |new| {
         checkpoint.write_one(&new.join(WEIGHTS), |entry| {
             let values: Values<'_> = match (merged.get(entry.name.as_str()), by_name.get(entry.name.as_str()).map(|s| &s.made)) {
                 (Some(values), _) => Box::new(move |start, out: &mut [f32]| values(start, out)),
-                (None, Some(Made::Of(values))) => {
+                (None, Some(StoredValues::Of(values))) => {
                     Box::new(move |start, out: &mut [f32]| out.copy_from_slice(&values[start..start + out.len()]))
                 }
                 (None, _) => return Err(Error::NoMatch { pattern: entry.name.clone() }),
@@ -116,7 +116,7 @@ pub(super) fn write<'s>(
         })?;
         write_file(&new.join(CONFIG), format!("{config:#}").as_bytes())?;
         for file in &files {
-            write_beside(new, &file.name, &file.bytes()?)?;
+            write_side_file(new, &file.name, &file.bytes()?)?;
         }
         write_file(&new.join("README.md"), card(output, base, &kept, &from).as_bytes())
     })?;
@@ -124,16 +124,16 @@ pub(super) fn write<'s>(
     Ok(Written { copied, left_out, kept: Some(kept), ..written })
 }
 
-/// Returns the stored tensors of `part`; `lowered` lists the modules with factors.
-fn stored<'a>(part: &'a Part, lowered: &[&str], is_bias: bool) -> Vec<Stored<'a>> {
+/// Returns the stored tensors of `part`; `factored` lists the modules with factors.
+fn stored<'a>(part: &'a TensorChange, factored: &[&str], is_bias: bool) -> Vec<Stored<'a>> {
     let module = format!("base_model.model.{}", part.module);
     match &part.change {
         Change::Whole { of } => {
             // PEFT wraps a layer that has factors and names the original `base_layer`.
-            let inner = if is_bias && lowered.contains(&part.module.as_str()) { ".base_layer" } else { "" };
+            let inner = if is_bias && factored.contains(&part.module.as_str()) { ".base_layer" } else { "" };
             let kind = part.spec.name.rsplit_once('.').map_or("", |(_, kind)| kind);
             let name = format!("{module}{inner}.{kind}");
-            vec![Stored { name, shape: part.spec.shape.clone(), made: Made::Merged(of) }]
+            vec![Stored { name, shape: part.spec.shape.clone(), made: StoredValues::Merged(of) }]
         }
         Change::LowRank { factors, embedding } => {
             let Truncated { rank, left, right, values, .. } = factors;
@@ -146,7 +146,7 @@ fn stored<'a>(part: &'a Part, lowered: &[&str], is_bias: bool) -> Vec<Stored<'a>
             let store = |kind: &str, shape: [usize; 2], values| Stored {
                 name: format!("{module}.{kind}"),
                 shape: shape.to_vec(),
-                made: Made::Of(values),
+                made: StoredValues::Of(values),
             };
             match embedding {
                 false => {
@@ -173,10 +173,10 @@ fn transposed(matrix: &[f32], columns: usize) -> Vec<f32> {
 fn config(
     output: &Output<'_>,
     base: &Source,
-    parts: &[Part],
+    parts: &[TensorChange],
     kept: &Kept,
     saved: &[&str],
-    is_bias: impl Fn(&Part) -> bool,
+    is_bias: impl Fn(&TensorChange) -> bool,
 ) -> Value {
     let mut ranks = BTreeMap::new();
     for part in parts {
@@ -242,13 +242,13 @@ fn base_name(output: &Output<'_>, base: &Source) -> (String, Option<String>) {
 }
 
 /// Returns the modules that have factors: by the last part of their names if every module of that name has factors.
-fn targets(base: &Source, parts: &[Part]) -> Vec<String> {
-    let lowered: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
+fn targets(base: &Source, parts: &[TensorChange]) -> Vec<String> {
+    let factored: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
     let others = base.tensors().iter().map(|t| t.name.as_str()).chain(base.unused().iter().map(String::as_str));
-    let others: Vec<&str> = unique(others.filter_map(module).filter(|module| !lowered.contains(module)));
+    let others: Vec<&str> = unique(others.filter_map(module).filter(|module| !factored.contains(module)));
     let end = |module: &str| module.rsplit('.').next().unwrap_or_default().to_owned();
     let spared: Vec<String> = others.into_iter().map(end).collect();
-    let names = lowered.into_iter().map(|module| if spared.contains(&end(module)) { module.to_owned() } else { end(module) });
+    let names = factored.into_iter().map(|module| if spared.contains(&end(module)) { module.to_owned() } else { end(module) });
     let mut names: Vec<String> = names.collect();
     names.sort();
     names.dedup();

@@ -79,7 +79,7 @@ impl Curves {
                 coloured += 1;
                 coloured - 1
             });
-            lines.push(Line { name: self.label(series), points: self.shown(series), sign });
+            lines.push(PlotLine { name: self.label(series), points: self.shown(series), sign });
         }
         // The main line is drawn on top.
         lines.sort_by_key(|line| line.sign.is_none());
@@ -100,7 +100,7 @@ pub(super) fn nothing(scene: &mut Scene, top: f64) -> f64 {
 pub(super) const NOTHING: &str = "nothing to draw yet";
 
 /// A line to draw. `sign` is its index among colours and markers, or `None` for the text colour.
-pub(super) struct Line {
+pub(super) struct PlotLine {
     pub name: String,
     pub points: Vec<(f64, f64)>,
     pub sign: Option<usize>,
@@ -120,7 +120,7 @@ impl Plot<'_> {
     const MARKERS: usize = 7;
 
     /// Draws axes and lines below `top`. Returns the lower edge.
-    pub fn draw(&self, scene: &mut Scene, top: f64, lines: &[Line]) -> f64 {
+    pub fn draw(&self, scene: &mut Scene, top: f64, lines: &[PlotLine]) -> f64 {
         let write = |v: f64| match self.unit {
             Unit::Percent => self.unit.write(v).replace(".0%", "%"),
             Unit::Number => written(v),
@@ -129,7 +129,7 @@ impl Plot<'_> {
         let widest = ticks.iter().map(|(_, label)| width(label, SMALL)).fold(0.0, f64::max);
         let left = if self.figure.y.is_empty() { 16.0 } else { 30.0 } + widest;
         let right = WIDTH - 20.0;
-        let entry = |line: &Line| (line.name.clone(), line.sign.map_or(Colour::Ink, series_colour), line.sign);
+        let entry = |line: &PlotLine| (line.name.clone(), line.sign.map_or(Colour::Ink, series_colour), line.sign);
         let mut entries: Vec<_> = lines.iter().map(entry).collect();
         entries.sort_by_key(|(.., sign)| *sign);
         let top = if lines.len() > 1 { scene.legend(left, top, &entries) } else { top } + 4.0;

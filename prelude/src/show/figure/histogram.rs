@@ -1,7 +1,7 @@
 //! Histograms: the fraction of each series' values per bin, as an outline.
 
 use super::axis::Axis;
-use super::curves::{Line, Plot, Spacing, nothing};
+use super::curves::{PlotLine, Plot, Spacing, nothing};
 use super::scene::Scene;
 use super::{Figure, Unit};
 
@@ -46,9 +46,9 @@ impl Histogram {
             let mut points: Vec<(f64, f64)> = steps.flat_map(|(i, share)| [(edge(i), share), (edge(i + 1), share)]).collect();
             points.insert(0, (self.from, 0.0));
             points.push((self.to, 0.0));
-            Line { name: name.clone(), points, sign: Some(sign) }
+            PlotLine { name: name.clone(), points, sign: Some(sign) }
         };
-        let lines: Vec<Line> = self.series.iter().enumerate().map(line).collect();
+        let lines: Vec<PlotLine> = self.series.iter().enumerate().map(line).collect();
         Plot { figure, x, y, unit: Unit::Percent }.draw(scene, top, &lines)
     }
 }

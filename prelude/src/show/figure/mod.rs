@@ -202,7 +202,7 @@ impl Figure {
         let bytes = match end.as_str() {
             "svg" => self.svg().into_bytes(),
             "png" => self.png()?,
-            _ => return Err(Error::bad_value("picture", &file.display().to_string(), "a name that ends in .svg or .png")),
+            _ => return Err(Error::bad_value("figure", &file.display().to_string(), "a name that ends in .svg or .png")),
         };
         if file.symlink_metadata().is_ok() && !paint::is_picture(file) {
             return Err(Error::NotReplaced { path: file.into(), what: "a figure" });

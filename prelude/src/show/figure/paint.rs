@@ -38,7 +38,7 @@ fn size(scene: &Scene) -> (u32, u32) {
 }
 
 /// The differences between the two formats.
-struct Hand {
+struct Format {
     /// The colour of text.
     ink: (u8, u8, u8),
     /// How far text is lowered, relative to its size: plotters centres it too high in bitmaps.
@@ -51,7 +51,7 @@ struct Hand {
 fn paint<B: DrawingBackend>(
     backend: &mut B,
     scene: &Scene,
-    Hand { ink, lower, pieces }: Hand,
+    Format { ink, lower, pieces }: Format,
 ) -> std::result::Result<(), DrawingErrorKind<B::ErrorType>> {
     let at = |(x, y): (f64, f64)| ((x * FINE).round() as i32, (y * FINE).round() as i32);
     let colour = |colour: Colour| match colour {
@@ -105,7 +105,7 @@ fn paint<B: DrawingBackend>(
 /// Returns an SVG element with the colours `ink` and `background`; `label` is its text for screen readers.
 fn svg(scene: &Scene, label: &str, ink: &str, how: &str, background: &str) -> String {
     let (mut text, size) = (String::new(), size(scene));
-    let painted = paint(&mut SVGBackend::with_string(&mut text, size), scene, Hand { ink: INK, lower: 0.0, pieces: false });
+    let painted = paint(&mut SVGBackend::with_string(&mut text, size), scene, Format { ink: INK, lower: 0.0, pieces: false });
     debug_assert!(painted.is_ok(), "writing to a string");
     let body = text.split_once('>').map_or("", |(_, body)| body);
     // plotters escapes quotation marks in text, so a bare one always delimits an attribute; the replaced pair cannot
@@ -145,7 +145,7 @@ pub(super) fn png(scene: &Scene) -> Result<Vec<u8>> {
     let (width, height) = size(scene);
     let mut fine = vec![255u8; width as usize * height as usize * 3];
     let backend = BitMapBackend::<plotters::backend::RGBPixel>::with_buffer_and_format(&mut fine, (width, height));
-    paint(&mut backend.map_err(|e| failed(e.to_string()))?, scene, Hand { ink: DARK, lower: 0.22, pieces: true })
+    paint(&mut backend.map_err(|e| failed(e.to_string()))?, scene, Format { ink: DARK, lower: 0.22, pieces: true })
         .map_err(|e| failed(e.to_string()))?;
     let (pixels, width, height) = averaged(&fine, width as usize);
     let mut bytes = Vec::new();

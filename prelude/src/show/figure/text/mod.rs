@@ -11,7 +11,7 @@ use super::{Figure, Mark};
 
 /// The space available for a figure.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
+pub(super) struct TextArea {
     /// Columns.
     pub width: usize,
     /// Whether only ASCII is allowed.
@@ -21,15 +21,15 @@ pub(super) struct Room {
 /// Draws the whole figure: title, marks and notes.
 pub(super) fn draw(figure: &Figure, width: usize, ascii: bool) -> String {
     // Below a minimum width, lines are cut.
-    let room = Room { width: width.max(24), ascii };
-    let mut lines = wrapped(&figure.title, room.width);
+    let area = TextArea { width: width.max(24), ascii };
+    let mut lines = wrapped(&figure.title, area.width);
     lines.extend(match &figure.mark {
-        Mark::Curves(curves) => curves::draw(figure, curves, room),
-        Mark::Histogram(histogram) => curves::histogram(figure, histogram, room),
-        Mark::Heatmap(heatmap) => heatmap::draw(figure, heatmap, room),
-        Mark::Bars(bars) => bars::draw(figure, bars, room),
+        Mark::Curves(curves) => curves::draw(figure, curves, area),
+        Mark::Histogram(histogram) => curves::histogram(figure, histogram, area),
+        Mark::Heatmap(heatmap) => heatmap::draw(figure, heatmap, area),
+        Mark::Bars(bars) => bars::draw(figure, bars, area),
     });
-    lines.extend(figure.notes.iter().flat_map(|note| wrapped(note, room.width)));
+    lines.extend(figure.notes.iter().flat_map(|note| wrapped(note, area.width)));
     let plain = |line: String| if ascii { line.replace('…', ".").replace(|c: char| !c.is_ascii(), "?") } else { line };
     let lines: Vec<String> = lines.into_iter().map(|line| cut(plain(line).trim_end(), width)).collect();
     lines.join("\n")
@@ -103,7 +103,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 }
 
 /// Returns the width of the widest of `names`, limited to a fraction of the room.
-fn column<'a>(names: impl Iterator<Item = &'a str>, room: Room, share: f64) -> usize {
+fn column<'a>(names: impl Iterator<Item = &'a str>, area: TextArea, share: f64) -> usize {
     let widest = names.map(UnicodeWidthStr::width).max().unwrap_or(0);
-    widest.min((room.width as f64 * share) as usize).max(1)
+    widest.min((area.width as f64 * share) as usize).max(1)
 }

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use candle_core::Tensor;
 
 use super::progress::{GENERATE, Task};
-use super::score::Judge;
+use super::score::Scorer;
 use super::{BASE, Dam, Merged};
 use crate::checkpoint::{Architecture, Source};
 use crate::data::{Spoken, prompt_ids};
@@ -18,11 +18,11 @@ use crate::error::{Error, Result};
 use crate::eval::{Generation, Likelihood, favoured, log_probs};
 use crate::interrupt;
 use crate::model::{SourceWeights, Weights, collect};
-use crate::show::{Answer, Answers, Asked, AskedSource, AskedToken, MERGED, printable};
+use crate::show::{Answer, Answers, AskReport, SourceAnswer, AnswerToken, MERGED, printable};
 use crate::train::available_bytes;
 
 /// A tokenised prompt.
-struct Prompt<'a> {
+struct PromptTokens<'a> {
     /// The source whose tokenizer encodes and decodes.
     reader: &'a Source,
     ids: Vec<u32>,
@@ -32,7 +32,7 @@ struct Prompt<'a> {
     positions: Option<usize>,
 }
 
-impl Prompt<'_> {
+impl PromptTokens<'_> {
     /// Returns the model's positions if one of the answers used all of them.
     fn full(&self, spoken: &[Spoken<'_>]) -> Option<usize> {
         self.positions.filter(|_| spoken.iter().any(|spoken| spoken.ids().len() == self.limit))
@@ -40,7 +40,7 @@ impl Prompt<'_> {
 }
 
 /// A model that answers: the merge, or a source.
-struct Voice<'a> {
+struct Speaker<'a> {
     name: &'a str,
     architecture: &'a Architecture,
     /// `None` for the merge.
@@ -49,9 +49,9 @@ struct Voice<'a> {
     lacking: &'a [u32],
 }
 
-impl<'a> Judge<'a> {
-    fn prompt(&self, text: &str, limit: usize) -> Result<Prompt<'a>> {
-        let reader = self.models.speaker().ok_or_else(|| Error::Sources {
+impl<'a> Scorer<'a> {
+    fn prompt(&self, text: &str, limit: usize) -> Result<PromptTokens<'a>> {
+        let reader = self.models.tokenizer_source().ok_or_else(|| Error::Sources {
             what: "no source has a tokenizer, which generating text needs".into(),
             hint: "add tokenizer.json next to the weights",
         })?;
@@ -65,55 +65,55 @@ impl<'a> Judge<'a> {
             return Err(Error::Sources { what, hint: "shorten the prompt" });
         }
         let room = most - ids.len();
-        Ok(Prompt { reader, ids, limit: limit.min(room), positions: (room < limit).then_some(most) })
+        Ok(PromptTokens { reader, ids, limit: limit.min(room), positions: (room < limit).then_some(most) })
     }
 
-    fn merge(&self, name: &'a str) -> Voice<'a> {
-        Voice { name, architecture: self.architecture, source: None, lacking: &[] }
+    fn merge(&self, name: &'a str) -> Speaker<'a> {
+        Speaker { name, architecture: self.architecture, source: None, lacking: &[] }
     }
 
     /// Returns the merge, under the name `name`, then all sources, the base last.
-    fn voices(&self, name: &'a str) -> Result<Vec<Voice<'a>>> {
+    fn speakers(&self, name: &'a str) -> Result<Vec<Speaker<'a>>> {
         let (base, others): (Vec<&Source>, Vec<&Source>) = self.models.sources.iter().partition(|s| s.name() == BASE);
-        let voice = |source: &'a Source| {
+        let speaker = |source: &'a Source| {
             let lacking = source.numbering().map_or(&[][..], |numbering| &numbering.lacking);
-            Ok(Voice { name: source.name(), architecture: source.architecture()?, source: Some(source), lacking })
+            Ok(Speaker { name: source.name(), architecture: source.architecture()?, source: Some(source), lacking })
         };
-        [Ok(self.merge(name))].into_iter().chain(others.into_iter().chain(base).map(voice)).collect()
+        [Ok(self.merge(name))].into_iter().chain(others.into_iter().chain(base).map(speaker)).collect()
     }
 
-    /// Returns how many of `voices` generate at once: all, if their weights fit into half of the free memory on the
+    /// Returns how many of `speakers` generate at once: all, if their weights fit into half of the free memory on the
     /// CPU, else one, because every token needs all weights of its model.
-    fn at_once(&self, voices: &[Voice<'_>]) -> usize {
-        let elements = |voice: &Voice<'_>| -> u64 {
-            voice.architecture.tensors().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
+    fn at_once(&self, speakers: &[Speaker<'_>]) -> usize {
+        let elements = |speaker: &Speaker<'_>| -> u64 {
+            speaker.architecture.tensors().iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
         };
-        let bytes = voices.iter().map(elements).sum::<u64>() * self.dtype.size_in_bytes() as u64;
-        if self.device.is_cpu() && bytes <= available_bytes() / 2 { voices.len() } else { 1 }
+        let bytes = speakers.iter().map(elements).sum::<u64>() * self.dtype.size_in_bytes() as u64;
+        if self.device.is_cpu() && bytes <= available_bytes() / 2 { speakers.len() } else { 1 }
     }
 
-    /// Generates the answers of `voices`, `at_once` models at a time.
-    fn spoken<W: Weights + ?Sized>(
+    /// Generates the answers of `speakers`, `at_once` models at a time.
+    fn answer<W: Weights + ?Sized>(
         &self,
         merged: &W,
-        voices: &[Voice<'a>],
-        prompt: &Prompt<'a>,
+        speakers: &[Speaker<'a>],
+        prompt: &PromptTokens<'a>,
         at_once: usize,
     ) -> Result<Vec<Spoken<'a>>> {
-        let mut spoken = voices.iter().map(|_| Spoken::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
-        let steps = prompt.limit.saturating_mul(voices.len().div_ceil(at_once));
+        let mut spoken = speakers.iter().map(|_| Spoken::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
+        let steps = prompt.limit.saturating_mul(speakers.len().div_ceil(at_once));
         let mut task = Task::begin(GENERATE, Some(steps), None);
-        for start in (0..voices.len()).step_by(at_once) {
+        for start in (0..speakers.len()).step_by(at_once) {
             if interrupt::requested() {
                 break;
             }
-            let group = &voices[start..(start + at_once).min(voices.len())];
-            let weights = match group.iter().map(|voice| self.held(merged, voice)).collect::<Result<Vec<_>>>() {
+            let group = &speakers[start..(start + at_once).min(speakers.len())];
+            let weights = match group.iter().map(|speaker| self.load_weights(merged, speaker)).collect::<Result<Vec<_>>>() {
                 Err(Error::Interrupted) => break,
                 weights => weights?,
             };
-            let generation = |(voice, weights): (&Voice<'a>, _)| {
-                Generation::new(voice.architecture, weights, &prompt.ids, self.device).without(voice.lacking)
+            let generation = |(speaker, weights): (&Speaker<'a>, _)| {
+                Generation::new(speaker.architecture, weights, &prompt.ids, self.device).without(speaker.lacking)
             };
             let mut generations = group.iter().zip(&weights).map(generation).collect::<Result<Vec<_>>>()?;
             for _ in 0..prompt.limit {
@@ -127,98 +127,98 @@ impl<'a> Judge<'a> {
                 if !goes_on {
                     break;
                 }
-                task.step(|| so_far(voices, &spoken), None, None);
+                task.step(|| partial_text(speakers, &spoken), None, None);
             }
         }
         Ok(spoken)
     }
 
-    /// Loads all weights of `voice`.
-    fn held<W: Weights + ?Sized>(&self, merged: &W, voice: &Voice<'a>) -> Result<BTreeMap<String, Tensor>> {
-        match voice.source {
+    /// Loads all weights of `speaker`.
+    fn load_weights<W: Weights + ?Sized>(&self, merged: &W, speaker: &Speaker<'a>) -> Result<BTreeMap<String, Tensor>> {
+        match speaker.source {
             Some(source) => SourceWeights { source, device: self.device, dtype: self.dtype }.collect(),
-            None => collect(voice.architecture, merged),
+            None => collect(speaker.architecture, merged),
         }
     }
 
-    /// Computes the log-probability of every token of `answer` under `voice`, with one layer in memory at a time.
-    fn heard<W: Weights + ?Sized>(
+    /// Computes the log-probability of every token of `answer` under `speaker`, with one layer in memory at a time.
+    fn score_answer<W: Weights + ?Sized>(
         &self,
         merged: &W,
-        voice: &Voice<'a>,
-        prompt: &Prompt<'a>,
+        speaker: &Speaker<'a>,
+        prompt: &PromptTokens<'a>,
         answer: &[u32],
     ) -> Result<Vec<Option<f64>>> {
         let (ids, first) = ([&prompt.ids, answer].concat(), prompt.ids.len());
-        match voice.source {
+        match speaker.source {
             Some(source) => {
                 let weights = SourceWeights { source, device: self.device, dtype: self.dtype };
-                log_probs(voice.architecture, &weights, &ids, first, voice.lacking, self.device)
+                log_probs(speaker.architecture, &weights, &ids, first, speaker.lacking, self.device)
             }
-            None => log_probs(voice.architecture, merged, &ids, first, voice.lacking, self.device),
+            None => log_probs(speaker.architecture, merged, &ids, first, speaker.lacking, self.device),
         }
     }
 
     fn generate<W: Weights + ?Sized>(&self, merged: &W, text: &str, limit: usize) -> Result<Answer> {
         let prompt = self.prompt(text, limit)?;
-        let spoken = self.spoken(merged, &[self.merge(MERGED)], &prompt, 1)?;
+        let spoken = self.answer(merged, &[self.merge(MERGED)], &prompt, 1)?;
         let full = prompt.full(&spoken);
         let answer = spoken.into_iter().map(Spoken::finish).next().transpose()?;
         Ok(Answer { prompt: text.into(), text: answer.map(|(text, _)| text).unwrap_or_default(), full })
     }
 
     fn generate_all<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Answers> {
-        let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
-        let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
+        let (prompt, speakers) = (self.prompt(text, limit)?, self.speakers(name)?);
+        let spoken = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
         let full = prompt.full(&spoken);
-        let row = |(voice, spoken): (&Voice<'_>, Spoken<'_>)| Ok((voice.name.to_owned(), spoken.finish()?.0));
-        let rows = voices.iter().zip(spoken).map(row).collect::<Result<_>>()?;
+        let row = |(speaker, spoken): (&Speaker<'_>, Spoken<'_>)| Ok((speaker.name.to_owned(), spoken.finish()?.0));
+        let rows = speakers.iter().zip(spoken).map(row).collect::<Result<_>>()?;
         Ok(Answers { prompt: text.into(), rows, stopped: interrupt::requested(), full })
     }
 
-    fn ask<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Asked> {
-        let (prompt, voices) = (self.prompt(text, limit)?, self.voices(name)?);
-        let spoken = self.spoken(merged, &voices, &prompt, self.at_once(&voices))?;
+    fn ask<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<AskReport> {
+        let (prompt, speakers) = (self.prompt(text, limit)?, self.speakers(name)?);
+        let spoken = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
         let full = prompt.full(&spoken);
         let answer = spoken.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
         // After a stop, the answers are kept; likelihoods are complete or absent.
-        let heard = match voices.iter().map(|voice| self.heard(merged, voice, &prompt, &answer)).collect::<Result<Vec<_>>>() {
-            Err(Error::Interrupted) => vec![Vec::new(); voices.len()],
-            heard => heard?,
+        let scored = match speakers.iter().map(|speaker| self.score_answer(merged, speaker, &prompt, &answer)).collect::<Result<Vec<_>>>() {
+            Err(Error::Interrupted) => vec![Vec::new(); speakers.len()],
+            scored => scored?,
         };
         let stopped = interrupt::requested();
-        let mut said = spoken.into_iter().map(Spoken::finish).collect::<Result<Vec<_>>>()?.into_iter();
-        let (answer, parts) = said.next().unwrap_or_default();
-        let sources = voices.iter().zip(&heard).skip(1).zip(said).map(|((voice, heard), (answer, _))| AskedSource {
-            name: voice.name.into(),
+        let mut answers = spoken.into_iter().map(Spoken::finish).collect::<Result<Vec<_>>>()?.into_iter();
+        let (answer, parts) = answers.next().unwrap_or_default();
+        let sources = speakers.iter().zip(&scored).skip(1).zip(answers).map(|((speaker, scored), (answer, _))| SourceAnswer {
+            name: speaker.name.into(),
             answer,
-            likelihood: Likelihood::of(heard.iter().copied()),
-            is_merged: self.sources.iter().any(|source| source.name() == voice.name),
-            lacks_of_prompt: prompt.ids.iter().filter(|id| voice.lacking.contains(id)).count(),
+            likelihood: Likelihood::of(scored.iter().copied()),
+            is_merged: self.sources.iter().any(|source| source.name() == speaker.name),
+            lacks_of_prompt: prompt.ids.iter().filter(|id| speaker.lacking.contains(id)).count(),
         });
-        let sources: Vec<AskedSource> = sources.collect();
+        let sources: Vec<SourceAnswer> = sources.collect();
         let token = |(i, text): (usize, String)| {
-            let log_probs: Vec<Option<f64>> = heard.iter().skip(1).filter_map(|heard| heard.get(i).copied()).collect();
+            let log_probs: Vec<Option<f64>> = scored.iter().skip(1).filter_map(|scored| scored.get(i).copied()).collect();
             let merged: Vec<Option<f64>> =
                 log_probs.iter().zip(&sources).map(|(log_prob, source)| log_prob.filter(|_| source.is_merged)).collect();
-            AskedToken { text, favours: favoured(&merged), log_probs }
+            AnswerToken { text, favours: favoured(&merged), log_probs }
         };
         let tokens = parts.into_iter().enumerate().map(token).collect();
-        let likelihood = Likelihood::of(heard.into_iter().next().unwrap_or_default());
-        Ok(Asked { prompt: text.into(), model: name.into(), text: answer, likelihood, sources, tokens, stopped, full })
+        let likelihood = Likelihood::of(scored.into_iter().next().unwrap_or_default());
+        Ok(AskReport { prompt: text.into(), model: name.into(), text: answer, likelihood, sources, tokens, stopped, full })
     }
 }
 
 /// Returns the text generated so far by all models.
-fn so_far(voices: &[Voice<'_>], spoken: &[Spoken<'_>]) -> String {
+fn partial_text(speakers: &[Speaker<'_>], spoken: &[Spoken<'_>]) -> String {
     if let [one] = spoken {
         return printable(one.so_far());
     }
     let mut text = String::new();
-    for (voice, spoken) in voices.iter().zip(spoken) {
+    for (speaker, spoken) in speakers.iter().zip(spoken) {
         let line = spoken.so_far().replace('\n', " ");
         let end = if text.is_empty() { "" } else { "\n" };
-        text.write_fmt(format_args!("{end}{}: {}", printable(voice.name), printable(&line))).unwrap_or(());
+        text.write_fmt(format_args!("{end}{}: {}", printable(speaker.name), printable(&line))).unwrap_or(());
     }
     text
 }
@@ -230,7 +230,7 @@ impl Dam {
     /// # Errors
     /// No tokenizer, a template that does not render, an empty prompt, or one longer than the model's positions.
     pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        self.run(|session| session.judge().generate(&session.merge.as_weights(session.dtype), prompt, limit))
+        self.with_weights(|session| session.scorer().generate(&session.merge.as_weights(session.dtype), prompt, limit))
     }
 
     /// Like [`Dam::generate`], for the merge and every source, all from the same tokens.
@@ -248,7 +248,7 @@ impl Dam {
     /// # Errors
     /// As for `generate`.
     pub fn generate_all(&self, prompt: &str, limit: usize) -> Result<Answers> {
-        self.run(|session| session.judge().generate_all(MERGED, &session.merge.as_weights(session.dtype), prompt, limit))
+        self.with_weights(|session| session.scorer().generate_all(MERGED, &session.merge.as_weights(session.dtype), prompt, limit))
     }
 
     /// Generates the answers of the merge and every source to `prompt`, with at most `limit` tokens each, and
@@ -270,8 +270,8 @@ impl Dam {
     ///
     /// # Errors
     /// As for `generate`.
-    pub fn ask(&self, prompt: &str, limit: usize) -> Result<Asked> {
-        self.run(|session| session.judge().ask(MERGED, &session.merge.as_weights(session.dtype), prompt, limit))
+    pub fn ask(&self, prompt: &str, limit: usize) -> Result<AskReport> {
+        self.with_weights(|session| session.scorer().ask(MERGED, &session.merge.as_weights(session.dtype), prompt, limit))
     }
 }
 
@@ -283,7 +283,7 @@ impl Merged {
     /// # Errors
     /// As for [`Dam::generate`], or a family that cannot be run.
     pub fn generate(&self, prompt: &str, limit: usize) -> Result<Answer> {
-        self.judged(|judge, plan| judge.generate(&plan.weights(judge.device, judge.dtype), prompt, limit))
+        self.with_scorer(|scorer, plan| scorer.generate(&plan.weights(scorer.device, scorer.dtype), prompt, limit))
     }
 
     /// Like [`Merged::generate`], for the merge and every source, as in [`Dam::generate_all`].
@@ -291,15 +291,15 @@ impl Merged {
     /// # Errors
     /// As for `generate`.
     pub fn generate_all(&self, prompt: &str, limit: usize) -> Result<Answers> {
-        self.judged(|judge, plan| judge.generate_all(plan.method, &plan.weights(judge.device, judge.dtype), prompt, limit))
+        self.with_scorer(|scorer, plan| scorer.generate_all(plan.method, &plan.weights(scorer.device, scorer.dtype), prompt, limit))
     }
 
     /// Generates the answers of the merge and every source, with likelihoods as in [`Dam::ask`].
     ///
     /// # Errors
     /// As for `generate`.
-    pub fn ask(&self, prompt: &str, limit: usize) -> Result<Asked> {
-        self.judged(|judge, plan| judge.ask(plan.method, &plan.weights(judge.device, judge.dtype), prompt, limit))
+    pub fn ask(&self, prompt: &str, limit: usize) -> Result<AskReport> {
+        self.with_scorer(|scorer, plan| scorer.ask(plan.method, &plan.weights(scorer.device, scorer.dtype), prompt, limit))
     }
 }
 
@@ -309,17 +309,17 @@ mod tests {
     use crate::{Columns, load};
 
     #[test]
-    fn it_does_not_matter_how_many_speak_at_once() {
+    fn answers_do_not_depend_on_how_many_models_generate_at_once() {
         let dam = load(["builtin:japanese", "builtin:math", "builtin:sql"]).unwrap().wrap(Columns::default()).unwrap();
         let session = dam.session();
-        let (judge, weights) = (session.judge(), session.merge.as_weights(session.dtype));
-        let (prompt, voices) = (judge.prompt("What is 12 plus 7?", 6).unwrap(), judge.voices(MERGED).unwrap());
-        let said = |at_once: usize| {
-            let spoken = judge.spoken(&weights, &voices, &prompt, at_once).unwrap();
+        let (scorer, weights) = (session.scorer(), session.merge.as_weights(session.dtype));
+        let (prompt, speakers) = (scorer.prompt("What is 12 plus 7?", 6).unwrap(), scorer.speakers(MERGED).unwrap());
+        let answers = |at_once: usize| {
+            let spoken = scorer.answer(&weights, &speakers, &prompt, at_once).unwrap();
             spoken.iter().map(|one| one.ids().to_vec()).collect::<Vec<_>>()
         };
-        let all = said(4);
+        let all = answers(4);
         assert!(all.len() == 4 && all.iter().all(|ids| !ids.is_empty()) && all[1] != all[2], "{all:?}");
-        assert_eq!([said(1), said(3)], [all.clone(), all]);
+        assert_eq!([answers(1), answers(3)], [all.clone(), all]);
     }
 }

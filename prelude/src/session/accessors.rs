@@ -16,9 +16,9 @@ use crate::train::{History, Settings};
 use super::snapshot::new_state;
 use super::{Dam, Models};
 
-/// The result of [`Dam::glance`].
+/// The result of [`Dam::status`].
 #[derive(Clone, Debug)]
-pub struct Glance {
+pub struct SessionStatus {
     /// The models of the session, with their data and settings.
     pub models: Models,
     /// The number of merged sources; the base is usually not merged.
@@ -75,7 +75,7 @@ impl Dam {
     pub fn set(&self, settings: Settings) -> Result<()> {
         settings.check()?;
         let mut session = self.session();
-        let (device, dtype) = settings.place()?;
+        let (device, dtype) = settings.device_and_dtype()?;
         if !device.same_device(&session.merge.device) {
             let merge = Merge::new(&session.sources, session.merge.wrap.clone(), device)?;
             for (new, old) in merge.variables.iter().zip(&session.merge.variables) {
@@ -120,7 +120,7 @@ impl Dam {
     }
 
     /// Frees whatever can be computed again, while another merge is in use.
-    pub(crate) fn rest(&self) {
+    pub(crate) fn free_caches(&self) {
         let mut session = self.session();
         let names: Vec<String> = session.sources.iter().map(|s| s.name().to_owned()).collect();
         names.iter().for_each(|name| session.teachers.forget(name));
@@ -138,13 +138,13 @@ impl Dam {
     }
 
     /// Returns a summary without waiting; `None` while the session is busy on another thread.
-    pub fn glance(&self) -> Option<Glance> {
+    pub fn status(&self) -> Option<SessionStatus> {
         let session = match self.0.try_lock() {
             Ok(session) => session,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        Some(Glance {
+        Some(SessionStatus {
             models: session.models.clone(),
             sources: session.sources.len(),
             steps: session.step,
@@ -161,7 +161,7 @@ impl Dam {
     /// Returns the tokens run by steps since the merge was wrapped or opened. Tokens with a backward pass count three
     /// times.
     pub fn tokens(&self) -> u64 {
-        self.session().ran
+        self.session().tokens_run
     }
 
     /// Returns the bytes of cached teacher outputs.
@@ -187,7 +187,7 @@ impl Dam {
     /// An unknown tensor, another shape, or a scheme that computes its coefficients from other parameters.
     pub fn set_coefficients(&self, tensor: &str, values: &Tensor) -> Result<()> {
         let mut session = self.session();
-        let values = if values.rank() == 2 { values.unsqueeze(1)? } else { values.clone() };
+        let values = if values.tokens_runk() == 2 { values.unsqueeze(1)? } else { values.clone() };
         session.merge.set_coefficients(session.merge.tensor(tensor)?, &values)?;
         session.changed();
         Ok(())
@@ -223,9 +223,9 @@ impl Dam {
     /// # Errors
     /// The data is invalid.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
-        self.run(|session| {
-            let judge = session.judge();
-            let scores = judge.score(&session.merge.as_weights(session.dtype), &judge.scored(files)?)?;
+        self.with_weights(|session| {
+            let scorer = session.scorer();
+            let scores = scorer.score(&session.merge.as_weights(session.dtype), &scorer.eval_data(files)?)?;
             session.scores = Some(scores.clone());
             Ok(scores)
         })
@@ -236,8 +236,8 @@ impl Dam {
     /// # Errors
     /// The data is invalid.
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
-        self.run(|session| {
-            let board = session.judge().scoreboard(MERGED, &session.merge.as_weights(session.dtype), files)?;
+        self.with_weights(|session| {
+            let board = session.scorer().scoreboard(MERGED, &session.merge.as_weights(session.dtype), files)?;
             session.scores = board.row(MERGED).cloned();
             Ok(board)
         })

@@ -12,12 +12,12 @@ use super::figure::palette;
 use super::lines::{broken, or_nothing, printable, side_by_side};
 use super::numbers::perplexity;
 use super::table::{escape, paragraph};
-use super::{COLUMNS, Shown, Table, cell};
+use super::{COLUMNS, Render, Table, cell};
 use crate::eval::{Likelihood, MARGIN, favoured};
 
 /// The result of `ask`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Asked {
+pub struct AskReport {
     /// The prompt.
     pub prompt: String,
     /// The name of the merge: `DAM`, or its method.
@@ -27,9 +27,9 @@ pub struct Asked {
     /// The likelihood of the answer under the merge itself.
     pub likelihood: Likelihood,
     /// All loaded sources, the base last.
-    pub sources: Vec<AskedSource>,
+    pub sources: Vec<SourceAnswer>,
     /// The tokens of the merge's answer, without the end token.
-    pub tokens: Vec<AskedToken>,
+    pub tokens: Vec<AnswerToken>,
     /// Whether generation was interrupted.
     pub stopped: bool,
     /// The model's positions, if an answer ended because they were all used.
@@ -38,7 +38,7 @@ pub struct Asked {
 
 /// One source's answer, and the likelihood of the merge's answer under it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AskedSource {
+pub struct SourceAnswer {
     /// The source's name.
     pub name: String,
     /// Its own answer, without special tokens.
@@ -53,7 +53,7 @@ pub struct AskedSource {
 
 /// A token of the merge's answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AskedToken {
+pub struct AnswerToken {
     /// The text this token completes. If a character consists of several tokens, the last has its text and the others
     /// are empty.
     pub text: String,
@@ -67,7 +67,7 @@ pub struct AskedToken {
 
 /// Which source favours a token.
 #[derive(Clone, Copy, PartialEq)]
-enum Mark {
+enum TokenMark {
     Source(usize),
     /// No source favours it.
     None,
@@ -75,7 +75,7 @@ enum Mark {
     Unknown,
 }
 
-impl Asked {
+impl AskReport {
     /// Returns the number of tokens that source `i` favours.
     pub fn favours(&self, i: usize) -> usize {
         self.tokens.iter().filter(|token| token.favours == Some(i)).count()
@@ -83,7 +83,7 @@ impl Asked {
 
     /// Returns the tokens as displayed. The tokens of one character are joined, and their log-probabilities are
     /// summed, because the first may already determine the character.
-    pub fn pieces(&self) -> Vec<AskedToken> {
+    pub fn pieces(&self) -> Vec<AnswerToken> {
         let mut pieces = Vec::new();
         let mut begun: Option<Vec<Option<f64>>> = None;
         for token in &self.tokens {
@@ -94,7 +94,7 @@ impl Asked {
                     let log_probs: Vec<Option<f64>> = before.iter().zip(&token.log_probs).map(sum).collect();
                     let merged = log_probs.iter().zip(&self.sources).map(|(x, source)| x.filter(|_| source.is_merged));
                     let favours = favoured(&merged.collect::<Vec<_>>());
-                    AskedToken { text: token.text.clone(), log_probs, favours }
+                    AnswerToken { text: token.text.clone(), log_probs, favours }
                 }
             };
             match piece.text.is_empty() {
@@ -109,24 +109,24 @@ impl Asked {
     /// letter below each token marks the source that favours it.
     pub fn lines(&self, width: usize) -> String {
         let letters = self.letters();
-        let letter = |mark: Mark| match mark {
-            Mark::Source(i) => letters.get(i).copied().unwrap_or('?'),
-            Mark::None => '.',
-            Mark::Unknown => '?',
+        let letter = |mark: TokenMark| match mark {
+            TokenMark::Source(i) => letters.get(i).copied().unwrap_or('?'),
+            TokenMark::None => '.',
+            TokenMark::Unknown => '?',
         };
         let mut lines = self.above(width);
         for line in self.marked(width) {
             let (mut text, mut below) = (String::new(), String::new());
             for (c, mark) in line {
                 text.push(c);
-                let width = if c == ' ' && mark == Mark::None { 0 } else { c.width().unwrap_or(0) };
+                let width = if c == ' ' && mark == TokenMark::None { 0 } else { c.width().unwrap_or(0) };
                 below.extend(std::iter::repeat_n(letter(mark), width));
                 below.extend(std::iter::repeat_n(' ', c.width().unwrap_or(0) - width));
             }
             lines.push(text.trim_end().to_owned());
             lines.push(below.trim_end().to_owned());
         }
-        let entry = |mark: Mark, name: String| format!("{} {name}", letter(mark));
+        let entry = |mark: TokenMark, name: String| format!("{} {name}", letter(mark));
         let legend: Vec<String> = self.legend().into_iter().map(|(mark, name)| entry(mark, name)).collect();
         lines.extend((!legend.is_empty()).then(|| legend.join("   ")));
         lines.extend(self.notes());
@@ -136,15 +136,15 @@ impl Asked {
     /// Like [`AskReport::lines`], with tokens in the colour of the source that favours them (256-colour ANSI codes)
     /// instead of letters. Control characters in names and texts are replaced.
     pub fn coloured(&self, width: usize) -> String {
-        let painted = |text: &str, mark: Mark| match mark {
-            Mark::Source(i) => format!("\x1b[1;38;5;{}m{text}\x1b[0m", ansi(palette(i))),
-            Mark::None => text.to_owned(),
-            Mark::Unknown => format!("\x1b[4m{text}\x1b[0m"),
+        let painted = |text: &str, mark: TokenMark| match mark {
+            TokenMark::Source(i) => format!("\x1b[1;38;5;{}m{text}\x1b[0m", ansi(palette(i))),
+            TokenMark::None => text.to_owned(),
+            TokenMark::Unknown => format!("\x1b[4m{text}\x1b[0m"),
         };
         let mut lines = self.above(width);
         for line in self.marked(width) {
             let runs = line.chunk_by(|(_, a), (_, b)| a == b);
-            let run = |run: &[(char, Mark)]| {
+            let run = |run: &[(char, TokenMark)]| {
                 let text: String = run.iter().map(|(c, _)| *c).collect();
                 run.first().map(|(_, mark)| painted(&text, *mark)).unwrap_or_default()
             };
@@ -173,7 +173,7 @@ impl Asked {
             lines.extend([side_by_side(&answers, width), String::new()]);
         }
         lines.push(printable(&table.lines(Some(width))));
-        lines.extend((!self.pieces().is_empty() && self.is_read()).then(String::new));
+        lines.extend((!self.pieces().is_empty() && self.is_scored()).then(String::new));
         lines
     }
 
@@ -197,7 +197,7 @@ impl Asked {
         };
         row(&self.model, &self.likelihood, None);
         for (i, source) in self.sources.iter().enumerate() {
-            row(&source.name, &source.likelihood, (source.is_merged && self.is_read()).then(|| self.favours(i)));
+            row(&source.name, &source.likelihood, (source.is_merged && self.is_scored()).then(|| self.favours(i)));
         }
         table
     }
@@ -210,46 +210,46 @@ impl Asked {
         table.rows.iter_mut().zip(answers).for_each(|(row, answer)| row.push(printable(or_nothing(answer))));
     }
 
-    fn mark(&self, token: &AskedToken) -> Mark {
+    fn mark(&self, token: &AnswerToken) -> TokenMark {
         let known = token.log_probs.iter().zip(&self.sources).filter(|(x, source)| x.is_some() && source.is_merged).count();
         match token.favours {
-            Some(i) => Mark::Source(i),
-            None if known < 2 && self.is_read() => Mark::Unknown,
-            None => Mark::None,
+            Some(i) => TokenMark::Source(i),
+            None if known < 2 && self.is_scored() => TokenMark::Unknown,
+            None => TokenMark::None,
         }
     }
 
     /// Whether the sources have scored the answer.
-    fn is_read(&self) -> bool {
+    fn is_scored(&self) -> bool {
         self.tokens.iter().all(|token| !token.log_probs.is_empty())
     }
 
     /// Returns the characters of the merge's answer, each with the mark of its token, in lines of at most `width`
     /// columns; empty if the answer has not been scored.
-    fn marked(&self, width: usize) -> Vec<Vec<(char, Mark)>> {
-        if !self.is_read() {
+    fn marked(&self, width: usize) -> Vec<Vec<(char, TokenMark)>> {
+        if !self.is_scored() {
             return Vec::new();
         }
-        let marked = |token: AskedToken| {
+        let marked = |token: AnswerToken| {
             let mark = self.mark(&token);
             printable(&token.text).chars().map(|c| (c, mark)).collect::<Vec<_>>()
         };
-        let cells: Vec<(char, Mark)> = self.pieces().into_iter().flat_map(marked).collect();
+        let cells: Vec<(char, TokenMark)> = self.pieces().into_iter().flat_map(marked).collect();
         if cells.is_empty() { Vec::new() } else { broken(&cells, width) }
     }
 
     /// Returns the meaning of each mark: one per merged source, and the other marks that occur; empty without marks.
-    fn legend(&self) -> Vec<(Mark, String)> {
+    fn legend(&self) -> Vec<(TokenMark, String)> {
         let pieces = self.pieces();
-        if pieces.is_empty() || !self.is_read() {
+        if pieces.is_empty() || !self.is_scored() {
             return Vec::new();
         }
         let merged = self.sources.iter().enumerate().filter(|(_, source)| source.is_merged);
-        let mut legend: Vec<(Mark, String)> = merged.map(|(i, source)| (Mark::Source(i), printable(&source.name))).collect();
+        let mut legend: Vec<(TokenMark, String)> = merged.map(|(i, source)| (TokenMark::Source(i), printable(&source.name))).collect();
         let met = |mark| pieces.iter().any(|token| self.mark(token) == mark);
         let others = [
-            (Mark::None, format!("no source by more than {MARGIN} nats")),
-            (Mark::Unknown, "at most one source has the token".to_owned()),
+            (TokenMark::None, format!("no source by more than {MARGIN} nats")),
+            (TokenMark::Unknown, "at most one source has the token".to_owned()),
         ];
         legend.extend(others.into_iter().filter(|(mark, _)| met(*mark)));
         legend
@@ -258,7 +258,7 @@ impl Asked {
     /// Returns a letter for every source, from its name if it is free.
     fn letters(&self) -> Vec<char> {
         let mut taken = BTreeSet::new();
-        let letter = |source: &AskedSource| {
+        let letter = |source: &SourceAnswer| {
             let own = source.name.chars().map(|c| c.to_ascii_uppercase()).chain('A'..='Z').chain('0'..='9');
             let free = own.filter(char::is_ascii_alphanumeric).find(|c| !taken.contains(c)).unwrap_or('#');
             taken.insert(free);
@@ -283,7 +283,7 @@ impl Asked {
         if self.tokens.is_empty() {
             notes.push(format!("the answer of {} is empty: nothing to compare", self.model));
         }
-        if !self.is_read() {
+        if !self.is_scored() {
             notes.push(format!("stopped before the sources had scored the answer of {}", self.model));
         }
         notes.extend(self.full.map(full));
@@ -297,22 +297,22 @@ impl Asked {
     }
 }
 
-impl Shown for Asked {
+impl Render for AskReport {
     fn html(&self) -> String {
         let mut table = self.numbers();
         self.with_answers(&mut table);
-        let painted = |mark: Mark, title: &str, text: &str| {
+        let painted = |mark: TokenMark, title: &str, text: &str| {
             let style = match mark {
-                Mark::Source(i) => {
+                TokenMark::Source(i) => {
                     let [r, g, b] = palette(i);
                     format!("background:rgba({r},{g},{b},0.4);border-radius:3px")
                 }
-                Mark::None => String::new(),
-                Mark::Unknown => "text-decoration:underline dotted".to_owned(),
+                TokenMark::None => String::new(),
+                TokenMark::Unknown => "text-decoration:underline dotted".to_owned(),
             };
             format!("<span style=\"{style}\" title=\"{}\">{}</span>", escape(title), escape(text))
         };
-        let token = |token: &AskedToken| {
+        let token = |token: &AnswerToken| {
             let x = |x: Option<f64>| x.map_or("not in its vocabulary".to_owned(), |x| format!("{x:.3}"));
             let told = self
                 .sources
@@ -337,7 +337,7 @@ impl Shown for Asked {
     }
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for AskReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.lines(COLUMNS))
     }
@@ -357,8 +357,8 @@ fn ansi(colour: [u8; 3]) -> u8 {
 mod tests {
     use super::*;
 
-    fn asked() -> Asked {
-        let source = |name: &str, is_merged| AskedSource {
+    fn asked() -> AskReport {
+        let source = |name: &str, is_merged| SourceAnswer {
             name: name.into(),
             answer: "a <b>".into(),
             likelihood: Likelihood::of([Some(-1.0)]),
@@ -367,9 +367,9 @@ mod tests {
         };
         let token = |text: &str, favours, known: bool| {
             let log_probs = vec![Some(-0.5), known.then_some(-1.0), Some(-2.0)];
-            AskedToken { text: text.into(), log_probs, favours }
+            AnswerToken { text: text.into(), log_probs, favours }
         };
-        Asked {
+        AskReport {
             prompt: "p".into(),
             model: "DAM".into(),
             text: "十二 + \x1b[2J<7>".into(),
@@ -408,12 +408,12 @@ mod tests {
 
     /// By hand: the first source is behind at the last token of the character and ahead over both.
     #[test]
-    fn tokens_of_one_character_are_one() {
+    fn tokens_of_one_character_are_joined() {
         let mut asked = asked();
-        let token = |text: &str, a, b| AskedToken { text: text.into(), log_probs: vec![a, b, Some(0.0)], favours: Some(1) };
+        let token = |text: &str, a, b| AnswerToken { text: text.into(), log_probs: vec![a, b, Some(0.0)], favours: Some(1) };
         asked.tokens = vec![token("", Some(-0.5), Some(-3.0)), token("高", Some(-0.25), Some(-0.125)), token("い", None, None)];
         let pieces = asked.pieces();
-        assert_eq!(pieces[0], AskedToken { favours: Some(0), ..token("高", Some(-0.75), Some(-3.125)) });
+        assert_eq!(pieces[0], AnswerToken { favours: Some(0), ..token("高", Some(-0.75), Some(-3.125)) });
         assert_eq!((pieces.len(), &pieces[1]), (2, &asked.tokens[2]));
         asked.tokens[1].log_probs[0] = None;
         assert_eq!(asked.pieces()[0].favours, None);
@@ -421,8 +421,8 @@ mod tests {
 
     /// After a stop, the answer is shown without marks.
     #[test]
-    fn an_answer_that_was_not_read_has_no_marks() {
-        let mut asked = Asked { stopped: true, ..asked() };
+    fn an_answer_that_was_not_scored_has_no_marks() {
+        let mut asked = AskReport { stopped: true, ..asked() };
         asked.tokens.iter_mut().for_each(|token| (token.log_probs, token.favours) = (Vec::new(), None));
         let text = asked.lines(80);
         assert!(text.contains("十二 + ") && text.contains("stopped before the sources had scored the answer"), "{text}");
@@ -431,7 +431,7 @@ mod tests {
 
     /// No output of a model and no name can send control sequences to a terminal, with or without colours.
     #[test]
-    fn colours_are_all_that_is_not_plain_text() {
+    fn output_contains_no_other_control_sequences() {
         let text = asked().coloured(40);
         let codes = ["\x1b[1;38;5;31m", "\x1b[1;38;5;214m", "\x1b[4m", "\x1b[0m"];
         assert!(codes.iter().all(|code| text.contains(code)), "{text:?}");
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_shows_text_and_obeys_none_of_it() {
+    fn html_is_escaped() {
         let html = asked().html();
         assert!(html.contains("&lt;7&gt;") && html.contains("a &lt;b&gt;") && !html.contains("<7>") && !html.contains('\x1b'));
         assert!(html.contains("rgba(0,114,178,0.4)") && html.contains("title=\"math: -0.500, m"), "{html}");

@@ -21,14 +21,14 @@ const OTHERS: [(&str, &str); 5] = [
 ];
 
 /// A position in a recipe.
-pub(super) struct At<'a> {
+pub(super) struct Location<'a> {
     pub file: &'a Path,
     pub key: String,
     /// Notes for the user about what was read.
     pub notes: &'a RefCell<Vec<String>>,
 }
 
-impl<'a> At<'a> {
+impl<'a> Location<'a> {
     pub fn inner(&self, key: &str) -> Self {
         let key = if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) };
         Self { key, ..*self }

@@ -12,7 +12,7 @@ use crate::show::{Figure, Heatmap, Mark, Scale, Unit, short_name};
 use super::{Models, on_threads};
 
 /// The result for one tensor.
-struct Apart {
+struct SourceDistances {
     /// One entry per source.
     relative: Vec<f64>,
     /// The fraction of elements, 0 to 1.
@@ -22,13 +22,13 @@ struct Apart {
 /// Partial sums over a chunk of elements.
 struct Sums {
     reference: f64,
-    apart: Vec<f64>,
+    squares: Vec<f64>,
     conflicts: u64,
 }
 
 impl Models {
     /// Computes the distances of the sources, tensor by tensor and block by block.
-    pub(super) fn apart(&self) -> Result<Figure> {
+    pub(super) fn distances(&self) -> Result<Figure> {
         self.check_unchanged()?;
         let sources: Vec<Source> = self.merged(false)?;
         let base = self.base().cloned();
@@ -38,7 +38,7 @@ impl Models {
             for spec in sources[0].tensors() {
                 let base = base.as_ref().map(|base| base.view(&spec.name).cloned()).transpose()?;
                 let operands = Operands::new(spec.clone(), names.clone(), views(&sources, spec)?, base);
-                let Apart { relative, conflicts } = apart(&operands);
+                let SourceDistances { relative, conflicts } = distances(&operands);
                 operands.release();
                 rows.push(short_name(&spec.name).to_owned());
                 values.push([relative, vec![conflicts]].concat());
@@ -70,17 +70,17 @@ fn figure(names: Vec<String>, has_base: bool, rows: Vec<String>, values: Vec<Vec
     }
 }
 
-fn apart(operands: &Operands) -> Apart {
+fn distances(operands: &Operands) -> SourceDistances {
     let n = operands.sources();
-    let make = || Sums { reference: 0.0, apart: vec![0.0; n], conflicts: 0 };
-    let stretches = operands.stretches(make, |sums, block| {
+    let make = || Sums { reference: 0.0, squares: vec![0.0; n], conflicts: 0 };
+    let chunks = operands.chunks(make, |sums, block| {
         for k in 0..block.length() {
             let value = |i: usize| f64::from(block.source(i)[k]);
             let base = block.base().map(|base| f64::from(base[k]));
             let reference = base.unwrap_or_else(|| (0..n).map(value).sum::<f64>() / n as f64);
             let (mut above, mut below) = (false, false);
             for i in 0..n {
-                sums.apart[i] += (value(i) - reference).powi(2);
+                sums.squares[i] += (value(i) - reference).powi(2);
                 let signed = value(i) - base.unwrap_or(0.0);
                 above |= signed > 0.0;
                 below |= signed < 0.0;
@@ -91,14 +91,14 @@ fn apart(operands: &Operands) -> Apart {
     });
     // Chunks are summed in order, so the result does not depend on the threads.
     let mut total = make();
-    for sums in stretches {
+    for sums in chunks {
         total.reference += sums.reference;
         total.conflicts += sums.conflicts;
-        total.apart.iter_mut().zip(sums.apart).for_each(|(total, x)| *total += x);
+        total.squares.iter_mut().zip(sums.squares).for_each(|(total, x)| *total += x);
     }
     let relative = |x: f64| if total.reference > 0.0 { (x / total.reference).sqrt() } else { f64::NAN };
-    Apart {
-        relative: total.apart.iter().map(|x| if *x == 0.0 { 0.0 } else { relative(*x) }).collect(),
+    SourceDistances {
+        relative: total.squares.iter().map(|x| if *x == 0.0 { 0.0 } else { relative(*x) }).collect(),
         conflicts: total.conflicts as f64 / operands.elements().max(1) as f64,
     }
 }
@@ -119,8 +119,8 @@ mod tests {
 
     /// By hand: the task vectors are (0, -2, 0, 2) and (2, 2, 0, -2), and the base is (1, 0, 0, 1).
     #[test]
-    fn distances_from_a_base_and_conflicts_of_what_is_added() {
-        let found = apart(&operands(&[[1.0, -2.0, 0.0, 3.0], [3.0, 2.0, 0.0, -1.0]], Some([1.0, 0.0, 0.0, 1.0])));
+    fn distances_from_the_base_and_conflicts_of_task_vectors() {
+        let found = distances(&operands(&[[1.0, -2.0, 0.0, 3.0], [3.0, 2.0, 0.0, -1.0]], Some([1.0, 0.0, 0.0, 1.0])));
         let expected = [(8f64 / 2.0).sqrt(), (12f64 / 2.0).sqrt()];
         assert!(found.relative.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-12), "{:?}", found.relative);
         assert_eq!(found.conflicts, 0.5);
@@ -130,14 +130,14 @@ mod tests {
     /// differ twice.
     #[test]
     fn distances_from_the_average_and_conflicts_of_weights() {
-        let found = apart(&operands(&[[1.0, -2.0, 0.0, 3.0], [3.0, 2.0, 0.0, -1.0]], None));
+        let found = distances(&operands(&[[1.0, -2.0, 0.0, 3.0], [3.0, 2.0, 0.0, -1.0]], None));
         assert!(found.relative.iter().all(|x| (x - (9f64 / 5.0).sqrt()).abs() < 1e-12), "{:?}", found.relative);
         assert_eq!(found.conflicts, 0.5);
     }
 
     #[test]
-    fn nothing_but_zeros_is_no_distance() {
-        let found = apart(&operands(&[[0.0; 4], [0.0; 4]], Some([0.0; 4])));
+    fn zero_tensors_have_no_distance() {
+        let found = distances(&operands(&[[0.0; 4], [0.0; 4]], Some([0.0; 4])));
         assert_eq!((found.relative, found.conflicts), (vec![0.0, 0.0], 0.0));
     }
 }

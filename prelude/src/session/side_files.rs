@@ -10,7 +10,7 @@ use crate::checkpoint::{ALL_BESIDE, Group, MOST_BESIDE, Source, WHOLE_GROUPS, is
 use crate::error::Result;
 
 /// A file to copy.
-pub(super) struct Chosen<'a> {
+pub(super) struct SideFile<'a> {
     /// Its name in the merge.
     pub name: String,
     pub group: Group,
@@ -20,7 +20,7 @@ pub(super) struct Chosen<'a> {
     size: u64,
 }
 
-impl Chosen<'_> {
+impl SideFile<'_> {
     /// Reads the file.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         Ok(self.source.side_file(&self.own)?.map(|bytes| bytes.to_vec()).unwrap_or_default())
@@ -28,27 +28,27 @@ impl Chosen<'_> {
 }
 
 /// The files to copy, and the files left out, each with the reason.
-pub(super) struct Chosens<'a> {
-    pub files: Vec<Chosen<'a>>,
+pub(super) struct SideFiles<'a> {
+    pub files: Vec<SideFile<'a>>,
     pub left_out: Vec<String>,
 }
 
-/// Selects the files of `wanted` groups. `models` are the sources in order of preference; `speakers` is the same for
+/// Selects the files of `wanted` groups. `models` are the sources in order of preference; `tokenizer_sources` is the same for
 /// tokenizer files.
-pub(super) fn choose<'a>(models: &[&'a Source], speakers: &[&'a Source], wanted: impl Fn(Group) -> bool) -> Chosens<'a> {
-    let mut asked: Vec<(&'a Source, crate::checkpoint::Beside)> = Vec::new();
-    for source in models.iter().chain(speakers) {
-        if !asked.iter().any(|(known, _)| known.identity() == source.identity()) {
-            asked.push((source, source.beside()));
+pub(super) fn choose<'a>(models: &[&'a Source], tokenizer_sources: &[&'a Source], wanted: impl Fn(Group) -> bool) -> SideFiles<'a> {
+    let mut listed: Vec<(&'a Source, crate::checkpoint::Beside)> = Vec::new();
+    for source in models.iter().chain(tokenizer_sources) {
+        if !listed.iter().any(|(known, _)| known.identity() == source.identity()) {
+            listed.push((source, source.beside()));
         }
     }
     let of = |source: &Source, group: Group| {
-        let beside = asked.iter().find(|(known, _)| known.identity() == source.identity());
+        let beside = listed.iter().find(|(known, _)| known.identity() == source.identity());
         beside.into_iter().flat_map(|(_, beside)| &beside.files).filter(move |(_, g, _)| *g == group)
     };
-    let mut all: Vec<Chosen<'a>> = Vec::new();
+    let mut all: Vec<SideFile<'a>> = Vec::new();
     let mut take = |source: &'a Source, group: Group| {
-        all.extend(of(source, group).map(|(name, group, size)| Chosen {
+        all.extend(of(source, group).map(|(name, group, size)| SideFile {
             name: name.clone(),
             group: *group,
             source,
@@ -56,12 +56,12 @@ pub(super) fn choose<'a>(models: &[&'a Source], speakers: &[&'a Source], wanted:
             size: *size,
         }));
     };
-    let giver = models.iter().find(|s| of(s, Group::Config).next().is_some());
+    let provider = models.iter().find(|s| of(s, Group::Config).next().is_some());
     for group in [Group::Config, Group::Other] {
-        giver.into_iter().for_each(|source| take(source, group));
+        provider.into_iter().for_each(|source| take(source, group));
     }
     for group in WHOLE_GROUPS {
-        let order = if group == Group::Tokenizer { speakers } else { models };
+        let order = if group == Group::Tokenizer { tokenizer_sources } else { models };
         let whole = order.iter().find(|s| of(s, group).any(|(name, ..)| group != Group::Tokenizer || is_vocabulary(name)));
         let any = || order.iter().find(|s| of(s, group).next().is_some());
         whole.or_else(any).into_iter().for_each(|source| take(source, group));
@@ -71,17 +71,17 @@ pub(super) fn choose<'a>(models: &[&'a Source], speakers: &[&'a Source], wanted:
     }
     all.retain(|file| wanted(file.group));
     let mut left_out: Vec<String> = Vec::new();
-    for (source, beside) in &asked {
-        let said = beside.left_out.iter().filter(|_| all.iter().any(|file| file.source.identity() == source.identity()));
-        left_out.extend(said.map(|(name, why)| format!("{name} of {} ({why})", source.name())));
+    for (source, beside) in &listed {
+        let skipped = beside.left_out.iter().filter(|_| all.iter().any(|file| file.source.identity() == source.identity()));
+        left_out.extend(skipped.map(|(name, why)| format!("{name} of {} ({why})", source.name())));
     }
-    Chosens { files: within_limits(apart(all), &mut left_out), left_out }
+    SideFiles { files: within_limits(rename_licences(all), &mut left_out), left_out }
 }
 
 /// Renames licences that have the same name but different text, by appending the source's name. Equal texts are kept
 /// once.
-fn apart(files: Vec<Chosen<'_>>) -> Vec<Chosen<'_>> {
-    let mut kept: Vec<Chosen<'_>> = Vec::new();
+fn rename_licences(files: Vec<SideFile<'_>>) -> Vec<SideFile<'_>> {
+    let mut kept: Vec<SideFile<'_>> = Vec::new();
     let mut texts: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
     for mut file in files {
         if file.group == Group::Licence {
@@ -92,7 +92,7 @@ fn apart(files: Vec<Chosen<'_>>) -> Vec<Chosen<'_>> {
                 continue;
             }
             if !known.is_empty() {
-                file.name = renamed(&file.own, file.source.name());
+                file.name = licence_name(&file.own, file.source.name());
             }
             known.push(text);
         }
@@ -104,7 +104,7 @@ fn apart(files: Vec<Chosen<'_>>) -> Vec<Chosen<'_>> {
 }
 
 /// Turns `LICENSE` into `LICENSE-math`, and `LICENSE.txt` into `LICENSE-math.txt`.
-fn renamed(name: &str, source: &str) -> String {
+fn licence_name(name: &str, source: &str) -> String {
     let plain = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
     let source: String = source.chars().map(plain).take(64).collect();
     match name.split_once('.') {
@@ -114,9 +114,9 @@ fn renamed(name: &str, source: &str) -> String {
 }
 
 /// Returns as many of `files` as the limits allow; config.json is always included.
-fn within_limits<'a>(files: Vec<Chosen<'a>>, left_out: &mut Vec<String>) -> Vec<Chosen<'a>> {
+fn within_limits<'a>(files: Vec<SideFile<'a>>, left_out: &mut Vec<String>) -> Vec<SideFile<'a>> {
     let (mut count, mut bytes) = (0, 0);
-    let fits = |file: &Chosen<'a>| {
+    let fits = |file: &SideFile<'a>| {
         let fits = count < MOST_BESIDE && bytes + file.size <= ALL_BESIDE;
         (count, bytes) = if fits { (count + 1, bytes + file.size) } else { (count, bytes) };
         if !fits {
@@ -132,8 +132,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn licences_are_told_apart_by_their_sources() {
-        assert_eq!(renamed("LICENSE", "math"), "LICENSE-math");
-        assert_eq!(renamed("LICENSE.txt", "a/b c"), "LICENSE-a-b-c.txt");
+    fn licences_are_named_after_their_sources() {
+        assert_eq!(licence_name("LICENSE", "math"), "LICENSE-math");
+        assert_eq!(licence_name("LICENSE.txt", "a/b c"), "LICENSE-a-b-c.txt");
     }
 }
