@@ -25,7 +25,7 @@ fn evolution_finds_a_better_merge_and_its_recipe_reproduces_it() {
     assert_eq!((&evolve["candidates"], &evolve["dimensions"]), (&json!(14), &json!(8)));
     assert_eq!(merge["method"], "dare_ties");
     assert_eq!(first["scores"], second["scores"]);
-    // The same seed finds the same, another another.
+    // The same seed gives the same result, another seed another.
     let (again, _) = json(dir.path(), &verbs("evolve dare_ties budget=14 groups=2 examples=4"));
     assert_eq!(again[1]["recipe"], evolve["recipe"]);
     let (other, _) = json(dir.path(), &verbs("set seed=1; evolve dare_ties budget=14 groups=2 examples=4"));
@@ -57,7 +57,7 @@ fn unsuitable_searches_and_comparisons_are_errors() {
     assert!(matches!(models.evolve(&Evolve { method: "tis".into(), ..Evolve::default() }, go_on), Err(Error::Unknown { .. })));
     let none = load(["model0", "model1"].map(|name| golden(name).display().to_string())).unwrap();
     assert!(matches!(none.evolve(&Evolve::default(), go_on), Err(Error::NoData { .. })));
-    // A method that cannot merge these sources has a row that says why; others do not suffer.
+    // A method that cannot merge these sources has a row with the reason; the others are unaffected.
     let methods = ["slerp", "ties", "linear"].map(str::to_owned).to_vec();
     let contest = Compare { methods, examples: 1, ..Compare::default() };
     let table = models.compare(&contest, |_| ControlFlow::Continue(())).unwrap();
@@ -86,12 +86,12 @@ fn the_table_has_every_method_with_its_cost_and_can_be_written() {
     assert!(rows[2]["chosen"].as_str().unwrap().starts_with("density="), "{rows:?}");
     let table = fs::read_to_string(dir.path().join("table.md")).unwrap();
     assert!(table.contains("| method | japanese |") && table.contains("**") && table.contains("seed 0"), "{table}");
-    // What is there is not written over.
+    // An existing file is not overwritten.
     let (replies, ok) = json(dir.path(), &verbs("compare linear table.md"));
     assert!(!ok && replies[1]["error"].as_str().unwrap().contains("exists already"), "{replies:?}");
 }
 
-/// The likeliest option is the one with the least loss, scored as an example of its own.
+/// The most likely option has the lowest loss when scored as an example.
 #[test]
 fn multiple_choice_selects_the_likeliest_option() {
     let dir = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ fn multiple_choice_selects_the_likeliest_option() {
     assert!(!ok && replies[2]["error"].as_str().unwrap().contains("two texts"), "{replies:?}");
 }
 
-/// Candidates of some density beside sources that are kept whole, and of densities that DELLA can have.
+/// Candidates with densities for methods with and without epsilon.
 #[test]
 fn evolution_searches_densities_of_all_methods() {
     for method in ["ties", "breadcrumbs", "della", "dare_ties"] {
@@ -134,18 +134,17 @@ fn evolution_searches_densities_of_all_methods() {
         let (first, all) = (&replies[1]["tokens"], replies[1]["candidates"].as_u64().unwrap());
         let (alone, _) = json(std::path::Path::new("."), &line.replace("budget=10", "budget=1"));
         let each = alone[1]["tokens"].as_u64().unwrap();
-        // All but a few can be made and are run.
+        // Almost all candidates are feasible and run.
         assert!(first.as_u64().unwrap() >= each * (all - 3), "{method}: {first} of {all} candidates of {each} tokens");
     }
-    // What a method does not do is said of the method: nobody has given a recipe.
+    // An error of the method names the method, because the user wrote no recipe.
     let line = "load base=builtin:base builtin:japanese builtin:math builtin:sql; evolve nuslerp budget=2";
     let (replies, ok) = json(std::path::Path::new("."), line);
     assert!(!ok && replies[1]["error"].as_str().unwrap().contains("`nuslerp`"), "{replies:?}");
     assert!(!replies[1]["error"].to_string().contains("recipe"), "{replies:?}");
 }
 
-/// Of a grid, the first candidate is not finite: base weights of 1e38 that no source has are left with `lambda=0.3`, and
-/// gone with 0.5.
+/// The first candidate of the grid is not finite: base weights of 1e38 remain with `lambda=0.3`, and cancel with 0.5.
 #[test]
 fn non_finite_candidates_are_skipped() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
-//! Every family and storage that loads runs as in transformers: sliding windows, biases, tied output
-//! layers, shards, half precisions, stretched rotary frequencies, both spellings of config.json.
-//! `tests/data/families/make.py` made the numbers.
+//! Every family and storage format that loads gives the results of transformers: sliding windows, biases, tied output
+//! layers, shards, half precision, scaled rotary frequencies, both spellings of config.json.
+//! `tests/data/families/make.py` computed the numbers.
 
 mod common;
 
@@ -55,7 +55,7 @@ fn agrees(found: &Tensor, expected: &Tensor, relative: f32) {
     assert!(worst <= relative * scale, "relative difference {:e}", worst / scale);
 }
 
-/// The logits of a source on the ids of the expected file, and the expected ones.
+/// The logits of a source on the ids of the expected file.
 fn logits(source: &Source, ids: &Tensor) -> Tensor {
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
     let decoder = Decoder::new(source.architecture().unwrap(), &weights);
@@ -83,8 +83,7 @@ fn logits_agree_with_transformers() {
 #[test]
 fn the_cache_gives_the_same_logits() {
     let (ids, expected) = expected();
-    // longrope turns keys otherwise once a sequence is long: what is in a cache stays as it was, here as in
-    // transformers.
+    // longrope rotates keys differently in long sequences; cached keys keep their rotation, here as in transformers.
     for name in MODELS.into_iter().filter(|name| *name != "phi3-long") {
         let source = Source::open(&place(name)).unwrap();
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
@@ -98,7 +97,7 @@ fn the_cache_gives_the_same_logits() {
                 parts.push(decoder.logits(&decoder.hidden_cached(&next, &mut cache).unwrap()).unwrap());
             }
             agrees(&Tensor::cat(&parts, 0).unwrap(), &expected, 1e-5);
-            // Nor does running each sequence by itself.
+            // Running each sequence separately changes nothing either.
             let alone = Batch::new([sequence.as_slice()], &Device::Cpu).unwrap();
             let each = decoder.hidden_each(&[alone]).unwrap();
             agrees(&decoder.logits(&each[0]).unwrap(), &expected, 1e-5);
@@ -125,7 +124,7 @@ fn stored_dtypes_and_shards_are_reported() {
     }
 }
 
-/// A source merged with itself at coefficients that sum to 1 is itself, whatever the family.
+/// A source merged with itself with coefficients that sum to 1 is unchanged, for any family.
 #[test]
 fn a_source_merged_with_itself_is_itself() {
     let (ids, expected) = expected();
@@ -150,7 +149,7 @@ fn a_source_merged_with_itself_is_itself() {
     }
 }
 
-/// Training with layers computed again gives the same numbers as with layers kept.
+/// Training with recomputed layers gives the same numbers.
 #[test]
 fn recomputing_layers_gives_the_same_gradients() {
     for name in MODELS {
@@ -171,7 +170,7 @@ fn recomputing_layers_gives_the_same_gradients() {
     }
 }
 
-/// The published start: biases add up.
+/// The published start: biases are summed.
 #[test]
 fn biases_start_at_one_as_published() {
     let models = load([format!("a={}", place("llama-biases")), format!("b={}", place("llama-biases"))]).unwrap();
@@ -185,7 +184,7 @@ fn biases_start_at_one_as_published() {
     agrees(&merged, &(source * 2.0).unwrap(), 1e-6);
 }
 
-/// Training reaches every coefficient in every family; the guard would refuse otherwise.
+/// Training reaches every coefficient in every family; otherwise the check of gradients would fail.
 #[test]
 fn every_family_trains() {
     let dir = tempfile::tempdir().unwrap();
@@ -197,7 +196,7 @@ fn every_family_trains() {
             models.data(source, &file.display().to_string()).unwrap();
         }
         (models.settings.batch_size, models.settings.lr) = (2, 1e-2);
-        // Through tanh two halves do not add up to one: there is something to learn.
+        // Through tanh, two halves do not sum to one, so there is something to learn.
         let dam = models.wrap(Columns { f: dam_prelude::Nonlinearity::Tanh, ..Columns::default() }).unwrap();
         let first = dam.step().unwrap().total;
         let last = dam.train(20).unwrap().last;
@@ -205,7 +204,7 @@ fn every_family_trains() {
     }
 }
 
-/// The gradient by every tensor agrees with central finite differences, in f64 along one direction each.
+/// The gradient of every tensor agrees with central finite differences, in f64, along one direction each.
 #[test]
 fn gradients_agree_with_finite_differences() {
     let ids: Vec<u32> = (0..9).map(|i| i * 7 % 64).collect();

@@ -1,4 +1,4 @@
-//! Recipes as mergekit's users have them: what they say is followed, and what is not is refused by its key.
+//! mergekit recipes: supported keys work, and unsupported ones are errors that name the key.
 
 mod common;
 
@@ -22,7 +22,7 @@ fn recipe(directory: &Path, text: &str) -> PathBuf {
     file
 }
 
-/// The tensor `name` of what the recipe makes, and of `model`.
+/// The tensor `name` of the recipe's merge and of `model`.
 fn tensor(directory: &Path, text: &str, name: &str) -> Vec<f32> {
     let merged = models().merge_recipe(recipe(directory, text)).unwrap();
     let out = tempfile::tempdir_in(directory).unwrap();
@@ -43,8 +43,8 @@ fn close(found: &[f32], expected: impl IntoIterator<Item = f32>) {
 const UP: &str = "model.layers.1.mlp.up_proj.weight";
 const NORM: &str = "model.norm.weight";
 
-/// A model's own entry goes before the slice, and the slice before the recipe; a filter that is for another
-/// tensor leaves the word to the next.
+/// A model's own entry overrides the slice, and the slice overrides the recipe; if no filter matches a tensor, the
+/// next level applies.
 #[test]
 fn the_most_specific_parameter_applies() {
     let dir = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@ slices:
     close(&third, stored(&golden("model1"), UP).iter().map(|x| -2.0 * x));
     assert_eq!(stored(&out, NORM), stored(&golden("model1"), NORM));
 
-    // It runs as it is, and as it was written.
+    // It runs in memory and after writing.
     let files = vec![golden("data0.jsonl").display().to_string()];
     let written = again.merge_named("passthrough", &[]).unwrap();
     assert_eq!(merged.eval(&files).unwrap().data["data0"], written.eval(&files).unwrap().data["data0"]);
@@ -225,7 +225,7 @@ fn unsupported_keys_are_rejected() {
     assert!(!ok && replies[0]["error"].as_str().unwrap().contains("not for a recipe"), "{replies:?}");
 }
 
-/// Aliases of aliases, a few hundred bytes that would be gigabytes.
+/// Aliases of aliases: a few hundred bytes that would expand to gigabytes.
 #[test]
 fn nested_aliases_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
@@ -242,7 +242,7 @@ fn nested_aliases_are_rejected() {
     assert!(matches!(models().merge_recipe(recipe(dir.path(), &long)).unwrap_err(), Error::Yaml { .. }));
 }
 
-/// One model of a slice that others merge in stays as it is; slerp goes from the base, wherever it is named.
+/// A slice with a single model is passed through; slerp starts at the base, wherever it is listed.
 #[test]
 fn a_single_model_is_unchanged_and_slerp_starts_at_the_base() {
     let dir = tempfile::tempdir().unwrap();
@@ -259,7 +259,7 @@ parameters: {t: 0}
     assert_eq!(tensor(dir.path(), text, first), stored(&golden("model1"), first));
 }
 
-/// What a recipe of `tests/data/recipes` makes, baked into `directory`.
+/// The merge of a recipe in `tests/data/recipes`, baked into `directory`.
 fn followed(name: &str, directory: &Path) -> (PathBuf, Vec<String>) {
     let merged = Models::default().merge_recipe(data("recipes").join(format!("{name}.yml"))).unwrap();
     let notes = merged.report().notes;
@@ -270,7 +270,8 @@ fn json_of(file: &Path) -> Value {
     serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
 }
 
-/// Tensors, configurations, tokenizers and chat templates as mergekit 0.1.5 writes them (`tests/data/recipes/make.py`).
+/// Tensors, configurations, tokenizers and chat templates as written by mergekit 0.1.5
+/// (`tests/data/recipes/make.py`).
 #[test]
 fn merges_agree_with_mergekit() {
     let dir = tempfile::tempdir().unwrap();
@@ -283,7 +284,7 @@ fn merges_agree_with_mergekit() {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         let (out, _) = followed(&name, dir.path());
         let found = safetensors::load(out.join("model.safetensors"), &Device::Cpu).unwrap();
-        // The names of a whole model are put before those of its part, which transformers reads alike.
+        // mergekit writes names with the prefix of the whole model, which transformers reads the same way.
         let bare = |name: String| name.strip_prefix("transformer.").map_or(name.clone(), str::to_owned);
         let found: HashMap<String, Tensor> = found.into_iter().map(|(name, tensor)| (bare(name), tensor)).collect();
         let expected = safetensors::load(file.with_extension("safetensors"), &Device::Cpu).unwrap();
@@ -293,7 +294,7 @@ fn merges_agree_with_mergekit() {
             assert_eq!(found[&tensor].dims(), expected.dims(), "{name}, {tensor}");
             let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (a, b) in values(&found[&tensor]).iter().zip(values(&expected)) {
-                // mergekit divides by `1 + cos` in f32, which is nearly 0 where task vectors are opposed.
+                // mergekit divides by `1 + cos` in f32, which is nearly 0 for opposite task vectors.
                 let relative = if name == "stock_opposed" { 1e-5 } else { 1e-6 };
                 assert!((a - b).abs() <= relative * b.abs().max(0.5), "{name}, {tensor}: {a} and {b}");
             }
@@ -337,7 +338,7 @@ fn static_merges_name_the_source_of_their_configuration() {
     let written = load([out.display().to_string()]).unwrap().merge_named("passthrough", &[]).unwrap();
     assert_eq!(merged.eval(&files).unwrap().data, written.eval(&files).unwrap().data);
 
-    // By verbs: the base's, else that of the first source; training refuses.
+    // With verbs: the base's configuration, else the first source's; training is rejected.
     let place = |name: &str| data("recipes").join(name).display().to_string();
     let models = load([format!("base={}", place("mistral")), place("instruct"), place("medical")]).unwrap();
     assert!(models.to_string().contains("instruct: max_position_embeddings is 256, and 64 in base; rms_norm_eps is"), "{models}");
@@ -352,7 +353,7 @@ fn static_merges_name_the_source_of_their_configuration() {
     assert!(text.contains("merge linear"), "{text}");
 }
 
-/// Keys that change nothing are noted, places for anchors are not, and a model is named in any of mergekit's ways.
+/// Ignored keys are noted, keys that hold anchors are not, and all of mergekit's forms of model references work.
 #[test]
 fn keys_without_effect_are_noted_and_all_model_references_work() {
     let dir = tempfile::tempdir().unwrap();
@@ -401,7 +402,7 @@ fn recipes_use_each_other_by_name_and_leave_no_files() {
     };
     let text = |documents: &[String]| documents.join("---\n");
     let make = |text: &str| Models::default().merge_recipe(recipe(dir.path(), text));
-    // The one without a name is meant, wherever it stands, and what it uses is made first.
+    // The recipe without a name is the result, wherever it is; the recipes it uses are made first.
     let merged = make(&text(&[one("", "both", "model2"), one("both", "model0", "model1")])).unwrap();
     let [a, b, c] = ["model0", "model1", "model2"].map(|name| stored(&golden(name), UP));
     let out = merged.bake(dir.path().join("out")).unwrap().path;
@@ -414,7 +415,7 @@ fn recipes_use_each_other_by_name_and_leave_no_files() {
     assert!(none.to_string().contains("two recipes have no name"), "{none:?}");
 }
 
-/// A checkpoint of `family` with these tensors, each filled with a number of its own from `start` on.
+/// A checkpoint of `family` with these tensors, each filled with its own number from `start` on.
 fn checkpoint(directory: &Path, config: &Value, shapes: &[(String, Vec<usize>)], start: f32) {
     fs::create_dir_all(directory).unwrap();
     fs::write(directory.join("config.json"), config.to_string()).unwrap();
@@ -425,13 +426,13 @@ fn checkpoint(directory: &Path, config: &Value, shapes: &[(String, Vec<usize>)],
     safetensors::save(&tensors, directory.join("model.safetensors")).unwrap();
 }
 
-/// `[tensor, ...]` of layers 0.. of a prefix.
+/// `[tensor, ...]` of layers 0.. under a prefix.
 fn layers(prefix: &str, count: usize, rests: &[&str]) -> Vec<(String, Vec<usize>)> {
     let one = |layer: usize| rests.iter().map(move |rest| (format!("{prefix}.{layer}.{rest}"), vec![2, 3]));
     (0..count).flat_map(one).collect()
 }
 
-/// Layers 0, 1 of `a` and 1 of `b`, stacked: the name and the number of layers, whatever the family calls them.
+/// Layers 0 and 1 of `a` and 1 of `b`, stacked: names and the number of layers, for any family.
 #[test]
 fn layers_of_any_family_stack() {
     let dir = tempfile::tempdir().unwrap();
@@ -485,7 +486,7 @@ slices:
                 expected.insert(format!("{stack}.2.{rest}"), *value);
             }
         }
-        // What stands behind the layers is of the last slice.
+        // Tensors after the layers come from the last slice.
         expected.insert("final_norm.weight".into(), b["final_norm.weight"]);
         if config["model_type"] == "llava" {
             expected.insert("multi_modal_projector.linear_1.weight".into(), b["multi_modal_projector.linear_1.weight"]);
@@ -512,7 +513,7 @@ slices:
         }
     }
 
-    // Two stacks that could be meant, and none.
+    // Two candidate stacks, and none.
     let t5 = [layers("encoder.block", 2, &["layer.0.q.weight"]), layers("decoder.block", 2, &["layer.0.q.weight"])].concat();
     let none = vec![("embed.weight".to_owned(), vec![5, 3])];
     for (name, tensors, word) in
@@ -527,7 +528,7 @@ slices:
     }
 }
 
-/// A family that runs, whose layers attend by their number: what was meant is written out.
+/// A family whose attention depends on the layer number: the configuration writes it out.
 #[test]
 fn layers_with_numbered_attention_keep_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -578,7 +579,7 @@ fn a_chat_template_of_a_recipe_is_baked_and_used() {
     }
 }
 
-/// A vocabulary that a recipe cuts or pads is the one that its merge runs with.
+/// The merge runs with a vocabulary that a recipe truncates or pads.
 #[test]
 fn a_merge_with_another_vocabulary_runs() {
     let dir = tempfile::tempdir().unwrap();

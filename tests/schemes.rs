@@ -1,5 +1,5 @@
-//! What every scheme promises: it starts where columns do, its gradients are right, it trains, saves, opens, shows
-//! and bakes; and that a scheme which is wrong is told so.
+//! The contract of every scheme: it starts like columns, its gradients are correct, it trains, saves, opens, displays
+//! and bakes; errors of a scheme are reported.
 
 mod common;
 
@@ -81,7 +81,7 @@ fn every_scheme_starts_like_columns_and_trains() {
     }
 }
 
-/// The gradient by every parameter of `sum(W * G)`, with `W` composed of candle's own operations.
+/// The gradient of `sum(W * G)` with respect to every parameter, with `W` composed of candle's own operations.
 #[test]
 fn gradients_by_parameters_agree_with_candle() {
     let sources: Vec<Source> = ["m0=model0", "base=base", "m1=model1"]
@@ -188,7 +188,7 @@ fn every_scheme_displays_itself() {
     }
 }
 
-/// Parameters, and the coefficients that they make, by hand: 2 sources, 4 heads of 8, 2 of keys and values.
+/// Parameters and their coefficients, by hand: 2 sources, 4 heads of size 8, 2 key-value heads.
 #[test]
 fn coefficients_by_hand() {
     let place = |name: &str| golden(name).display().to_string();
@@ -221,7 +221,7 @@ fn coefficients_by_hand() {
     dam.set_parameter(&format!("{key} B"), &from(&[[1f32; 32], [2.0; 32]].concat(), &[2, 1, 32])).unwrap();
     assert_eq!(dam.coefficients(key).unwrap().get(1).unwrap().to_vec2::<f32>().unwrap()[3], [38.5; 32]);
 
-    // The base in the middle: 1 - (0.5 + 0.75).
+    // The base is in the middle: 1 - (0.5 + 0.75).
     let three =
         load([format!("a={}", place("model0")), format!("base={}", place("base")), format!("b={}", place("model1"))]).unwrap();
     let dam = three.wrap(Task).unwrap();
@@ -258,7 +258,7 @@ fn coefficients_can_be_set_if_they_are_parameters() {
     }
 }
 
-/// Sessions that were saved when there were columns alone open as they did.
+/// Sessions saved by versions with columns only still open.
 #[test]
 fn a_session_of_the_first_version_opens() {
     let dir = tempfile::tempdir().unwrap();
@@ -269,7 +269,7 @@ fn a_session_of_the_first_version_opens() {
     let bytes = std::fs::read(&file).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
-    // There was no checksum then.
+    // That version had no checksum.
     let sum = header.find(r#"\"checksum\":"#).unwrap();
     header.replace_range(sum..sum + r#"\"checksum\":\"0123456789abcdef\","#.len(), "");
     for (new, old) in [
@@ -294,7 +294,7 @@ fn frozen_tensors_share_no_variable_with_trained_ones() {
         let moved = values(&dam.coefficients(&t.name).unwrap()).iter().any(|c| (c - 1.0 / 3.0).abs() > 1e-6);
         assert_eq!(moved, t.name.contains("norm"), "{}", t.name);
     }
-    // Two layers and the last norm train; two layers, the embedding and the output layer do not.
+    // Two layers and the final norm train; two layers, the embedding and the output layer do not.
     assert_eq!((dam.report().trainable, dam.report().coefficients), (3 * 3, 7 * 3));
     let dir = tempfile::tempdir().unwrap();
     dam.save(dir.path().join("s")).unwrap();
@@ -316,7 +316,7 @@ fn biases_train_in_every_scheme() {
         let name = "model.layers.0.self_attn.q_proj.bias";
         let before = values(&dam.coefficients(name).unwrap());
         dam.train(2).unwrap();
-        // The two sources are one model: softmax and task vectors cannot tell them apart.
+        // The two sources are the same model: softmax and task vectors cannot distinguish them.
         let moved = values(&dam.coefficients(name).unwrap()) != before;
         assert!(moved || ["softmax", "task"].contains(&known.name), "{}", known.name);
     }
@@ -330,7 +330,7 @@ fn task_vectors_need_the_base() {
     says(&check_scheme(&Task, &models).unwrap_err(), &["`task`", "load base=SOURCE"]);
 }
 
-/// A scheme with something wrong in it, at layer 1.
+/// A scheme with an error at layer 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Wrong {
     Detached,
@@ -375,7 +375,7 @@ impl Scheme for Wrong {
             Wrong::Shape => c.broadcast_as((3, 1, 5)),
             Wrong::Half => c.to_dtype(DType::F16),
             Wrong::Fails => c.matmul(&Tensor::zeros((3, 7, 1), DType::F32, c.device())?),
-            // A gradient of half of it alone.
+            // The gradient of one half only.
             Wrong::Backward => c.detach() * 0.5 + (c * 0.5)?,
             Wrong::Dead => c.zeros_like()?.mul(c),
             Wrong::Infinite => c.zeros_like()?.recip(),
@@ -410,7 +410,7 @@ fn errors_of_schemes_are_reported() {
     says(&models.wrap(Wrong::Shape).unwrap_err(), &["[3, 1, 5]", "give f32 of"]);
 }
 
-/// Two tensors that share a key must agree on it.
+/// Two tensors that disagree about a shared key.
 struct Disagree;
 
 impl Scheme for Disagree {
@@ -444,7 +444,7 @@ fn a_parameter_without_a_gradient_stops_the_step_and_changes_nothing() {
     }
 }
 
-/// A scheme of one's own: strengths of columns, shared by the tensors that do the same in every layer.
+/// A custom scheme: strengths of columns, shared by the corresponding tensors of all layers.
 struct Strengths {
     of_sources: bool,
 }
@@ -479,7 +479,7 @@ fn custom_schemes_train_save_and_open() {
     let opened = Dam::open_with(&file, own()).unwrap();
     assert_eq!(opened.train(3).unwrap().losses, dam.train(3).unwrap().losses);
     assert_eq!(parameters(&opened), parameters(&dam));
-    // Built-in schemes open either way.
+    // Built-in schemes open with either function.
     models(fast()).wrap(PerLayer).unwrap().save(&file).unwrap();
     Dam::open_with(&file, PerLayer).unwrap();
     Dam::open(&file).unwrap();
@@ -496,7 +496,7 @@ fn verbs_wrap_with_any_scheme_and_suggest_names() {
         ),
     );
     assert!(good, "{replies:?}");
-    // Two layers, two sources: A and B of seven matrices, of rank 2, and the output layer by columns.
+    // Two layers, two sources: A and B of rank 2 for seven matrices, and columns for the output layer.
     let linear: usize =
         [(32, 32), (16, 32), (16, 32), (32, 32), (48, 32), (48, 32), (32, 48)].map(|(r, c)| (r + c) * 2).iter().sum();
     assert_eq!((&replies[1]["scheme"], &replies[1]["trainable"]), (&"low_rank rank=2".into(), &(2 * (2 * linear + 32)).into()));

@@ -1,5 +1,5 @@
-//! What a session promises: it goes on after `open` as it would have, the order of work does not
-//! matter, options do what they say.
+//! The contract of a session: training resumes exactly after `open`, the order of work does not matter, options take
+//! effect.
 
 mod common;
 
@@ -9,7 +9,7 @@ use common::golden;
 use dam_prelude::candle_core::Tensor;
 use dam_prelude::{Columns, Dam, Init, Kind, Models, Nonlinearity, Optimizer, Reduction, Schedule, Settings, load};
 
-/// Three golden sources and the base. Their data has two examples each, so that epochs pass quickly.
+/// Three golden sources and the base. Their data sets have two examples each, so epochs are short.
 fn models(settings: Settings) -> Models {
     let place = |name: &str| golden(name).display().to_string();
     let names = ["base=base", "m0=model0", "m1=model1", "m2=model2"].map(|n| n.split_once('=').unwrap());
@@ -67,7 +67,7 @@ fn training_resumes_exactly_after_open() {
     }
 }
 
-/// Across epochs, in batches that meet in another company after `open`, under names of any letters.
+/// Across epochs, with batches that are composed differently after `open`, and names in any script.
 #[test]
 fn batches_resume_exactly_across_epochs() {
     let dir = tempfile::tempdir().unwrap();
@@ -109,7 +109,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 fn teachers_run_once_per_example_with_a_small_cache() {
     let dam = wrap(Settings::default());
     dam.train(2).unwrap();
-    // One epoch is two steps: everything that is ever kept is there. f32 sources of width 32.
+    // One epoch is two steps, after which the cache is complete. Sources are f32 with hidden size 32.
     let kept = dam.teacher_bytes();
     let tokens = kept / (32 * 4);
     assert!(tokens > 0 && tokens <= 3 * 2 * 12, "{tokens}");

@@ -1,4 +1,4 @@
-//! Pictures: every kind draws as SVG, PNG and text whatever the data, and says the numbers that it should.
+//! Figures: every kind draws as SVG, PNG and text for any data, and shows the right values.
 
 mod common;
 
@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr;
 
 const NAME: &str = "<a&b> \"q\" 日本 'x'";
 
-/// A picture of every kind, of `values`.
+/// A figure of every kind, of `values`.
 fn kinds(values: &[f64]) -> Vec<Figure> {
     let n = values.len();
     let names = |what: &str| -> Vec<String> { (0..n).map(|i| format!("{what}{i}{NAME}")).collect() };
@@ -59,7 +59,7 @@ fn all() -> Vec<Figure> {
     data.iter().flat_map(|values| kinds(values)).collect()
 }
 
-/// A light check that `text` is well-formed: tags nest, attributes are quoted, nothing is bare that must be escaped.
+/// A light check that `text` is well-formed: tags nest, attributes are quoted, special characters are escaped.
 fn check_xml(text: &str) {
     let mut open: Vec<String> = Vec::new();
     let mut rest = text;
@@ -178,7 +178,7 @@ fn wrapped() -> Dam {
     models().wrap(Columns { init: Init::Random, seed: 3, ..Columns::default() }).unwrap()
 }
 
-/// Rows, columns and values of a heatmap.
+/// Returns rows, columns and values of a heatmap.
 fn grid(figure: &Figure) -> (Vec<String>, Vec<String>, Vec<Vec<f64>>) {
     match &figure.mark {
         Mark::Heatmap(map) => (map.rows.clone(), map.columns.clone(), map.values.clone()),
@@ -263,7 +263,7 @@ fn losses_are_kept_term_by_term_and_saved() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("session");
     dam.save(&file).unwrap();
-    // JSON keeps a number to its last place.
+    // JSON preserves numbers exactly.
     let same = |a: &[(usize, f64)], b: &[(usize, f64)]| {
         a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-12)
     };
@@ -271,7 +271,7 @@ fn losses_are_kept_term_by_term_and_saved() {
     assert!(same(&opened.total, &history.total) && opened.terms.len() == history.terms.len());
     assert!(opened.terms.iter().zip(&history.terms).all(|(a, b)| a.0 == b.0 && same(&a.1, &b.1)));
 
-    // A file of before the terms were kept has totals alone.
+    // A file from before terms were saved has totals only.
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, resaved(&bytes, |saved| drop(saved.remove("terms").unwrap()))).unwrap();
     let opened = Dam::open(&file).unwrap();

@@ -1,4 +1,4 @@
-//! A stop ends all long work, and leaves everything as it was.
+//! A stop ends all long work and leaves everything unchanged.
 
 mod common;
 #[path = "common/large.rs"]
@@ -18,7 +18,7 @@ use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, Tensor, interrupt, load};
 use large::{Program, VOCABULARY};
 
-/// The stop is one of the process.
+/// The stop flag is global to the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +35,7 @@ fn interrupted<T>(result: dam_prelude::Result<T>) {
     }
 }
 
-/// What `work` does where a stop was asked for before.
+/// Runs `work` with the stop flag already set.
 fn stopped<T>(work: impl FnOnce() -> dam_prelude::Result<T>) {
     interrupt::request();
     let result = work();
@@ -53,7 +53,7 @@ fn long_operations_can_be_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let names = ["model0", "model1"].map(|name| golden(name).display().to_string());
-    // Loading: the looks at every weight, plain or in blocks.
+    // Loading: checking every weight, plain or in blocks.
     stopped(|| load(&names));
     stopped(|| load([data("gguf/llama.gguf").display().to_string()]));
     let mut models = load(&names).unwrap();
@@ -68,7 +68,7 @@ fn long_operations_can_be_stopped() {
     let before = math.clone();
     stopped(|| math.data("math", &at("talk.jsonl").display().to_string()));
     assert_eq!(math.to_string(), before.to_string());
-    // Static merges, made and looked at, and what trains.
+    // Static merges, made and inspected, and training.
     for method in ["linear", "ties", "slerp"] {
         let models = if method == "ties" {
             load([format!("base={}", golden("base").display())]).unwrap().and_load(&names).unwrap()
@@ -98,10 +98,10 @@ fn long_operations_can_be_stopped() {
     dam.save(at("session")).unwrap();
 }
 
-/// How often coefficients are made before a stop is asked for.
+/// How often coefficients are computed before the stop.
 static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Columns that ask for a stop while a model runs: the coefficients of a layer are made just before it does.
+/// Columns that set the stop flag while a model runs: the coefficients of a layer are computed just before the layer.
 struct Stopping(Columns);
 
 impl Scheme for Stopping {
@@ -117,7 +117,7 @@ impl Scheme for Stopping {
     }
 }
 
-/// `work`, with a stop after coefficients were made `count` times.
+/// Runs `work` with a stop after coefficients were computed `count` times.
 fn stopped_after<T>(count: usize, work: impl FnOnce() -> T) -> T {
     LEFT.store(count, Ordering::SeqCst);
     let result = work();
@@ -135,15 +135,15 @@ fn taught(recompute: Recompute) -> Models {
     models
 }
 
-/// All that a saved session has of `dam`: coefficients, moments, examples drawn, and history.
+/// Everything that a saved session contains: coefficients, moments, drawn examples and history.
 fn kept(dam: &Dam) -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     dam.save(directory.path().join("session")).unwrap();
     fs::read(directory.path().join("session")).unwrap()
 }
 
-/// Wherever a step is broken off, on its way up or down, the merge is as after the last whole one, and goes on as if nothing
-/// had been.
+/// Wherever a step is interrupted, in the forward or backward pass, the merge equals that after the last complete
+/// step, and continues as if nothing had happened.
 #[test]
 fn an_interrupted_step_changes_nothing() {
     let _alone = alone();
@@ -165,7 +165,7 @@ fn an_interrupted_step_changes_nothing() {
         assert!(broken > tensors + tensors / 2, "{broken} of {tensors} forward, and as many backward");
         assert_eq!(step, second);
         assert_eq!(dam.history(), other.history());
-        // What ran has run, whatever came of it.
+        // Tokens run count, even if the step was discarded.
         assert!(dam.tokens() > other.tokens());
         assert!(kept(&dam) == kept(&other));
     }
@@ -177,7 +177,7 @@ fn interrupted_training_keeps_complete_steps() {
     let dam = taught(Recompute::Off).wrap(Stopping(Columns::default())).unwrap();
     interrupted(stopped_after(3, || dam.train(5)));
     assert_eq!(dam.steps(), 0);
-    // The stop comes within the third step.
+    // The stop comes during the third step.
     let report = stopped_after(usize::MAX, || {
         dam.train_with(5, |step| {
             if step.step == 2 {
@@ -191,7 +191,7 @@ fn interrupted_training_keeps_complete_steps() {
     assert!(report.to_string().contains("stopped after step 2: everything is kept"), "{report}");
 }
 
-/// What was tried before is still tried where no step was made, and the session is in the state that it was in.
+/// If no step was made, the merge that was tried before is still current, and the state of the session is unchanged.
 #[test]
 fn training_without_a_step_changes_nothing() {
     let _alone = alone();
@@ -209,7 +209,7 @@ fn training_without_a_step_changes_nothing() {
     assert!(!run("step").unwrap().1);
 }
 
-/// All examples are run side by side: there is one look between them, and one before each layer.
+/// All examples are in one batch: the flag is checked between batches and before each layer.
 #[test]
 fn scoring_stops_inside_a_model() {
     let _alone = alone();
@@ -220,7 +220,7 @@ fn scoring_stops_inside_a_model() {
     assert!(dam.eval(&[]).is_ok() && dam.loss().is_ok());
 }
 
-/// A search that is stopped has the best of what was tried to its end.
+/// A stopped search returns the best of the complete candidates.
 #[test]
 fn an_interrupted_candidate_is_not_counted() {
     let _alone = alone();
@@ -249,7 +249,7 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// The program on models for which each of these takes longer than it may take to stop.
+/// The program, with models for which each verb takes longer than the limit for a stop.
 #[test]
 fn ctrl_c_stops_the_verb_and_leaves_no_output() {
     let directory = tempfile::tempdir().unwrap();
@@ -286,7 +286,7 @@ fn ctrl_c_stops_the_verb_and_leaves_no_output() {
     }
 }
 
-/// Where nobody sees a bar there is a line now and then. The program is held in between, so that less of it is enough.
+/// Without a progress bar, lines appear at intervals. The program is paused in between, so that less work is enough.
 #[test]
 fn long_reads_and_writes_report_progress_lines() {
     let directory = tempfile::tempdir().unwrap();
@@ -303,7 +303,7 @@ fn long_reads_and_writes_report_progress_lines() {
             program.wait_for_output(directory, out);
         }
         std::thread::sleep(Duration::from_millis(100));
-        // What is over soon is not told of, and lines are seconds apart.
+        // Short tasks are not reported, and lines are seconds apart.
         for held in [Duration::from_millis(500), Duration::from_millis(5500)] {
             program.signal(libc::SIGSTOP);
             std::thread::sleep(held);

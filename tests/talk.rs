@@ -1,5 +1,5 @@
-//! What models say: `generate` of the merge and its sources, and `ask`, whose log-probabilities are those of running
-//! each source by itself.
+//! Generation: `generate` for the merge and its sources, and `ask`, whose log-probabilities equal those of running
+//! each source separately.
 
 mod common;
 
@@ -20,7 +20,7 @@ const SOURCES: [&str; 3] = ["japanese", "math", "sql"];
 const SUM: &str = "What is 12 plus 7?";
 const SEA: &str = "「tall sea」を日本語で言うと何ですか。";
 
-/// Watchers and interrupts are the whole process's.
+/// Watchers and interrupts are global to the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,7 +29,7 @@ fn alone() -> MutexGuard<'static, ()> {
     guard
 }
 
-/// A merge of the built-in models that has learnt enough to answer.
+/// A merge of the built-in models, trained enough to answer.
 fn merge() -> Dam {
     let mut models = load(SOURCES.map(|name| format!("builtin:{name}"))).unwrap();
     (models.settings.lr, models.settings.batch_size) = (1e-2, 8);
@@ -38,7 +38,7 @@ fn merge() -> Dam {
     dam
 }
 
-/// The prompt as the template of the built-in models has it.
+/// The prompt in the template of the built-in models.
 fn templated(prompt: &str) -> String {
     format!("<|user|>{prompt}<|end|><|assistant|>")
 }
@@ -47,7 +47,7 @@ fn ids(source: &Source, text: &str) -> Vec<u32> {
     source.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec()
 }
 
-/// `log p` of every token of `answer` after `prompt`, by feeding one token after the other and candle's log-sum-exp.
+/// `log p` of every token of `answer` after `prompt`, one token at a time, with candle's log-sum-exp.
 fn one_by_one(source: &Source, prompt: &[u32], answer: &[u32]) -> Vec<f64> {
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
     let decoder = Decoder::new(source.architecture().unwrap(), &weights);
@@ -73,7 +73,7 @@ fn log_probs_equal_those_of_each_source() {
         let reader = Source::open("builtin:japanese").unwrap();
         let (question, answer) = (ids(&reader, &templated(prompt)), ids(&reader, &asked.text));
         assert_eq!(asked.tokens.len(), answer.len(), "{}", asked.text);
-        // The loss of a line of data with this prompt and answer, as `eval` computes it.
+        // Equal to the loss that `eval` computes for this prompt and answer.
         let file = dir.path().join("line.jsonl");
         let line = serde_json::json!({"prompt": templated(prompt), "completion": asked.text});
         fs::write(&file, line.to_string() + "\n").unwrap();
@@ -96,7 +96,7 @@ fn log_probs_equal_those_of_each_source() {
         }
         let merged = dam.eval(&[path]).unwrap().data["line"].loss;
         assert!((asked.likelihood.nats_per_token().unwrap() + merged).abs() < 1e-4, "{asked:?} {merged}");
-        // A token favours the one that is ahead of all others by more than the margin.
+        // A token favours the source that exceeds all others by more than the margin.
         for token in &asked.tokens {
             let mut order: Vec<(f64, usize)> = token.log_probs.iter().map(|x| x.unwrap()).zip(0..).collect();
             order.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -125,7 +125,7 @@ fn answers_equal_those_of_each_model_alone() {
         assert_eq!(all.rows[0].0, "DAM");
         assert_eq!((all.stopped, asked.stopped), (false, false));
     }
-    // A merge that trains nothing is asked in the same way, under the name of its method.
+    // A static merge answers in the same way, under the name of its method.
     let merged = dam.models().merge_named("linear", &[]).unwrap();
     let (answer, asked) = (merged.generate(SUM, 16).unwrap(), merged.ask(SUM, 16).unwrap());
     assert_eq!((asked.model.as_str(), &asked.text), ("linear", &answer.text));
@@ -145,7 +145,7 @@ fn sources_favour_tokens_they_were_tuned_on() {
     }
 }
 
-/// A base model is asked too, and comes last; what it likes is not told of a token unless it is merged.
+/// A base model answers too, and comes last; it favours no token unless it is merged.
 #[test]
 fn the_base_answers_but_favours_nothing() {
     let _alone = alone();
@@ -181,7 +181,7 @@ fn text_grows_by_whole_characters_and_an_interrupt_keeps_it() {
     assert!(told.iter().all(|(_, total, text)| *total == Some(32) && whole.starts_with(text) && !text.contains('\u{fffd}')));
     assert_eq!(told.last().unwrap().2, whole);
 
-    // Of several models a line each, and no more once it was asked to stop.
+    // With several models, one line each, and no more text after a stop.
     let full = dam.generate_all(SUM, 32).unwrap();
     let told = std::mem::take(&mut *seen.lock().unwrap());
     let lines: Vec<String> = full.rows.iter().map(|(name, text)| format!("{name}: {text}")).collect();
@@ -217,12 +217,12 @@ fn unusual_prompts_are_handled() {
         let safe = |text: &str| text.chars().all(|c| !c.is_control() || c == '\n');
         assert!(safe(&asked.lines(30)) && safe(&asked.coloured(30).replace("\x1b[", "")), "{asked}");
     }
-    // Nothing asked of nothing.
+    // An empty prompt and a limit of 0.
     assert_eq!(dam.ask(SUM, 0).unwrap().tokens.len(), 0);
     assert!(dam.ask(SUM, 0).unwrap().to_string().contains("is empty"));
 }
 
-/// Data comes with the sources, and what is printed where nobody looks has no colours.
+/// Built-in sources come with data; output that is not a terminal has no colours.
 #[test]
 fn text_and_json_of_the_verbs_agree() {
     let dir = tempfile::tempdir().unwrap();
@@ -253,7 +253,7 @@ fn refused(directory: &Path, verb: &str, words: &str) {
     assert!(!ok && replies[2]["error"].as_str().unwrap().contains(words), "{replies:?}");
 }
 
-/// The built-in model of arithmetic with 32 positions and no token that ends an answer, which it would never do.
+/// The built-in arithmetic model with 32 positions and without an end token, so that it never ends an answer.
 #[test]
 fn answers_end_at_the_last_position_with_a_note() {
     let _alone = alone();
@@ -282,7 +282,7 @@ fn answers_end_at_the_last_position_with_a_note() {
     for text in [one.to_string(), all.to_string(), asked.to_string()] {
         assert!(text.contains("all 32 positions"), "{text}");
     }
-    // One that ends before has nothing to say.
+    // An answer that ends earlier has no note.
     assert_eq!(dam.generate(SUM, 2).unwrap().full, None);
     let output = verbs(directory.path(), "load a=short b=short; wrap; generate 'What is 12 plus 7?' tokens=1000");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

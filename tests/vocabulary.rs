@@ -1,4 +1,4 @@
-//! Sources whose vocabularies were extended, numbered otherwise or padded: tokens are matched by their text.
+//! Sources whose vocabularies were extended, renumbered or padded: tokens are matched by their text.
 
 mod common;
 
@@ -26,8 +26,8 @@ fn row(tensors: &Tensors, name: &str, row: usize) -> Vec<f32> {
     tensors[name].get(row).unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
 }
 
-/// The golden checkpoint `golden` at `to` with the words `w0`..`w93` and the tokens `added` after them, its
-/// vocabulary cut or padded to `rows`.
+/// Writes the golden checkpoint `golden` to `to` with the words `w0`..`w93` followed by the tokens `added`; its
+/// vocabulary is truncated or padded to `rows`.
 fn source(golden: &str, to: &Path, added: &[&str], rows: usize) {
     copy_checkpoint(golden, to);
     let mut all = tensors(to);
@@ -88,7 +88,7 @@ fn tokens_are_matched_by_text_and_missing_rows_come_from_other_sources() {
         assert_eq!(row(&merged, name, 96), row(&b, name, 95), "<z>");
     }
 
-    // What was baked is a checkpoint of its own, with a tokenizer that has all tokens.
+    // The baked merge is a complete checkpoint, with a tokenizer that has all tokens.
     let opened = Source::open(&dir.path().join("merged").display().to_string()).unwrap();
     let ids = |text: &str| opened.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec();
     assert_eq!(ids("w1 <x> <y><z>"), [1, 94, 95, 96]);
@@ -123,7 +123,7 @@ fn recipes_match_tokens_with_the_named_tokenizer() {
     };
     let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
     let x = |name: &str| mean(row(&a, name, 94), row(&b, name, 95));
-    // A union has the first model's tokens in their places.
+    // A union keeps the ids of the first model's tokens.
     for (tokenizer, places) in [("union", [94, 95]), ("b", [95, 94])] {
         let (merged, opened, notes) = recipe(tokenizer);
         for name in VOCABULARY {
@@ -148,7 +148,7 @@ fn data_is_renumbered_when_a_source_adds_tokens() {
     fs::write(&file, "{\"text\": \"w1 <z>\"}\n").unwrap();
     let mut models = named(dir.path(), &["a"]);
     models.data("a", &file.display().to_string()).unwrap();
-    // All tokens stand in the numbering of `b`.
+    // All tokens have the ids of `b`.
     let models = models.and_load([dir.path().join("b").display().to_string()]).unwrap();
     let read = Dataset::read(&file.display().to_string(), models.source("a").unwrap()).unwrap();
     assert_eq!(read.examples[0].ids, [1, 96]);
@@ -156,7 +156,7 @@ fn data_is_renumbered_when_a_source_adds_tokens() {
     dam.data("b", &file.display().to_string()).unwrap();
     let loss = dam.loss().unwrap();
     assert!(loss.terms.iter().all(|(_, x)| x.is_finite()));
-    // And training goes on from a file as it would have.
+    // Training resumes from a file exactly.
     dam.train(2).unwrap();
     dam.save(dir.path().join("session")).unwrap();
     let opened = Dam::open(dir.path().join("session")).unwrap();
@@ -165,7 +165,7 @@ fn data_is_renumbered_when_a_source_adds_tokens() {
     assert_eq!(Source::open(&dir.path().join("merged").display().to_string()).unwrap().architecture().unwrap().vocabulary, 97);
 }
 
-/// Padding that only one source has changes nothing for the others.
+/// Padding in only one source changes nothing for the others.
 #[test]
 fn tokens_missing_from_a_teacher_are_not_compared() {
     let dir = tempfile::tempdir().unwrap();
@@ -192,7 +192,7 @@ fn tokens_missing_from_a_teacher_are_not_compared() {
         for name in ["kl.a", "entropy.a"] {
             assert!((cut[name] - padded[name]).abs() < 1e-6 * cut[name].abs(), "{name}: {} and {}", cut[name], padded[name]);
         }
-        // The mean is over a larger vocabulary, of which the rest is equal on both sides.
+        // The mean is over a larger vocabulary, whose remaining logits are equal on both sides.
         let mean = if top_k == 0 { 96.0 / 128.0 } else { 1.0 };
         assert!((cut["mse.a"] * mean - padded["mse.a"]).abs() < 1e-6 * cut["mse.a"], "{cut:?} {padded:?}");
         let text = dam.models().to_string();
@@ -220,7 +220,7 @@ fn families_that_cannot_run_are_matched_too() {
     }
 }
 
-/// Where a source lacks what the merge says, it says nothing of it, and it never says it itself.
+/// A source never generates tokens that it lacks, and is not scored on them.
 #[test]
 fn sources_are_not_scored_on_tokens_they_lack() {
     let dir = tempfile::tempdir().unwrap();
@@ -242,7 +242,7 @@ fn sources_are_not_scored_on_tokens_they_lack() {
     for word in 3..12 {
         let prompt = format!("w{word} <y>");
         for asked in [dam.ask(&prompt, 5).unwrap(), merged.ask(&prompt, 5).unwrap()] {
-            // These tokens are special, so that they have no text.
+            // These tokens are special, so they have no text.
             assert_eq!((asked.tokens.len(), asked.text.as_str()), (5, ""));
             for token in &asked.tokens {
                 assert!(token.log_probs[0].is_none() && token.log_probs[1].is_some() && token.favours.is_none(), "{token:?}");
@@ -253,6 +253,6 @@ fn sources_are_not_scored_on_tokens_they_lack() {
             own += &asked.sources[0].answer;
         }
     }
-    // It never says them itself, else there would be nothing but text of none.
+    // The source itself never generates them; otherwise its answer would have no text.
     assert!(own.contains('w'), "{own}");
 }
