@@ -13,7 +13,7 @@ fn main() -> Result<()> {
 
     // Built-in models come with data. For other sources, set the data they were tuned on:
     let examples = models.data("math", "builtin:math")?;
-    println!("math has {examples} examples to teach with");
+    println!("math has {examples} training examples");
 
     // Models that cannot be merged are rejected, with the reason and a hint.
     let error = models.and_load(["/no/such/model"]).unwrap_err();

@@ -66,19 +66,19 @@ impl Model {
     }
 
     /// Trains with AdamW, warm-up, and a cosine schedule down to a tenth of the learning rate.
-    pub fn train(&mut self, name: &str, steps: usize, rate: f64, mut batch: impl FnMut() -> TrainingBatch) -> Result<()> {
+    pub fn train(&mut self, name: &str, steps: usize, rate: f64, mut next_batch: impl FnMut() -> TrainingBatch) -> Result<()> {
         let mut moments: BTreeMap<String, Moments> = BTreeMap::new();
         let (start, mut seen, mut sum) = (Instant::now(), 0, 0.0);
         for step in 1..=steps {
-            let batch = batch();
+            let sample = next_batch();
             let weights: BTreeMap<String, Tensor> =
                 self.weights.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
             let decoder = Decoder::new(&self.architecture, &weights);
-            let inputs: Vec<&[u32]> = batch.sequences.iter().map(|s| &s[..s.len() - 1]).collect();
+            let inputs: Vec<&[u32]> = sample.sequences.iter().map(|s| &s[..s.len() - 1]).collect();
             let batch = Batch::new(inputs, &Device::Cpu)?;
             let (mut rows, mut targets, mut first) = (Vec::new(), Vec::new(), 0);
-            for (sequence, targets) in batch.sequences.iter().zip(&batch.targets) {
-                for at in (0..sequence.len() - 1).filter(|at| targets[*at]) {
+            for (sequence, is_target) in sample.sequences.iter().zip(&sample.targets) {
+                for at in (0..sequence.len() - 1).filter(|at| is_target[*at]) {
                     rows.push((first + at) as u32);
                     targets.push(sequence[at + 1]);
                 }

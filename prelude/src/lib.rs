@@ -12,7 +12,7 @@
 //! let before = dam.loss()?; //                                 3. loss: every term, per source
 //! dam.step()?; //                                              4. step: one optimiser step,
 //! dam.train(3)?; //                                               or many
-//! println!("{}", dam.inspect("layers.0.mlp")?); //             5. inspect: what the coefficients became
+//! println!("{}", dam.inspect("layers.0.mlp")?); //             5. inspect: the coefficients
 //!
 //! let directory = tempfile::tempdir()?;
 //! let written = dam.bake(directory.path().join("merged"))?; // 6. bake: a Hugging Face checkpoint

@@ -71,11 +71,11 @@ struct Check<'a> {
 impl Check<'_> {
     /// Returns the number of gradients that agree.
     fn run(&self) -> Result<usize> {
-        let c = flat(&self.made(&self.start)?)?;
+        let c = flat(&self.compute(&self.start)?)?;
         if let Some(value) = c.iter().find(|x| !x.is_finite()) {
             return Err(self.failed(format!("its coefficients start at `{value}`")));
         }
-        if flat(&self.made(&self.start)?)? != c {
+        if flat(&self.compute(&self.start)?)? != c {
             return Err(self.failed("its coefficients change from call to call".into()));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed_of(0, self.site.name()));
@@ -102,7 +102,7 @@ impl Check<'_> {
                     values[position] += h;
                     let mut parameters = beside.clone();
                     parameters[which] = Tensor::from_vec(values, beside[which].dims(), &Device::Cpu)?;
-                    let c = flat(&self.made(&parameters)?)?;
+                    let c = flat(&self.compute(&parameters)?)?;
                     Ok(c.iter().zip(&weights).map(|(c, w)| f64::from(*c) * f64::from(*w)).sum())
                 };
                 let (found, expected) = (f64::from(gradient[position]), (at(H)? - at(-H)?) / f64::from(2.0 * H));
@@ -117,7 +117,7 @@ impl Check<'_> {
         Ok(count)
     }
 
-    fn made(&self, parameters: &[Tensor]) -> Result<Tensor> {
+    fn compute(&self, parameters: &[Tensor]) -> Result<Tensor> {
         self.site.coefficients(self.scheme, parameters)
     }
 
@@ -125,7 +125,7 @@ impl Check<'_> {
     fn gradients(&self, values: &[Tensor], weights: &[f32]) -> Result<Vec<Vec<f32>>> {
         let vars = values.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
         let parameters: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-        let c = self.made(&parameters)?;
+        let c = self.compute(&parameters)?;
         let weights = Tensor::from_slice(weights, c.dims(), &Device::Cpu)?;
         let gradients = (c * weights)?.sum_all()?.backward()?;
         let of = |(parameter, key): (&Tensor, &&str)| match gradients.get(parameter) {

@@ -125,17 +125,17 @@ impl Merge {
     /// # Errors
     /// The scheme fails or returns the wrong shape.
     pub fn coefficients(&self, tensor: &MergedTensor) -> Result<Tensor> {
-        self.made_of(tensor, |value| value.to_device(&self.device))
+        self.compute_coefficients(tensor, |value| value.to_device(&self.device))
     }
 
     /// Returns `f(c)`, detached from any graph.
     fn scales(&self, tensor: &MergedTensor) -> Result<Tensor> {
-        let c = self.made_of(tensor, |value| value.detach().to_device(&self.device))?;
+        let c = self.compute_coefficients(tensor, |value| value.detach().to_device(&self.device))?;
         Ok(self.wrap.options.f.apply(&c)?.detach())
     }
 
     /// Returns the coefficients of `tensor` after applying `take` to each of its variables.
-    fn made_of(&self, tensor: &MergedTensor, take: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Tensor> {
+    fn compute_coefficients(&self, tensor: &MergedTensor, take: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Tensor> {
         let values = tensor.variables.iter().map(|i| take(self.variables[*i].value.as_tensor()));
         self.site(&tensor.spec).coefficients(&*self.wrap.scheme, &values.collect::<candle_core::Result<Vec<_>>>()?)
     }
@@ -208,7 +208,7 @@ impl Merge {
     /// # Errors
     /// A gradient of the wrong shape.
     pub fn pull_back(&self, tensor: &MergedTensor, gradient: &Tensor) -> Result<Vec<(usize, Tensor)>> {
-        self.pulled_back(tensor, |form| tensor.operation.backward(&gradient.to_dtype(DType::F32)?, form))
+        self.chain_rule(tensor, |form| tensor.operation.backward(&gradient.to_dtype(DType::F32)?, form))
     }
 
     /// Like [`Merge::pull_back`], for the gradient with respect to [`Merge::rows`].
@@ -216,11 +216,11 @@ impl Merge {
     /// # Errors
     /// A gradient of the wrong shape.
     pub fn pull_back_rows(&self, tensor: &MergedTensor, gradient: &Tensor, ids: &Tensor) -> Result<Vec<(usize, Tensor)>> {
-        self.pulled_back(tensor, |form| tensor.operation.backward_rows(&gradient.to_dtype(DType::F32)?, ids, form))
+        self.chain_rule(tensor, |form| tensor.operation.backward_rows(&gradient.to_dtype(DType::F32)?, ids, form))
     }
 
     /// Applies the chain rule from the gradient with respect to the scales `f(c)`.
-    fn pulled_back(&self, tensor: &MergedTensor, by_scales: impl FnOnce(Form) -> Result<Tensor>) -> Result<Vec<(usize, Tensor)>> {
+    fn chain_rule(&self, tensor: &MergedTensor, by_scales: impl FnOnce(Form) -> Result<Tensor>) -> Result<Vec<(usize, Tensor)>> {
         let scales = self.wrap.options.f.apply(&self.coefficients(tensor)?)?;
         let (_, rows, columns) = scales.dims3()?;
         let by_scales = by_scales(Form { rows, columns })?;

@@ -167,7 +167,7 @@ impl Write for OneLine {
 /// Displays variables as a table with types and values.
 pub fn variables(all: &[(&str, &str, String)]) {
     let mut table = crate::show::Table::new("", ["variable", "type", "value"]);
-    table.words.extend([1, 2]);
+    table.text_columns.extend([1, 2]);
     table.rows = all.iter().map(|(name, kind, value)| vec![(*name).to_owned(), (*kind).to_owned(), value.clone()]).collect();
     if all.is_empty() {
         table.notes.push("no variables yet".into());

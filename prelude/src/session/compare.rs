@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use super::evolve::Evolve;
 use super::progress::Task;
-use super::tune::{EXAMPLES, greedy_soup, tuned};
+use super::tune::{EXAMPLES, greedy_soup, tune};
 use super::{Dam, Models};
 use crate::coefficients::Columns;
 use crate::error::{Error, Result};
@@ -135,7 +135,7 @@ impl Models {
                 let ((merged, chosen), cost) = measured(|| {
                     let (merged, chosen, tokens) = match name {
                         GREEDY_SOUP => greedy_soup(self, options.examples)?,
-                        _ => tuned(self, find(name)?, options.examples)?,
+                        _ => tune(self, find(name)?, options.examples)?,
                     };
                     // A merge that is never computed costs nothing.
                     merged.inspect("")?;

@@ -82,18 +82,18 @@ impl Models {
     /// # Errors
     /// As for [`Models::merge_recipe`].
     pub(crate) fn merge_yaml(&self, yaml: &str) -> Result<Merged> {
-        Ok(self.follow(Documents::parse(Path::new("recipe.yml"), yaml.to_owned())?)?.of_recipe(yaml))
+        Ok(self.follow(Documents::parse(Path::new("recipe.yml"), yaml.to_owned())?)?.with_recipe(yaml))
     }
 
     fn follow(&self, documents: Documents) -> Result<Merged> {
         let (Some(last), others) = documents.last() else {
             return Err(Error::Sources { what: "the recipe is empty".into(), hint: "add `merge_method` and `models`" });
         };
-        let mut kitchen = RecipeRunner { models: self, pending: others, finished: BTreeMap::new(), parts: Vec::new() };
-        let merged = kitchen.make(last)?;
-        Ok(match kitchen.parts.is_empty() {
+        let mut runner = RecipeRunner { models: self, pending: others, finished: BTreeMap::new(), parts: Vec::new() };
+        let merged = runner.make(last)?;
+        Ok(match runner.parts.is_empty() {
             true => merged,
-            false => merged.keeping(kitchen.parts),
+            false => merged.with_parts(runner.parts),
         })
     }
 
@@ -204,7 +204,7 @@ impl RecipeRunner<'_> {
                 *place = source;
             }
         }
-        models.read_again(loaded)?;
+        models.take_data_from(loaded)?;
         Ok(Merged::new(models, plan))
     }
 

@@ -46,12 +46,12 @@ impl Merged {
     }
 
     /// Returns the merge with ownership of the temporary merges that it is made of.
-    pub(super) fn keeping(&self, parts: Vec<Arc<TempDir>>) -> Self {
+    pub(super) fn with_parts(&self, parts: Vec<Arc<TempDir>>) -> Self {
         Self(Arc::new(Inner { parts, ..(*self.0).clone() }))
     }
 
     /// Returns the merge with the text of its recipe.
-    pub(super) fn of_recipe(&self, text: &str) -> Self {
+    pub(super) fn with_recipe(&self, text: &str) -> Self {
         Self(Arc::new(Inner { recipe: Some(text.into()), ..(*self.0).clone() }))
     }
 
@@ -65,7 +65,7 @@ impl Merged {
     }
 
     /// Returns the merge with the data and settings of `models`.
-    pub fn among(&self, models: &Models) -> Self {
+    pub fn with_models(&self, models: &Models) -> Self {
         let mut inner = (*self.0).clone();
         inner.models.data.extend(models.data.clone());
         inner.models.settings = models.settings.clone();

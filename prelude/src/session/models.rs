@@ -102,7 +102,7 @@ impl Models {
     }
 
     /// Takes over the data of `loaded`. Data is tokenised again if token ids differ here.
-    pub(super) fn read_again(&mut self, loaded: &Self) -> Result<()> {
+    pub(super) fn take_data_from(&mut self, loaded: &Self) -> Result<()> {
         for (name, data) in &loaded.data {
             let numbering = |models: &Self| models.source(name).map(|s| s.numbering().cloned());
             match (numbering(self), numbering(loaded)) {

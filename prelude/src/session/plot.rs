@@ -92,7 +92,7 @@ impl Merged {
     pub fn plot(&self, what: &str) -> Result<Figure> {
         match parse(what)?.0 {
             "distances" => self.models().plot("distances"),
-            "lean" => Ok(nearness(&self.inspect("")?)),
+            "lean" => Ok(closeness(&self.inspect("")?)),
             other => Err(Error::Sources {
                 what: format!("the plot `{other}` needs trained coefficients, and this merge has none"),
                 hint: "run `wrap` and `train`; available now: plot distances, plot lean",
@@ -222,7 +222,7 @@ fn layer_name(spec: &TensorSpec) -> String {
 }
 
 /// Plots the closeness of a merge to each source, layer by layer, as shares.
-fn nearness(distances: &Distances) -> Figure {
+fn closeness(distances: &Distances) -> Figure {
     let mut sources: Vec<String> = Vec::new();
     for (name, _) in distances.tensors.iter().flat_map(|t| &t.sources) {
         if !sources.contains(name) {

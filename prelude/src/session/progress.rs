@@ -77,7 +77,7 @@ pub(super) struct Task<'a> {
 
 impl<'a> Task<'a> {
     pub fn begin(name: &'static str, total: Option<usize>, dam: Option<&'a Dam>) -> Self {
-        let watcher = WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone().or_else(in_lines);
+        let watcher = WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone().or_else(line_watcher);
         let task = Self { name, total, done: 0, dam, watcher };
         task.report("", None, None, false);
         task
@@ -106,7 +106,7 @@ impl Drop for Task<'_> {
 }
 
 /// Other kernels show no progress, so this prints a line at intervals.
-fn in_lines() -> Option<Watcher> {
+fn line_watcher() -> Option<Watcher> {
     std::env::var_os("EVCXR_IS_RUNTIME")?;
     let last = Mutex::new(Instant::now());
     Some(Arc::new(move |progress: &Progress<'_>| {

@@ -63,7 +63,7 @@ impl Answers {
 
     fn table(&self) -> Table {
         let mut table = Table::new("", ["model", "answer"]);
-        table.words.insert(1);
+        table.text_columns.insert(1);
         table.rows = self.rows.iter().map(|(name, text)| vec![name.clone(), printable(text)]).collect();
         table.notes.extend(self.notes());
         table

@@ -9,7 +9,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::answers::{STOPPED, full};
 use super::figure::palette;
-use super::lines::{broken, or_nothing, printable, side_by_side};
+use super::lines::{wrap_cells, or_nothing, printable, side_by_side};
 use super::numbers::perplexity;
 use super::table::{escape, paragraph};
 use super::{COLUMNS, Render, Table, cell};
@@ -114,7 +114,7 @@ impl AskReport {
             TokenMark::None => '.',
             TokenMark::Unknown => '?',
         };
-        let mut lines = self.above(width);
+        let mut lines = self.head(width);
         for line in self.marked(width) {
             let (mut text, mut below) = (String::new(), String::new());
             for (c, mark) in line {
@@ -141,7 +141,7 @@ impl AskReport {
             TokenMark::None => text.to_owned(),
             TokenMark::Unknown => format!("\x1b[4m{text}\x1b[0m"),
         };
-        let mut lines = self.above(width);
+        let mut lines = self.head(width);
         for line in self.marked(width) {
             let runs = line.chunk_by(|(_, a), (_, b)| a == b);
             let run = |run: &[(char, TokenMark)]| {
@@ -157,7 +157,7 @@ impl AskReport {
     }
 
     /// The part above the marked answer: the table, which includes the answers if they are short.
-    fn above(&self, width: usize) -> Vec<String> {
+    fn head(&self, width: usize) -> Vec<String> {
         let mut table = self.numbers();
         let answers: Vec<(&str, &str)> = [(self.model.as_str(), self.text.as_str())]
             .into_iter()
@@ -204,7 +204,7 @@ impl AskReport {
 
     /// Adds a column of answers to `table`.
     fn with_answers(&self, table: &mut Table) {
-        table.words.insert(table.header.len());
+        table.text_columns.insert(table.header.len());
         table.header.push("answer".into());
         let answers = [&self.text].into_iter().chain(self.sources.iter().map(|s| &s.answer));
         table.rows.iter_mut().zip(answers).for_each(|(row, answer)| row.push(printable(or_nothing(answer))));
@@ -235,7 +235,7 @@ impl AskReport {
             printable(&token.text).chars().map(|c| (c, mark)).collect::<Vec<_>>()
         };
         let cells: Vec<(char, TokenMark)> = self.pieces().into_iter().flat_map(marked).collect();
-        if cells.is_empty() { Vec::new() } else { broken(&cells, width) }
+        if cells.is_empty() { Vec::new() } else { wrap_cells(&cells, width) }
     }
 
     /// Returns the meaning of each mark: one per merged source, and the other marks that occur; empty without marks.

@@ -31,7 +31,7 @@ pub fn printable(text: &str) -> String {
 
 /// Wraps characters, each with a mark, into lines of at most `width` columns: at line ends, then after the last
 /// blank, then after a separator in a name, then anywhere.
-pub(super) fn broken<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(char, T)>> {
+pub(super) fn wrap_cells<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(char, T)>> {
     let columns = |line: &[(char, T)]| line.iter().map(|(c, _)| c.width().unwrap_or(0)).sum::<usize>();
     let mut lines = Vec::new();
     for whole in cells.split(|(c, _)| *c == '\n') {
@@ -51,17 +51,17 @@ pub(super) fn broken<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(cha
     lines
 }
 
-/// Returns the width of the longest part of `text` that [`broken`] does not break.
+/// Returns the width of the longest part of `text` that [`wrap_cells`] does not break.
 pub(super) fn longest_piece(text: &str) -> usize {
     text.split_inclusive(PARTS).flat_map(|part| part.split([' ', '\n'])).map(UnicodeWidthStr::width).max().unwrap_or(0)
 }
 
-/// Wraps plain text like [`broken`], with control characters replaced.
+/// Wraps plain text like [`wrap_cells`], with control characters replaced.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let text = printable(text);
     let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
     let line = |line: Vec<(char, ())>| line.into_iter().map(|(c, ())| c).collect::<String>().trim_end().to_owned();
-    broken(&cells, width).into_iter().map(line).collect()
+    wrap_cells(&cells, width).into_iter().map(line).collect()
 }
 
 /// Arranges texts with headings side by side if `width` columns are enough, else one after the other.
@@ -113,7 +113,7 @@ mod tests {
         for width in [1, 2, 3, 7] {
             let text = "十 abcdefghij 二三四 k";
             let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
-            let lines = broken(&cells, width);
+            let lines = wrap_cells(&cells, width);
             assert_eq!(lines.concat(), cells);
             assert!(lines.iter().all(|l| l.len() == 1 || l.iter().map(|(c, ())| c.width().unwrap()).sum::<usize>() <= width));
         }

@@ -11,7 +11,7 @@ use crate::checkpoint::Lack;
 shown_as_table!(Sources);
 
 /// Serialises a path as displayed, because file names need not be Unicode.
-fn in_words<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_path<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
 }
 
@@ -21,7 +21,7 @@ pub struct SourceReport {
     /// The name.
     pub name: String,
     /// The directory, or `builtin:NAME`.
-    #[serde(serialize_with = "in_words")]
+    #[serde(serialize_with = "serialize_path")]
     pub path: PathBuf,
     /// The family, as in config.json.
     pub architecture: String,

@@ -31,7 +31,7 @@ pub struct Table {
     /// The best cells by row and column, marked with a star or in bold.
     pub best: BTreeSet<(usize, usize)>,
     /// The columns of text, which align left.
-    pub words: BTreeSet<usize>,
+    pub text_columns: BTreeSet<usize>,
 }
 
 impl Table {
@@ -44,7 +44,7 @@ impl Table {
     pub fn html(&self) -> String {
         let cells = |tag: &str, row: &[String]| {
             let cell = |(i, text): (usize, &String)| {
-                let align = if i == 0 || self.words.contains(&i) { "left" } else { "right" };
+                let align = if i == 0 || self.text_columns.contains(&i) { "left" } else { "right" };
                 format!("<{tag} style=\"text-align:{align};white-space:pre-wrap\">{text}</{tag}>")
             };
             row.iter().enumerate().map(cell).collect::<String>()
@@ -70,7 +70,7 @@ impl Table {
         let plain = |text: &str| text.replace('|', "\\|").replace('\n', " ");
         let header: Vec<String> = self.header.iter().map(|name| plain(name)).collect();
         let align: Vec<String> =
-            (0..header.len()).map(|i| if i == 0 || self.words.contains(&i) { "---" } else { "---:" }.to_owned()).collect();
+            (0..header.len()).map(|i| if i == 0 || self.text_columns.contains(&i) { "---" } else { "---:" }.to_owned()).collect();
         let rows: String = self.marked(plain, |text| format!("**{text}**")).iter().map(|row| line(row)).collect();
         let title = if self.title.is_empty() { String::new() } else { format!("{}\n\n", self.title) };
         let notes: String = self.notes.iter().map(|note| format!("\n{}\n", plain(note))).collect();
@@ -90,7 +90,7 @@ impl Table {
             Some(close)
                 .filter(fits)
                 .or_else(|| self.narrowed(&rows, less).map(|rows| self.grid(rows, CLOSE)))
-                .or_else(|| Some(self.exchanged(&rows)).filter(fits))
+                .or_else(|| Some(self.transposed(&rows)).filter(fits))
                 .unwrap_or_else(|| self.records(&rows, room))
         });
         let title = Some(&self.title).filter(|title| !title.is_empty());
@@ -108,7 +108,7 @@ impl Table {
         table.load_style(STYLE).set_header(&self.header).add_rows(rows);
         for (i, column) in table.column_iter_mut().enumerate() {
             column.set_padding((blanks, blanks));
-            if i > 0 && !self.words.contains(&i) {
+            if i > 0 && !self.text_columns.contains(&i) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
@@ -120,8 +120,8 @@ impl Table {
         let cells = |j: usize| rows.iter().filter_map(move |row| row.get(j));
         let widest = |j: usize| cells(j).map(|cell| cell.width()).max().unwrap_or(0);
         let least = |j: usize| cells(j).map(|cell| longest_piece(cell)).max().unwrap_or(0).max(self.header[j].width());
-        let words = || (0..self.header.len()).filter(|j| *j == 0 || self.words.contains(j));
-        let mut widths: BTreeMap<usize, (usize, usize)> = words().map(|j| (j, (widest(j), least(j)))).collect();
+        let text = || (0..self.header.len()).filter(|j| *j == 0 || self.text_columns.contains(j));
+        let mut widths: BTreeMap<usize, (usize, usize)> = text().map(|j| (j, (widest(j), least(j)))).collect();
         while less > 0 {
             let (width, _) = widths.values_mut().filter(|(width, least)| width > least).max()?;
             *width -= 1;
@@ -133,12 +133,12 @@ impl Table {
     }
 
     /// Transposes the table: one line per column.
-    fn exchanged(&self, rows: &[Vec<String>]) -> Vec<String> {
+    fn transposed(&self, rows: &[Vec<String>]) -> Vec<String> {
         let column = |j: usize| rows.iter().filter_map(move |row| row.get(j).cloned());
         let line = |(j, name): (usize, &String)| [name.clone()].into_iter().chain(column(j)).collect::<Vec<_>>();
         let mut lines = self.header.iter().enumerate().map(line);
-        let exchanged = Self { header: lines.next().unwrap_or_default(), rows: lines.collect(), ..Self::default() };
-        exchanged.grid(exchanged.rows.clone(), AIRY)
+        let transposed = Self { header: lines.next().unwrap_or_default(), rows: lines.collect(), ..Self::default() };
+        transposed.grid(transposed.rows.clone(), AIRY)
     }
 
     /// Formats rows as records: the first cell and those of unnamed columns, then one line per other cell.
@@ -200,7 +200,7 @@ mod tests {
         let mut table = Table::new("", ["tensor", "", "mean", "what was done"]);
         table.rows.push(["layers.0.mlp.up_proj", ">", "0.25", "load ja=one math=two"].map(str::to_owned).to_vec());
         table.rows.push(["norm", "", "十二", "wrap"].map(str::to_owned).to_vec());
-        table.words = [1, 3].into();
+        table.text_columns = [1, 3].into();
         table
     }
 
@@ -217,9 +217,9 @@ mod tests {
         assert_eq!(lines(50)[2..4], ["layers.0.mlp.up_proj > 0.25 load ja=one math=two", "norm                   十二 wrap"]);
         let mut numbers = Table::new("", ["source", "mean", "spread", "least", "most"]);
         numbers.rows.push(["ja", "0.25", "0.5", "0.1", "0.75"].map(str::to_owned).to_vec());
-        let exchanged =
+        let transposed =
             [" source     ja", "───────────────", " mean     0.25", " spread    0.5", " least     0.1", " most     0.75"];
-        assert_eq!(numbers.lines(Some(28)).lines().collect::<Vec<_>>(), exchanged);
+        assert_eq!(numbers.lines(Some(28)).lines().collect::<Vec<_>>(), transposed);
         assert_eq!(lines(44)[2..4], ["layers.0.mlp.up_ > 0.25 load ja=one", "proj                    math=two"]);
         let records = [
             "tensor",

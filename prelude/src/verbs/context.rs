@@ -126,7 +126,7 @@ impl Context {
     /// When nothing has been made yet.
     pub fn latest(&self) -> Result<Latest> {
         match &self.merged {
-            Some(merged) => Ok(Latest::Merged(merged.among(&self.current()))),
+            Some(merged) => Ok(Latest::Merged(merged.with_models(&self.current()))),
             None => Ok(Latest::Dam(self.dam()?.clone())),
         }
     }

@@ -55,7 +55,7 @@ impl<'a> Location<'a> {
 
     /// Checks for keys that are not `known`, which mergekit ignores. A misspelt key is an error; keys that begin with
     /// `_`, `.` or `x-` are ignored, because they may hold anchors; any other key gets a note.
-    pub fn only(&self, map: &Map<String, Value>, known: &[&str]) -> Result<()> {
+    pub fn check_keys(&self, map: &Map<String, Value>, known: &[&str]) -> Result<()> {
         for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
             if ["_", ".", "x-"].iter().any(|start| key.starts_with(start)) {
                 continue;

@@ -21,7 +21,7 @@ pub(super) fn one(at: &Location<'_>, value: &Value) -> Result<String> {
     if map.contains_key("path") && !map.contains_key("model") {
         return path(at, value);
     }
-    at.only(map, &["model", "lora", "override_architecture"])?;
+    at.check_keys(map, &["model", "lora", "override_architecture"])?;
     let Some(model) = map.get("model") else {
         return Err(at.bad("model", "it is missing", "add model: PATH or model: {path: PATH}"));
     };
@@ -43,7 +43,7 @@ fn path(at: &Location<'_>, value: &Value) -> Result<String> {
         // Numbers are valid names: `model: 7`.
         Value::Number(number) => Ok(number.to_string()),
         Value::Object(map) => {
-            at.only(map, &["path", "revision"])?;
+            at.check_keys(map, &["path", "revision"])?;
             let path = at.text(map, "path")?.ok_or_else(expected)?;
             Ok(match at.text(map, "revision")? {
                 Some(revision) => format!("{path}@{revision}"),

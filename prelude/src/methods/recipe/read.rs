@@ -23,7 +23,7 @@ impl Recipe {
         let notes = RefCell::default();
         let at = &Location { file, key: String::new(), notes: &notes };
         let map = at.map(value)?;
-        at.only(
+        at.check_keys(
             map,
             &[
                 "merge_method",
@@ -91,7 +91,7 @@ fn module<'a, 'v>(at: &Location<'a>, map: &'v Map<String, Value>) -> Result<Opti
     };
     let at = inner.inner("default");
     let default = at.map(default)?;
-    at.only(default, &["slices", "models", "parameters"])?;
+    at.check_keys(default, &["slices", "models", "parameters"])?;
     if let Some(twice) = ["models", "slices"].into_iter().find(|key| map.get(*key).is_some_and(|v| !v.is_null())) {
         return Err(inner.wrong(format!("it also has `{twice}`"), "keep one of `models`, `slices` and `modules`"));
     }
@@ -121,7 +121,7 @@ fn inputs(at: &Location<'_>, map: &Map<String, Value>, method: &Entry) -> Result
 impl Slice {
     fn read(at: &Location<'_>, map: &Map<String, Value>, method: &Entry) -> Result<Self> {
         // mergekit reads `residual_weight` and ignores it.
-        at.only(map, &["sources", "base_model", "parameters", "residual_weight"])?;
+        at.check_keys(map, &["sources", "base_model", "parameters", "residual_weight"])?;
         if map.contains_key("residual_weight") {
             at.note(format!("`{}` has no effect, as in mergekit", at.inner("residual_weight").key));
         }
@@ -138,7 +138,7 @@ impl Input {
         let Value::Object(map) = value else {
             return Ok(Self { model: one(at, value)?, layers: None, parameters: super::Settings::new() });
         };
-        at.only(map, &["model", "layer_range", "parameters"])?;
+        at.check_keys(map, &["model", "layer_range", "parameters"])?;
         let missing = || at.bad("model", "it is missing", "add model: PATH, or the name of a loaded source");
         let model = reference(at, map, "model")?.ok_or_else(missing)?;
         Ok(Self { model, layers: at.range(map, "layer_range")?, parameters: at.settings(map, method, Level::Model)? })

@@ -85,7 +85,7 @@ impl TokenizerKeys {
         };
         let at = at.inner(key);
         let map = at.map(source)?;
-        at.only(map, &["source", "tokens", "pad_to_multiple_of"])?;
+        at.check_keys(map, &["source", "tokens", "pad_to_multiple_of"])?;
         let source = match map.get("source").filter(|value| !value.is_null()) {
             Some(value) => TokenizerChoice::read(&at.inner("source"), value)?,
             None => TokenizerChoice::Union,
@@ -125,7 +125,7 @@ impl TokenizerChoice {
 impl Rule {
     fn read(at: &Location<'_>, value: &Value) -> Result<Self> {
         let map = at.map(value)?;
-        at.only(map, &["source", "force"])?;
+        at.check_keys(map, &["source", "force"])?;
         let force = match map.get("force").map(typed) {
             None | Some(Value::Null) => false,
             Some(Value::Bool(force)) => force,
@@ -145,11 +145,11 @@ impl Donor {
         let hint = "write a model, {kind: zero}, or {kind: model_token, model: MODEL, token: TOKEN}";
         match map.get("kind").and_then(Value::as_str) {
             Some("zero") => {
-                at.only(map, &["kind"])?;
+                at.check_keys(map, &["kind"])?;
                 Ok(Self::Zero)
             }
             Some("model_token") => {
-                at.only(map, &["kind", "model", "token", "token_id"])?;
+                at.check_keys(map, &["kind", "model", "token", "token_id"])?;
                 let model = map.get("model").ok_or_else(|| at.bad("model", "it is missing", hint))?;
                 let model = one(&at.inner("model"), model)?;
                 let id = map.get("token_id").filter(|value| !value.is_null());

@@ -46,21 +46,21 @@ impl Bars {
         let mut y = top + 2.0;
         for (j, group) in self.groups.iter().enumerate() {
             let high = HIGH * self.series.len() as f64;
-            scene.words((8.0, y + high / 2.0), shortened(group, SMALL, 170.0), Anchor::Left, Colour::Ink);
+            scene.text((8.0, y + high / 2.0), shortened(group, SMALL, 170.0), Anchor::Left, Colour::Ink);
             for (i, (name, _)) in self.series.iter().enumerate() {
                 let middle = y + HIGH / 2.0;
                 if several {
                     let foot = left - 6.0 - if axis.low < 0.0 { room } else { 0.0 };
-                    scene.words((foot, middle), shortened(name, SMALL, 170.0), Anchor::Right, Colour::Ink);
+                    scene.text((foot, middle), shortened(name, SMALL, 170.0), Anchor::Right, Colour::Ink);
                 }
                 match self.value(i, j) {
                     Some(value) => {
                         let (from, to) = (x(value.min(0.0)), x(value.max(0.0)));
                         scene.fill((from, middle - 5.5), (to.max(from + 0.5), middle + 5.5), series_colour(i));
                         let (at, anchor) = if value < 0.0 { (from - 5.0, Anchor::Right) } else { (to + 5.0, Anchor::Left) };
-                        scene.words((at, middle), figure.unit.write(value), anchor, Colour::Ink);
+                        scene.text((at, middle), figure.unit.write(value), anchor, Colour::Ink);
                     }
-                    None => scene.words((x(0.0) + 5.0, middle), "-", Anchor::Left, Colour::Ink),
+                    None => scene.text((x(0.0) + 5.0, middle), "-", Anchor::Left, Colour::Ink),
                 }
                 y += HIGH;
             }
@@ -73,7 +73,7 @@ impl Bars {
         }
         scene.line(vec![(x(0.0), top), (x(0.0), y)], 1.0, Colour::Ink);
         if !figure.x.is_empty() {
-            scene.words((left, y + 10.0), figure.x.clone(), Anchor::Left, Colour::Ink);
+            scene.text((left, y + 10.0), figure.x.clone(), Anchor::Left, Colour::Ink);
             y += 18.0;
         }
         y

@@ -92,7 +92,7 @@ impl Curves {
 
 /// Writes that there is nothing to draw.
 pub(super) fn nothing(scene: &mut Scene, top: f64) -> f64 {
-    scene.words((8.0, top + 14.0), NOTHING, Anchor::Left, Colour::Ink);
+    scene.text((8.0, top + 14.0), NOTHING, Anchor::Left, Colour::Ink);
     top + 30.0
 }
 
@@ -139,20 +139,20 @@ impl Plot<'_> {
         for (value, label) in ticks {
             let (_, y) = at((self.x.low, value));
             scene.line(vec![(left, y), (right, y)], 1.0, Colour::Faint);
-            scene.words((left - 6.0, y), label, Anchor::Right, Colour::Ink);
+            scene.text((left - 6.0, y), label, Anchor::Right, Colour::Ink);
         }
         for (value, label) in self.x.labels(8, written) {
             let (x, _) = at((value, self.y.low));
             scene.line(vec![(x, bottom), (x, bottom + 4.0)], 1.0, Colour::Ink);
-            scene.words((x, bottom + 12.0), label, Anchor::Middle, Colour::Ink);
+            scene.text((x, bottom + 12.0), label, Anchor::Middle, Colour::Ink);
         }
         scene.line(vec![(left, bottom), (right, bottom)], 1.0, Colour::Ink);
         if !self.figure.y.is_empty() {
-            scene.turned((12.0, (top + bottom) / 2.0), &self.figure.y);
+            scene.rotated_text((12.0, (top + bottom) / 2.0), &self.figure.y);
         }
         let mut end = bottom + 22.0;
         if !self.figure.x.is_empty() {
-            scene.words(((left + right) / 2.0, end + 6.0), self.figure.x.clone(), Anchor::Middle, Colour::Ink);
+            scene.text(((left + right) / 2.0, end + 6.0), self.figure.x.clone(), Anchor::Middle, Colour::Ink);
             end += 14.0;
         }
 

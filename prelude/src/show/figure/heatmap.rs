@@ -119,7 +119,7 @@ impl Heatmap {
 
         let every = (13.0 / high).ceil().max(1.0) as usize;
         for (i, name) in names.iter().enumerate().step_by(every) {
-            scene.words((left - 6.0, middle(i)), name.clone(), Anchor::Right, Colour::Ink);
+            scene.text((left - 6.0, middle(i)), name.clone(), Anchor::Right, Colour::Ink);
         }
         for i in 0..rows {
             for j in 0..columns {
@@ -129,7 +129,7 @@ impl Heatmap {
                 scene.fill(from, to, Colour::Rgb(r, g, b));
                 let text = scale.unit.write(value);
                 if high >= 13.0 && width(&text, SMALL) + 4.0 <= wide {
-                    scene.words((x(j) + wide / 2.0, middle(i)), text, Anchor::Middle, on((r, g, b)));
+                    scene.text((x(j) + wide / 2.0, middle(i)), text, Anchor::Middle, on((r, g, b)));
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Heatmap {
         if all {
             for (j, name) in self.columns.iter().enumerate() {
                 let name = shortened(name, SMALL, wide - 4.0);
-                scene.words((x(j) + wide / 2.0, top - 9.0), name, Anchor::Middle, Colour::Ink);
+                scene.text((x(j) + wide / 2.0, top - 9.0), name, Anchor::Middle, Colour::Ink);
             }
         } else {
             let widest = self.columns.iter().map(|name| width(name, SMALL)).fold(0.0, f64::max);
@@ -145,12 +145,12 @@ impl Heatmap {
             for (j, name) in self.columns.iter().enumerate().step_by(every) {
                 let middle = x(j) + wide / 2.0;
                 scene.line(vec![(middle, bottom), (middle, bottom + 4.0)], 1.0, Colour::Ink);
-                scene.words((middle, bottom + 12.0), name.clone(), Anchor::Middle, Colour::Ink);
+                scene.text((middle, bottom + 12.0), name.clone(), Anchor::Middle, Colour::Ink);
             }
             end += 20.0;
             if !figure.x.is_empty() {
                 let across = (x(0) + x(columns - 1) + wide) / 2.0;
-                scene.words((across, end + 6.0), figure.x.clone(), Anchor::Middle, Colour::Ink);
+                scene.text((across, end + 6.0), figure.x.clone(), Anchor::Middle, Colour::Ink);
                 end += 14.0;
             }
         }
@@ -166,7 +166,7 @@ fn key(scene: &mut Scene, scale: &Scale, left: f64, top: f64) -> f64 {
     if scale.is_flat() {
         let text = format!("{} {} everywhere", scale.name, scale.unit.write(scale.neutral));
         let text = shortened(&text, SMALL, WIDTH - 8.0 - left);
-        scene.words((left, middle), text, Anchor::Left, Colour::Ink);
+        scene.text((left, middle), text, Anchor::Left, Colour::Ink);
         return top + SMALL + 8.0;
     }
     let low = scale.unit.write(scale.low);
@@ -176,7 +176,7 @@ fn key(scene: &mut Scene, scale: &Scale, left: f64, top: f64) -> f64 {
     // Moved left if it would not fit.
     let takes = width(&low, SMALL) + WIDE + 12.0 + width(&text, SMALL);
     let left = left.min(WIDTH - 8.0 - takes).max(8.0);
-    scene.words((left, middle), low.clone(), Anchor::Left, Colour::Ink);
+    scene.text((left, middle), low.clone(), Anchor::Left, Colour::Ink);
     let from = left + width(&low, SMALL) + 6.0;
     for part in 0..PARTS {
         let value = scale.low + (scale.high - scale.low) * (part as f64 + 0.5) / PARTS as f64;
@@ -185,6 +185,6 @@ fn key(scene: &mut Scene, scale: &Scale, left: f64, top: f64) -> f64 {
         scene.fill((x(part), middle - 5.0), (x(part + 1), middle + 5.0), Colour::Rgb(r, g, b));
     }
     let text = shortened(&text, SMALL, WIDTH - 14.0 - from - WIDE);
-    scene.words((from + WIDE + 6.0, middle), text, Anchor::Left, Colour::Ink);
+    scene.text((from + WIDE + 6.0, middle), text, Anchor::Left, Colour::Ink);
     top + SMALL + 8.0
 }

@@ -89,16 +89,16 @@ impl Scene {
         let mut y = bottom;
         for line in notes.iter().flat_map(|note| wrapped(note, SMALL, WIDTH - 2.0 * MARGIN)) {
             y += SMALL + 4.0;
-            self.words((MARGIN, y - SMALL / 2.0), line, Anchor::Left, Colour::Ink);
+            self.text((MARGIN, y - SMALL / 2.0), line, Anchor::Left, Colour::Ink);
         }
         self.height = (y + MARGIN).ceil();
     }
 
-    pub fn words(&mut self, at: (f64, f64), text: impl Into<String>, anchor: Anchor, colour: Colour) {
+    pub fn text(&mut self, at: (f64, f64), text: impl Into<String>, anchor: Anchor, colour: Colour) {
         self.shapes.push(Shape::Words { at, text: text.into(), size: SMALL, anchor, colour, style: Style::Plain });
     }
 
-    pub fn turned(&mut self, at: (f64, f64), text: &str) {
+    pub fn rotated_text(&mut self, at: (f64, f64), text: &str) {
         let (text, anchor, style) = (text.to_owned(), Anchor::Middle, Style::Turned);
         self.shapes.push(Shape::Words { at, text, size: SMALL, anchor, colour: Colour::Ink, style });
     }
@@ -156,7 +156,7 @@ impl Scene {
             if let Some(i) = marker {
                 self.marker(*i, (x + 10.0, middle), *colour);
             }
-            self.words((x + SIGN, middle), name, Anchor::Left, Colour::Ink);
+            self.text((x + SIGN, middle), name, Anchor::Left, Colour::Ink);
             x += wide + GAP;
         }
         y + SMALL + 9.0
