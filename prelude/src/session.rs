@@ -364,7 +364,7 @@ impl Dam {
         let seconds = start.elapsed().as_secs_f64();
         Ok(TrainReport {
             steps: losses.len(),
-            check_gradients: self.steps(),
+            reached: self.steps(),
             first,
             last,
             lr,

@@ -187,7 +187,7 @@ impl Dam {
     /// An unknown tensor, another shape, or a scheme that computes its coefficients from other parameters.
     pub fn set_coefficients(&self, tensor: &str, values: &Tensor) -> Result<()> {
         let mut session = self.session();
-        let values = if values.tokens_runk() == 2 { values.unsqueeze(1)? } else { values.clone() };
+        let values = if values.rank() == 2 { values.unsqueeze(1)? } else { values.clone() };
         session.merge.set_coefficients(session.merge.tensor(tensor)?, &values)?;
         session.changed();
         Ok(())

@@ -51,7 +51,7 @@ impl Models {
 
 fn figure(names: Vec<String>, has_base: bool, rows: Vec<String>, values: Vec<Vec<f64>>) -> Figure {
     let n = names.len();
-    let from = if has_base { "the base model" } else { "their average" };
+    let from = if has_base { "the base model" } else { "the average of the sources" };
     let distances = values.iter().flat_map(|row| &row[..n]).copied();
     let conflicts = values.iter().filter_map(|row| row.last()).copied();
     let scales = vec![

@@ -80,7 +80,7 @@ fn paint<B: DrawingBackend>(
             Shape::Polygon { points, colour: c } => {
                 backend.fill_polygon(points.iter().map(|p| at(*p)), &colour(*c).filled())?;
             }
-            Shape::Words { at: place, text, size, anchor, colour: c, style } => {
+            Shape::Text { at: place, text, size, anchor, colour: c, style } => {
                 let across = match anchor {
                     Anchor::Left => HPos::Left,
                     Anchor::Middle => HPos::Center,
@@ -90,10 +90,10 @@ fn paint<B: DrawingBackend>(
                 let font = match style {
                     Style::Plain => font,
                     Style::Bold => font.style(FontStyle::Bold),
-                    Style::Turned => font.transform(FontTransform::Rotate270),
+                    Style::Rotated => font.transform(FontTransform::Rotate270),
                 };
                 let (c, (x, y)) = (colour(*c), *place);
-                let place = if *style == Style::Turned { (x + lower * size, y) } else { (x, y + lower * size) };
+                let place = if *style == Style::Rotated { (x + lower * size, y) } else { (x, y + lower * size) };
                 let style = TextStyle::from(font).color(&c).pos(Pos::new(across, VPos::Center));
                 backend.draw_text(text, &style, at(place))?;
             }

@@ -48,7 +48,7 @@ pub(super) enum Shape {
     Line { points: Vec<(f64, f64)>, width: f64, colour: Colour },
     Box { from: (f64, f64), to: (f64, f64), colour: Colour },
     Polygon { points: Vec<(f64, f64)>, colour: Colour },
-    Words { at: (f64, f64), text: String, size: f64, anchor: Anchor, colour: Colour, style: Style },
+    Text { at: (f64, f64), text: String, size: f64, anchor: Anchor, colour: Colour, style: Style },
 }
 
 /// The style of text.
@@ -57,7 +57,7 @@ pub(super) enum Style {
     Plain,
     Bold,
     /// Rotated, read from bottom to top.
-    Turned,
+    Rotated,
 }
 
 /// All shapes of a figure.
@@ -79,7 +79,7 @@ impl Scene {
             y += TITLE + 4.0;
             let style = Style::Bold;
             let at = (MARGIN, y - TITLE / 2.0);
-            self.shapes.push(Shape::Words { at, text: line, size: TITLE, anchor: Anchor::Left, colour: Colour::Ink, style });
+            self.shapes.push(Shape::Text { at, text: line, size: TITLE, anchor: Anchor::Left, colour: Colour::Ink, style });
         }
         y + 6.0
     }
@@ -95,12 +95,12 @@ impl Scene {
     }
 
     pub fn text(&mut self, at: (f64, f64), text: impl Into<String>, anchor: Anchor, colour: Colour) {
-        self.shapes.push(Shape::Words { at, text: text.into(), size: SMALL, anchor, colour, style: Style::Plain });
+        self.shapes.push(Shape::Text { at, text: text.into(), size: SMALL, anchor, colour, style: Style::Plain });
     }
 
     pub fn rotated_text(&mut self, at: (f64, f64), text: &str) {
-        let (text, anchor, style) = (text.to_owned(), Anchor::Middle, Style::Turned);
-        self.shapes.push(Shape::Words { at, text, size: SMALL, anchor, colour: Colour::Ink, style });
+        let (text, anchor, style) = (text.to_owned(), Anchor::Middle, Style::Rotated);
+        self.shapes.push(Shape::Text { at, text, size: SMALL, anchor, colour: Colour::Ink, style });
     }
 
     pub fn line(&mut self, points: Vec<(f64, f64)>, width: f64, colour: Colour) {
