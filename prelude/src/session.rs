@@ -62,7 +62,7 @@ pub use snapshot::Snapshot;
 
 use self::progress::Task;
 use self::score::Scorer;
-use self::terms::Plan;
+use self::terms::RecomputePlan;
 use crate::checkpoint::{Kind, Source, Written};
 use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
 use crate::error::{Error, Result};
@@ -88,7 +88,7 @@ struct Session {
     /// The resource forecast made by `wrap`.
     forecast: Forecast,
     /// Whether to recompute layers, decided for batches up to a number of tokens.
-    plan: Option<Plan>,
+    plan: Option<RecomputePlan>,
     step: usize,
     /// Examples drawn so far from each source's data.
     drawn: usize,

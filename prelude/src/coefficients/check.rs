@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// The extent of a successful check.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Checked {
+pub struct SchemeReport {
     /// The name of the scheme.
     pub scheme: String,
     /// The number of tensors.
@@ -42,11 +42,11 @@ const BESIDE: f32 = 0.05;
 /// The first problem found, with the tensor and the parameter: a scheme that fails, coefficients of the wrong shape,
 /// an invalid initial value, a parameter without a gradient, a gradient that disagrees with finite differences, or a
 /// tensor whose gradients are all 0.
-pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, base: Option<usize>) -> Result<Checked> {
+pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, base: Option<usize>) -> Result<SchemeReport> {
     let (options, specs) = (scheme.options(), architecture.tensors());
     let sites: Vec<Site<'_>> = specs.iter().map(|spec| Site { spec, architecture, sources, base, options: &options }).collect();
     let (variables, uses) = variables(scheme, &sites)?;
-    let mut checked = Checked {
+    let mut checked = SchemeReport {
         scheme: scheme.name(),
         tensors: sites.len(),
         parameters: variables.iter().map(|v| v.value.elem_count()).sum(),

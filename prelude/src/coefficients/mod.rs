@@ -21,7 +21,7 @@ mod task;
 mod variables;
 
 pub use builtin::{Build, Builtin, SCHEMES, find};
-pub use check::{Checked, check};
+pub use check::{SchemeReport, check};
 pub use columns::{COLUMNS, Columns};
 pub use heads::Heads;
 pub use low_rank::LowRank;

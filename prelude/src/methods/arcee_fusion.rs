@@ -12,10 +12,10 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::rank::{Rank, cuts};
-use super::{Base, Blend, Block, Entry, Method, Operands, Origin};
+use super::{Base, Blend, Block, MethodEntry, Method, Operands, Origin};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "arcee_fusion",
     about: "the base with the most important elements of one source",
     keys: &[],

@@ -6,11 +6,11 @@
 
 use super::parameters::{DENSITIES, INT8_MASK, Key, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE_OFF};
-use super::{Entry, Origin, Signs, Sparsify, TaskVectors};
+use super::{MethodEntry, Origin, Signs, Sparsify, TaskVectors};
 
 const KEYS: &[Key] = &[WEIGHT, DENSITY, Key::each("gamma", "0.01"), NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK];
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "breadcrumbs",
     about: "task vectors without their smallest and largest elements",
     keys: KEYS,
@@ -19,7 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
     make: |given| breadcrumbs().given(given),
 };
 
-pub(super) const TIES: Entry = Entry {
+pub(super) const TIES: MethodEntry = MethodEntry {
     name: "breadcrumbs_ties",
     about: "the same with sign consensus",
     keys: KEYS,

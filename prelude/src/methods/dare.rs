@@ -6,11 +6,11 @@
 
 use super::parameters::{DENSITIES, INT8_MASK, Key, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE, SEED};
-use super::{Entry, Origin, Rescale, Signs, Sparsify, TaskVectors};
+use super::{MethodEntry, Origin, Rescale, Signs, Sparsify, TaskVectors};
 
 const KEYS: &[Key] = &[WEIGHT, DENSITY, NORMALIZE_OFF, RESCALE, LAMBDA, SEED, INT8_MASK];
 
-pub(super) const LINEAR: Entry = Entry {
+pub(super) const LINEAR: MethodEntry = MethodEntry {
     name: "dare_linear",
     about: "task vectors with elements dropped at random and the rest rescaled",
     keys: KEYS,
@@ -19,7 +19,7 @@ pub(super) const LINEAR: Entry = Entry {
     make: |given| dare_linear().given(given),
 };
 
-pub(super) const TIES: Entry = Entry {
+pub(super) const TIES: MethodEntry = MethodEntry {
     name: "dare_ties",
     about: "the same with sign consensus",
     keys: KEYS,

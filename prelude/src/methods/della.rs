@@ -5,11 +5,11 @@
 
 use super::parameters::{DENSITIES, INT8_MASK, Key, NORMALIZE, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE, SEED};
-use super::{Entry, Origin, Rescale, Signs, Sparsify, TaskVectors};
+use super::{MethodEntry, Origin, Rescale, Signs, Sparsify, TaskVectors};
 
 const EPSILON: Key = Key::each("epsilon", "0.15");
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "della",
     about: "task vectors with elements dropped at random by magnitude, with sign consensus",
     keys: &[WEIGHT, DENSITY, EPSILON, NORMALIZE, RESCALE, LAMBDA, SEED, INT8_MASK],
@@ -18,7 +18,7 @@ pub(super) const ENTRY: Entry = Entry {
     make: |given| della().given(given),
 };
 
-pub(super) const LINEAR: Entry = Entry {
+pub(super) const LINEAR: MethodEntry = MethodEntry {
     name: "della_linear",
     about: "the same without sign consensus",
     keys: &[WEIGHT, DENSITY, EPSILON, NORMALIZE_OFF, RESCALE, LAMBDA, SEED, INT8_MASK],

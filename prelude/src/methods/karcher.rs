@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::{self, BASE, Key};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "karcher",
     about: "the mean on the sphere: least squared angles to all sources",
     keys: &[Key::whole("max_iter", "10"), Key::whole("tol", "1e-5"), BASE],
@@ -40,7 +40,7 @@ impl Default for Karcher {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     let with_base = given.switch("base")?;
     Ok(Arc::new(Karcher { max_iter: given.count("max_iter")?, tol: given.number("tol")?, with_base }))
 }

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::combination::Combination;
 use super::parameters::{self, BASE, NORMALIZE, WEIGHT};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
 use crate::error::{Error, Result};
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "linear",
     about: "the weighted average of the sources",
     keys: &[WEIGHT, NORMALIZE, BASE],
@@ -49,7 +49,7 @@ impl Default for Linear {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     Ok(Arc::new(Linear {
         weights: given.numbers("weight")?,
         normalize: given.switch("normalize")?,

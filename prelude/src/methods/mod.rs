@@ -51,11 +51,11 @@ pub use model_stock::ModelStock;
 pub use multislerp::MultiSlerp;
 pub use nearswap::NearSwap;
 pub use nuslerp::{Across, NuSlerp};
-pub use parameters::{Given, Grid, Key, Scope};
+pub use parameters::{ParameterValues, Grid, Key, Scope};
 pub use passthrough::Passthrough;
 pub(crate) use plan::{Plan, Planned};
 pub use ram::Ram;
-pub(crate) use recipe::{Documents, Followed, Recipe, configured};
+pub(crate) use recipe::{Documents, PlannedRecipe, Recipe, configured};
 pub use sce::Sce;
 pub use slerp::Slerp;
 pub use sparsify::{Rescale, Sparsify};
@@ -128,7 +128,7 @@ pub enum Origin {
 }
 
 /// A named method for verbs and recipes.
-pub struct Entry {
+pub struct MethodEntry {
     /// The name.
     pub name: &'static str,
     /// A one-line description.
@@ -140,11 +140,11 @@ pub struct Entry {
     /// The tuning grid; every combination is tried.
     pub grid: &'static [Grid],
     /// Builds the method from values for all parameters.
-    pub make: fn(&Given) -> Result<Arc<dyn Method>>,
+    pub make: fn(&ParameterValues) -> Result<Arc<dyn Method>>,
 }
 
 /// All methods.
-pub const METHODS: &[Entry] = &[
+pub const METHODS: &[MethodEntry] = &[
     linear::ENTRY,
     slerp::ENTRY,
     nuslerp::ENTRY,
@@ -171,12 +171,12 @@ pub const METHODS: &[Entry] = &[
 ///
 /// # Errors
 /// An unknown name; the error names the nearest.
-pub fn find(name: &str) -> Result<&'static Entry> {
+pub fn find(name: &str) -> Result<&'static MethodEntry> {
     let found = METHODS.iter().find(|m| m.name == name);
     found.ok_or_else(|| Error::unknown("method", name, METHODS.iter().map(|m| m.name)))
 }
 
-impl Entry {
+impl MethodEntry {
     /// Builds the method with the parameters `pairs`, as in `("weight", "1,0.5")`; the others have their defaults.
     ///
     /// ```
@@ -188,7 +188,7 @@ impl Entry {
     /// # Errors
     /// An unknown key, or an invalid value.
     pub fn build(&self, pairs: &[(&str, &str)]) -> Result<Arc<dyn Method>> {
-        (self.make)(&Given::read(self.keys, pairs)?)
+        (self.make)(&ParameterValues::read(self.keys, pairs)?)
     }
 
     /// Returns every combination of the grid as pairs of key and value; one empty combination without a grid.

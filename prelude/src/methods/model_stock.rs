@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::Key;
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "model_stock",
     about: "interpolates between the base and the average, by the angles between task vectors",
     keys: &[Key::whole("filter_wise", "off")],
@@ -30,7 +30,7 @@ pub struct ModelStock {
     pub filter_wise: bool,
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     Ok(Arc::new(ModelStock { filter_wise: given.switch("filter_wise")? }))
 }
 

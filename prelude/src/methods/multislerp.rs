@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::{self, BASE, Key, WEIGHT};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
 use crate::error::{Error, Result};
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "multislerp",
     about: "the weighted mean on the sphere, of any number of sources or their task vectors (base=on)",
     keys: &[WEIGHT, Key::whole("normalize_weights", "on"), Key::whole("eps", "1e-8"), BASE],
@@ -42,7 +42,7 @@ impl Default for MultiSlerp {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     Ok(Arc::new(MultiSlerp {
         weights: given.numbers("weight")?,
         normalize: given.switch("normalize_weights")?,

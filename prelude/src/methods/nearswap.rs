@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parameters::{self, Key, Scope};
-use super::{Base, Blend, Block, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, Block, MethodEntry, ParameterValues, Method, Operands, Origin};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "nearswap",
     about: "the base, with nearby elements of one source swapped in",
     keys: &[Key { name: "t", default: "0.0001", scope: Scope::NeededWhole }],
@@ -34,7 +34,7 @@ impl Default for NearSwap {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     Ok(Arc::new(NearSwap { t: given.number("t")? }))
 }
 

@@ -12,10 +12,10 @@ use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::{self, BASE, Key, WEIGHT};
 use super::slerp::{arc, line};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "nuslerp",
     about: "SLERP of two sources or their task vectors (base=on) by weights; whole tensors, rows or columns",
     keys: &[WEIGHT, Key::whole("nuslerp_flatten", "on"), Key::whole("nuslerp_row_wise", "off"), BASE],
@@ -47,7 +47,7 @@ pub enum Across {
     Columns,
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     let across = match (given.switch("nuslerp_flatten")?, given.switch("nuslerp_row_wise")?) {
         (true, _) => Across::Whole,
         (false, false) => Across::Rows,

@@ -72,9 +72,9 @@ pub(super) const SCALES: Grid = ("lambda", &["0.3", "0.5", "0.7", "1", "1.4", "2
 
 /// The values of all parameters: one each, or one per source.
 #[derive(Clone, Debug, Default)]
-pub struct Given(BTreeMap<&'static str, Vec<Value>>);
+pub struct ParameterValues(BTreeMap<&'static str, Vec<Value>>);
 
-impl Given {
+impl ParameterValues {
     /// Reads `pairs` as typed; parameters among `keys` without a value have their defaults. `weights` is accepted for
     /// `weight`.
     ///
@@ -210,17 +210,17 @@ mod tests {
 
     #[test]
     fn parses_typed_values() {
-        let given = Given::read(KEYS, &[("weights", "1, 0.5,-0.25"), ("normalize", "off")]).unwrap();
+        let given = ParameterValues::read(KEYS, &[("weights", "1, 0.5,-0.25"), ("normalize", "off")]).unwrap();
         assert_eq!(given.numbers("weight").unwrap(), [1.0, 0.5, -0.25]);
         assert!(!given.switch("normalize").unwrap());
         assert_eq!(given.number("lambda").unwrap(), 1.0);
         for (key, text) in [("weight", "1,x"), ("weight", "1,"), ("weight", "1e60"), ("lambda", "on")] {
-            let given = Given::read(KEYS, &[(key, text)]);
+            let given = ParameterValues::read(KEYS, &[(key, text)]);
             assert!(given.and_then(|given| given.numbers(key)).is_err(), "{key}={text}");
         }
-        assert!(Given::read(KEYS, &[("normalize", "maybe")]).unwrap().switch("normalize").is_err());
-        assert!(Given::read(KEYS, &[("lambda", "0.5")]).unwrap().count("lambda").is_err());
-        assert!(Given::read(KEYS, &[("density", "1")]).is_err());
+        assert!(ParameterValues::read(KEYS, &[("normalize", "maybe")]).unwrap().switch("normalize").is_err());
+        assert!(ParameterValues::read(KEYS, &[("lambda", "0.5")]).unwrap().count("lambda").is_err());
+        assert!(ParameterValues::read(KEYS, &[("density", "1")]).is_err());
     }
 
     #[test]

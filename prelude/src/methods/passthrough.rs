@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::combination::Combination;
 use super::parameters::{self, Key};
-use super::{Blend, Entry, Given, Method, Operands, Origin};
+use super::{Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "passthrough",
     about: "one source, unchanged or scaled; with slices, stacks layers of sources",
     keys: &[Key::each("scale", "none")],
@@ -28,7 +28,7 @@ pub struct Passthrough {
     pub scale: Option<f64>,
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     let scale = if given.has("scale") { Some(given.number("scale")?) } else { None };
     Ok(Arc::new(Passthrough { scale }))
 }

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parameters::{self, Key};
-use super::{Base, Blend, Block, Entry, Given, Method, Operands, Origin, TILE};
+use super::{Base, Blend, Block, MethodEntry, ParameterValues, Method, Operands, Origin, TILE};
 use crate::error::Result;
 
 const EPSILON: Key = Key::whole("epsilon", "1e-5");
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "ram",
     about: "changes of a single source unchanged, changes of several averaged",
     keys: &[EPSILON],
@@ -25,7 +25,7 @@ pub(super) const ENTRY: Entry = Entry {
     make: |given| Ok(Arc::new(Ram { epsilon: given.number("epsilon")?, plus: None })),
 };
 
-pub(super) const PLUS: Entry = Entry {
+pub(super) const PLUS: MethodEntry = MethodEntry {
     name: "ramplus_tl",
     about: "the same, with unshared changes amplified if many are shared",
     keys: &[Key::whole("r", "0.1"), Key::whole("alpha", "0.2"), EPSILON],
@@ -56,7 +56,7 @@ impl Ram {
     }
 }
 
-fn plus(given: &Given) -> Result<Arc<dyn Method>> {
+fn plus(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     let plus = Some((given.number("r")?, given.number("alpha")?));
     Ok(Arc::new(Ram { epsilon: given.number("epsilon")?, plus }))
 }

@@ -12,10 +12,10 @@ use super::gram::dot;
 use super::parameters::{self, INT8_MASK, Key};
 use super::rank::{Cut, Rank, cuts};
 use super::task_vectors::{Consensus, Divisor, WeightOrder};
-use super::{Base, Blend, Block, Entry, Given, Method, Operands, Origin, Signs, TILE};
+use super::{Base, Blend, Block, MethodEntry, ParameterValues, Method, Operands, Origin, Signs, TILE};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "sce",
     about: "task vectors where they differ most, weighted by magnitude, with sign consensus",
     keys: &[Key::whole("select_topk", "1"), INT8_MASK],
@@ -37,7 +37,7 @@ impl Default for Sce {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     given.switch(INT8_MASK.name)?;
     Ok(Arc::new(Sce { select_topk: given.number("select_topk")? }))
 }

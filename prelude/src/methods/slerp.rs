@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Grams, Groups};
 use super::parameters::{BASE, Key, Scope};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
 use crate::error::{Error, Result};
 
 /// The cosine above which interpolation is linear.
 const PARALLEL: f64 = 0.9995;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "slerp",
     about: "spherical interpolation from the first of two sources (t=0) to the second (t=1)",
     keys: &[Key { name: "t", default: "0.5", scope: Scope::NeededWhole }, BASE],
@@ -42,7 +42,7 @@ impl Default for Slerp {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     Ok(Arc::new(Slerp { t: given.number("t")?, with_base: given.switch("base")? }))
 }
 

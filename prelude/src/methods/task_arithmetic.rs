@@ -4,9 +4,9 @@
 
 use super::parameters::SCALES;
 use super::task_vectors::TASK_ARITHMETIC;
-use super::{Entry, Origin, TaskVectors};
+use super::{MethodEntry, Origin, TaskVectors};
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "task_arithmetic",
     about: "task vectors, summed and added to the base",
     keys: TASK_ARITHMETIC,

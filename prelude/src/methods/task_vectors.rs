@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::parameters::{self, INT8_MASK, Key, WEIGHT, of};
 use super::sparsify::{Selection, thin};
-use super::{Base, Blend, Block, Given, Method, Operands, Rescale, Sparsify};
+use super::{Base, Blend, Block, ParameterValues, Method, Operands, Rescale, Sparsify};
 use crate::error::{Error, Result};
 
 /// A merge of task vectors. [`ties`](super::ties) and similar functions create one; its fields can be changed.
@@ -80,7 +80,7 @@ impl TaskVectors {
     }
 
     /// Returns this method with the given parameters.
-    pub(super) fn given(self, given: &Given) -> Result<Arc<dyn Method>> {
+    pub(super) fn given(self, given: &ParameterValues) -> Result<Arc<dyn Method>> {
         let rescale = match given.text("rescale").as_str() {
             "density" if matches!(self.sparsify, Sparsify::Random { .. }) => Rescale::Density,
             _ if given.switch("rescale")? => Rescale::L1,

@@ -4,9 +4,9 @@
 
 use super::parameters::{DENSITIES, INT8_MASK, NORMALIZE, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, RESCALE_OFF};
-use super::{Entry, Origin, Signs, Sparsify, TaskVectors};
+use super::{MethodEntry, Origin, Signs, Sparsify, TaskVectors};
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "ties",
     about: "the largest elements of task vectors, with sign consensus",
     keys: &[WEIGHT, DENSITY, NORMALIZE, RESCALE_OFF, LAMBDA, INT8_MASK],

@@ -1,7 +1,7 @@
 //! check_scheme: verifies a custom scheme before it is trained.
 
 use super::{BASE, Models};
-use crate::coefficients::{Checked, Scheme, check};
+use crate::coefficients::{SchemeReport, Scheme, check};
 use crate::error::Result;
 
 /// Checks `scheme` on every tensor of a merge of `models`: the shape of its coefficients, the initial values of its
@@ -29,7 +29,7 @@ use crate::error::Result;
 /// # Errors
 /// The first problem found, with the tensor and the parameter, as for [`check`]; fewer than two sources, or no base
 /// model if the scheme needs one.
-pub fn check_scheme(scheme: &dyn Scheme, models: &Models) -> Result<Checked> {
+pub fn check_scheme(scheme: &dyn Scheme, models: &Models) -> Result<SchemeReport> {
     let sources = models.merged_by(scheme, scheme.options().with_base)?;
     let base = sources.iter().position(|s| s.name() == BASE);
     check(scheme, sources[0].architecture()?, sources.len(), base)

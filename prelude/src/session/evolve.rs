@@ -17,7 +17,7 @@ use super::{BASE, Merged, Models};
 use crate::checkpoint::{Written, new_file};
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::methods::{Entry, Origin, find};
+use crate::methods::{MethodEntry, Origin, find};
 use crate::show::EvolveReport;
 
 /// The initial step size of the search.
@@ -109,8 +109,8 @@ impl fmt::Debug for Evolved {
 }
 
 /// The meaning of a candidate's numbers.
-struct Space<'a> {
-    method: &'a Entry,
+struct SearchSpace<'a> {
+    method: &'a MethodEntry,
     sources: Vec<&'a str>,
     base: Option<&'a str>,
     groups: Vec<Range<usize>>,
@@ -133,7 +133,7 @@ impl Models {
                 return Err(Error::bad_value(key, "0", "an integer of at least 1"));
             }
         }
-        let space = Space::new(self, search)?;
+        let space = SearchSpace::new(self, search)?;
         let start = space.start();
         let mut task = Task::begin("evolve", Some(search.budget), None);
         let mut watch = |tried: &Candidate| {
@@ -193,7 +193,7 @@ impl Models {
     }
 }
 
-impl<'a> Space<'a> {
+impl<'a> SearchSpace<'a> {
     fn new(models: &'a Models, search: &Evolve) -> Result<Self> {
         let base = models.base();
         let default = if base.is_some() { "dare_ties" } else { "linear" };

@@ -177,17 +177,17 @@ impl RecipeRunner<'_> {
             self.parts.push(directory);
             self.finished.insert(name.to_owned(), path);
         }
-        self.one(recipe)
+        self.make_one(recipe)
     }
 
-    fn one(&self, recipe: Recipe) -> Result<Merged> {
+    fn make_one(&self, recipe: Recipe) -> Result<Merged> {
         let loaded = self.models;
         let mut models = Models { settings: loaded.settings.clone(), ..Models::default() };
         let mut opened = Vec::new();
         for name in recipe.models() {
             let source = match loaded.sources.iter().find(|s| s.name() == name) {
                 Some(known) if !self.finished.contains_key(name) => known.clone(),
-                _ => self.opened(&self.place(recipe.file(), name), name, &models)?,
+                _ => self.open(&self.spec(recipe.file(), name), name, &models)?,
             };
             opened.push((name.to_owned(), source.name().to_owned()));
             match recipe.is_whole() {
@@ -210,7 +210,7 @@ impl RecipeRunner<'_> {
 
     /// Returns the path or spec of the model that a recipe calls `name`: another recipe's merge, or a path next to
     /// `recipe`.
-    fn place(&self, recipe: &Path, name: &str) -> String {
+    fn spec(&self, recipe: &Path, name: &str) -> String {
         let end = name.find(['+', '@']).unwrap_or(name.len());
         match self.finished.get(&name[..end]) {
             Some(path) => {
@@ -221,16 +221,16 @@ impl RecipeRunner<'_> {
     }
 
     /// Returns the loaded model of this spec, or opens it under a name unique in `models`.
-    fn opened(&self, place: &str, name: &str, models: &Models) -> Result<Source> {
+    fn open(&self, spec: &str, name: &str, models: &Models) -> Result<Source> {
         if self.finished.contains_key(name) {
-            return Source::open_as(Some(name), place);
+            return Source::open_as(Some(name), spec);
         }
-        let source = Source::open_as(None, place)?;
+        let source = Source::open_as(None, spec)?;
         if let Some(loaded) = self.models.sources.iter().find(|s| s.spec() == source.spec()) {
             return Ok(loaded.clone());
         }
         let taken = |source: &Source| models.sources.iter().any(|s| s.name() == source.name());
-        if taken(&source) { Source::open_as(Some(place), place) } else { Ok(source) }
+        if taken(&source) { Source::open_as(Some(spec), spec) } else { Ok(source) }
     }
 }
 

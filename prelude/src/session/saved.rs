@@ -12,7 +12,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::{Content, Snapshot};
+use super::snapshot::{SnapshotContent, Snapshot};
 use super::{Dam, Models, Session};
 use crate::checkpoint::{Source, Written, hash, map, mix, replace_file};
 use crate::coefficients::{COLUMNS, Options, Scheme, Variable, Wrap, find};
@@ -119,7 +119,7 @@ fn unsealed(text: &str) -> Option<(&str, String)> {
 ///
 /// # Errors
 /// The file is missing or damaged, or is of another merge.
-pub(super) fn content(file: &Path, variables: &[Variable]) -> Result<Content> {
+pub(super) fn content(file: &Path, variables: &[Variable]) -> Result<SnapshotContent> {
     let bytes = map(file)?;
     let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
     let text = session_text(&bytes).map_err(invalid)?;
@@ -130,7 +130,7 @@ pub(super) fn content(file: &Path, variables: &[Variable]) -> Result<Content> {
 impl Saved {
     /// Returns the content for a merge with these `variables`, or the reason it is invalid. `text` is the JSON in
     /// `bytes`.
-    fn content(&self, bytes: &[u8], text: &str, variables: &[Variable]) -> std::result::Result<Content, String> {
+    fn content(&self, bytes: &[u8], text: &str, variables: &[Variable]) -> std::result::Result<SnapshotContent, String> {
         // Impossibly large counts would overflow later arithmetic.
         if self.step > MOST || self.drawn > MOST {
             return Err(format!("the step {} is out of range", self.step));
@@ -174,7 +174,7 @@ impl Saved {
         let first = self.step + 1 - self.losses.len();
         let total = self.losses.iter().enumerate().map(|(i, loss)| (first + i, *loss)).collect();
         let history = History { total, terms: self.terms.clone() };
-        Ok(Content { values, moments, drawn: self.drawn, history })
+        Ok(SnapshotContent { values, moments, drawn: self.drawn, history })
     }
 }
 

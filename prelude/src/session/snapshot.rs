@@ -40,13 +40,13 @@ type Identity = (String, Vec<(&'static str, String)>, Options);
 
 /// Where the content of a snapshot is stored.
 enum Storage {
-    Memory(Arc<Content>),
+    Memory(Arc<SnapshotContent>),
     /// In a session file.
     File(PathBuf),
 }
 
 /// The large part of a snapshot.
-pub(super) struct Content {
+pub(super) struct SnapshotContent {
     /// The values of every variable, in the order of the merge's variables.
     pub values: Vec<Vec<f32>>,
     /// The optimiser's moments, in the same order.
@@ -56,7 +56,7 @@ pub(super) struct Content {
     pub history: History,
 }
 
-impl Content {
+impl SnapshotContent {
     /// Returns the approximate size in memory.
     fn bytes(&self) -> usize {
         let moments = self.moments.iter().map(|m| 4 * (m.m.len() + m.v.len())).sum::<usize>();
@@ -108,7 +108,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// The file is missing or damaged.
-    pub(super) fn content(&self, session: &Session) -> Result<Arc<Content>> {
+    pub(super) fn content(&self, session: &Session) -> Result<Arc<SnapshotContent>> {
         let file = match &*self.storage.lock().unwrap_or_else(PoisonError::into_inner) {
             Storage::Memory(content) => return Ok(content.clone()),
             Storage::File(file) => file.clone(),
@@ -126,7 +126,7 @@ impl Session {
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
         let values = self.merge.variables.iter().map(|v| Ok(v.value.flatten_all()?.to_vec1()?)).collect::<Result<_>>()?;
         let (moments, history) = (self.moments.clone(), self.history.clone());
-        let content = Content { values, moments, drawn: self.drawn, history };
+        let content = SnapshotContent { values, moments, drawn: self.drawn, history };
         Ok(Snapshot {
             models: self.models.clone(),
             wrap: identity(&self.merge.wrap),

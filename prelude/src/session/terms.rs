@@ -15,7 +15,7 @@ use crate::train::{PassOptions, TeacherRun, Pass, Recompute, Settings, Gradients
 
 /// The decision whether steps of up to `tokens` tokens recompute layers, for the setting `asked`.
 #[derive(Clone, Copy)]
-pub(super) struct Plan {
+pub(super) struct RecomputePlan {
     tokens: usize,
     asked: Recompute,
     on: bool,
@@ -69,7 +69,7 @@ impl Session {
             None => {
                 let (asked, tokens) = (settings.recompute, batch.tokens());
                 let on = asked.decide(&merge.architecture, tokens, &merge.device, available_bytes())?;
-                Plan { tokens, asked, on }
+                RecomputePlan { tokens, asked, on }
             }
         };
         *planned = Some(plan);

@@ -4,7 +4,7 @@ use super::score::EvalData;
 use super::{Merged, Models};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::methods::Entry;
+use crate::methods::MethodEntry;
 
 /// The result of scoring a merge on tuning data.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ pub(super) fn greedy_soup(models: &Models, examples: usize) -> Result<(Merged, S
 ///
 /// # Errors
 /// The method cannot merge the sources, or data is missing.
-pub(super) fn tune(models: &Models, method: &Entry, examples: usize) -> Result<(Merged, String, u64)> {
+pub(super) fn tune(models: &Models, method: &MethodEntry, examples: usize) -> Result<(Merged, String, u64)> {
     let candidates = method.candidates();
     let (mut best, mut tokens) = (None::<(f64, Merged, String)>, 0);
     for pairs in &candidates {

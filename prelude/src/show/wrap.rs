@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use super::Table;
 use super::numbers::{bytes, count};
-use crate::coefficients::Checked;
+use crate::coefficients::SchemeReport;
 use crate::train::Forecast;
 
-shown_as_table!(WrapReport, Checked);
+shown_as_table!(WrapReport, SchemeReport);
 
 /// The result of `wrap`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -69,7 +69,7 @@ fn forecast(f: &Forecast) -> Vec<String> {
     ]
 }
 
-impl Checked {
+impl SchemeReport {
     fn table(&self) -> Table {
         let mut table = Table::new("", ["scheme", "tensors", "parameters", "gradients checked"]);
         let counts = [self.tensors, self.parameters, self.gradients].map(count);

@@ -11,5 +11,5 @@ pub use forecast::{Forecast, Workload, Recompute, available_bytes, keep_memory};
 pub use history::History;
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
 pub use pass::{PassOptions, Pass, Gradients};
-pub use settings::{KEYS, Schedule, Settings, Weights, about, choices, choose};
+pub use settings::{KEYS, Schedule, Settings, TermWeights, about, choices, choose};
 pub use teacher::{Outputs, TeacherRun, Teachers};

@@ -20,7 +20,7 @@ pub enum Schedule {
 
 /// The weights of the terms of the objective; 0 disables a term.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Weights {
+pub struct TermWeights {
     /// KL divergence of the merge from each source on the source's data ([`crate::objective::Distillation::kl`]).
     pub kl: f64,
     /// Mean squared error between their logits ([`crate::objective::Distillation::mse`]).
@@ -40,7 +40,7 @@ pub struct Weights {
     pub weighted_overlap: f64,
 }
 
-impl Weights {
+impl TermWeights {
     /// Whether any term compares logits, so that the sources run as teachers.
     pub fn compares_logits(&self) -> bool {
         self.kl > 0.0 || self.mse > 0.0 || self.entropy > 0.0
@@ -75,7 +75,7 @@ pub struct Settings {
     /// How the KL term is averaged.
     pub reduction: Reduction,
     /// The weights of the objective's terms.
-    pub weights: Weights,
+    pub weights: TermWeights,
     /// Teacher logits kept per token; 0: the whole vocabulary.
     pub top_k: usize,
     /// The seed of the order of examples and of a random start.
@@ -106,7 +106,7 @@ impl Default for Settings {
             max_length: 2048,
             temperature: 2.0,
             reduction: Reduction::Reference,
-            weights: Weights {
+            weights: TermWeights {
                 kl: 1.0,
                 mse: 0.0,
                 entropy: 0.0,

@@ -80,7 +80,7 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
         let mut all: Vec<(&str, String)> = others.into_iter().map(|key| (key, literal(key))).collect();
         if !weights.is_empty() {
             let weights: Vec<(&str, String)> = weights.into_iter().map(|key| (key, literal(key))).collect();
-            all.push(("weights", fields("train::Weights", &weights, Some("dam.settings().weights"))));
+            all.push(("weights", fields("train::TermWeights", &weights, Some("dam.settings().weights"))));
         }
         code.line(format!("dam.set({})?;", fields("Settings", &all, Some("dam.settings()"))));
         code.show_in_cell("dam.settings()");

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Settings;
 use super::setting::Setting;
 use crate::error::{Error, Result, nearest};
-use crate::methods::{Entry, METHODS, Scope};
+use crate::methods::{MethodEntry, METHODS, Scope};
 
 /// Keys of mergekit's other programs, with the program.
 const OTHERS: [(&str, &str); 5] = [
@@ -117,7 +117,7 @@ impl<'a> Location<'a> {
 
     /// Reads the `parameters` of `map`; those of the whole merge only at a level that allows them. A parameter of
     /// another method gets a note, because mergekit ignores it.
-    pub fn settings(&self, map: &Map<String, Value>, method: &Entry, level: Level) -> Result<Settings> {
+    pub fn settings(&self, map: &Map<String, Value>, method: &MethodEntry, level: Level) -> Result<Settings> {
         let Some(value) = map.get("parameters").filter(|value| !value.is_null()) else { return Ok(Settings::new()) };
         let at = self.inner("parameters");
         let known = || method.keys.iter().filter(|key| key.scope != Scope::Verb);
@@ -139,7 +139,7 @@ impl<'a> Location<'a> {
     }
 
     /// Handles a parameter that `method` does not have: an error if it is misspelt, a note if other methods have it.
-    fn unknown(&self, name: &str, method: &Entry) -> Result<()> {
+    fn unknown(&self, name: &str, method: &MethodEntry) -> Result<()> {
         let own: Vec<&str> = method.keys.iter().filter(|key| key.scope != Scope::Verb).map(|key| key.name).collect();
         let others = METHODS.iter().flat_map(|method| method.keys).any(|key| key.name == name);
         if others {

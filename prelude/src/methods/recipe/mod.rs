@@ -34,7 +34,7 @@ pub(crate) use self::documents::Documents;
 pub(crate) use self::plan::{PlannedRecipe, configured};
 use self::setting::Setting;
 use self::tokens::TokenizerKeys;
-use super::Entry;
+use super::MethodEntry;
 
 /// Parameters by name.
 type Settings = BTreeMap<String, Setting>;
@@ -45,7 +45,7 @@ pub(crate) struct Recipe {
     text: String,
     /// The name by which other recipes use its merge.
     name: Option<String>,
-    method: &'static Entry,
+    method: &'static MethodEntry,
     /// One slice if the recipe has `models`.
     slices: Vec<Slice>,
     /// Whether it merges whole models, not slices.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::super::parameters::typed;
-use super::super::{Given, Key, Method, Operands, Origin, Passthrough, Plan, Planned, Scope};
+use super::super::{ParameterValues, Key, Method, Operands, Origin, Passthrough, Plan, Planned, Scope};
 use super::{Input, Recipe, Slice};
 use crate::checkpoint::{Buffer, Difference, Kind, Restacked, Source, Stack, Stacks, TensorSpec};
 use crate::error::{Error, Result};
@@ -254,7 +254,7 @@ impl Recipe {
     fn ranges(&self, opened: &Opened, main: &Stack) -> Result<Vec<Range<usize>>> {
         let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
         for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()) {
-            if let std::collections::btree_map::Entry::Vacant(place) = depths.entry(name) {
+            if let std::collections::btree_map::MethodEntry::Vacant(place) = depths.entry(name) {
                 place.insert(self.depth(&self.source(opened, name)?, main)?);
             }
         }
@@ -364,8 +364,8 @@ impl Recipe {
     }
 
     /// Returns the parameters of one tensor.
-    fn given(&self, spec: &TensorSpec, place: &SlicePosition<'_>, inputs: &[(&Input, String)]) -> Result<Given> {
-        let mut given = Given::default();
+    fn given(&self, spec: &TensorSpec, place: &SlicePosition<'_>, inputs: &[(&Input, String)]) -> Result<ParameterValues> {
+        let mut given = ParameterValues::default();
         for key in self.method.keys {
             let shared = |name: &str| {
                 let [module, recipe] = &self.parameters;

@@ -11,7 +11,7 @@ use super::model::{one, reference};
 use super::tokens::TokenizerKeys;
 use super::{Input, Recipe, Slice};
 use crate::error::Result;
-use crate::methods::{Entry, find};
+use crate::methods::{MethodEntry, find};
 
 impl Recipe {
     /// Reads the document `value` of `file`. `text` is the content of the file, `tokens` the order of its
@@ -99,7 +99,7 @@ fn module<'a, 'v>(at: &Location<'a>, map: &'v Map<String, Value>) -> Result<Opti
 }
 
 /// Returns the slices, or a single one for whole models.
-fn inputs(at: &Location<'_>, map: &Map<String, Value>, method: &Entry) -> Result<(Vec<Slice>, bool)> {
+fn inputs(at: &Location<'_>, map: &Map<String, Value>, method: &MethodEntry) -> Result<(Vec<Slice>, bool)> {
     let given = |key: &str| map.get(key).filter(|value| !value.is_null());
     match (given("models"), given("slices")) {
         (Some(models), None) => {
@@ -119,7 +119,7 @@ fn inputs(at: &Location<'_>, map: &Map<String, Value>, method: &Entry) -> Result
 }
 
 impl Slice {
-    fn read(at: &Location<'_>, map: &Map<String, Value>, method: &Entry) -> Result<Self> {
+    fn read(at: &Location<'_>, map: &Map<String, Value>, method: &MethodEntry) -> Result<Self> {
         // mergekit reads `residual_weight` and ignores it.
         at.check_keys(map, &["sources", "base_model", "parameters", "residual_weight"])?;
         if map.contains_key("residual_weight") {
@@ -133,7 +133,7 @@ impl Slice {
 }
 
 impl Input {
-    fn read(at: &Location<'_>, value: &Value, method: &Entry) -> Result<Self> {
+    fn read(at: &Location<'_>, value: &Value, method: &MethodEntry) -> Result<Self> {
         // A bare name is a model.
         let Value::Object(map) = value else {
             return Ok(Self { model: one(at, value)?, layers: None, parameters: super::Settings::new() });

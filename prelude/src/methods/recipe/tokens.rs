@@ -367,7 +367,7 @@ impl Vocabulary<'_> {
 
     /// Returns the row for the models that lack the token `id`; `None` if no model lacks it. `takes` are the models
     /// merged at the tensor.
-    fn given(&self, id: u32, token: &str, takes: &[usize]) -> Result<Option<Given>> {
+    fn given(&self, id: u32, token: &str, takes: &[usize]) -> Result<Option<RowSource>> {
         let row = |model: usize| self.rows[model].get(&id).copied();
         let having: Vec<(usize, u32)> = takes.iter().filter_map(|model| Some((*model, row(*model)?))).collect();
         let rule = self.keys.tokens.iter().find(|(known, _)| known == token).map(|(_, rule)| rule);
@@ -377,7 +377,7 @@ impl Vocabulary<'_> {
         let key = format!("tokens.{token}.source");
         if let Some(rule) = rule {
             return Ok(Some(match &rule.donor {
-                Donor::Zero => Given::Zero,
+                Donor::Zero => RowSource::Zero,
                 Donor::Unsaid => {
                     let hint = "name a model that has it, {kind: zero}, or {kind: model_token, model: MODEL, token: TOKEN}";
                     return Err(self.bad(&key, "a model needs a row for it, but no source is given", hint));
@@ -385,7 +385,7 @@ impl Vocabulary<'_> {
                 Donor::Model(name) => {
                     let model = self.model(token, name, takes)?;
                     let missing = || self.bad(&key, format!("`{name}` has no token `{token}`"), "name a model that has the token");
-                    Given::Row(model, row(model).ok_or_else(missing)?)
+                    RowSource::Row(model, row(model).ok_or_else(missing)?)
                 }
                 Donor::Id(name, other) => {
                     let model = self.model(token, name, takes)?;
@@ -397,22 +397,22 @@ impl Vocabulary<'_> {
                             "use a smaller token_id",
                         ));
                     }
-                    Given::Row(model, *other)
+                    RowSource::Row(model, *other)
                 }
                 Donor::Token(name, other) => {
                     let model = self.model(token, name, takes)?;
                     let id = self.sources[model].tokenizer().and_then(|tokenizer| tokenizer.token_to_id(other));
                     let id = id.filter(|id| (*id as usize) < self.sources[model].vocabulary_rows());
                     let missing = || self.bad(&key, format!("`{name}` has no token `{other}`"), "name a token of that model");
-                    Given::Row(model, id.ok_or_else(missing)?)
+                    RowSource::Row(model, id.ok_or_else(missing)?)
                 }
             }));
         }
         let base = self.recipe.base.as_ref().and_then(|base| having.iter().find(|(model, _)| self.opened[*model].0 == *base));
         Ok(Some(match (having.as_slice(), base) {
-            ([], _) => Given::Zero,
-            ([(model, row)], _) | (_, Some((model, row))) => Given::Row(*model, *row),
-            (several, None) => Given::Mean(several.to_vec()),
+            ([], _) => RowSource::Zero,
+            ([(model, row)], _) | (_, Some((model, row))) => RowSource::Row(*model, *row),
+            (several, None) => RowSource::Mean(several.to_vec()),
         }))
     }
 
@@ -432,9 +432,9 @@ impl Vocabulary<'_> {
         for (id, token) in &self.tokens {
             let at = match self.given(*id, token, &takes)? {
                 None => continue,
-                Some(Given::Zero) => (extra, 0),
-                Some(Given::Row(model, row)) => (model, row),
-                Some(Given::Mean(rows)) => {
+                Some(RowSource::Zero) => (extra, 0),
+                Some(RowSource::Row(model, row)) => (model, row),
+                Some(RowSource::Mean(rows)) => {
                     let start = made.len();
                     made.resize(start + columns, 0.0);
                     for (model, at) in &rows {
