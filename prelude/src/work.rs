@@ -1,5 +1,5 @@
-//! Floor 0: long work on bytes, such as a download, a load or a write: how far it is, told to whoever watches, and the
-//! place where it stops when a stop is asked for.
+//! Progress of long work on bytes (downloads, reads and writes), reported to a watcher, and the points where it
+//! checks for a stop request.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::interrupt;
 
-/// How far work is.
+/// The state of a piece of work.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Amount<'a> {
     pub task: &'static str,
-    /// What it is done on, or waits for.
+    /// The object of the work, or what it waits for.
     pub what: &'a str,
-    /// Bytes.
+    /// Bytes done.
     pub done: u64,
-    /// Bytes of the whole, where that is known.
+    /// Total bytes, if known.
     pub total: Option<u64>,
-    /// The first look at it.
+    /// Whether this is the first report.
     pub begins: bool,
-    /// Nothing more will come of it.
+    /// Whether the work has ended.
     pub finished: bool,
 }
 
@@ -28,18 +28,18 @@ type Watcher = Arc<dyn Fn(&Amount<'_>) + Send + Sync>;
 
 static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
 
-/// Calls `watcher` while work is under way, from any thread, one call at a time for each piece of work.
+/// Sets the watcher. It is called during work, from any thread, and not concurrently for the same piece of work.
 pub(crate) fn watch(watcher: impl Fn(&Amount<'_>) + Send + Sync + 'static) {
     *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
 }
 
-/// What is over sooner is not told of.
+/// Work that ends sooner is not reported.
 const SOON: Duration = Duration::from_millis(400);
 
-/// Looks are this far apart.
+/// The minimum interval between reports.
 const APART: Duration = Duration::from_millis(100);
 
-/// Work under way, until it is dropped. Threads share it.
+/// A piece of work in progress, until it is dropped. Threads share it.
 pub(crate) struct Work {
     task: &'static str,
     what: String,
@@ -47,29 +47,29 @@ pub(crate) struct Work {
     done: AtomicU64,
     begun: Instant,
     watcher: Option<Watcher>,
-    /// When it was told of last.
+    /// The time of the last report.
     told: Mutex<Option<Instant>>,
 }
 
 impl Work {
-    /// Work on `what`, of `total` bytes where that is known.
+    /// Starts work on `what`, of `total` bytes if known.
     pub fn begin(task: &'static str, what: impl Into<String>, total: Option<u64>) -> Self {
         let watcher = WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (what, done) = (what.into(), AtomicU64::new(0));
         Self { task, what, total, done, begun: Instant::now(), watcher, told: Mutex::new(None) }
     }
 
-    /// `bytes` more are done; stops where a stop was asked for.
+    /// Adds `bytes` finished bytes, and checks for a stop request.
     ///
     /// # Errors
     /// [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn advance(&self, bytes: u64) -> Result<()> {
         self.done.fetch_add(bytes, Ordering::Relaxed);
-        self.tell(&self.what);
+        self.report(&self.what);
         interrupt::check()
     }
 
-    /// So many bytes are done.
+    /// Sets the number of finished bytes.
     ///
     /// # Errors
     /// As for [`Work::advance`].
@@ -78,12 +78,12 @@ impl Work {
         self.advance(0)
     }
 
-    /// Waits, and says for what: `message` is given the seconds that are left.
+    /// Waits, and reports the reason: `message` receives the remaining seconds.
     ///
     /// # Errors
     /// As for [`Work::advance`].
     pub fn wait(&self, time: Duration, message: impl Fn(u64) -> String) -> Result<()> {
-        /// A stop is seen after this long.
+        /// The interval between checks for a stop request.
         const LOOK: Duration = Duration::from_millis(25);
         let end = Instant::now() + time;
         loop {
@@ -92,14 +92,14 @@ impl Work {
             if left.is_zero() {
                 return Ok(());
             }
-            self.tell(&message(left.as_secs() + 1));
+            self.report(&message(left.as_secs() + 1));
             std::thread::sleep(left.min(LOOK));
         }
     }
 
-    fn tell(&self, what: &str) {
+    fn report(&self, what: &str) {
         let Some(watcher) = self.watcher.as_ref().filter(|_| self.begun.elapsed() > SOON) else { return };
-        // Whoever finds another telling does not wait for it.
+        // If another thread is reporting, this report is skipped.
         let Ok(mut told) = self.told.try_lock() else { return };
         if told.is_some_and(|last| last.elapsed() < APART) {
             return;
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_is_told_of_from_its_begin_to_its_end_and_not_if_it_is_soon_over() {
+    fn long_work_is_reported_and_short_work_is_not() {
         let seen: Arc<Mutex<Vec<(u64, bool, bool)>>> = Arc::default();
         let told = seen.clone();
         watch(move |amount| {
