@@ -177,7 +177,11 @@ fn unsupported_keys_are_rejected() {
         ("merge_method: karcher\nmodels: [{model: model0}, {model: model0}]", "models", "named twice"),
         ("merge_method: karcher\nmodels: [{model: {model: 3.5}}, {model: {model: [x]}}]", "models[1].model.model", "a model"),
         ("merge_method: karcher\nmodels: [{model: {lora: x}}]", "models[0].model.model", "it is missing"),
-        ("merge_method: karcher\nmodels: [{model: model0, layer_range: [0, 1]}, {model: model1}]", "models", "merges whole models"),
+        (
+            "merge_method: karcher\nmodels: [{model: model0, layer_range: [0, 1]}, {model: model1}]",
+            "models",
+            "merges whole models",
+        ),
         (&format!("name: x\nmerge_method: karcher\n{two}---\nname: y"), "merge_method", "it is missing"),
         ("", "", "it is empty"),
         (

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use dam_prelude::checkpoint::Architecture;
 use files::{END, train_tokenizer, write_side_files};
-use model::{TrainingBatch, Model, report};
+use model::{Model, TrainingBatch, report};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;

@@ -11,16 +11,16 @@
 //! [`Dam::inspect`] reports the coefficients; [`Dam::bake`] writes `W`. Start with `Session::objective` and
 //! `Session::step` below. The rest is in `session/`, one file per primitive.
 
+mod accessors;
 mod adapter;
-mod distances;
 mod bake;
-mod side_files;
 mod check;
 mod compare;
 mod diff;
+mod distances;
 mod evolve;
+mod generate;
 mod gguf;
-mod accessors;
 mod inspect;
 mod latest;
 mod merge;
@@ -32,11 +32,11 @@ mod progress;
 mod rest;
 mod saved;
 mod score;
+mod side_files;
 mod snapshot;
-mod wrap_from;
-mod generate;
 mod terms;
 mod tune;
+mod wrap_from;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -46,11 +46,11 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 
 pub use crate::checkpoint::BASE;
+pub use accessors::SessionStatus;
 pub use bake::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
-pub use evolve::{Evolve, Evolved, Candidate};
-pub use accessors::SessionStatus;
+pub use evolve::{Candidate, Evolve, Evolved};
 pub(crate) use inspect::{matching, single};
 pub use latest::latest;
 pub(crate) use latest::set_latest;
@@ -68,7 +68,7 @@ use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{Forecast, History, Moments, Gradients, Teachers, Update, keep_memory};
+use crate::train::{Forecast, Gradients, History, Moments, Teachers, Update, keep_memory};
 
 /// A merge that can be trained. It is a handle: clones share one session.
 #[derive(Clone)]

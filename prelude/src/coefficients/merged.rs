@@ -135,7 +135,11 @@ impl Merge {
     }
 
     /// Returns the coefficients of `tensor` after applying `take` to each of its variables.
-    fn compute_coefficients(&self, tensor: &MergedTensor, take: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Tensor> {
+    fn compute_coefficients(
+        &self,
+        tensor: &MergedTensor,
+        take: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor> {
         let values = tensor.variables.iter().map(|i| take(self.variables[*i].value.as_tensor()));
         self.site(&tensor.spec).coefficients(&*self.wrap.scheme, &values.collect::<candle_core::Result<Vec<_>>>()?)
     }

@@ -33,7 +33,8 @@ pub(super) fn variables(scheme: &dyn Scheme, sites: &[Site<'_>]) -> Result<(Vec<
             if let Some((i, first)) = places.get(&(*trains, key)) {
                 if *first != parameter {
                     let other = &variables[*i];
-                    let problem = format!("its shape or initial values differ from those at `{}`, which has the same key", other.tensor);
+                    let problem =
+                        format!("its shape or initial values differ from those at `{}`, which has the same key", other.tensor);
                     return Err(wrong(scheme, site, parameter, problem));
                 }
                 used.push(*i);

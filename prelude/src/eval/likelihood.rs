@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::checkpoint::Architecture;
 use crate::data::Batch;
 use crate::error::Result;
-use crate::model::{Decoder, Weights, runs};
+use crate::model::{Decoder, Weights, chunks};
 
 /// The smallest difference in log-probability that counts, in nats.
 ///
@@ -62,10 +62,10 @@ pub fn log_probs<W: Weights + ?Sized>(
     // The logits after the last token are not needed.
     let hidden = decoder.hidden(&Batch::new([&ids[..ids.len() - 1]], device)?)?.narrow(0, first - 1, targets.len())?;
     let mut found = Vec::with_capacity(targets.len());
-    for run in runs(targets.len(), architecture.vocabulary) {
-        let logits = decoder.logits(&hidden.narrow(0, run.start, run.len())?)?;
+    for chunk in chunks(targets.len(), architecture.vocabulary) {
+        let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
         let rows: Vec<Vec<f32>> = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?;
-        found.extend(rows.into_iter().zip(&targets[run]).map(|(row, target)| log_prob(row, *target, lacking)));
+        found.extend(rows.into_iter().zip(&targets[chunk]).map(|(row, target)| log_prob(row, *target, lacking)));
     }
     Ok(found)
 }

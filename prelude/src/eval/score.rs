@@ -10,7 +10,7 @@ use crate::checkpoint::Architecture;
 use crate::data::{Batch, Example};
 use crate::error::Result;
 use crate::interrupt;
-use crate::model::{Decoder, Weights, runs};
+use crate::model::{Decoder, Weights, chunks};
 use crate::ops::cross_entropy;
 
 /// The scores on one set of examples.
@@ -85,9 +85,9 @@ pub fn score<W: Weights + ?Sized>(
         let rows = Tensor::new(rows, device)?;
         let hidden = decoder.hidden(&batch)?.index_select(&rows, 0)?;
         let mut best = Vec::new();
-        for run in runs(targets.len(), architecture.vocabulary) {
-            let logits = decoder.logits(&hidden.narrow(0, run.start, run.len())?)?;
-            loss += f64::from(cross_entropy(&logits, &targets[run])?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        for chunk in chunks(targets.len(), architecture.vocabulary) {
+            let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
+            loss += f64::from(cross_entropy(&logits, &targets[chunk])?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             best.extend(logits.argmax(D::Minus1)?.to_vec1::<u32>()?);
         }
         tokens += targets.len();

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::rank::{Rank, cuts};
-use super::{Base, Blend, Block, MethodEntry, Method, Operands, Origin};
+use super::{Base, Blend, Block, Method, MethodEntry, Operands, Origin};
 use crate::error::Result;
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::{self, BASE, Key};
-use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::Result;
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::combination::Combination;
 use super::parameters::{self, BASE, NORMALIZE, WEIGHT};
-use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::{Error, Result};
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {

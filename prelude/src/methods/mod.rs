@@ -51,7 +51,7 @@ pub use model_stock::ModelStock;
 pub use multislerp::MultiSlerp;
 pub use nearswap::NearSwap;
 pub use nuslerp::{Across, NuSlerp};
-pub use parameters::{ParameterValues, Grid, Key, Scope};
+pub use parameters::{Grid, Key, ParameterValues, Scope};
 pub use passthrough::Passthrough;
 pub(crate) use plan::{Plan, Planned};
 pub use ram::Ram;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::{self, BASE, Key, WEIGHT};
-use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::{Error, Result};
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {
@@ -79,10 +79,8 @@ impl Method for MultiSlerp {
         let mut weights: Vec<f64> = (0..tensor.sources()).map(|i| parameters::of(&self.weights, i)).collect();
         let total: f64 = if self.normalize { weights.iter().sum() } else { 1.0 };
         weights.iter_mut().for_each(|w| *w /= total);
-        let opposed = || Error::BadTensor {
-            tensor: tensor.spec().name.clone(),
-            reason: "the weighted sources cancel out".into(),
-        };
+        let opposed =
+            || Error::BadTensor { tensor: tensor.spec().name.clone(), reason: "the weighted sources cancel out".into() };
         let mean = |gram| mean(gram, &weights, self.eps).ok_or_else(opposed);
         let coefficients = Grams::new(tensor, Groups::whole()).iter().map(mean).collect::<Result<Vec<_>>>()?;
         Ok(Box::new(match tensor.has_base() {

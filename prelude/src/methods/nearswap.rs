@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parameters::{self, Key, Scope};
-use super::{Base, Blend, Block, MethodEntry, ParameterValues, Method, Operands, Origin};
+use super::{Base, Blend, Block, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::Result;
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {

@@ -12,7 +12,7 @@ use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::{self, BASE, Key, WEIGHT};
 use super::slerp::{arc, line};
-use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::Result;
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {

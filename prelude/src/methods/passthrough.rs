@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::combination::Combination;
 use super::parameters::{self, Key};
-use super::{Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
+use super::{Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::Result;
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parameters::{self, Key};
-use super::{Base, Blend, Block, MethodEntry, ParameterValues, Method, Operands, Origin, TILE};
+use super::{Base, Blend, Block, Method, MethodEntry, Operands, Origin, ParameterValues, TILE};
 use crate::error::Result;
 
 const EPSILON: Key = Key::whole("epsilon", "1e-5");

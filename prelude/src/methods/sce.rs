@@ -12,7 +12,7 @@ use super::gram::dot;
 use super::parameters::{self, INT8_MASK, Key};
 use super::rank::{Cut, Rank, cuts};
 use super::task_vectors::{Consensus, Divisor, WeightOrder};
-use super::{Base, Blend, Block, MethodEntry, ParameterValues, Method, Operands, Origin, Signs, TILE};
+use super::{Base, Blend, Block, Method, MethodEntry, Operands, Origin, ParameterValues, Signs, TILE};
 use crate::error::Result;
 
 pub(super) const ENTRY: MethodEntry = MethodEntry {
@@ -100,9 +100,9 @@ impl Method for Sce {
         let equal = 1.0 / tensor.sources() as f64;
         // Below this, the weights are meaningless.
         let weights = weights.iter().map(|w| if total.abs() < 1e-6 { equal } else { w / total } as f32).collect();
-        let divided = Divisor::WeightsAtLeast(1e-6);
-        let weighed = WeightOrder::AfterElection;
-        let consensus = Consensus { weights, signs: Signs::Elected, weighed, divided, lambda: 1.0 };
+        let divisor = Divisor::WeightsAtLeast(1e-6);
+        let weight_order = WeightOrder::AfterElection;
+        let consensus = Consensus { weights, signs: Signs::Elected, weight_order, divisor, lambda: 1.0 };
         Ok(Box::new(Selected { selected, consensus }))
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Grams, Groups};
 use super::parameters::{BASE, Key, Scope};
-use super::{Base, Blend, MethodEntry, ParameterValues, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::{Error, Result};
 
 /// The cosine above which interpolation is linear.

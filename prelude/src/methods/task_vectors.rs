@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::parameters::{self, INT8_MASK, Key, WEIGHT, of};
 use super::sparsify::{Selection, thin};
-use super::{Base, Blend, Block, ParameterValues, Method, Operands, Rescale, Sparsify};
+use super::{Base, Blend, Block, Method, Operands, ParameterValues, Rescale, Sparsify};
 use crate::error::{Error, Result};
 
 /// A merge of task vectors. [`ties`](super::ties) and similar functions create one; its fields can be changed.

@@ -21,7 +21,7 @@ use crate::session::{latest, watch};
 use crate::verbs::{Context, Reply, quits, refuse, statements};
 
 pub use panic::PANIC;
-pub use shown::{ByDebug, ByNumbers, Unwrap, Bare, NoSummary, Summary, show_error, variables};
+pub use shown::{Bare, ByDebug, ByNumbers, NoSummary, Summary, Unwrap, show_error, variables};
 
 /// The environment variable that holds the path of the kernel's socket.
 pub const SOCKET: &str = "DAM_NOTEBOOK";
@@ -70,10 +70,7 @@ fn run(line: &str, mut shown: impl FnMut(Reply)) -> Result<()> {
                 back if statement.verb == "undo" => context.redo(back)?,
                 _ => context.go(before)?,
             }
-            return refuse(
-                "cannot undo: a Rust cell created this merge",
-                "run that cell again to create a new merge",
-            );
+            return refuse("cannot undo: a Rust cell created this merge", "run that cell again to create a new merge");
         }
         shown(reply);
     }

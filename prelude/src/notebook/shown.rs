@@ -17,7 +17,7 @@ macro_rules! shown {
         match &$value {
             value => {
                 #[allow(unused_imports)]
-                use $crate::notebook::{ByDebug as _, ByNumbers as _, Unwrap as _, Bare as _};
+                use $crate::notebook::{Bare as _, ByDebug as _, ByNumbers as _, Unwrap as _};
                 match value.dam_inside() {
                     ::std::result::Result::Ok(inside) => inside.evcxr_display(),
                     ::std::result::Result::Err(error) => $crate::notebook::show_error(&error),

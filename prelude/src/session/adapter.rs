@@ -141,7 +141,8 @@ impl AsAdapter<'_> {
         if let Some(part) = parts.iter_mut().find(|part| part.spec.name == embedding.name) {
             *part = TensorChange::whole(embedding, part.difference_squares);
             let output = TensorSpec { name: OUTPUT.into(), kind: Kind::Linear, shape: embedding.shape.clone() };
-            parts.push(TensorChange { change: Change::Whole { of: embedding.name.clone() }, ..TensorChange::whole(&output, 0.0) });
+            parts
+                .push(TensorChange { change: Change::Whole { of: embedding.name.clone() }, ..TensorChange::whole(&output, 0.0) });
         }
     }
 
@@ -185,20 +186,14 @@ impl AsAdapter<'_> {
         let whole = "write a full checkpoint: bake without as=adapter";
         let refuse = |what: String| Err(Error::Sources { what, hint: whole });
         if TRANSPOSED.contains(&base.family()) {
-            return refuse(format!(
-                "adapters for `{}` are not supported: it stores linear weights transposed",
-                base.family()
-            ));
+            return refuse(format!("adapters for `{}` are not supported: it stores linear weights transposed", base.family()));
         }
         for spec in specs {
             match base.view(&spec.name) {
                 Ok(view) if view.shape == spec.shape => {}
                 Ok(view) => {
                     let [ours, theirs] = [&spec.shape, &view.shape].map(|shape| format!("{shape:?}"));
-                    return refuse(format!(
-                        "tensor `{}` has shape {ours} in the merge and {theirs} in the base",
-                        spec.name
-                    ));
+                    return refuse(format!("tensor `{}` has shape {ours} in the merge and {theirs} in the base", spec.name));
                 }
                 Err(_) if spec.name == OUTPUT => {}
                 Err(_) => return refuse(format!("the merge has a tensor `{}`, and the base does not", spec.name)),
@@ -240,7 +235,8 @@ impl<'a> Compared<'a> {
             (difference_squares, size)
         });
         for (difference_squares, size) in sums.collect::<Vec<_>>() {
-            (compared.difference_squares, compared.size) = (compared.difference_squares + difference_squares, compared.size + size);
+            (compared.difference_squares, compared.size) =
+                (compared.difference_squares + difference_squares, compared.size + size);
         }
         base.release();
         compared

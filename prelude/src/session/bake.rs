@@ -96,8 +96,7 @@ impl Session {
                 Some(data) => format!("{} examples of `{}`", data.examples.len(), last(&data.spec)),
                 None => "no data".into(),
             };
-            let merged =
-                if self.sources.iter().any(|s| s.name() == source.name()) { "" } else { " (the base; not merged)" };
+            let merged = if self.sources.iter().any(|s| s.name() == source.name()) { "" } else { " (the base; not merged)" };
             line(format!("- `{}`: `{}`, {data}{merged}", source.name(), last(source.spec())));
         }
         if let Some(note) = self.rest_note() {

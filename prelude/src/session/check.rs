@@ -1,7 +1,7 @@
 //! check_scheme: verifies a custom scheme before it is trained.
 
 use super::{BASE, Models};
-use crate::coefficients::{SchemeReport, Scheme, check};
+use crate::coefficients::{Scheme, SchemeReport, check};
 use crate::error::Result;
 
 /// Checks `scheme` on every tensor of a merge of `models`: the shape of its coefficients, the initial values of its

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Generation, Likelihood, favoured, log_probs};
 use crate::interrupt;
 use crate::model::{SourceWeights, Weights, collect};
-use crate::show::{Answer, Answers, AskReport, SourceAnswer, AnswerToken, MERGED, printable};
+use crate::show::{Answer, AnswerToken, Answers, AskReport, MERGED, SourceAnswer, printable};
 use crate::train::available_bytes;
 
 /// A tokenised prompt.
@@ -182,10 +182,12 @@ impl<'a> Scorer<'a> {
         let full = prompt.full(&spoken);
         let answer = spoken.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
         // After a stop, the answers are kept; likelihoods are complete or absent.
-        let scored = match speakers.iter().map(|speaker| self.score_answer(merged, speaker, &prompt, &answer)).collect::<Result<Vec<_>>>() {
-            Err(Error::Interrupted) => vec![Vec::new(); speakers.len()],
-            scored => scored?,
-        };
+        let scored =
+            match speakers.iter().map(|speaker| self.score_answer(merged, speaker, &prompt, &answer)).collect::<Result<Vec<_>>>()
+            {
+                Err(Error::Interrupted) => vec![Vec::new(); speakers.len()],
+                scored => scored?,
+            };
         let stopped = interrupt::requested();
         let mut answers = spoken.into_iter().map(Spoken::finish).collect::<Result<Vec<_>>>()?.into_iter();
         let (answer, parts) = answers.next().unwrap_or_default();
@@ -248,7 +250,9 @@ impl Dam {
     /// # Errors
     /// As for `generate`.
     pub fn generate_all(&self, prompt: &str, limit: usize) -> Result<Answers> {
-        self.with_weights(|session| session.scorer().generate_all(MERGED, &session.merge.as_weights(session.dtype), prompt, limit))
+        self.with_weights(|session| {
+            session.scorer().generate_all(MERGED, &session.merge.as_weights(session.dtype), prompt, limit)
+        })
     }
 
     /// Generates the answers of the merge and every source to `prompt`, with at most `limit` tokens each, and
@@ -291,7 +295,9 @@ impl Merged {
     /// # Errors
     /// As for `generate`.
     pub fn generate_all(&self, prompt: &str, limit: usize) -> Result<Answers> {
-        self.with_scorer(|scorer, plan| scorer.generate_all(plan.method, &plan.weights(scorer.device, scorer.dtype), prompt, limit))
+        self.with_scorer(|scorer, plan| {
+            scorer.generate_all(plan.method, &plan.weights(scorer.device, scorer.dtype), prompt, limit)
+        })
     }
 
     /// Generates the answers of the merge and every source, with likelihoods as in [`Dam::ask`].

@@ -10,7 +10,7 @@ use super::{Merged, Models};
 use crate::checkpoint::{Source, private_directory};
 use crate::error::{Error, Result};
 use crate::methods::{
-    Base, Documents, PlannedRecipe, GREEDY_SOUP, Linear, Method, Operands, Plan, Planned, Recipe, configured, find, greedy_soup,
+    Base, Documents, GREEDY_SOUP, Linear, Method, Operands, Plan, Planned, PlannedRecipe, Recipe, configured, find, greedy_soup,
 };
 
 impl Models {

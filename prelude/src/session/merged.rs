@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::adapter::AsAdapter;
 use super::inspect::matching;
 use super::output::{Output, last};
-use super::score::{Scorer, EvalData};
+use super::score::{EvalData, Scorer};
 use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Source, TensorSpec, Written};
 use crate::error::{Error, Result};

@@ -9,7 +9,7 @@ use crate::coefficients::{Scheme, Wrap};
 use crate::data::{Dataset, builtin_datasets};
 use crate::error::{Error, Result};
 use crate::show::{AVERAGE, MERGED, SourceReport, Sources};
-use crate::train::{Workload, Settings};
+use crate::train::{Settings, Workload};
 
 use super::Dam;
 

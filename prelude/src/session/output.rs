@@ -8,8 +8,8 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::Bake;
-use super::side_files::{SideFiles, select};
 use super::gguf::{Q8_0, is_gguf};
+use super::side_files::{SideFiles, select};
 use crate::checkpoint::{
     Buffer, Checkpoint, Content, Entry, Group, Restacked, Source, TensorSpec, Written, record, replace_directory, write_file,
 };

@@ -72,7 +72,9 @@ impl Dam {
             ("distances", _) => self.models().plot("distances"),
             ("coefficients", "") => self.with_session(|session| session.layers("coefficients")),
             ("coefficients", tensor) => self.with_session(|session| session.columns(session.one(tensor)?)),
-            ("histogram", "") => self.with_session(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors")),
+            ("histogram", "") => {
+                self.with_session(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors"))
+            }
             ("histogram", tensor) => self.with_session(|session| {
                 let tensor = session.one(tensor)?;
                 session.histogram(vec![tensor], short_name(&tensor.spec.name))

@@ -23,8 +23,12 @@ impl Session {
             Rest::Average => (self.sources.iter().collect(), Arc::new(Linear::default())),
             Rest::First => (vec![&self.sources[0]], Arc::new(Passthrough::default())),
             Rest::Base => {
-                let what = "rest=base takes the tensors outside the text decoder from the base model, and none is marked".to_owned();
-                let base = self.models.base().ok_or(Error::Sources { what, hint: "mark the base: load base=SOURCE, or wrap with rest=average" })?;
+                let what =
+                    "rest=base takes the tensors outside the text decoder from the base model, and none is marked".to_owned();
+                let base = self
+                    .models
+                    .base()
+                    .ok_or(Error::Sources { what, hint: "mark the base: load base=SOURCE, or wrap with rest=average" })?;
                 (vec![base], Arc::new(Passthrough::default()))
             }
         };

@@ -12,7 +12,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::{SnapshotContent, Snapshot};
+use super::snapshot::{Snapshot, SnapshotContent};
 use super::{Dam, Models, Session};
 use crate::checkpoint::{Source, Written, hash, map, mix, replace_file};
 use crate::coefficients::{COLUMNS, Options, Scheme, Variable, Wrap, find};
@@ -286,7 +286,10 @@ impl Dam {
         for source in &saved.sources {
             let opened = Source::open_as(Some(&source.name), &source.spec)?;
             if opened.fingerprint()? != source.fingerprint {
-                return Err(invalid(format!("source `{}` ({}) has changed since the session was saved", source.name, source.spec)));
+                return Err(invalid(format!(
+                    "source `{}` ({}) has changed since the session was saved",
+                    source.name, source.spec
+                )));
             }
             models.add(opened)?;
         }

@@ -65,8 +65,9 @@ impl Scorer<'_> {
                 }
             }
             if score.tokens == 0 {
-                let what =
-                    format!("`{name}` has no token to predict: each example has a single token or is truncated before its answer");
+                let what = format!(
+                    "`{name}` has no token to predict: each example has a single token or is truncated before its answer"
+                );
                 return Err(Error::Sources { what, hint: "use longer examples, or raise max_length: set max_length=2048" });
             }
             Ok((name.clone(), score))

@@ -35,7 +35,11 @@ pub(super) struct SideFiles<'a> {
 
 /// Selects the files of `wanted` groups. `models` are the sources in order of preference; `tokenizer_sources` is the same for
 /// tokenizer files.
-pub(super) fn select<'a>(models: &[&'a Source], tokenizer_sources: &[&'a Source], wanted: impl Fn(Group) -> bool) -> SideFiles<'a> {
+pub(super) fn select<'a>(
+    models: &[&'a Source],
+    tokenizer_sources: &[&'a Source],
+    wanted: impl Fn(Group) -> bool,
+) -> SideFiles<'a> {
     let mut listed: Vec<(&'a Source, crate::checkpoint::Beside)> = Vec::new();
     for source in models.iter().chain(tokenizer_sources) {
         if !listed.iter().any(|(known, _)| known.identity() == source.identity()) {

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::chunks;
 use crate::objective::{self, Distillation};
-use crate::train::{PassOptions, TeacherRun, Pass, Recompute, Settings, Gradients, available_bytes};
+use crate::train::{Gradients, Pass, PassOptions, Recompute, Settings, TeacherRun, available_bytes};
 
 /// The decision whether steps of up to `tokens` tokens recompute layers, for the setting `asked`.
 #[derive(Clone, Copy)]

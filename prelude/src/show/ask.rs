@@ -9,7 +9,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::answers::{STOPPED, full};
 use super::figure::palette;
-use super::lines::{wrap_cells, or_nothing, printable, side_by_side};
+use super::lines::{or_nothing, printable, side_by_side, wrap_cells};
 use super::numbers::perplexity;
 use super::table::{escape, paragraph};
 use super::{COLUMNS, Render, Table, cell};
@@ -245,7 +245,8 @@ impl AskReport {
             return Vec::new();
         }
         let merged = self.sources.iter().enumerate().filter(|(_, source)| source.is_merged);
-        let mut legend: Vec<(TokenMark, String)> = merged.map(|(i, source)| (TokenMark::Source(i), printable(&source.name))).collect();
+        let mut legend: Vec<(TokenMark, String)> =
+            merged.map(|(i, source)| (TokenMark::Source(i), printable(&source.name))).collect();
         let met = |mark| pieces.iter().any(|token| self.mark(token) == mark);
         let others = [
             (TokenMark::None, format!("no source by more than {MARGIN} nats")),

@@ -75,7 +75,7 @@ mod wrap;
 
 pub(crate) use answers::full;
 pub use answers::{Answer, Answers};
-pub use ask::{AskReport, SourceAnswer, AnswerToken};
+pub use ask::{AnswerToken, AskReport, SourceAnswer};
 pub use comparison::{Comparison, MethodResult};
 pub use difference::{Difference, TensorDifference};
 pub use figure::{Bars, Curves, Figure, Heatmap, Histogram, Mark, Scale, Series, Spacing, Unit};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Settings;
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 use crate::error::{Error, Result};
-use crate::model::runs;
+use crate::model::chunks;
 
 /// Whether the backward pass recomputes layers instead of keeping their activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,7 +137,7 @@ fn kept(a: &Architecture) -> u64 {
 fn working(a: &Architecture, tokens: usize, recompute: bool) -> u64 {
     let (tokens, layers) = (tokens as u64, a.layers as u64);
     let states = if recompute { 4 * a.hidden as u64 * layers + kept(a) } else { kept(a) * layers };
-    let run = runs(tokens as usize, a.vocabulary).map(|r| r.len()).max().unwrap_or(0) as u64;
+    let run = chunks(tokens as usize, a.vocabulary).map(|r| r.len()).max().unwrap_or(0) as u64;
     // In the backward pass, the gradients of a layer are about as large as its activations.
     weights(a) + tokens * (states + kept(a)) + 5 * 4 * run * a.vocabulary as u64
 }

@@ -7,9 +7,9 @@ mod pass;
 mod settings;
 mod teacher;
 
-pub use forecast::{Forecast, Workload, Recompute, available_bytes, keep_memory};
+pub use forecast::{Forecast, Recompute, Workload, available_bytes, keep_memory};
 pub use history::History;
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
-pub use pass::{PassOptions, Pass, Gradients};
+pub use pass::{Gradients, Pass, PassOptions};
 pub use settings::{KEYS, Schedule, Settings, TermWeights, about, choices, choose};
 pub use teacher::{Outputs, TeacherRun, Teachers};

@@ -110,7 +110,18 @@ impl<'a> Pass<'a> {
             }
         }
         let top = merge.part(None, options.dtype, options.with_gradient)?;
-        Ok(Self { merge, options, ids, positions, embedded, layers, top, states: x, state_gradients: Vec::new(), gradients: Gradients::default() })
+        Ok(Self {
+            merge,
+            options,
+            ids,
+            positions,
+            embedded,
+            layers,
+            top,
+            states: x,
+            state_gradients: Vec::new(),
+            gradients: Gradients::default(),
+        })
     }
 
     /// Calls `loss` with the logits of the next chunk of tokens, `rows` (in order, each chunk once), and returns its

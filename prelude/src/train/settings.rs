@@ -225,7 +225,9 @@ impl Settings {
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let real = |low: f64, open: bool| {
             let x: Option<f64> = value.parse().ok().filter(|x: &f64| x.is_finite() && *x >= low && (!open || *x > low));
-            x.ok_or_else(|| Error::bad_value(key, value, format!("a number {} {low}", if open { "above" } else { "of at least" })))
+            x.ok_or_else(|| {
+                Error::bad_value(key, value, format!("a number {} {low}", if open { "above" } else { "of at least" }))
+            })
         };
         let within = |low: usize, high: usize| {
             let x: Option<usize> = value.parse().ok().filter(|x| (low..=high).contains(x));

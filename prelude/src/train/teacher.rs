@@ -137,8 +137,7 @@ impl Teachers {
         };
         let cached = if run.top_k > 0 {
             Cached::TopK {
-                values: joined(|k| if let Cached::TopK { values, .. } = k { Some(values) } else { None })?
-                    .to_dtype(run.dtype)?,
+                values: joined(|k| if let Cached::TopK { values, .. } = k { Some(values) } else { None })?.to_dtype(run.dtype)?,
                 indices: joined(|k| if let Cached::TopK { indices, .. } = k { Some(indices) } else { None })?,
             }
         } else {

@@ -9,7 +9,7 @@ use super::export::Code;
 use super::generate::by_name;
 use crate::Result;
 use crate::eval::Likelihood;
-use crate::show::{AskReport, AnswerToken};
+use crate::show::{AnswerToken, AskReport};
 
 pub const VERB: Verb = Verb {
     name: "ask",

@@ -338,7 +338,7 @@ impl Context {
             && dam.state() == snapshot.state()
             && dam.scores().as_ref() != snapshot.scores()
         {
-            snapshot.scored(dam.scores());
+            snapshot.set_scores(dam.scores());
             state.scored = snapshot.scores().map(|scores| (scores.mean_accuracy(), scores.mean_loss()));
             self.timeline.touched.insert(here);
         }

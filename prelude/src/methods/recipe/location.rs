@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Settings;
 use super::setting::Setting;
 use crate::error::{Error, Result, nearest};
-use crate::methods::{MethodEntry, METHODS, Scope};
+use crate::methods::{METHODS, MethodEntry, Scope};
 
 /// Keys of mergekit's other programs, with the program.
 const OTHERS: [(&str, &str); 5] = [

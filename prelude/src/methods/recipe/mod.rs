@@ -16,9 +16,9 @@
 //! in mergekit-multi. A mergekit key that is not supported is an error. A key that mergekit does not have changes
 //! nothing, and a note reports it. Values are computed in f32 whatever `dtype` says, and rounded once, when written.
 
-mod location;
 mod chat;
 mod documents;
+mod location;
 mod model;
 mod plan;
 mod read;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::super::parameters::typed;
-use super::super::{ParameterValues, Key, Method, Operands, Origin, Passthrough, Plan, Planned, Scope};
+use super::super::{Key, Method, Operands, Origin, ParameterValues, Passthrough, Plan, Planned, Scope};
 use super::{Input, Recipe, Slice};
 use crate::checkpoint::{Buffer, Difference, Kind, Restacked, Source, Stack, Stacks, TensorSpec};
 use crate::error::{Error, Result};
@@ -217,7 +217,11 @@ impl Recipe {
             notes.extend(restacked.notes.iter().cloned());
             let others: Vec<String> = stacks.all.iter().filter(|s| *s != main).map(|s| format!("`{}`", s.name())).collect();
             if !others.is_empty() {
-                notes.push(format!("the layers of `{}` are stacked; {} comes from the first slice", main.name(), others.join(", ")));
+                notes.push(format!(
+                    "the layers of `{}` are stacked; {} comes from the first slice",
+                    main.name(),
+                    others.join(", ")
+                ));
             }
         }
         Ok((wanted, restacked))
@@ -254,7 +258,7 @@ impl Recipe {
     fn ranges(&self, opened: &Opened, main: &Stack) -> Result<Vec<Range<usize>>> {
         let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
         for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()) {
-            if let std::collections::btree_map::MethodEntry::Vacant(place) = depths.entry(name) {
+            if let std::collections::btree_map::Entry::Vacant(place) = depths.entry(name) {
                 place.insert(self.depth(&self.source(opened, name)?, main)?);
             }
         }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::location::{Location, Level};
 use super::chat::Template;
+use super::location::{Level, Location};
 use super::model::{one, reference};
 use super::tokens::TokenizerKeys;
 use super::{Input, Recipe, Slice};

@@ -71,11 +71,7 @@ impl TokenizerKeys {
         let (key, source) = match (given("tokenizer_source"), given("tokenizer")) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => {
-                return Err(at.bad(
-                    "tokenizer",
-                    "`tokenizer_source` is set too",
-                    "keep one of them: tokenizer: {source: ...}",
-                ));
+                return Err(at.bad("tokenizer", "`tokenizer_source` is set too", "keep one of them: tokenizer: {source: ...}"));
             }
             (Some(source), None) => {
                 let source = TokenizerChoice::read(&at.inner("tokenizer_source"), source)?;
@@ -94,7 +90,13 @@ impl TokenizerKeys {
             None => None,
             Some(value) => match value.as_u64() {
                 Some(multiple @ 1..=1_048_576) => Some(multiple as usize),
-                _ => return Err(at.bad("pad_to_multiple_of", format!("`{value}` is not a valid number of rows"), "write a positive integer such as 64")),
+                _ => {
+                    return Err(at.bad(
+                        "pad_to_multiple_of",
+                        format!("`{value}` is not a valid number of rows"),
+                        "write a positive integer such as 64",
+                    ));
+                }
             },
         };
         let tokens = match map.get("tokens").filter(|value| !value.is_null()) {
@@ -384,7 +386,8 @@ impl Vocabulary<'_> {
                 }
                 Donor::Model(name) => {
                     let model = self.model(token, name, takes)?;
-                    let missing = || self.bad(&key, format!("`{name}` has no token `{token}`"), "name a model that has the token");
+                    let missing =
+                        || self.bad(&key, format!("`{name}` has no token `{token}`"), "name a model that has the token");
                     RowSource::Row(model, row(model).ok_or_else(missing)?)
                 }
                 Donor::Id(name, other) => {

@@ -7,8 +7,8 @@ use std::path::Path;
 use candle_core::DType;
 use serde_json::{Value, json};
 
-use super::super::side_files::SideFiles;
 use super::super::output::{Output, last, write_side_file};
+use super::super::side_files::SideFiles;
 use crate::checkpoint::{
     Checkpoint, Content, Entry, Group, Kept, Kind, Place, Source, TensorSpec, Values, Written, map, record, replace_directory,
     write_file,

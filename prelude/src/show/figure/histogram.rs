@@ -1,7 +1,7 @@
 //! Histograms: the fraction of each series' values per bin, as an outline.
 
 use super::axis::Axis;
-use super::curves::{PlotLine, Plot, Spacing, nothing};
+use super::curves::{Plot, PlotLine, Spacing, nothing};
 use super::scene::Scene;
 use super::{Figure, Unit};
 
