@@ -18,7 +18,7 @@ use super::sparsify::{Selection, thin};
 use super::{Base, Blend, Block, Method, Operands, ParameterValues, Rescale, Sparsify};
 use crate::error::{Error, Result};
 
-/// A merge of task vectors. [`ties`](super::ties) and similar functions create one; its fields can be changed.
+/// A merge of task vectors. `ties()` and similar functions create one; its fields can be changed.
 ///
 /// ```
 /// use dam_prelude::methods::{Method, TaskVectors, ties};
