@@ -61,7 +61,7 @@ impl SourceWeights<'_> {
 /// Loads all weights of a decoder of `architecture`.
 ///
 /// # Errors
-/// A missing weight, out of memory on the device, or [`Error::Interrupted`](crate::Error::Interrupted).
+/// A missing weight, out of memory on the device, or [`Error::Interrupted`].
 pub(crate) fn collect<W: Weights + ?Sized>(architecture: &Architecture, weights: &W) -> Result<BTreeMap<String, Tensor>> {
     let one = |spec: TensorSpec| {
         interrupt::check()?;
