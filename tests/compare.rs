@@ -50,7 +50,7 @@ fn a_stopped_search_keeps_the_best() {
 #[test]
 fn unsuitable_searches_and_comparisons_are_errors() {
     let models = load(["builtin:japanese", "builtin:math", "builtin:sql"]).unwrap();
-    let go_on = |_: &dam_prelude::Candidate| ControlFlow::Continue(());
+    let go_on = |_: &dam_prelude::EvolveProgress| ControlFlow::Continue(());
     for search in [Evolve { method: "karcher".into(), ..Evolve::default() }, Evolve { budget: 0, ..Evolve::default() }] {
         assert!(matches!(models.evolve(&search, go_on), Err(Error::BadValue { .. })));
     }

@@ -292,7 +292,9 @@ fn members_begin_with_those_of_the_type() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     let words = kernel.complete("dam.");
-    for word in ["into()", "try_into()", "borrow()", "to_owned()", "type_id()", "session()", "free_caches()", "0", "run("] {
+    for word in
+        ["into()", "try_into()", "borrow()", "to_owned()", "type_id()", "session()", "free_caches()", "0", "with_weights("]
+    {
         assert!(!words.contains(&word.to_owned()), "{word}: {words:?}");
     }
     let at = |name: &str| words.iter().position(|word| word.trim_end_matches(['(', ')']) == name);

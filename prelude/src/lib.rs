@@ -83,5 +83,5 @@ pub use coefficients::{
 };
 pub use error::{Error, Result};
 pub use objective::Reduction;
-pub use session::{Bake, Candidate, Compare, Dam, Evolve, Evolved, Merged, Models, check_scheme, latest, load};
+pub use session::{Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme, latest, load};
 pub use train::{Optimizer, Schedule, Settings};

@@ -50,7 +50,7 @@ pub use accessors::SessionStatus;
 pub use bake::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
-pub use evolve::{Candidate, Evolve, Evolved};
+pub use evolve::{Evolve, EvolveProgress, Evolved};
 pub(crate) use inspect::{matching, single};
 pub use latest::latest;
 pub(crate) use latest::set_latest;

@@ -61,7 +61,7 @@ impl Default for Evolve {
 
 /// The state of the search after a candidate.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidate {
+pub struct EvolveProgress {
     /// The number of candidates tried so far.
     pub number: usize,
     /// The loss of this candidate.
@@ -127,7 +127,7 @@ impl Models {
     ///
     /// # Errors
     /// A method without weights, sources without data, a family that cannot be run, or a budget of 0.
-    pub fn evolve(&self, search: &Evolve, mut watch: impl FnMut(&Candidate) -> ControlFlow<()>) -> Result<Evolved> {
+    pub fn evolve(&self, search: &Evolve, mut watch: impl FnMut(&EvolveProgress) -> ControlFlow<()>) -> Result<Evolved> {
         for (key, value) in [("budget", search.budget), ("groups", search.groups), ("examples", search.examples)] {
             if value == 0 {
                 return Err(Error::bad_value(key, "0", "an integer of at least 1"));
@@ -136,7 +136,7 @@ impl Models {
         let space = SearchSpace::new(self, search)?;
         let start = space.start();
         let mut task = Task::begin("evolve", Some(search.budget), None);
-        let mut watch = |tried: &Candidate| {
+        let mut watch = |tried: &EvolveProgress| {
             task.step(|| format!("candidate {}: best loss {:.4}", tried.number, tried.best), Some(tried.best), None);
             if interrupt::requested() { ControlFlow::Break(()) } else { watch(tried) }
         };
@@ -155,7 +155,7 @@ impl Models {
         };
         let (recipe, merged, trial) = attempt(&start).map_err(whole)?;
         let first = if trial.loss.is_finite() { trial.loss } else { WORST };
-        let mut stopped = watch(&Candidate { number: 1, loss: first, best: first }).is_break();
+        let mut stopped = watch(&EvolveProgress { number: 1, loss: first, best: first }).is_break();
         let (mut tried, mut tokens, mut best) = (1, trial.tokens, (first, recipe, merged));
         let evaluate = |x: &DVector<f64>| {
             if stopped {
@@ -179,7 +179,7 @@ impl Models {
                 Err(_) => {}
             }
             tried += 1;
-            stopped = watch(&Candidate { number: tried, loss, best: best.0 }).is_break() || tried >= search.budget;
+            stopped = watch(&EvolveProgress { number: tried, loss, best: best.0 }).is_break() || tried >= search.budget;
             loss
         };
         let options = CMAESOptions::new(start.clone(), SIGMA).seed(search.seed);
