@@ -220,7 +220,7 @@ fn inexpressible_adapters_are_rejected() {
     refused(&models(&["golden/model0", "golden/model1"]), &adapter(4), &["base model", "load base=MODEL"]);
     let two = models(&["a=golden/model0+lora/plain", "b=golden/model1+lora/plain"]);
     refused(&two, &adapter(4), &["different base models", "model0", "model1"]);
-    refused(&models(&EXACT), &adapter(0), &["rank", "from 1"]);
+    refused(&models(&EXACT), &adapter(0), &["rank", "at least 1"]);
     let on_adapter = models(&["base=golden/model0+lora/plain", "golden/model0", "golden/model1"]);
     refused(&on_adapter, &adapter(4), &["with an adapter", "a base without one"]);
     let same = models(&["base=golden/model0", "a=golden/model0", "b=golden/model0"]);

@@ -312,7 +312,7 @@ fn biases_train_in_every_scheme() {
             models.data(name, &file.path().display().to_string()).unwrap();
         }
         let dam = models.wrap(builtin(known.name, Options::default())).unwrap();
-        assert_eq!(dam.to_string().contains("biases start at 1"), !["softmax", "task"].contains(&known.name));
+        assert_eq!(dam.to_string().contains("bias coefficients start at 1"), !["softmax", "task"].contains(&known.name));
         let name = "model.layers.0.self_attn.q_proj.bias";
         let before = values(&dam.coefficients(name).unwrap());
         dam.train(2).unwrap();
@@ -395,9 +395,9 @@ fn errors_of_schemes_are_reported() {
         (Wrong::Shape, &["`Wrong`", "[3, 1, 5]", first, "3 x 1 x (1 or 32)"]),
         (Wrong::Half, &["dtype `f16`", "give f32"]),
         (Wrong::Fails, &["`Wrong` fails", first, "shape mismatch"]),
-        (Wrong::NotFinite, &["starts at `NaN`", first]),
+        (Wrong::NotFinite, &["initial value is `NaN`", first]),
         (Wrong::NoValues, &["no values", first]),
-        (Wrong::Count, &["`2` values", "[3, 1, 1]", first]),
+        (Wrong::Count, &["`2` initial values", "[3, 1, 1]", first]),
         (Wrong::Backward, &["gradient by value", first, "finite differences give", "nothing detached"]),
         (Wrong::Dead, &["every gradient is 0", first]),
         (Wrong::Infinite, &["coefficients start at", first]),
@@ -406,7 +406,7 @@ fn errors_of_schemes_are_reported() {
         says(&check_scheme(&wrong, &models).unwrap_err(), words);
     }
     check_scheme(&Wrong::Shared, &models).unwrap();
-    says(&models.wrap(Wrong::NotFinite).unwrap_err(), &["starts at `NaN`", first]);
+    says(&models.wrap(Wrong::NotFinite).unwrap_err(), &["initial value is `NaN`", first]);
     says(&models.wrap(Wrong::Shape).unwrap_err(), &["[3, 1, 5]", "give f32 of"]);
 }
 
@@ -475,7 +475,7 @@ fn custom_schemes_train_save_and_open() {
     assert!(matches!(error, Error::SchemeUnknown { .. }));
     says(&error, &["`Strengths`", "Dam::open_with(FILE, Strengths)"]);
     says(&Dam::open_with(&file, PerLayer).unwrap_err(), &["its scheme is `Strengths`, not `layer`"]);
-    says(&Dam::open_with(&file, Strengths { of_sources: false }).unwrap_err(), &["another number of"]);
+    says(&Dam::open_with(&file, Strengths { of_sources: false }).unwrap_err(), &["wrong number of"]);
     let opened = Dam::open_with(&file, own()).unwrap();
     assert_eq!(opened.train(3).unwrap().losses, dam.train(3).unwrap().losses);
     assert_eq!(parameters(&opened), parameters(&dam));
