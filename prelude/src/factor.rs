@@ -1,24 +1,24 @@
-//! Low-rank factors of a matrix that is read row by row, in double precision.
+//! Floor 0: low-rank factors of a matrix that is read row by row, in double precision.
 //!
-//! [`principal`] returns the part of `W` with its `r` largest singular values, `top_r(W) = (W R) R^T`, where the
-//! columns of `R` are the right singular vectors. For small matrices they come from the eigenvectors of the Gram
-//! matrix. For larger ones, a block Lanczos iteration on `W^T W` finds them (Golub and Underwood 1977; with a random
-//! start as in Musco and Musco, arXiv 1504.05477). It keeps its whole basis orthogonal and stops when the angle
-//! between the computed and the exact space is below 1e-8. The start is seeded, the result does not depend on the
-//! number of threads, and `W` is never held in memory.
+//! [`principal`] gives the part of `W` with its `r` largest singular values, `top_r(W) = (W R) R^T`, where the
+//! columns of `R` are the right singular vectors. Small matrices have theirs from the eigenvectors of their Gram
+//! matrix. In larger ones a block Lanczos iteration on `W^T W` finds them (Golub and Underwood 1977; with a random
+//! start as in Musco and Musco, arXiv 1504.05477): it keeps its whole basis orthogonal and stops when the angle
+//! between what it has found and the exact space is below 1e-8. The start is seeded, nothing depends on the number of
+//! threads, and `W` itself is never held.
 //!
-//! [`leading_columns`] returns the result of the first `r` steps of a QR decomposition: `Q_r Q_r^T W`, where `Q_r`
-//! spans the first `r` columns.
+//! [`leading_columns`] gives what the first `r` steps of a QR decomposition give: `Q_r Q_r^T W`, where `Q_r` spans the
+//! first `r` columns.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A matrix that is read by rows.
+/// A matrix by its rows.
 pub(crate) struct Rows<'a> {
     pub rows: usize,
     pub columns: usize,
-    /// Fills a slice with the row of the given index.
+    /// Fills a slice with the row of that number.
     pub read: &'a (dyn Fn(usize, &mut [f32]) + Sync),
 }
 
@@ -31,17 +31,17 @@ pub(crate) struct Factors {
     pub rank: usize,
 }
 
-/// The maximum length of the shorter side for a decomposition by the Gram matrix.
+/// The shorter side of matrices that are decomposed by their whole Gram matrix.
 const SMALL: usize = 256;
 
-/// Vectors multiplied by the matrix at a time.
+/// Vectors that are multiplied by the matrix at a time.
 const BLOCK: usize = 24;
 
-/// Elements of the matrix held at a time.
+/// Numbers of the matrix that are held at a time.
 const HELD: usize = 1 << 22;
 
-/// Returns the part of `matrix` with its `rank` largest singular values; `None` if an iteration fails, as for values
-/// that are not finite.
+/// The part of `matrix` with its `rank` largest singular values; none where an iteration fails, as it does with
+/// numbers that are not finite.
 pub(crate) fn principal(matrix: &Rows<'_>, rank: usize) -> Option<Factors> {
     let shorter = matrix.rows.min(matrix.columns);
     let rank = rank.min(shorter);
@@ -55,7 +55,7 @@ pub(crate) fn principal(matrix: &Rows<'_>, rank: usize) -> Option<Factors> {
     Some(Factors { left, right: by_rows(&right), rank })
 }
 
-/// Returns the projection of `matrix` onto the space of its first `rank` columns.
+/// The projection of `matrix` on the space of its first `rank` columns.
 pub(crate) fn leading_columns(matrix: &Rows<'_>, rank: usize) -> Factors {
     let rank = rank.min(matrix.rows).min(matrix.columns);
     let mut first = DMatrix::zeros(matrix.rows, rank);
@@ -90,12 +90,12 @@ impl Rows<'_> {
     }
 }
 
-/// Returns the elements of `matrix` row by row.
+/// The elements of `matrix` row by row.
 fn by_rows(matrix: &DMatrix<f64>) -> Vec<f32> {
     matrix.transpose().iter().map(|x| *x as f32).collect()
 }
 
-/// Returns the first `rank` right singular vectors, as columns, from the eigenvectors of the smaller Gram matrix.
+/// The `rank` first right singular vectors, as columns, from the eigenvectors of the smaller Gram matrix.
 fn by_gram(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     let mut whole = DMatrix::zeros(matrix.columns, matrix.rows);
     let mut start = 0;
@@ -107,12 +107,12 @@ fn by_gram(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     if matrix.rows >= matrix.columns {
         return Some(leading(&whole * across, rank)?.1);
     }
-    // The row space that corresponds to the left vectors; for singular values of zero, QR completes the basis.
+    // The row space that the left vectors lead to; singular values of zero leave what QR makes of it.
     let (_, left) = leading(across * &whole, rank)?;
     Some((whole * left).qr().q())
 }
 
-/// Returns the `count` largest eigenvalues of a symmetric matrix, in order, and their vectors.
+/// The `count` largest eigenvalues of a symmetric matrix, in order, and their vectors.
 fn leading(matrix: DMatrix<f64>, count: usize) -> Option<(Vec<f64>, DMatrix<f64>)> {
     let size = matrix.nrows();
     if matrix.iter().any(|x| !x.is_finite()) {
@@ -126,8 +126,7 @@ fn leading(matrix: DMatrix<f64>, count: usize) -> Option<(Vec<f64>, DMatrix<f64>
     Some((order.into_iter().map(|i| eigen.eigenvalues[i]).collect(), vectors))
 }
 
-/// Returns the first `rank` right singular vectors, as columns, by block Lanczos; `None` if it needs most of the
-/// space.
+/// The `rank` first right singular vectors, as columns, by block Lanczos; none where it needs most of the space.
 fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     let most = matrix.rows.min(matrix.columns) * 2 / 3;
     let mut random = ChaCha8Rng::seed_from_u64(0);
@@ -149,7 +148,7 @@ fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
         let first = next.qr();
         let mut next = first.q();
         project(&basis, &across, &mut next);
-        // Again, because vectors that were almost in the basis have lost precision.
+        // Once more, since what was nearly within the basis has lost its digits.
         let second = next.qr();
         let beyond = second.r() * first.r();
         let scale = small.amax();
@@ -176,7 +175,7 @@ fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     }
 }
 
-/// Removes from `vectors` their component in the space of `basis`, twice. Returns the coefficients.
+/// Takes out of `vectors` what lies in the space of `basis`, twice; returns the coefficients.
 fn project(basis: &[DMatrix<f64>], across: &[DMatrix<f64>], vectors: &mut DMatrix<f64>) -> DMatrix<f64> {
     let mut found = DMatrix::zeros(basis.len() * BLOCK, BLOCK);
     for _ in 0..2 {
@@ -212,8 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn principal_parts_agree_with_known_singular_values() {
-        // Slowly decreasing values, as for weights: neighbours differ by half a percent.
+    fn principal_parts_are_those_of_the_singular_values_known() {
+        // A slow decline, as weights have it: neighbours differ by half a percent.
         let values: Vec<f64> = (0..300).map(|i| 5.0 * 0.995f64.powi(i)).collect();
         for (rows, columns) in [(300, 420), (420, 300), (40, 90), (90, 40), (300, 300)] {
             let values = &values[..rows.min(columns)];
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_low_rank_matrix_equals_its_principal_part() {
+    fn a_matrix_of_low_rank_is_its_own_principal_part() {
         for (rows, columns) in [(300, 400), (30, 20)] {
             let (whole, ..) = matrix(rows, columns, &[3.0, 2.0, 1.0], 3);
             assert!((of(&whole, |m| principal(m, 8).unwrap()) - &whole).amax() < 1e-6);
@@ -241,11 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn leading_columns_are_kept_and_the_others_projected() {
+    fn leading_columns_are_kept_and_others_projected() {
         let (whole, ..) = matrix(30, 50, &[4.0, 3.0, 2.0, 1.0, 0.5, 0.25], 5);
         let kept = of(&whole, |m| leading_columns(m, 3));
         assert!((kept.columns(0, 3) - whole.columns(0, 3)).amax() < 1e-6);
-        // The remainder is orthogonal to the first columns.
+        // What is left is orthogonal to the first columns.
         assert!((whole.columns(0, 3).transpose() * (&whole - &kept)).amax() < 1e-5);
     }
 }

@@ -1,23 +1,23 @@
-//! Runs crates that panic on damaged files, so that a panic becomes an error and prints nothing.
+//! Floor 0: crates that panic on damaged files, run so that a panic is an error of ours and prints nothing.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// The reason given for a file whose reader panicked.
-pub(crate) const CONTRADICTS: &str = "its contents are inconsistent";
+/// What is said of a file whose reader panicked.
+pub(crate) const CONTRADICTS: &str = "it contradicts itself";
 
 thread_local! {
-    /// The number of active guards of the thread.
+    /// How many guards the thread is in.
     static GUARDS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// An active guard of the thread, until it is dropped.
+/// One more guard of the thread, until it is dropped.
 struct Quiet;
 
 impl Quiet {
     fn new() -> Self {
-        /// The previous panic hook keeps running, except for threads with an active guard.
+        /// What reports a panic goes on as it did, but for threads within a guard.
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
@@ -38,10 +38,10 @@ impl Drop for Quiet {
     }
 }
 
-/// Runs `work`. A panic becomes an error with a reason for the user, and nothing is printed.
+/// Runs `work`; a panic in it is an error, with words for the reader of the file, and nothing is printed.
 ///
 /// # Errors
-/// Errors of `work`, and panics.
+/// Those of `work`, and panics.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let _quiet = Quiet::new();
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(CONTRADICTS.into()))
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_an_error_and_the_previous_hook_is_kept() {
+    fn a_panic_is_an_error_and_the_hook_of_others_is_kept() {
         let index = std::hint::black_box(3);
         assert_eq!(guarded(|| Ok([1, 2, 3][..index].len())), Ok(3));
         assert_eq!(guarded::<usize>(|| Ok([1, 2, 3][index])), Err(CONTRADICTS.into()));

@@ -1,4 +1,4 @@
-//! The stop flag. Long work checks it between steps, and stops without losing results.
+//! Floor 0: the wish to stop. What takes long looks here between its steps, and stops with everything kept.
 //!
 //! A program sets it from Ctrl-C, a notebook from its stop button.
 
@@ -9,27 +9,27 @@ use crate::error::{Error, Result};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Sets the stop flag. Returns whether it was already set.
+/// Asks what is under way to stop. Tells whether it was asked before.
 pub fn request() -> bool {
     STOP.swap(true, Ordering::SeqCst)
 }
 
-/// Clears the stop flag before new work starts.
+/// Takes the wish back, before something else begins.
 pub fn clear() {
     STOP.store(false, Ordering::SeqCst);
 }
 
-/// Whether the stop flag is set.
+/// Whether what is under way was asked to stop.
 pub fn requested() -> bool {
     STOP.load(Ordering::SeqCst)
 }
 
-/// Returns `Break` if the stop flag is set.
+/// Goes on, or breaks off where a stop was asked for.
 pub fn flow() -> ControlFlow<()> {
     if requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
-/// Returns an error if the stop flag is set, for work that has no partial result.
+/// An error where a stop was asked for: for work that is worth nothing half done.
 ///
 /// # Errors
 /// [`Error::Interrupted`].

@@ -1,5 +1,5 @@
-//! Progress of long work on bytes (downloads, reads and writes), reported to a watcher, and the points where it
-//! checks for a stop request.
+//! Floor 0: long work on bytes, such as a download, a load or a write: how far it is, told to whoever watches, and the
+//! place where it stops when a stop is asked for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::interrupt;
 
-/// The state of a piece of work.
+/// How far work is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Amount<'a> {
     pub task: &'static str,
-    /// The object of the work, or what it waits for.
+    /// What it is done on, or waits for.
     pub what: &'a str,
-    /// Bytes done.
+    /// Bytes.
     pub done: u64,
-    /// Total bytes, if known.
+    /// Bytes of the whole, where that is known.
     pub total: Option<u64>,
-    /// Whether this is the first report.
+    /// The first look at it.
     pub begins: bool,
-    /// Whether the work has ended.
+    /// Nothing more will come of it.
     pub finished: bool,
 }
 
@@ -28,18 +28,18 @@ type Watcher = Arc<dyn Fn(&Amount<'_>) + Send + Sync>;
 
 static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
 
-/// Sets the watcher. It is called during work, from any thread, and not concurrently for the same piece of work.
+/// Calls `watcher` while work is under way, from any thread, one call at a time for each piece of work.
 pub(crate) fn watch(watcher: impl Fn(&Amount<'_>) + Send + Sync + 'static) {
     *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
 }
 
-/// Work that ends sooner is not reported.
+/// What is over sooner is not told of.
 const SOON: Duration = Duration::from_millis(400);
 
-/// The minimum interval between reports.
+/// Looks are this far apart.
 const APART: Duration = Duration::from_millis(100);
 
-/// A piece of work in progress, until it is dropped. Threads share it.
+/// Work under way, until it is dropped. Threads share it.
 pub(crate) struct Work {
     task: &'static str,
     what: String,
@@ -47,29 +47,29 @@ pub(crate) struct Work {
     done: AtomicU64,
     begun: Instant,
     watcher: Option<Watcher>,
-    /// The time of the last report.
+    /// When it was told of last.
     told: Mutex<Option<Instant>>,
 }
 
 impl Work {
-    /// Starts work on `what`, of `total` bytes if known.
+    /// Work on `what`, of `total` bytes where that is known.
     pub fn begin(task: &'static str, what: impl Into<String>, total: Option<u64>) -> Self {
         let watcher = WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (what, done) = (what.into(), AtomicU64::new(0));
         Self { task, what, total, done, begun: Instant::now(), watcher, told: Mutex::new(None) }
     }
 
-    /// Adds `bytes` finished bytes, and checks for a stop request.
+    /// `bytes` more are done; stops where a stop was asked for.
     ///
     /// # Errors
     /// [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn advance(&self, bytes: u64) -> Result<()> {
         self.done.fetch_add(bytes, Ordering::Relaxed);
-        self.report(&self.what);
+        self.tell(&self.what);
         interrupt::check()
     }
 
-    /// Sets the number of finished bytes.
+    /// So many bytes are done.
     ///
     /// # Errors
     /// As for [`Work::advance`].
@@ -78,12 +78,12 @@ impl Work {
         self.advance(0)
     }
 
-    /// Waits, and reports the reason: `message` receives the remaining seconds.
+    /// Waits, and says for what: `message` is given the seconds that are left.
     ///
     /// # Errors
     /// As for [`Work::advance`].
     pub fn wait(&self, time: Duration, message: impl Fn(u64) -> String) -> Result<()> {
-        /// The interval between checks for a stop request.
+        /// A stop is seen after this long.
         const LOOK: Duration = Duration::from_millis(25);
         let end = Instant::now() + time;
         loop {
@@ -92,14 +92,14 @@ impl Work {
             if left.is_zero() {
                 return Ok(());
             }
-            self.report(&message(left.as_secs() + 1));
+            self.tell(&message(left.as_secs() + 1));
             std::thread::sleep(left.min(LOOK));
         }
     }
 
-    fn report(&self, what: &str) {
+    fn tell(&self, what: &str) {
         let Some(watcher) = self.watcher.as_ref().filter(|_| self.begun.elapsed() > SOON) else { return };
-        // If another thread is reporting, this report is skipped.
+        // Whoever finds another telling does not wait for it.
         let Ok(mut told) = self.told.try_lock() else { return };
         if told.is_some_and(|last| last.elapsed() < APART) {
             return;
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_work_is_reported_and_short_work_is_not() {
+    fn work_is_told_of_from_its_begin_to_its_end_and_not_if_it_is_soon_over() {
         let seen: Arc<Mutex<Vec<(u64, bool, bool)>>> = Arc::default();
         let told = seen.clone();
         watch(move |amount| {

@@ -82,7 +82,7 @@ impl TaskDisplay {
         json!({"text/plain": format!("{line}{text}"), "text/html": format!("{above}{html}")})
     }
 
-    /// `train ━━━━━╸      120/200  step 120: loss 0.4312  5.1 steps/s  16 s left`
+    /// `train ━━━━━╸      120/200  step 120: loss 0.4312  5.1 per second  16 s left`
     fn line(&self, progress: &Progress<'_>) -> String {
         let Progress { task, done, counts, total, message, finished, .. } = *progress;
         let seconds = self.begin.elapsed().as_secs_f64();
@@ -104,7 +104,7 @@ impl TaskDisplay {
         } else if let Some(total) = total {
             let rate = done as f64 / seconds;
             match counts {
-                Counts::Steps => put(&mut line, format_args!("  {rate:.1}/s")),
+                Counts::Steps => put(&mut line, format_args!("  {rate:.1} per second")),
                 Counts::Bytes => put(&mut line, format_args!("  {}/s", bytes(rate as u64))),
             }
             // An answer usually ends before its length limit, so no time is estimated.
