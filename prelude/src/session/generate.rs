@@ -34,8 +34,8 @@ struct PromptTokens<'a> {
 
 impl PromptTokens<'_> {
     /// Returns the model's positions if one of the answers used all of them.
-    fn full(&self, spoken: &[Spoken<'_>]) -> Option<usize> {
-        self.positions.filter(|_| spoken.iter().any(|spoken| spoken.ids().len() == self.limit))
+    fn full(&self, decoded: &[Spoken<'_>]) -> Option<usize> {
+        self.positions.filter(|_| decoded.iter().any(|decoded| decoded.ids().len() == self.limit))
     }
 }
 
@@ -100,7 +100,7 @@ impl<'a> Scorer<'a> {
         prompt: &PromptTokens<'a>,
         at_once: usize,
     ) -> Result<Vec<Spoken<'a>>> {
-        let mut spoken = speakers.iter().map(|_| Spoken::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
+        let mut decoded = speakers.iter().map(|_| Spoken::new(prompt.reader)).collect::<Result<Vec<_>>>()?;
         let steps = prompt.limit.saturating_mul(speakers.len().div_ceil(at_once));
         let mut task = Task::begin(GENERATE, Some(steps), None);
         for start in (0..speakers.len()).step_by(at_once) {
@@ -118,19 +118,19 @@ impl<'a> Scorer<'a> {
             let mut generations = group.iter().zip(&weights).map(generation).collect::<Result<Vec<_>>>()?;
             for _ in 0..prompt.limit {
                 let mut goes_on = false;
-                for (generation, spoken) in generations.iter_mut().zip(&mut spoken[start..]) {
+                for (generation, decoded) in generations.iter_mut().zip(&mut decoded[start..]) {
                     if let Some(token) = generation.next() {
-                        spoken.push(token?)?;
+                        decoded.push(token?)?;
                         goes_on = true;
                     }
                 }
                 if !goes_on {
                     break;
                 }
-                task.step(|| partial_text(speakers, &spoken), None, None);
+                task.step(|| partial_text(speakers, &decoded), None, None);
             }
         }
-        Ok(spoken)
+        Ok(decoded)
     }
 
     /// Loads all weights of `speaker`.
@@ -161,26 +161,26 @@ impl<'a> Scorer<'a> {
 
     fn generate<W: Weights + ?Sized>(&self, merged: &W, text: &str, limit: usize) -> Result<Answer> {
         let prompt = self.prompt(text, limit)?;
-        let spoken = self.answer(merged, &[self.merge(MERGED)], &prompt, 1)?;
-        let full = prompt.full(&spoken);
-        let answer = spoken.into_iter().map(Spoken::finish).next().transpose()?;
+        let decoded = self.answer(merged, &[self.merge(MERGED)], &prompt, 1)?;
+        let full = prompt.full(&decoded);
+        let answer = decoded.into_iter().map(Spoken::finish).next().transpose()?;
         Ok(Answer { prompt: text.into(), text: answer.map(|(text, _)| text).unwrap_or_default(), full })
     }
 
     fn generate_all<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<Answers> {
         let (prompt, speakers) = (self.prompt(text, limit)?, self.speakers(name)?);
-        let spoken = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
-        let full = prompt.full(&spoken);
-        let row = |(speaker, spoken): (&Speaker<'_>, Spoken<'_>)| Ok((speaker.name.to_owned(), spoken.finish()?.0));
-        let rows = speakers.iter().zip(spoken).map(row).collect::<Result<_>>()?;
+        let decoded = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
+        let full = prompt.full(&decoded);
+        let row = |(speaker, decoded): (&Speaker<'_>, Spoken<'_>)| Ok((speaker.name.to_owned(), decoded.finish()?.0));
+        let rows = speakers.iter().zip(decoded).map(row).collect::<Result<_>>()?;
         Ok(Answers { prompt: text.into(), rows, stopped: interrupt::requested(), full })
     }
 
     fn ask<W: Weights + ?Sized>(&self, name: &'a str, merged: &W, text: &str, limit: usize) -> Result<AskReport> {
         let (prompt, speakers) = (self.prompt(text, limit)?, self.speakers(name)?);
-        let spoken = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
-        let full = prompt.full(&spoken);
-        let answer = spoken.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
+        let decoded = self.answer(merged, &speakers, &prompt, self.at_once(&speakers))?;
+        let full = prompt.full(&decoded);
+        let answer = decoded.first().map(|merge| merge.ids().to_vec()).unwrap_or_default();
         // After a stop, the answers are kept; likelihoods are complete or absent.
         let scored =
             match speakers.iter().map(|speaker| self.score_answer(merged, speaker, &prompt, &answer)).collect::<Result<Vec<_>>>()
@@ -189,7 +189,7 @@ impl<'a> Scorer<'a> {
                 scored => scored?,
             };
         let stopped = interrupt::requested();
-        let mut answers = spoken.into_iter().map(Spoken::finish).collect::<Result<Vec<_>>>()?.into_iter();
+        let mut answers = decoded.into_iter().map(Spoken::finish).collect::<Result<Vec<_>>>()?.into_iter();
         let (answer, parts) = answers.next().unwrap_or_default();
         let sources = speakers.iter().zip(&scored).skip(1).zip(answers).map(|((speaker, scored), (answer, _))| SourceAnswer {
             name: speaker.name.into(),
@@ -212,13 +212,13 @@ impl<'a> Scorer<'a> {
 }
 
 /// Returns the text generated so far by all models.
-fn partial_text(speakers: &[Speaker<'_>], spoken: &[Spoken<'_>]) -> String {
-    if let [one] = spoken {
+fn partial_text(speakers: &[Speaker<'_>], decoded: &[Spoken<'_>]) -> String {
+    if let [one] = decoded {
         return printable(one.so_far());
     }
     let mut text = String::new();
-    for (speaker, spoken) in speakers.iter().zip(spoken) {
-        let line = spoken.so_far().replace('\n', " ");
+    for (speaker, decoded) in speakers.iter().zip(decoded) {
+        let line = decoded.so_far().replace('\n', " ");
         let end = if text.is_empty() { "" } else { "\n" };
         text.write_fmt(format_args!("{end}{}: {}", printable(speaker.name), printable(&line))).unwrap_or(());
     }
@@ -321,8 +321,8 @@ mod tests {
         let (scorer, weights) = (session.scorer(), session.merge.as_weights(session.dtype));
         let (prompt, speakers) = (scorer.prompt("What is 12 plus 7?", 6).unwrap(), scorer.speakers(MERGED).unwrap());
         let answers = |at_once: usize| {
-            let spoken = scorer.answer(&weights, &speakers, &prompt, at_once).unwrap();
-            spoken.iter().map(|one| one.ids().to_vec()).collect::<Vec<_>>()
+            let decoded = scorer.answer(&weights, &speakers, &prompt, at_once).unwrap();
+            decoded.iter().map(|one| one.ids().to_vec()).collect::<Vec<_>>()
         };
         let all = answers(4);
         assert!(all.len() == 4 && all.iter().all(|ids| !ids.is_empty()) && all[1] != all[2], "{all:?}");
