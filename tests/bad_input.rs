@@ -425,8 +425,8 @@ fn a_session_file_that_cannot_be_opened() {
     let file = dir.path().join("session");
     fs::write(&file, "not a session").unwrap();
     assert!(matches!(Dam::open(&file).unwrap_err(), Error::SessionFile { .. }));
-    assert_message(&Dam::open(golden("expected.safetensors")).unwrap_err(), &["no session in it"]);
-    // Saving does not replace it.
+    says(&Dam::open(golden("expected.safetensors")).unwrap_err(), &["no session"]);
+    // Nor is it replaced by one.
     let error = dam().save(&file).unwrap_err();
     assert_message(&error, &["was not replaced: it is not a session"]);
     assert_eq!(fs::read(&file).unwrap(), b"not a session");
@@ -565,8 +565,8 @@ fn unknown_verbs_and_keys() {
         ("wrap f=sine", &["`sine`"]),
         ("wrap", &["nothing is loaded yet", "load"]),
         ("set lr 1e-2", &["`1e-2` stands alone", "KEY=VALUE"]),
-        ("set top_k=1", &["`1`", "from 2"]),
-        ("load builtin:japanese; wrap", &["two sources, and 1 is loaded", "load more"]),
+        ("set top_k=1", &["`1`", "at least 2"]),
+        ("load builtin:japanese; wrap", &["at least two sources; 1 loaded", "load more"]),
         ("save x --forse", &["unknown flag `--forse`", "--force"]),
         ("step", &["nothing is loaded yet", "load"]),
         ("load builtin:japanese builtin:math; step", &["not wrapped yet", "wrap"]),

@@ -1,6 +1,6 @@
-//! Every family and storage format runs as in transformers: sliding windows, biases, tied output layers, shards, half
-//! precision, scaled rotary frequencies, both notations of config.json. The numbers were made by
-//! `tests/data/families/make.py`.
+//! Every family and storage format that loads gives the results of transformers: sliding windows, biases, tied output
+//! layers, shards, half precision, scaled rotary frequencies, both spellings of config.json.
+//! `tests/data/families/make.py` computed the numbers.
 
 mod common;
 
@@ -55,7 +55,7 @@ fn assert_close(found: &Tensor, expected: &Tensor, relative: f32) {
     assert!(worst <= relative * scale, "relative difference {:e}", worst / scale);
 }
 
-/// The logits of a source on the ids of the expected file, and the expected ones.
+/// The logits of a source on the ids of the expected file.
 fn logits(source: &Source, ids: &Tensor) -> Tensor {
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
     let decoder = Decoder::new(source.architecture().unwrap(), &weights);
@@ -71,7 +71,7 @@ fn expected() -> (Tensor, std::collections::HashMap<String, Tensor>) {
 }
 
 #[test]
-fn logits_match_transformers() {
+fn logits_agree_with_transformers() {
     let (ids, expected) = expected();
     for name in MODELS {
         println!("{name}");
@@ -81,9 +81,9 @@ fn logits_match_transformers() {
 }
 
 #[test]
-fn a_cache_changes_nothing() {
+fn the_cache_gives_the_same_logits() {
     let (ids, expected) = expected();
-    // longrope rotates keys differently once a sequence is long: cached keys stay unchanged, here as in transformers.
+    // longrope rotates keys differently in long sequences; cached keys keep their rotation, here as in transformers.
     for name in MODELS.into_iter().filter(|name| *name != "phi3-long") {
         let source = Source::open(&model_path(name)).unwrap();
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
@@ -96,8 +96,8 @@ fn a_cache_changes_nothing() {
                 let next = Tensor::new(&sequence[start..start + length], &Device::Cpu).unwrap();
                 parts.push(decoder.logits(&decoder.hidden_cached(&next, &mut cache).unwrap()).unwrap());
             }
-            assert_close(&Tensor::cat(&parts, 0).unwrap(), &expected, 1e-5);
-            // Running each sequence separately makes no difference either.
+            agrees(&Tensor::cat(&parts, 0).unwrap(), &expected, 1e-5);
+            // Running each sequence separately changes nothing either.
             let alone = Batch::new([sequence.as_slice()], &Device::Cpu).unwrap();
             let each = decoder.hidden_each(&[alone]).unwrap();
             assert_close(&decoder.logits(&each[0]).unwrap(), &expected, 1e-5);
@@ -124,7 +124,7 @@ fn stored_dtypes_and_shards_are_reported() {
     }
 }
 
-/// Merging a source with itself, with coefficients that sum to 1, reproduces it for every family.
+/// A source merged with itself with coefficients that sum to 1 is unchanged, for any family.
 #[test]
 fn merging_a_source_with_itself_reproduces_it() {
     let (ids, expected) = expected();
@@ -149,9 +149,9 @@ fn merging_a_source_with_itself_reproduces_it() {
     }
 }
 
-/// Recomputing activations gives the same numbers as storing them.
+/// Training with recomputed layers gives the same numbers.
 #[test]
-fn recomputation_changes_nothing() {
+fn recomputing_layers_gives_the_same_gradients() {
     for name in MODELS {
         let losses = ["off", "on"].map(|recompute| {
             let mut models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
@@ -170,7 +170,7 @@ fn recomputation_changes_nothing() {
     }
 }
 
-/// The published initialization: biases add up.
+/// The published start: biases are summed.
 #[test]
 fn biases_start_at_one_as_published() {
     let models = load([format!("a={}", model_path("llama-biases")), format!("b={}", model_path("llama-biases"))]).unwrap();
@@ -184,7 +184,7 @@ fn biases_start_at_one_as_published() {
     assert_close(&merged, &(source * 2.0).unwrap(), 1e-6);
 }
 
-/// Training reaches every coefficient in every family; otherwise the gradient check fails.
+/// Training reaches every coefficient in every family; otherwise the check of gradients would fail.
 #[test]
 fn every_family_trains() {
     let dir = tempfile::tempdir().unwrap();
@@ -196,7 +196,7 @@ fn every_family_trains() {
             models.data(source, &file.display().to_string()).unwrap();
         }
         (models.settings.batch_size, models.settings.lr) = (2, 1e-2);
-        // Through tanh, two halves do not add up to one, so there is something to learn.
+        // Through tanh, two halves do not sum to one, so there is something to learn.
         let dam = models.wrap(Columns { f: dam_prelude::Nonlinearity::Tanh, ..Columns::default() }).unwrap();
         let first = dam.step().unwrap().total;
         let last = dam.train(20).unwrap().last;
@@ -204,7 +204,7 @@ fn every_family_trains() {
     }
 }
 
-/// The gradient of every tensor agrees with central finite differences, in f64 along one direction each.
+/// The gradient of every tensor agrees with central finite differences, in f64, along one direction each.
 #[test]
 fn gradients_agree_with_finite_differences() {
     let ids: Vec<u32> = (0..9).map(|i| i * 7 % 64).collect();

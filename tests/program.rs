@@ -241,7 +241,7 @@ fn the_model_card_names_sources_and_data_without_paths() {
         std::fs::read_to_string(out.join("README.md")).unwrap()
     };
     let untrained = card("eval".into());
-    assert!(untrained.contains("Not trained") && untrained.contains("On the data that the merge learnt from"), "{untrained}");
+    assert!(untrained.contains("Not trained") && untrained.contains("On the training data"), "{untrained}");
     let other = dir.path().join("other.jsonl");
     std::fs::write(&other, "{\"input_ids\": [1, 2, 3]}\n").unwrap();
     let trained = card(format!("step 2; eval {}", other.display()));
@@ -249,7 +249,7 @@ fn the_model_card_names_sources_and_data_without_paths() {
         trained.contains("On held-out data") && trained.contains("| other |") && !trained.contains("Not trained"),
         "{trained}"
     );
-    assert!(trained.contains("- `base`: `base`, no data (the base, not merged itself)"), "{trained}");
+    assert!(trained.contains("- `base`: `base`, no data (the base; not merged)"), "{trained}");
     assert!(!trained.contains(env!("CARGO_MANIFEST_DIR")), "{trained}");
     // Naming a training file in `eval` does not make it held-out data.
     assert!(card("step 2; eval data0.jsonl".into()).contains("On the data that the merge learnt from"));

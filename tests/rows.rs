@@ -321,8 +321,8 @@ fn unused_columns_are_named_once() {
     assert_eq!(replies[5]["unused"], Value::Null);
     let output = verbs(dir.path(), line);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("not used of math: `id`, `source`"), "{text}");
-    assert_eq!(text.matches("not used of d: `id`, `source`").count(), 2, "{text}");
+    assert!(text.contains("unused columns of math: `id`, `source`"), "{text}");
+    assert_eq!(text.matches("unused columns of d: `id`, `source`").count(), 2, "{text}");
     assert!(!text.contains("none"), "{text}");
     // Keys that a template never reads are unused too.
     let source = Source::open("builtin:math").unwrap();

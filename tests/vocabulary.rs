@@ -26,8 +26,8 @@ fn row(tensors: &Tensors, name: &str, row: usize) -> Vec<f32> {
     tensors[name].get(row).unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
 }
 
-/// Copies the golden checkpoint `golden` to `to` with the words `w0`..`w93` and then the tokens `added`; its vocabulary is
-/// cut or padded to `rows`.
+/// Writes the golden checkpoint `golden` to `to` with the words `w0`..`w93` followed by the tokens `added`; its
+/// vocabulary is truncated or padded to `rows`.
 fn source(golden: &str, to: &Path, added: &[&str], rows: usize) {
     copy_checkpoint(golden, to);
     let mut all = tensors(to);
@@ -67,14 +67,14 @@ fn mean(a: Vec<f32>, b: Vec<f32>) -> Vec<f32> {
 }
 
 #[test]
-fn tokens_are_matched_by_text_and_missing_ones_are_provided() {
+fn tokens_are_matched_by_text_and_missing_rows_come_from_other_sources() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
     source("model1", &dir.path().join("b"), &["<y>", "<z>"], 97);
     let models = load_named(dir.path(), &["a", "b"]);
     let text = models.to_string();
     assert!(text.contains("a lacks 1 token (<z>)") && text.contains("b lacks 1 token (<x>)"), "{text}");
-    assert!(text.contains("given by b") && text.contains("given by a"), "{text}");
+    assert!(text.contains("present in b") && text.contains("present in a"), "{text}");
 
     let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
     let merged = average(&models, &dir.path().join("merged"));
@@ -88,7 +88,7 @@ fn tokens_are_matched_by_text_and_missing_ones_are_provided() {
         assert_eq!(row(&merged, name, 96), row(&b, name, 95), "<z>");
     }
 
-    // The baked checkpoint is complete, with a tokenizer that has all tokens.
+    // The baked merge is a complete checkpoint, with a tokenizer that has all tokens.
     let opened = Source::open(&dir.path().join("merged").display().to_string()).unwrap();
     let ids = |text: &str| opened.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec();
     assert_eq!(ids("w1 <x> <y><z>"), [1, 94, 95, 96]);
@@ -109,7 +109,7 @@ fn tokens_are_matched_by_text_and_missing_ones_are_provided() {
 }
 
 #[test]
-fn recipes_merge_by_token_with_the_tokenizer_that_they_name() {
+fn recipes_match_tokens_with_the_named_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>"], 95);
     source("model1", &dir.path().join("b"), &["<y>", "<x>"], 96);
@@ -123,7 +123,7 @@ fn recipes_merge_by_token_with_the_tokenizer_that_they_name() {
     };
     let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
     let x = |name: &str| mean(row(&a, name, 94), row(&b, name, 95));
-    // A union keeps the first model's numbering.
+    // A union keeps the ids of the first model's tokens.
     for (tokenizer, places) in [("union", [94, 95]), ("b", [95, 94])] {
         let (merged, opened, notes) = recipe(tokenizer);
         for name in VOCABULARY {
@@ -131,16 +131,16 @@ fn recipes_merge_by_token_with_the_tokenizer_that_they_name() {
             assert_eq!(row(&merged, name, places[1]), row(&b, name, 94), "<y>");
         }
         assert_eq!(opened.tokenizer().unwrap().token_to_id("<y>"), Some(places[1] as u32));
-        assert!(!notes.contains("left out"), "{notes}");
+        assert!(!notes.contains("are dropped"), "{notes}");
     }
     let (merged, opened, notes) = recipe("a");
     assert_eq!((merged[VOCABULARY[0]].dim(0).unwrap(), opened.architecture().unwrap().vocabulary), (95, 95));
     assert_eq!(row(&merged, VOCABULARY[0], 94), x(VOCABULARY[0]));
-    assert!(notes.contains("1 tokens are left out") && notes.contains("`<y>`"), "{notes}");
+    assert!(notes.contains("1 tokens are dropped") && notes.contains("`<y>`"), "{notes}");
 }
 
 #[test]
-fn data_is_renumbered_when_a_source_with_more_tokens_is_added() {
+fn data_is_renumbered_when_a_source_adds_tokens() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<z>"], 96);
     source("model1", &dir.path().join("b"), &["<x>", "<y>", "<z>"], 97);
@@ -148,7 +148,7 @@ fn data_is_renumbered_when_a_source_with_more_tokens_is_added() {
     fs::write(&file, "{\"text\": \"w1 <z>\"}\n").unwrap();
     let mut models = load_named(dir.path(), &["a"]);
     models.data("a", &file.display().to_string()).unwrap();
-    // All tokens are numbered as in `b`.
+    // All tokens have the ids of `b`.
     let models = models.and_load([dir.path().join("b").display().to_string()]).unwrap();
     let read = Dataset::read(&file.display().to_string(), models.source("a").unwrap()).unwrap();
     assert_eq!(read.examples[0].ids, [1, 96]);
@@ -156,7 +156,7 @@ fn data_is_renumbered_when_a_source_with_more_tokens_is_added() {
     dam.data("b", &file.display().to_string()).unwrap();
     let loss = dam.loss().unwrap();
     assert!(loss.terms.iter().all(|(_, x)| x.is_finite()));
-    // Training continues identically from a file.
+    // Training resumes from a file exactly.
     dam.train(2).unwrap();
     dam.save(dir.path().join("session")).unwrap();
     let opened = Dam::open(dir.path().join("session")).unwrap();
@@ -165,9 +165,9 @@ fn data_is_renumbered_when_a_source_with_more_tokens_is_added() {
     assert_eq!(Source::open(&dir.path().join("merged").display().to_string()).unwrap().architecture().unwrap().vocabulary, 97);
 }
 
-/// Padding in only one source does not affect the others.
+/// Padding in only one source changes nothing for the others.
 #[test]
-fn padding_that_a_teacher_lacks_is_ignored() {
+fn tokens_missing_from_a_teacher_are_not_compared() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
     source("model1", &dir.path().join("cut"), &["<x>", "<y>"], 96);
@@ -193,16 +193,16 @@ fn padding_that_a_teacher_lacks_is_ignored() {
         for name in ["kl.a", "entropy.a"] {
             assert!((cut[name] - padded[name]).abs() < 1e-6 * cut[name].abs(), "{name}: {} and {}", cut[name], padded[name]);
         }
-        // The mean is over a larger vocabulary, whose additional rows are equal in both.
+        // The mean is over a larger vocabulary, whose remaining logits are equal on both sides.
         let mean = if top_k == 0 { 96.0 / 128.0 } else { 1.0 };
         assert!((cut["mse.a"] * mean - padded["mse.a"]).abs() < 1e-6 * cut["mse.a"], "{cut:?} {padded:?}");
         let text = dam.models().to_string();
-        assert!(text.contains("a lacks 32 rows of padding, given by b"), "{text}");
+        assert!(text.contains("a lacks 32 rows of padding, present in b"), "{text}");
     }
 }
 
 #[test]
-fn an_unsupported_family_is_matched_too() {
+fn families_that_cannot_run_are_matched_too() {
     let dir = tempfile::tempdir().unwrap();
     for (name, golden, added, rows) in [("a", "model0", vec!["<x>"], 95), ("b", "model1", vec!["<y>", "<x>"], 96)] {
         let to = dir.path().join(name);
@@ -221,9 +221,9 @@ fn an_unsupported_family_is_matched_too() {
     }
 }
 
-/// Tokens that a source lacks do not contribute to its likelihood, and it never generates them.
+/// A source never generates tokens that it lacks, and is not scored on them.
 #[test]
-fn a_source_is_not_scored_on_tokens_that_it_lacks() {
+fn sources_are_not_scored_on_tokens_they_lack() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>"], 95);
     let (b, names) = (dir.path().join("b"), ["<x>", "<y>", "<z>"]);
@@ -254,6 +254,6 @@ fn a_source_is_not_scored_on_tokens_that_it_lacks() {
             own += &asked.sources[0].answer;
         }
     }
-    // It never generates them; otherwise the text would be empty.
+    // The source itself never generates them; otherwise its answer would have no text.
     assert!(own.contains('w'), "{own}");
 }

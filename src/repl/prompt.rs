@@ -25,9 +25,9 @@ pub fn prompt(context: &Context, columns: usize, colour: Colour) -> Prompt {
 fn parts(context: &Context) -> Vec<String> {
     let Some(models) = context.known() else { return Vec::new() };
     let mut count = models.names().filter(|name| *name != BASE).count();
-    let glance = context.dam.as_ref().and_then(|dam| dam.glance());
-    if let Some(glance) = &glance {
-        count = glance.sources;
+    let status = context.dam.as_ref().and_then(|dam| dam.status());
+    if let Some(status) = &status {
+        count = status.sources;
     }
     let mut parts = match (count, models.names().next()) {
         (0, None) => return Vec::new(),
@@ -35,11 +35,11 @@ fn parts(context: &Context) -> Vec<String> {
         (1, _) => vec!["1 source".to_owned()],
         (count, _) => vec![format!("{count} sources")],
     };
-    match (&context.merged, glance) {
+    match (&context.merged, status) {
         (Some(merged), _) => parts.push(merged.report().method),
-        (None, Some(glance)) => {
-            parts.push(format!("step {}", glance.steps));
-            parts.extend(glance.loss.map(|loss| format!("loss {}", short(loss))));
+        (None, Some(status)) => {
+            parts.push(format!("step {}", status.steps));
+            parts.extend(status.loss.map(|loss| format!("loss {}", short(loss))));
         }
         (None, None) => {}
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::timeline::Timeline;
 use crate::checkpoint::{Stamp, Written};
-use crate::show::{Figure, Shown, paragraph};
+use crate::show::{Figure, Render, paragraph};
 use crate::{Dam, Error, Merged, Models, Result};
 use serde_json::{Map, Value};
 
@@ -56,7 +56,7 @@ impl Reply {
     }
 
     /// The same of what has a form for a notebook too, and fits the terminal.
-    pub(super) fn shown(report: &impl Shown, json: Value) -> Self {
+    pub(super) fn shown(report: &impl Render, json: Value) -> Self {
         Self { html: Some(report.html()), ..Self::new(report.lines(columns()), json) }
     }
 
@@ -126,7 +126,7 @@ impl Context {
     /// When nothing has been made yet.
     pub fn latest(&self) -> Result<Latest> {
         match &self.merged {
-            Some(merged) => Ok(Latest::Merged(merged.among(&self.current()))),
+            Some(merged) => Ok(Latest::Merged(merged.with_models(&self.current()))),
             None => Ok(Latest::Dam(self.dam()?.clone())),
         }
     }
@@ -161,7 +161,7 @@ impl Context {
     /// The models, where that can be told without waiting for what works on them.
     pub fn known(&self) -> Option<Models> {
         match &self.dam {
-            Some(dam) => Some(dam.glance()?.models),
+            Some(dam) => Some(dam.status()?.models),
             None => Some(self.models.clone()),
         }
     }

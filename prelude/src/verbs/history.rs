@@ -48,7 +48,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     if timeline.here() == 0 && !fields.is_empty() {
         table.notes.push("everything is undone; redo restores it".into());
     }
-    table.words = [1, 2, 6].into();
+    table.text_columns = [1, 2, 6].into();
     Ok(Reply::shown(&table, json!({"here": timeline.here(), "branch": timeline.branch(), "states": fields})))
 }
 

@@ -35,7 +35,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         }
         given.push(key.to_owned());
     }
-    settings.place()?;
+    settings.device_and_dtype()?;
     match &context.dam {
         Some(dam) => dam.set(settings.clone())?,
         None => context.models.settings = settings.clone(),
@@ -80,7 +80,7 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
         let mut all: Vec<(&str, String)> = others.into_iter().map(|key| (key, literal(key))).collect();
         if !weights.is_empty() {
             let weights: Vec<(&str, String)> = weights.into_iter().map(|key| (key, literal(key))).collect();
-            all.push(("weights", fields("train::Weights", &weights, Some("dam.settings().weights"))));
+            all.push(("weights", fields("train::TermWeights", &weights, Some("dam.settings().weights"))));
         }
         code.line(format!("dam.set({})?;", fields("Settings", &all, Some("dam.settings()"))));
         code.show_in_cell("dam.settings()");

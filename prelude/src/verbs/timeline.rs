@@ -283,7 +283,7 @@ impl Context {
     /// # Errors
     /// None on the CPU.
     pub fn note_cell(&mut self) -> Result<()> {
-        match self.dam.as_ref().is_none_or(|dam| dam.glance().is_some()) {
+        match self.dam.as_ref().is_none_or(|dam| dam.status().is_some()) {
             true => self.record(None).map(drop),
             false => Ok(()),
         }
@@ -304,15 +304,15 @@ impl Context {
         let dam = self.dam.clone().map(|dam| Ok::<_, Error>((dam.clone(), dam.snapshot()?))).transpose()?;
         // A merge that is left keeps no answers of its teachers, which are large.
         if let Some((left, _)) = kept.and_then(|kept| kept.dam.as_ref())
-            && dam.as_ref().is_none_or(|(dam, _)| !dam.is(left))
+            && dam.as_ref().is_none_or(|(dam, _)| !dam.is_same(left))
         {
-            left.rest();
+            left.free_caches();
         }
         let number = self.timeline.states.len();
         let (step, loss) = dam.as_ref().map_or((0, None), |(_, s)| (s.steps(), s.loss()));
         let merged_by = match (&self.merged, &merged_before) {
             (None, _) => None,
-            (Some(now), Some(then)) if now.is(then) => self.timeline.states[before].merged_by,
+            (Some(now), Some(then)) if now.is_same(then) => self.timeline.states[before].merged_by,
             _ => Some(number),
         };
         let recipe = self.merged.as_ref().filter(|_| merged_by == Some(number)).and_then(Merged::recipe).map(str::to_owned);
@@ -338,7 +338,7 @@ impl Context {
             && dam.state() == snapshot.state()
             && dam.scores().as_ref() != snapshot.scores()
         {
-            snapshot.scored(dam.scores());
+            snapshot.set_scores(dam.scores());
             state.scored = snapshot.scores().map(|scores| (scores.mean_accuracy(), scores.mean_loss()));
             self.timeline.touched.insert(here);
         }
@@ -356,8 +356,8 @@ impl Context {
             dam.restore(snapshot)?;
         }
         let dam = kept.dam.map(|(dam, _)| dam);
-        if let Some(left) = self.dam.as_ref().filter(|left| dam.as_ref().is_none_or(|dam| !dam.is(left))) {
-            left.rest();
+        if let Some(left) = self.dam.as_ref().filter(|left| dam.as_ref().is_none_or(|dam| !dam.is_same(left))) {
+            left.free_caches();
         }
         set_latest(dam.as_ref());
         (self.models, self.dam, self.merged) = (kept.models, dam, kept.merged);
@@ -499,12 +499,12 @@ impl Kept {
     /// Whether this is what `context` is.
     fn is(&self, context: &Context) -> bool {
         let same_dam = match (&self.dam, &context.dam) {
-            (Some((dam, snapshot)), Some(now)) => dam.is(now) && now.state() == snapshot.state(),
-            (None, None) => self.models.is(&context.models),
+            (Some((dam, snapshot)), Some(now)) => dam.is_same(now) && now.state() == snapshot.state(),
+            (None, None) => self.models.is_same(&context.models),
             _ => false,
         };
         let same_merged = match (&self.merged, &context.merged) {
-            (Some(merged), Some(now)) => merged.is(now),
+            (Some(merged), Some(now)) => merged.is_same(now),
             (merged, now) => merged.is_none() && now.is_none(),
         };
         same_dam && same_merged

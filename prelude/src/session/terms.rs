@@ -1,5 +1,5 @@
-//! What a step learns from: how far the merge is from every source on that source's own data, and the penalties
-//! on coefficients.
+//! The terms of the objective: distillation from every source on that source's own data, and penalties on the
+//! coefficients.
 
 use candle_core::{Device, Tensor};
 
@@ -9,21 +9,21 @@ use crate::coefficients::MergedTensor;
 use crate::data::{Batch, next_examples};
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::model::runs;
+use crate::model::chunks;
 use crate::objective::{self, Distillation};
-use crate::train::{How, Lesson, Pass, Recompute, Settings, Taught, available_bytes};
+use crate::train::{Gradients, Pass, PassOptions, Recompute, Settings, TeacherRun, available_bytes};
 
-/// Whether steps of up to `tokens` compute layers again, as `asked`.
+/// The decision whether steps of up to `tokens` tokens recompute layers, for the setting `asked`.
 #[derive(Clone, Copy)]
-pub(super) struct Plan {
+pub(super) struct RecomputePlan {
     tokens: usize,
     asked: Recompute,
     on: bool,
 }
 
 impl Session {
-    /// The sources that teach: those with data. Only the base may have none.
-    fn teaching(&self) -> Result<Vec<Source>> {
+    /// Returns the teachers: the sources with data. Only the base may have none.
+    fn teachers_with_data(&self) -> Result<Vec<Source>> {
         if !self.models.settings.weights.compares_logits() {
             return Ok(Vec::new());
         }
@@ -34,34 +34,34 @@ impl Session {
         }
     }
 
-    /// How far the merge is from every source on that source's next examples, and with `learn` the
-    /// gradient of the sum. A stop that is asked for breaks it off, and nothing has moved.
-    pub(super) fn distil(&mut self, learn: bool) -> Result<(Terms, Taught)> {
-        let sources = self.teaching()?;
-        let Session { models, merge, teachers, dtype, drawn, ran, plan: planned, .. } = self;
+    /// Compares the merge with every source on that source's next examples; with `with_gradient`, also computes the gradient
+    /// of the sum. A stop interrupts it and changes nothing.
+    pub(super) fn distil(&mut self, with_gradient: bool) -> Result<(Terms, Gradients)> {
+        let sources = self.teachers_with_data()?;
+        let Session { models, merge, teachers, dtype, drawn, tokens_run, plan: planned, .. } = self;
         let settings = &models.settings;
-        let lesson = |source| -> Result<(Lesson<'_>, Vec<usize>)> {
+        let run = |source| -> Result<(TeacherRun<'_>, Vec<usize>)> {
             let name = Source::name(source);
             let data = models.data.get(name).ok_or_else(|| Error::NoData { source_name: name.into() })?;
             let shuffle = settings.shuffle.then_some(settings.seed);
             let examples = next_examples(name, data.examples.len(), *drawn, settings.batch_size, shuffle);
             let Settings { max_length, top_k, .. } = *settings;
-            Ok((Lesson { source, data, max_length, top_k, device: &merge.device, dtype: *dtype }, examples))
+            Ok((TeacherRun { source, data, max_length, top_k, device: &merge.device, dtype: *dtype }, examples))
         };
-        let lessons = sources.iter().map(lesson).collect::<Result<Vec<_>>>()?;
-        if lessons.is_empty() {
-            return Ok((Terms::new(), Taught::default()));
+        let runs = sources.iter().map(run).collect::<Result<Vec<_>>>()?;
+        if runs.is_empty() {
+            return Ok((Terms::new(), Gradients::default()));
         }
-        // The teachers answer first: one layer of one of them is in memory at a time.
-        let taught = teachers.ran();
-        let answers = lessons.iter().map(|(lesson, examples)| teachers.answers(lesson, examples));
-        let answers = answers.collect::<Result<Vec<_>>>();
-        // They keep what they said, also where a stop came between.
-        *ran += teachers.ran() - taught;
-        let answers = answers?;
+        // The teachers run first, with one layer of one teacher in memory at a time.
+        let before = teachers.tokens_run();
+        let outputs = runs.iter().map(|(run, examples)| teachers.outputs(run, examples));
+        let outputs = outputs.collect::<Result<Vec<_>>>();
+        // Cached outputs are kept, even after a stop.
+        *tokens_run += teachers.tokens_run() - before;
+        let outputs = outputs?;
 
-        // All sources' examples go through the merge together.
-        let sequences = lessons.iter().flat_map(|(lesson, examples)| examples.iter().map(|e| lesson.tokens(*e)));
+        // The examples of all sources go through the merge in one batch.
+        let sequences = runs.iter().flat_map(|(run, examples)| examples.iter().map(|e| run.tokens(*e)));
         let batch = Batch::new(sequences, &merge.device)?;
         let known = planned.filter(|plan| plan.tokens >= batch.tokens() && plan.asked == settings.recompute);
         let plan = match known {
@@ -69,41 +69,41 @@ impl Session {
             None => {
                 let (asked, tokens) = (settings.recompute, batch.tokens());
                 let on = asked.decide(&merge.architecture, tokens, &merge.device, available_bytes())?;
-                Plan { tokens, asked, on }
+                RecomputePlan { tokens, asked, on }
             }
         };
         *planned = Some(plan);
         let recompute = plan.on;
-        let mut pass = Pass::new(merge, &batch, How { dtype: *dtype, learn, recompute })?;
+        let mut pass = Pass::new(merge, &batch, PassOptions { dtype: *dtype, with_gradient, recompute })?;
         let (mut terms, mut start) = (Terms::new(), 0);
-        for ((lesson, examples), answers) in lessons.iter().zip(&answers) {
-            let tokens = examples.iter().map(|e| lesson.tokens(*e).len()).sum();
-            let output = teachers.output(lesson)?;
+        for ((run, examples), outputs) in runs.iter().zip(&outputs) {
+            let tokens = examples.iter().map(|e| run.tokens(*e).len()).sum();
+            let output = teachers.output_layer(run)?;
             let mut total: Terms = Vec::new();
-            for rows in runs(tokens, merge.architecture.vocabulary) {
+            for rows in chunks(tokens, merge.architecture.vocabulary) {
                 let parts = pass.compare(start + rows.start..start + rows.end, |student| {
-                    let teacher = answers.logits(lesson, rows, output.as_ref())?;
+                    let teacher = outputs.logits(run, rows, output.as_ref())?;
                     let (temperature, size) = (settings.temperature, examples.len());
-                    let student = &lesson.shared(student.clone())?;
-                    compared(settings, &Distillation { student, teacher: &teacher, temperature, size, tokens })
+                    let student = &run.shared(student.clone())?;
+                    data_terms(settings, &Distillation { student, teacher: &teacher, temperature, size, tokens })
                 })?;
                 total.resize_with(parts.len(), Default::default);
                 for ((name, sum), (term, part)) in total.iter_mut().zip(parts) {
-                    *name = format!("{term}.{}", lesson.source.name());
+                    *name = format!("{term}.{}", run.source.name());
                     *sum += part;
                 }
             }
             terms.extend(total);
             start += tokens;
         }
-        let taught = if learn { pass.backward()? } else { Taught::default() };
-        *ran += batch.tokens() as u64 * if learn { 3 } else { 1 };
-        Ok((terms, taught))
+        let gradients = if with_gradient { pass.backward()? } else { Gradients::default() };
+        *tokens_run += batch.tokens() as u64 * if with_gradient { 3 } else { 1 };
+        Ok((terms, gradients))
     }
 
-    /// The penalties that are on, each summed over the weights that train; their gradient goes on top of what the
-    /// data has `taught`.
-    pub(super) fn penalties(&mut self, mut taught: Option<&mut Taught>) -> Result<Terms> {
+    /// Computes the active penalties, each summed over the trainable weights, and adds their gradient to that of the
+    /// data.
+    pub(super) fn penalties(&mut self, mut gradients: Option<&mut Gradients>) -> Result<Terms> {
         let on = self.models.settings.weights.clone();
         if on.weighted_overlap > 0.0 && self.angles.is_empty() {
             self.angles = self.column_angles()?;
@@ -132,13 +132,13 @@ impl Session {
                 *sum += value.to_scalar::<f32>()?;
                 weighted.push((value * *weight)?);
             }
-            let Some(taught) = taught.as_deref_mut() else { continue };
+            let Some(gradients) = gradients.as_deref_mut() else { continue };
             for i in &tensor.variables {
-                if let Some(gradient) = taught.gradients.remove(i) {
+                if let Some(gradient) = gradients.by_variable.remove(i) {
                     weighted.push((self.merge.variables[*i].value.as_tensor() * gradient)?.sum_all()?);
                 }
             }
-            taught.add(self.merge.gradients(tensor, &sum(weighted.iter())?)?)?;
+            gradients.add(self.merge.gradients(tensor, &sum(weighted.iter())?)?)?;
         }
         let weighted = |((name, weight, _), sum): (&(&str, f64, _), f32)| ((*name).into(), f64::from(sum * *weight as f32));
         Ok(terms.iter().zip(sums).map(weighted).collect())
@@ -157,14 +157,14 @@ impl Session {
     }
 }
 
-/// The sum of scalars.
+/// Returns the sum of scalars.
 fn sum<'a>(mut scalars: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
     let first = scalars.next().ok_or(Error::NothingToTrain)?.clone();
     Ok(scalars.try_fold(first, |total, x| total + x)?)
 }
 
-/// The terms that are on, of some tokens of one source, each a scalar.
-fn compared(settings: &Settings, compared: &Distillation<'_>) -> Result<Vec<(&'static str, Tensor)>> {
+/// Computes the active terms on some tokens of one source, each a scalar.
+fn data_terms(settings: &Settings, compared: &Distillation<'_>) -> Result<Vec<(&'static str, Tensor)>> {
     let (on, mut terms) = (&settings.weights, Vec::new());
     if on.kl > 0.0 {
         terms.push(("kl", (compared.kl(settings.reduction)? * on.kl)?));

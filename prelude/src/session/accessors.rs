@@ -1,4 +1,4 @@
-//! What a session answers and takes beside the six primitives.
+//! Accessors and setters of a session.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,23 +16,23 @@ use crate::train::{History, Settings};
 use super::snapshot::new_state;
 use super::{Dam, Models};
 
-/// What [`Dam::glance`] sees.
+/// The result of [`Dam::status`].
 #[derive(Clone, Debug)]
-pub struct Glance {
-    /// The models it merges, with their data and settings.
+pub struct SessionStatus {
+    /// The models of the session, with their data and settings.
     pub models: Models,
-    /// How many of them are merged: the base mostly is not.
+    /// The number of merged sources; the base is usually not merged.
     pub sources: usize,
     /// Steps made so far.
     pub steps: usize,
-    /// The loss before the last of them.
+    /// The loss before the last step.
     pub loss: Option<f64>,
-    /// Whether it has been scored since.
+    /// Whether the merge has been scored since.
     pub is_scored: bool,
 }
 
 impl Dam {
-    /// What was wrapped.
+    /// Returns the report of `wrap`.
     pub fn report(&self) -> WrapReport {
         let session = self.session();
         let (wrap, mut notes) = (&session.merge.wrap, Vec::from_iter(session.start.clone()));
@@ -48,7 +48,7 @@ impl Dam {
         let has_biases = session.merge.tensors.iter().any(|t| t.spec.kind == Kind::Bias);
         let averaged = ["softmax", "task"].contains(&scheme.as_str());
         if has_biases && !averaged && options.bias == BiasStart::One && session.start.is_none() {
-            notes.push("biases start at 1 each, as published, so they add up: bias=same starts at their average".into());
+            notes.push("bias coefficients start at 1, as published, so biases are summed: bias=same averages them".into());
         }
         notes.extend(session.rest_note());
         WrapReport {
@@ -63,19 +63,19 @@ impl Dam {
         }
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn settings(&self) -> Settings {
         self.session().models.settings.clone()
     }
 
-    /// Changes settings between two steps; a change of device moves the sources there.
+    /// Changes settings between two steps. A change of device moves the sources to it.
     ///
     /// # Errors
-    /// A device that is not there; the settings stay as they were.
+    /// The device is not available; the settings are then unchanged.
     pub fn set(&self, settings: Settings) -> Result<()> {
         settings.check()?;
         let mut session = self.session();
-        let (device, dtype) = settings.place()?;
+        let (device, dtype) = settings.device_and_dtype()?;
         if !device.same_device(&session.merge.device) {
             let merge = Merge::new(&session.sources, session.merge.wrap.clone(), device)?;
             for (new, old) in merge.variables.iter().zip(&session.merge.variables) {
@@ -92,12 +92,12 @@ impl Dam {
         Ok(())
     }
 
-    /// The models it merges, with their data and settings as they are now.
+    /// Returns the models of the session, with their current data and settings.
     pub fn models(&self) -> Models {
         self.session().models.clone()
     }
 
-    /// Gives source `name` its data: a path or `builtin:NAME`. Returns the number of examples.
+    /// Sets the data of source `name`: a path or `builtin:NAME`. Returns the number of examples.
     ///
     /// # Errors
     /// As for [`Models::data`].
@@ -105,7 +105,7 @@ impl Dam {
         Ok(self.data_of(&[(name, spec)])?.into_iter().sum())
     }
 
-    /// [`Dam::data`] for several sources, all or none.
+    /// Like [`Dam::data`] for several sources; either all change or none.
     ///
     /// # Errors
     /// As for [`Models::data`].
@@ -119,32 +119,32 @@ impl Dam {
         Ok(examples)
     }
 
-    /// Lets go of what can be computed again, while another merge is worked on.
-    pub(crate) fn rest(&self) {
+    /// Frees whatever can be computed again, while another merge is in use.
+    pub(crate) fn free_caches(&self) {
         let mut session = self.session();
         let names: Vec<String> = session.sources.iter().map(|s| s.name().to_owned()).collect();
         names.iter().for_each(|name| session.teachers.forget(name));
         session.angles.clear();
     }
 
-    /// Steps made so far.
+    /// Returns the number of steps made so far.
     pub fn steps(&self) -> usize {
         self.session().step
     }
 
-    /// The loss of every step so far, term by term.
+    /// Returns the losses of all steps so far, term by term.
     pub fn history(&self) -> History {
         self.session().history.clone()
     }
 
-    /// What can be said of it at once; none while it works, in a program that goes on meanwhile.
-    pub fn glance(&self) -> Option<Glance> {
+    /// Returns a summary without waiting; `None` while the session is busy on another thread.
+    pub fn status(&self) -> Option<SessionStatus> {
         let session = match self.0.try_lock() {
             Ok(session) => session,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        Some(Glance {
+        Some(SessionStatus {
             models: session.models.clone(),
             sources: session.sources.len(),
             steps: session.step,
@@ -153,23 +153,24 @@ impl Dam {
         })
     }
 
-    /// What [`Dam::eval`] gave last for the coefficients as they are.
+    /// Returns the last scores of [`Dam::eval`], if the coefficients have not changed since.
     pub fn scores(&self) -> Option<Scores> {
         self.session().scores.clone()
     }
 
-    /// Tokens that its steps have run since it was wrapped or opened; those that go back too count three times.
+    /// Returns the tokens run by steps since the merge was wrapped or opened. Tokens with a backward pass count three
+    /// times.
     pub fn tokens(&self) -> u64 {
-        self.session().ran
+        self.session().tokens_run
     }
 
-    /// Bytes kept of the teachers' answers.
+    /// Returns the bytes of cached teacher outputs.
     pub fn teacher_bytes(&self) -> usize {
         self.session().teachers.bytes()
     }
 
-    /// The coefficients `c` of one tensor, f32: sources x columns (1 column for a whole tensor), or where rows differ
-    /// sources x rows x columns (1 column for whole rows).
+    /// Returns the coefficients `c` of one tensor, f32. Shape: sources x columns (1 column for a whole tensor), or,
+    /// if rows have their own coefficients, sources x rows x columns (1 column for whole rows).
     ///
     /// # Errors
     /// An unknown tensor.
@@ -179,11 +180,11 @@ impl Dam {
         Ok(if c.dim(1)? == 1 { c.squeeze(1)? } else { c }.copy()?)
     }
 
-    /// Replaces the coefficients of one tensor by `values`, in a shape that [`Dam::coefficients`] gives. Tensors
-    /// that share them follow.
+    /// Replaces the coefficients of one tensor by `values`, in a shape that [`Dam::coefficients`] returns. Tensors
+    /// that share the coefficients change too.
     ///
     /// # Errors
-    /// An unknown tensor, another shape, or a scheme that makes coefficients of other numbers.
+    /// An unknown tensor, another shape, or a scheme that computes its coefficients from other parameters.
     pub fn set_coefficients(&self, tensor: &str, values: &Tensor) -> Result<()> {
         let mut session = self.session();
         let values = if values.rank() == 2 { values.unsqueeze(1)? } else { values.clone() };
@@ -192,7 +193,7 @@ impl Dam {
         Ok(())
     }
 
-    /// The parameters of the scheme by their keys, f32.
+    /// Returns the parameters of the scheme by key, f32.
     ///
     /// # Errors
     /// None on the CPU.
@@ -202,10 +203,10 @@ impl Dam {
         session.merge.variables.iter().map(copy).collect()
     }
 
-    /// Replaces the parameter `key` by `values` of its shape, f32.
+    /// Replaces the parameter `key` by `values` of the same shape, f32.
     ///
     /// # Errors
-    /// An unknown key, with the nearest, or another shape.
+    /// An unknown key (the error names the nearest), or another shape.
     pub fn set_parameter(&self, key: &str, values: &Tensor) -> Result<()> {
         let mut session = self.session();
         let variables = &session.merge.variables;
@@ -216,53 +217,53 @@ impl Dam {
         Ok(())
     }
 
-    /// Scores the merge on data files; without any, on the held-out data of built-in sources, or else
-    /// on the session's own data.
+    /// Scores the merge on data files. Without files, uses the held-out data of built-in sources, or else the
+    /// session's own data.
     ///
     /// # Errors
-    /// Data that cannot be used.
+    /// The data is invalid.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
-        self.run(|session| {
-            let judge = session.judge();
-            let scores = judge.score(&session.merge.as_weights(session.dtype), &judge.scored(files)?)?;
+        self.with_weights(|session| {
+            let scorer = session.scorer();
+            let scores = scorer.score(&session.merge.as_weights(session.dtype), &scorer.eval_data(files)?)?;
             session.scores = Some(scores.clone());
             Ok(scores)
         })
     }
 
-    /// Scores every source, their average and the merge, on the data that [`Dam::eval`] uses.
+    /// Scores every source, their average and the merge on the data that [`Dam::eval`] uses.
     ///
     /// # Errors
-    /// Data that cannot be used.
+    /// The data is invalid.
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
-        self.run(|session| {
-            let board = session.judge().scoreboard(MERGED, &session.merge.as_weights(session.dtype), files)?;
+        self.with_weights(|session| {
+            let board = session.scorer().scoreboard(MERGED, &session.merge.as_weights(session.dtype), files)?;
             session.scores = board.row(MERGED).cloned();
             Ok(board)
         })
     }
 
-    /// Writes the session to one file: coefficients, settings, optimiser state, and where the sources
-    /// and data are.
+    /// Writes the session to one file: coefficients, settings, optimiser state, and the locations of sources and
+    /// data.
     ///
     /// # Errors
-    /// A place that has no room or may not be written; what was there stays.
+    /// The disk is full or the path is not writable; an existing file is kept.
     pub fn save(&self, file: impl AsRef<Path>) -> Result<Written> {
         let session = self.session();
         session.models.check_files_unchanged()?;
         session.save(file.as_ref())
     }
 
-    /// [`Dam::save`] to a file that does not exist yet: of two programs that save at once, one succeeds.
+    /// Like [`Dam::save`], but only to a new file: if two programs save at once, one succeeds.
     ///
     /// # Errors
-    /// As for `save`; [`Error::Exists`] where something is there.
+    /// As for `save`; [`Error::Exists`] if the path exists.
     pub fn save_new(&self, file: impl AsRef<Path>) -> Result<Written> {
         self.session().models.check_files_unchanged()?;
         new_file(file.as_ref(), &self.serialized()?)
     }
 
-    /// Shows what was wrapped as the result of an evcxr cell.
+    /// Shows the report of `wrap` as the result of an evcxr cell.
     pub fn evcxr_display(&self) {
         self.report().evcxr_display();
     }

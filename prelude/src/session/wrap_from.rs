@@ -1,4 +1,4 @@
-//! wrap from a merge: coefficients that start at the column merge nearest to one that trains nothing.
+//! wrap from a merge: starts the coefficients at the column merge closest to a static merge.
 
 use candle_core::{Device, Tensor};
 
@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 
 impl Models {
-    /// The merge of these sources, whose coefficients start where the column merge is nearest to `merged`: of each
-    /// tensor and column the least squares. The report tells how much of what sets `merged` apart from the average
-    /// is reached: all of a weighted average, less of what is not a column merge.
+    /// Wraps these sources with coefficients that start at the column merge closest to `merged`, by least squares for
+    /// each tensor and column. The report states how much of the difference between `merged` and the average is
+    /// reached: all of it for a weighted average, less for a merge that is not a column merge.
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -24,17 +24,17 @@ impl Models {
     /// ```
     ///
     /// # Errors
-    /// As for [`Models::wrap`]; another scheme than columns, coefficients that pass through a function, or a
-    /// `merged` of other tensors than these sources have.
+    /// As for [`Models::wrap`]; another scheme than columns, a non-linear `f`, or a `merged` with other tensors than
+    /// these sources.
     pub fn wrap_from(&self, how: impl Into<Wrap>, merged: &Merged) -> Result<Dam> {
         let plan = merged.plan();
         let how = how.into();
         if how.scheme.name() != COLUMNS {
-            let expected = "columns where the start is that of a method: the nearest column merge";
+            let expected = "columns: a start at a static merge needs column coefficients";
             return Err(Error::bad_value("scheme", &how.scheme.name(), expected));
         }
         if how.options.f != Nonlinearity::None {
-            let expected = "none where the start is that of a method, whose numbers are columns' scales";
+            let expected = "none: a start at a static merge sets the column scales directly";
             return Err(Error::bad_value("f", how.options.f.name(), expected));
         }
         plan.models.iter().try_for_each(Source::check_unchanged)?;
@@ -42,8 +42,8 @@ impl Models {
         let mut session = dam.session();
         let (merge, sources) = (&session.merge, &session.sources);
         let differs = || Error::Sources {
-            what: format!("the {} merge has other tensors than the sources that are wrapped", plan.method),
-            hint: "start from a merge of these sources, with all their layers in their places",
+            what: format!("the {} merge and the wrapped sources have different tensors", plan.method),
+            hint: "start from a merge of these sources with the same layers",
         };
         if plan.tensors.len() != merge.tensors.len() {
             return Err(differs());
@@ -67,7 +67,7 @@ impl Models {
         })?;
         let reached = 100.0 * (1.0 - share);
         session.start = Some(format!(
-            "starts nearest to {}: {reached:.1}% of its difference from the average is reached (relative residual {share:.2e})",
+            "starts at the column merge nearest to {}: reaches {reached:.1}% of its difference from the average (relative residual {share:.2e})",
             plan.method
         ));
         drop(session);
