@@ -168,8 +168,8 @@ fn trained_merges_can_be_written_as_adapters() {
     assert!(trained.share < 1.0 - 1e-9 && trained.share > 0.5, "{trained:?}");
     assert!(written.to_string().contains("; least at `"), "{written}");
     // A higher rank retains more; full rank retains everything.
-    let more = dam.bake_with(dir.path().join("more"), &adapter(16)).unwrap().kept.unwrap();
-    let all = dam.bake_with(dir.path().join("all"), &adapter(64)).unwrap().kept.unwrap();
+    let more = dam.bake_with(dir.path().join("more"), &adapter(16)).unwrap().retained.unwrap();
+    let all = dam.bake_with(dir.path().join("all"), &adapter(64)).unwrap().retained.unwrap();
     assert!(more.share > trained.share && all.share > 1.0 - 1e-9, "{more:?} {all:?}");
     assert_eq!(all.rank, 32);
 }

@@ -238,7 +238,7 @@ pub fn save_step(progress: &Progress<'_>) {
     let is_due = autosave.last_save.is_none_or(|time| time.elapsed() >= INTERVAL);
     // Trials of `compare` do not belong to the session. Only one write runs at a time.
     let is_busy = autosave.writer.as_ref().is_some_and(|thread| !thread.is_finished());
-    if !is_due || is_busy || !latest().is_ok_and(|latest| latest.is(dam)) {
+    if !is_due || is_busy || !latest().is_ok_and(|latest| latest.is_same(dam)) {
         return;
     }
     let kept = autosave.finish().and_then(|()| Context::keep_now(dam, &autosave.directory));

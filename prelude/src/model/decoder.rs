@@ -205,7 +205,14 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 
     /// Normalises and rotates queries or keys (tokens x (heads * head_dim)) as their layer requires.
-    fn with_positions(&self, x: &Tensor, heads: usize, norm: &str, attention: LayerAttention, positions: &Positions) -> Result<Tensor> {
+    fn with_positions(
+        &self,
+        x: &Tensor,
+        heads: usize,
+        norm: &str,
+        attention: LayerAttention,
+        positions: &Positions,
+    ) -> Result<Tensor> {
         let apart = |x: &Tensor| x.reshape((x.dim(0)?, heads, self.architecture.head_dim));
         let mut x = match self.architecture.qk_norm {
             QkNorm::None => apart(x)?,

@@ -9,8 +9,8 @@ use candle_core::quantized::gguf_file::Value;
 
 use super::output::Output;
 use crate::checkpoint::{
-    Content, Encoding, Entry, GgufFile, GgufKeys, GgufTensor, Source, TensorData, TokenizerInput, Written, encoding, fill_file, token_id_keys,
-    tokenizer_keys,
+    Content, Encoding, Entry, GgufFile, GgufKeys, GgufTensor, Source, TensorData, TokenizerInput, Written, encoding, fill_file,
+    token_id_keys, tokenizer_keys,
 };
 use crate::error::{Error, Result};
 
@@ -45,7 +45,9 @@ impl Output<'_> {
         }
         let keys = match self.restacked {
             Some(restacked) => GgufKeys::new(&first.path().join("config.json"), &restacked.config)?,
-            None => GgufKeys::new(&first.path().join("config.json"), first.side_file("config.json")?.as_deref().unwrap_or(b"{}"))?,
+            None => {
+                GgufKeys::new(&first.path().join("config.json"), first.side_file("config.json")?.as_deref().unwrap_or(b"{}"))?
+            }
         };
         let wanted = |entry: &Entry| match self.options.dtype.as_deref() {
             Some(Q8_0) => Encoding::Q8_0,

@@ -95,10 +95,7 @@ impl Context {
         self.loaded()?;
         match &self.dam {
             Some(dam) => Ok(dam),
-            None => refuse(
-                "the sources are not wrapped yet",
-                "run `wrap` first, or `merge linear`",
-            ),
+            None => refuse("the sources are not wrapped yet", "run `wrap` first, or `merge linear`"),
         }
     }
 

@@ -483,10 +483,7 @@ impl Context {
         let mut all = states[0].looked.clone();
         for number in self.timeline.path(*here) {
             let Some(done) = states[number].done.clone() else {
-                return refuse(
-                    "a Rust cell changed the merge; it cannot be exported",
-                    "save the coefficients: save FILE",
-                );
+                return refuse("a Rust cell changed the merge; it cannot be exported", "save the coefficients: save FILE");
             };
             all.push(done);
             all.extend(states[number].looked.iter().cloned());

@@ -27,12 +27,7 @@ pub const TOPICS: &[Topic] = &[
         text: sources,
         example: "load base=builtin:base ja=builtin:japanese math=builtin:math",
     },
-    Topic {
-        name: "data",
-        about: "tuning data and its formats",
-        text: data,
-        example: "data math=builtin:math",
-    },
+    Topic { name: "data", about: "tuning data and its formats", text: data, example: "data math=builtin:math" },
     Topic { name: "schemes", about: "what each coefficient scales", text: schemes, example: "wrap low_rank rank=2" },
     Topic { name: "settings", about: "every key of set, with its default", text: settings, example: "set lr=1e-2 batch_size=4" },
     Topic {
@@ -41,12 +36,7 @@ pub const TOPICS: &[Topic] = &[
         text: penalties,
         example: "set cosine=0.1 l1=1e-6",
     },
-    Topic {
-        name: "tensors",
-        about: "tensor names and patterns",
-        text: tensors,
-        example: "inspect layers.*.mlp.up_proj.weight",
-    },
+    Topic { name: "tensors", about: "tensor names and patterns", text: tensors, example: "inspect layers.*.mlp.up_proj.weight" },
     Topic { name: "methods", about: "static merge methods", text: methods, example: "merge ties density=0.5" },
     Topic { name: "undo", about: "undo, redo and branches", text: undo, example: "undo" },
 ];
@@ -71,7 +61,10 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 fn sources() -> String {
     [
         "Sources are fine-tunes of one base model. `load [NAME=]SOURCE...` takes".into(),
-        line("DIR", "a directory as transformers saves it: config.json, safetensors (float8 too) or pytorch_model.bin, tokenizer"),
+        line(
+            "DIR",
+            "a directory as transformers saves it: config.json, safetensors (float8 too) or pytorch_model.bin, tokenizer",
+        ),
         line("org/name", "a repository on the Hugging Face hub, or its cached copy; @REVISION may follow"),
         line("FILE.gguf", "a GGUF file, decoded on demand; org/name/FILE.gguf on the hub"),
         line("builtin:NAME", "a small built-in model: base, japanese, math or sql"),
@@ -80,7 +73,8 @@ fn sources() -> String {
         listed(Architecture::families()),
         "and the text decoders of multimodal models:".into(),
         listed(Architecture::multimodal()),
-        "wrap rest= decides what becomes of their other tensors. Other families can be merged statically: merge linear DIR.".into(),
+        "wrap rest= decides what becomes of their other tensors. Other families can be merged statically: merge linear DIR."
+            .into(),
         "A source is named after its directory, or NAME. `base=` marks the base model, which is merged only with wrap base=on,"
             .into(),
         "and which the scheme `task` and methods on task vectors need.".into(),
@@ -168,7 +162,8 @@ fn penalties() -> String {
     let mut lines =
         vec!["The loss is a weighted sum of terms. The weights are keys of set, shown with their defaults; 0 is off.".to_owned()];
     lines.push(
-        "Data terms: z are the merge's logits, z_i the source's, T the temperature, B the batch size, n its number of tokens".into(),
+        "Data terms: z are the merge's logits, z_i the source's, T the temperature, B the batch size, n its number of tokens"
+            .into(),
     );
     lines.extend(data.iter().map(one));
     lines.push("Penalties on the coefficients c_i of source i, summed over all trainable tensors except biases".into());
@@ -192,8 +187,7 @@ fn tensors() -> String {
 
 fn methods() -> String {
     let mut lines = vec![
-        "`merge METHOD KEY=VALUE...`, with all keys and their defaults; a list with commas has one value per source:"
-            .to_owned(),
+        "`merge METHOD KEY=VALUE...`, with all keys and their defaults; a list with commas has one value per source:".to_owned(),
     ];
     for method in METHODS {
         lines.push(line(method.name, method.about));

@@ -347,7 +347,11 @@ impl Vocabulary<'_> {
                 names.iter().find(|name| !theirs.contains(name)).or(theirs.iter().find(|name| !names.contains(name)))
             {
                 let difference = format!("only one of them has the vocabulary tensor `{name}`");
-                return Err(Error::Incompatible { first: self.sources[0].name().into(), second: source.name().into(), difference });
+                return Err(Error::Incompatible {
+                    first: self.sources[0].name().into(),
+                    second: source.name().into(),
+                    difference,
+                });
             }
         }
         Ok(())

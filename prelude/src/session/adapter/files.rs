@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::super::output::{Output, last, write_side_file};
 use super::super::side_files::SideFiles;
 use crate::checkpoint::{
-    Checkpoint, Content, Entry, Group, HubRef, Kind, RetainedShare, Source, TensorSpec, Values, Written, map, record, replace_directory,
-    write_file,
+    Checkpoint, Content, Entry, Group, HubRef, Kind, RetainedShare, Source, TensorSpec, Values, Written, map, record,
+    replace_directory, write_file,
 };
 use crate::error::{Error, Result};
 use crate::ops::Truncated;

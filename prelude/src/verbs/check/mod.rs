@@ -80,10 +80,9 @@ fn of_statement(context: &Context, words: &[Word], line: &str, is_first: bool) -
         }
     }
     let open = words.iter().filter_map(|word| word.open);
-    found.extend(open.map(|(at, mark)| Problem {
-        range: at..at + mark.len_utf8(),
-        message: format!("unclosed quotation mark {mark}"),
-    }));
+    found.extend(
+        open.map(|(at, mark)| Problem { range: at..at + mark.len_utf8(), message: format!("unclosed quotation mark {mark}") }),
+    );
     found
 }
 
