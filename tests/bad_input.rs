@@ -425,7 +425,7 @@ fn a_session_file_that_cannot_be_opened() {
     let file = dir.path().join("session");
     fs::write(&file, "not a session").unwrap();
     assert!(matches!(Dam::open(&file).unwrap_err(), Error::SessionFile { .. }));
-    says(&Dam::open(golden("expected.safetensors")).unwrap_err(), &["no session"]);
+    assert_message(&Dam::open(golden("expected.safetensors")).unwrap_err(), &["no session"]);
     // Nor is it replaced by one.
     let error = dam().save(&file).unwrap_err();
     assert_message(&error, &["was not replaced: it is not a session"]);
