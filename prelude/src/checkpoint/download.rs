@@ -36,7 +36,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const SLOWEST: u64 = 1024;
 
 /// What is said where it does not.
-const TOO_SLOW: &str = "fewer than 1024 bytes a second came";
+fn too_slow() -> String {
+    format!("fewer than {SLOWEST} bytes a second came")
+}
 
 /// A try got further that brought so many bytes, or a hundredth of the file.
 const FURTHER: u64 = 16 << 20;
@@ -240,7 +242,7 @@ impl Client {
             self.check()?;
             bytes.extend_from_slice(&buffer[..read]);
             if pace.is_slow(bytes.len() as u64) {
-                return Err(self.unreachable(format!("of its answer, {TOO_SLOW}")));
+                return Err(self.unreachable(format!("of its answer, {}", too_slow())));
             }
             if begun.elapsed() > most {
                 return Err(self.unreachable(format!("its answer takes longer than {} s", most.as_secs())));
@@ -490,7 +492,7 @@ impl Server<'_> {
             self.client.check()?;
             work.reach(part.have.min(size))?;
             if pace.is_slow(part.have) {
-                return Ok(Some(TOO_SLOW.into()));
+                return Ok(Some(too_slow()));
             }
         }
         Ok(None)
