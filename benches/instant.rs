@@ -1,13 +1,13 @@
-//! How long one waits for the program: from its start to its prompt, and from the enter key to the next prompt for
-//! verbs that compute nothing. In a pseudo-terminal, as one meets it: `cargo bench --bench instant`.
+//! Latency of the program in a pseudo-terminal: from start to prompt, and from the Enter key to the next prompt for verbs
+//! that compute nothing. `cargo bench --bench instant`.
 //!
-//! The aim: a prompt in under 50 ms, an answer in under 5 ms.
+//! Target: a prompt in under 50 ms, a reply in under 5 ms.
 
 #[cfg(unix)]
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-/// How often each is measured.
+/// The number of measurements of each.
 #[cfg(unix)]
 const TIMES: usize = 30;
 
@@ -35,16 +35,16 @@ fn main() {
     }
 }
 
-/// From the enter key behind `line` to the next prompt.
+/// The time from the Enter key after `line` to the next prompt.
 #[cfg(unix)]
 fn answer(terminal: &mut common::terminal::Terminal, line: &str) -> std::time::Duration {
     terminal.send(line);
-    // What is typed is drawn, with its hints, before the key is pressed.
+    // The input and its hints are drawn before the key is pressed.
     std::thread::sleep(std::time::Duration::from_millis(50));
     let seen = terminal.bytes().len();
     let begun = std::time::Instant::now();
     terminal.send("\r");
-    // Bracketed paste is switched on again where the next line begins.
+    // Bracketed paste is enabled again when the next line starts.
     terminal.wait_for_bytes(seen, "\x1b[?2004h");
     begun.elapsed()
 }

@@ -1,4 +1,4 @@
-//! load: open the models to be merged, and look at them.
+//! load: opens the models to merge, and lists them.
 //!
 //! ```text
 //! cargo run --release --example 01_load
@@ -11,11 +11,11 @@ fn main() -> Result<()> {
     let mut models = load(["ja=builtin:japanese", "builtin:math"])?;
     println!("{models}");
 
-    // Built-in models bring their data. Any other source is given what it was tuned on:
+    // Built-in models come with data. For other sources, set the data they were tuned on:
     let examples = models.data("math", "builtin:math")?;
-    println!("math has {examples} examples to teach with");
+    println!("math has {examples} training examples");
 
-    // Models that cannot be merged are refused, with the reason and a remedy.
+    // Models that cannot be merged are rejected, with the reason and a hint.
     let error = models.and_load(["/no/such/model"]).unwrap_err();
     println!("\n{error:?}");
     Ok(())

@@ -1,4 +1,4 @@
-//! wrap: one coefficient per source and weight column, and how they start.
+//! wrap: creates one coefficient per source and weight column, with different starts.
 //!
 //! ```text
 //! cargo run --release --example 02_wrap
@@ -13,7 +13,7 @@ fn main() -> Result<()> {
     let dam = models.wrap(Columns::default())?;
     println!("{dam}\n");
 
-    // Only linears, through a tanh, from a random start that the seed decides.
+    // Only linears, through a tanh, from a seeded random start.
     let columns = Columns { f: Nonlinearity::Tanh, train: vec![Kind::Linear], init: Init::Random, seed: 7, ..Columns::default() };
     let dam = models.wrap(columns)?;
     println!("{dam}\n");

@@ -1,4 +1,4 @@
-//! loss: how far the merge is from each source, term by term.
+//! loss: compares the merge with each source, term by term.
 //!
 //! ```text
 //! cargo run --release --example 03_loss
@@ -11,13 +11,13 @@ fn main() -> Result<()> {
     let dam = models.wrap(Columns::default())?;
     println!("the paper's objective: KL divergence from each source, and cosine similarity\n{}\n", dam.loss()?);
 
-    // Every term has a weight; 0 switches it off.
+    // Every term has a weight; 0 disables it.
     let mut settings = dam.settings();
     settings.weights.mse = 0.1;
     settings.weights.l1 = 1e-6;
     settings.weights.cosine = 0.0;
     settings.batch_size = 4;
     dam.set(settings)?;
-    println!("four examples a source, with other terms\n{}", dam.loss()?);
+    println!("four examples per source, with other terms\n{}", dam.loss()?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! step and train: move the coefficients, look after every step, stop and go on.
+//! step and train: update the coefficients, inspect every step, stop and resume.
 //!
 //! ```text
 //! cargo run --release --example 04_step
@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     println!("{first}\n");
     println!("{}\n", dam.train(2)?);
 
-    // A look after every step: here until the merge is twice as close to its sources as it was.
+    // Checks every step: trains until the merge is twice as close to its sources.
     let kl = |terms: &[(String, f64)]| terms.iter().filter(|(name, _)| name.starts_with("kl.")).map(|(_, x)| x).sum::<f64>();
     let before = kl(&first.terms);
     let report = dam.train_with(100, |step| match kl(&step.terms) < before / 2.0 {

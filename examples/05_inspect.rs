@@ -1,4 +1,4 @@
-//! inspect: what the coefficients became, for one tensor, a layer, or all.
+//! inspect: shows the coefficients of one tensor, a layer, or all.
 //!
 //! ```text
 //! cargo run --release --example 05_inspect
@@ -15,7 +15,7 @@ fn main() -> Result<()> {
 
     // A glob, or a part of a name.
     println!("{}\n", dam.inspect("*.mlp.*")?);
-    // One tensor, with the columns where the sources differ most.
+    // One tensor, with the columns in which the sources differ most.
     println!("{}\n", dam.inspect("model.layers.2.self_attn.o_proj.weight")?);
     // The numbers themselves: sources x columns.
     let c = dam.coefficients("model.norm.weight")?;

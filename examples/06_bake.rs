@@ -1,4 +1,4 @@
-//! bake, save and open: an ordinary checkpoint, and a session to come back to.
+//! bake, save and open: writes a checkpoint, and a session to resume later.
 //!
 //! ```text
 //! cargo run --release --example 06_bake [DIR]
@@ -16,17 +16,17 @@ fn main() -> Result<()> {
     let dam = models.wrap(Columns::default())?;
     dam.train(20)?;
 
-    // The coefficients, the optimiser and where everything came from: training goes on after `open`.
+    // The coefficients, the optimiser state and the locations of sources and data: training resumes after `open`.
     let session = directory.with_extension("session.safetensors");
     println!("{}\n", dam.save(&session)?);
     let dam = Dam::open(&session)?;
     dam.train(5)?;
 
-    // The scores go into the model card. A directory that is there is replaced only when asked.
+    // The model card includes the scores. An existing directory is replaced only with `force`.
     println!("{}\n", dam.eval(&[])?);
     println!("{}", dam.bake_with(&directory, &Bake { force: true, ..Bake::default() })?);
 
-    // What was baked is a source like any other.
+    // A baked merge is a source like any other.
     println!("\n{}", load([directory.display().to_string()])?);
     Ok(())
 }

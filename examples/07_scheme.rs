@@ -1,4 +1,4 @@
-//! A scheme of one's own: checked, trained beside columns, and judged on questions nobody has seen.
+//! A custom scheme: checked, trained next to columns, and scored on held-out questions.
 //!
 //! ```text
 //! cargo run --release --example 07_scheme
@@ -9,8 +9,8 @@ use std::cmp::Ordering;
 use dam_prelude::show::{Scores, Table};
 use dam_prelude::{Columns, Parameter, Result, Scheme, Site, Tensor, Wrap, candle_core, check_scheme, load};
 
-/// A feature of the residual stream is the same in every layer. So its coefficients are shared by all the
-/// weights that read it, and each weight shifts them by a number of its own.
+/// A feature of the residual stream is the same in every layer. So all weights that read it share its coefficients,
+/// and each weight shifts them by one number of its own.
 struct Stream;
 
 impl Scheme for Stream {

@@ -1,4 +1,4 @@
-//! Draws the README's pictures: what the first merge scores, and the coefficients that it learnt.
+//! Draws the README's figures: the scores of the first merge, and the coefficients it learnt.
 //!
 //! ```text
 //! cargo run --release --example picture [DIR]

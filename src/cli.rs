@@ -1,4 +1,4 @@
-//! The flags of `dam`.
+//! The command line of `dam`.
 
 use std::path::PathBuf;
 
@@ -12,16 +12,16 @@ use crate::repl::Keys;
 #[command(name = "dam", version)]
 #[command(after_help = "Without arguments: an interactive session. `help` in it lists the verbs.")]
 pub struct Cli {
-    /// Run the verbs of a file, as `dam run FILE` does
+    /// Run the verbs of a file; the same as `dam run FILE`
     #[arg(value_name = "FILE.dam")]
     pub file: Option<PathBuf>,
-    /// Run verbs, separated by `;`, and exit; the first error ends it
+    /// Run verbs, separated by `;`, and exit; stops at the first error
     #[arg(short = 'c', value_name = "VERBS")]
     pub commands: Option<String>,
-    /// Print one JSON object a verb
+    /// Print one JSON object per verb
     #[arg(long, global = true)]
     pub json: bool,
-    /// Edit lines with the keys of vi; the environment can say so too: DAM_EDIT=vi
+    /// Use vi key bindings; the same as DAM_EDIT=vi in the environment
     #[arg(long)]
     pub vi: bool,
     #[command(subcommand)]
@@ -29,10 +29,10 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// The keys that edit lines: as the flag says, or else the environment.
+    /// The key bindings: from the flag, or else from the environment.
     ///
     /// # Errors
-    /// A value of the environment that names no keys.
+    /// `DAM_EDIT` has an unknown value.
     pub fn keys(&self) -> Result<Keys, Error> {
         match std::env::var("DAM_EDIT").as_deref() {
             _ if self.vi => Ok(Keys::Vi),
@@ -44,17 +44,17 @@ impl Cli {
     }
 }
 
-/// What `dam` does instead of an interactive session.
+/// The subcommands of `dam`.
 #[derive(Subcommand)]
 pub enum Action {
-    /// Run the verbs of a file, one a line; # begins a comment
+    /// Run the verbs of a file, one per line; # starts a comment
     Run { file: PathBuf },
-    /// Merge the built-in models, explaining every step
+    /// Merge the built-in models, with every step explained
     Tour {
-        /// Where the merge is written
+        /// The directory to write the merge to
         #[arg(default_value = "merged")]
         directory: PathBuf,
-        /// Replace a checkpoint that is there
+        /// Replace an existing checkpoint
         #[arg(long)]
         force: bool,
     },
@@ -64,17 +64,17 @@ pub enum Action {
         #[command(subcommand)]
         action: crate::kernel::Jupyter,
     },
-    /// Merge in Jupyter notebooks; this program was built without that
+    /// Merge in Jupyter notebooks (not included in this build)
     #[cfg(not(feature = "jupyter"))]
     Jupyter {
         #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Print completions for a shell: source them, or put them where it looks
+    /// Print shell completions: source them, or save them where the shell looks for them
     Completions { shell: clap_complete::Shell },
     /// Print the manual page: dam man > dam.1
     Man,
-    /// The Jupyter kernel; Jupyter starts it
+    /// The Jupyter kernel (started by Jupyter)
     #[command(hide = true)]
     Kernel { connection_file: PathBuf },
 }

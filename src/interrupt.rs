@@ -1,107 +1,106 @@
-//! Ctrl-C: while a verb runs it requests a stop, which training heeds within a layer of its step, and which ends the line
-//! or script that the verb stands in; a second one, or one while nothing runs, ends the program, unless it is an
-//! interactive session.
+//! Ctrl-C handling. While a verb runs, Ctrl-C requests a stop: training stops within one layer of the current step, and the
+//! line or script ends. A second Ctrl-C, or one while nothing runs, ends the program unless it is an interactive session.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use dam_prelude::interrupt;
 
-use crate::progress::say;
+use crate::progress::print_above;
 
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
-/// Whether the program goes on whatever happens.
-static STAYS: AtomicBool = AtomicBool::new(false);
+/// Whether the session is interactive, so that Ctrl-C never ends the program.
+static INTERACTIVE: AtomicBool = AtomicBool::new(false);
 
-/// The exit status of a program ended by Ctrl-C.
+/// The exit status of a program interrupted by Ctrl-C.
 pub const STATUS: u8 = 130;
 
 pub use dam_prelude::interrupt::{clear, requested};
 
-/// Handles Ctrl-C from now on.
+/// Installs the handler of Ctrl-C.
 pub fn install() {
-    // Without a handler Ctrl-C still ends the program, so a failure here loses only the courtesy.
+    // Without a handler Ctrl-C still ends the program, so failure is tolerable.
     let _ = ctrlc::set_handler(|| {
-        let (runs, stays) = (RUNNING.load(Ordering::SeqCst), STAYS.load(Ordering::SeqCst));
-        if stays {
-            // Between the statements of a line too: the rest of it does not run.
+        let (running, interactive) = (RUNNING.load(Ordering::SeqCst), INTERACTIVE.load(Ordering::SeqCst));
+        if interactive {
+            // Also between the statements of a line: the rest of it does not run.
             interrupt::request();
-            if runs {
-                if let Some(stop) = &*STOPS.lock().unwrap_or_else(PoisonError::into_inner) {
+            if running {
+                if let Some(stop) = &*STOP_HOOK.lock().unwrap_or_else(PoisonError::into_inner) {
                     return stop();
                 }
-                say("stopping what is under way; Ctrl-\\ ends the program");
+                print_above("stopping; Ctrl-\\ ends the program");
             }
             return;
         }
-        if !runs || interrupt::request() {
+        if !running || interrupt::request() {
             std::process::exit(STATUS.into());
         }
-        say("stopping what is under way; Ctrl-C again ends the program");
+        print_above("stopping; Ctrl-C again ends the program");
     });
 }
 
-/// From now on Ctrl-C stops what runs, and never the program.
-pub fn stay() {
-    STAYS.store(true, Ordering::SeqCst);
+/// Makes Ctrl-C stop the running verb but never the program.
+pub fn set_interactive() {
+    INTERACTIVE.store(true, Ordering::SeqCst);
 }
 
-/// What else is to be stopped.
-static STOPS: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
+/// Called at Ctrl-C while something runs.
+static STOP_HOOK: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
 
-/// Until its end Ctrl-C stops something else too.
+/// Keeps a stop hook installed until it is dropped.
 #[cfg(feature = "jupyter")]
-pub struct Stop;
+pub struct StopHook;
 
-/// Calls `stop` at Ctrl-C while something runs.
+/// Calls `stop` at Ctrl-C while something runs, until the returned guard is dropped.
 #[cfg(feature = "jupyter")]
-pub fn on_stop(stop: impl Fn() + Send + 'static) -> Stop {
-    *STOPS.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(stop));
-    Stop
+pub fn on_stop(stop: impl Fn() + Send + 'static) -> StopHook {
+    *STOP_HOOK.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(stop));
+    StopHook
 }
 
 #[cfg(feature = "jupyter")]
-impl Drop for Stop {
+impl Drop for StopHook {
     fn drop(&mut self) {
-        *STOPS.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *STOP_HOOK.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-/// While it lives a verb runs, and Ctrl-C asks it to stop instead of ending the program. In an interactive session keys
-/// are not shown meanwhile, as they would stand in what is drawn.
-pub struct Running {
-    shown: Option<libc::termios>,
+/// A guard: while it exists, Ctrl-C requests a stop instead of ending the program. In an interactive session it also turns
+/// echo off, so that keys do not appear in the progress display.
+pub struct RunGuard {
+    before: Option<libc::termios>,
 }
 
-impl Running {
-    /// Something of its own: a stop that was requested before does not count.
+impl RunGuard {
+    /// For a task of its own: clears an earlier stop request.
     #[cfg(feature = "jupyter")]
     pub fn new() -> Self {
         clear();
         Self::statement()
     }
 
-    /// A statement of a line or script, which a stop requested during another statement ends as well.
+    /// For a statement of a line or script, which an earlier stop request ends too.
     pub fn statement() -> Self {
         RUNNING.store(true, Ordering::SeqCst);
-        Self { shown: if STAYS.load(Ordering::SeqCst) { hide_keys() } else { None } }
+        Self { before: if INTERACTIVE.load(Ordering::SeqCst) { disable_echo() } else { None } }
     }
 }
 
-impl Drop for Running {
+impl Drop for RunGuard {
     fn drop(&mut self) {
         RUNNING.store(false, Ordering::SeqCst);
-        if let Some(shown) = &self.shown {
-            // SAFETY: a call on standard input; that it fails changes nothing.
-            unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, shown) };
+        if let Some(before) = &self.before {
+            // SAFETY: `before` is a valid termios; failure is harmless.
+            unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, before) };
         }
     }
 }
 
-/// Has the terminal show no keys; gives what it did before.
-fn hide_keys() -> Option<libc::termios> {
-    // SAFETY: all of it is plain numbers, which the call fills; it is on standard input.
+/// Turns echo off; returns the previous settings.
+fn disable_echo() -> Option<libc::termios> {
+    // SAFETY: a termios of zeros is valid, and both calls get pointers to live values.
     unsafe {
         let mut before = std::mem::zeroed::<libc::termios>();
         if libc::tcgetattr(libc::STDIN_FILENO, &raw mut before) != 0 {

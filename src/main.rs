@@ -1,11 +1,11 @@
-//! The `dam` program: a merge, one verb at a time.
+//! The `dam` program: runs verbs at a prompt, from a script, or in a Jupyter kernel.
 
 mod cli;
+mod image_query;
 mod interrupt;
 #[cfg(feature = "jupyter")]
 mod kernel;
 mod pager;
-mod pictures;
 mod progress;
 mod render;
 mod repl;
@@ -20,13 +20,13 @@ use clap::{CommandFactory, Parser};
 use crate::run::End;
 
 fn main() -> ExitCode {
-    // candle's own threads wait in a busy loop between operations, on the cores that products run on.
+    // candle's threads would spin between operations, on the cores that the matrix products use.
     if std::env::var_os("CANDLE_BARRIER_POOL_SPIN_LIMIT").is_none() {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0") };
     }
-    keep_memory();
-    terminal::believe();
+    retain_memory();
+    terminal::apply_image_override();
     #[cfg(feature = "jupyter")]
     if let Some(code) = kernel::hook() {
         return code;
@@ -39,16 +39,16 @@ fn main() -> ExitCode {
     }
     let keys = cli.keys();
     if let (Some(file), true) = (&cli.file, cli.action.is_some() || cli.commands.is_some()) {
-        let message = format!("`{}` stands beside a command or -c: a script runs alone, dam FILE.dam", file.display());
+        let message = format!("script `{}` cannot be combined with a command or -c; run it alone: dam FILE.dam", file.display());
         cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
     }
     let end = match (cli.commands, cli.action.or_else(|| cli.file.map(|file| cli::Action::Run { file }))) {
         (Some(_), _) | (_, Some(_)) if cli.vi => {
-            let message = "--vi is for an interactive session alone";
+            let message = "--vi applies only to an interactive session";
             cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
         }
         (Some(_), Some(_)) => {
-            let message = "-c runs verbs and needs no command beside it";
+            let message = "-c cannot be combined with a command";
             cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
         }
         (Some(text), None) => run::script(&text, &output),
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         }
         (None, Some(cli::Action::Tour { directory, force })) => tour::tour(&directory, force, &output),
         (None, Some(action @ (cli::Action::Jupyter { .. } | cli::Action::Kernel { .. }))) => {
-            End::of(jupyter(&action, &output).map_err(chained).inspect_err(|error| output.error("jupyter", error)).is_ok())
+            End::of(jupyter(&action, &output).map_err(with_causes).inspect_err(|error| output.error("jupyter", error)).is_ok())
         }
         (None, None) => match keys {
             Ok(keys) => repl::repl(keys, &output),
@@ -80,9 +80,9 @@ fn main() -> ExitCode {
     end.code()
 }
 
-/// Has memory that one step frees kept for the next, up to a gibibyte: new memory costs a fault for every page of it.
-/// (glibc would give every large piece back at once.)
-fn keep_memory() {
+/// Keeps memory freed by one step for the next, up to 1 GiB, because fresh memory costs a page fault per page. (By default
+/// glibc returns large blocks to the system at once.)
+fn retain_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
         // SAFETY: no other thread runs yet.
@@ -90,8 +90,8 @@ fn keep_memory() {
     }
 }
 
-/// An error that says its causes, as those of the library do.
-fn chained(error: anyhow::Error) -> anyhow::Error {
+/// `error` with its causes in the message, as in errors of the library.
+fn with_causes(error: anyhow::Error) -> anyhow::Error {
     if error.is::<dam_prelude::Error>() { error } else { anyhow::anyhow!("{error:#}") }
 }
 
@@ -107,6 +107,6 @@ fn jupyter(action: &cli::Action, output: &render::Output) -> anyhow::Result<()> 
 
 #[cfg(not(feature = "jupyter"))]
 fn jupyter(_: &cli::Action, _: &render::Output) -> anyhow::Result<()> {
-    let (message, hint) = ("this `dam` was built without notebooks", "cargo install --locked --path . --features jupyter");
+    let (message, hint) = ("this `dam` was built without notebook support", "cargo install --locked --path . --features jupyter");
     Err(dam_prelude::Error::Refused { message: message.into(), hint: hint.into() }.into())
 }

@@ -1,11 +1,11 @@
-//! Long text on a terminal, a screen at a time: through `PAGER`, or `less` where there is one.
+//! Shows long text in a pager: `PAGER`, or `less`.
 
 use std::io::{IsTerminal, Write};
 use std::process::{Command, Stdio};
 
 use crate::terminal;
 
-/// Shows `text` a screen at a time, where it is longer than the terminal and a person looks at it; whether it was shown.
+/// Shows `text` in the pager if input and output are terminals and it does not fit the screen; returns whether it was shown.
 pub fn page(text: &str) -> bool {
     let is_watched = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if !is_watched || text.lines().count() < terminal::rows() {
@@ -16,14 +16,14 @@ pub fn page(text: &str) -> bool {
         Ok(command) => command,
         Err(_) => "less".into(),
     };
-    // `less` leaves the text on the screen.
+    // These options leave the text on the screen.
     let less = std::env::var("LESS").unwrap_or_else(|_| "FRX".into());
     let child = Command::new("sh").args(["-c", &command]).env("LESS", less).stdin(Stdio::piped()).spawn();
     let Ok(mut child) = child else { return false };
     if let Some(mut input) = child.stdin.take() {
-        // Whoever has seen enough leaves.
+        // The pager may quit before it has read everything.
         let _ = input.write_all(text.as_bytes());
     }
-    // The shell says 127 where there is no such program.
+    // The shell exits with 127 if the program does not exist.
     child.wait().is_ok_and(|status| status.code() != Some(127))
 }

@@ -1,4 +1,4 @@
-//! A bar and the loss curve while something long runs, in place; plain lines where nobody can see that.
+//! A progress bar and the loss curve, redrawn in place during long tasks; plain lines if standard error is not a terminal.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
@@ -13,39 +13,39 @@ use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, Pr
 use crate::render::note;
 use crate::{repl, terminal};
 
-/// Plain lines are this far apart.
-const PLAIN: Duration = Duration::from_secs(5);
+/// The time between plain lines.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Curves are at least so far apart.
-const PACE: Duration = Duration::from_millis(250);
+/// The least time between two redraws of the curve.
+const CURVE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Columns that the words beside a bar take at most.
-const WORDS: usize = 56;
+/// The most columns of the text beside a bar.
+const TEXT_COLUMNS: usize = 56;
 
-/// Rows of text that are seen while it grows.
-const TEXT: usize = 12;
+/// The rows of generated text shown while it grows.
+const TEXT_ROWS: usize = 12;
 
-/// A task that is seen.
-struct Shown {
+/// A task on display.
+struct TaskDisplay {
     bar: ProgressBar,
     counts: Counts,
     history: History,
-    /// When its curve was drawn last.
-    drawn: Instant,
-    /// The columns of the terminal that it was drawn for.
+    /// The time of the last redraw of the curve.
+    last_redraw: Instant,
+    /// The width of the terminal at the last redraw.
     columns: usize,
 }
 
-impl Shown {
+impl TaskDisplay {
     fn new(counts: Counts, total: Option<usize>) -> Self {
         let bar = ProgressBar::with_draw_target(total.map(|n| n as u64), ProgressDrawTarget::stderr());
         let columns = terminal::width();
         set_style(&bar, counts, columns);
-        Self { bar, counts, history: History::default(), drawn: Instant::now(), columns }
+        Self { bar, counts, history: History::default(), last_redraw: Instant::now(), columns }
     }
 
-    /// What is on the screen goes away if the terminal has another width now: terminals break lines anew, so that other
-    /// rows are there than those that were drawn, and the bar takes away what it drew.
+    /// Erases the display if the width of the terminal has changed. Terminals rewrap lines on resize, so the rows on the
+    /// screen are no longer those the bar drew and would erase.
     fn resize(&mut self) {
         let columns = terminal::width();
         let before = std::mem::replace(&mut self.columns, columns);
@@ -61,43 +61,43 @@ impl Shown {
                 "{}{amount}/{length}  {}{}",
                 " ".repeat(bar_width(before) + 1),
                 self.bar.message(),
-                pace(self.counts, self.bar.per_sec(), self.bar.eta()),
+                rate_and_time_left(self.counts, self.bar.per_sec(), self.bar.eta()),
             ),
             None => format!("  {}  {:#}", self.bar.message(), HumanDuration(self.bar.elapsed())),
         };
         let prefix = self.bar.prefix();
         let rows = [line.as_str()].into_iter().chain(prefix.lines()).map(|line| measure_text_width(line).div_ceil(before).max(1));
-        // Rows are filled with blanks, with nothing between them: to the terminal all are one long line.
+        // Rows are padded with spaces and have no newlines between them: to the terminal they are one long line.
         let above = match (rows.sum::<usize>() * before).div_ceil(columns).saturating_sub(1) {
             0 => String::new(),
             above => format!("\x1b[{above}A"),
         };
         let _ = write!(std::io::stderr(), "{above}\r\x1b[J");
-        // A new target knows of nothing that it drew.
+        // A new draw target has no record of earlier output.
         self.bar.set_draw_target(ProgressDrawTarget::stderr());
         set_style(&self.bar, self.counts, columns);
     }
 }
 
-/// Those that are seen, the outermost first.
-static TASKS: Mutex<Vec<Shown>> = Mutex::new(Vec::new());
+/// The tasks on display, outermost first.
+static TASKS: Mutex<Vec<TaskDisplay>> = Mutex::new(Vec::new());
 
-/// Says something beside what is seen.
-pub fn say(text: &str) {
+/// Prints a line above the display.
+pub fn print_above(text: &str) {
     match TASKS.lock().unwrap_or_else(PoisonError::into_inner).last() {
         Some(task) => task.bar.println(text),
         None => note(text),
     }
 }
 
-/// Shows what is under way from now on: tasks such as training, downloads, and what else takes long.
+/// Starts showing the progress of tasks such as training and downloads.
 pub fn watch() {
     let terminal = std::io::stderr().is_terminal();
-    let plain = Mutex::new(Plain::default());
+    let plain = Mutex::new(PlainProgress::default());
     session::watch(move |progress| {
-        repl::step(progress);
+        repl::save_step(progress);
         if terminal {
-            drawn(&mut TASKS.lock().unwrap_or_else(PoisonError::into_inner), progress);
+            draw(&mut TASKS.lock().unwrap_or_else(PoisonError::into_inner), progress);
         } else {
             let line = plain.lock().unwrap_or_else(PoisonError::into_inner).line(progress, Instant::now());
             line.iter().for_each(|line| note(line));
@@ -105,16 +105,16 @@ pub fn watch() {
     });
 }
 
-/// A bar a task; a task inside another has the place, and gives it back.
-fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
-    tasks.last_mut().into_iter().for_each(Shown::resize);
+/// Draws one bar per task; a nested task replaces the outer one until it ends.
+fn draw(tasks: &mut Vec<TaskDisplay>, progress: &Progress<'_>) {
+    tasks.last_mut().into_iter().for_each(TaskDisplay::resize);
     if progress.finished {
         tasks.pop().inspect(|task| task.bar.finish_and_clear());
         return;
     }
     if progress.done == 0 {
         tasks.last().inspect(|outer| outer.bar.set_draw_target(ProgressDrawTarget::hidden()));
-        tasks.push(Shown::new(progress.counts, progress.total));
+        tasks.push(TaskDisplay::new(progress.counts, progress.total));
     }
     let Some(task) = tasks.last_mut() else { return };
     match (progress.step, progress.loss) {
@@ -122,25 +122,25 @@ fn drawn(tasks: &mut Vec<Shown>, progress: &Progress<'_>) {
         (None, Some(loss)) => task.history.push(progress.done, loss, &[]),
         (None, None) => {}
     }
-    if task.history.total.len() > 1 && task.drawn.elapsed() > PACE {
-        task.drawn = Instant::now();
+    if task.history.total.len() > 1 && task.last_redraw.elapsed() > CURVE_INTERVAL {
+        task.last_redraw = Instant::now();
         let width = task.columns.saturating_sub(1).min(100);
         task.bar.set_prefix(Figure::losses(&task.history).text(width, terminal::is_ascii()));
     }
     match progress.task {
-        GENERATE => task.bar.set_prefix(end(progress.message, task.columns.saturating_sub(1), TEXT)),
+        GENERATE => task.bar.set_prefix(last_rows(progress.message, task.columns.saturating_sub(1), TEXT_ROWS)),
         _ => task.bar.set_message(progress.message.to_owned()),
     }
     let is_first = task.bar.position() == 0;
     task.bar.set_position(progress.done as u64);
     if is_first && task.counts == Counts::Bytes {
-        // Some are done before they are first told of: they say nothing of how fast it goes.
+        // Bytes already present at the first report do not count for the rate.
         task.bar.reset_eta();
     }
 }
 
-/// The last `rows` rows of `text`, broken at `width` columns.
-fn end(text: &str, width: usize, rows: usize) -> String {
+/// The last `rows` rows of `text`, wrapped at `width` columns.
+fn last_rows(text: &str, width: usize, rows: usize) -> String {
     let mut all = Vec::new();
     for line in text.lines() {
         let (mut row, mut used) = (String::new(), 0);
@@ -158,12 +158,12 @@ fn end(text: &str, width: usize, rows: usize) -> String {
     all[all.len().saturating_sub(rows)..].join("\n")
 }
 
-/// How wide a bar is in a terminal of so many columns.
+/// The width of a bar in a terminal with `columns` columns.
 fn bar_width(columns: usize) -> usize {
-    columns.saturating_sub(WORDS).clamp(6, 30)
+    columns.saturating_sub(TEXT_COLUMNS).clamp(6, 30)
 }
 
-/// How a bar looks in a terminal of so many columns.
+/// Sets the template of a bar for a terminal with `columns` columns.
 fn set_style(bar: &ProgressBar, counts: Counts, columns: usize) {
     let amount = match counts {
         Counts::Steps => "{pos}/{len}  {msg}{pace}",
@@ -174,8 +174,8 @@ fn set_style(bar: &ProgressBar, counts: Counts, columns: usize) {
         None => "{spinner} {msg}  {elapsed}\n{prefix}".into(),
     };
     let pace = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        // Writing into the bar's own text does not fail.
-        let _ = write!(out, "{}", pace(counts, state.per_sec(), state.eta()));
+        // Writing to a string does not fail.
+        let _ = write!(out, "{}", rate_and_time_left(counts, state.per_sec(), state.eta()));
     };
     if let Ok(style) = ProgressStyle::with_template(&template) {
         let (chars, ticks) = if terminal::is_ascii() { ("#> ", "-\\|/ ") } else { ("━╸ ", "⠁⠂⠄⠂ ") };
@@ -183,43 +183,43 @@ fn set_style(bar: &ProgressBar, counts: Counts, columns: usize) {
     }
 }
 
-/// How fast it goes and how long it still takes, behind other words; nothing before something was done.
-fn pace(counts: Counts, per_sec: f64, left: Duration) -> String {
+/// The rate and the time left; empty before there is any progress.
+fn rate_and_time_left(counts: Counts, per_sec: f64, left: Duration) -> String {
     if per_sec.is_nan() || per_sec <= 0.0 {
         return String::new();
     }
     let rate = match counts {
-        Counts::Steps => format!("{per_sec:.1} a second"),
+        Counts::Steps => format!("{per_sec:.1} per second"),
         Counts::Bytes => format!("{}/s", DecimalBytes(per_sec as u64)),
     };
     format!("  {rate}  {:#} left", HumanDuration(left))
 }
 
-/// What plain lines are told of.
+/// The state behind plain progress lines.
 #[derive(Default)]
-struct Plain {
-    /// When the last line was written, or would have been.
+struct PlainProgress {
+    /// When the last line was written or the first task began.
     last: Option<Instant>,
-    /// When each task began, and how much of it was done then, the outermost first.
-    begun: Vec<(Instant, usize)>,
+    /// The start time of each task and the amount done by then, outermost first.
+    tasks: Vec<(Instant, usize)>,
 }
 
-impl Plain {
-    /// The line that is due, now and then.
+impl PlainProgress {
+    /// The next line, if one is due.
     fn line(&mut self, progress: &Progress<'_>, now: Instant) -> Option<String> {
         if progress.done == 0 || progress.finished {
             match progress.finished {
-                true => drop(self.begun.pop()),
-                false => self.begun.push((now, 0)),
+                true => drop(self.tasks.pop()),
+                false => self.tasks.push((now, 0)),
             }
             self.last.get_or_insert(now);
             return None;
         }
-        // Of bytes some are done before they are first told of.
-        if let Some(begun) = self.begun.last_mut().filter(|begun| progress.counts == Counts::Bytes && begun.1 == 0) {
+        // Bytes already present at the first report do not count.
+        if let Some(begun) = self.tasks.last_mut().filter(|begun| progress.counts == Counts::Bytes && begun.1 == 0) {
             *begun = (now, progress.done);
         }
-        let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) > PLAIN);
+        let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) > PLAIN_INTERVAL);
         if !is_due || progress.task == GENERATE {
             return None;
         }
@@ -234,9 +234,9 @@ impl Plain {
         })
     }
 
-    /// How long the innermost task still takes, if it goes on as it did.
+    /// The time left for the innermost task at its mean rate so far.
     fn left(&self, progress: &Progress<'_>, now: Instant) -> Option<Duration> {
-        let (begun, before) = *self.begun.last()?;
+        let (begun, before) = *self.tasks.last()?;
         let made = progress.done.checked_sub(before).filter(|made| *made > 0)?;
         let rest = progress.total?.saturating_sub(progress.done);
         Some(now.saturating_duration_since(begun).mul_f64(rest as f64 / made as f64))
@@ -253,22 +253,22 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_estimated_before_something_was_done() {
+    fn there_is_no_estimate_before_the_first_progress() {
         for nothing in [0.0, f64::NAN] {
-            assert_eq!(pace(Counts::Steps, nothing, Duration::ZERO), "");
+            assert_eq!(rate_and_time_left(Counts::Steps, nothing, Duration::ZERO), "");
         }
-        assert_eq!(pace(Counts::Steps, 2.0, Duration::from_secs(80)), "  2.0 a second  80s left");
-        assert_eq!(pace(Counts::Bytes, 2e6, Duration::from_secs(9)), "  2.00 MB/s  9s left");
+        assert_eq!(rate_and_time_left(Counts::Steps, 2.0, Duration::from_secs(80)), "  2.0 per second  80s left");
+        assert_eq!(rate_and_time_left(Counts::Bytes, 2e6, Duration::from_secs(9)), "  2.00 MB/s  9s left");
     }
 
     #[test]
-    fn plain_lines_say_how_long_it_takes() {
-        let (begin, mut plain) = (Instant::now(), Plain::default());
+    fn plain_lines_estimate_the_time_left() {
+        let (begin, mut plain) = (Instant::now(), PlainProgress::default());
         let after = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!(plain.line(&steps(0, 100), begin), None);
         assert_eq!(plain.line(&steps(1, 100), after(1)), None);
         assert_eq!(plain.line(&steps(20, 100), after(20)).unwrap(), "step, 80s left");
-        // A task within has a time of its own, and gives it back.
+        // A nested task has its own estimate, and the outer one resumes after it.
         assert_eq!(plain.line(&steps(0, 5), after(21)), None);
         assert_eq!(plain.line(&steps(1, 5), after(26)).unwrap(), "step, 20s left");
         assert_eq!(plain.line(&Progress { finished: true, ..steps(5, 5) }, after(36)), None);
@@ -276,12 +276,12 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_counted_from_the_first_that_are_told_of() {
-        let (begin, mut plain) = (Instant::now(), Plain::default());
+    fn bytes_present_at_the_first_report_do_not_count() {
+        let (begin, mut plain) = (Instant::now(), PlainProgress::default());
         let bytes = |done| Progress { task: "download", counts: Counts::Bytes, message: "x", ..steps(done, 10_000_000) };
         let after = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!(plain.line(&bytes(0), begin), None);
-        // It went on from the middle.
+        // The download was resumed halfway.
         assert_eq!(plain.line(&bytes(5_000_000), begin), None);
         assert_eq!(plain.line(&bytes(6_000_000), after(6)).unwrap(), "download x: 6.00 MB of 10.00 MB, 24s left");
     }

@@ -1,4 +1,4 @@
-//! The only file that prints: replies and errors, as text for a person or JSON for a program.
+//! Prints replies and errors, as text for people or JSON for programs. Only this file writes verb output.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -11,24 +11,24 @@ use serde_json::{Map, Value, json};
 
 use crate::{pager, terminal};
 
-/// Whether nobody reads standard output any more.
+/// Whether standard output was found closed.
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Where replies go.
+/// The output of verbs.
 #[derive(Clone, Copy)]
 pub struct Output {
     pub json: bool,
 }
 
 impl Output {
-    /// Shows a verb's reply.
+    /// Prints the reply of a verb.
     pub fn reply(&self, verb: &str, seconds: f64, reply: &Reply) {
         if !self.json {
             match (&reply.figure, reply.ansi.as_deref().filter(|_| terminal::has_colours())) {
-                (Some(figure), _) => terminal::show(figure).inspect(|text| self.say(text)).map_or((), drop),
-                (None, Some(ansi)) => self.line(&shown(ansi)),
-                (None, None) if verb == "help" && pager::page(&fitted(&reply.text, true)) => {}
-                (None, None) => self.say(&reply.text),
+                (Some(figure), _) => terminal::show(figure).inspect(|text| self.print(text)).map_or((), drop),
+                (None, Some(ansi)) => self.line(&in_charset(ansi)),
+                (None, None) if verb == "help" && pager::page(&fit(&reply.text, true)) => {}
+                (None, None) => self.print(&reply.text),
             }
             return;
         }
@@ -37,18 +37,18 @@ impl Output {
         self.line(&Value::Object(object).to_string());
     }
 
-    /// Shows what was done: text for a person, `fields` for a program.
+    /// Prints the result of a command: text for people, `fields` for programs.
     #[cfg(feature = "jupyter")]
     pub fn object(&self, what: &str, text: &str, mut fields: Value) {
         if self.json {
             fields["verb"] = json!(what);
             self.line(&fields.to_string());
         } else {
-            self.say(text);
+            self.print(text);
         }
     }
 
-    /// Shows an error: on standard error for a person, on standard output for a program.
+    /// Prints an error: on standard error as text, or on standard output as JSON.
     pub fn error(&self, verb: &str, error: &anyhow::Error) {
         let hint = hint(error);
         if self.json {
@@ -59,10 +59,10 @@ impl Output {
         note(&format!("error: {error}{hint}"));
     }
 
-    /// Shows text for a person; nothing if there is none.
-    pub fn say(&self, text: &str) {
+    /// Prints text for people, if it is not empty.
+    pub fn print(&self, text: &str) {
         if !text.is_empty() {
-            self.line(&fitted(text, std::io::stdout().is_terminal()));
+            self.line(&fit(text, std::io::stdout().is_terminal()));
         }
     }
 
@@ -70,19 +70,19 @@ impl Output {
         self.write(format!("{text}\n").as_bytes());
     }
 
-    /// Writes `bytes` as they are.
+    /// Writes `bytes` unchanged.
     pub fn write(&self, bytes: &[u8]) {
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => {}
-            // Nobody reads on (`dam ... | head`). A merge that was asked for is made all the same.
+            // The reader has gone (`dam ... | head`). The verbs still run to the end.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
                 if !CLOSED.swap(true, Ordering::Relaxed) {
-                    note("standard output is closed: going on without it");
+                    note("standard output is closed; continuing without it");
                 }
             }
             Err(error) => {
-                note(&format!("error: what is to be said cannot be written: {error}"));
+                note(&format!("error: cannot write to standard output: {error}"));
                 std::process::exit(1);
             }
         }
@@ -91,17 +91,17 @@ impl Output {
 
 /// Prints a line on standard error.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", fitted(text, std::io::stderr().is_terminal()));
+    let _ = writeln!(std::io::stderr().lock(), "{}", fit(text, std::io::stderr().is_terminal()));
 }
 
-/// `text` as it can be shown: on a terminal in its width and letters.
-fn fitted(text: &str, is_terminal: bool) -> String {
+/// `text` ready to print: wrapped to the width and reduced to the character set of a terminal.
+fn fit(text: &str, is_terminal: bool) -> String {
     let text = printable(text);
-    if is_terminal { shown(&wrapped(&text, terminal::width())).into_owned() } else { text }
+    if is_terminal { in_charset(&wrap(&text, terminal::width())).into_owned() } else { text }
 }
 
-/// `text` in letters that the terminal has: what tables are drawn with, as wide as it was.
-fn shown(text: &str) -> Cow<'_, str> {
+/// `text` in the character set of the terminal. Table characters are replaced by ASCII of the same width.
+fn in_charset(text: &str) -> Cow<'_, str> {
     if !terminal::is_ascii() {
         return text.into();
     }
@@ -114,9 +114,8 @@ fn shown(text: &str) -> Cow<'_, str> {
     text.chars().map(plain).collect()
 }
 
-/// `text` with lines of prose broken between words, those with a word before it under its beginning; what is set in
-/// columns stays.
-fn wrapped(text: &str, width: usize) -> String {
+/// `text` with prose wrapped between words and indented below its label. Tabular lines are kept.
+fn wrap(text: &str, width: usize) -> String {
     let mut all = String::with_capacity(text.len());
     for (i, line) in text.split('\n').enumerate() {
         if i > 0 {
@@ -146,7 +145,7 @@ fn wrapped(text: &str, width: usize) -> String {
     all
 }
 
-/// Where the prose of a line begins, in bytes and in columns; none where it is set in columns.
+/// The start of the prose in a line, in bytes and in columns; none for a tabular line.
 fn prose(line: &str) -> Option<(usize, usize)> {
     let indent = line.len() - line.trim_start().len();
     let text = line.trim();
@@ -161,14 +160,14 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::wrapped;
+    use super::wrap;
 
     #[test]
-    fn prose_is_broken_between_words_and_columns_are_not() {
-        assert_eq!(wrapped("hint: one two three", 10), "hint: one\ntwo three");
-        assert_eq!(wrapped("  a b c d e", 7), "  a b c\n  d e");
-        assert_eq!(wrapped("bake   write the merge", 16), "bake   write the\n       merge");
+    fn prose_is_wrapped_between_words_and_tables_are_not() {
+        assert_eq!(wrap("hint: one two three", 10), "hint: one\ntwo three");
+        assert_eq!(wrap("  a b c d e", 7), "  a b c\n  d e");
+        assert_eq!(wrap("bake   write the merge", 16), "bake   write the\n       merge");
         let table = " model   loss   a long cell\n─────────────────────────";
-        assert_eq!(wrapped(table, 10), table);
+        assert_eq!(wrap(table, 10), table);
     }
 }

@@ -1,4 +1,4 @@
-//! Runs statements: of `-c`, of a file, or of one line of the interactive loop.
+//! Runs statements: from `-c`, a file, or one line of the REPL.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -10,20 +10,20 @@ use dam_prelude::Error;
 use dam_prelude::checkpoint::read_file;
 use dam_prelude::verbs::{self, Context, Reply, Statement, statements};
 
-use crate::interrupt::{self, Running};
+use crate::interrupt::{self, RunGuard};
 use crate::render::{Output, note};
 
-/// What comes after a statement.
+/// How a statement ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum After {
-    Next,
+pub enum Outcome {
+    Continue,
     Failed,
-    /// A stop was requested: nothing else of the line or script runs.
+    /// A stop was requested: the rest of the line or script does not run.
     Stopped,
     Quit,
 }
 
-/// How a script, or a whole run of the program, ended.
+/// How a script or the whole program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Done,
@@ -32,7 +32,7 @@ pub enum End {
 }
 
 impl End {
-    /// The end of what may fail.
+    /// `Done` on success, else `Failed`.
     pub fn of(went_well: bool) -> Self {
         if went_well { Self::Done } else { Self::Failed }
     }
@@ -47,62 +47,62 @@ impl End {
     }
 }
 
-/// Runs one statement: its reply and how many seconds it took.
+/// Runs one statement; returns its reply and its duration in seconds.
 ///
 /// # Errors
-/// An unknown verb, or what the verb says.
+/// The verb is unknown or fails.
 pub fn reply(statement: &Statement, context: &mut Context) -> Result<(Reply, f64)> {
-    let _running = Running::statement();
+    let _running = RunGuard::statement();
     let start = Instant::now();
-    // A fault of ours ends the verb, not the session: nothing that was done before is lost.
+    // A panic ends the verb but not the session: earlier work is kept.
     let done = catch_unwind(AssertUnwindSafe(|| context.run(statement)));
     let reply = done.unwrap_or_else(|_| {
-        let hint = "this is a fault of dam: please report what led to it".into();
-        Err(Error::Refused { message: format!("`{}` failed in a way it should not", statement.verb), hint })
+        let hint = "this is a bug in dam: please report the steps that led to it".into();
+        Err(Error::Refused { message: format!("internal error in `{}`", statement.verb), hint })
     })?;
     Ok((reply, start.elapsed().as_secs_f64()))
 }
 
-/// Runs one statement and shows its reply.
-pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> After {
-    let after = match reply(statement, context) {
+/// Runs one statement and prints its reply.
+pub fn statement(statement: &Statement, context: &mut Context, output: &Output) -> Outcome {
+    let outcome = match reply(statement, context) {
         Ok((reply, seconds)) => {
             output.reply(&statement.verb, seconds, &reply);
-            if verbs::quits(&statement.verb) { After::Quit } else { After::Next }
+            if verbs::quits(&statement.verb) { Outcome::Quit } else { Outcome::Continue }
         }
         Err(error) => {
             output.error(&statement.verb, &error);
-            After::Failed
+            Outcome::Failed
         }
     };
-    if interrupt::requested() { After::Stopped } else { after }
+    if interrupt::requested() { Outcome::Stopped } else { outcome }
 }
 
-/// Says which statements a stop left out.
-pub fn left_out(rest: &[Statement], output: &Output) {
+/// Reports the statements that a stop skipped.
+pub fn report_skipped(rest: &[Statement], output: &Output) {
     let rest: Vec<String> = rest.iter().map(verbs::line).collect();
     if !rest.is_empty() && !output.json {
-        note(&format!("stopped, so not run: {}", rest.join("; ")));
+        note(&format!("stopped; not run: {}", rest.join("; ")));
     }
 }
 
-/// Runs all statements of `text`; the first error, or a stop, ends it.
+/// Runs all statements of `text`, up to the first error or stop.
 pub fn script(text: &str, output: &Output) -> End {
-    placed(text, None, output)
+    run_text(text, None, output)
 }
 
-/// [`script`] of what comes on standard input.
+/// [`script`] from standard input.
 pub fn input(text: &str, output: &Output) -> End {
-    placed(text.trim_start_matches('\u{feff}'), Some(Path::new("standard input")), output)
+    run_text(text.trim_start_matches('\u{feff}'), Some(Path::new("standard input")), output)
 }
 
-/// [`script`], whose errors say where in `file` they are.
-fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
+/// [`script`] with errors located by their line in `file`.
+fn run_text(text: &str, file: Option<&Path>, output: &Output) -> End {
     interrupt::clear();
     let all = match statements(text) {
         Ok(all) => all,
         Err(error) => {
-            let hint = "close it; an apostrophe in text needs quotes around it: \"What's new?\"".into();
+            let hint = "close it; text with an apostrophe needs double quotes: \"What's new?\"".into();
             output.error("", &Error::Refused { message: error.to_string(), hint }.into());
             return End::Failed;
         }
@@ -110,18 +110,18 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
     let mut context = Context::default();
     for (i, each) in all.iter().enumerate() {
         match statement(each, &mut context, output) {
-            After::Next => {}
-            After::Stopped => {
-                left_out(&all[i + 1..], output);
+            Outcome::Continue => {}
+            Outcome::Stopped => {
+                report_skipped(&all[i + 1..], output);
                 return End::Stopped;
             }
-            After::Failed => {
+            Outcome::Failed => {
                 if let Some(file) = file.filter(|_| !output.json) {
-                    note(&format!("in line {} of {}: {}", each.line, file.display(), each.verb));
+                    note(&format!("at line {} of {}: {}", each.line, file.display(), each.verb));
                 }
                 return End::Failed;
             }
-            After::Quit => break,
+            Outcome::Quit => break,
         }
     }
     End::Done
@@ -129,12 +129,12 @@ fn placed(text: &str, file: Option<&Path>, output: &Output) -> End {
 
 /// Runs the statements of a file.
 pub fn file(path: &Path, output: &Output) -> End {
-    /// Bytes of the largest file of statements.
+    /// The largest script, in bytes.
     const MOST: u64 = 64 << 20;
     let invalid =
         |e| Error::Io { action: "read", path: path.into(), source: std::io::Error::new(std::io::ErrorKind::InvalidData, e) };
     match read_file(path, MOST).and_then(|bytes| String::from_utf8(bytes).map_err(invalid)) {
-        Ok(text) => placed(text.trim_start_matches('\u{feff}'), Some(path), output),
+        Ok(text) => run_text(text.trim_start_matches('\u{feff}'), Some(path), output),
         Err(error) => {
             let error = match error {
                 Error::NotFound { .. } => Error::Refused {

@@ -1,4 +1,4 @@
-//! `dam tour`: the main job on the built-in models, told as it happens, in the verbs one would type.
+//! `dam tour`: a complete run on the built-in models, explained step by step in the verbs a user would type.
 
 use std::path::Path;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::interrupt;
 use crate::render::Output;
 use crate::run::{self, End};
 
-/// What is said, and the verbs that follow.
+/// The explanations, each with the verbs that follow.
 const TOUR: [(&str, &str); 7] = [
     (
         "Three small models, tuned from one base: for Japanese, for arithmetic, for\n\
@@ -40,12 +40,12 @@ const TOUR: [(&str, &str); 7] = [
         "set lr=1e-2 schedule=linear total_steps=150 warmup=5; train 150",
     ),
     (
-        "The coefficients have left 1/3, each column its own way: what came from whom,\n\
-         in the second layer.",
+        "The coefficients have left 1/3, each column its own way. This is how much each\n\
+         source contributes to the second layer.",
         "inspect layers.1.*_proj.weight",
     ),
     (
-        "Questions nobody has seen: the share answered exactly right, and the loss.\n\
+        "Held-out questions: the share answered exactly right, and the loss.\n\
          `japanese-math` is arithmetic asked in Japanese, which takes two skills and no\n\
          specialist was tuned on.",
         "eval --all",
@@ -53,16 +53,16 @@ const TOUR: [(&str, &str); 7] = [
     ("The merge becomes an ordinary Hugging Face checkpoint, as large as one source.", "bake"),
 ];
 
-/// Tells the tour and writes the merge to `directory`. A stop ends it.
+/// Runs the tour and writes the merge to `directory`. An interrupt ends it.
 pub fn tour(directory: &Path, force: bool, output: &Output) -> End {
     interrupt::clear();
     let start = Instant::now();
-    match told(directory, force, output) {
+    match run_tour(directory, force, output) {
         Ok(_) if interrupt::requested() => End::Stopped,
-        Ok(moral) => {
+        Ok(conclusion) => {
             if !output.json {
                 let seconds = start.elapsed().as_secs_f64();
-                output.say(&format!("\n{moral}\nThat took {seconds:.0} s. Next: run it without `tour`, and type `help`."));
+                output.print(&format!("\n{conclusion}\nThat took {seconds:.0} s. Next: run it without `tour`, and type `help`."));
             }
             End::Done
         }
@@ -73,7 +73,7 @@ pub fn tour(directory: &Path, force: bool, output: &Output) -> End {
     }
 }
 
-fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
+fn run_tour(directory: &Path, force: bool, output: &Output) -> Result<String> {
     if directory.symlink_metadata().is_ok() && !force {
         return Err(Error::Exists { path: directory.into() }.into());
     }
@@ -90,7 +90,7 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
             all = vec![bake];
         }
         if !output.json {
-            output.say(&format!("\n{words}\n\ndam> {typed}"));
+            output.print(&format!("\n{words}\n\ndam> {typed}"));
         }
         for statement in all {
             let (reply, seconds) = run::reply(&statement, &mut context)?;
@@ -101,15 +101,15 @@ fn told(directory: &Path, force: bool, output: &Output) -> Result<String> {
                 return Ok(String::new());
             }
             if statement.verb == "eval" {
-                sentence = moral(&reply.json["rows"]);
+                sentence = conclusion(&reply.json["rows"]);
             }
         }
     }
     Ok(sentence)
 }
 
-/// What the table says, in a sentence.
-fn moral(rows: &Value) -> String {
+/// The conclusion from the table, in one sentence.
+fn conclusion(rows: &Value) -> String {
     let mean = |model: &str| {
         let row = rows.as_array().into_iter().flatten().find(|row| row["model"] == model);
         let scores: Vec<&Value> = row.and_then(|r| r["scores"].as_object()).into_iter().flat_map(|s| s.values()).collect();
@@ -117,6 +117,6 @@ fn moral(rows: &Value) -> String {
         100.0 * exact / scores.len().max(1) as f64
     };
     let (average, dam) = (mean(AVERAGE), mean(MERGED));
-    let verdict = if dam > average { "the same three models, better combined" } else { "here it did not pay" };
+    let verdict = if dam > average { "the same three models, better combined" } else { "no gain here" };
     format!("Averaging answers {average:.1}% of all questions exactly,\nDAM {dam:.1}%: {verdict}.")
 }

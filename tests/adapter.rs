@@ -1,6 +1,6 @@
-//! A merge is baked as a LoRA adapter of its base: exact where its rank allows, with the share that is kept where not,
-//! and as PEFT reads it. `tests/data/adapter/make.py` baked these merges, had PEFT merge the adapters into their bases,
-//! and asked numpy for the exact shares.
+//! A merge baked as a LoRA adapter of its base: exact if its rank allows, otherwise with the retained share, and
+//! readable by PEFT. `tests/data/adapter/make.py` baked these merges, had PEFT merge the adapters into their bases,
+//! and computed the exact shares with numpy.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn apart(a: &Tensor, b: &Tensor) -> f32 {
     (a - b.to_dtype(DType::F32).unwrap()).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
-/// What PEFT makes of the adapter `name`, by tensor.
+/// PEFT's merge of the adapter `name`, by tensor.
 fn expected(name: &str) -> HashMap<String, Tensor> {
     let all = tensors(&data("adapter/expected.safetensors"));
     let of = |(key, value): (String, Tensor)| Some((key.strip_prefix(&format!("{name}/"))?.to_owned(), value));
@@ -37,7 +37,7 @@ fn expected(name: &str) -> HashMap<String, Tensor> {
     found
 }
 
-/// Models of the tests' data: `NAME=` and places with a `+` between.
+/// Models of the test data: `NAME=` and paths with `+` between.
 fn models(sources: &[&str]) -> Models {
     let place = |source: &&str| {
         let (name, places) = source.split_once('=').map_or(("", *source), |(name, places)| (name, places));
@@ -51,20 +51,20 @@ fn adapter(rank: usize) -> Bake {
     Bake { adapter: Some(rank), ..Bake::default() }
 }
 
-/// The adapters of one base, whose ranks are 4 and at most 4.
+/// The adapters of one base, with ranks up to 4.
 const EXACT: [&str; 2] = ["a=golden/model0+lora/plain", "b=golden/model0+lora/patterns"];
 
 #[test]
-fn adapters_of_one_base_merge_into_one_exactly() {
+fn adapters_of_one_base_merge_exactly() {
     let dir = tempfile::tempdir().unwrap();
     let (out, whole) = (dir.path().join("adapter"), dir.path().join("whole"));
     let merged = models(&EXACT).merge_named("linear", &[]).unwrap();
-    let kept = merged.bake_with(&out, &adapter(8)).unwrap().kept.unwrap();
+    let kept = merged.bake_with(&out, &adapter(8)).unwrap().retained.unwrap();
     assert!(kept.share > 1.0 - 1e-9 && kept.rank == 8, "{kept:?}");
-    assert!(kept.to_string().contains("rank 8 keeps 100%"), "{kept}");
+    assert!(kept.to_string().contains("rank 8 retains 100%"), "{kept}");
     merged.bake(&whole).unwrap();
     let (whole, peft) = (tensors(&whole.join("model.safetensors")), expected("exact"));
-    // Read back here, baked whole, and as PEFT merges it.
+    // Read back here, baked as a full checkpoint, and merged by PEFT.
     let back = Source::open(&format!("{}+{}", golden("model0").display(), out.display())).unwrap();
     let back = SourceWeights { source: &back, device: &Device::Cpu, dtype: DType::F32 };
     for (name, weight) in &whole {
@@ -81,20 +81,20 @@ fn adapters_of_one_base_merge_into_one_exactly() {
     assert_eq!(config["base_model_name_or_path"], golden("model0").display().to_string());
     let targets: Vec<&str> = config["target_modules"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(targets, ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]);
-    // `patterns` has no k_proj: the sum is of rank 4 there.
+    // `patterns` has no k_proj, so the sum has rank 4 there.
     assert_eq!(config["rank_pattern"]["model.layers.0.self_attn.k_proj"], 4);
     assert_eq!(config["rank_pattern"], config["alpha_pattern"]);
     assert!(config["modules_to_save"].is_null());
 }
 
-/// Differences of full rank: what is kept is what the exact decomposition keeps.
+/// Differences of full rank: the retained share equals that of the exact decomposition.
 #[test]
-fn shares_are_those_of_numpy() {
+fn retained_shares_agree_with_numpy() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("adapter");
     let models = models(&["base=golden/base", "golden/model0", "golden/model1"]);
     let merged = models.merge_named("task_arithmetic", &[]).unwrap();
-    let kept = merged.bake_with(&out, &adapter(3)).unwrap().kept.unwrap();
+    let kept = merged.bake_with(&out, &adapter(3)).unwrap().retained.unwrap();
     let shares = read(&data("adapter/shares.json"));
     let close = |found: f64, expected: &Value| (found - expected.as_f64().unwrap()).abs() < 1e-5;
     assert!(close(kept.share, &shares["truncated"]), "{} {}", kept.share, shares["truncated"]);
@@ -103,7 +103,7 @@ fn shares_are_those_of_numpy() {
         assert!(*rank == 3 && close(*share, &shares[format!("truncated/{name}")]), "{name}: {share}");
     }
     let least = kept.tensors.iter().map(|(_, _, share)| *share).fold(1.0, f64::min);
-    assert_eq!(kept.least().unwrap().1, least);
+    assert_eq!(kept.lowest().unwrap().1, least);
     let back = Source::open(&format!("{}+{}", golden("base").display(), out.display())).unwrap();
     let back = SourceWeights { source: &back, device: &Device::Cpu, dtype: DType::F32 };
     for (name, weight) in expected("truncated") {
@@ -114,13 +114,13 @@ fn shares_are_those_of_numpy() {
     assert!(card.contains("library_name: peft") && card.contains(&kept.to_string()), "{card}");
 }
 
-/// Norms and the tied embedding are kept whole, biases as themselves.
+/// Norms and the tied embedding are stored whole, biases as themselves.
 #[test]
-fn norms_biases_and_tied_embeddings_go_along() {
+fn norms_biases_and_tied_embeddings_are_included() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("adapter");
     let merged = models(&["base=families/qwen2-bias-tied", "adapter/fine"]).merge_named("passthrough", &[]).unwrap();
-    let kept = merged.bake_with(&out, &adapter(2)).unwrap().kept.unwrap();
+    let kept = merged.bake_with(&out, &adapter(2)).unwrap().retained.unwrap();
     assert!(kept.share > 1.0 - 1e-9, "{kept:?}");
     let (stored, fine, peft) =
         (tensors(&out.join("adapter_model.safetensors")), tensors(&data("adapter/fine/model.safetensors")), expected("biased"));
@@ -150,32 +150,32 @@ fn norms_biases_and_tied_embeddings_go_along() {
     assert!(["lm_head", "model.embed_tokens", "model.norm"].iter().all(|name| saved.contains(&(*name).into())), "{saved:?}");
 }
 
-/// Coefficients of the start add up to 1, so that a merge of adapters differs from the base by adapters alone; after
-/// training they do not, which is said.
+/// The initial coefficients sum to 1, so a merge of adapters differs from the base by the adapters only. After
+/// training they do not, and a note reports it.
 #[test]
-fn a_trained_merge_is_an_adapter_too() {
+fn trained_merges_can_be_written_as_adapters() {
     let dir = tempfile::tempdir().unwrap();
     let mut models = models(&EXACT);
     for (i, name) in ["a", "b"].iter().enumerate() {
         models.data(name, &golden(&format!("data{i}.jsonl")).display().to_string()).unwrap();
     }
     let dam: Dam = models.wrap(Columns::default()).unwrap();
-    let start = dam.bake_with(dir.path().join("start"), &adapter(8)).unwrap().kept.unwrap();
+    let start = dam.bake_with(dir.path().join("start"), &adapter(8)).unwrap().retained.unwrap();
     assert!(start.share > 1.0 - 1e-9, "{start:?}");
     dam.train(3).unwrap();
     let written = dam.bake_with(dir.path().join("trained"), &adapter(8)).unwrap();
-    let trained = written.kept.clone().unwrap();
+    let trained = written.retained.clone().unwrap();
     assert!(trained.share < 1.0 - 1e-9 && trained.share > 0.5, "{trained:?}");
     assert!(written.to_string().contains("; least at `"), "{written}");
-    // More rank keeps more; all of it keeps everything.
-    let more = dam.bake_with(dir.path().join("more"), &adapter(16)).unwrap().kept.unwrap();
-    let all = dam.bake_with(dir.path().join("all"), &adapter(64)).unwrap().kept.unwrap();
+    // A higher rank retains more; full rank retains everything.
+    let more = dam.bake_with(dir.path().join("more"), &adapter(16)).unwrap().retained.unwrap();
+    let all = dam.bake_with(dir.path().join("all"), &adapter(64)).unwrap().retained.unwrap();
     assert!(more.share > trained.share && all.share > 1.0 - 1e-9, "{more:?} {all:?}");
     assert_eq!(all.rank, 32);
 }
 
 #[test]
-fn the_verbs_know_adapters() {
+fn verbs_write_and_load_adapters() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     copy_checkpoint("model0", &model);
@@ -195,7 +195,7 @@ fn the_verbs_know_adapters() {
     assert!(replies[3]["adapter"]["share"].as_f64().unwrap() < 1.0 - 1e-6, "{}", replies[3]);
     assert!(replies[3]["adapter"]["least"]["tensor"].as_str().unwrap().ends_with(".weight"));
     assert_eq!(replies[4]["adapter"]["rank"], 8, "16 where that is needed");
-    // Tokens and licence go along, processors are the base's.
+    // Tokens and licence are copied, and the processor is the base's.
     let copied = serde_json::json!(["tokenizer.model", "LICENSE"]);
     assert_eq!(replies[4]["copied"], copied);
     assert_eq!(fs::read_dir(dir.path().join("two")).unwrap().count(), 5);
@@ -216,15 +216,15 @@ fn refused(models: &Models, options: &Bake, words: &[&str]) {
 }
 
 #[test]
-fn what_an_adapter_cannot_be_is_refused() {
+fn inexpressible_adapters_are_rejected() {
     refused(&models(&["golden/model0", "golden/model1"]), &adapter(4), &["base model", "load base=MODEL"]);
     let two = models(&["a=golden/model0+lora/plain", "b=golden/model1+lora/plain"]);
     refused(&two, &adapter(4), &["different base models", "model0", "model1"]);
-    refused(&models(&EXACT), &adapter(0), &["rank", "from 1"]);
+    refused(&models(&EXACT), &adapter(0), &["rank", "at least 1"]);
     let on_adapter = models(&["base=golden/model0+lora/plain", "golden/model0", "golden/model1"]);
-    refused(&on_adapter, &adapter(4), &["itself", "plain model"]);
+    refused(&on_adapter, &adapter(4), &["with an adapter", "a base without one"]);
     let same = models(&["base=golden/model0", "a=golden/model0", "b=golden/model0"]);
-    refused(&same, &adapter(4), &["does not differ from its base"]);
+    refused(&same, &adapter(4), &["equals its base"]);
     let dir = tempfile::tempdir().unwrap();
     let merged = models(&EXACT).merge_named("linear", &[]).unwrap();
     let taken = merged.bake_with(data("lora/plain"), &Bake { force: true, ..adapter(4) }).unwrap_err();
@@ -234,7 +234,7 @@ fn what_an_adapter_cannot_be_is_refused() {
 }
 
 #[test]
-fn keys_that_contradict_each_other_are_refused() {
+fn contradictory_keys_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let says = |verbs: &str, words: &[&str]| {
         let (replies, ok) = json(dir.path(), &format!("load builtin:japanese builtin:math; {verbs}"));
@@ -244,7 +244,7 @@ fn keys_that_contradict_each_other_are_refused() {
     };
     says("wrap; bake out rank=8", &["rank=8", "as=adapter"]);
     says("merge linear out rank=8", &["rank=8", "as=adapter"]);
-    says("merge linear as=adapter", &["`as`", "no directory is named"]);
+    says("merge linear as=adapter", &["`as`", "needs an output directory"]);
     says("merge linear out as=adaptor", &["adaptor", "adapter"]);
     says("merge linear out as=adapter rank=0", &["`0`", "from 1"]);
     says("merge linear out as=adapter shard=1GB", &["shard", "one file"]);

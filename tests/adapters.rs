@@ -1,5 +1,5 @@
-//! Adapters of every kind give the weights and logits that PEFT gives. `tests/data/adapters/make.py` made adapters and
-//! numbers.
+//! Adapters of every kind match the weights and logits of PEFT. The adapters and numbers were made by
+//! `tests/data/adapters/make.py`.
 
 mod common;
 
@@ -16,20 +16,20 @@ use dam_prelude::model::{Decoder, SourceWeights, Weights};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-fn place(name: &str) -> String {
+fn model_path(name: &str) -> String {
     data("adapters").join(name).display().to_string()
 }
 
 /// `BASE+ADAPTER...`.
 fn with(base: &str, adapters: &[&str]) -> String {
-    adapters.iter().fold(place(base), |spec, adapter| format!("{spec}+{}", place(adapter)))
+    adapters.iter().fold(model_path(base), |spec, adapter| format!("{spec}+{}", model_path(adapter)))
 }
 
 fn expected() -> HashMap<String, Tensor> {
     safetensors::load(data("adapters/expected.safetensors"), &Device::Cpu).unwrap()
 }
 
-fn worst(found: &Tensor, expected: &Tensor) -> f32 {
+fn max_difference(found: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(found.dims(), expected.dims());
     (found - expected).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
@@ -43,7 +43,7 @@ fn logits(source: &Source) -> Tensor {
     decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap()
 }
 
-/// The base of each case; `stacked` is put on what `dora` makes.
+/// The base of each case; `stacked` is applied to the result of `dora`.
 fn base(case: &str) -> &'static str {
     const TIED: [&str; 8] = ["head-", "embedding-", "both-", "kept-", "tokens-tied", "tokens-of", "tokens-apart", "resized-tied"];
     match case {
@@ -60,7 +60,7 @@ fn opened(case: &str) -> Source {
 }
 
 #[test]
-fn weights_and_logits_are_those_of_peft() {
+fn weights_and_logits_match_peft() {
     let mut cases: Vec<(String, Vec<(String, Tensor)>)> = Vec::new();
     let mut all: Vec<(String, Tensor)> = expected().into_iter().collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
@@ -79,14 +79,14 @@ fn weights_and_logits_are_those_of_peft() {
         for (name, expected) in tensors {
             let found = match name.as_str() {
                 "logits" => logits(&source),
-                // What transformers calls the output layer of a tied model.
+                // transformers' name for the output layer of a tied model.
                 HEAD if source.architecture().unwrap().tied => weights.weight(EMBEDDING).unwrap(),
                 _ => weights.weight(&name).unwrap().to_dtype(DType::F32).unwrap(),
             };
-            // Logits relative to the largest. PEFT decomposes in single precision, which takes some of its digits.
-            let scale = if name == "logits" { worst(&expected, &expected.zeros_like().unwrap()) } else { 1.0 };
+            // Relative to the largest logit. PEFT decomposes in single precision, which costs some digits.
+            let scale = if name == "logits" { max_difference(&expected, &expected.zeros_like().unwrap()) } else { 1.0 };
             let tolerance = if name == "logits" || case.contains("pissa") || case == "stacked" { 1e-5 } else { 2e-6 };
-            let worst = worst(&found, &expected) / scale;
+            let worst = max_difference(&found, &expected) / scale;
             if worst >= tolerance {
                 failed.push(format!("{case} {name}: {worst:e}"));
             }
@@ -95,7 +95,7 @@ fn weights_and_logits_are_those_of_peft() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// A copy of the adapter `name` whose configuration and tensors are edited.
+/// A copy of the adapter `name` with edited configuration and tensors.
 fn edited(name: &str, config: impl FnOnce(&mut Value), tensors: impl FnOnce(&mut HashMap<String, Tensor>)) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let from = data("adapters").join(name);
@@ -108,16 +108,16 @@ fn edited(name: &str, config: impl FnOnce(&mut Value), tensors: impl FnOnce(&mut
     dir
 }
 
-fn put_on(base: &str, adapter: &Path) -> dam_prelude::Result<Source> {
-    Source::open(&format!("{}+{}", place(base), adapter.display()))
+fn apply_adapter(base: &str, adapter: &Path) -> dam_prelude::Result<Source> {
+    Source::open(&format!("{}+{}", model_path(base), adapter.display()))
 }
 
-/// The error of an adapter whose `key` is `value`.
+/// Setting `key` to `value` is an error.
 #[track_caller]
-fn refused(key: &str, value: Value, words: &[&str]) {
+fn assert_key_error(key: &str, value: Value, words: &[&str]) {
     let shown = value.to_string();
     let dir = edited("layers", |config| config[key] = value, |_| {});
-    let error = put_on("untied", dir.path()).unwrap_err();
+    let error = apply_adapter("untied", dir.path()).unwrap_err();
     let text = format!("{error}");
     assert!(text.contains("adapter_config.json") && text.contains(&format!("`{key}`")), "{key}={shown}: {text}");
     assert!(words.iter().all(|word| text.contains(word)), "{key}={shown}: {text}");
@@ -125,45 +125,45 @@ fn refused(key: &str, value: Value, words: &[&str]) {
 }
 
 #[test]
-fn what_cannot_be_followed_is_refused_by_its_key() {
+fn unsupported_settings_are_errors_that_name_the_key() {
     for init in ["corda", "loftq", "lora_ga", "corda_ipm", "PiSSA", "pissa_niter_", "pissa_niter_x", "xavier"] {
-        refused("init_lora_weights", json!(init), &[init]);
+        assert_key_error("init_lora_weights", json!(init), &[init]);
     }
-    refused("init_lora_weights", json!(3), &["`3`"]);
-    refused("peft_type", json!("IA3"), &["IA3", "LORA"]);
-    refused("peft_type", json!(null), &["none"]);
-    refused("use_dora", json!(true), &["magnitudes"]);
-    refused("bias", json!("some"), &["some", "lora_only"]);
-    refused("r", json!(5), &["rank `4`"]);
-    refused("r", json!("four"), &["`\"four\"` is not a number"]);
-    refused("lora_alpha", json!([1]), &["not a number"]);
-    refused("rank_pattern", json!({"(": 3}), &["("]);
-    refused("rank_pattern", json!({"q_proj": -1}), &["-1"]);
-    refused("alpha_pattern", json!({"q_proj": "x"}), &["string"]);
-    refused("target_modules", json!("(q_proj"), &["parenthesis"]);
-    refused("target_modules", json!(7), &["`7`"]);
-    refused("target_modules", json!(["k_proj"]), &["up_proj"]);
-    refused("layers_to_transform", json!("x"), &["not numbers"]);
-    refused("layer_replication", json!([[0, 3]]), &["2 layers"]);
-    refused("layer_replication", json!([[1, 1]]), &["1 to 1"]);
-    refused("layer_replication", json!([[0, 1, 2]]), &["[from, to]"]);
-    refused("layer_replication", json!(vec![[0, 2]; 4000]), &["8000"]);
-    refused("alora_invocation_tokens", json!([1, 2]), &["after these tokens"]);
-    refused("arrow_config", json!({"top_k": 3}), &["token by token"]);
-    refused("kasa_config", json!({"beta": 0.1}), &["smallest singular values"]);
-    refused("megatron_config", json!({"x": 1}), &["Megatron"]);
-    refused("target_parameters", json!(["mlp.experts.down_proj"]), &["parameters"]);
-    refused("use_bdlora", json!({"nblocks": 2}), &["block-diagonal"]);
-    refused("use_qalora", json!(true), &["GPTQ"]);
-    refused("use_something_new", json!({"deep": [1]}), &["{\"deep\":[1]}", "not known"]);
-    refused("scale_of_tomorrow", json!(2), &["`2`"]);
-    refused("ensure_weight_tying", json!("yes"), &["true or false"]);
-    refused("trainable_token_indices", json!("x"), &["token ids"]);
+    assert_key_error("init_lora_weights", json!(3), &["`3`"]);
+    assert_key_error("peft_type", json!("IA3"), &["IA3", "LORA"]);
+    assert_key_error("peft_type", json!(null), &["none"]);
+    assert_key_error("use_dora", json!(true), &["magnitudes"]);
+    assert_key_error("bias", json!("some"), &["some", "lora_only"]);
+    assert_key_error("r", json!(5), &["rank `4`"]);
+    assert_key_error("r", json!("four"), &["`\"four\"` is not a number"]);
+    assert_key_error("lora_alpha", json!([1]), &["not a number"]);
+    assert_key_error("rank_pattern", json!({"(": 3}), &["("]);
+    assert_key_error("rank_pattern", json!({"q_proj": -1}), &["-1"]);
+    assert_key_error("alpha_pattern", json!({"q_proj": "x"}), &["string"]);
+    assert_key_error("target_modules", json!("(q_proj"), &["parenthesis"]);
+    assert_key_error("target_modules", json!(7), &["`7`"]);
+    assert_key_error("target_modules", json!(["k_proj"]), &["up_proj"]);
+    assert_key_error("layers_to_transform", json!("x"), &["not a list of numbers"]);
+    assert_key_error("layer_replication", json!([[0, 3]]), &["2 layers"]);
+    assert_key_error("layer_replication", json!([[1, 1]]), &["1 to 1"]);
+    assert_key_error("layer_replication", json!([[0, 1, 2]]), &["[from, to]"]);
+    assert_key_error("layer_replication", json!(vec![[0, 2]; 4000]), &["8000"]);
+    assert_key_error("alora_invocation_tokens", json!([1, 2]), &["after these tokens"]);
+    assert_key_error("arrow_config", json!({"top_k": 3}), &["per token"]);
+    assert_key_error("kasa_config", json!({"beta": 0.1}), &["smallest singular values"]);
+    assert_key_error("megatron_config", json!({"x": 1}), &["Megatron"]);
+    assert_key_error("target_parameters", json!(["mlp.experts.down_proj"]), &["parameters"]);
+    assert_key_error("use_bdlora", json!({"nblocks": 2}), &["block-diagonal"]);
+    assert_key_error("use_qalora", json!(true), &["GPTQ"]);
+    assert_key_error("use_something_new", json!({"deep": [1]}), &["{\"deep\":[1]}", "unknown"]);
+    assert_key_error("scale_of_tomorrow", json!(2), &["`2`"]);
+    assert_key_error("ensure_weight_tying", json!("yes"), &["true or false"]);
+    assert_key_error("trainable_token_indices", json!("x"), &["token ids"]);
 }
 
 #[test]
-fn what_changes_nothing_is_passed_over() {
-    let plain = put_on("untied", &data("adapters/layers")).unwrap();
+fn keys_without_effect_are_ignored() {
+    let plain = apply_adapter("untied", &data("adapters/layers")).unwrap();
     let edits: [(&str, Value); 19] = [
         ("init_lora_weights", json!("gaussian")),
         ("init_lora_weights", json!("eva")),
@@ -171,7 +171,7 @@ fn what_changes_nothing_is_passed_over() {
         ("init_lora_weights", json!("mica")),
         ("init_lora_weights", json!(false)),
         ("init_lora_weights", json!(null)),
-        // As PEFT, which sets it to false for these layers.
+        // As in PEFT, which sets it to false for these layers.
         ("fan_in_fan_out", json!(true)),
         ("lora_dropout", json!(0.1)),
         ("runtime_config", json!({"ephemeral_gpu_offload": true})),
@@ -188,14 +188,14 @@ fn what_changes_nothing_is_passed_over() {
     ];
     for (key, value) in edits {
         let dir = edited("layers", |config| config[key] = value.clone(), |_| {});
-        let source = put_on("untied", dir.path()).unwrap();
-        assert!(worst(&logits(&source), &logits(&plain)) == 0.0, "{key}={value}");
+        let source = apply_adapter("untied", dir.path()).unwrap();
+        assert!(max_difference(&logits(&source), &logits(&plain)) == 0.0, "{key}={value}");
     }
 }
 
 #[test]
-fn other_names_of_the_same_tensors_are_understood() {
-    let plain = put_on("untied", &data("adapters/layers")).unwrap();
+fn equivalent_tensor_names_are_recognized() {
+    let plain = apply_adapter("untied", &data("adapters/layers")).unwrap();
     let renamed: [&dyn Fn(&str) -> String; 6] = [
         &|key| key.replace("base_model.model.", ""),
         &|key| key.replace("base_model.model.model.", ""),
@@ -209,34 +209,34 @@ fn other_names_of_the_same_tensors_are_understood() {
     ];
     for (i, rename) in renamed.iter().enumerate() {
         let dir = edited("layers", |_| {}, |all| *all = all.drain().map(|(key, t)| (rename(&key), t)).collect());
-        let source = put_on("untied", dir.path()).unwrap();
-        assert!(worst(&logits(&source), &logits(&plain)) == 0.0, "{i}");
-        let said = source.notes().join("; ");
-        assert_eq!(said.contains("was removed"), (2..5).contains(&i), "{said}");
+        let source = apply_adapter("untied", dir.path()).unwrap();
+        assert!(max_difference(&logits(&source), &logits(&plain)) == 0.0, "{i}");
+        let notes = source.notes().join("; ");
+        assert_eq!(notes.contains("removed `"), (2..5).contains(&i), "{notes}");
     }
-    // What the configuration leaves out stays out, and is said.
+    // Modules that the configuration excludes are ignored with a note.
     let dir = edited("layers", |config| config["target_modules"] = json!(["q_proj"]), |_| {});
-    let source = put_on("untied", dir.path()).unwrap();
-    assert!(worst(&logits(&source), &logits(&plain)) > 1e-3);
+    let source = apply_adapter("untied", dir.path()).unwrap();
+    assert!(max_difference(&logits(&source), &logits(&plain)) > 1e-3);
     assert!(source.notes()[0].contains("1 modules") && source.notes()[0].contains("up_proj"), "{:?}", source.notes());
 }
 
 #[test]
-fn an_adapter_in_the_wrong_place_says_where_it_belongs() {
+fn a_misplaced_adapter_has_a_hint() {
     let error = |spec: &str| {
         let error = Source::open(spec).unwrap_err();
         (error.to_string(), error.hint().unwrap())
     };
-    let (text, hint) = error(&place("pissa"));
+    let (text, hint) = error(&model_path("pissa"));
     assert!(text.contains("it is an adapter") && hint.contains("load tiny/untied+"), "{text} {hint}");
     let (text, hint) = error(&with("untied", &["tied"]));
     assert!(text.contains("it is a model, not an adapter") && hint.contains("BASE+ADAPTER"), "{text} {hint}");
-    // An adapter beside a configuration, as some trainers save it, is one too.
+    // An adapter next to a model configuration, as some trainers save it, is an adapter.
     let dir = edited("layers", |_| {}, |_| {});
     fs::copy(data("adapters/untied/config.json"), dir.path().join("config.json")).unwrap();
     let (text, _) = error(&dir.path().display().to_string());
     assert!(text.contains("it is an adapter"), "{text}");
-    // Of another base.
+    // An adapter for another base.
     let (text, hint) = error(&with("half", &["biases"]));
     assert!(text.contains("no tensor `model.layers.0.self_attn.k_proj.bias`") && hint.contains("tiny/untied"), "{text} {hint}");
     let dir = edited(
@@ -246,12 +246,12 @@ fn an_adapter_in_the_wrong_place_says_where_it_belongs() {
             *all = all.drain().map(|(key, t)| (key.replace("model.model", "model.model.language_model"), t)).collect();
         },
     );
-    let (text, hint) = error(&format!("{}+{}", place("untied"), dir.path().display()));
+    let (text, hint) = error(&format!("{}+{}", model_path("untied"), dir.path().display()));
     assert!(text.contains("multimodal") && hint.contains("tiny/untied"), "{text} {hint}");
-    // Pickled weights, none at all, and two adapters in one file.
+    // Pickled weights, no weights, and two adapters in one file.
     let dir = edited("layers", |_| {}, |_| {});
     fs::rename(dir.path().join("adapter_model.safetensors"), dir.path().join("none")).unwrap();
-    let spec = format!("{}+{}", place("untied"), dir.path().display());
+    let spec = format!("{}+{}", model_path("untied"), dir.path().display());
     let (text, hint) = error(&spec);
     assert!(text.contains("no `adapter_model.safetensors`") && hint.contains("PEFT"), "{text} {hint}");
     let dir = edited(
@@ -262,23 +262,23 @@ fn an_adapter_in_the_wrong_place_says_where_it_belongs() {
             *all = all.drain().map(|(key, t)| (key.replace(".weight", ".a.weight"), t)).chain(second).collect();
         },
     );
-    let (text, hint) = error(&format!("{}+{}", place("untied"), dir.path().display()));
+    let (text, hint) = error(&format!("{}+{}", model_path("untied"), dir.path().display()));
     assert!(text.contains("several adapters: a, b") && hint.contains("selected_adapters"), "{text} {hint}");
 }
 
 #[test]
-fn a_vocabulary_that_does_not_fit_has_a_remedy() {
+fn a_mismatched_vocabulary_has_a_hint() {
     let error = |dir: TempDir| {
-        let error = put_on("untied", dir.path()).unwrap_err();
+        let error = apply_adapter("untied", dir.path()).unwrap_err();
         format!("{error} hint: {}", error.hint().unwrap())
     };
     let grown = opened("resized");
     assert_eq!(grown.architecture().unwrap().vocabulary, 26);
-    assert!(grown.notes()[0].contains("26 rows, the base has 24"), "{:?}", grown.notes());
+    assert!(grown.notes()[0].contains("26 rows; the base has 24"), "{:?}", grown.notes());
     let without = |name: &str, part: &str| edited(name, |_| {}, |all| all.retain(|key, _| !key.contains(part)));
     let text = error(without("resized", "lm_head"));
     assert!(
-        text.contains("26 rows of the embedding, and the output layer has 24") && text.contains("save_embedding_layers"),
+        text.contains("26 rows for the embedding, but the output layer has 24") && text.contains("save_embedding_layers"),
         "{text}"
     );
     let text = error(without("resized-low-rank", "base_layer"));
@@ -291,14 +291,14 @@ fn a_vocabulary_that_does_not_fit_has_a_remedy() {
     assert!(text.contains("1 tokens") && text.contains("[2, 16]"), "{text}");
     let text = error(edited("tokens", |config| config["trainable_token_indices"] = json!(null), |_| {}));
     assert!(text.contains("`trainable_token_indices`"), "{text}");
-    // A part of a bias without the key, or without a bias to add to.
+    // A bias without the key, or without a bias in the base.
     let text = error(edited("lora-bias", |config| config["lora_bias"] = json!(false), |_| {}));
     assert!(text.contains("`lora_bias`"), "{text}");
-    let error = put_on("half", &data("adapters/lora-bias")).unwrap_err();
-    assert!(error.to_string().contains("lora_bias") && error.to_string().contains("none in the base"), "{error:?}");
+    let error = apply_adapter("half", &data("adapters/lora-bias")).unwrap_err();
+    assert!(error.to_string().contains("lora_bias") && error.to_string().contains("not in the base"), "{error:?}");
 }
 
-/// config.json and tensors of what is written of `models`.
+/// The config.json and tensors of the baked result.
 fn baked(load: &str, verbs: &str) -> (Value, HashMap<String, Tensor>) {
     let dir = tempfile::tempdir().unwrap();
     let (replies, ok) = common::json(dir.path(), &format!("load {load}; {verbs}"));
@@ -312,7 +312,7 @@ const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
 #[test]
-fn a_head_of_its_own_unties_and_an_equal_one_does_not() {
+fn a_different_output_layer_unties_and_an_equal_one_does_not() {
     for case in
         ["head-saved", "head-low-rank", "head-pissa", "embedding-saved", "embedding-low-rank", "both-saved", "tokens-of-head"]
     {
@@ -322,14 +322,14 @@ fn a_head_of_its_own_unties_and_an_equal_one_does_not() {
         let (config, tensors) = baked(&with("tied", &[case]), "merge passthrough out");
         assert_eq!(config["tie_word_embeddings"], false, "{case}");
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 };
-        assert!(worst(&tensors[HEAD], &weights.weight(HEAD).unwrap()) == 0.0, "{case}");
+        assert!(max_difference(&tensors[HEAD], &weights.weight(HEAD).unwrap()) == 0.0, "{case}");
     }
     for case in ["kept-low-rank", "kept-saved", "tokens-tied", "resized-tied"] {
         assert!(opened(case).architecture().unwrap().tied, "{case}");
         let (config, tensors) = baked(&with("tied", &[case]), "merge passthrough out");
         assert!(config["tie_word_embeddings"] == true && !tensors.contains_key(HEAD), "{case}");
     }
-    // The same of a checkpoint alone.
+    // The same for a checkpoint without an adapter.
     let dir = tempfile::tempdir().unwrap();
     fs::copy(data("adapters/tied/config.json"), dir.path().join("config.json")).unwrap();
     let file = dir.path().join("model.safetensors");
@@ -340,7 +340,7 @@ fn a_head_of_its_own_unties_and_an_equal_one_does_not() {
     save(&tensors);
     let tied = Source::open(&spec).unwrap();
     assert!(tied.architecture().unwrap().tied && tied.notes().is_empty(), "{:?}", tied.notes());
-    // Equal numbers of another dtype are equal.
+    // Equal values of different dtypes are equal.
     tensors.insert(EMBEDDING.into(), tensors[EMBEDDING].to_dtype(DType::BF16).unwrap());
     tensors.insert(HEAD.into(), tensors[EMBEDDING].to_dtype(DType::F32).unwrap());
     save(&tensors);
@@ -350,32 +350,35 @@ fn a_head_of_its_own_unties_and_an_equal_one_does_not() {
     save(&tensors);
     let source = Source::open(&spec).unwrap();
     assert!(!source.architecture().unwrap().tied);
-    assert!(worst(&logits(&source), &(logits(&Source::open(&place("tied")).unwrap()) * 2.0).unwrap()) > 1e-3);
+    assert!(max_difference(&logits(&source), &(logits(&Source::open(&model_path("tied")).unwrap()) * 2.0).unwrap()) > 1e-3);
     let (config, written) = baked(&spec, "merge passthrough out dtype=f32");
-    assert!(config["tie_word_embeddings"] == false && worst(&written[HEAD], &other) == 0.0);
-    // A family that is not run here.
+    assert!(config["tie_word_embeddings"] == false && max_difference(&written[HEAD], &other) == 0.0);
+    // An unsupported family.
     fs::write(dir.path().join("config.json"), r#"{"model_type": "novel", "tie_word_embeddings": true}"#).unwrap();
     let (config, written) = baked(&spec, "merge passthrough out dtype=f32");
-    assert!(config["tie_word_embeddings"] == false && worst(&written[HEAD], &other) == 0.0);
+    assert!(config["tie_word_embeddings"] == false && max_difference(&written[HEAD], &other) == 0.0);
 }
 
 #[test]
-fn tied_and_untied_sources_merge_each_with_the_head_it_has() {
-    let load = format!("a={} b={}", place("tied"), with("tied", &["head-saved"]));
+fn tied_and_untied_sources_can_be_merged() {
+    let load = format!("a={} b={}", model_path("tied"), with("tied", &["head-saved"]));
     let head = |spec: &str, name: &str| {
         let source = Source::open(spec).unwrap();
         SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.weight(name).unwrap()
     };
-    let (own, embedding) = (head(&with("tied", &["head-saved"]), HEAD), head(&place("tied"), EMBEDDING));
+    let (own, embedding) = (head(&with("tied", &["head-saved"]), HEAD), head(&model_path("tied"), EMBEDDING));
     let mean = ((&own + &embedding).unwrap() / 2.0).unwrap();
     for verbs in ["merge linear out", "wrap; bake out"] {
         let (config, tensors) = baked(&load, verbs);
         assert_eq!(config["tie_word_embeddings"], false);
-        assert!(worst(&tensors[HEAD], &mean) < 1e-7 && worst(&tensors[EMBEDDING], &embedding) < 1e-7, "{verbs}");
+        assert!(
+            max_difference(&tensors[HEAD], &mean) < 1e-7 && max_difference(&tensors[EMBEDDING], &embedding) < 1e-7,
+            "{verbs}"
+        );
     }
-    // In either order, with the base's task vectors too, and with grown vocabularies.
+    // In either order, also with the base's task vectors, and with extended vocabularies.
     for verbs in ["merge task_arithmetic out", "merge ties density=1 out"] {
-        let (config, tensors) = baked(&format!("base={} {load}", place("tied")), verbs);
+        let (config, tensors) = baked(&format!("base={} {load}", model_path("tied")), verbs);
         assert!(config["tie_word_embeddings"] == false && tensors.contains_key(HEAD), "{verbs}");
     }
     let (config, tensors) = baked(&format!("c={} {load}", with("tied", &["resized-tied"])), "merge linear out");
@@ -383,24 +386,24 @@ fn tied_and_untied_sources_merge_each_with_the_head_it_has() {
         (&config["vocab_size"], tensors[HEAD].dims(), tensors[EMBEDDING].dims()),
         (&json!(26), &[26, 16][..], &[26, 16][..])
     );
-    // What was tied is so again where all are.
-    let models = load_all([place("tied"), with("tied", &["tokens-tied"])]);
+    // The result is tied if all sources are.
+    let models = load_all([model_path("tied"), with("tied", &["tokens-tied"])]);
     assert!(models.source("tied").unwrap().architecture().unwrap().tied);
     let more = models.and_load([with("tied", &["head-saved"])]).unwrap();
     let tied = more.source("tied").unwrap();
     assert!(
-        !tied.architecture().unwrap().tied && tied.notes()[0].contains("tied, and another source is not"),
+        !tied.architecture().unwrap().tied && tied.notes()[0].contains("tied, but another source is not"),
         "{:?}",
         tied.notes()
     );
-    assert!(worst(&logits(tied), &logits(&Source::open(&place("tied")).unwrap())) == 0.0);
+    assert!(max_difference(&logits(tied), &logits(&Source::open(&model_path("tied")).unwrap())) == 0.0);
 }
 
 fn load_all(specs: [String; 2]) -> Models {
     dam_prelude::load(specs).unwrap()
 }
 
-/// The built-in model `math` in `to`, with or without what it is talked to with, and an adapter for it in `adapter`.
+/// Copies the built-in model `math` to `to`, with or without its chat template, and makes an adapter for it in `adapter`.
 fn talking(to: &Path, adapter: &Path, with_template: bool) {
     let math = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
     fs::create_dir_all(to).unwrap();
@@ -427,7 +430,7 @@ fn talking(to: &Path, adapter: &Path, with_template: bool) {
 }
 
 #[test]
-fn the_tokenizer_and_template_beside_an_adapter_are_its() {
+fn an_adapter_uses_its_own_tokenizer_and_template() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     talking(&at("bare"), &at("tuned"), false);
@@ -435,7 +438,7 @@ fn the_tokenizer_and_template_beside_an_adapter_are_its() {
     let (bare, chat) = (at("bare").display().to_string(), at("chat").display().to_string());
     let tuned = format!("{bare}+{}", at("tuned").display());
     assert!(Source::open(&tuned).unwrap().chat_template().is_none());
-    // A whole tokenizer.
+    // A complete tokenizer.
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(at("chat").join(name), at("tuned").join(name)).unwrap();
     }
@@ -450,13 +453,13 @@ fn the_tokenizer_and_template_beside_an_adapter_are_its() {
     let (replies, ok) = common::json(dir.path(), &format!("load {tuned}; merge passthrough out"));
     assert!(ok, "{replies:?}");
     assert_eq!(fs::read(at("out/tokenizer_config.json")).unwrap(), fs::read(at("tuned/tokenizer_config.json")).unwrap());
-    // It has no template of its own: the base's is none of it.
+    // It has no template, and the base's is not used.
     let bare_settings = fs::read(at("bare/tokenizer_config.json")).unwrap();
     fs::write(at("tuned/tokenizer_config.json"), &bare_settings).unwrap();
     fs::write(at("chat/chat_template.jinja"), "of the base").unwrap();
     let on_chat = format!("{chat}+{}", at("tuned").display());
     assert!(Source::open(&on_chat).unwrap().chat_template().is_none());
-    // A template alone, or settings with one, leave the base's tokenizer.
+    // A template alone, or settings with one, keep the base's tokenizer.
     fs::remove_file(at("tuned/tokenizer.json")).unwrap();
     assert_eq!(Source::open(&on_chat).unwrap().chat_template(), Some("of the base"));
     let settings: Value = serde_json::from_slice(&bare_settings).unwrap();
@@ -467,14 +470,14 @@ fn the_tokenizer_and_template_beside_an_adapter_are_its() {
     fs::write(at("tuned/chat_template.jinja"), "of the adapter").unwrap();
     let source = Source::open(&on_chat).unwrap();
     assert!(source.chat_template() == Some("of the adapter") && source.tokenizer().is_some());
-    // Damage is said of the file that has it.
+    // Errors name the corrupt file.
     fs::write(at("tuned/tokenizer.json"), "{").unwrap();
     let text = Source::open(&on_chat).unwrap_err().to_string();
     assert!(text.contains(&at("tuned/tokenizer.json").display().to_string()), "{text}");
 }
 
 #[test]
-fn adapted_sources_train_and_come_back() {
+fn adapted_sources_train_and_can_be_reopened() {
     let dir = tempfile::tempdir().unwrap();
     let ids = dir.path().join("ids.jsonl");
     fs::write(&ids, "{\"input_ids\": [1, 5, 9, 3, 7, 2]}\n{\"input_ids\": [4, 4, 8, 1, 6, 2]}\n").unwrap();
@@ -490,26 +493,26 @@ fn adapted_sources_train_and_come_back() {
     assert_eq!(dam.step().unwrap().total, again.step().unwrap().total);
 }
 
-/// `adapter_model.bin`: what PyTorch pickled, and safetensors under that name.
+/// `adapter_model.bin` may be a PyTorch pickle, or safetensors under that name.
 #[test]
 fn weights_may_be_in_a_bin_file() {
     let plain = data("adapters/layers");
-    let expected = put_on("untied", &plain).unwrap();
+    let expected = apply_adapter("untied", &plain).unwrap();
     for from in [data("adapters/layers.bin"), plain.join("adapter_model.safetensors")] {
         let dir = tempfile::tempdir().unwrap();
         fs::copy(plain.join("adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
         fs::copy(&from, dir.path().join("adapter_model.bin")).unwrap();
-        let found = put_on("untied", dir.path()).unwrap();
+        let found = apply_adapter("untied", dir.path()).unwrap();
         for spec in expected.architecture().unwrap().tensors() {
             let weight = |source| SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 }.weight(&spec.name).unwrap();
-            assert_eq!(worst(&weight(&found), &weight(&expected)), 0.0, "{}: {}", from.display(), spec.name);
+            assert_eq!(max_difference(&weight(&found), &weight(&expected)), 0.0, "{}: {}", from.display(), spec.name);
         }
     }
     let error = {
         let dir = tempfile::tempdir().unwrap();
         fs::copy(plain.join("adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
         fs::write(dir.path().join("adapter_model.bin"), "not weights").unwrap();
-        put_on("untied", dir.path()).unwrap_err()
+        apply_adapter("untied", dir.path()).unwrap_err()
     };
     assert!(error.to_string().contains("adapter_model.bin") && error.hint().unwrap().contains("torch.load"), "{error:?}");
 }

@@ -1,5 +1,5 @@
-//! Inputs that went wrong once, with their right values: adapters, checkpoints, recipes and data as people bring them.
-//! The inputs are small and were made for this; the values are those of PEFT, transformers and mergekit.
+//! Regression tests: adapters, checkpoints, recipes and data as users have them. The inputs are small and synthetic; the
+//! expected values come from PEFT, transformers and mergekit.
 
 mod common;
 
@@ -13,14 +13,14 @@ use dam_prelude::data::Dataset;
 use dam_prelude::{Bake, Columns, Models, load};
 use serde_json::Value;
 
-/// A file or folder of the cases.
-fn case(name: &str) -> String {
+/// The path of a case's file or directory.
+fn case_path(name: &str) -> String {
     data("cases").join(name).display().to_string()
 }
 
 /// `BASE+ADAPTER`.
 fn with(base: &str, adapter: &str) -> String {
-    format!("{}+{}", case(&format!("models/{base}")), case(&format!("adapters/{adapter}")))
+    format!("{}+{}", case_path(&format!("models/{base}")), case_path(&format!("adapters/{adapter}")))
 }
 
 fn tensors(directory: &Path) -> HashMap<String, Tensor> {
@@ -36,50 +36,50 @@ fn first(tensor: &Tensor) -> f32 {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().get(0).unwrap().to_scalar().unwrap()
 }
 
-/// A recipe of the cases, followed and written.
-fn followed(name: &str, directory: &Path) -> (PathBuf, Vec<String>) {
-    let merged = Models::default().merge_recipe(case(&format!("models/{name}.yml"))).unwrap();
+/// Runs a recipe of the cases and bakes the result.
+fn bake_recipe(name: &str, directory: &Path) -> (PathBuf, Vec<String>) {
+    let merged = Models::default().merge_recipe(case_path(&format!("models/{name}.yml"))).unwrap();
     let written = merged.bake(directory.join(name)).unwrap();
     (written.path, merged.report().notes)
 }
 
-/// A source alone, written in f32.
-fn alone(spec: &str, directory: &Path) -> PathBuf {
+/// Bakes a single source in f32.
+fn bake_source(spec: &str, directory: &Path) -> PathBuf {
     let merged = load([spec]).unwrap().merge_named("passthrough", &[]).unwrap();
     let options = Bake { dtype: Some("f32".into()), ..Bake::default() };
     merged.bake_with(directory.join("out"), &options).unwrap().path
 }
 
 #[test]
-fn adapters_are_what_peft_makes_of_them() {
+fn adapters_match_peft() {
     let dir = tempfile::tempdir().unwrap();
-    let pissa = alone(&with("base", "pissa"), dir.path());
+    let pissa = bake_source(&with("base", "pissa"), dir.path());
     let value = first(&tensors(&pissa)["model.layers.0.self_attn.q_proj.weight"]);
     assert!((value + 0.00937).abs() < 1e-5, "{value}");
     let dir = tempfile::tempdir().unwrap();
-    let tied = alone(&with("tied0", "tiedsave"), dir.path());
+    let tied = bake_source(&with("tied0", "tiedsave"), dir.path());
     let value = first(&tensors(&tied)["lm_head.weight"]);
     assert!((value - 0.0478).abs() < 1e-4, "{value}");
     assert_eq!(config(&tied)["tie_word_embeddings"], false);
     load([with("base", "dora")]).unwrap();
     load([with("base", "binad")]).unwrap();
-    // A larger vocabulary is the adapter's.
+    // The adapter has a larger vocabulary.
     assert_eq!(load([with("base", "resized")]).unwrap().report().0[0].vocabulary, 302);
-    let error = load([case("adapters/pissa")]).unwrap_err();
+    let error = load([case_path("adapters/pissa")]).unwrap_err();
     assert!(error.hint().unwrap().contains("did you mean BASE+ADAPTER"), "{error:?}");
 }
 
-/// A tokenizer and template beside an adapter are those that it was tuned with.
+/// An adapter's tokenizer and template replace the base's.
 #[test]
 fn an_adapter_brings_its_tokenizer_and_template() {
     let dir = tempfile::tempdir().unwrap();
     let loss = |spec: String| {
-        let mut models = load([format!("x={spec}"), format!("y={}", case("models/basenot"))]).unwrap();
+        let mut models = load([format!("x={spec}"), format!("y={}", case_path("models/basenot"))]).unwrap();
         for name in ["x", "y"] {
-            models.data(name, &case("data/d1.jsonl")).unwrap();
+            models.data(name, &case_path("data/d1.jsonl")).unwrap();
         }
         let dam = models.wrap(Columns::default()).unwrap();
-        let board = dam.scoreboard(&[case("data/d1.jsonl")]).unwrap();
+        let board = dam.scoreboard(&[case_path("data/d1.jsonl")]).unwrap();
         (board.row("x").unwrap().mean_loss(), dam)
     };
     let (adapted, dam) = loss(with("basenot", "alltok"));
@@ -90,11 +90,11 @@ fn an_adapter_brings_its_tokenizer_and_template() {
 }
 
 #[test]
-fn what_stands_beside_the_weights_goes_along() {
+fn side_files_are_copied() {
     let dir = tempfile::tempdir().unwrap();
-    let merged = load([case("models/Aaux"), case("models/B")]).unwrap().merge_named("linear", &[]).unwrap();
+    let merged = load([case_path("models/Aaux"), case_path("models/B")]).unwrap().merge_named("linear", &[]).unwrap();
     let out = merged.bake(dir.path().join("out")).unwrap().path;
-    for entry in fs::read_dir(case("models/Aaux")).unwrap().flatten() {
+    for entry in fs::read_dir(case_path("models/Aaux")).unwrap().flatten() {
         let name = entry.file_name();
         if !["config.json", "model.safetensors"].contains(&name.to_str().unwrap()) {
             assert_eq!(fs::read(entry.path()).unwrap(), fs::read(out.join(&name)).unwrap(), "{name:?}");
@@ -103,74 +103,74 @@ fn what_stands_beside_the_weights_goes_along() {
 }
 
 #[test]
-fn recipes_are_followed_as_mergekit_follows_them() {
+fn recipes_match_mergekit() {
     let dir = tempfile::tempdir().unwrap();
-    // Three models of two thetas: the configuration is the base's, and that is said.
-    let (bio, notes) = followed("bio", dir.path());
-    let (merged, base) = (config(&bio), config(Path::new(&case("models/mistral01"))));
+    // Three models with two values of theta: the base's configuration is used, with a note.
+    let (bio, notes) = bake_recipe("bio", dir.path());
+    let (merged, base) = (config(&bio), config(Path::new(&case_path("models/mistral01"))));
     assert_eq!((&merged["rope_theta"], &merged["sliding_window"]), (&base["rope_theta"], &base["sliding_window"]));
     assert!(notes.iter().any(|note| note.contains("rope_theta")), "{notes:?}");
-    let (auto, _) = followed("r25", dir.path());
+    let (auto, _) = bake_recipe("r25", dir.path());
     assert!(auto.join("chat_template.jinja").is_file());
-    let (padded, _) = followed("r23", dir.path());
+    let (padded, _) = bake_recipe("r23", dir.path());
     assert_eq!(
         (&config(&padded)["vocab_size"], tensors(&padded)["model.embed_tokens.weight"].dims()),
         (&320.into(), &[320, 32][..])
     );
-    let (stacked, _) = followed("mixst", dir.path());
+    let (stacked, _) = bake_recipe("mixst", dir.path());
     assert_eq!(config(&stacked)["num_hidden_layers"], 3);
-    // A slice of one model is that slice.
-    let (slices, _) = followed("prof", dir.path());
-    let (found, b8) = (tensors(&slices), tensors(Path::new(&case("models/B8"))));
+    // A slice with one model is that model's layers.
+    let (slices, _) = bake_recipe("prof", dir.path());
+    let (found, b8) = (tensors(&slices), tensors(Path::new(&case_path("models/B8"))));
     assert_eq!(config(&slices)["num_hidden_layers"], 10);
     let name = |layer: usize| format!("model.layers.{layer}.mlp.up_proj.weight");
     let half = |t: &Tensor| t.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
     assert_eq!(half(&found[&name(5)]), half(&b8[&name(3)]));
-    // More tokens than rows, and a quantization_config that was left over.
-    let (_, _) = followed("tb", dir.path());
-    let (plain, _) = followed("lo", dir.path());
+    // More tokens than rows, and a leftover quantization_config.
+    let (_, _) = bake_recipe("tb", dir.path());
+    let (plain, _) = bake_recipe("lo", dir.path());
     assert!(config(&plain).get("quantization_config").is_none());
-    let (named, _) = followed("nm", dir.path());
+    let (named, _) = bake_recipe("nm", dir.path());
     assert_eq!(tensors(&named)["model.norm.weight"].dtype(), DType::F16);
-    // The second document uses the first by its name.
-    let merged = Models::default().merge_recipe(case("models/r3.yml")).unwrap();
+    // The second document refers to the first by name.
+    let merged = Models::default().merge_recipe(case_path("models/r3.yml")).unwrap();
     assert_eq!(merged.report().sources, ["First", "C"]);
 }
 
-/// `modules: {default: ...}` is the recipe without `modules`.
+/// `modules: {default: ...}` is equivalent to a recipe without `modules`.
 #[test]
-fn the_default_module_is_the_recipe() {
+fn the_default_module_is_equivalent_to_the_recipe() {
     let dir = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(case("models/r2.yml")).unwrap();
+    let text = fs::read_to_string(case_path("models/r2.yml")).unwrap();
     let at = text.find("modules:\n").unwrap();
     let end = text.find("parameters:\n  lambda").unwrap();
     let inner =
         text[at..end].lines().skip(2).map(|line| line.strip_prefix("    ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
-    // Beside the models, whose names are relative.
+    // In the directory of the models, whose paths are relative.
     let models = dir.path().join("models");
     fs::create_dir(&models).unwrap();
     for name in ["A8", "B8", "base8"] {
-        std::os::unix::fs::symlink(case(&format!("models/{name}")), models.join(name)).unwrap();
+        std::os::unix::fs::symlink(case_path(&format!("models/{name}")), models.join(name)).unwrap();
     }
     let recipe = models.join("plain.yml");
     fs::write(&recipe, format!("{}{inner}\n{}", &text[..at], &text[end..])).unwrap();
     let plain = Models::default().merge_recipe(&recipe).unwrap().bake(dir.path().join("plain")).unwrap().path;
-    let (module, _) = followed("r2", dir.path());
+    let (module, _) = bake_recipe("r2", dir.path());
     assert_eq!(fs::read(plain.join("model.safetensors")).unwrap(), fs::read(module.join("model.safetensors")).unwrap());
 }
 
 #[test]
 fn weights_in_a_bin_file_are_read() {
-    assert_eq!(load([case("models/binonly")]).unwrap().report().0[0].parameters, 34_720);
+    assert_eq!(load([case_path("models/binonly")]).unwrap().report().0[0].parameters, 34_720);
 }
 
 #[test]
-fn data_is_read_as_people_have_it() {
-    let source = dam_prelude::checkpoint::Source::open(&case("models/basechat")).unwrap();
-    let read = |name: &str| Dataset::read(&case(&format!("data/{name}.jsonl")), &source).unwrap();
+fn data_in_common_layouts_is_read() {
+    let source = dam_prelude::checkpoint::Source::open(&case_path("models/basechat")).unwrap();
+    let read = |name: &str| Dataset::read(&case_path(&format!("data/{name}.jsonl")), &source).unwrap();
     for name in ["pc", "tool", "math", "d1"] {
         assert_eq!(read(name).examples.len(), 1, "{name}");
     }
-    // A system message counts.
+    // System messages are included.
     assert!(read("s1").examples[0].ids.len() > read("s0").examples[0].ids.len());
 }

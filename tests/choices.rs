@@ -1,4 +1,4 @@
-//! Multiple choice, with the numbers of lm-evaluation-harness, which `tests/data/choices/make.py` made.
+//! Multiple choice, compared with lm-evaluation-harness; the numbers were made by `tests/data/choices/make.py`.
 
 mod common;
 
@@ -13,7 +13,7 @@ use dam_prelude::eval::{choose, option_likelihoods};
 use dam_prelude::model::SourceWeights;
 use serde_json::{Value, json};
 
-/// `builtin:math` in a directory, without its chat template.
+/// A copy of `builtin:math` without its chat template.
 fn plain(to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math")).unwrap() {
@@ -27,7 +27,7 @@ fn plain(to: &Path) {
 }
 
 #[test]
-fn options_are_as_likely_as_lm_evaluation_harness_finds_them() {
+fn option_likelihoods_match_lm_evaluation_harness() {
     let dir = tempfile::tempdir().unwrap();
     plain(&dir.path().join("plain"));
     let sources =
@@ -57,13 +57,13 @@ fn options_are_as_likely_as_lm_evaluation_harness_finds_them() {
         assert!((chosen.right.log_likelihood - expected[question.right]).abs() < 1e-3, "{case}");
         right.push(chosen.accuracy);
     }
-    // Both kinds are among them: cut and whole, right and wrong.
+    // The cases cover truncated and whole questions, with right and wrong answers.
     assert!((6..18).contains(&cut) && right.contains(&0.0) && right.contains(&1.0), "{cut} {right:?}");
 }
 
-/// A question that leaves no room for its answers is cut on the left, and scored by what is left.
+/// A question that leaves no room for its options is truncated on the left and scored by the rest.
 #[test]
-fn long_questions_are_decided_by_their_end() {
+fn long_questions_are_truncated_on_the_left() {
     let dir = tempfile::tempdir().unwrap();
     let long = "Tom has 75 apples and gets 3 more. ".repeat(60);
     let row = |right: usize| {
@@ -78,7 +78,7 @@ fn long_questions_are_decided_by_their_end() {
     assert!(score["loss"].as_f64().unwrap() > 0.01, "{score}");
     for (row, word) in [
         (json!({"question": "a", "choices": ["b", ""], "answer": 0}), "empty"),
-        (json!({"question": "a", "choices": ["b", "c"], "answer": 4}), "none of its 2"),
+        (json!({"question": "a", "choices": ["b", "c"], "answer": 4}), "not one of its 2"),
     ] {
         fs::write(dir.path().join("bad.jsonl"), row.to_string()).unwrap();
         let (replies, ok) = json(dir.path(), "load a=builtin:math b=builtin:math; merge linear; eval bad.jsonl");

@@ -15,7 +15,7 @@ fn verbs(more: &str) -> String {
 }
 
 #[test]
-fn evolution_finds_a_better_merge_and_its_recipe_makes_it_again() {
+fn evolution_finds_a_better_merge_and_its_recipe_reproduces_it() {
     let dir = tempfile::tempdir().unwrap();
     let (replies, ok) =
         json(dir.path(), &verbs("evolve dare_ties budget=14 groups=2 examples=4 best.yml; eval; merge best.yml; eval"));
@@ -25,7 +25,7 @@ fn evolution_finds_a_better_merge_and_its_recipe_makes_it_again() {
     assert_eq!((&evolve["candidates"], &evolve["dimensions"]), (&json!(14), &json!(8)));
     assert_eq!(merge["method"], "dare_ties");
     assert_eq!(first["scores"], second["scores"]);
-    // The same seed finds the same, another another.
+    // The same seed gives the same result, another seed another.
     let (again, _) = json(dir.path(), &verbs("evolve dare_ties budget=14 groups=2 examples=4"));
     assert_eq!(again[1]["recipe"], evolve["recipe"]);
     let (other, _) = json(dir.path(), &verbs("set seed=1; evolve dare_ties budget=14 groups=2 examples=4"));
@@ -33,14 +33,14 @@ fn evolution_finds_a_better_merge_and_its_recipe_makes_it_again() {
 }
 
 #[test]
-fn a_search_that_is_stopped_keeps_its_best() {
+fn a_stopped_search_keeps_the_best() {
     let models = load(["builtin:japanese", "builtin:math"]).unwrap();
     let search = Evolve { examples: 2, groups: 1, ..Evolve::default() };
     let enough = |tried| if tried == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
     let mut losses = Vec::new();
     let evolved = models.evolve(&search, |tried| {
         losses.push(tried.loss);
-        enough(tried.tried)
+        enough(tried.number)
     });
     let report = evolved.unwrap().report;
     assert!(report.stopped && report.tried == 5 && report.method == "linear", "{report:?}");
@@ -48,16 +48,16 @@ fn a_search_that_is_stopped_keeps_its_best() {
 }
 
 #[test]
-fn what_cannot_be_searched_or_compared_is_said() {
+fn unsuitable_searches_and_comparisons_are_errors() {
     let models = load(["builtin:japanese", "builtin:math", "builtin:sql"]).unwrap();
-    let go_on = |_: &dam_prelude::Tried| ControlFlow::Continue(());
+    let go_on = |_: &dam_prelude::EvolveProgress| ControlFlow::Continue(());
     for search in [Evolve { method: "karcher".into(), ..Evolve::default() }, Evolve { budget: 0, ..Evolve::default() }] {
         assert!(matches!(models.evolve(&search, go_on), Err(Error::BadValue { .. })));
     }
     assert!(matches!(models.evolve(&Evolve { method: "tis".into(), ..Evolve::default() }, go_on), Err(Error::Unknown { .. })));
     let none = load(["model0", "model1"].map(|name| golden(name).display().to_string())).unwrap();
     assert!(matches!(none.evolve(&Evolve::default(), go_on), Err(Error::NoData { .. })));
-    // A method that cannot merge these sources has a row that says why; others do not suffer.
+    // A method that cannot merge these sources has a row with the reason; the others are unaffected.
     let methods = ["slerp", "ties", "linear"].map(str::to_owned).to_vec();
     let contest = Compare { methods, examples: 1, ..Compare::default() };
     let table = models.compare(&contest, |_| ControlFlow::Continue(())).unwrap();
@@ -86,14 +86,14 @@ fn the_table_has_every_method_with_its_cost_and_can_be_written() {
     assert!(rows[2]["chosen"].as_str().unwrap().starts_with("density="), "{rows:?}");
     let table = fs::read_to_string(dir.path().join("table.md")).unwrap();
     assert!(table.contains("| method | japanese |") && table.contains("**") && table.contains("seed 0"), "{table}");
-    // What is there is not written over.
+    // An existing file is not overwritten.
     let (replies, ok) = json(dir.path(), &verbs("compare linear table.md"));
-    assert!(!ok && replies[1]["error"].as_str().unwrap().contains("exists already"), "{replies:?}");
+    assert!(!ok && replies[1]["error"].as_str().unwrap().contains("already exists"), "{replies:?}");
 }
 
-/// The likeliest option is the one with the least loss, scored as an example of its own.
+/// The most likely option has the lowest loss when scored as an example.
 #[test]
-fn a_choice_is_the_likeliest_option() {
+fn multiple_choice_selects_the_likeliest_option() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["a", "b"] {
         let to = dir.path().join(name);
@@ -124,9 +124,9 @@ fn a_choice_is_the_likeliest_option() {
     assert!(!ok && replies[2]["error"].as_str().unwrap().contains("two texts"), "{replies:?}");
 }
 
-/// Candidates of some density beside sources that are kept whole, and of densities that DELLA can have.
+/// Candidates with densities for methods with and without epsilon.
 #[test]
-fn evolution_searches_whatever_the_method_thins_by() {
+fn evolution_searches_densities_of_all_methods() {
     for method in ["ties", "breadcrumbs", "della", "dare_ties"] {
         let line = format!("load base=builtin:base builtin:japanese builtin:math; evolve {method} budget=10 examples=2 groups=2");
         let (replies, ok) = json(std::path::Path::new("."), &line);
@@ -134,20 +134,19 @@ fn evolution_searches_whatever_the_method_thins_by() {
         let (first, all) = (&replies[1]["tokens"], replies[1]["candidates"].as_u64().unwrap());
         let (alone, _) = json(std::path::Path::new("."), &line.replace("budget=10", "budget=1"));
         let each = alone[1]["tokens"].as_u64().unwrap();
-        // All but a few can be made and are run.
+        // Almost all candidates are feasible and run.
         assert!(first.as_u64().unwrap() >= each * (all - 3), "{method}: {first} of {all} candidates of {each} tokens");
     }
-    // What a method does not do is said of the method: nobody has given a recipe.
+    // An error of the method names the method, because the user wrote no recipe.
     let line = "load base=builtin:base builtin:japanese builtin:math builtin:sql; evolve nuslerp budget=2";
     let (replies, ok) = json(std::path::Path::new("."), line);
     assert!(!ok && replies[1]["error"].as_str().unwrap().contains("`nuslerp`"), "{replies:?}");
     assert!(!replies[1]["error"].to_string().contains("recipe"), "{replies:?}");
 }
 
-/// Of a grid, the first candidate is not finite: base weights of 1e38 that no source has are left with `lambda=0.3`, and
-/// gone with 0.5.
+/// The first candidate of the grid is not finite: base weights of 1e38 remain with `lambda=0.3`, and cancel with 0.5.
 #[test]
-fn a_candidate_that_is_not_finite_is_passed_over() {
+fn non_finite_candidates_are_skipped() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     for (name, value) in [("base", 1e38f32), ("a", 0.0), ("b", 0.0)] {

@@ -1,5 +1,5 @@
-//! config.json as transformers 4 and 5 write it: read alike, refused by its key where a family cannot do
-//! what it says, and compared in everything that changes logits.
+//! config.json as written by transformers 4 and 5: both are read alike, unsupported settings are errors that name the key, and
+//! comparisons cover everything that affects logits.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn parse(config: &Value) -> Result<Architecture, Error> {
     Architecture::parse(Path::new("config.json"), config.to_string().as_bytes())
 }
 
-/// The configuration of `model`, with `value` at `path`; gpt2 stands for families that cannot be run.
+/// The configuration of `model` with `value` at `path`; gpt2 represents unsupported families.
 fn edited(model: &str, path: &str, value: Value) -> Value {
     let mut config = match model {
         "gpt2" => json!({"model_type": "gpt2"}),
@@ -29,9 +29,9 @@ fn edited(model: &str, path: &str, value: Value) -> Value {
     config
 }
 
-/// `tests/data/families/make_old.py` had transformers 4 write the same configurations.
+/// transformers 4 wrote the same configurations, with `tests/data/families/make_old.py`.
 #[test]
-fn transformers_4_and_5_mean_the_same() {
+fn transformers_4_and_5_are_equivalent() {
     let old = fs::read_dir(data("families/old")).unwrap().map(|entry| entry.unwrap().path());
     let mut count = 0;
     for old in old {
@@ -43,7 +43,7 @@ fn transformers_4_and_5_mean_the_same() {
 }
 
 #[test]
-fn what_a_family_cannot_do_is_refused_by_its_key() {
+fn unsupported_settings_are_errors_that_name_the_key() {
     let refused = [
         ("llama-biases", "is_causal", json!(false), "is_causal"),
         ("llama-biases", "attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
@@ -112,14 +112,14 @@ fn what_a_family_cannot_do_is_refused_by_its_key() {
             other => panic!("{model}, {path}: {value}: {other:?}"),
         }
     }
-    // One position is no context whose stretching has a meaning.
+    // A context of one position cannot be scaled.
     let mut config = edited("phi3-long", "original_max_position_embeddings", json!(1));
     config["rope_parameters"]["original_max_position_embeddings"] = json!(1);
     assert!(matches!(parse(&config), Err(Error::Config { key, .. }) if key == "original_max_position_embeddings"));
 }
 
 #[test]
-fn whatever_changes_logits_is_a_difference() {
+fn everything_that_affects_logits_is_a_difference() {
     let changes = [
         ("llama-biases", "rms_norm_eps", json!(1e-3), "norm epsilon"),
         ("llama-biases", "hidden_act", json!("gelu_pytorch_tanh"), "activation"),
@@ -138,7 +138,7 @@ fn whatever_changes_logits_is_a_difference() {
         ("gemma3", "rope_parameters/sliding_attention/rope_theta", json!(1e3), "rotary embedding"),
         ("gemma3", "layer_types", json!(["full_attention", "full_attention"]), "attention"),
         ("phi3", "rope_parameters/partial_rotary_factor", json!(0.5), "rotary embedding"),
-        // The sum is the same.
+        // The sum of both is unchanged.
         ("phi3-long", "rope_parameters/long_factor", json!([3.0, 1.25]), "rotary embedding"),
         ("phi3-long", "max_position_embeddings", json!(256), "rotary embedding"),
         ("smollm3", "no_rope_layers", json!([0, 1, 1, 0]), "attention"),
@@ -160,14 +160,14 @@ fn whatever_changes_logits_is_a_difference() {
         let after = parse(&edited(model, path, value.clone())).unwrap();
         let difference = before.difference(&after).unwrap_or_else(|| panic!("{model}, {path}: {value}"));
         assert!(difference.starts_with(word), "{model}, {path}: {difference}");
-        // It is told in words.
+        // The description is readable.
         let odd = ["Some(", "None", "true", "false", "{"].iter().find(|odd| difference.contains(**odd));
         assert_eq!(odd, None, "{model}, {path}: {difference}");
         assert_eq!(before.difference(&before.clone()), None);
     }
 }
 
-/// Names that phi3's longrope had before it was called so, and lists longer than the model.
+/// Former names of phi3's longrope, and lists longer than the model.
 #[test]
 fn older_names_are_read() {
     let expected = parse(&edited("phi3-long", "rope_parameters/rope_type", json!("longrope"))).unwrap();
@@ -183,9 +183,9 @@ fn older_names_are_read() {
     );
 }
 
-/// A key that is missing is what transformers takes it for. `tests/data/wrappers/make.py` asked it.
+/// Missing keys have the defaults of transformers, as recorded by `tests/data/wrappers/make.py`.
 #[test]
-fn defaults_are_those_of_transformers() {
+fn defaults_match_transformers() {
     let all = read(&data("wrappers/defaults.json"));
     let wrapped = |name: &str| match name {
         "qwen2_vl_text" | "qwen2_5_vl_text" | "qwen3_vl_text" => name.trim_end_matches("_text").to_owned(),
@@ -215,9 +215,9 @@ fn defaults_are_those_of_transformers() {
     }
 }
 
-/// What a multimodal model says of its text is read where it is, and refused under that name.
+/// The text configuration of a multimodal model is read from where it is, and errors name it there.
 #[test]
-fn the_text_of_a_multimodal_model_is_read() {
+fn the_text_configuration_of_a_multimodal_model_is_read() {
     let config = |name: &str| read(&data("wrappers").join(name).join("config.json"));
     let key = |config: &Value| match parse(config) {
         Err(Error::Config { key, .. }) => key,
@@ -235,10 +235,10 @@ fn the_text_of_a_multimodal_model_is_read() {
     one["text_config"]["model_type"] = json!("ministral9");
     let error = parse(&one).unwrap_err();
     assert!(matches!(&error, Error::UnknownFamily { found, .. } if found == "mistral3 around ministral9"), "{error:?}");
-    // The remedy names all families that there are.
+    // The hint names all supported families.
     let hint = error.hint().unwrap();
     assert!(Architecture::families().chain(Architecture::multimodal()).all(|family| hint.contains(family)), "{hint}");
-    // transformers 5 says beside the text whether the output layer is the embedding, transformers 4 within.
+    // transformers 5 stores `tie_word_embeddings` at the top level, transformers 4 in the text configuration.
     for (beside, within, tied) in
         [(json!(true), json!(false), true), (json!(null), json!(true), true), (json!(null), json!(null), false)]
     {

@@ -1,5 +1,5 @@
-//! A program that is killed at any moment loses nothing: what it was writing is there as it was or as it was to be, and the
-//! next run goes on. Some 60 kills here; `DAM_CRASH_KILLS=N` makes N, `DAM_CRASH_SEED` chooses other moments.
+//! A program killed at any moment loses nothing: its output is either the old or the new version, and the next run continues.
+//! About 60 kills here; `DAM_CRASH_KILLS=N` makes N, and `DAM_CRASH_SEED` chooses other moments.
 
 mod common;
 #[path = "common/hub.rs"]
@@ -17,16 +17,16 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use server::Server;
 
-/// Kills of each kind.
+/// The number of kills per test.
 fn kills() -> usize {
     const KINDS: usize = 6;
     std::env::var("DAM_CRASH_KILLS").map_or(10, |n| n.parse::<usize>().unwrap().div_ceil(KINDS))
 }
 
-/// Moments to kill at, each below the time that the whole takes.
-struct Moments(ChaCha8Rng);
+/// Random moments to kill at, each within the duration of the whole run.
+struct KillTimes(ChaCha8Rng);
 
-impl Moments {
+impl KillTimes {
     fn new(kind: u64) -> Self {
         let seed = std::env::var("DAM_CRASH_SEED").map_or(0, |n| n.parse::<u64>().unwrap());
         Self(ChaCha8Rng::seed_from_u64(seed * 100 + kind))
@@ -37,12 +37,12 @@ impl Moments {
     }
 }
 
-/// What is at `path`: its bytes, or those of every file in it.
-fn at(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+/// The content of `path`: its bytes, or those of every file in it.
+fn content(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     if path.is_dir() { files(path) } else { BTreeMap::from([(PathBuf::new(), fs::read(path).unwrap())]) }
 }
 
-/// Kills `command` after `time`; whether it ended before.
+/// Kills `command` after `time`; returns whether it had ended before.
 fn kill(mut command: Command, time: Duration) -> bool {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(time);
@@ -57,7 +57,7 @@ fn run(directory: &Path, verbs: &str) {
 
 const BEGIN: &str = "load base=BASE a=MODEL0 b=MODEL1; data a=DATA0 b=DATA1; wrap";
 
-/// `verbs` write `out` one way or the other; whenever they are killed, it is one of both, and nothing else is there.
+/// `verbs` write `out` in two versions. Whenever they are killed, it is one of the two, and no other file is left.
 fn always_one_of_two(kind: u64, verbs: [&str; 2], out: &str) {
     let directory = tempfile::tempdir().unwrap();
     let place = |name: &str| golden(name).display().to_string();
@@ -72,48 +72,48 @@ fn always_one_of_two(kind: u64, verbs: [&str; 2], out: &str) {
         let begin = Instant::now();
         run(directory.path(), &verbs);
         whole = begin.elapsed();
-        at(&out_path)
+        content(&out_path)
     });
-    assert!(results[0] != results[1], "both are the same");
-    let (mut moments, mut ended) = (Moments::new(kind), 0);
+    assert!(results[0] != results[1], "both versions are the same");
+    let (mut kill_times, mut ended) = (KillTimes::new(kind), 0);
     for i in 0..kills() {
         let mut command = dam(directory.path());
         command.args(["-c", &both[i % 2]]);
-        ended += usize::from(kill(command, moments.below(whole)));
-        assert!(results.contains(&at(&out_path)), "{out} is neither, after kill {i} of {}", both[i % 2]);
+        ended += usize::from(kill(command, kill_times.below(whole)));
+        assert!(results.contains(&content(&out_path)), "{out} is neither, after kill {i} of {}", both[i % 2]);
     }
-    assert!(ended < kills(), "nothing was killed");
+    assert!(ended < kills(), "every run ended before its kill");
     // The next run cleans up.
     run(directory.path(), &both[0]);
-    assert_eq!(at(&out_path), results[0]);
+    assert_eq!(content(&out_path), results[0]);
     let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(names, [out], "something was left");
+    assert_eq!(names, [out], "a file was left behind");
 }
 
 #[test]
-fn bake() {
+fn bake_survives_kills() {
     always_one_of_two(0, ["BEGIN; bake out --force", "BEGIN; train 3; bake out --force"], "out");
 }
 
 #[test]
-fn merge() {
+fn merge_survives_kills() {
     let begin = "load base=BASE a=MODEL0 b=MODEL1; merge linear weight=";
     always_one_of_two(1, [&format!("{begin}0.5,0.5 out --force"), &format!("{begin}0.25,0.75 out --force")], "out");
 }
 
 #[test]
-fn save() {
+fn save_survives_kills() {
     always_one_of_two(2, ["BEGIN; save s.dam --force", "BEGIN; step; save s.dam --force"], "s.dam");
 }
 
 #[test]
-fn export() {
+fn export_survives_kills() {
     always_one_of_two(3, ["BEGIN; export x.dam --force", "BEGIN; step; export x.dam --force"], "x.dam");
 }
 
-/// What is in the cache under its name is whole, and the next run needs only the rest.
+/// Every named file in the cache is complete, and the next run downloads only the rest.
 #[test]
-fn download() {
+fn download_survives_kills() {
     let repository: BTreeMap<String, Vec<u8>> =
         files(&golden("model0")).into_iter().map(|(path, bytes)| (path.display().to_string(), bytes)).collect();
     let server = Server::start(repository.clone());
@@ -121,35 +121,35 @@ fn download() {
     let first = tempfile::tempdir().unwrap();
     let begin = Instant::now();
     assert!(program(first.path()).output().unwrap().status.success());
-    let (whole, mut moments, mut ended) = (begin.elapsed(), Moments::new(4), 0);
+    let (whole, mut kill_times, mut ended) = (begin.elapsed(), KillTimes::new(4), 0);
     for i in 0..kills() {
         let home = tempfile::tempdir().unwrap();
-        // Killed twice: what the first left is gone on with.
+        // Killed twice: the second run resumes the first.
         for _ in 0..2 {
-            ended += usize::from(kill(program(home.path()), moments.below(whole)));
+            ended += usize::from(kill(program(home.path()), kill_times.below(whole)));
             let cache = home.path().join("hub");
             for (path, bytes) in if cache.is_dir() { files(&cache) } else { BTreeMap::new() } {
                 let is_named = path.parent().is_some_and(|p| p.ends_with("blobs")) && path.extension().is_none();
-                assert!(!is_named || repository.values().any(|whole| *whole == bytes), "{path:?} is not whole after kill {i}");
+                assert!(!is_named || repository.values().any(|whole| *whole == bytes), "{path:?} is incomplete after kill {i}");
             }
         }
         let output = program(home.path()).output().unwrap();
         assert!(output.status.success(), "after kill {i}: {output:?}");
     }
-    assert!(ended < 2 * kills(), "nothing was killed");
+    assert!(ended < 2 * kills(), "every run ended before its kill");
 }
 
-/// The step of the last prompt on the screen.
+/// The step in the last prompt on the screen.
 fn step(terminal: &Terminal) -> usize {
     let screen = terminal.screen();
     let step = screen.rsplit("step ").find_map(|rest| rest.split([' ', ':']).next()?.parse().ok());
     step.unwrap_or_else(|| panic!("no step: {screen}"))
 }
 
-/// Whatever the prompt was doing, what was done before is offered, and goes on.
+/// Whatever the prompt was doing, the earlier work is offered and can be resumed.
 #[test]
-fn prompt() {
-    let mut moments = Moments::new(5);
+fn prompt_survives_kills() {
+    let mut kill_times = KillTimes::new(5);
     for i in 0..kills() {
         let home = tempfile::tempdir().unwrap();
         let mut dam = Terminal::dam(home.path());
@@ -157,12 +157,12 @@ fn prompt() {
         dam.wait_for_prompt("step 0");
         dam.line("step; step");
         dam.wait_for_prompt("step 2");
-        // It is killed while it keeps a step, a setting or training that is under way.
+        // It is killed while it saves a step, a setting, or training in progress.
         dam.line(["step; step; step; step", "train 100000", "set lr=1e-3; set lr=1e-2; undo; undo; redo; redo"][i % 3]);
-        std::thread::sleep(moments.below(Duration::from_millis(1500)));
+        std::thread::sleep(kill_times.below(Duration::from_millis(1500)));
         dam.kill();
         let mut dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
-        dam.wait_for("go on with it?");
+        dam.wait_for("resume it?");
         dam.line("y");
         dam.wait_for_prompt("step ");
         assert!(step(&dam) >= 2, "after kill {i}: {}", dam.screen());
@@ -172,7 +172,7 @@ fn prompt() {
         dam.line("undo 2; history");
         dam.wait_for("load builtin:japanese");
         dam.line("quit");
-        dam.wait_for("leave?");
+        dam.wait_for("quit anyway?");
         dam.line("y");
         assert!(dam.end().success());
     }

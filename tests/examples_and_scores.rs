@@ -1,4 +1,4 @@
-//! What a line of data becomes, and what counts as an exact match.
+//! How rows of data become examples, and what counts as an exact match.
 
 mod common;
 
@@ -13,7 +13,7 @@ use dam_prelude::eval::{generate, score};
 use dam_prelude::model::SourceWeights;
 use serde_json::{Value, json};
 
-/// A golden checkpoint with words for tokens: `a` is 3, `b` 4, `c` 5; `<s>` 1 and `</s>` 2 are special.
+/// A golden checkpoint with words as tokens: `a` is 3, `b` 4, `c` 5; `<s>` 1 and `</s>` 2 are special.
 fn talking(dir: &Path, template: &Value) -> Source {
     let model = dir.join("model");
     let _ = fs::remove_dir_all(&model);
@@ -41,9 +41,9 @@ fn read(source: &Source, dir: &Path, text: &str) -> Vec<(Vec<u32>, usize)> {
 const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %} {{ m['content'] | trim }} {{ eos_token }}{% endfor %}\
                         {% if add_generation_prompt %} b{% endif %}";
 
-/// What transformers' `apply_chat_template` gives for these, with its own additions to Jinja.
+/// Expected texts from transformers' `apply_chat_template`, with its additions to Jinja.
 #[test]
-fn templates_have_what_transformers_gives_them() {
+fn templates_render_like_transformers() {
     let dir = tempfile::tempdir().unwrap();
     let template = "{%- if tools is not none or documents is not none -%}b b b{%- endif -%}\
                     {%- for m in messages -%}{%- generation -%} {{ m.content }} {%- endgeneration -%}{%- endfor -%}\
@@ -54,9 +54,9 @@ fn templates_have_what_transformers_gives_them() {
     assert_eq!(read(&source, dir.path(), r#"{"input": "a c", "output": " c"}"#), [(vec![3, 5, 5], 2)]);
 }
 
-/// As of models that begin an answer by thinking, which is not kept of answers that are there.
+/// Like models that start an answer with reasoning, which templates drop from earlier answers.
 #[test]
-fn a_prompt_ends_where_the_exchange_parts_from_it() {
+fn a_prompt_is_the_common_prefix() {
     let dir = tempfile::tempdir().unwrap();
     let template = "{% for m in messages %} {{ m.content }}{% endfor %}{% if add_generation_prompt %} c{% endif %}";
     let source = talking(dir.path(), &json!(template));
@@ -64,10 +64,10 @@ fn a_prompt_ends_where_the_exchange_parts_from_it() {
 }
 
 #[test]
-fn conversations_pairs_and_lists_are_read() {
+fn reads_conversations_pairs_and_lists() {
     let dir = tempfile::tempdir().unwrap();
     let source = talking(dir.path(), &json!(TEMPLATE));
-    // The prompt is all before the last answer; what a user says after it is not learnt.
+    // The prompt is everything before the last answer; a user message after it is not trained on.
     let messages = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"},
         {"role": "user", "content": "a a"}, {"role": "assistant", "content": "b c"}, {"role": "user", "content": "c"}]}"#;
     let expected = [(vec![1, 3, 2, 5, 2, 3, 3, 2, 4, 5, 2], 9)];
@@ -75,12 +75,12 @@ fn conversations_pairs_and_lists_are_read() {
     let shared =
         messages.replace('\n', "").replace("messages", "conversations").replace("role", "from").replace("content", "value");
     assert_eq!(read(&source, dir.path(), &shared.replace("user", "human").replace("assistant", "gpt")), expected);
-    // A prompt and its completion are as they are, without a template.
+    // A prompt and its completion are used without a template.
     assert_eq!(read(&source, dir.path(), r#"{"prompt": "a b", "completion": "c </s>"}"#), [(vec![3, 4, 5, 2], 2)]);
-    // A JSON list is rows too.
+    // A JSON list contains rows too.
     assert_eq!(read(&source, dir.path(), "[{\"text\": \"a\"},\n {\"text\": \"b c\"}]"), [(vec![3], 0), (vec![4, 5], 0)]);
     for (line, word) in [
-        (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no answer"),
+        (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no assistant message"),
         (r#"{"messages": [{"role": "user"}]}"#, "without content"),
         (r#"{"messages": "a"}"#, "not a list"),
     ] {
@@ -91,9 +91,9 @@ fn conversations_pairs_and_lists_are_read() {
     }
 }
 
-/// `tests/data/rows.py` made the file: nested messages, a dictionary, three compressions.
+/// `tests/data/rows.py` wrote the file: nested messages, a dictionary, three compressions.
 #[test]
-fn parquet_is_read_and_damaged_parquet_refused() {
+fn reads_parquet_and_rejects_damaged_files() {
     let dir = tempfile::tempdir().unwrap();
     let source = talking(dir.path(), &Value::Null);
     let whole = common::data("rows.parquet");
@@ -118,14 +118,14 @@ fn parquet_is_read_and_damaged_parquet_refused() {
 #[test]
 fn questions_go_through_the_chat_template() {
     let dir = tempfile::tempdir().unwrap();
-    // The template's prompt ends with `b`, so an answer must begin with it.
+    // The template's prompt ends with `b`, so an answer starts after it.
     let line = "{\"question\": \"a\", \"answer\": \"b c\"}\n";
     let expected = [(vec![1, 3, 2, 4, 5, 2], 4)];
     for template in [json!(TEMPLATE), json!([{"name": "tool_use", "template": "x"}, {"name": "default", "template": TEMPLATE}])] {
         let source = talking(dir.path(), &template);
         assert_eq!(read(&source, dir.path(), line), expected);
     }
-    // A file of its own wins.
+    // A separate template file takes precedence.
     let source = talking(dir.path(), &json!("x"));
     fs::write(source.path().join("chat_template.jinja"), TEMPLATE).unwrap();
     let source = Source::open(&source.path().display().to_string()).unwrap();
@@ -133,10 +133,10 @@ fn questions_go_through_the_chat_template() {
 }
 
 #[test]
-fn columns_have_the_names_that_are_common() {
+fn common_column_names_are_recognised() {
     let dir = tempfile::tempdir().unwrap();
     let source = talking(dir.path(), &Value::Null);
-    // Without a template a question is a line.
+    // Without a template, a question is a line.
     let pair = (vec![3, 4], 1);
     for line in [
         "{\"instruction\": \"a\", \"output\": \"b\"}",
@@ -157,9 +157,9 @@ fn columns_have_the_names_that_are_common() {
     assert_eq!(plain.examples.into_iter().map(|e| e.ids).collect::<Vec<_>>(), [vec![3], vec![4, 5]]);
 }
 
-/// An exact match is what greedy generation with a cache writes, and what follows the end does not count.
+/// An exact match equals greedy generation with a cache; text after the end token does not count.
 #[test]
-fn an_exact_match_is_what_generation_writes() {
+fn exact_match_agrees_with_generation() {
     let source = Source::open("builtin:math").unwrap();
     let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
     for name in ["builtin:math-heldout", "builtin:japanese-math-heldout"] {
@@ -175,7 +175,7 @@ fn an_exact_match_is_what_generation_writes() {
         assert_eq!(scored(&examples).exact_match, Some(right), "{name}");
         examples.iter_mut().for_each(|e| e.ids.extend([7, 8]));
         assert_eq!(scored(&examples).exact_match, Some(right), "{name}");
-        // Cut answers are not exact.
+        // Truncated answers are not exact matches.
         let cut = score(source.architecture().unwrap(), &weights, &examples, 4, &Device::Cpu).unwrap();
         assert_eq!(cut.exact_match.unwrap_or(0.0), 0.0);
     }

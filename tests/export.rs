@@ -1,4 +1,4 @@
-//! What `export` writes runs and gives the same coefficients, bit for bit: as a script, a program and a notebook.
+//! Exported scripts, programs and notebooks run and reproduce the coefficients bit for bit.
 
 mod common;
 
@@ -12,15 +12,15 @@ use dam_prelude::coefficients::SCHEMES;
 use dam_prelude::train::KEYS;
 use serde_json::Value;
 
-/// A session: its verbs, and whether its end is a merge in training, which is saved, or another, which is baked.
+/// A session: its verbs, and its kind of result. A merge in training is saved; any other merge is baked.
 struct Session {
     name: String,
     verbs: String,
-    ends: Ends,
+    result: ResultKind,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Ends {
+enum ResultKind {
     Trained,
     Merged,
     Evolved,
@@ -29,12 +29,12 @@ enum Ends {
 const LOAD: &str =
     "load base=base m0=model0; load m1=model1 m2=model2; data m0=data0.jsonl 'm1=the \"data\" of m1.jsonl' m2=data2.jsonl";
 
-fn session(name: &str, verbs: impl Into<String>, ends: Ends) -> Session {
-    Session { name: name.into(), verbs: verbs.into(), ends }
+fn session(name: &str, verbs: impl Into<String>, result: ResultKind) -> Session {
+    Session { name: name.into(), verbs: verbs.into(), result }
 }
 
 fn sessions() -> Vec<Session> {
-    let trained = |name: &str, verbs: String| session(name, verbs, Ends::Trained);
+    let trained = |name: &str, verbs: String| session(name, verbs, ResultKind::Trained);
     let mut all = vec![
         trained(
             "settings",
@@ -73,15 +73,15 @@ fn sessions() -> Vec<Session> {
                 "{LOAD}; merge ties density=0.5 weight=1,0.5,0.25; inspect norm; merge recipe.yml; merge greedy_soup data=data0.jsonl; \
                  merge dare_ties seed=7; set seed=1; data m0=data2.jsonl; eval data1.jsonl data2.jsonl; plot lean"
             ),
-            Ends::Merged,
+            ResultKind::Merged,
         ),
-        session("evolved", format!("{LOAD}; evolve linear budget=5 groups=2 examples=2 best.yml; eval"), Ends::Evolved),
+        session("evolved", format!("{LOAD}; evolve linear budget=5 groups=2 examples=2 best.yml; eval"), ResultKind::Evolved),
         session(
             "settled",
             format!("{LOAD}; wrap; step; set seed=2; evolve budget=4 examples=1; set batch_size=2; inspect model.norm.weight"),
-            Ends::Merged,
+            ResultKind::Merged,
         ),
-        session("soup", format!("{LOAD}; wrap; step; merge greedy_soup"), Ends::Merged),
+        session("soup", format!("{LOAD}; wrap; step; merge greedy_soup"), ResultKind::Merged),
     ];
     all.extend(SCHEMES.iter().map(|scheme| {
         let options = if scheme.name == "columns" { "" } else { " bias=same" };
@@ -90,7 +90,7 @@ fn sessions() -> Vec<Session> {
     all
 }
 
-/// A directory with golden checkpoints and data, in which a session was run and exported in every form.
+/// A directory with golden checkpoints and data, in which a session was run and exported in every format.
 struct Exported {
     directory: tempfile::TempDir,
     session: Session,
@@ -112,12 +112,12 @@ impl Exported {
         Self { directory, session }
     }
 
-    /// What keeps the end of a session, as a verb and in Rust.
+    /// What stores the result of a session, as a verb and in Rust.
     fn end(session: &Session) -> (&'static str, &'static str) {
-        match session.ends {
-            Ends::Trained => ("save end", "dam.save(\"end\")?;"),
-            Ends::Merged => ("bake end", "merged.bake(\"end\")?;"),
-            Ends::Evolved => ("bake end", "evolved.merged.bake(\"end\")?;"),
+        match session.result {
+            ResultKind::Trained => ("save end", "dam.save(\"end\")?;"),
+            ResultKind::Merged => ("bake end", "merged.bake(\"end\")?;"),
+            ResultKind::Evolved => ("bake end", "evolved.merged.bake(\"end\")?;"),
         }
     }
 
@@ -125,8 +125,8 @@ impl Exported {
         std::fs::read_to_string(self.directory.path().join(file)).unwrap()
     }
 
-    /// Whether what was kept at the end is what was kept at first, byte for byte; it is taken away.
-    fn same(&self, form: &str) {
+    /// Asserts that the result equals that of the original session byte for byte, and deletes it.
+    fn assert_same(&self, form: &str) {
         let at = self.directory.path();
         let file = |name: &str| if at.join(name).is_dir() { at.join(name).join("model.safetensors") } else { at.join(name) };
         let [first, end] = ["first", "end"].map(|name| std::fs::read(file(name)).unwrap());
@@ -136,7 +136,7 @@ impl Exported {
     }
 }
 
-/// The exported program as a module with `pub fn main`, which keeps its end.
+/// The exported program as a module with `pub fn main`, which also stores its result.
 fn program(exported: &Exported) -> String {
     let text = exported.read("do.rs");
     assert!(text.contains("\nfn main() -> dam_prelude::Result<()> {\n"), "{text}");
@@ -145,7 +145,7 @@ fn program(exported: &Exported) -> String {
     format!("{}    {end}\n    Ok(())\n}}\n", body.replace("\nfn main()", "\npub fn main()"))
 }
 
-/// The exported notebook, whose cells are those of nbformat 4.5, as such a module.
+/// The exported notebook as such a module, after a check of its cells against nbformat 4.5.
 fn notebook(exported: &Exported) -> String {
     let notebook: Value = serde_json::from_str(&exported.read("do.ipynb")).unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -175,7 +175,7 @@ fn notebook(exported: &Exported) -> String {
                 assert_eq!(keys(cell), ["cell_type", "execution_count", "id", "metadata", "outputs", "source"]);
                 assert!(cell["execution_count"].is_null() && cell["outputs"].as_array().unwrap().is_empty());
                 assert_eq!(before, "markdown", "{id} is explained");
-                // The last statement is an expression, which a cell shows.
+                // The last statement is an expression, whose value a cell shows.
                 let source = lines.concat();
                 let shown = source.rfind(";\n").map_or(0, |i| i + 2);
                 let shown = source[shown..].strip_prefix("}\n").map_or(shown, |rest| source.len() - rest.len());
@@ -190,7 +190,7 @@ fn notebook(exported: &Exported) -> String {
     text + end + "\nOk(())\n}\n"
 }
 
-/// Compiles `main.rs` with the library that was built for this test: of several, the newest that it links with.
+/// Compiles `main.rs` with the library built for this test: the newest one that links.
 fn compile(main: &Path) -> PathBuf {
     let deps = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
     let is_library = |path: &PathBuf| {
@@ -200,7 +200,7 @@ fn compile(main: &Path) -> PathBuf {
     let mut libraries: Vec<PathBuf> = std::fs::read_dir(&deps).unwrap().map(|e| e.unwrap().path()).filter(is_library).collect();
     libraries.sort_by_key(|path| std::cmp::Reverse(path.metadata().unwrap().modified().unwrap()));
     let out = main.with_extension("");
-    let mut said = String::new();
+    let mut errors = String::new();
     for library in libraries {
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
         rustc.args(["--edition", "2024", "-D", "warnings", "--extern"]).arg(format!("dam_prelude={}", library.display()));
@@ -209,16 +209,16 @@ fn compile(main: &Path) -> PathBuf {
         if output.status.success() {
             return out;
         }
-        if said.is_empty() {
-            said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if errors.is_empty() {
+            errors = String::from_utf8_lossy(&output.stderr).into_owned();
         }
     }
-    panic!("{said}");
+    panic!("{errors}");
 }
 
-/// Every session, in every form.
+/// Every session, in every format.
 #[test]
-fn what_is_exported_runs_and_gives_the_same_coefficients() {
+fn exported_sessions_reproduce_the_coefficients() {
     let all: Vec<Exported> = sessions().into_iter().map(Exported::new).collect();
 
     // As scripts.
@@ -229,10 +229,10 @@ fn what_is_exported_runs_and_gives_the_same_coefficients() {
         std::fs::write(at.join("ended.dam"), format!("{text}{}\n", Exported::end(&exported.session).0)).unwrap();
         let run = dam(at).args(["run", "ended.dam"]).output().unwrap();
         assert!(run.status.success(), "{}:\n{text}\n{}", exported.session.name, String::from_utf8_lossy(&run.stderr));
-        exported.same("the script");
+        exported.assert_same("the script");
     }
 
-    // As programs and notebooks, all in one, to be compiled once.
+    // As programs and notebooks, all in one binary to compile only once.
     let place = tempfile::tempdir().unwrap();
     let (mut modules, mut arms) = (String::new(), String::new());
     for exported in &all {
@@ -254,12 +254,12 @@ fn what_is_exported_runs_and_gives_the_same_coefficients() {
             let module = format!("{form}_{}", exported.session.name);
             let run = Command::new(&binary).arg(&module).current_dir(exported.directory.path()).output().unwrap();
             assert!(run.status.success(), "{module}: {}", String::from_utf8_lossy(&run.stderr));
-            exported.same(&module);
+            exported.assert_same(&module);
         }
     }
 }
 
-/// The sessions above leave no setting out.
+/// The sessions above cover all settings.
 #[test]
 fn every_setting_is_exported() {
     let verbs: String = sessions().into_iter().map(|session| session.verbs).collect::<Vec<_>>().join(" ");
@@ -268,12 +268,12 @@ fn every_setting_is_exported() {
     }
 }
 
-/// Training that was stopped is exported as the steps that were made.
+/// Interrupted training is exported with the number of steps made.
 #[test]
 #[cfg(unix)]
-fn stopped_training_is_exported_as_what_was_made() {
+fn interrupted_training_is_exported_with_the_steps_made() {
     use common::terminal::{Terminal, ctrl};
-    let exported = Exported::new(session("before", format!("{LOAD}; wrap"), Ends::Trained));
+    let exported = Exported::new(session("before", format!("{LOAD}; wrap"), ResultKind::Trained));
     let at = exported.directory.path();
     let mut dam = Terminal::dam(at);
     dam.line(&format!("{LOAD}; wrap; step"));
@@ -290,9 +290,9 @@ fn stopped_training_is_exported_as_what_was_made() {
     assert!(steps > 0 && text.lines().any(|line| line == format!("train {steps}")), "{steps}: {text}");
 }
 
-/// What is refused, and what is not touched then.
+/// Exports that are refused leave existing files unchanged.
 #[test]
-fn a_file_is_not_replaced_unasked_and_must_say_what_it_is() {
+fn export_needs_a_known_extension_and_does_not_overwrite() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let error = |line: &str| {
@@ -302,10 +302,10 @@ fn a_file_is_not_replaced_unasked_and_must_say_what_it_is() {
         format!("{} {}", last["error"].as_str().unwrap(), last["hint"].as_str().unwrap_or_default())
     };
     for name in ["merge", "merge.py", ".dam", "merge.dam.txt"] {
-        let said = error(&format!("load builtin:math; export {name}"));
-        assert!([".ipynb", ".dam", ".rs"].iter().all(|end| said.contains(end)), "{said}");
+        let message = error(&format!("load builtin:math; export {name}"));
+        assert!([".ipynb", ".dam", ".rs"].iter().all(|end| message.contains(end)), "{message}");
     }
-    assert!(error("export a.dam").contains("nothing has been done"));
+    assert!(error("export a.dam").contains("nothing to export"));
     assert!(error("load builtin:math; export").contains("usage"));
     std::fs::write(at.join("a.dam"), "mine").unwrap();
     assert!(error("load builtin:math; export a.dam").contains("a.dam"));

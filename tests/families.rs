@@ -1,6 +1,6 @@
-//! Every family and storage that loads runs as in transformers: sliding windows, biases, tied output
-//! layers, shards, half precisions, stretched rotary frequencies, both spellings of config.json.
-//! `tests/data/families/make.py` made the numbers.
+//! Every family and storage format that loads gives the results of transformers: sliding windows, biases, tied output
+//! layers, shards, half precision, scaled rotary frequencies, both spellings of config.json.
+//! `tests/data/families/make.py` computed the numbers.
 
 mod common;
 
@@ -38,7 +38,7 @@ const MODELS: [&str; 20] = [
     "ernie4_5",
 ];
 
-fn place(name: &str) -> String {
+fn model_path(name: &str) -> String {
     data("families").join(name).display().to_string()
 }
 
@@ -47,7 +47,7 @@ fn values(x: &Tensor) -> Vec<f32> {
 }
 
 #[track_caller]
-fn agrees(found: &Tensor, expected: &Tensor, relative: f32) {
+fn assert_close(found: &Tensor, expected: &Tensor, relative: f32) {
     assert_eq!(found.dims(), expected.dims());
     let (found, expected) = (values(found), values(expected));
     let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -55,7 +55,7 @@ fn agrees(found: &Tensor, expected: &Tensor, relative: f32) {
     assert!(worst <= relative * scale, "relative difference {:e}", worst / scale);
 }
 
-/// The logits of a source on the ids of the expected file, and the expected ones.
+/// The logits of a source on the ids of the expected file.
 fn logits(source: &Source, ids: &Tensor) -> Tensor {
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
     let decoder = Decoder::new(source.architecture().unwrap(), &weights);
@@ -71,22 +71,21 @@ fn expected() -> (Tensor, std::collections::HashMap<String, Tensor>) {
 }
 
 #[test]
-fn logits_are_those_of_transformers() {
+fn logits_agree_with_transformers() {
     let (ids, expected) = expected();
     for name in MODELS {
         println!("{name}");
-        let source = Source::open(&place(name)).unwrap();
-        agrees(&logits(&source, &ids), &expected[name], 1e-5);
+        let source = Source::open(&model_path(name)).unwrap();
+        assert_close(&logits(&source, &ids), &expected[name], 1e-5);
     }
 }
 
 #[test]
-fn a_cache_changes_nothing() {
+fn the_cache_gives_the_same_logits() {
     let (ids, expected) = expected();
-    // longrope turns keys otherwise once a sequence is long: what is in a cache stays as it was, here as in
-    // transformers.
+    // longrope rotates keys differently in long sequences; cached keys keep their rotation, here as in transformers.
     for name in MODELS.into_iter().filter(|name| *name != "phi3-long") {
-        let source = Source::open(&place(name)).unwrap();
+        let source = Source::open(&model_path(name)).unwrap();
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect().unwrap();
         let decoder = Decoder::new(source.architecture().unwrap(), &weights);
         for (row, sequence) in ids.to_vec2::<u32>().unwrap().iter().enumerate() {
@@ -97,21 +96,21 @@ fn a_cache_changes_nothing() {
                 let next = Tensor::new(&sequence[start..start + length], &Device::Cpu).unwrap();
                 parts.push(decoder.logits(&decoder.hidden_cached(&next, &mut cache).unwrap()).unwrap());
             }
-            agrees(&Tensor::cat(&parts, 0).unwrap(), &expected, 1e-5);
-            // Nor does running each sequence by itself.
+            assert_close(&Tensor::cat(&parts, 0).unwrap(), &expected, 1e-5);
+            // Running each sequence separately changes nothing either.
             let alone = Batch::new([sequence.as_slice()], &Device::Cpu).unwrap();
             let each = decoder.hidden_each(&[alone]).unwrap();
-            agrees(&decoder.logits(&each[0]).unwrap(), &expected, 1e-5);
+            assert_close(&decoder.logits(&each[0]).unwrap(), &expected, 1e-5);
         }
     }
 }
 
 #[test]
 fn stored_dtypes_and_shards_are_reported() {
-    let sources: [Source; 4] = std::array::from_fn(|i| Source::open(&place(MODELS[i])).unwrap());
+    let sources: [Source; 4] = std::array::from_fn(|i| Source::open(&model_path(MODELS[i])).unwrap());
     let [mistral, qwen2, sharded, biases] = &sources;
     assert_eq!(sources.iter().map(|s| s.dtype()).collect::<Vec<_>>(), [DType::F32, DType::BF16, DType::F16, DType::F32]);
-    assert_eq!(mistral.architecture().unwrap().attends[0].window, Some(5));
+    assert_eq!(mistral.architecture().unwrap().attention[0].window, Some(5));
     assert!(
         qwen2.architecture().unwrap().qkv_bias
             && qwen2.architecture().unwrap().tied
@@ -119,18 +118,18 @@ fn stored_dtypes_and_shards_are_reported() {
     );
     assert!(sharded.architecture().unwrap().tied);
     assert!(biases.architecture().unwrap().output_bias && biases.architecture().unwrap().mlp_bias);
-    let table = load([place("qwen2-bias-tied")]).unwrap().to_string();
+    let table = load([model_path("qwen2-bias-tied")]).unwrap().to_string();
     for word in ["qwen2-bias-tied", "qwen2", "bf16", "size"] {
         assert!(table.contains(word), "{table}");
     }
 }
 
-/// A source merged with itself at coefficients that sum to 1 is itself, whatever the family.
+/// A source merged with itself with coefficients that sum to 1 is unchanged, for any family.
 #[test]
-fn a_source_merged_with_itself_is_itself() {
+fn merging_a_source_with_itself_reproduces_it() {
     let (ids, expected) = expected();
     for name in MODELS {
-        let models = load([format!("a={}", place(name)), format!("b={}", place(name))]).unwrap();
+        let models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
         let dam = models.wrap(Columns { bias: BiasStart::Same, ..Columns::default() }).unwrap();
         let dir = tempfile::tempdir().unwrap();
         for (dtype, relative) in [(None, 1e-5), (Some("f32"), 1e-5), (Some("bf16"), 3e-2)] {
@@ -139,23 +138,23 @@ fn a_source_merged_with_itself_is_itself() {
             let written = dam.bake_with(dir.path().join("out"), &options).unwrap();
             assert!(written.files > 4, "{written:?}");
             let baked = Source::open(&written.path.display().to_string()).unwrap();
-            agrees(&logits(&baked, &ids), &expected[name], relative);
+            assert_close(&logits(&baked, &ids), &expected[name], relative);
             let wanted = match dtype {
                 Some("f32") => DType::F32,
                 Some(_) => DType::BF16,
-                None => Source::open(&place(name)).unwrap().dtype(),
+                None => Source::open(&model_path(name)).unwrap().dtype(),
             };
             assert_eq!(baked.dtype(), wanted);
         }
     }
 }
 
-/// Training with layers computed again gives the same numbers as with layers kept.
+/// Training with recomputed layers gives the same numbers.
 #[test]
-fn recomputation_changes_nothing() {
+fn recomputing_layers_gives_the_same_gradients() {
     for name in MODELS {
         let losses = ["off", "on"].map(|recompute| {
-            let mut models = load([format!("a={}", place(name)), format!("b={}", place(name))]).unwrap();
+            let mut models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
             let dir = tempfile::tempdir().unwrap();
             let file = dir.path().join("data.jsonl");
             fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n").unwrap();
@@ -171,10 +170,10 @@ fn recomputation_changes_nothing() {
     }
 }
 
-/// The published start: biases add up.
+/// The published start: biases are summed.
 #[test]
 fn biases_start_at_one_as_published() {
-    let models = load([format!("a={}", place("llama-biases")), format!("b={}", place("llama-biases"))]).unwrap();
+    let models = load([format!("a={}", model_path("llama-biases")), format!("b={}", model_path("llama-biases"))]).unwrap();
     let dam = models.wrap(Columns::default()).unwrap();
     let name = "model.layers.0.self_attn.q_proj.bias";
     assert_eq!(dam.coefficients(name).unwrap().to_vec2::<f32>().unwrap(), [[1.0], [1.0]]);
@@ -182,22 +181,22 @@ fn biases_start_at_one_as_published() {
     dam.bake(dir.path().join("out")).unwrap();
     let read = |dir: &Path| safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap()[name].clone();
     let (source, merged) = (read(&data("families/llama-biases")), read(&dir.path().join("out")));
-    agrees(&merged, &(source * 2.0).unwrap(), 1e-6);
+    assert_close(&merged, &(source * 2.0).unwrap(), 1e-6);
 }
 
-/// Training reaches every coefficient in every family; the guard would refuse otherwise.
+/// Training reaches every coefficient in every family; otherwise the check of gradients would fail.
 #[test]
 fn every_family_trains() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("data.jsonl");
     fs::write(&file, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8]}\n{\"input_ids\": [9, 8, 7]}\n").unwrap();
     for name in MODELS {
-        let mut models = load([format!("a={}", place(name)), format!("b={}", place(name))]).unwrap();
+        let mut models = load([format!("a={}", model_path(name)), format!("b={}", model_path(name))]).unwrap();
         for source in ["a", "b"] {
             models.data(source, &file.display().to_string()).unwrap();
         }
         (models.settings.batch_size, models.settings.lr) = (2, 1e-2);
-        // Through tanh two halves do not add up to one: there is something to learn.
+        // Through tanh, two halves do not sum to one, so there is something to learn.
         let dam = models.wrap(Columns { f: dam_prelude::Nonlinearity::Tanh, ..Columns::default() }).unwrap();
         let first = dam.step().unwrap().total;
         let last = dam.train(20).unwrap().last;
@@ -205,7 +204,7 @@ fn every_family_trains() {
     }
 }
 
-/// The gradient by every tensor agrees with central finite differences, in f64 along one direction each.
+/// The gradient of every tensor agrees with central finite differences, in f64, along one direction each.
 #[test]
 fn gradients_agree_with_finite_differences() {
     let ids: Vec<u32> = (0..9).map(|i| i * 7 % 64).collect();
@@ -215,7 +214,7 @@ fn gradients_agree_with_finite_differences() {
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     };
     for name in MODELS {
-        let source = Source::open(&place(name)).unwrap();
+        let source = Source::open(&model_path(name)).unwrap();
         let architecture = source.architecture().unwrap();
         let weights = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F64 }.collect().unwrap();
         let loss = |weights: &BTreeMap<String, Tensor>| {
@@ -239,9 +238,9 @@ fn gradients_agree_with_finite_differences() {
     }
 }
 
-/// Both spellings of config.json mean the same.
+/// Both notations of config.json are equivalent.
 #[test]
-fn both_spellings_of_config_are_read() {
+fn both_notations_of_config_json_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     fs::create_dir(&model).unwrap();

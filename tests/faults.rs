@@ -1,5 +1,6 @@
-//! Whatever call fails that writes or changes a file, on a full disk or a broken one, nothing is lost: what was there is there,
-//! or what was to be, and the failure is told. A preloaded library fails them one after another, each in a run of its own.
+//! Whichever call fails that writes or changes a file, as on a full or broken disk, nothing is lost: the old or the new
+//! content is there, and the failure is reported. A preloaded library fails the calls one after another, each in a run of its
+//! own.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -15,7 +16,7 @@ use common::{dam, files, golden};
 /// `ENOSPC` and `EIO`.
 const ERRORS: [(i32, &str); 2] = [(28, "No space left"), (5, "Input/output error")];
 
-/// The library, compiled into `directory`.
+/// Compiles the library into `directory`.
 fn library(directory: &Path) -> PathBuf {
     let (from, to) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/preload.rs"), directory.join("libfaults.so"));
     let built = Command::new("rustc")
@@ -28,10 +29,10 @@ fn library(directory: &Path) -> PathBuf {
     to
 }
 
-/// A run with fault `number` of kind `error`.
+/// A run in which call `number` fails with `error`.
 struct Run {
     output: Output,
-    /// Whether the fault happened.
+    /// Whether the fault occurred.
     happened: bool,
 }
 
@@ -46,11 +47,11 @@ fn run(library: &Path, directory: &Path, verbs: &str, number: usize, error: i32)
         .env("DAM_FAULT_LOG", &log)
         .output()
         .unwrap();
-    let log = fs::read_to_string(log).unwrap_or_else(|_| panic!("nothing was counted: {output:?}"));
+    let log = fs::read_to_string(log).unwrap_or_else(|_| panic!("no calls were counted: {output:?}"));
     Run { output, happened: log.starts_with("fault") }
 }
 
-/// Runs `verbs`, which write `out`, with every call failing in turn, and returns how many there were.
+/// Runs `verbs`, which write `out`, once per call with that call failing; returns the number of calls.
 fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path().join("work");
@@ -82,9 +83,9 @@ fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
                 assert!(run.output.status.success() && found == new, "{out}: without a fault: {text}");
                 return number - 1;
             }
-            // A fault in what is only tidied up ends well; what is told is told with its reason and a remedy.
+            // A fault during cleanup does not fail the run; any other is reported with its cause and a hint.
             match run.output.status.success() {
-                true => assert!(found == new, "{out}, fault {number}: it says that all is well"),
+                true => assert!(found == new, "{out}, fault {number}: it reported success"),
                 false => {
                     assert!(
                         text.contains(words) && text.contains("hint:") && !text.contains("panicked"),
@@ -95,16 +96,16 @@ fn each_fault(library: &Path, verbs: &str, out: &str) -> usize {
                         .filter(|(path, _)| !path.to_string_lossy().contains(".dam-"))
                         .map(|(p, b)| (p.clone(), b.clone()))
                         .collect();
-                    assert!(without == old || without == new, "{out}, fault {number}: neither what was nor what was to be");
+                    assert!(without == old || without == new, "{out}, fault {number}: neither the old nor the new content");
                 }
             }
-            assert_eq!(good(""), old, "{out}, fault {number}: the next run leaves something");
+            assert_eq!(good(""), old, "{out}, fault {number}: the next run leaves a file behind");
         }
     }
 }
 
 #[test]
-fn what_fails_to_be_written_loses_nothing() {
+fn failed_writes_lose_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let library = library(directory.path());
     let mut faults = 0;
@@ -126,9 +127,9 @@ fn what_fails_to_be_written_loses_nothing() {
     assert!(faults >= 100, "{faults}");
 }
 
-/// A prompt whose own files cannot be written says so, and goes on.
+/// A session whose state cannot be written says so and continues.
 #[test]
-fn a_session_that_cannot_be_kept_goes_on() {
+fn a_session_continues_if_autosave_fails() {
     let directory = tempfile::tempdir().unwrap();
     let library = library(directory.path());
     for number in (1..60).step_by(3) {
@@ -140,7 +141,7 @@ fn a_session_that_cannot_be_kept_goes_on() {
         dam.line("load builtin:japanese builtin:math; wrap; step");
         dam.wait_for_prompt("step 1");
         dam.line("train 3; undo; redo; bake out");
-        dam.wait_for("copied beside the weights");
+        dam.wait_for("other files copied");
         dam.line("quit");
         assert!(dam.end().success(), "fault {number}");
         assert!(home.path().join("out/model.safetensors").is_file());

@@ -1,5 +1,5 @@
-//! Weights as people have them: PyTorch's `.bin`, float8 with its scales, left-over and real quantisation, tokenizers
-//! with more ids than rows, heads that are missing. `tests/data/formats/make.py` made the files and the numbers.
+//! Weights in various formats: PyTorch's `.bin`, float8 with scales, leftover and real quantization, tokenizers with more ids
+//! than rows, missing output layers. The files and numbers were made by `tests/data/formats/make.py`.
 
 mod common;
 
@@ -15,12 +15,12 @@ use dam_prelude::model::{Decoder, SourceWeights};
 use dam_prelude::{Bake, Error, load};
 use serde_json::Value;
 
-fn place(name: &str) -> String {
+fn model_path(name: &str) -> String {
     data("formats").join(name).display().to_string()
 }
 
 fn expected() -> std::collections::HashMap<String, Tensor> {
-    safetensors::load(place("expected.safetensors"), &Device::Cpu).unwrap()
+    safetensors::load(model_path("expected.safetensors"), &Device::Cpu).unwrap()
 }
 
 fn values(x: &Tensor) -> Vec<f32> {
@@ -35,7 +35,7 @@ fn logits(source: &Source, ids: &[u32]) -> Vec<f32> {
 }
 
 #[track_caller]
-fn agrees(found: &[f32], expected: &Tensor, relative: f32) {
+fn assert_close(found: &[f32], expected: &Tensor, relative: f32) {
     let expected = values(expected);
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -75,14 +75,14 @@ fn baked(source: &str, to: &Path, options: &Bake) -> Source {
 fn bin_shards_run_as_in_transformers_and_are_baked_as_safetensors() {
     let (expected, dir) = (expected(), tempfile::tempdir().unwrap());
     let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
-    let source = Source::open(&place("bin-shards")).unwrap();
+    let source = Source::open(&model_path("bin-shards")).unwrap();
     assert_eq!(source.format(), "bf16");
-    agrees(&logits(&source, &ids[0]), &expected["bin-shards"], 1e-5);
-    let merged = baked(&place("bin-shards"), &dir.path().join("out"), &Bake::default());
-    agrees(&logits(&merged, &ids[0]), &expected["bin-shards"], 1e-5);
+    assert_close(&logits(&source, &ids[0]), &expected["bin-shards"], 1e-5);
+    let merged = baked(&model_path("bin-shards"), &dir.path().join("out"), &Bake::default());
+    assert_close(&logits(&merged, &ids[0]), &expected["bin-shards"], 1e-5);
     assert!(dir.path().join("out/model.safetensors").is_file());
-    // The index stands for its directory, and a .bin that an index names in vain is missed by name.
-    assert!(Source::open(&place("bin-shards/pytorch_model.bin.index.json")).is_ok());
+    // A path to the index stands for its directory; a missing .bin shard is named.
+    assert!(Source::open(&model_path("bin-shards/pytorch_model.bin.index.json")).is_ok());
     let broken = dir.path().join("broken");
     fs::create_dir(&broken).unwrap();
     for name in ["config.json", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"] {
@@ -93,7 +93,7 @@ fn bin_shards_run_as_in_transformers_and_are_baked_as_safetensors() {
 }
 
 #[test]
-fn safetensors_go_before_bin() {
+fn safetensors_take_precedence_over_bin() {
     let dir = tempfile::tempdir().unwrap();
     copy_builtin("math", dir.path());
     fs::write(dir.path().join("pytorch_model.bin"), b"no archive").unwrap();
@@ -104,21 +104,21 @@ fn safetensors_go_before_bin() {
 }
 
 #[test]
-fn float8_has_the_values_of_torch_and_the_logits_of_transformers() {
+fn float8_matches_torch_values_and_transformers_logits() {
     let (expected, dir) = (expected(), tempfile::tempdir().unwrap());
     let ids = expected["input_ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
     for (name, format) in [("fp8-block", "f8_e4m3"), ("fp8-channel", "f8_e4m3"), ("fp8-tensor", "f8_e5m2")] {
-        let source = Source::open(&place(name)).unwrap();
+        let source = Source::open(&model_path(name)).unwrap();
         assert_eq!(source.format(), format);
         let notes = source.notes().join("\n");
         assert!(notes.contains("float8") && notes.contains("quantization_config"), "{notes}");
         assert_eq!(notes.contains("input_scale"), name == "fp8-tensor");
-        agrees(&logits(&source, &ids[0]), &expected[name], 1e-5);
-        // To the last bit, where what is baked is f32; else the nearest bf16.
+        assert_close(&logits(&source, &ids[0]), &expected[name], 1e-5);
+        // Exact to the last bit if baked as f32; otherwise the nearest bf16.
         let exact = Bake { dtype: Some("f32".into()), ..Bake::default() };
         for (options, dtype) in [(exact, DType::F32), (Bake::default(), DType::BF16)] {
             let to = dir.path().join(format!("{name}-{dtype:?}"));
-            let merged = baked(&place(name), &to, &options);
+            let merged = baked(&model_path(name), &to, &options);
             assert!(merged.notes().is_empty(), "{:?}", merged.notes());
             let config: Value = serde_json::from_slice(&fs::read(to.join("config.json")).unwrap()).unwrap();
             assert!(config.get("quantization_config").is_none());
@@ -133,9 +133,9 @@ fn float8_has_the_values_of_torch_and_the_logits_of_transformers() {
     }
 }
 
-/// Every code of both formats, as torch has it.
+/// Every code of both formats, as in torch.
 #[test]
-fn float8_without_a_scale_is_what_its_codes_are() {
+fn float8_without_a_scale_is_decoded_from_its_codes() {
     let (expected, dir) = (expected(), tempfile::tempdir().unwrap());
     fs::write(dir.path().join("config.json"), r#"{"model_type": "other"}"#).unwrap();
     for (name, kind, nan) in
@@ -152,7 +152,7 @@ fn float8_without_a_scale_is_what_its_codes_are() {
         let torch = values(&expected[name]);
         let torch = torch.into_iter().enumerate().map(|(code, x)| if nan.contains(&(code as u8)) { 0.0 } else { x });
         assert_eq!(found, torch.collect::<Vec<f32>>());
-        // A code that is no number is found where it is.
+        // A NaN code is reported with its position.
         let mut codes = codes;
         codes[131] = nan[0];
         fs::write(dir.path().join("model.safetensors"), file(&codes)).unwrap();
@@ -161,7 +161,7 @@ fn float8_without_a_scale_is_what_its_codes_are() {
     }
 }
 
-/// The config.json and the header of `fp8-block`, changed.
+/// The error for `fp8-block` with a changed config.json and header.
 fn float8_error(change: impl FnOnce(&mut Value, &mut Value)) -> Error {
     let dir = tempfile::tempdir().unwrap();
     let bytes = fs::read(data("formats/fp8-block/model.safetensors")).unwrap();
@@ -177,13 +177,13 @@ fn float8_error(change: impl FnOnce(&mut Value, &mut Value)) -> Error {
 }
 
 #[test]
-fn scales_that_do_not_fit_are_refused() {
+fn scales_that_do_not_fit_are_errors() {
     const SCALE: &str = "model.layers.0.mlp.up_proj.weight_scale_inv";
     // 56 rows of 40, in blocks of 32: 2 x 2.
     let error = float8_error(|_, header| header[SCALE]["shape"] = serde_json::json!([4, 1]));
     let fits = |e: &Error| matches!(e, Error::Shape { tensor, expected, .. } if tensor.contains(SCALE) && *expected == [2, 2]);
     assert!(fits(&error), "{error:?}");
-    // A size that is said must be theirs.
+    // A given block size must match the scales.
     let error = float8_error(|config, _| config["quantization_config"]["weight_block_size"] = serde_json::json!([16, 16]));
     assert!(matches!(&error, Error::Shape { .. }), "{error:?}");
     let error = float8_error(|_, header| {
@@ -192,11 +192,11 @@ fn scales_that_do_not_fit_are_refused() {
     });
     assert!(matches!(&error, Error::MissingTensor { tensor, .. } if tensor == SCALE), "{error:?}");
     let error = float8_error(|_, header| header[SCALE]["dtype"] = "I32".into());
-    assert!(matches!(&error, Error::Packed { tensor, .. } if tensor == SCALE), "{error:?}");
+    assert!(matches!(&error, Error::Quantized { tensor, .. } if tensor == SCALE), "{error:?}");
 }
 
 #[test]
-fn a_quantization_config_over_plain_floats_is_passed_over() {
+fn a_quantization_config_with_plain_floats_is_ignored() {
     for method in [
         serde_json::json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
         serde_json::json!({"quant_method": "gptq", "bits": 4}),
@@ -215,7 +215,7 @@ fn a_quantization_config_over_plain_floats_is_passed_over() {
     }
 }
 
-/// A file of one tensor after another, all zero.
+/// Writes a file of consecutive tensors, all zero.
 fn write_zeros(directory: &Path, tensors: &[(&str, &str, &[usize], usize)]) {
     let (mut header, mut at) = (serde_json::Map::new(), 0);
     for (name, dtype, shape, width) in tensors {
@@ -231,7 +231,7 @@ fn write_zeros(directory: &Path, tensors: &[(&str, &str, &[usize], usize)]) {
 type Stored = (&'static str, &'static str, &'static [usize], usize);
 
 #[test]
-fn packed_weights_are_refused_by_method_whatever_the_family() {
+fn packed_weights_are_errors_that_name_the_method() {
     const GPTQ: &[Stored] =
         &[("l.q.qweight", "I32", &[4, 8], 4), ("l.q.scales", "F16", &[1, 8], 2), ("l.q.g_idx", "I32", &[32], 4)];
     const BNB4: &[Stored] = &[("l.q.weight", "U8", &[16, 1], 1), ("l.q.weight.absmax", "F32", &[2], 4)];
@@ -255,28 +255,31 @@ fn packed_weights_are_refused_by_method_whatever_the_family() {
     let dir = tempfile::tempdir().unwrap();
     for (method, tensors, guess) in cases {
         for family in ["mixtral", "llama"] {
-            for said in [true, false] {
+            for declared in [true, false] {
                 let mut config = serde_json::json!({"model_type": family});
-                if said {
+                if declared {
                     config["quantization_config"] = serde_json::json!({"quant_method": method});
                 }
                 fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
                 write_zeros(dir.path(), tensors);
                 let error = open(dir.path()).unwrap_err();
-                let named = |found: &str| if said { found == method } else { found.contains(guess) };
-                assert!(matches!(&error, Error::Packed { method, .. } if named(method)), "{method} {family} {said}: {error:?}");
+                let named = |found: &str| if declared { found == method } else { found.contains(guess) };
+                assert!(
+                    matches!(&error, Error::Quantized { method, .. } if named(method)),
+                    "{method} {family} {declared}: {error:?}"
+                );
                 assert!(error.hint().unwrap().contains("dequantize"));
             }
         }
     }
-    // Masks and positions are no weights.
+    // Masks and positions are not weights.
     fs::write(dir.path().join("config.json"), r#"{"model_type": "gpt2"}"#).unwrap();
     write_zeros(
         dir.path(),
         &[("h.0.attn.bias", "U8", &[1, 1, 8, 8], 1), ("position_ids", "I64", &[1, 8], 8), ("wte.weight", "F32", &[4, 8], 4)],
     );
     assert!(open(dir.path()).is_ok());
-    // Nor are whole numbers weights.
+    // Integer weights are errors.
     write_zeros(dir.path(), &[("wte.weight", "I64", &[4, 8], 8)]);
     let error = open(dir.path()).unwrap_err();
     assert!(matches!(&error, Error::DType { found, .. } if found == "I64"), "{error:?}");
@@ -302,7 +305,7 @@ fn f64_is_rounded_to_f32() {
     assert_eq!(found, numbers.map(|x| x as f32));
 }
 
-/// A copy of a built-in checkpoint whose tokenizer has added tokens that the embedding has no rows for.
+/// Makes a copy of a built-in checkpoint with added tokens for which the embedding has no rows.
 fn with_rowless(directory: &Path, tokens: &[&str]) -> usize {
     copy_builtin("math", directory);
     let file = directory.join("tokenizer.json");
@@ -319,7 +322,7 @@ fn with_rowless(directory: &Path, tokens: &[&str]) -> usize {
 }
 
 #[test]
-fn tokens_without_a_row_are_noted_merge_and_fail_where_they_are_used() {
+fn tokens_without_a_row_merge_with_a_note_and_fail_when_used() {
     let dir = tempfile::tempdir().unwrap();
     let (big, plain) = (dir.path().join("big"), dir.path().join("plain"));
     let rows = with_rowless(&big, &["<extra>", "<more>"]);
@@ -327,7 +330,7 @@ fn tokens_without_a_row_are_noted_merge_and_fail_where_they_are_used() {
     let source = open(&big).unwrap();
     let note = source.notes().join("\n");
     assert!(note.contains("`<extra>`") && note.contains(&format!("`{rows}` rows")) && note.contains("2 tokens"), "{note}");
-    // Text without them is data; text with one names file, row and token.
+    // Text without these tokens is valid data; text with one is an error that names file, row and token.
     let lines = dir.path().join("lines.jsonl");
     fs::write(&lines, "{\"text\": \"1 + 2\"}\n").unwrap();
     assert!(Dataset::read(&lines.display().to_string(), &source).is_ok());
@@ -335,7 +338,7 @@ fn tokens_without_a_row_are_noted_merge_and_fail_where_they_are_used() {
     let error = Dataset::read(&lines.display().to_string(), &source).unwrap_err();
     let named = |e: &Error| matches!(e, Error::TokenOutOfRange { line: 2, token: Some(token), .. } if token == "<more>");
     assert!(named(&error) && error.to_string().contains("lines.jsonl"), "{error:?}");
-    // Beside a source of the same rows, and what is baked has the tokenizer as it was.
+    // The same with a source that has the same rows; the baked tokenizer is unchanged.
     for (first, second) in [(&big, &plain), (&plain, &big)] {
         let to = dir.path().join("out");
         let specs = [format!("a={}", first.display()), format!("b={}", second.display())];
@@ -344,7 +347,7 @@ fn tokens_without_a_row_are_noted_merge_and_fail_where_they_are_used() {
         assert!(own(&to) == own(first));
         assert_eq!(open(&to).unwrap().architecture().unwrap().vocabulary, rows);
     }
-    // In a session, and generation that meets one.
+    // In a session, and in generation with such a token.
     let line = format!("load a={} b={}; merge linear; generate '1 <more> 2'", big.display(), plain.display());
     let (replies, fine) = json(dir.path(), &line);
     assert!(!fine && replies.last().unwrap().to_string().contains("<more>"), "{replies:?}");
@@ -353,7 +356,7 @@ fn tokens_without_a_row_are_noted_merge_and_fail_where_they_are_used() {
 }
 
 #[test]
-fn an_untied_model_without_a_head_says_so() {
+fn an_untied_model_without_an_output_layer_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     copy_builtin("math", dir.path());
     // The built-in models are tied.

@@ -1,7 +1,7 @@
-//! Every reader of foreign files is given files that were good and are mutated: it never panics, takes ten seconds or a
-//! gigabyte. A second each here; `DAM_FUZZ_RUNS=N` runs N each, from `DAM_FUZZ_FROM`; `DAM_FUZZ_TARGET` names one target;
-//! `DAM_FUZZ_CORPUS=DIR` writes the good files for cargo-fuzz, `DAM_FUZZ_KEEP=FILE` each input before it is run, for those that
-//! end the process. See `.ci/fuzz`.
+//! Runs every reader of untrusted files on mutated valid files: it must not panic, and must stay within ten seconds and a
+//! gigabyte. Each reader gets one second here; `DAM_FUZZ_RUNS=N` runs N inputs each, starting at `DAM_FUZZ_FROM`;
+//! `DAM_FUZZ_TARGET` selects one target; `DAM_FUZZ_CORPUS=DIR` writes the valid files for cargo-fuzz; `DAM_FUZZ_KEEP=FILE`
+//! stores each input before it is run, for inputs that kill the process. See `.ci/fuzz`.
 
 mod common;
 #[path = "fuzz/mutate.rs"]
@@ -18,55 +18,55 @@ use dam_prelude::fuzz::TARGETS;
 use mutate::mutated;
 use seeds::seeds;
 
-/// Bytes that one input may take.
-const MOST: usize = 1 << 30;
+/// The maximum memory per input in bytes.
+const MAX_BYTES: usize = 1 << 30;
 
-/// How long one input may take.
-const LONGEST: Duration = Duration::from_secs(10);
+/// The maximum duration per input.
+const MAX_DURATION: Duration = Duration::from_secs(10);
 
-/// Counts what is allocated.
+/// An allocator that tracks memory use.
 struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-fn took(bytes: usize) {
+fn allocated(bytes: usize) {
     let now = NOW.fetch_add(bytes, Relaxed) + bytes;
     PEAK.fetch_max(now, Relaxed);
     if now > LIMIT.load(Relaxed) {
-        // Nothing is allocated from here on: what asks for so much might ask for more than there is.
-        say("too much memory");
+        // Nothing is allocated from here on: the memory may be exhausted.
+        report("too much memory");
         std::process::abort();
     }
 }
 
-// SAFETY: what it gives is the system's.
+// SAFETY: delegates to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
-        // SAFETY: as the caller promises.
+        allocated(layout.size());
+        // SAFETY: guaranteed by the caller.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
-        // SAFETY: as the caller promises.
+        allocated(layout.size());
+        // SAFETY: guaranteed by the caller.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         match size.checked_sub(layout.size()) {
-            Some(more) => took(more),
+            Some(more) => allocated(more),
             None => drop(NOW.fetch_sub(layout.size() - size, Relaxed)),
         }
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -74,13 +74,13 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The target and the mutation under way, and when it began, in milliseconds.
+/// The current target and mutation, and its start time in milliseconds.
 static TARGET: AtomicUsize = AtomicUsize::new(0);
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 static BEGAN: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// Says what goes wrong, without allocating.
-fn say(what: &str) {
+/// Reports a failure without allocating.
+fn report(what: &str) {
     let mut digits = [b'0'; 20];
     let (mut rest, mut at) = (NUMBER.load(Relaxed), digits.len());
     while rest > 0 {
@@ -96,7 +96,7 @@ fn say(what: &str) {
         &digits[at..],
         b"\n",
     ] {
-        // SAFETY: the bytes are there.
+        // SAFETY: the pointer and length come from a valid slice.
         unsafe { libc::write(2, part.as_ptr().cast(), part.len()) };
     }
 }
@@ -106,17 +106,17 @@ fn set<T: std::str::FromStr>(name: &str) -> Option<T> {
 }
 
 #[test]
-fn mutated_files_are_refused_or_read() {
-    // What a mutated session names is not looked for on the hub.
-    // SAFETY: what reads the environment here is Rust's, which locks it.
+fn mutated_files_never_panic() {
+    // Names in a mutated session must not be looked up on the hub.
+    // SAFETY: the environment is only read by Rust code, which locks it.
     unsafe { std::env::set_var("HF_HUB_OFFLINE", "1") };
     let start = Instant::now();
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(Duration::from_millis(200));
             let (now, began) = (start.elapsed().as_millis() as u64, BEGAN.load(Relaxed));
-            if now.saturating_sub(began) > LONGEST.as_millis() as u64 {
-                say("too long");
+            if now.saturating_sub(began) > MAX_DURATION.as_millis() as u64 {
+                report("too long");
                 std::process::abort();
             }
         }
@@ -134,12 +134,12 @@ fn mutated_files_are_refused_or_read() {
             None => begin.elapsed() < Duration::from_secs(1),
         };
         while goes_on(number) {
-            // The good ones themselves come first.
+            // The unmodified files come first.
             let input = good.get(number as usize).filter(|_| from == 0).cloned().unwrap_or_else(|| mutated(&good, number));
             keep.iter().for_each(|file| std::fs::write(file, &input).unwrap());
             let before = NOW.load(Relaxed);
             PEAK.store(before, Relaxed);
-            LIMIT.store(before + MOST, Relaxed);
+            LIMIT.store(before + MAX_BYTES, Relaxed);
             NUMBER.store(number, Relaxed);
             let one = Instant::now();
             BEGAN.store(start.elapsed().as_millis() as u64, Relaxed);
@@ -147,7 +147,7 @@ fn mutated_files_are_refused_or_read() {
             BEGAN.store(u64::MAX, Relaxed);
             LIMIT.store(usize::MAX, Relaxed);
             if done.is_err() {
-                say("a panic");
+                report("a panic");
                 std::fs::write(std::env::temp_dir().join(format!("dam-fuzz-{name}-{number}")), &input).unwrap();
                 panic!("{name} panics on mutation {number}");
             }
@@ -165,7 +165,7 @@ fn mutated_files_are_refused_or_read() {
 }
 
 #[test]
-fn the_corpus_of_cargo_fuzz_is_written_where_it_is_asked_for() {
+fn the_corpus_for_cargo_fuzz_is_written_on_request() {
     let asked = std::env::var_os("DAM_FUZZ_CORPUS").map(std::path::PathBuf::from);
     let directory = tempfile::tempdir().unwrap();
     let to = asked.unwrap_or_else(|| directory.path().into());

@@ -1,6 +1,6 @@
-//! GGUF files that are written: their tensors are those that the gguf package makes of the same weights, byte for byte,
-//! and what is read back has the same logits and splits text the same. `tests/data/gguf_out/make.py` made the numbers;
-//! `check.py` beside it had gguf and transformers read what is written here.
+//! Written GGUF files: tensors match those of the gguf package byte for byte, and a file that is read back has the same logits
+//! and splits text identically. The numbers were made by `tests/data/gguf_out/make.py`; `check.py` verifies that gguf and
+//! transformers read the files.
 
 mod common;
 
@@ -36,7 +36,7 @@ fn configure(directory: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(file, config.to_string()).unwrap();
 }
 
-/// The merge of a model with itself, which is that model, in the file `to`.
+/// Merges a model with itself, which reproduces it, into the file `to`.
 fn written(source: &Path, to: &Path, dtype: Option<&str>) -> Result<Vec<String>, Error> {
     let source = source.display();
     let models = load([format!("a={source}"), format!("b={source}")])?;
@@ -56,21 +56,21 @@ fn logits(source: &Source, ids: &[u32]) -> Vec<f32> {
 }
 
 #[track_caller]
-fn agree(found: &[f32], expected: &[f32], relative: f32, what: &str) {
+fn assert_close(found: &[f32], expected: &[f32], relative: f32, what: &str) {
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
     let worst = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
     assert!(worst <= relative * scale, "{what}: relative difference {:e}", worst / scale);
 }
 
-/// FNV-1a of 64 bits.
+/// The 64-bit FNV-1a hash.
 fn fnv(bytes: &[u8]) -> String {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     format!("{hash:016x}")
 }
 
-/// The tensors of a file: type, shape and hash of the bytes; and its keys.
-fn listed(path: &Path) -> (BTreeMap<String, Value>, BTreeMap<String, Gguf>) {
+/// The tensors of a file (type, shape and hash of the bytes), and its metadata.
+fn read_back(path: &Path) -> (BTreeMap<String, Value>, BTreeMap<String, Gguf>) {
     let bytes = fs::read(path).unwrap();
     let content = Content::read(&mut Cursor::new(&bytes)).unwrap();
     let one = |(name, info): (&String, &dam_prelude::candle_core::quantized::gguf_file::TensorInfo)| {
@@ -88,8 +88,8 @@ fn listed(path: &Path) -> (BTreeMap<String, Value>, BTreeMap<String, Gguf>) {
     (tensors, content.metadata.into_iter().collect())
 }
 
-/// The changes that make of a test's odd configuration one that llama.cpp knows.
-fn known(name: &str, config: &mut Value) {
+/// Changes a test configuration to one that llama.cpp supports.
+fn make_supported(name: &str, config: &mut Value) {
     match name {
         "gemma2" | "gemma3" => config["query_pre_attn_scalar"] = 16.into(),
         "smollm3" => {
@@ -104,7 +104,7 @@ fn known(name: &str, config: &mut Value) {
 }
 
 #[test]
-fn tensors_are_those_of_the_gguf_package_and_come_back() {
+fn tensors_match_the_gguf_package_and_are_read_back() {
     let expected: BTreeMap<String, BTreeMap<String, Value>> =
         serde_json::from_slice(&fs::read(data("gguf_out/tensors.json")).unwrap()).unwrap();
     assert_eq!(expected.len(), 11);
@@ -112,14 +112,14 @@ fn tensors_are_those_of_the_gguf_package_and_come_back() {
     for (name, tensors) in expected {
         let source = dir.path().join(&name);
         copy(&data("families").join(&name), &source);
-        configure(&source, |config| known(&name, config));
+        configure(&source, |config| make_supported(&name, config));
         let own = open(&source);
         for dtype in [None, Some("f32"), Some("f16"), Some("bf16"), Some("q8_0")] {
             let kind = dtype.unwrap_or("stored");
             let file = dir.path().join(format!("{name}-{kind}.gguf"));
             let notes = written(&source, &file, dtype).unwrap();
             assert!(notes.iter().any(|note| note.contains("no source has a tokenizer")), "{notes:?}");
-            let (found, keys) = listed(&file);
+            let (found, keys) = read_back(&file);
             let factors = |name: &str| name.starts_with("rope_f");
             for (tensor, expected) in &tensors {
                 assert_eq!(found[tensor], expected[kind], "{name} {tensor} {kind}");
@@ -140,12 +140,12 @@ fn tensors_are_those_of_the_gguf_package_and_come_back() {
                 keys[&format!("{family}.{key}")].to_u32().unwrap() as usize
             };
             assert_eq!((own_key("block_count"), own_key("attention.head_count")), (architecture.layers, architecture.heads));
-            // What is read back computes the same. llama.cpp has no window for mistral: five positions are within it.
+            // Reading it back gives the same logits. llama.cpp has no window for mistral: five positions are within it.
             let ids: Vec<u32> = (0..12).map(|i| i * 7 % 64).collect();
             let ids = if name == "mistral-window" { &ids[..5] } else { &ids[..] };
             let back = open(&file);
             if dtype == Some("f32") {
-                agree(&logits(&back, ids), &logits(&own, ids), 1e-5, &name);
+                assert_close(&logits(&back, ids), &logits(&own, ids), 1e-5, &name);
                 assert_eq!(back.architecture().unwrap().tied, architecture.tied);
                 assert_eq!(back.architecture().unwrap().eos, architecture.eos);
             }
@@ -158,7 +158,7 @@ fn tensors_are_those_of_the_gguf_package_and_come_back() {
 }
 
 #[test]
-fn what_llama_cpp_would_compute_otherwise_is_refused() {
+fn what_llama_cpp_would_compute_differently_is_an_error() {
     let cases = [
         ("gemma2", "query_pre_attn_scalar"),
         ("gemma3", "query_pre_attn_scalar"),
@@ -169,7 +169,7 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for (name, reason) in cases {
         let error = written(&data("families").join(name), &dir.path().join("out.gguf"), None).unwrap_err();
-        assert!(matches!(&error, Error::GgufOut { reason: found } if found.contains(reason)), "{name}: {error:?}");
+        assert!(matches!(&error, Error::GgufExport { reason: found } if found.contains(reason)), "{name}: {error:?}");
         assert!(error.hint().unwrap().contains("directory"));
     }
     let edited = |name: &str, key: &str, value: Value| {
@@ -188,13 +188,13 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
 }
 
 #[test]
-fn stretched_rotary_frequencies_come_back() {
+fn scaled_rotary_frequencies_are_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let ids: Vec<u32> = (0..40).map(|i| i * 7 % 64).collect();
     let cases = [
         json!({"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}),
         json!({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}),
-        // That of the published models, and another.
+        // The scaling of the published models, and another one.
         json!({"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192}),
         json!({"rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0,
@@ -206,24 +206,24 @@ fn stretched_rotary_frequencies_come_back() {
         configure(&source, |config| config["rope_parameters"] = rope.clone());
         let file = dir.path().join(format!("{i}.gguf"));
         written(&source, &file, Some("f32")).unwrap();
-        agree(&logits(&open(&file), &ids), &logits(&open(&source), &ids), 1e-5, &rope.to_string());
+        assert_close(&logits(&open(&file), &ids), &logits(&open(&source), &ids), 1e-5, &rope.to_string());
     }
 }
 
-/// Blocks that are decoded and made again are the same blocks, and the tokenizers of files that were read are written.
+/// Decoding and encoding blocks reproduces them, and tokenizers that were read are written.
 #[test]
-fn a_gguf_file_comes_out_as_it_went_in() {
+fn a_gguf_file_round_trips() {
     let dir = tempfile::tempdir().unwrap();
     let (original, file) = (data("gguf/llama.gguf"), dir.path().join("llama.gguf"));
     written(&original, &file, Some("q8_0")).unwrap();
-    let ((before, old), (after, new)) = (listed(&original), listed(&file));
+    let ((before, old), (after, new)) = (read_back(&original), read_back(&file));
     assert_eq!(before, after);
     for key in ["model", "tokens", "token_type", "bos_token_id", "eos_token_id", "unknown_token_id", "add_bos_token"] {
         let key = format!("tokenizer.ggml.{key}");
         assert_eq!(format!("{:?}", old[&key]), format!("{:?}", new[&key]), "{key}");
     }
     assert_eq!(format!("{:?}", old["tokenizer.chat_template"]), format!("{:?}", new["tokenizer.chat_template"]));
-    // Again over itself is refused, as over a source, and over what is no GGUF file.
+    // Overwriting it without --force is an error, and so is overwriting a source or anything that is not a GGUF file.
     let again = written(&original, &file, None).unwrap_err();
     assert!(matches!(again, Error::Exists { .. }), "{again:?}");
     let forced = |source: &Path, to: &Path| {
@@ -238,12 +238,12 @@ fn a_gguf_file_comes_out_as_it_went_in() {
     assert_eq!(fs::read(&other).unwrap(), b"mine");
     fs::create_dir(dir.path().join("folder.gguf")).unwrap();
     assert!(matches!(forced(&original, &dir.path().join("folder.gguf")).unwrap_err(), Error::NotReplaced { .. }));
-    // The sources are shared with nobody else, and nothing is left behind.
+    // Temporary files are private, and none remain.
     let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
 }
 
-/// A model of `rows` rows with the tokenizer `name`; its weights are small and of no interest.
+/// A model with `rows` rows and the tokenizer `name`; its small weights do not matter.
 fn with_tokenizer(name: &str, rows: usize, to: &Path) {
     fs::create_dir_all(to).unwrap();
     let config = json!({"model_type": "llama", "vocab_size": rows, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
@@ -297,9 +297,9 @@ fn ids(source: &Source, text: &str) -> Vec<u32> {
 }
 
 #[test]
-fn tokenizers_split_text_as_before_and_as_transformers_reads_them() {
+fn written_tokenizers_split_text_identically() {
     let dir = tempfile::tempdir().unwrap();
-    // check.py had transformers read the files.
+    // transformers read the files with check.py.
     let theirs: BTreeMap<String, BTreeMap<String, Vec<u32>>> =
         serde_json::from_slice(&fs::read(data("gguf_out/tokens.json")).unwrap()).unwrap();
     for (name, pre, rows) in [
@@ -314,11 +314,11 @@ fn tokenizers_split_text_as_before_and_as_transformers_reads_them() {
         with_tokenizer(name, rows, &source);
         written(&source, &file, None).unwrap();
         let (own, back) = (open(&source), open(&file));
-        let (_, keys) = listed(&file);
+        let (_, keys) = read_back(&file);
         assert_eq!(keys["tokenizer.ggml.pre"].to_string().unwrap(), pre);
         let Gguf::Array(tokens) = &keys["tokenizer.ggml.tokens"] else { panic!() };
         assert_eq!(tokens.len(), rows);
-        // Here as in transformers, no blank is put before a text that has one.
+        // As in transformers, no space is put before a text that begins with one.
         for text in TEXTS.into_iter().filter(|text| name != "spm-legacy" || !text.starts_with(' ')) {
             assert_eq!(ids(&back, text), ids(&own, text), "{name}: {text}");
             if let Some(expected) = theirs.get(name).and_then(|texts| texts.get(text)) {
@@ -329,23 +329,23 @@ fn tokenizers_split_text_as_before_and_as_transformers_reads_them() {
         assert!(back.notes().is_empty(), "{:?}", back.notes());
     }
     assert_eq!(theirs.len(), 6);
-    // Tokens that have no row are left out.
+    // Tokens without rows are left out.
     let (source, file) = (dir.path().join("small"), dir.path().join("small.gguf"));
     with_tokenizer("qwen2", 290, &source);
     let notes = written(&source, &file, None).unwrap();
     assert!(notes.iter().any(|note| note.contains("1 tokens without a row")), "{notes:?}");
     assert_eq!(ids(&open(&file), TEXTS[0]), ids(&open(&source), TEXTS[0]));
-    // What cannot be told is refused with the file's name.
+    // An unsupported tokenizer is an error that names the file.
     with_tokenizer("unknown", 300, &dir.path().join("unknown"));
     let error = written(&dir.path().join("unknown"), &dir.path().join("unknown.gguf"), None).unwrap_err();
     assert!(
-        matches!(&error, Error::GgufOut { reason } if reason.contains("tokenizer.json") && reason.contains("rule")),
+        matches!(&error, Error::GgufExport { reason } if reason.contains("tokenizer.json") && reason.contains("pre-tokenizer")),
         "{error:?}"
     );
 }
 
-/// `name`, its tokenizer.json changed.
-fn refused(name: &str, change: impl FnOnce(&mut Value)) -> String {
+/// The error for the tokenizer `name` with a changed tokenizer.json.
+fn tokenizer_error(name: &str, change: impl FnOnce(&mut Value)) -> String {
     let dir = tempfile::tempdir().unwrap();
     with_tokenizer(name, 300, dir.path());
     let file = dir.path().join("tokenizer.json");
@@ -356,19 +356,19 @@ fn refused(name: &str, change: impl FnOnce(&mut Value)) -> String {
 }
 
 #[test]
-fn tokenizers_that_would_split_otherwise_are_refused() {
-    assert!(refused("llama3", |t| t["model"]["ignore_merges"] = false.into()).contains("rule"));
-    assert!(refused("qwen2", |t| t["normalizer"] = json!({"type": "Lowercase"})).contains("rule"));
-    // White space behind a special token is swallowed.
-    assert!(refused("qwen2", |t| t["added_tokens"][1]["rstrip"] = true.into()).contains("otherwise"));
-    assert!(refused("gpt2", |t| t["pre_tokenizer"]["add_prefix_space"] = true.into()).contains("rule"));
-    assert!(refused("spm", |t| t["model"]["merges"].as_array_mut().unwrap().truncate(5)).contains("scores"));
+fn tokenizers_that_would_split_differently_are_errors() {
+    assert!(tokenizer_error("llama3", |t| t["model"]["ignore_merges"] = false.into()).contains("pre-tokenizer"));
+    assert!(tokenizer_error("qwen2", |t| t["normalizer"] = json!({"type": "Lowercase"})).contains("pre-tokenizer"));
+    // White space after a special token is stripped.
+    assert!(tokenizer_error("qwen2", |t| t["added_tokens"][1]["rstrip"] = true.into()).contains("differently"));
+    assert!(tokenizer_error("gpt2", |t| t["pre_tokenizer"]["add_prefix_space"] = true.into()).contains("pre-tokenizer"));
+    assert!(tokenizer_error("spm", |t| t["model"]["merges"].as_array_mut().unwrap().truncate(5)).contains("scores"));
     let processor = json!({"type": "BertProcessing", "sep": ["<|end|>", 0], "cls": ["<|end|>", 0]});
-    assert!(refused("gpt2", |t| t["post_processor"] = processor).contains("around"));
+    assert!(tokenizer_error("gpt2", |t| t["post_processor"] = processor).contains("around"));
 }
 
 #[test]
-fn verbs_write_gguf_files_and_say_what_does_not_fit() {
+fn verbs_write_gguf_files_and_report_invalid_options() {
     let dir = tempfile::tempdir().unwrap();
     let model = data("gguf/llama.gguf").display().to_string();
     let (replies, fine) = json(dir.path(), &format!("load a={model} b={model}; wrap; bake merged.gguf dtype=q8_0"));

@@ -1,5 +1,5 @@
-//! Agreement with PyTorch: the numbers of `tests/data/golden`, made by an independent implementation
-//! (PyTorch 2.15, transformers 5.23) and checked there against the published DAM code.
+//! Agreement with PyTorch: the numbers in `tests/data/golden` come from an independent implementation (PyTorch 2.15,
+//! transformers 5.23), which was checked against the published DAM code.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ fn expected_json() -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(golden().join("expected.json")).unwrap()).unwrap()
 }
 
-/// Three sources and the base, as in the golden run: batches of two, in order, no clipping.
+/// Three sources and the base, as in the reference run: batches of two, in order, no clipping.
 fn models() -> Models {
     let mut models =
         load(["base", "model0", "model1", "model2"].map(|n| format!("{}={}", n.replace("model", "m"), place(n)))).unwrap();
@@ -72,7 +72,7 @@ fn batch(expected: &Tensors, i: usize) -> Batch {
     Batch::new(cut.iter().map(Vec::as_slice), &Device::Cpu).unwrap()
 }
 
-/// The tokens of `batch` among those of a padded one: batch x positions x vocabulary.
+/// The unpadded tokens of `batch` in padded logits: batch x positions x vocabulary.
 fn unmasked(batch: &Batch, logits: &Tensor) -> Tensor {
     let rows = batch.lengths.iter().enumerate().map(|(i, n)| logits.get(i).unwrap().narrow(0, 0, *n).unwrap());
     Tensor::cat(&rows.collect::<Vec<_>>(), 0).unwrap()
@@ -88,7 +88,7 @@ fn sources(names: &[&str]) -> Vec<Source> {
     names.iter().map(|n| Source::open(&place(n)).unwrap()).collect()
 }
 
-/// The merge of the three sources at the golden coefficients.
+/// The merge of the three sources at the reference coefficients.
 fn at_golden(f: Nonlinearity, expected: &Tensors) -> (Merge, Vec<Source>) {
     let sources = sources(&["model0", "model1", "model2"]);
     let merge = Merge::new(&sources, Columns { f, ..Columns::default() }, Device::Cpu).unwrap();
@@ -99,7 +99,7 @@ fn at_golden(f: Nonlinearity, expected: &Tensors) -> (Merge, Vec<Source>) {
     (merge, sources)
 }
 
-/// A session of the three sources at the golden coefficients.
+/// A session of the three sources at the reference coefficients.
 fn dam_at_golden(settings: Settings, expected: &Tensors) -> Dam {
     let mut models = models();
     models.settings = settings;
@@ -111,7 +111,7 @@ fn dam_at_golden(settings: Settings, expected: &Tensors) -> Dam {
 }
 
 #[test]
-fn every_source_gives_its_logits() {
+fn source_logits_agree() {
     let expected = expected();
     for (i, source) in sources(&["model0", "model1", "model2"]).iter().enumerate() {
         let batch = batch(&expected, i);
@@ -123,7 +123,7 @@ fn every_source_gives_its_logits() {
 }
 
 #[test]
-fn uniform_merges_give_their_logits() {
+fn uniform_merge_logits_agree() {
     let expected = expected();
     let three = sources(&["model0", "model1", "model2"]);
     let merge = Merge::new(&three, Columns::default(), Device::Cpu).unwrap();
@@ -140,7 +140,7 @@ fn uniform_merges_give_their_logits() {
 }
 
 #[test]
-fn every_nonlinearity_gives_its_logits() {
+fn logits_agree_for_every_nonlinearity() {
     let expected = expected();
     for (f, name) in [
         (Nonlinearity::None, "none"),
@@ -156,7 +156,7 @@ fn every_nonlinearity_gives_its_logits() {
 }
 
 #[test]
-fn every_part_of_the_loss_agrees() {
+fn loss_terms_agree() {
     let (expected, json) = (expected(), expected_json());
     let parts = &json["loss_parts"];
     let (merge, sources) = at_golden(Nonlinearity::None, &expected);
@@ -181,7 +181,7 @@ fn every_part_of_the_loss_agrees() {
 }
 
 #[test]
-fn a_whole_teacher_is_the_top_k_of_all_tokens() {
+fn top_k_of_all_tokens_equals_the_full_teacher() {
     let expected = expected();
     let mut settings = models().settings;
     let whole = dam_at_golden(settings.clone(), &expected).loss().unwrap();
@@ -203,7 +203,7 @@ fn gradients_agree() {
     let loss = dam.loss().unwrap();
     close(loss.total, &json["total_kl_cosine"], 1e-5);
     let step = dam.step().unwrap();
-    // One AdamW step from zero moments moves by lr * sign(gradient): the gradient itself is compared
+    // One AdamW step from zero moments changes each coefficient by lr * sign(gradient), so the gradient is compared
     // through its norm and, below, through the path of five steps.
     let norm = expected.iter().filter(|(k, _)| k.starts_with("grad.")).flat_map(|(_, g)| values(g)).map(|g| g * g).sum::<f64>();
     assert!((step.grad_norm - norm.sqrt()).abs() <= 1e-4 * norm.sqrt(), "{} and {}", step.grad_norm, norm.sqrt());

@@ -1,4 +1,4 @@
-//! The Jupyter kernel, through Jupyter's protocol.
+//! Tests of the Jupyter kernel through Jupyter's protocol.
 #![cfg(unix)]
 
 mod common;
@@ -17,7 +17,7 @@ fn kernel() -> (Kernel, tempfile::TempDir) {
 
 const MERGE: &str = "let dam = load([\"builtin:japanese\", \"builtin:math\"])?.wrap(Columns::default())?;";
 
-/// The processes that descend from `process`.
+/// The descendants of `process`.
 fn descendants(process: u32) -> Vec<u32> {
     let all = std::process::Command::new("ps").args(["-eo", "pid=,ppid="]).output().unwrap();
     let all = String::from_utf8(all.stdout).unwrap();
@@ -60,7 +60,7 @@ fn cells_share_one_candle() {
 }
 
 #[test]
-fn errors_are_errors_with_the_message_first() {
+fn errors_have_status_error_and_the_message_first() {
     let (mut kernel, _directory) = kernel();
     let cell = kernel.run("let models = load([\"builtin:mth\"])?;");
     assert_eq!(cell.status, "error");
@@ -74,7 +74,7 @@ fn errors_are_errors_with_the_message_first() {
     let cell = kernel.run("let none: Option<i32> = None; none.unwrap()");
     assert_eq!(cell.status, "error");
     assert_eq!(cell.outputs.last().unwrap()["ename"], "panic", "{cell:?}");
-    // The message comes first, then the place in the cell.
+    // The message comes first, then the position in the cell.
     let lines = cell.outputs.last().unwrap()["traceback"].clone();
     assert!(lines[0].as_str().unwrap().contains("called `Option::unwrap()` on a `None` value"), "{cell:?}");
     assert!(lines[1].as_str().unwrap().contains("cell:1:36") && lines.as_array().unwrap().len() == 2, "{cell:?}");
@@ -85,34 +85,34 @@ fn errors_are_errors_with_the_message_first() {
     assert_eq!(cell.status, "error");
     assert!(cell.text("error").contains("no_such_method") && cell.text("error").contains("E0599"), "{cell:?}");
 
-    // What was sent together with a cell that failed is not run.
+    // Cells queued behind one that fails are aborted.
     let (first, second) = (kernel.send("load([\"nowhere\"])?;"), kernel.send("println!(\"ran\")"));
     kernel.outputs(&first, |_, _| {});
     assert_eq!(kernel.reply()["status"], "error");
     let aborted = kernel.reply();
     assert_eq!(aborted["status"], "aborted");
-    // It has no number, which the client here reads as none.
+    // An aborted reply has no execution count, which this client reads as 0.
     assert_eq!(aborted["execution_count"], 0);
     let _ = second;
-    assert_eq!(kernel.run("println!(\"goes on\")").text("stdout"), "goes on\n");
+    assert_eq!(kernel.run("println!(\"next\")").text("stdout"), "next\n");
 }
 
 #[test]
-fn a_client_that_goes_away_takes_no_replies_with_it() {
+fn a_client_that_disconnects_does_not_affect_the_replies_of_others() {
     let (mut kernel, _directory) = kernel();
-    kernel.send_and_go("std::thread::sleep(std::time::Duration::from_secs(1)); let kept = 7;");
+    kernel.send_and_disconnect("std::thread::sleep(std::time::Duration::from_secs(1)); let kept = 7;");
     assert_eq!(kernel.run("kept").text("shown"), "7");
 }
 
 #[test]
-fn replies_go_to_who_asked_where_two_clients_have_one_name() {
+fn replies_reach_the_sender_when_two_clients_share_an_identity() {
     let (mut kernel, _directory) = kernel();
-    assert_eq!(kernel.run_as_twin("let kept = 7;"), "ok");
+    assert_eq!(kernel.run_with_shared_identity("let kept = 7;"), "ok");
     assert_eq!(kernel.run("kept").text("shown"), "7");
 }
 
 #[test]
-fn a_cell_may_ask_for_a_line() {
+fn a_cell_can_request_a_line_of_input() {
     let (mut kernel, _directory) = kernel();
     let code = "println!(\"EVCXR_INPUT_REQUEST:who? \");\nlet mut line = String::new();\nstd::io::stdin().read_line(&mut line)?;\n\
                 println!(\"it is {}\", line.trim());";
@@ -120,7 +120,7 @@ fn a_cell_may_ask_for_a_line() {
 }
 
 #[test]
-fn an_interrupt_stops_after_a_step_and_keeps_everything() {
+fn an_interrupt_stops_training_after_a_step_and_keeps_the_result() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     let mut interrupted = false;
@@ -138,7 +138,7 @@ fn an_interrupt_stops_after_a_step_and_keeps_everything() {
 }
 
 #[test]
-fn a_live_picture_changes_in_place_a_few_times_a_second() {
+fn a_live_display_updates_in_place_a_few_times_per_second() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     let cell = kernel.run("let report = dam.train(60)?;");
@@ -152,20 +152,20 @@ fn a_live_picture_changes_in_place_a_few_times_a_second() {
 }
 
 #[test]
-fn a_second_interrupt_ends_the_process_and_says_so() {
+fn a_second_interrupt_kills_the_process_and_reports_it() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run("let lost = 7;").status, "ok");
     let mut count = 0;
     let code = "println!(\"on\"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }";
     let cell = kernel.run_while(code, |kernel, cell| {
-        // When it runs, and when that has been said.
+        // Once when the cell runs, and again after the first interrupt.
         if cell.text("stdout").contains("on") && count < 2 {
             count += 1;
             kernel.interrupt();
         }
     });
     assert_eq!(cell.status, "error");
-    assert!(cell.text("error").contains("second interrupt ended"), "{cell:?}");
+    assert!(cell.text("error").contains("second interrupt killed"), "{cell:?}");
     assert!(cell.text("error").contains("variables are lost"), "{cell:?}");
     assert_eq!(kernel.run("lost").status, "error");
     let cell = kernel.run("load([\"builtin:math\", \"builtin:sql\"])?");
@@ -174,7 +174,7 @@ fn a_second_interrupt_ends_the_process_and_says_so() {
 }
 
 #[test]
-fn verbs_run_without_compiling_on_the_same_session() {
+fn verbs_and_rust_share_one_session() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run("%load builtin:japanese builtin:math\n%wrap").status, "ok");
     let cell = kernel.run("%step 3");
@@ -189,7 +189,7 @@ fn verbs_run_without_compiling_on_the_same_session() {
     let cell = kernel.run("%stpe 3");
     assert_eq!(cell.status, "error");
     assert!(cell.text("error").contains("did you mean `step`?"), "{cell:?}");
-    // A merge made in a cell is what verbs go on with.
+    // Verbs continue with the merge made last in a cell.
     assert_eq!(kernel.run(MERGE).status, "ok");
     assert!(kernel.run("%step").text("shown").contains('1'));
     assert_eq!(kernel.run("dam.steps()").text("shown"), "1");
@@ -197,7 +197,7 @@ fn verbs_run_without_compiling_on_the_same_session() {
 }
 
 #[test]
-fn what_is_shown_comes_in_order_and_each_thing_for_itself() {
+fn outputs_arrive_in_order_and_separately() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     let cell = kernel.run("println!(\"before\"); dam.loss()?.evcxr_display(); print!(\"between\"); dam.step()?");
@@ -211,11 +211,11 @@ fn what_is_shown_comes_in_order_and_each_thing_for_itself() {
     assert!(kernel.run(":vars").text("shown").contains("dam"));
 }
 
-/// In Rust, columns and places are counted in characters: in a cell of Japanese too.
+/// Lines and columns count characters, also in a cell with Japanese text.
 #[test]
-fn errors_have_the_line_and_column_of_the_cell() {
+fn errors_have_their_line_and_column_in_the_cell() {
     let (mut kernel, _directory) = kernel();
-    let plain = |cell: &common::jupyter::Cell| {
+    let plain = |cell: &common::jupyter::CellResult| {
         let lines = cell.outputs.last().unwrap()["traceback"].clone();
         let text = lines.as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect::<Vec<_>>().join("\n");
         console::strip_ansi_codes(&text).into_owned()
@@ -223,7 +223,7 @@ fn errors_have_the_line_and_column_of_the_cell() {
     let cell = kernel.run("// 十二足す七\nlet 挨拶 = \"こんにちは\"; 挨拶.nothing();");
     assert!(plain(&cell).contains("cell:2:22") && plain(&cell).contains("E0599"), "{}", plain(&cell));
     assert!(plain(&cell).contains("let 挨拶 = \"こんにちは\"; 挨拶.nothing();"), "{}", plain(&cell));
-    // Below verbs, and where the value of the cell is what is wrong.
+    // After a line of verbs, and in the value of the cell.
     let cell = kernel.run("%help\n\n1 + \"七\"");
     assert!(plain(&cell).contains("cell:3:3"), "{}", plain(&cell));
     let cell = kernel.run("fn at(i: usize) -> i32 {\n    let 数 = vec![1];\n    数[i]\n}\nat(0)");
@@ -239,14 +239,14 @@ fn errors_have_the_line_and_column_of_the_cell() {
 }
 
 #[test]
-fn a_panic_comes_with_a_backtrace_where_it_is_asked_for() {
+fn a_panic_has_a_backtrace_if_requested() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run("unsafe { std::env::set_var(\"RUST_BACKTRACE\", \"1\") };").status, "ok");
     let cell = kernel.run("let v = vec![1]; v[7]");
     let error = cell.outputs.last().unwrap();
     assert!(error["traceback"][0].as_str().unwrap().contains("the index is 7"), "{cell:?}");
     assert!(error["traceback"][2].as_str().unwrap().contains("run_user_code"), "{cell:?}");
-    // One of another thread is told, and ends no cell.
+    // A panic in another thread is reported and does not end the cell.
     let cell = kernel.run(
         "let thread = std::thread::Builder::new().name(\"other\".into()).spawn(|| panic!(\"boom\"))?; thread.join().is_err()",
     );
@@ -255,10 +255,10 @@ fn a_panic_comes_with_a_backtrace_where_it_is_asked_for() {
 }
 
 #[test]
-fn the_last_line_shows_what_one_wants_to_see() {
+fn the_last_expression_is_shown_in_its_own_format() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
-    // A variable that was moved into a picture.
+    // A variable moved into a figure.
     assert_eq!(
         kernel.run("use dam_prelude::show::{Figure, Series}; let points = Series::new(\"a\", [(1.0, 2.0), (2.0, 1.0)]);").status,
         "ok"
@@ -267,12 +267,12 @@ fn the_last_line_shows_what_one_wants_to_see() {
     assert!(cell.outputs.last().unwrap()["data"]["text/html"].as_str().unwrap_or_default().contains("<img src"), "{cell:?}");
     let cell = kernel.run("let x = Tensor::new(&[[1f32, 2.5]], &dam_prelude::candle_core::Device::Cpu)?; x");
     assert!(cell.text("shown").contains("[[1.0000, 2.5000]]"), "{cell:?}");
-    // A result without `?` shows what is in it, or what to do.
+    // A `Result` without `?` shows its value, or its error and hint.
     let cell = kernel.run("dam.loss()");
     assert!(cell.outputs[0]["data"]["text/html"].as_str().unwrap_or_default().contains("<table"), "{cell:?}");
     let cell = kernel.run("load([\"builtin:mth\"])");
     assert!(cell.status == "ok" && cell.text("shown").contains("`mth`") && cell.text("shown").contains("hint: "), "{cell:?}");
-    // What has no form of its own says so.
+    // A value that cannot be shown is an error that says why.
     let cell = kernel.run("struct Silent; Silent");
     assert!(cell.status == "error" && cell.text("error").contains("Debug"), "{cell:?}");
     for (code, shown) in
@@ -283,16 +283,18 @@ fn the_last_line_shows_what_one_wants_to_see() {
     let cell = kernel.run(":vars");
     let html = cell.outputs[0]["data"]["text/html"].as_str().unwrap().to_owned();
     assert!(html.contains("<table") && html.contains("dam") && html.contains("Tensor") && !html.contains("<td></td>"), "{html}");
-    // As evcxr writes it, for who has told it how.
+    // In evcxr's format, if the user has set one.
     assert!(kernel.run(":fmt {:#?}\n[1]").text("shown").contains("[\n    1,\n]"));
 }
 
 #[test]
-fn members_begin_with_those_of_the_type() {
+fn completion_lists_members_of_the_type_first() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     let words = kernel.complete("dam.");
-    for word in ["into()", "try_into()", "borrow()", "to_owned()", "type_id()", "session()", "rest()", "0", "run("] {
+    for word in
+        ["into()", "try_into()", "borrow()", "to_owned()", "type_id()", "session()", "free_caches()", "0", "with_weights("]
+    {
         assert!(!words.contains(&word.to_owned()), "{word}: {words:?}");
     }
     let at = |name: &str| words.iter().position(|word| word.trim_end_matches(['(', ')']) == name);
@@ -302,12 +304,12 @@ fn members_begin_with_those_of_the_type() {
     let begin = Instant::now();
     kernel.complete("dam.");
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
-    // Among the arguments of a call, and below a line of verbs.
+    // Between the arguments of a call, and after a line of verbs.
     assert!(kernel.inspect("%step\ndam.train(1").contains("optimiser steps"));
 }
 
 #[test]
-fn a_crate_is_added_and_variables_stay() {
+fn adding_a_crate_keeps_the_variables() {
     let (mut kernel, directory) = kernel();
     let dice = directory.path().join("dice");
     let write = |code: &str| {
@@ -317,52 +319,52 @@ fn a_crate_is_added_and_variables_stay() {
     };
     let add = format!(":dep dice = {{ path = {dice:?} }}");
     assert_eq!(kernel.run(&format!("{MERGE} dam.train(2)?;")).status, "ok");
-    // One that does not compile is told with its error, and changes nothing.
+    // A crate that does not compile is reported with its error and changes nothing.
     write("pub fn roll() -> usize { nowhere }");
     let cell = kernel.run(&format!("{add}\ndice::roll()"));
     assert!(cell.status == "error" && cell.text("error").contains("nowhere") && cell.text("error").contains("E0425"), "{cell:?}");
     let cell = kernel.run(":dep nowhere = { path = \"/nowhere\" }");
     assert!(cell.status == "error" && cell.text("error").contains("/nowhere"), "{cell:?}");
     assert_eq!(kernel.run("dam.steps()").text("shown"), "2");
-    // What would have the prelude built anew is built apart from it.
+    // A dependency that would change the build of the prelude is built separately.
     let cell = kernel.run(":dep serde = { version = \"1\", features = [\"rc\"] }\nfn is<T: serde::Serialize>(_: &T) -> bool { true }\nis(&std::rc::Rc::new(7))");
     assert!(cell.status == "ok" && cell.text("shown").ends_with("true"), "{cell:?}");
     assert_eq!(kernel.run("(is(&std::rc::Rc::new(7)), dam.steps())").text("shown"), "(true, 2)");
-    // But what is to work with the prelude's own tensors cannot be.
+    // But a dependency that shares the prelude's tensors cannot be.
     let cell = kernel.run(":dep candle-core = { version = \"0.11\", features = [\"cudnn\"] }");
     assert!(cell.status == "error" && cell.text("error").contains("candle-core"), "{cell:?}");
     write("pub fn roll() -> usize { 4 }");
     let begin = Instant::now();
     let cell = kernel.run(&format!("{add}\ndice::roll() + dam.steps()"));
     assert!(cell.text("shown").ends_with('6'), "{cell:?}");
-    assert!(begin.elapsed() < Duration::from_secs(60), "it was built alone: {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(60), "only this crate was built: {:?}", begin.elapsed());
     assert_eq!(kernel.run("dam.train(dice::roll())?.steps").text("shown"), "4");
-    // evcxr adds tokio for a cell that waits.
+    // evcxr adds tokio for a cell with `await`.
     let cell = kernel.run("async fn two() -> usize { 2 }\ntwo().await + dam.steps()");
     assert!(cell.text("shown").ends_with('8'), "{cell:?}");
-    // Whose types cannot be told is said at once, and not when all is built once more for a check.
+    // A variable of unknown type is reported at once, without another build for a check.
     let begin = Instant::now();
     let cell = kernel.run("let unknown = Default::default();");
     assert!(cell.status == "error" && begin.elapsed() < Duration::from_secs(60), "{cell:?}");
 }
 
 #[test]
-fn a_cell_that_reads_gets_a_line_or_the_end_of_the_file() {
+fn a_cell_that_reads_gets_a_line_or_end_of_file() {
     let (mut kernel, _directory) = kernel();
     let read = "print!(\"who? \"); let mut line = String::new();\nlet n = std::io::stdin().read_line(&mut line)?;\nprintln!(\"{n} {}\", line.trim());";
-    // Where nobody can be asked.
+    // Without a front end that allows input.
     let cell = kernel.run(read);
     assert_eq!((cell.status.as_str(), cell.text("stdout").as_str()), ("ok", "who? 0 \n"), "{cell:?}");
     let (question, written) = kernel.run_and_answer(read, "十二");
     assert_eq!((question.is_empty(), written.as_str()), (false, "who? 7 十二\n"));
-    // A line that comes when the cell has been interrupted is for no other.
+    // A reply that arrives after the interrupt is not given to the next cell.
     let (first, second) = kernel.run_and_answer_late(read, read);
     assert!(first.ends_with("0 \n") && second == "who? 4 own\n", "{first:?} {second:?}");
     assert_eq!(kernel.run("1 + 1").text("shown"), "2");
 }
 
 #[test]
-fn much_is_printed_in_few_messages_and_none_of_it_is_lost() {
+fn large_output_arrives_complete_in_few_messages() {
     let (mut kernel, _directory) = kernel();
     let mut count = 0;
     let cell = kernel.run_while("for i in 0..200_000 { println!(\"{i}\"); } 7", |_, _| count += 1);
@@ -371,11 +373,11 @@ fn much_is_printed_in_few_messages_and_none_of_it_is_lost() {
     assert!(f64::from(count) < 100.0 + 20.0 * cell.seconds, "{count} messages in {} s", cell.seconds);
 }
 
-/// What connects to each of the sockets.
+/// The socket types of clients, one per kernel socket.
 const KINDS: [&str; 5] = ["DEALER", "SUB", "DEALER", "DEALER", "REQ"];
 
-/// A connection of somebody who does not know the key: he has said nothing but in which version he speaks.
-fn greeted(port: u16) -> TcpStream {
+/// A connection without the key that has sent only the greeting.
+fn greeting_only(port: u16) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let mut greeting = [0u8; 64];
     (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
@@ -384,9 +386,9 @@ fn greeted(port: u16) -> TcpStream {
     stream
 }
 
-/// The same with the rest of the handshake.
-fn stranger(port: u16, kind: &str) -> TcpStream {
-    let mut stream = greeted(port);
+/// The same after the complete handshake.
+fn unauthenticated(port: u16, kind: &str) -> TcpStream {
+    let mut stream = greeting_only(port);
     let mut ready = b"\x05READY\x0bSocket-Type".to_vec();
     ready.extend((kind.len() as u32).to_be_bytes());
     ready.extend(kind.as_bytes());
@@ -394,8 +396,8 @@ fn stranger(port: u16, kind: &str) -> TcpStream {
     stream
 }
 
-/// Waits until the kernel hangs up, which it does at once.
-fn assert_hangs_up(mut stream: TcpStream, what: &str) {
+/// Waits until the kernel disconnects, which it does at once.
+fn assert_disconnects(mut stream: TcpStream, what: &str) {
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let end = stream.read_to_end(&mut Vec::new());
     let reset = end.as_ref().is_err_and(|e| [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&e.kind()));
@@ -403,98 +405,98 @@ fn assert_hangs_up(mut stream: TcpStream, what: &str) {
 }
 
 #[test]
-fn a_length_that_nobody_can_send_ends_nothing_but_the_connection() {
+fn an_impossible_length_closes_only_its_connection() {
     let (mut kernel, _directory) = kernel();
     for (port, kind) in kernel.ports().into_iter().zip(KINDS) {
         // A message before and after the handshake, and a command instead of it.
-        for (mut stream, first) in [(greeted(port), 2u8), (stranger(port, kind), 2), (greeted(port), 6)] {
+        for (mut stream, first) in [(greeting_only(port), 2u8), (unauthenticated(port, kind), 2), (greeting_only(port), 6)] {
             stream.write_all(&[&[first][..], &(1u64 << 62).to_be_bytes()].concat()).unwrap();
-            assert_hangs_up(stream, &format!("{kind}, {first}"));
+            assert_disconnects(stream, &format!("{kind}, {first}"));
         }
     }
     assert_eq!(kernel.run("1 + 1").text("shown"), "2");
 }
 
 #[test]
-fn who_subscribes_without_end_is_hung_up_on() {
+fn a_client_with_too_many_subscriptions_is_disconnected() {
     let (mut kernel, _directory) = kernel();
-    let mut stream = stranger(kernel.ports()[1], "SUB");
+    let mut stream = unauthenticated(kernel.ports()[1], "SUB");
     for i in 0..10_000u32 {
         let topic = i.to_be_bytes();
-        // It may have hung up already.
+        // The kernel may have disconnected already.
         if stream.write_all(&[&[0, 5, 1][..], &topic].concat()).is_err() {
             break;
         }
     }
-    assert_hangs_up(stream, "10,000 subscriptions");
+    assert_disconnects(stream, "10,000 subscriptions");
     assert_eq!(kernel.run("1 + 1").text("shown"), "2");
-    assert_eq!(kernel.run_as_twin("1 + 1"), "ok");
+    assert_eq!(kernel.run_with_shared_identity("1 + 1"), "ok");
 }
 
 #[test]
-fn connections_that_say_nothing_keep_nobody_out() {
+fn idle_connections_do_not_block_other_clients() {
     let (mut kernel, _directory) = kernel();
-    // Shell, iopub and control, which a client needs; more of each than there may be.
+    // Shell, iopub and control, which a client needs: more connections to each than the limit.
     let [shell, iopub, _, control, _] = kernel.ports();
     let idle: Vec<TcpStream> = (0..140)
-        .flat_map(|_| [(shell, "DEALER"), (iopub, "SUB"), (control, "DEALER")].map(|(port, kind)| stranger(port, kind)))
+        .flat_map(|_| [(shell, "DEALER"), (iopub, "SUB"), (control, "DEALER")].map(|(port, kind)| unauthenticated(port, kind)))
         .collect();
-    assert_eq!(kernel.run_as_twin("let kept = 7;"), "ok");
+    assert_eq!(kernel.run_with_shared_identity("let kept = 7;"), "ok");
     assert_eq!(kernel.run("kept").text("shown"), "7");
     drop(idle);
 }
 
-/// The kibibytes of memory of a process.
+/// The resident memory of a process, in KiB.
 fn memory(process: u32) -> u64 {
     let asked = std::process::Command::new("ps").args(["-o", "rss=", "-p", &process.to_string()]).output().unwrap();
     String::from_utf8(asked.stdout).unwrap().trim().parse().unwrap()
 }
 
 #[test]
-fn what_strangers_send_fills_no_memory() {
+fn unauthenticated_messages_do_not_fill_the_memory() {
     const CONNECTIONS: usize = 60;
     let (mut kernel, _directory) = kernel();
-    // What the kernel itself needs it has then.
+    // After this the kernel has allocated what it needs itself.
     assert_eq!(kernel.run("let kept = 7;").status, "ok");
     kernel.complete("kept.");
     let before = memory(kernel.id());
     let large = vec![7u8; 15 << 20];
-    let mut strangers = Vec::new();
+    let mut connections = Vec::new();
     for i in 0..CONNECTIONS {
-        let mut stream = stranger(kernel.ports()[0], "DEALER");
-        // Half of them send it whole, with what is no signature; the others never end.
+        let mut stream = unauthenticated(kernel.ports()[0], "DEALER");
+        // Half of them send a complete message without a valid signature; the others never finish.
         let length = large.len() as u64 + (i % 2) as u64;
         let sent = stream.write_all(&[&[2][..], &length.to_be_bytes(), &large].concat());
-        strangers.push((stream, sent));
+        connections.push((stream, sent));
     }
     std::thread::sleep(Duration::from_secs(1));
     let grown = memory(kernel.id()).saturating_sub(before) >> 10;
     assert!(grown < 400, "{grown} MB for {} MB", CONNECTIONS * 15);
-    // A large cell of who knows the key comes through nevertheless.
+    // A large cell of an authenticated client still arrives.
     let cell = kernel.run(&format!("kept // {}", "x".repeat(4 << 20)));
     assert_eq!(cell.text("shown"), "7");
 }
 
 #[test]
-fn whatever_is_asked_the_kernel_is_busy_and_then_idle() {
+fn every_request_is_bracketed_by_busy_and_idle() {
     let (mut kernel, _directory) = kernel();
     let unknown = || UnknownMessage { msg_type: "nothing_request".into(), content: serde_json::json!({}) };
-    assert_eq!(kernel.answer(KernelInfoRequest {})["implementation"], "dam");
-    assert_eq!(kernel.answer(CommInfoRequest { target_name: None })["status"], "ok");
-    assert_eq!(kernel.answer(unknown())["status"], "error");
-    assert_eq!(kernel.control(KernelInfoRequest {})["implementation"], "dam");
-    assert_eq!(kernel.control(InterruptRequest {})["status"], "ok");
-    assert_eq!(kernel.control(unknown())["status"], "error");
-    // While a cell runs too.
+    assert_eq!(kernel.request(KernelInfoRequest {})["implementation"], "dam");
+    assert_eq!(kernel.request(CommInfoRequest { target_name: None })["status"], "ok");
+    assert_eq!(kernel.request(unknown())["status"], "error");
+    assert_eq!(kernel.control_request(KernelInfoRequest {})["implementation"], "dam");
+    assert_eq!(kernel.control_request(InterruptRequest {})["status"], "ok");
+    assert_eq!(kernel.control_request(unknown())["status"], "error");
+    // Also while a cell runs.
     let cell = kernel.send("std::thread::sleep(std::time::Duration::from_secs(2));");
-    assert_eq!(kernel.control(InterruptRequest {})["status"], "ok");
+    assert_eq!(kernel.control_request(InterruptRequest {})["status"], "ok");
     kernel.outputs(&cell, |_, _| {});
     kernel.reply();
-    assert_eq!(kernel.control(ShutdownRequest { restart: false })["status"], "ok");
+    assert_eq!(kernel.control_request(ShutdownRequest { restart: false })["status"], "ok");
 }
 
 #[test]
-fn variables_once_shown_are_shown_as_they_are_now() {
+fn the_table_of_variables_is_updated_after_each_cell() {
     let (mut kernel, _directory) = kernel();
     let shown = kernel.run(":vars");
     let html = |data: &serde_json::Value| data["text/html"].as_str().unwrap_or_default().to_owned();
@@ -511,17 +513,17 @@ fn variables_once_shown_are_shown_as_they_are_now() {
     is_shown(&kernel.update(), &[">x<", "seven", ">other<", ">2.5<"]);
     assert_eq!(kernel.run("struct Silent; let silent = &&Silent;").status, "ok");
     is_shown(&kernel.update(), &["seven", ">silent<"]);
-    // What a cell shows is not touched by it.
+    // The update does not affect the output of a cell.
     assert_eq!(kernel.run("other").text("shown"), "2.5");
 }
 
 #[test]
-fn only_this_user_enters_and_only_own_processes_are_ended() {
+fn the_socket_is_private_and_only_child_processes_are_killed() {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
     let directory = tempfile::tempdir().unwrap();
     let mut command = common::jupyter::dam(directory.path());
-    // SAFETY: it calls nothing else between the two programs.
+    // SAFETY: the closure only calls umask, which is safe between fork and exec.
     unsafe {
         command.pre_exec(|| {
             libc::umask(0);
@@ -533,7 +535,7 @@ fn only_this_user_enters_and_only_own_processes_are_ended() {
     let socket = std::path::Path::new(socket.trim());
     let mode = std::fs::metadata(socket.parent().unwrap()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "{}", socket.display());
-    // Who claims to be the cells' process and is none of ours is not ended with it.
+    // A process that claims to be the cells' process but is not a descendant is not killed.
     let mut other = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
     writeln!(stream, "{{\"hello\": \"cells\", \"pid\": {}}}", other.id()).unwrap();
@@ -546,7 +548,7 @@ fn only_this_user_enters_and_only_own_processes_are_ended() {
 }
 
 #[test]
-fn undo_goes_back_over_what_cells_did_and_not_to_nothing() {
+fn undo_reverts_changes_of_cells_but_not_the_first_merge() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     assert_eq!(kernel.run("dam.train(3)?;").status, "ok");
@@ -556,23 +558,23 @@ fn undo_goes_back_over_what_cells_did_and_not_to_nothing() {
     assert_eq!(kernel.run("%undo").status, "ok");
     assert_eq!(kernel.run("dam.steps()").text("shown"), "0");
     let cell = kernel.run("%undo");
-    assert!(cell.status == "error" && cell.text("error").contains("a cell of Rust made this merge"), "{cell:?}");
+    assert!(cell.status == "error" && cell.text("error").contains("a Rust cell created this merge"), "{cell:?}");
     assert_eq!(kernel.run("%redo\nlatest()?.steps()").text("shown").lines().last(), Some("3"));
 }
 
 #[test]
-fn verbs_stand_where_one_writes_them() {
+fn verbs_work_with_prompts_between_rust_and_with_papermill() {
     let (mut kernel, directory) = kernel();
-    // As the README has them.
+    // With prompts, as in the README.
     let cell = kernel.run("dam> load builtin:japanese builtin:math\ndam> wrap\ndam 2 sources · step 0 > step 4");
     assert!(cell.status == "ok" && kernel.run("latest()?.steps()").text("shown") == "4", "{cell:?}");
     let cell = kernel.run(&format!("{MERGE}\n%step 2\nlet steps = dam.steps();\n%step\n(steps, dam.steps())"));
     assert!(cell.status == "ok" && cell.text("shown").ends_with("(2, 3)"), "{cell:?}");
-    // Below a panic nothing runs.
+    // Nothing runs after a panic.
     let cell = kernel.run("panic!(\"no\");\n%step");
     let steps = kernel.run("dam.steps()");
     assert!(cell.status == "error" && steps.text("shown") == "3", "{cell:?} {steps:?}");
-    // As papermill gives parameters.
+    // Parameters as papermill inserts them.
     assert_eq!(kernel.run("let steps: usize = 1; let name = String::new(); let lr = 0.0f64;").status, "ok");
     let cell = kernel.run("# Parameters\nsteps = 2\nname = \"七\"\nlr = 1\nall = [1, 2]\n");
     assert_eq!(cell.status, "ok", "{cell:?}");
@@ -580,14 +582,14 @@ fn verbs_stand_where_one_writes_them() {
     drop(directory);
 }
 
-/// What was built is removed with the last kernel that uses it, and not from below one that runs.
+/// The built prelude is deleted with the last kernel that uses it, but not while one is running.
 #[test]
-fn a_kernel_is_taken_out_and_others_stay() {
+fn uninstalling_a_kernel_keeps_the_others_usable() {
     common::jupyter::prepare();
     let directory = tempfile::tempdir().unwrap();
     let cache = directory.path().join("cache");
     std::fs::create_dir_all(&cache).unwrap();
-    // What is built once for all tests, without what runs meanwhile.
+    // The prelude built once for all tests, without the directories of running kernels.
     let all = std::fs::read_dir(common::jupyter::cache().join("dam")).unwrap().flatten().map(|entry| entry.path());
     let built = all.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("prelude-"));
     std::fs::create_dir(cache.join("dam")).unwrap();
@@ -609,13 +611,13 @@ fn a_kernel_is_taken_out_and_others_stay() {
     dam(&["install", "--prefix", "one"]);
     dam(&["install", "--prefix", "one", "--name", "other"]);
     dam(&["install", "--prefix", "two"]);
-    assert!(dam(&["uninstall", "--prefix", "one", "--name", "other"]).contains("stays for") && built());
+    assert!(dam(&["uninstall", "--prefix", "one", "--name", "other"]).contains("stays, because") && built());
     assert!(dam(&["uninstall", "--prefix", "one"]).contains("two/share/jupyter/kernels/dam") && built());
-    assert!(dam(&["uninstall", "--prefix", "two"]).contains("is removed") && !built());
+    assert!(dam(&["uninstall", "--prefix", "two"]).contains("removed ") && !built());
 }
 
 #[test]
-fn it_completes_explains_and_remembers() {
+fn completion_documentation_and_history_work() {
     let (mut kernel, _directory) = kernel();
     assert_eq!(kernel.run(MERGE).status, "ok");
     let words = kernel.complete("dam.tra");
@@ -631,7 +633,7 @@ fn it_completes_explains_and_remembers() {
 }
 
 #[test]
-fn notebooks_run_side_by_side_and_leave_no_process() {
+fn kernels_run_side_by_side_and_leave_no_process() {
     let ((mut one, _a), (mut two, _b)) = (kernel(), kernel());
     let (first, second) = (one.send("let x = 1;"), two.send("let x = 2;"));
     one.outputs(&first, |_, _| {});
@@ -640,11 +642,11 @@ fn notebooks_run_side_by_side_and_leave_no_process() {
     assert_eq!((one.run("x").text("shown"), two.run("x").text("shown")), ("1".into(), "2".into()));
     let mut processes = descendants(one.id());
     assert!(processes.len() >= 2, "{processes:?}");
-    // A kernel that runs a cell is shut down too.
+    // A kernel is shut down while it runs a cell.
     one.send("loop {}");
     std::thread::sleep(Duration::from_secs(2));
     one.shut_down();
-    // One that is killed cannot clean up: its processes end by themselves.
+    // A killed kernel cannot clean up: its processes end by themselves.
     processes.extend(descendants(two.id()));
     drop(two);
     let begin = Instant::now();
@@ -654,13 +656,13 @@ fn notebooks_run_side_by_side_and_leave_no_process() {
     }
 }
 
-/// A connection file is a file: a pipe in its place is not waited for.
+/// A named pipe as connection file is refused instead of blocking.
 #[test]
-fn a_pipe_is_no_connection_file() {
+fn a_named_pipe_is_refused_as_connection_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("connection.json");
     let name = std::ffi::CString::new(file.to_str().unwrap()).unwrap();
-    // SAFETY: the path is a C string.
+    // SAFETY: the path is a NUL-terminated string.
     assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
     let output = common::dam(directory.path()).arg("kernel").arg(&file).output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();

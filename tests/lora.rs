@@ -1,4 +1,4 @@
-//! LoRA adapters give the weights that peft merges. `tests/data/lora/make.py` made adapters and numbers.
+//! LoRA adapters match the weights merged by PEFT. The adapters and numbers were made by `tests/data/lora/make.py`.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn expected() -> HashMap<String, Tensor> {
 }
 
 #[test]
-fn weights_are_those_of_peft() {
+fn weights_match_peft() {
     let expected = expected();
     for name in ["plain", "patterns", "whole"] {
         let source = Source::open(&with(&data("lora").join(name))).unwrap();
@@ -36,7 +36,7 @@ fn weights_are_those_of_peft() {
 }
 
 #[test]
-fn adapted_sources_merge_train_and_come_back() {
+fn adapted_sources_merge_train_and_can_be_reopened() {
     let dir = tempfile::tempdir().unwrap();
     let plain = with(&data("lora/plain"));
     let mut models = load([format!("a={plain}"), format!("b={plain}+{}", data("lora/patterns").display())]).unwrap();
@@ -54,7 +54,7 @@ fn adapted_sources_merge_train_and_come_back() {
 }
 
 #[test]
-fn damaged_adapters_are_refused() {
+fn corrupt_adapters_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let error = load([with(dir.path())]).unwrap_err();
     assert!(matches!(&error, Error::Adapter { .. }) && error.to_string().contains("no `adapter_config.json`"), "{error:?}");
@@ -71,7 +71,7 @@ fn damaged_adapters_are_refused() {
     let error = copy(&|t| drop(t.remove(&partner)));
     assert!(matches!(error, Error::MissingTensor { .. }), "{error:?}");
     let error = copy(&|t| drop(t.insert(key.into(), Tensor::zeros((4, 31), DType::F32, &Device::Cpu).unwrap())));
-    assert!(error.to_string().contains("32 x 31, and the base's is [32, 32]"), "{error:?}");
+    assert!(error.to_string().contains("32 x 31, but the base's is [32, 32]"), "{error:?}");
     assert!(error.hint().unwrap().contains("trained on"), "{error:?}");
     let error = copy(&|t| drop(t.insert(key.into(), Tensor::zeros((3, 32), DType::F32, &Device::Cpu).unwrap())));
     assert!(matches!(error, Error::Shape { .. }), "{error:?}");

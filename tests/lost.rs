@@ -1,5 +1,5 @@
-//! What a person made is not lost: closed pipes, files that change, programs that write at once, and sessions that come
-//! back to the bit.
+//! No work is lost: closed pipes, files that change, programs that write at once, and sessions that reopen bit for
+//! bit.
 
 mod common;
 
@@ -11,14 +11,14 @@ use std::process::{Command, Stdio};
 use common::{copy_checkpoint, dam, golden};
 use dam_prelude::{Bake, Columns, Dam, Error, load};
 
-/// A copy of a golden model in `directory`.
+/// Copies a golden model to `directory`.
 fn copy(name: &str, directory: &Path) -> String {
     let to = directory.join(name);
     copy_checkpoint(name, &to);
     to.display().to_string()
 }
 
-/// A merge of copies that may be spoilt.
+/// A merge of copies that tests may damage.
 fn merge(directory: &Path) -> Dam {
     let mut models = load([copy("model0", directory), copy("model1", directory)]).unwrap();
     for i in 0..2 {
@@ -27,9 +27,9 @@ fn merge(directory: &Path) -> Dam {
     models.wrap(Columns::default()).unwrap()
 }
 
-/// Nobody reads on: the rest is done all the same.
+/// The reader closes the pipe; the rest is done all the same.
 #[test]
-fn a_closed_pipe_ends_nothing() {
+fn a_closed_pipe_is_not_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let line = "load builtin:japanese builtin:math; wrap; train 2; bake merged; help";
     for json in [false, true] {
@@ -50,7 +50,7 @@ fn a_closed_pipe_ends_nothing() {
 }
 
 #[test]
-fn an_opened_session_is_the_saved_one_to_the_bit() {
+fn opened_sessions_equal_saved_ones_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let settings = dam_prelude::train::Settings { lr: 0.1 + 0.2, temperature: 2.000_000_000_000_000_4, ..dam.settings() };
@@ -66,9 +66,9 @@ fn an_opened_session_is_the_saved_one_to_the_bit() {
     assert_eq!(fs::read(&file).unwrap(), fs::read(&again).unwrap());
 }
 
-/// A bit that flips anywhere in the file is noticed.
+/// A flipped bit anywhere in the file is detected.
 #[test]
-fn a_damaged_session_is_refused() {
+fn damaged_sessions_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     dam.train(1).unwrap();
@@ -79,7 +79,7 @@ fn a_damaged_session_is_refused() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 4;
         fs::write(&file, &damaged).unwrap();
-        // Blanks that fill the header up are nobody's.
+        // Padding blanks in the header are not significant.
         if damaged[at] == b' ' ^ 4 && bytes[at] == b' ' {
             continue;
         }
@@ -88,9 +88,9 @@ fn a_damaged_session_is_refused() {
     }
 }
 
-/// Of programs that save into one new file at once, one succeeds.
+/// Of several programs that save to the same new file, one succeeds.
 #[test]
-fn one_of_many_saves_wins() {
+fn one_of_several_concurrent_saves_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let file = dir.path().join("s.dam");
@@ -107,18 +107,18 @@ fn one_of_many_saves_wins() {
     assert_eq!(left.len(), 2, "{left:?}");
 }
 
-/// A checkpoint that is replaced is there at every moment, and what a killed program left goes with the next.
+/// A checkpoint exists throughout its replacement, and leftovers of a killed program are removed by the next.
 #[test]
-fn a_replaced_checkpoint_is_always_there() {
+fn a_checkpoint_exists_throughout_its_replacement() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let out = dir.path().join("out");
     dam.bake(&out).unwrap();
-    // What a program left that was killed, and what one is writing.
+    // Leftovers of a killed program, and files of one that is still writing.
     let left = dir.path().join(".out.dam-killed012345");
     fs::create_dir(&left).unwrap();
     fs::write(left.join("model.safetensors"), "half").unwrap();
-    // What a person has by a name that is nearly such a one.
+    // Files of the user with similar names.
     let own = dir.path().join(".out.dam-backup");
     fs::create_dir(&own).unwrap();
     let busy = dir.path().join(".out.dam-busy01234567");
@@ -144,7 +144,7 @@ fn a_replaced_checkpoint_is_always_there() {
 
 /// Sources that change on disk are not merged as if they had not.
 #[test]
-fn a_source_that_changes_is_noticed() {
+fn changed_sources_are_detected() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let merged = dam.models().merge(dam_prelude::methods::Linear::default()).unwrap();
@@ -167,7 +167,7 @@ fn a_source_that_changes_is_noticed() {
     assert!(!file.exists() && !dir.path().join("out").exists());
     dam.inspect("").unwrap();
     dam.plot("coefficients").unwrap();
-    // Cut short it is not read, which would end the process; put back, all goes on.
+    // A truncated file is not read, which would crash the process; when it is restored, everything works again.
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..100]).unwrap();
     changed(dam.step().unwrap_err());
@@ -179,9 +179,9 @@ fn a_source_that_changes_is_noticed() {
     dam.save(&file).unwrap();
 }
 
-/// What goes along with the weights must be what was loaded too, where it is written; training does not read it.
+/// Side files must be unchanged when they are written; training does not read them.
 #[test]
-fn a_file_beside_the_weights_that_changed_is_noticed() {
+fn changed_side_files_are_detected() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let merged = dam.models().merge(dam_prelude::methods::Linear::default()).unwrap();
@@ -202,9 +202,9 @@ fn a_file_beside_the_weights_that_changed_is_noticed() {
     dam.bake(&out).unwrap();
 }
 
-/// What fits the budget of memory is in memory, the rest in files, and nobody can tell.
+/// Snapshots within the memory budget are in memory, the others in files; both restore the same state.
 #[test]
-fn a_moment_of_another_scheme_is_refused() {
+fn snapshots_of_another_scheme_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let dam = merge(dir.path());
     let other = dam.models().wrap(dam_prelude::Columns { bias: dam_prelude::BiasStart::Same, ..Columns::default() }).unwrap();
@@ -215,7 +215,7 @@ fn a_moment_of_another_scheme_is_refused() {
 
 /// Shell completions, the manual page, and a script by its name.
 #[test]
-fn a_shell_knows_the_program() {
+fn shell_completions_work() {
     let dir = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_dam")).current_dir(dir.path()).args(arguments).output().unwrap();

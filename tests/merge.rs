@@ -1,4 +1,4 @@
-//! Static merges: mergekit's numbers, any family, nothing half-written, the same bytes on any number of threads.
+//! Static merges: mergekit's numbers, any family, no partial output, the same bytes with any number of threads.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Every recipe that mergekit was given, and what it wrote.
+/// Every recipe run with mergekit, and its output.
 #[test]
 fn every_recipe_agrees_with_mergekit() {
     let (dir, models) = (tempfile::tempdir().unwrap(), three());
@@ -40,7 +40,7 @@ fn every_recipe_agrees_with_mergekit() {
         let expected = safetensors::load(golden.join("expected.safetensors"), &Device::Cpu).unwrap();
         assert_eq!(found.len(), expected.len(), "{name}");
         let angular = ["slerp", "nuslerp", "karcher", "multislerp"].iter().any(|method| name.starts_with(method));
-        // mergekit adds up the sizes that it rescales by in f32.
+        // mergekit sums the L1 norms for rescaling in f32.
         let rescaled = ["ties_rescale", "breadcrumbs_ties"].contains(&name.as_str());
         let tolerance = if angular { 1e-5 } else { f32::EPSILON * if rescaled { 16.0 } else { 8.0 } };
         for (tensor, expected) in expected {
@@ -53,7 +53,7 @@ fn every_recipe_agrees_with_mergekit() {
     assert_eq!(recipes, 26);
 }
 
-/// A merge as a map of bytes by tensor.
+/// The bytes of a merge by tensor.
 fn bytes(models: &Models, method: &TaskVectors, threads: usize, directory: &Path) -> Vec<u8> {
     let mut models = models.clone();
     models.settings.threads = threads;
@@ -75,13 +75,13 @@ fn draws_do_not_depend_on_threads_or_the_order_of_sources() {
         let one = bytes(&models, &method, 1, dir.path());
         assert!(one == bytes(&models, &method, 3, dir.path()), "{}", method.name);
 
-        // Sources in another order.
+        // The sources in another order.
         let shuffled = loaded(["base", "model2", "model0", "model1"]).merge(method.clone()).unwrap();
         let found = tensors(&dir.path().join(format!("{}1", method.name)));
         let again = tensors(&shuffled.bake(dir.path().join(format!("{} shuffled", method.name))).unwrap().path);
         for (name, tensor) in &found {
             for (a, b) in values(tensor).iter().zip(values(&again[name])) {
-                // Sums of three, each up to a few tenths, in another order.
+                // Sums of three values, each up to a few tenths, in another order.
                 assert!((a - b).abs() <= 1e-6 * b.abs().max(0.1), "{}, {name}: {a} and {b}", method.name);
             }
         }
@@ -92,7 +92,7 @@ fn draws_do_not_depend_on_threads_or_the_order_of_sources() {
 }
 
 #[test]
-fn a_merge_is_tried_without_writing_it() {
+fn a_merge_can_be_scored_without_writing_it() {
     let dir = tempfile::tempdir().unwrap();
     let verbs = "load base=builtin:base builtin:japanese builtin:math; merge ties density=0.5 weight=1,0.5; eval; eval --all; \
                  generate \"What is 12 plus 7?\" tokens=4; inspect model.norm.weight; bake out dtype=f32";
@@ -109,7 +109,7 @@ fn a_merge_is_tried_without_writing_it() {
     let norm = &replies[5]["tensors"][0]["sources"]["math"];
     assert!(norm["cosine"].as_f64().unwrap() > 0.9 && norm["relative"].as_f64().unwrap() > 0.0, "{norm}");
 
-    // What is written is what was tried.
+    // The written merge equals the scored one.
     let out = dir.path().join("out");
     assert!(fs::read_to_string(out.join("README.md")).unwrap().contains("\"density\""));
     let one = load([format!("base={}", out.display()), "builtin:math".into(), "builtin:japanese".into()]).unwrap();
@@ -122,9 +122,9 @@ fn a_merge_is_tried_without_writing_it() {
     assert_eq!(tried.eval(&files).unwrap(), written.eval(&files).unwrap());
 }
 
-/// The soup that needs scores: the average of those that help.
+/// The greedy soup: the average of the sources that help.
 #[test]
-fn a_greedy_soup_takes_what_does_no_harm() {
+fn a_greedy_soup_adds_sources_that_do_not_lower_the_score() {
     let dir = tempfile::tempdir().unwrap();
     let load = "load builtin:japanese builtin:math builtin:sql";
     let (replies, ok) = json(
@@ -134,7 +134,7 @@ fn a_greedy_soup_takes_what_does_no_harm() {
         ),
     );
     assert!(ok, "{replies:?}");
-    assert_eq!(replies[1]["notes"][0], "the soup is of math");
+    assert_eq!(replies[1]["notes"][0], "the soup contains math");
     assert_eq!(replies[2]["methods"].as_array().unwrap().len(), 21);
     assert_eq!(replies[3]["method"], "greedy_soup");
     assert!(fs::read_to_string(dir.path().join("out/README.md")).unwrap().contains("# A greedy_soup merge"));
@@ -142,7 +142,7 @@ fn a_greedy_soup_takes_what_does_no_harm() {
     assert!(!ok && replies[1]["hint"].as_str().unwrap().contains("data"), "{replies:?}");
 }
 
-/// DAM starts at the column merge that is nearest to a merge of another kind.
+/// DAM starts at the column merge closest to another merge.
 #[test]
 fn dam_starts_from_a_merge() {
     let text = |notes: &[String]| notes.join("; ");
@@ -150,7 +150,7 @@ fn dam_starts_from_a_merge() {
         let note = notes.iter().find(|note| note.contains("relative residual")).unwrap();
         note.rsplit(' ').next().unwrap().trim_end_matches(')').parse().unwrap()
     };
-    // A weighted average is a column merge, and so is task arithmetic where the base is a source too.
+    // A weighted average is a column merge; so is task arithmetic if the base is a source too.
     let models = three();
     let linear = models.merge_named("linear", &[("weight", "0.5,0.3,0.4")]).unwrap();
     let dam = models.wrap_from(Columns::default(), &linear).unwrap();
@@ -158,7 +158,7 @@ fn dam_starts_from_a_merge() {
     for name in ["model.norm.weight", UP, "model.embed_tokens.weight"] {
         let c: Vec<Vec<f32>> = dam.coefficients(name).unwrap().to_vec2().unwrap();
         for (row, weight) in c.iter().zip([0.5, 0.3, 0.4]) {
-            // A norm has one row: its columns are reached by many coefficients.
+            // A norm has one row, so many coefficients fit its columns.
             let fits = |c: &f32| (c - weight / 1.2).abs() < 1e-4 || name.contains("norm");
             assert!(row.iter().all(fits), "{name}: {row:?}");
         }
@@ -171,7 +171,7 @@ fn dam_starts_from_a_merge() {
     for (row, weight) in c.iter().zip([1.0 - 1.1 * 0.8, 0.6 * 0.8, 0.3 * 0.8, 0.2 * 0.8]) {
         assert!(row.iter().all(|c| (c - weight).abs() < 1e-4), "{row:?} and {weight}");
     }
-    // TIES is none; what it starts at is nearer to it than the average is.
+    // TIES is not a column merge; the start is closer to it than the average is.
     let ties = models.merge_named("ties", &[("density", "0.5")]).unwrap();
     let dam = models.wrap_from(Columns::default(), &ties).unwrap();
     let share = residual(&dam.report().notes);
@@ -179,7 +179,7 @@ fn dam_starts_from_a_merge() {
     dam.inspect(UP).unwrap();
 
     let other = models.merge_recipe(data("golden/mergekit/passthrough_slices/recipe.yml")).unwrap();
-    assert!(models.wrap_from(Columns::default(), &other).unwrap_err().to_string().contains("other tensors"));
+    assert!(models.wrap_from(Columns::default(), &other).unwrap_err().to_string().contains("different tensors"));
     let scaled = Columns { f: Nonlinearity::Tanh, ..Columns::default() };
     assert!(models.wrap_from(scaled, &ties).unwrap_err().to_string().contains("`tanh`"));
 
@@ -213,7 +213,7 @@ fn other_family(directory: &Path, scale: f32, tied_stored: bool) {
 }
 
 #[test]
-fn a_family_that_cannot_be_run_merges() {
+fn families_that_cannot_run_can_be_merged() {
     let dir = tempfile::tempdir().unwrap();
     other_family(&dir.path().join("a"), 1.0, true);
     other_family(&dir.path().join("b"), 3.0, false);
@@ -230,13 +230,13 @@ fn a_family_that_cannot_be_run_merges() {
 }
 
 #[test]
-fn what_cannot_be_merged_is_refused_and_leaves_nothing() {
+fn failed_merges_leave_no_output() {
     let dir = tempfile::tempdir().unwrap();
     other_family(&dir.path().join("a"), 1.0, false);
     let load = format!("load {} {}", golden("model0").display(), golden("model1").display());
     for (verbs, word) in [
         (format!("{load}; merge linear weights=1,2,3 out"), "2 numbers"),
-        (format!("{load}; merge linear weights=1,-1 out"), "sum is not 0"),
+        (format!("{load}; merge linear weights=1,-1 out"), "non-zero sum"),
         (format!("{load}; merge linar out"), "linear"),
         (format!("{load}; merge linear dtype=int8 out"), "bf16"),
         (format!("{load}; merge linear density=1 out"), "weight, normalize, base"),

@@ -1,5 +1,5 @@
-//! Names that compilers, trainers and PEFT leave in a checkpoint, and names without `model.`: read, said, and
-//! written as a decoder has them; what cannot be followed is refused with an example.
+//! Tensor names with prefixes left by compilers, trainers and PEFT, and names without `model.`: they are read with a note,
+//! and written in the standard form of a decoder. Unclear names are refused with an example.
 
 mod common;
 
@@ -25,7 +25,7 @@ fn read(directory: &Path) -> Tensors {
     safetensors::load(directory.join("model.safetensors"), &Device::Cpu).unwrap()
 }
 
-/// The model with the names that `new` gives; none: the tensor goes.
+/// The model with its tensors renamed by `new`; none drops the tensor.
 fn renamed(directory: PathBuf, new: impl Fn(&str) -> Option<String>) -> PathBuf {
     fs::create_dir_all(&directory).unwrap();
     let tensors: Tensors = read(&model()).into_iter().filter_map(|(name, t)| Some((new(&name)?, t))).collect();
@@ -44,7 +44,7 @@ fn weights(source: &Source) -> Vec<(String, Vec<f32>)> {
 }
 
 #[test]
-fn leftovers_are_dropped_and_said() {
+fn leftover_prefixes_are_dropped_and_noted() {
     let dir = tempfile::tempdir().unwrap();
     let expected = open(&model()).unwrap();
     type New = fn(&str) -> Option<String>;
@@ -59,24 +59,24 @@ fn leftovers_are_dropped_and_said() {
         ("bare", |n| Some(n.strip_prefix("model.").unwrap_or(n).to_owned()), "`model.`"),
         ("plain", |n| Some(n.to_owned()), ""),
     ];
-    for (name, new, said) in cases {
+    for (name, new, prefix) in cases {
         println!("{name}");
         let place = renamed(dir.path().join(name), new);
         let source = open(&place).unwrap();
         assert_eq!(weights(&source), weights(&expected));
-        assert_eq!(source.notes().iter().any(|note| note.contains(said)), !said.is_empty(), "{:?}", source.notes());
+        assert_eq!(source.notes().iter().any(|note| note.contains(prefix)), !prefix.is_empty(), "{:?}", source.notes());
         assert!(source.unused().is_empty());
-        // Beside the model as it was, and written as a decoder has it.
+        // Merged with the original model, and written in the standard form.
         let models = load([format!("a={}", place.display()), format!("b={}", model().display())]).unwrap();
         let written = models.merge(Linear::default()).unwrap().bake(dir.path().join(format!("{name}-merged"))).unwrap();
         let names = |place: &Path| read(place).into_keys().collect::<BTreeSet<_>>();
         assert_eq!(names(&written.path), names(&model()));
-        assert!(said.is_empty() || models.to_string().contains(said));
+        assert!(prefix.is_empty() || models.to_string().contains(prefix));
     }
 }
 
 #[test]
-fn names_of_two_kinds_are_refused_with_an_example_of_each() {
+fn mixed_names_are_refused_with_an_example_of_each_kind() {
     let dir = tempfile::tempdir().unwrap();
     let partly =
         |prefix: &'static str| move |n: &str| Some(if n.contains("layers.1") { format!("{prefix}{n}") } else { n.into() });
@@ -92,7 +92,7 @@ fn names_of_two_kinds_are_refused_with_an_example_of_each() {
 }
 
 #[test]
-fn an_adapter_that_was_not_merged_has_a_remedy() {
+fn an_unmerged_adapter_is_refused_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let unmerged = |n: &str| Some(format!("base_model.model.{}", n.replace("q_proj.weight", "q_proj.base_layer.weight")));
     let error = open(&renamed(dir.path().join("peft"), unmerged)).unwrap_err();
@@ -101,9 +101,9 @@ fn an_adapter_that_was_not_merged_has_a_remedy() {
     assert!(hint.contains("merge_and_unload") && hint.contains("BASE+ADAPTER"), "{hint}");
 }
 
-/// GPT-2 was published without `transformer.`, and fine-tunes have it: they are the same tensors.
+/// GPT-2 was published without `transformer.`, but fine-tunes have the prefix: they are the same tensors.
 #[test]
-fn families_that_cannot_be_run_are_completed_where_that_is_sure() {
+fn unsupported_families_get_missing_prefixes_where_unambiguous() {
     let dir = tempfile::tempdir().unwrap();
     let make = |name: &str, prefix: &str| {
         let directory = dir.path().join(name);
@@ -119,12 +119,12 @@ fn families_that_cannot_be_run_are_completed_where_that_is_sure() {
     let models = load(places.each_ref().map(|p| p.display().to_string())).unwrap();
     let written = models.merge(Linear::default()).unwrap().bake(dir.path().join("out")).unwrap();
     assert!(read(&written.path).contains_key("transformer.h.0.mlp.c_fc.weight"));
-    assert!(models.to_string().contains("lack `transformer.`"), "{models}");
+    assert!(models.to_string().contains("missing `transformer.`"), "{models}");
 }
 
-/// A directory may have a `=` in its name: in quotation marks, or with `./` before it, it is no key.
+/// A directory name may contain `=`: quoted, or with `./` before it, it is not read as a key.
 #[test]
-fn names_with_an_equals_sign_are_paths_in_quotation_marks() {
+fn quoted_names_with_an_equals_sign_are_paths() {
     let dir = tempfile::tempdir().unwrap();
     common::copy_checkpoint("model0", &dir.path().join("x=a"));
     common::copy_checkpoint("model1", &dir.path().join("b"));
@@ -140,12 +140,12 @@ fn names_with_an_equals_sign_are_paths_in_quotation_marks() {
     for file in ["o=p/model.safetensors", "o2=p/model.safetensors", "s=1.dam", "e=1.dam"] {
         assert!(dir.path().join(file).is_file(), "{file}");
     }
-    // What was done is done again by its script, into the same places.
+    // The exported script repeats the session with the same paths.
     fs::remove_dir_all(dir.path().join("o=p")).unwrap();
     let again = common::dam(dir.path()).arg("./e=1.dam").output().unwrap();
     assert!(again.status.success(), "{again:?}");
     assert!(dir.path().join("o=p/model.safetensors").is_file());
-    // Without them it is a name, as it was.
+    // Without quotes it is a name, as before.
     let (replies, ok) = common::json(dir.path(), "load y=b x=\"a\"; bake o=p");
     assert_eq!((&replies[0]["sources"][0]["name"], &replies[0]["sources"][1]["name"]), (&"y".into(), &"x".into()));
     assert!(!ok && replies[1]["error"].as_str().unwrap().contains("unknown key `o`"), "{replies:?}");

@@ -1,14 +1,14 @@
-//! The course: every notebook runs in the real kernel, and gives the outputs that are committed with it.
+//! The course: every notebook runs in the real kernel and reproduces its committed outputs.
 //!
-//! `DAM_NOTEBOOKS=update cargo test --release --features jupyter --test notebooks` writes the outputs anew. Of cells with the tag
-//! `chaotic`, numbers are not compared.
+//! `DAM_NOTEBOOKS=update cargo test --release --features jupyter --test notebooks` rewrites the outputs. Numbers in cells
+//! with the tag `chaotic` are not compared.
 #![cfg(unix)]
 
 mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::jupyter::{Cell, Kernel};
+use common::jupyter::{CellResult, Kernel};
 use common::text::{same_text, without_numbers};
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ fn run(name: &str) {
     for cell in notebook["cells"].as_array_mut().unwrap().iter_mut().filter(|cell| cell["cell_type"] == "code") {
         count += 1;
         let source = text(&cell["source"]);
-        // Where training leaves all bounds, what a machine rounds otherwise becomes another number.
+        // Where training diverges, rounding differences between machines change the numbers.
         let chaotic = cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.contains(&"chaotic".into()));
         let done = kernel.run(&source);
         wrong.extend(faults(&done).map(|fault| format!("{source}\n  {fault}")));
@@ -80,7 +80,7 @@ fn run(name: &str) {
     }
 }
 
-/// A text of a notebook, which may be one string or its lines.
+/// A text in a notebook, which is one string or a list of lines.
 fn text(value: &Value) -> String {
     match value {
         Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
@@ -88,14 +88,14 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// What must not be in a notebook.
-fn faults(cell: &Cell) -> impl Iterator<Item = String> {
+/// Outputs that must not occur in a notebook.
+fn faults(cell: &CellResult) -> impl Iterator<Item = String> {
     let kinds = ["error", "stderr"].map(|kind| (kind, cell.text(kind)));
     kinds.into_iter().filter(|(_, text)| !text.is_empty()).map(|(kind, text)| format!("{kind}: {text}"))
 }
 
-/// The outputs as a notebook keeps them.
-fn kept(cell: &Cell) -> Value {
+/// The outputs as stored in a notebook.
+fn kept(cell: &CellResult) -> Value {
     let one = |output: &Value| {
         let mut output = output.clone();
         if let Some(output) = output.as_object_mut() {
@@ -103,15 +103,15 @@ fn kept(cell: &Cell) -> Value {
         }
         output
     };
-    // What was said of a wait and taken back.
+    // A wait message that was removed.
     let is_blank = |output: &&Value| output["data"].as_object().is_some_and(|data| data.values().all(|form| form == ""));
     cell.outputs.iter().filter(|output| !is_blank(output)).map(one).collect()
 }
 
-/// How a picture begins. (Any other that a page draws, Jupyter takes out of a notebook that comes from elsewhere.)
+/// The start of an image. (Jupyter removes any other kind of image from an untrusted notebook.)
 const PICTURE: &str = "<img src=\"data:image/svg+xml;base64,";
 
-/// Whether outputs are those committed: the same kinds, as many pictures, the same words, numbers to four digits.
+/// Compares outputs with those committed: the same types, number of images and words, with numbers to four digits.
 fn compare(committed: &[Value], found: &[Value], chaotic: bool) -> Result<(), String> {
     let kinds = |outputs: &[Value]| outputs.iter().map(|o| o["output_type"].clone()).collect::<Vec<_>>();
     if kinds(committed) != kinds(found) {
@@ -135,10 +135,10 @@ fn compare(committed: &[Value], found: &[Value], chaotic: bool) -> Result<(), St
     Ok(())
 }
 
-/// The columns of a cell of a table.
+/// The width of a table cell, in columns.
 const CELL: usize = 64;
 
-/// The words of a page without its pictures, each row of a table as a line of cells that align right.
+/// The text of a page without images, with each table row as a line of right-aligned cells.
 fn lines_of(html: &str) -> String {
     let (mut lines, mut rest) = (String::new(), html);
     while let Some((before, (tag, after))) = rest.split_once('<').and_then(|(before, tag)| Some((before, tag.split_once('>')?))) {
@@ -156,7 +156,7 @@ fn lines_of(html: &str) -> String {
 }
 
 #[test]
-fn a_page_is_compared_without_its_pictures_and_measured_columns() {
+fn images_and_measured_columns_are_not_compared() {
     let page = |words: &str, loss: &str, seconds: &str, picture: &str| {
         let table = format!(
             "<table><thead><tr><th style=\"a\">loss</th><th>seconds</th></tr></thead><tbody><tr><td>{loss}</td><td>{seconds}</td></tr></tbody></table>"
@@ -173,9 +173,9 @@ fn a_page_is_compared_without_its_pictures_and_measured_columns() {
     assert!(!same(page("as it is", "1.2345", "1.9", "YQ==")));
 }
 
-/// A notebook from elsewhere is not trusted: what a page would run or draw is taken out of it.
+/// A notebook from elsewhere is untrusted: Jupyter removes scripts and drawings from it.
 #[test]
-fn committed_outputs_survive_where_they_are_not_trusted() {
+fn committed_outputs_contain_nothing_that_jupyter_removes() {
     for entry in std::fs::read_dir(directory()).unwrap() {
         let file = entry.unwrap().path();
         if file.extension().is_some_and(|end| end == "ipynb") {

@@ -1,4 +1,4 @@
-//! The program from outside: replies in JSON, scripts, exit statuses, Ctrl-C, and the tour.
+//! Tests of the whole program: JSON replies, scripts, exit statuses, Ctrl-C, and the tour.
 
 mod common;
 
@@ -32,7 +32,7 @@ fn golden_verbs_give_golden_numbers() {
 }
 
 #[test]
-fn replies_have_the_fields_that_are_documented() {
+fn replies_have_the_documented_fields() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let save = dir.path().join("session");
@@ -95,20 +95,20 @@ fn a_failed_load_keeps_the_session() {
     let script = "load m0=model0 m1=model1\nload m2=nowhere\nwrap\n";
     child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    // Input that is not a terminal is a script: the first error ends it.
+    // Input that is not a terminal is a script, which ends at the first error.
     assert_eq!(output.status.code(), Some(1));
     assert!(!String::from_utf8(output.stdout).unwrap().contains("merge of"));
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: no such file or directory `nowhere`"));
 }
 
 #[test]
-fn a_script_file_runs_as_verbs_do() {
+fn a_script_file_runs_like_verbs_on_the_command_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("merge.dam");
     std::fs::write(&file, format!("# a comment\n{}\nloss # another\n", GOLDEN.replace(';', "\n"))).unwrap();
     let run = dam(&golden("")).arg("run").arg(&file).output().unwrap();
     assert!(run.status.success());
-    // What is free and how fast the machine is differ from moment to moment.
+    // Free memory and speed vary between runs.
     let steady = |stdout: Vec<u8>| {
         let text = String::from_utf8(stdout).unwrap();
         text.lines().filter(|l| !l.starts_with("memory:") && !l.starts_with("training:")).map(str::to_owned).collect::<Vec<_>>()
@@ -119,10 +119,10 @@ fn a_script_file_runs_as_verbs_do() {
     assert!(String::from_utf8(missing.stderr).unwrap().contains("`no.dam`"));
 }
 
-/// Ctrl-C ends training with the last whole step, and the script: what follows does not run, and the status says so.
+/// Ctrl-C ends training after the last complete step, and ends the script: the rest does not run, and the exit status is 130.
 #[test]
 #[cfg(unix)]
-fn an_interrupt_keeps_everything() {
+fn an_interrupt_ends_the_script_and_keeps_the_training() {
     let line = format!("{GOLDEN}; set batch_size=1; step; train 1000000; loss; bake half");
     let mut command = Command::new(env!("CARGO_BIN_EXE_dam"));
     command.current_dir(golden("")).args(["--json", "-c", &line]).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -140,9 +140,9 @@ fn an_interrupt_keeps_everything() {
     assert!(lines.next().is_none() && !golden("half").exists());
 }
 
-/// Completions and the manual page go to whoever reads them, and where nobody does that is no fault.
+/// Completions and the manual page succeed even if nothing reads them.
 #[test]
-fn a_closed_pipe_is_no_fault_of_what_is_printed() {
+fn a_closed_pipe_is_not_an_error() {
     for arguments in [&["completions", "zsh"][..], &["completions", "bash"], &["man"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -153,19 +153,19 @@ fn a_closed_pipe_is_no_fault_of_what_is_printed() {
     }
 }
 
-/// Of programs that save to one place at once, one succeeds, and the others say that something is there.
+/// Of two programs that save to the same file at the same time, one succeeds and the other reports that the file exists.
 #[test]
-fn of_two_that_save_a_new_file_one_succeeds() {
+fn one_of_two_concurrent_saves_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..5 {
         let line = format!("load builtin:math builtin:sql; wrap; save {round}.dam");
         let start = || dam(dir.path()).args(["--json", "-c", &line]).stdout(Stdio::piped()).spawn().unwrap();
         let ends = [start(), start()].map(|child| child.wait_with_output().unwrap());
-        let said = ends.each_ref().map(|end| String::from_utf8_lossy(&end.stdout).into_owned());
+        let outputs = ends.each_ref().map(|end| String::from_utf8_lossy(&end.stdout).into_owned());
         let mut codes = ends.each_ref().map(|end| end.status.code());
         codes.sort_unstable();
-        assert_eq!(codes, [Some(0), Some(1)], "{said:?}");
-        let lost = said.iter().zip(&ends).find(|(_, end)| !end.status.success()).map(|(said, _)| said).unwrap();
+        assert_eq!(codes, [Some(0), Some(1)], "{outputs:?}");
+        let lost = outputs.iter().zip(&ends).find(|(_, end)| !end.status.success()).map(|(output, _)| output).unwrap();
         assert!(lost.contains(&format!("{round}.dam")) && lost.contains("exists"), "{lost}");
         let (replies, ok) = json(dir.path(), &format!("open {round}.dam"));
         assert!(ok, "{replies:?}");
@@ -174,7 +174,7 @@ fn of_two_that_save_a_new_file_one_succeeds() {
 }
 
 #[test]
-fn the_first_run_explains_itself() {
+fn help_covers_verbs_and_topics() {
     let help = dam(&golden("")).arg("--help").output().unwrap();
     let text = String::from_utf8(help.stdout).unwrap();
     for word in ["tour", "run", "-c", "--json"] {
@@ -185,7 +185,7 @@ fn the_first_run_explains_itself() {
         assert!(help.lines().any(|line| line.starts_with(verb)), "{verb}: {help}");
     }
     assert!(help.contains("example: train"));
-    // Topics are told of, and a word that is neither gets the nearest.
+    // Help covers topics too, and an unknown word suggests the nearest topic.
     let help = String::from_utf8(verbs(&golden(""), "help penalties; help data").stdout).unwrap();
     for part in ["cosine=0.01 ", "example: set cosine", "data NAME=FILE", "example: data"] {
         assert!(help.contains(part), "{part}: {help}");
@@ -194,8 +194,8 @@ fn the_first_run_explains_itself() {
     assert!(!ok && replies[0]["hint"].as_str().unwrap().contains("`penalties`"), "{replies:?}");
 }
 
-/// The main job: DAM beats the average clearly, specialists know their own skill and not the others',
-/// and the merge loads.
+/// A complete run: DAM clearly beats the average, each specialist has its own skill and not the others', and the merge can be
+/// loaded.
 #[test]
 fn the_tour_ends_with_a_merge_that_beats_the_average() {
     let dir = tempfile::tempdir().unwrap();
@@ -224,15 +224,15 @@ fn the_tour_ends_with_a_merge_that_beats_the_average() {
 
     let (replies, ok) = json(dir.path(), "load merged");
     assert!(ok, "{replies:?}");
-    // A second tour does not overwrite the first unasked.
+    // A second tour does not overwrite the first without --force.
     let again = dam(dir.path()).arg("tour").output().unwrap();
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8(again.stderr).unwrap().contains("--force"));
 }
 
-/// The card of a merge says what it is of and on what it was scored, and not where that lies.
+/// The model card names the sources and the evaluation data, but no local paths.
 #[test]
-fn the_model_card_is_honest_and_discreet() {
+fn the_model_card_names_sources_and_data_without_paths() {
     let dir = tempfile::tempdir().unwrap();
     let card = |line: String| {
         let out = dir.path().join("out");
@@ -241,7 +241,7 @@ fn the_model_card_is_honest_and_discreet() {
         std::fs::read_to_string(out.join("README.md")).unwrap()
     };
     let untrained = card("eval".into());
-    assert!(untrained.contains("Not trained") && untrained.contains("On the data that the merge learnt from"), "{untrained}");
+    assert!(untrained.contains("Not trained") && untrained.contains("On the training data"), "{untrained}");
     let other = dir.path().join("other.jsonl");
     std::fs::write(&other, "{\"input_ids\": [1, 2, 3]}\n").unwrap();
     let trained = card(format!("step 2; eval {}", other.display()));
@@ -249,17 +249,17 @@ fn the_model_card_is_honest_and_discreet() {
         trained.contains("On held-out data") && trained.contains("| other |") && !trained.contains("Not trained"),
         "{trained}"
     );
-    assert!(trained.contains("- `base`: `base`, no data (the base, not merged itself)"), "{trained}");
+    assert!(trained.contains("- `base`: `base`, no data (the base; not merged)"), "{trained}");
     assert!(!trained.contains(env!("CARGO_MANIFEST_DIR")), "{trained}");
-    // A file that is learnt from is not held out by being named.
+    // Naming a training file in `eval` does not make it held-out data.
     assert!(card("step 2; eval data0.jsonl".into()).contains("On the data that the merge learnt from"));
 }
 
-/// The README's table of verbs is the program's; `DAM_README=update` writes it.
+/// The table of verbs in the guide matches the program; `DAM_README=update` writes it.
 #[test]
-fn the_readme_has_the_table_of_verbs() {
+fn the_guide_has_the_current_table_of_verbs() {
     let (begin, end) = ("<!-- verbs -->\n", "<!-- /verbs -->");
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/guide/verbs.md");
     let readme = std::fs::read_to_string(&file).unwrap();
     let (before, rest) = readme.split_once(begin).unwrap();
     let (table, after) = rest.split_once(end).unwrap();
@@ -267,7 +267,7 @@ fn the_readme_has_the_table_of_verbs() {
     if std::env::var_os("DAM_README").is_some_and(|what| what == "update") {
         std::fs::write(&file, format!("{before}{begin}{reference}{end}{after}")).unwrap();
     } else {
-        assert!(table == reference, "run it with DAM_README=update: the table is\n{reference}");
+        assert!(table == reference, "run with DAM_README=update; the table is\n{reference}");
     }
     for topic in dam_prelude::verbs::TOPICS {
         assert!(before.contains(&format!("`{}`", topic.name)), "{}", topic.name);

@@ -1,4 +1,4 @@
-//! Recipes as mergekit's users have them: what they say is followed, and what is not is refused by its key.
+//! mergekit recipes: supported keys work, and unsupported ones are errors that name the key.
 
 mod common;
 
@@ -22,7 +22,7 @@ fn recipe(directory: &Path, text: &str) -> PathBuf {
     file
 }
 
-/// The tensor `name` of what the recipe makes, and of `model`.
+/// The tensor `name` of the recipe's merge and of `model`.
 fn tensor(directory: &Path, text: &str, name: &str) -> Vec<f32> {
     let merged = models().merge_recipe(recipe(directory, text)).unwrap();
     let out = tempfile::tempdir_in(directory).unwrap();
@@ -43,10 +43,10 @@ fn close(found: &[f32], expected: impl IntoIterator<Item = f32>) {
 const UP: &str = "model.layers.1.mlp.up_proj.weight";
 const NORM: &str = "model.norm.weight";
 
-/// A model's own entry goes before the slice, and the slice before the recipe; a filter that is for another
-/// tensor leaves the word to the next.
+/// A model's own entry overrides the slice, and the slice overrides the recipe; if no filter matches a tensor, the
+/// next level applies.
 #[test]
-fn the_nearest_word_counts() {
+fn the_most_specific_parameter_applies() {
     let dir = tempfile::tempdir().unwrap();
     let text = "
 merge_method: linear
@@ -74,7 +74,7 @@ dtype: float32
 }
 
 #[test]
-fn layers_are_stacked_and_the_configuration_says_so() {
+fn stacked_layers_are_in_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let text = "
 merge_method: passthrough
@@ -92,14 +92,14 @@ slices:
     close(&third, stored(&golden("model1"), UP).iter().map(|x| -2.0 * x));
     assert_eq!(stored(&out, NORM), stored(&golden("model1"), NORM));
 
-    // It runs as it is, and as it was written.
+    // It runs in memory and after writing.
     let files = vec![golden("data0.jsonl").display().to_string()];
     let written = again.merge_named("passthrough", &[]).unwrap();
     assert_eq!(merged.eval(&files).unwrap().data["data0"], written.eval(&files).unwrap().data["data0"]);
 }
 
 #[test]
-fn models_are_loaded_sources_or_lie_beside_the_recipe() {
+fn models_are_loaded_sources_or_paths_next_to_the_recipe() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["model0", "model1", "base"] {
         common::copy_checkpoint(name, &dir.path().join("models").join(name));
@@ -133,7 +133,7 @@ dtype: float32
 }
 
 #[test]
-fn what_is_not_followed_is_refused_by_its_key() {
+fn unsupported_keys_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let two = "models: [{model: model0}, {model: model1}]\n";
     let bad = [
@@ -146,7 +146,7 @@ fn what_is_not_followed_is_refused_by_its_key() {
         (&format!("merge_method: karcher\nmodules: {{}}\n{two}"), "modules", "it is empty"),
         (&format!("merge_method: karcher\nmodules: {{default: {{slices: []}}}}\n{two}"), "modules", "`models` too"),
         (&format!("merge_method: karcher\nmodules: {{text_decoder: {{}}}}\n{two}"), "modules.text_decoder", "only the module"),
-        (&format!("merge_method: karcher\nchat_template: vicunia\n{two}"), "chat_template", "not the name of one"),
+        (&format!("merge_method: karcher\nchat_template: vicunia\n{two}"), "chat_template", "nor the name of one"),
         (&format!("merge_method: karcher\ntokenizer: {{sourc: union}}\n{two}"), "tokenizer.sourc", "no such key"),
         (&format!("merge_method: karcher\ntokenizer: {{pad_to_multiple_of: 0}}\n{two}"), "tokenizer.pad_to_multiple_of", "`0`"),
         (
@@ -162,8 +162,8 @@ fn what_is_not_followed_is_refused_by_its_key() {
         (&format!("merge_method: karcher\nexperts: []\n{two}"), "experts", "mergekit-moe"),
         (&format!("merge_methd: karcher\n{two}"), "merge_methd", "no such key"),
         (&format!("merge_method: karcher\ntokenizer_source: union\n{two}"), "tokenizer_source", "no tokenizer.json"),
-        (&format!("merge_method: karcher\ntokenizer_source: base\n{two}"), "tokenizer_source", "no base_model"),
-        (&format!("merge_method: karcher\ntokenizer_source: model2\n{two}"), "tokenizer_source", "not one of the models"),
+        (&format!("merge_method: karcher\ntokenizer_source: base\n{two}"), "tokenizer_source", "`base_model` is missing"),
+        (&format!("merge_method: karcher\ntokenizer_source: model2\n{two}"), "tokenizer_source", "not a merged model"),
         (&format!("merge_method: karcher\ndtype: int8\n{two}"), "dtype", "`int8`"),
         (&format!("merge_method: karcher\ndtype: float64\n{two}"), "dtype", "`float64`"),
         (&format!("merge_method: karcher\nparameters: {{max_itr: 1}}\n{two}"), "parameters.max_itr", "no such parameter"),
@@ -171,19 +171,23 @@ fn what_is_not_followed_is_refused_by_its_key() {
         (&format!("merge_method: karcher\nparameters: {{tol: []}}\n{two}"), "parameters.tol", "empty"),
         (&format!("merge_method: linear\n{two}"), "weight", "none of `model0`"),
         (&format!("merge_method: slerp\nbase_model: model0\n{two}"), "t", "slerp needs it"),
-        (&format!("merge_method: slerp\nparameters: {{t: 0.5}}\n{two}"), "base_model", "slerp needs one"),
-        (&format!("merge_method: model_stock\n{two}"), "base_model", "needs one"),
+        (&format!("merge_method: slerp\nparameters: {{t: 0.5}}\n{two}"), "base_model", "slerp needs a base model"),
+        (&format!("merge_method: model_stock\n{two}"), "base_model", "needs a base model"),
         (&format!("merge_method: passthrough\n{two}"), "models", "merges 1 models, not 2"),
         ("merge_method: karcher\nmodels: [{model: model0}, {model: model0}]", "models", "named twice"),
         ("merge_method: karcher\nmodels: [{model: {model: 3.5}}, {model: {model: [x]}}]", "models[1].model.model", "a model"),
         ("merge_method: karcher\nmodels: [{model: {lora: x}}]", "models[0].model.model", "it is missing"),
-        ("merge_method: karcher\nmodels: [{model: model0, layer_range: [0, 1]}, {model: model1}]", "models", "merged whole"),
+        (
+            "merge_method: karcher\nmodels: [{model: model0, layer_range: [0, 1]}, {model: model1}]",
+            "models",
+            "merges whole models",
+        ),
         (&format!("name: x\nmerge_method: karcher\n{two}---\nname: y"), "merge_method", "it is missing"),
         ("", "", "it is empty"),
         (
             "merge_method: slerp\nbase_model: model0\nmodels: [{model: model0}, {model: model1, parameters: {t: 1}}]",
             "models[1].parameters.t",
-            "one for the whole merge",
+            "applies to the whole merge",
         ),
         (
             "merge_method: passthrough\nslices: [{sources: [{model: model0, layer_range: [1, 3]}]}]",
@@ -198,7 +202,7 @@ fn what_is_not_followed_is_refused_by_its_key() {
         (
             "merge_method: karcher\nslices: [{sources: [{model: model0, layer_range: [0, 2]}, {model: model1, layer_range: [0, 1]}]}]",
             "layer_range",
-            "as many layers",
+            "different numbers of layers",
         ),
         (
             "merge_method: ties\nbase_model: base\nslices: [{sources: [{model: model0, layer_range: [0, 2]}]}]\nparameters: {weight: 1}",
@@ -217,7 +221,7 @@ fn what_is_not_followed_is_refused_by_its_key() {
         dir.path(),
         "merge_method: ties\nbase_model: base\nmodels: [{model: model0, parameters: {weight: 1, density: 2}}]",
     ));
-    assert!(error.unwrap_err().to_string().contains("`2` is not a value for `density`"));
+    assert!(error.unwrap_err().to_string().contains("invalid value `2` for `density`"));
     let missing =
         models().merge_recipe(recipe(dir.path(), &format!("merge_method: karcher\n{two}").replace("model1", "./nowhere")));
     assert!(matches!(missing.unwrap_err(), Error::NotFound { .. }));
@@ -225,9 +229,9 @@ fn what_is_not_followed_is_refused_by_its_key() {
     assert!(!ok && replies[0]["error"].as_str().unwrap().contains("not for a recipe"), "{replies:?}");
 }
 
-/// Aliases of aliases, a few hundred bytes that would be gigabytes.
+/// Aliases of aliases: a few hundred bytes that would expand to gigabytes.
 #[test]
-fn a_recipe_that_blows_up_is_refused() {
+fn nested_aliases_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let mut text = String::from("a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n");
     for i in 1..12 {
@@ -242,9 +246,9 @@ fn a_recipe_that_blows_up_is_refused() {
     assert!(matches!(models().merge_recipe(recipe(dir.path(), &long)).unwrap_err(), Error::Yaml { .. }));
 }
 
-/// One model of a slice that others merge in stays as it is; slerp goes from the base, wherever it is named.
+/// A slice with a single model is passed through; slerp starts at the base, wherever it is listed.
 #[test]
-fn a_model_alone_stays_and_slerp_goes_from_the_base() {
+fn a_single_model_is_unchanged_and_slerp_starts_at_the_base() {
     let dir = tempfile::tempdir().unwrap();
     let text = "
 merge_method: slerp
@@ -259,7 +263,7 @@ parameters: {t: 0}
     assert_eq!(tensor(dir.path(), text, first), stored(&golden("model1"), first));
 }
 
-/// What a recipe of `tests/data/recipes` makes, baked into `directory`.
+/// The merge of a recipe in `tests/data/recipes`, baked into `directory`.
 fn followed(name: &str, directory: &Path) -> (PathBuf, Vec<String>) {
     let merged = Models::default().merge_recipe(data("recipes").join(format!("{name}.yml"))).unwrap();
     let notes = merged.report().notes;
@@ -270,9 +274,10 @@ fn json_of(file: &Path) -> Value {
     serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
 }
 
-/// Tensors, configurations, tokenizers and chat templates as mergekit 0.1.5 writes them (`tests/data/recipes/make.py`).
+/// Tensors, configurations, tokenizers and chat templates as written by mergekit 0.1.5
+/// (`tests/data/recipes/make.py`).
 #[test]
-fn what_is_made_is_what_mergekit_makes() {
+fn merges_agree_with_mergekit() {
     let dir = tempfile::tempdir().unwrap();
     let mut names = Vec::new();
     for entry in fs::read_dir(data("recipes")).unwrap() {
@@ -283,7 +288,7 @@ fn what_is_made_is_what_mergekit_makes() {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         let (out, _) = followed(&name, dir.path());
         let found = safetensors::load(out.join("model.safetensors"), &Device::Cpu).unwrap();
-        // The names of a whole model are put before those of its part, which transformers reads alike.
+        // mergekit writes names with the prefix of the whole model, which transformers reads the same way.
         let bare = |name: String| name.strip_prefix("transformer.").map_or(name.clone(), str::to_owned);
         let found: HashMap<String, Tensor> = found.into_iter().map(|(name, tensor)| (bare(name), tensor)).collect();
         let expected = safetensors::load(file.with_extension("safetensors"), &Device::Cpu).unwrap();
@@ -293,7 +298,7 @@ fn what_is_made_is_what_mergekit_makes() {
             assert_eq!(found[&tensor].dims(), expected.dims(), "{name}, {tensor}");
             let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (a, b) in values(&found[&tensor]).iter().zip(values(&expected)) {
-                // mergekit divides by `1 + cos` in f32, which is nearly 0 where task vectors are opposed.
+                // mergekit divides by `1 + cos` in f32, which is nearly 0 for opposite task vectors.
                 let relative = if name == "stock_opposed" { 1e-5 } else { 1e-6 };
                 assert!((a - b).abs() <= relative * b.abs().max(0.5), "{name}, {tensor}: {a} and {b}");
             }
@@ -320,7 +325,7 @@ fn what_is_made_is_what_mergekit_makes() {
 }
 
 #[test]
-fn a_static_merge_says_whose_configuration_it_has_and_runs_with_it() {
+fn static_merges_name_the_source_of_their_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let (out, notes) = followed("three_mistrals", dir.path());
     let text = notes.join("\n");
@@ -337,7 +342,7 @@ fn a_static_merge_says_whose_configuration_it_has_and_runs_with_it() {
     let written = load([out.display().to_string()]).unwrap().merge_named("passthrough", &[]).unwrap();
     assert_eq!(merged.eval(&files).unwrap().data, written.eval(&files).unwrap().data);
 
-    // By verbs: the base's, else that of the first source; training refuses.
+    // With verbs: the base's configuration, else the first source's; training is rejected.
     let place = |name: &str| data("recipes").join(name).display().to_string();
     let models = load([format!("base={}", place("mistral")), place("instruct"), place("medical")]).unwrap();
     assert!(models.to_string().contains("instruct: max_position_embeddings is 256, and 64 in base; rms_norm_eps is"), "{models}");
@@ -352,9 +357,9 @@ fn a_static_merge_says_whose_configuration_it_has_and_runs_with_it() {
     assert!(text.contains("merge linear"), "{text}");
 }
 
-/// Keys that change nothing are noted, places for anchors are not, and a model is named in any of mergekit's ways.
+/// Ignored keys are noted, keys that hold anchors are not, and all of mergekit's forms of model references work.
 #[test]
-fn keys_without_effect_are_noted_and_models_named_in_every_way() {
+fn keys_without_effect_are_noted_and_all_model_references_work() {
     let dir = tempfile::tempdir().unwrap();
     common::copy_checkpoint("model0", &dir.path().join("m0"));
     common::copy_checkpoint("model1", &dir.path().join("m1"));
@@ -390,7 +395,7 @@ residual_weight: 1
 }
 
 #[test]
-fn documents_use_each_other_by_name_and_leave_nothing() {
+fn recipes_use_each_other_by_name_and_leave_no_files() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["model0", "model1", "model2"] {
         common::copy_checkpoint(name, &dir.path().join(name));
@@ -401,7 +406,7 @@ fn documents_use_each_other_by_name_and_leave_nothing() {
     };
     let text = |documents: &[String]| documents.join("---\n");
     let make = |text: &str| Models::default().merge_recipe(recipe(dir.path(), text));
-    // The one without a name is meant, wherever it stands, and what it uses is made first.
+    // The recipe without a name is the result, wherever it is; the recipes it uses are made first.
     let merged = make(&text(&[one("", "both", "model2"), one("both", "model0", "model1")])).unwrap();
     let [a, b, c] = ["model0", "model1", "model2"].map(|name| stored(&golden(name), UP));
     let out = merged.bake(dir.path().join("out")).unwrap().path;
@@ -414,7 +419,7 @@ fn documents_use_each_other_by_name_and_leave_nothing() {
     assert!(none.to_string().contains("two recipes have no name"), "{none:?}");
 }
 
-/// A checkpoint of `family` with these tensors, each filled with a number of its own from `start` on.
+/// A checkpoint of `family` with these tensors, each filled with its own number from `start` on.
 fn checkpoint(directory: &Path, config: &Value, shapes: &[(String, Vec<usize>)], start: f32) {
     fs::create_dir_all(directory).unwrap();
     fs::write(directory.join("config.json"), config.to_string()).unwrap();
@@ -425,13 +430,13 @@ fn checkpoint(directory: &Path, config: &Value, shapes: &[(String, Vec<usize>)],
     safetensors::save(&tensors, directory.join("model.safetensors")).unwrap();
 }
 
-/// `[tensor, ...]` of layers 0.. of a prefix.
+/// `[tensor, ...]` of layers 0.. under a prefix.
 fn layers(prefix: &str, count: usize, rests: &[&str]) -> Vec<(String, Vec<usize>)> {
     let one = |layer: usize| rests.iter().map(move |rest| (format!("{prefix}.{layer}.{rest}"), vec![2, 3]));
     (0..count).flat_map(one).collect()
 }
 
-/// Layers 0, 1 of `a` and 1 of `b`, stacked: the name and the number of layers, whatever the family calls them.
+/// Layers 0 and 1 of `a` and 1 of `b`, stacked: names and the number of layers, for any family.
 #[test]
 fn layers_of_any_family_stack() {
     let dir = tempfile::tempdir().unwrap();
@@ -485,7 +490,7 @@ slices:
                 expected.insert(format!("{stack}.2.{rest}"), *value);
             }
         }
-        // What stands behind the layers is of the last slice.
+        // Tensors after the layers come from the last slice.
         expected.insert("final_norm.weight".into(), b["final_norm.weight"]);
         if config["model_type"] == "llava" {
             expected.insert("multi_modal_projector.linear_1.weight".into(), b["multi_modal_projector.linear_1.weight"]);
@@ -512,7 +517,7 @@ slices:
         }
     }
 
-    // Two stacks that could be meant, and none.
+    // Two candidate stacks, and none.
     let t5 = [layers("encoder.block", 2, &["layer.0.q.weight"]), layers("decoder.block", 2, &["layer.0.q.weight"])].concat();
     let none = vec![("embed.weight".to_owned(), vec![5, 3])];
     for (name, tensors, word) in
@@ -527,9 +532,9 @@ slices:
     }
 }
 
-/// A family that runs, whose layers attend by their number: what was meant is written out.
+/// A family whose attention depends on the layer number: the configuration writes it out.
 #[test]
-fn layers_that_attend_by_their_number_go_on_as_they_did() {
+fn layers_with_numbered_attention_keep_it() {
     let dir = tempfile::tempdir().unwrap();
     let model = data("families/gemma2");
     let depth = json_of(&model.join("config.json"))["num_hidden_layers"].as_u64().unwrap();
@@ -539,13 +544,13 @@ fn layers_that_attend_by_their_number_go_on_as_they_did() {
     );
     let merged = Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap();
     let out = merged.bake(dir.path().join("out")).unwrap().path;
-    let of = |path: &Path| Source::open(&path.display().to_string()).unwrap().architecture().unwrap().attends.clone();
+    let of = |path: &Path| Source::open(&path.display().to_string()).unwrap().architecture().unwrap().attention.clone();
     let (old, new) = (of(&model), of(&out));
     assert_eq!(new, [&old[..], &old[..1], &old[..1]].concat());
 }
 
 #[test]
-fn slices_take_layers_of_models_that_have_more_of_them() {
+fn slices_accept_deeper_models() {
     let dir = tempfile::tempdir().unwrap();
     let text = "
 merge_method: passthrough
@@ -578,7 +583,7 @@ fn a_chat_template_of_a_recipe_is_baked_and_used() {
     }
 }
 
-/// A vocabulary that a recipe cuts or pads is the one that its merge runs with.
+/// The merge runs with a vocabulary that a recipe truncates or pads.
 #[test]
 fn a_merge_with_another_vocabulary_runs() {
     let dir = tempfile::tempdir().unwrap();
@@ -591,13 +596,13 @@ fn a_merge_with_another_vocabulary_runs() {
         let written = load([out.display().to_string()]).unwrap().merge_named("passthrough", &[]).unwrap();
         let (a, b) = (merged.eval(&files).unwrap(), written.eval(&files).unwrap());
         assert_eq!(a.data, b.data, "{name}");
-        assert!(notes.iter().any(|note| note.starts_with("the vocabulary has")), "{name}: {notes:?}");
-        assert_eq!(notes.iter().any(|note| note.contains("left out")), name == "base_tokens", "{name}: {notes:?}");
+        assert!(notes.iter().any(|note| note.contains("changes the vocabulary")), "{name}: {notes:?}");
+        assert_eq!(notes.iter().any(|note| note.contains("are dropped")), name == "base_tokens", "{name}: {notes:?}");
     }
 }
 
 #[test]
-fn rows_that_nobody_can_give_are_refused() {
+fn missing_rows_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let models = ["x", "yx", "y"].map(|name| data("recipes").join(name).display().to_string());
     let bad = |tokens: &str| {
@@ -607,8 +612,8 @@ fn rows_that_nobody_can_give_are_refused() {
         Models::default().merge_recipe(recipe(dir.path(), &text)).unwrap_err()
     };
     for (tokens, key, reason) in [
-        ("<x>: {}", "tokenizer.tokens.<x>.source", "does not say which"),
-        ("<x>: {source: zero}", "tokenizer.tokens.<x>.source", "`zero` gives nothing"),
+        ("<x>: {}", "tokenizer.tokens.<x>.source", "no source is given"),
+        ("<x>: {source: zero}", "tokenizer.tokens.<x>.source", "`zero` is not merged"),
         ("<q>: {source: YX}", "tokenizer.tokens.<q>.source", "has no token `<q>`"),
         ("<x>: {source: {kind: model_token, model: YX, token_id: 22}}", "tokenizer.tokens.<x>.source", "no row 22"),
         ("<x>: {source: {kind: model_token, model: YX, token: <q>}}", "tokenizer.tokens.<x>.source", "no token `<q>`"),

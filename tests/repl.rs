@@ -1,4 +1,4 @@
-//! The interactive session, in a pseudo-terminal: what one types, and what one sees.
+//! Tests of the interactive session in a pseudo-terminal.
 #![cfg(unix)]
 
 mod common;
@@ -20,15 +20,15 @@ fn history(home: &Path) -> String {
 }
 
 #[test]
-fn tab_completes_what_may_stand_there() {
+fn tab_completes_verbs_names_files_and_values() {
     let home = home();
     std::fs::write(home.path().join("my data.jsonl"), "{\"input_ids\": [1, 2, 3]}\n").unwrap();
     let mut dam = Terminal::dam(home.path());
-    // Verbs, with what they do.
+    // Verbs with their descriptions.
     dam.send(TAB);
     let screen = dam.wait_for("write the merge as a Hugging Face checkpoint");
     assert!(screen.contains("evolve") && screen.contains("change settings"), "{screen}");
-    // One that is left is put there, a blank behind it.
+    // A single candidate is inserted, followed by a space.
     dam.send(format!("lo{BACKSPACE}oa{TAB}ja=builtin:j{TAB}builtin:m{TAB}"));
     dam.wait_for("dam> load ja=builtin:japanese builtin:math");
     dam.send(ENTER);
@@ -49,13 +49,13 @@ fn tab_completes_what_may_stand_there() {
 }
 
 #[test]
-fn grey_hints_say_what_comes_next() {
+fn hints_suggest_the_next_line() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.wait_for("load base=builtin:base ja=builtin:japanese");
     assert!(dam.cell("load base").dim());
     dam.send(RIGHT);
-    dam.wait_until("what was grey to be typed", |_| !dam.cell("base=builtin").dim());
+    dam.wait_until("the hint to be accepted", |_| !dam.cell("base=builtin").dim());
     dam.send(ENTER);
     dam.wait_for_prompt("3 sources");
     dam.wait_until("`wrap`", |screen| screen.lines().last().is_some_and(|line| line.ends_with("> wrap")));
@@ -63,7 +63,7 @@ fn grey_hints_say_what_comes_next() {
     dam.send(ENTER);
     dam.wait_for_prompt("step 0");
     dam.wait_for("train 100");
-    // What was entered before goes before what makes sense.
+    // History has priority over suggestions.
     dam.line("set lr=2e-3");
     dam.wait_for("lr=0.002");
     dam.send("se");
@@ -73,7 +73,7 @@ fn grey_hints_say_what_comes_next() {
 }
 
 #[test]
-fn verbs_are_coloured_and_mistakes_underlined() {
+fn verbs_are_coloured_and_errors_underlined() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.send("wrap f=tanh colour=2 ");
@@ -82,13 +82,13 @@ fn verbs_are_coloured_and_mistakes_underlined() {
     assert!(dam.cell("wrap f").bold() && !dam.cell("tanh").underline());
     dam.send(format!("{}tra", ctrl('u')));
     dam.wait_for("> tra");
-    dam.wait_until("no mistake yet", |_| !dam.cell("tra").underline());
+    dam.wait_until("no underline yet", |_| !dam.cell("tra").underline());
     dam.send("m ");
-    dam.wait_until("a mistake", |_| dam.cell("tram").underline());
+    dam.wait_until("an underline", |_| dam.cell("tram").underline());
 }
 
 #[test]
-fn history_outlives_the_session_and_is_searched() {
+fn history_survives_the_session_and_can_be_searched() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     for (line, times) in [("help quit", 1), (" help save", 1), ("help loss", 1), ("help quit", 2)] {
@@ -97,7 +97,7 @@ fn history_outlives_the_session_and_is_searched() {
         let entered = format!("> {line}\n");
         dam.wait_until("the help", |screen| screen.matches(&entered).count() == times && screen.ends_with("sql"));
     }
-    // Nothing is lost with the program.
+    // Nothing is lost when the program is killed.
     dam.kill();
     assert_eq!(history(home.path()), "help quit\nhelp loss\nhelp quit\n");
     let mut dam = Terminal::dam(home.path());
@@ -116,11 +116,11 @@ fn history_outlives_the_session_and_is_searched() {
 }
 
 #[test]
-fn a_line_goes_on_until_its_quotation_mark_is_closed() {
+fn a_line_continues_until_its_quotation_mark_is_closed() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.line("generate \"one");
-    dam.wait_for("Ctrl-C begins anew");
+    dam.wait_for("Ctrl-C to start over");
     dam.line("two\"");
     dam.wait_for("nothing is loaded yet");
     assert_eq!(history(home.path()), "generate \"one\\ntwo\"\n");
@@ -131,24 +131,24 @@ fn a_line_goes_on_until_its_quotation_mark_is_closed() {
 }
 
 #[test]
-fn pasted_lines_run_as_lines() {
+fn pasted_lines_run_as_separate_lines() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.paste("help loss # one\r\nhelp quit; help save\nhelp step");
     dam.wait_for("help step");
-    assert!(!dam.screen().contains("every term"), "nothing runs before the enter key");
+    assert!(!dam.screen().contains("every term"), "nothing runs before the Enter key");
     dam.send(ENTER);
     let screen = dam.wait_for("or N of them");
     for text in ["every term of the objective", "Ctrl-D does too", "keep coefficients"] {
         assert!(screen.contains(text), "{text}: {screen}");
     }
-    // What is typed ahead is not lost either.
+    // Type-ahead is not lost.
     dam.send(format!("help loss{ENTER}help evolve{ENTER}"));
     dam.wait_for("judged on the sources");
 }
 
 #[test]
-fn an_interrupt_stops_training_and_not_the_session() {
+fn an_interrupt_stops_training_but_not_the_session() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.line(&format!("{WRAPPED}; set device=cpu"));
@@ -161,40 +161,40 @@ fn an_interrupt_stops_training_and_not_the_session() {
     let prompt = dam.last_line();
     let steps: usize = prompt.split("step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(steps > 0 && steps < 100_000, "{prompt}");
-    // It ends the line too: what follows in it does not run.
+    // It also ends the line: the rest does not run.
     dam.line("train 100000; bake half");
     std::thread::sleep(Duration::from_millis(1000));
     dam.send(ctrl('c'));
-    dam.wait_for("stopped, so not run: bake half");
+    dam.wait_for("stopped; not run: bake half");
     dam.wait_for_prompt("loss ");
     assert!(!home.path().join("half").exists());
     let prompt = dam.last_line();
     let steps: usize = prompt.split("step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-    // At the prompt it only clears the line.
+    // At the prompt Ctrl-C only clears the line.
     dam.send(format!("bake x{}", ctrl('c')));
     dam.line("help loss");
     dam.wait_for("every term of the objective");
     dam.wait_for_prompt("loss ");
     assert!(!home.path().join("x").exists());
 
-    // Nobody leaves training behind unasked.
+    // Quitting with unsaved training asks for confirmation.
     dam.send(ctrl('d'));
-    dam.wait_for(&format!("{steps} steps of training are not saved: leave?"));
+    dam.wait_for(&format!("{steps} steps of training are not saved: quit anyway?"));
     dam.line("n");
     dam.wait_for_prompt("step");
     dam.line("quit");
-    dam.wait_until("the question again", |screen| screen.matches("are not saved: leave?").count() == 2);
-    std::fs::write(home.path().join("other"), "of somebody").unwrap();
+    dam.wait_until("the question again", |screen| screen.matches("are not saved: quit anyway?").count() == 2);
+    std::fs::write(home.path().join("other"), "unrelated").unwrap();
     dam.line("save other");
-    dam.wait_for("`other` exists already");
+    dam.wait_for("`other` already exists");
     dam.line("save kept.dam.safetensors");
     assert!(dam.end().success());
-    assert_eq!(std::fs::read_to_string(home.path().join("other")).unwrap(), "of somebody");
+    assert_eq!(std::fs::read_to_string(home.path().join("other")).unwrap(), "unrelated");
     assert!(home.path().join("kept.dam.safetensors").is_file());
 }
 
 #[test]
-fn who_says_nothing_twice_leaves() {
+fn ctrl_d_twice_quits_without_saving() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.line(&format!("{WRAPPED}; step"));
@@ -206,7 +206,7 @@ fn who_says_nothing_twice_leaves() {
 }
 
 #[test]
-fn another_size_while_one_types() {
+fn the_terminal_can_be_resized_while_typing() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     let words = "generate what is twelve plus seven and what is nine plus thirty and what is that together";
@@ -241,10 +241,10 @@ fn tables_fit_the_terminal() {
 }
 
 #[test]
-fn control_characters_do_no_harm() {
+fn control_characters_are_ignored() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
-    // Ends the line. What is typed between two lines is the terminal's: the next prompt is waited for, and that it stays.
+    // Cancels the line. Keys typed between two prompts belong to the terminal, so this waits until the next prompt is stable.
     let next = |dam: &mut Terminal| {
         let count = |screen: &str| screen.matches("dam>").count();
         let before = count(&dam.screen());
@@ -269,15 +269,15 @@ fn control_characters_do_no_harm() {
 }
 
 #[test]
-fn very_long_lines_take_no_time() {
+fn very_long_lines_are_handled_quickly() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     let start = Instant::now();
     let long = "x".repeat(1 << 20);
-    // Typed: it is refused, and not run in part.
+    // Typed, it is refused and not run in part.
     dam.send(format!("help {long}{ENTER}"));
     dam.wait_for("cannot be typed");
-    // Pasted: it is taken as it is.
+    // Pasted, it is accepted.
     dam.paste(&format!("help {long}"));
     dam.send(ENTER);
     dam.line("help loss");
@@ -287,7 +287,7 @@ fn very_long_lines_take_no_time() {
 }
 
 #[test]
-fn what_is_not_utf_8_is_refused() {
+fn input_that_is_not_utf_8_is_refused() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.send(b"help \xff\xfe; help quit\r");
@@ -299,9 +299,9 @@ fn what_is_not_utf_8_is_refused() {
     assert!(!screen.contains("Ctrl-D does too"), "{screen}");
 }
 
-/// Without colours there is no code that sets any; a plain terminal gets no codes at all.
+/// Without colours no escape sequence sets any; a dumb terminal gets no sequences at all.
 #[test]
-fn no_colours_where_they_are_not_wanted() {
+fn colours_are_off_when_unwanted() {
     let sets = |rest: &&str| rest.trim_start_matches(|c: char| c == ';' || c.is_ascii_digit()).starts_with('m');
     let colours = |bytes: &[u8]| String::from_utf8_lossy(bytes).split("\x1b[").skip(1).filter(sets).count();
     let home = home();
@@ -325,7 +325,7 @@ fn no_colours_where_they_are_not_wanted() {
 }
 
 #[test]
-fn vi_keys_on_request() {
+fn vi_keys_are_available_by_flag_and_environment() {
     let home = home();
     for (argument, variable) in [(Some("--vi"), None), (None, Some("vi"))] {
         let mut command = dam(home.path());
@@ -366,9 +366,9 @@ fn without_utf_8_the_prompt_is_ascii() {
 
 const BEGIN: &str = "load builtin:japanese builtin:math; wrap; set lr=1e-2 batch_size=4";
 
-/// One changes one's mind, twice, and takes the result home as a notebook.
+/// Undoes training, tries a branch, and exports the result as a notebook.
 #[test]
-fn what_was_done_can_be_undone_and_taken_home() {
+fn changes_can_be_undone_branched_and_exported() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.line(BEGIN);
@@ -387,8 +387,8 @@ fn what_was_done_can_be_undone_and_taken_home() {
     dam.line("bake out; export session.ipynb");
     dam.wait_for("session.ipynb");
     dam.line("quit");
-    // What was baked is not asked for, what the other branch has is.
-    dam.wait_for("2 steps of training (bold: 2) are not saved: leave?");
+    // Baked steps count as saved, those of the other branch do not.
+    dam.wait_for("2 steps of training (bold: 2) are not saved: quit anyway?");
     dam.line("y");
     assert!(dam.end().success());
     let notebook: serde_json::Value = serde_json::from_slice(&std::fs::read(home.path().join("session.ipynb")).unwrap()).unwrap();
@@ -396,14 +396,14 @@ fn what_was_done_can_be_undone_and_taken_home() {
     assert!(text.contains("dam.train(3)?") && !text.contains("1e-1") && !text.contains("train(2)"), "{text}");
 }
 
-/// `dam` where a session ended without being left, once it asks whether to go on with it.
-fn offered(home: &tempfile::TempDir) -> Terminal {
+/// `dam` after a session ended unexpectedly, once it offers to resume it.
+fn start_with_offer(home: &tempfile::TempDir) -> Terminal {
     let dam = Terminal::start(dam(home.path()), 30, 100);
-    dam.wait_for("go on with it?");
+    dam.wait_for("resume it?");
     dam
 }
 
-/// A killed session is offered again, with the step that was under way; declined, it is offered once more.
+/// A killed session is offered with the training of its last autosave; declined, it is offered once more.
 #[test]
 fn a_killed_session_is_offered_again() {
     let home = home();
@@ -412,16 +412,16 @@ fn a_killed_session_is_offered_again() {
     dam.wait_for("step 0 >");
     dam.line("train 100000");
     dam.wait_for(" left");
-    // It is kept once a second.
+    // Training is autosaved once per second.
     std::thread::sleep(Duration::from_secs(2));
     dam.kill();
-    let mut dam = offered(&home);
-    dam.wait_for("training was under way");
+    let mut dam = start_with_offer(&home);
+    dam.wait_for("training was running");
     dam.line("n");
     dam.wait_for_prompt("");
     dam.line("quit");
     assert!(dam.end().success());
-    let mut dam = offered(&home);
+    let mut dam = start_with_offer(&home);
     dam.line("y");
     dam.wait_for("2 sources · step ");
     dam.line("history");
@@ -430,11 +430,11 @@ fn a_killed_session_is_offered_again() {
     dam.wait_for("step 0 >");
     dam.line("quit");
     assert!(dam.end().success());
-    // Left on purpose, it is gone.
+    // After a normal exit there is nothing to resume.
     drop(Terminal::dam(home.path()));
 }
 
-/// What cannot be read is set aside and never deleted, and its saved states are offered.
+/// An unreadable session is set aside, never deleted, and its saved states are listed.
 #[test]
 fn an_unreadable_session_is_set_aside() {
     let home = home();
@@ -458,7 +458,7 @@ fn an_unreadable_session_is_set_aside() {
     dam.wait_for_prompt("step 2");
 }
 
-/// Of several killed sessions all are listed, and one is chosen or deleted by its number.
+/// Several killed sessions are all listed, and one is resumed or deleted by its number.
 #[test]
 fn several_killed_sessions_are_listed() {
     let home = home();
@@ -466,27 +466,27 @@ fn several_killed_sessions_are_listed() {
     dam.line("load builtin:math");
     dam.wait_for("1 source >");
     dam.kill();
-    let mut dam = offered(&home);
+    let mut dam = start_with_offer(&home);
     dam.line("n");
     dam.wait_for_prompt("");
     dam.line("load builtin:japanese builtin:sql");
     dam.wait_for("2 sources >");
     dam.kill();
     let mut dam = Terminal::start(common::terminal::dam(home.path()), 30, 100);
-    dam.wait_for("2 sessions ended without being left:");
+    dam.wait_for("2 sessions ended unexpectedly:");
     dam.wait_for("1  just now: 1 change: load builtin:japanese");
     dam.wait_for("2  ");
     dam.line("3");
     dam.line("d1");
-    dam.wait_for("go on with it?");
+    dam.wait_for("resume it?");
     dam.wait_for("1 change: load builtin:math");
     dam.line("y");
     dam.wait_for("1 source >");
 }
 
-/// A line of the history that would fail is no hint.
+/// A line of the history that would fail is not suggested.
 #[test]
-fn what_failed_is_not_hinted_at() {
+fn failed_lines_are_not_suggested() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.line("help step");
@@ -497,27 +497,27 @@ fn what_failed_is_not_hinted_at() {
     dam.wait_for_prompt("> help step");
 }
 
-/// While it trains, bar and curve are there, in place; afterwards only the report.
+/// During training a bar and a curve are drawn in place; afterwards only the report remains.
 #[test]
-fn training_is_seen_as_it_goes() {
+fn training_progress_is_drawn_in_place() {
     let home = home();
     let mut dam = Terminal::dam(home.path());
     dam.line(BEGIN);
     dam.wait_for("step 0 >");
     dam.line("train 100000");
-    dam.wait_for("a second");
+    dam.wait_for("per second");
     dam.wait_for("loss, ");
     assert_eq!(dam.screen().matches("loss before each step").count(), 1, "{}", dam.screen());
     dam.send(ctrl('c'));
     dam.wait_for("stopped");
     dam.wait_for("· loss");
-    assert!(!dam.screen().contains("a second") && !dam.screen().contains("loss before"), "{}", dam.screen());
+    assert!(!dam.screen().contains("per second") && !dam.screen().contains("loss before"), "{}", dam.screen());
 }
 
-/// Rust goes on with the merge, Ctrl-C stops what runs there, and what it became comes back.
+/// The Rust prompt continues with the merge, Ctrl-C stops what runs there, and the result is imported.
 #[test]
 #[cfg(feature = "jupyter")]
-fn rust_goes_on_with_the_session() {
+fn the_rust_prompt_shares_the_merge_with_the_session() {
     common::jupyter::prepare();
     let home = home();
     let mut command = dam(home.path());
@@ -542,7 +542,7 @@ fn rust_goes_on_with_the_session() {
     dam.line("load([\"nowhere\"])?");
     dam.wait_for("`nowhere`");
     dam.line("back");
-    dam.wait_for("as Rust made it");
+    dam.wait_for("now comes from Rust");
     dam.line("undo");
     dam.wait_for("step 2 ·");
     dam.line("redo; set lr");
@@ -553,7 +553,7 @@ fn rust_goes_on_with_the_session() {
     assert!(dam.end().success());
 }
 
-/// Before anything is wrapped Rust has the sources with their data and settings, and what is wrapped there keeps them.
+/// Before `wrap`, Rust has the sources with their data and settings, and a merge wrapped there keeps them.
 #[test]
 #[cfg(feature = "jupyter")]
 fn rust_before_wrap_keeps_data_and_settings() {
@@ -578,16 +578,16 @@ fn rust_before_wrap_keeps_data_and_settings() {
     dam.line("dam.steps() + 40");
     dam.wait_for("\n40\n");
     dam.line("back");
-    dam.wait_for("as Rust made it");
+    dam.wait_for("now comes from Rust");
     dam.line("set lr batch_size");
     dam.wait_for("lr=0.02");
     dam.line("quit");
     assert!(dam.end().success());
 }
 
-/// Pictures are images where a terminal says that it draws them, each in its protocol.
+/// Figures are images if the terminal reports support, each in its protocol.
 #[test]
-fn pictures_are_images_where_they_can_be() {
+fn figures_are_images_where_the_terminal_supports_them() {
     let home = home();
     let drawn = |how: &str, answers: &[(&str, &str)], image: &str| {
         let mut command = dam(home.path());
@@ -612,7 +612,7 @@ fn pictures_are_images_where_they_can_be() {
         assert!(dam.end().success());
     };
     drawn("iterm", &[], "\x1b]1337;File=");
-    // A terminal that is not known is asked, by us and then by who draws.
+    // An unknown terminal is queried, by this program and then by the image library.
     let sixel = [("\x1b[c", "\x1b[?62;4c"); 2];
     drawn("sixel", &sixel, "\x1bP");
     drawn("", &sixel, "\x1bP");
@@ -624,7 +624,7 @@ fn pictures_are_images_where_they_can_be() {
         ("t=t", "\x1b_Gi=31;EBADF:no\x1b\\"),
     ];
     drawn("kitty", &kitty, "\x1b_Gf=32");
-    // Where it does not draw them after all, or does not answer, it is text.
+    // Without support, or without a reply, the figure is text.
     for answers in [[("\x1b[c", "\x1b[?62c")], [("\x1b[c", "")]] {
         drawn("sixel", &answers, "how far");
         drawn("", &answers, "how far");
@@ -632,7 +632,7 @@ fn pictures_are_images_where_they_can_be() {
     }
 }
 
-/// What is longer than the screen goes through the pager, and what to type first comes first.
+/// Help longer than the screen is paged, and starts with what to type first.
 #[test]
 fn help_is_paged() {
     let home = home();
@@ -642,11 +642,11 @@ fn help_is_paged() {
     dam.wait_for("dam>");
     dam.line("help");
     let screen = dam.wait_for("paged");
-    assert!(screen.contains("To begin, type:") && !screen.contains("optimiser step"), "{screen}");
+    assert!(screen.contains("To begin:") && !screen.contains("optimiser step"), "{screen}");
     dam.wait_for_prompt("");
-    // What fits is not, and where there is no pager it is written as it is.
+    // Text that fits is not paged, and without a pager it is printed directly.
     dam.line("help quit");
-    dam.wait_for("leave; Ctrl-D does too");
+    dam.wait_for("quit (or Ctrl-D)");
     dam.line("quit");
     assert!(dam.end().success());
     let mut command = common::terminal::dam(home.path());
@@ -654,7 +654,7 @@ fn help_is_paged() {
     let mut dam = Terminal::start(command, 30, 100);
     dam.wait_for("dam>");
     dam.line("help");
-    dam.wait_for("going back, and branches");
+    dam.wait_for("undo, redo and branches");
     dam.line("quit");
     assert!(dam.end().success());
 }

@@ -1,5 +1,5 @@
-//! Rows of data as people have them: their columns, chat templates and files. `tests/data/chat/make.py` made the token
-//! ids with transformers.
+//! Rows of data in common layouts, with chat templates and file formats. The token ids were made with transformers by
+//! `tests/data/chat/make.py`.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn builtin() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math")
 }
 
-/// The model `builtin:math` in a directory, with another chat template.
+/// A copy of the model `builtin:math` with another chat template.
 fn model(dir: &Path, template: &Value) -> PathBuf {
     let to = dir.join("model");
     let _ = fs::remove_dir_all(&to);
@@ -58,7 +58,7 @@ fn ids(source: &Source, text: &str) -> Vec<u32> {
 }
 
 #[track_caller]
-fn says(error: &Error, words: &[&str]) {
+fn assert_message(error: &Error, words: &[&str]) {
     let text = format!("{error:?}");
     for word in words {
         assert!(text.contains(word), "{text:?} does not say {word:?}");
@@ -66,12 +66,12 @@ fn says(error: &Error, words: &[&str]) {
     assert!(error.hint().is_some(), "{text:?} has no remedy");
 }
 
-/// The token ids of `apply_chat_template`, for every layout of rows.
+/// The token ids match `apply_chat_template` for every layout of rows.
 #[test]
-fn rows_have_the_tokens_that_transformers_gives_them() {
+fn rows_have_the_same_tokens_as_in_transformers() {
     let dir = tempfile::tempdir().unwrap();
     let cases: Vec<Value> = serde_json::from_slice(&fs::read(data("chat/templates.json")).unwrap()).unwrap();
-    // As text, since the order of the keys is part of what a template is given.
+    // As text, because the order of keys matters to templates.
     let text = fs::read_to_string(data("chat/rows.jsonl")).unwrap();
     let rows: Vec<&str> = text.lines().collect();
     let mut sources: BTreeMap<String, Source> = BTreeMap::new();
@@ -89,9 +89,9 @@ fn rows_have_the_tokens_that_transformers_gives_them() {
     }
 }
 
-/// Where transformers finds templates, and which it takes for a conversation with tools.
+/// Templates are found in the same places as in transformers, and the same one is used for tools.
 #[test]
-fn templates_are_found_where_transformers_finds_them() {
+fn templates_are_found_as_in_transformers() {
     let dir = tempfile::tempdir().unwrap();
     let cases: Vec<Value> = serde_json::from_slice(&fs::read(data("chat/places.json")).unwrap()).unwrap();
     for case in cases {
@@ -109,10 +109,13 @@ fn templates_are_found_where_transformers_finds_them() {
         );
         assert_eq!(with_tools.unwrap().examples[0].ids, ids(&source, case["with_tools"].as_str().unwrap()), "{case}");
         if case["default"].is_null() {
-            says(&read(&source, &json!({"input": "a", "output": "b"})).unwrap_err(), &["`tool_use`", "`default`", "`model`"]);
+            assert_message(
+                &read(&source, &json!({"input": "a", "output": "b"})).unwrap_err(),
+                &["`tool_use`", "`default`", "`model`"],
+            );
         }
     }
-    // A processor's template, where there is no other.
+    // The template of a processor, if there is no other.
     let other = model(dir.path(), &Value::Null);
     fs::write(other.join("chat_template.json"), json!({"chat_template": PLAIN}).to_string()).unwrap();
     assert_eq!(open(&other).chat_template(), Some(PLAIN));
@@ -124,7 +127,7 @@ fn templates_are_found_where_transformers_finds_them() {
 }
 
 #[test]
-fn a_system_column_counts() {
+fn a_system_column_becomes_a_system_message() {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(data("chat/s0.jsonl"), dir.path().join("s0.jsonl")).unwrap();
     fs::copy(data("chat/s1.jsonl"), dir.path().join("s1.jsonl")).unwrap();
@@ -142,9 +145,9 @@ fn a_system_column_counts() {
     assert!((plain.1 - system.1).abs() > 1e-3, "{plain:?} {system:?}");
 }
 
-/// Without a template a message is a line, parts are one text.
+/// Without a template, each message becomes a line, and its parts are joined.
 #[test]
-fn conversations_are_lines_without_a_template() {
+fn without_a_template_messages_become_lines() {
     let dir = tempfile::tempdir().unwrap();
     let source = open(&model(dir.path(), &Value::Null));
     let text = |row: Value| {
@@ -160,12 +163,12 @@ fn conversations_are_lines_without_a_template() {
     let call = json!({"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]});
     let user = json!({"role": "user", "content": "a"});
     for row in [json!({"messages": [user, call]}), json!({"input": "a", "output": "b", "tools": []})] {
-        says(&read(&source, &row).unwrap_err(), &["row.jsonl", "line `1`", "chat template", "`model`"]);
+        assert_message(&read(&source, &row).unwrap_err(), &["row.jsonl", "line `1`", "chat template", "`model`"]);
     }
 }
 
 #[test]
-fn rows_that_cannot_be_read_are_refused_by_column() {
+fn invalid_rows_are_errors_that_name_the_column() {
     let dir = tempfile::tempdir().unwrap();
     let source = open(&model(dir.path(), &json!(PLAIN)));
     let (user, assistant) = (json!({"role": "user", "content": "a"}), json!({"role": "assistant", "content": "b"}));
@@ -183,10 +186,10 @@ fn rows_that_cannot_be_read_are_refused_by_column() {
         (json!({"prompt": [user], "completion": [user]}), &["`completion`", "assistant"]),
         (json!({"messages": [user, assistant], "tools": {"name": "f"}}), &["`tools` is an object"]),
         (json!({"messages": [user, assistant], "tools": "f"}), &["`tools` is text"]),
-        (json!({"messages": [{"role": "system", "content": "t"}, user, assistant], "system": "s"}), &["`system`", "another"]),
+        (json!({"messages": [{"role": "system", "content": "t"}, user, assistant], "system": "s"}), &["`system`", "differs"]),
         (json!({"messages": [{"role": "user", "content": null}, assistant]}), &["`user` without content"]),
         (json!({"messages": [{"role": 5, "content": "a"}, assistant]}), &["role is a number"]),
-        (json!({"messages": [["a", "b"]]}), &["a list where a message is expected"]),
+        (json!({"messages": [["a", "b"]]}), &["a list instead of a message"]),
         (json!({"messages": "[{'role': 'user'}]"}), &["`messages` is text", "json.dumps"]),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, assistant]}),
@@ -200,16 +203,16 @@ fn rows_that_cannot_be_read_are_refused_by_column() {
         (json!({"instruction": "a", "output": "b", "history": [["a"]]}), &["`history`", "pair"]),
         (json!({"instruction": "a", "output": "b", "history": {"a": "b"}}), &["`history` is an object"]),
         (json!({"choices": ["a", "b"], "answer": 0}), &["`choices`", "no question"]),
-        (json!({"question": " ", "choices": ["a", "b"], "answer": 5}), &["none of its 2 choices"]),
+        (json!({"question": " ", "choices": ["a", "b"], "answer": 5}), &["not one of its 2 choices"]),
         (json!({"input_ids": [1.5]}), &["`1.5` is not a token id"]),
         (json!({"input_ids": [1, 2], "attention_mask": [1]}), &["attention_mask"]),
         (json!({"input_ids": "1 2"}), &["`input_ids` is not a list"]),
     ] {
         let error = read(&source, &row).unwrap_err();
-        says(&error, &[words, &["row.jsonl", "line `1`"]].concat());
+        assert_message(&error, &[words, &["row.jsonl", "line `1`"]].concat());
     }
     assert_eq!(read(&source, &json!({"input_ids": [5, 6, 0], "attention_mask": [1, 1, 0]})).unwrap().examples[0].ids, [5, 6]);
-    // JSON that is none, too deep, or too large.
+    // JSON that is invalid, too deep, or too large.
     let deep = format!("{{\"messages\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
     for (line, words) in [
         ("{\"text\": \"a\"}\n{\"text\": }", &["line `2`", "column 10", "JSON object"][..]),
@@ -221,7 +224,7 @@ fn rows_that_cannot_be_read_are_refused_by_column() {
         ("[{\"text\": \"a\"},\n {\"text\": ]", &["line `2`"]),
         ("{\n  \"text\": \"a\"\n}", &["line `1`", "one JSON object"]),
     ] {
-        says(&read_as(&source, "row.jsonl", line.as_bytes()).unwrap_err(), words);
+        assert_message(&read_as(&source, "row.jsonl", line.as_bytes()).unwrap_err(), words);
     }
     for (bytes, words) in [
         (&b"\x1f\x8b\x08\0abc"[..], &["gzip", "gunzip"]),
@@ -230,7 +233,7 @@ fn rows_that_cannot_be_read_are_refused_by_column() {
         (b"\xff\xfe{\0", &["UTF-16", "UTF-8"]),
         (b"{\"text\": \"\xff\"}", &["not UTF-8", "save it as UTF-8"]),
     ] {
-        says(&read_as(&source, "data.jsonl.gz", bytes).unwrap_err(), words);
+        assert_message(&read_as(&source, "data.jsonl.gz", bytes).unwrap_err(), words);
     }
 }
 
@@ -256,7 +259,7 @@ fn tables_are_read() {
         let read = read_as(&source, name, table.as_bytes()).unwrap();
         assert_eq!((read.examples, read.unused), (expected.clone(), vec!["id".into()]), "{name}");
     }
-    // What is not text stands there as JSON.
+    // Columns that are not text contain JSON.
     let messages =
         json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).to_string().replace('"', "\"\"");
     let talk = read_as(&source, "a.csv", format!("messages\n\"{messages}\"\n").as_bytes()).unwrap();
@@ -264,25 +267,28 @@ fn tables_are_read() {
     for (table, words) in [
         ("question,answer\na,b\nc,d,e\n", &["row `2`", "3 fields", "2"][..]),
         ("question,answer\na,\"b\nc,d\n", &["row `1`", "`question`", "no output"]),
-        ("question,question\na,b\n", &["`question` twice"]),
+        ("question,question\na,b\n", &["`question` appears twice"]),
         ("a;b\n1;2\n", &["row `1`", "a;b"]),
         ("question,answer\n", &["no examples"]),
         ("", &["no examples"]),
     ] {
         let error = read_as(&source, "bad.csv", table.as_bytes());
-        // A quote that is never closed takes the rest of the file.
+        // A quote that is never closed extends to the end of the file.
         if table.contains("\"b") {
             assert_eq!(error.unwrap().examples.len(), 1);
         } else {
-            says(&error.unwrap_err(), &[words, &["bad.csv"]].concat());
+            assert_message(&error.unwrap_err(), &[words, &["bad.csv"]].concat());
         }
     }
-    says(&read_as(&source, "bad.csv", b"question,answer\na,b\nc,\xff\n").unwrap_err(), &["row `2`", "field 2", "UTF-8"]);
+    assert_message(
+        &read_as(&source, "bad.csv", b"question,answer\na,b\nc,\xff\n").unwrap_err(),
+        &["row `2`", "field 2", "UTF-8"],
+    );
 }
 
-/// Arrow gives every row the fields of all, as null; `make_parquet.py` made the file.
+/// Arrow gives every row the fields of all as null. The file was made by `make_parquet.py`.
 #[test]
-fn parquet_has_only_what_a_row_has() {
+fn parquet_rows_omit_null_fields() {
     let dir = tempfile::tempdir().unwrap();
     let template = "{% for m in messages %}{{ m | tojson }}<|end|>{% endfor %}{% if add_generation_prompt %}{\"{% endif %}";
     let source = open(&model(dir.path(), &json!(template)));
@@ -299,7 +305,7 @@ fn parquet_has_only_what_a_row_has() {
 }
 
 #[test]
-fn columns_that_are_not_read_are_named_once() {
+fn unused_columns_are_named_once() {
     let dir = tempfile::tempdir().unwrap();
     let rows = "{\"question\": \"a\", \"answer\": \"b\", \"id\": 1, \"none\": null}\n{\"source\": \"x\", \"question\": \"a\", \"answer\": \"b\", \"id\": 2}\n";
     fs::write(dir.path().join("d.jsonl"), rows).unwrap();
@@ -315,13 +321,13 @@ fn columns_that_are_not_read_are_named_once() {
     assert_eq!(replies[5]["unused"], Value::Null);
     let output = verbs(dir.path(), line);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("not used of math: `id`, `source`"), "{text}");
-    assert_eq!(text.matches("not used of d: `id`, `source`").count(), 2, "{text}");
+    assert!(text.contains("unused columns of math: `id`, `source`"), "{text}");
+    assert_eq!(text.matches("unused columns of d: `id`, `source`").count(), 2, "{text}");
     assert!(!text.contains("none"), "{text}");
-    // What a template never asks for is not used either.
+    // Keys that a template never reads are unused too.
     let source = Source::open("builtin:math").unwrap();
     assert_eq!(Dataset::read(&data("chat/tool.jsonl").display().to_string(), &source).unwrap().unused, ["tool_calls"]);
-    // One that adds to the content of every message takes a message without as an empty one.
+    // A template that concatenates the content of every message treats missing content as empty.
     let dir = tempfile::tempdir().unwrap();
     let chatml = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
     let source = open(&model(dir.path(), &json!(chatml)));
@@ -331,9 +337,9 @@ fn columns_that_are_not_read_are_named_once() {
     assert_eq!(found.unused, ["tool_calls"]);
 }
 
-/// The file and row, what the template says, whose it is, and what to do.
+/// The error names file, row, the template's message and its model, and gives a hint.
 #[test]
-fn a_template_that_refuses_a_row_names_it() {
+fn a_template_error_names_the_row() {
     let dir = tempfile::tempdir().unwrap();
     let template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}\
                     {% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate') }}{% endif %}\
@@ -344,16 +350,19 @@ fn a_template_that_refuses_a_row_names_it() {
     let row = |row: Value| read_as(&source, "rows.jsonl", format!("{good}\n\n{row}\n{good}\n").as_bytes()).unwrap_err();
     let user = json!({"role": "user", "content": "a"});
     for (given, words) in [
-        (json!({"input": "a", "output": "b", "system": "s"}), &["System role not supported", "first message of the user"][..]),
-        (json!({"messages": [user, user, {"role": "assistant", "content": "b"}]}), &["must alternate", "join messages"]),
+        (json!({"input": "a", "output": "b", "system": "s"}), &["System role not supported", "first user message"][..]),
+        (
+            json!({"messages": [user, user, {"role": "assistant", "content": "b"}]}),
+            &["must alternate", "join consecutive messages"],
+        ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}),
             &["hint"],
         ),
     ] {
-        says(&row(given), &[words, &["line `3`", "rows.jsonl", "chat template of `model`"]].concat());
+        assert_message(&row(given), &[words, &["line `3`", "rows.jsonl", "chat template of `model`"]].concat());
     }
-    // At a prompt too.
+    // The same for a prompt.
     let refuses = json!("{{ raise_exception('no ' ~ messages[0].role) }}");
     fs::write(model.join("tokenizer_config.json"), json!({"chat_template": refuses}).to_string()).unwrap();
     for verb in ["generate", "ask"] {
@@ -364,7 +373,7 @@ fn a_template_that_refuses_a_row_names_it() {
     }
 }
 
-/// Downloaded templates that would take all memory, or for ever.
+/// Downloaded templates that would use all memory, or never end.
 #[test]
 fn hostile_templates_end_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -380,7 +389,7 @@ fn hostile_templates_end_at_once() {
         let source = open(&model(dir.path(), &json!(template)));
         let before = std::time::Instant::now();
         match read(&source, &json!({"input": "a", "output": "b"})) {
-            Err(error) => says(&error, &["row.jsonl", "chat template of `model`"]),
+            Err(error) => assert_message(&error, &["row.jsonl", "chat template of `model`"]),
             Ok(read) => assert!(source.tokenizer().unwrap().decode(&read.examples[0].ids, false).unwrap().contains(word)),
         }
         assert!(before.elapsed().as_secs() < 5, "{template}");

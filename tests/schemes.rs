@@ -1,5 +1,5 @@
-//! What every scheme promises: it starts where columns do, its gradients are right, it trains, saves, opens, shows
-//! and bakes; and that a scheme which is wrong is told so.
+//! The contract of every scheme: it starts like columns, its gradients are correct, it trains, saves, opens, displays
+//! and bakes; errors of a scheme are reported.
 
 mod common;
 
@@ -65,7 +65,7 @@ fn every_scheme_passes_its_check() {
 }
 
 #[test]
-fn every_scheme_starts_where_columns_do_and_learns() {
+fn every_scheme_starts_like_columns_and_trains() {
     let columns = models(fast()).wrap(Columns::default()).unwrap().loss().unwrap();
     for known in SCHEMES {
         for optimizer in [Optimizer::AdamW, Optimizer::Mofo] {
@@ -81,7 +81,7 @@ fn every_scheme_starts_where_columns_do_and_learns() {
     }
 }
 
-/// The gradient by every parameter of `sum(W * G)`, with `W` composed of candle's own operations.
+/// The gradient of `sum(W * G)` with respect to every parameter, with `W` composed of candle's own operations.
 #[test]
 fn gradients_by_parameters_agree_with_candle() {
     let sources: Vec<Source> = ["m0=model0", "base=base", "m1=model1"]
@@ -128,7 +128,7 @@ fn gradients_by_parameters_agree_with_candle() {
 }
 
 #[test]
-fn every_scheme_goes_on_after_open_exactly_and_bakes_what_it_is() {
+fn every_scheme_resumes_exactly_and_bakes_correctly() {
     let dir = tempfile::tempdir().unwrap();
     for (i, known) in SCHEMES.iter().enumerate() {
         let options = Options { f: Nonlinearity::ALL[i % 4], init: Init::Random, seed: 3, ..Options::default() };
@@ -165,7 +165,7 @@ fn every_scheme_goes_on_after_open_exactly_and_bakes_what_it_is() {
 }
 
 #[test]
-fn every_scheme_shows_itself() {
+fn every_scheme_displays_itself() {
     for known in SCHEMES {
         let dam = models(fast()).wrap(builtin(known.name, Options::default())).unwrap();
         dam.train(1).unwrap();
@@ -188,7 +188,7 @@ fn every_scheme_shows_itself() {
     }
 }
 
-/// Parameters, and the coefficients that they make, by hand: 2 sources, 4 heads of 8, 2 of keys and values.
+/// Parameters and their coefficients, by hand: 2 sources, 4 heads of size 8, 2 key-value heads.
 #[test]
 fn coefficients_by_hand() {
     let place = |name: &str| golden(name).display().to_string();
@@ -221,7 +221,7 @@ fn coefficients_by_hand() {
     dam.set_parameter(&format!("{key} B"), &from(&[[1f32; 32], [2.0; 32]].concat(), &[2, 1, 32])).unwrap();
     assert_eq!(dam.coefficients(key).unwrap().get(1).unwrap().to_vec2::<f32>().unwrap()[3], [38.5; 32]);
 
-    // The base in the middle: 1 - (0.5 + 0.75).
+    // The base is in the middle: 1 - (0.5 + 0.75).
     let three =
         load([format!("a={}", place("model0")), format!("base={}", place("base")), format!("b={}", place("model1"))]).unwrap();
     let dam = three.wrap(Task).unwrap();
@@ -238,7 +238,7 @@ fn coefficients_by_hand() {
 }
 
 #[test]
-fn coefficients_are_set_where_they_are_parameters() {
+fn coefficients_can_be_set_if_they_are_parameters() {
     let name = "model.layers.0.mlp.up_proj.weight";
     for known in SCHEMES {
         let dam = models(fast()).wrap(builtin(known.name, Options::default())).unwrap();
@@ -258,7 +258,7 @@ fn coefficients_are_set_where_they_are_parameters() {
     }
 }
 
-/// Sessions that were saved when there were columns alone open as they did.
+/// Sessions saved by versions with columns only still open.
 #[test]
 fn a_session_of_the_first_version_opens() {
     let dir = tempfile::tempdir().unwrap();
@@ -269,7 +269,7 @@ fn a_session_of_the_first_version_opens() {
     let bytes = std::fs::read(&file).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
-    // There was no checksum then.
+    // That version had no checksum.
     let sum = header.find(r#"\"checksum\":"#).unwrap();
     header.replace_range(sum..sum + r#"\"checksum\":\"0123456789abcdef\","#.len(), "");
     for (new, old) in [
@@ -286,7 +286,7 @@ fn a_session_of_the_first_version_opens() {
 }
 
 #[test]
-fn what_does_not_train_shares_nothing_with_what_does() {
+fn frozen_tensors_share_no_variable_with_trained_ones() {
     let options = Options { train: vec![Kind::Norm], ..Options::default() };
     let dam = models(fast()).wrap(PerLayer.with(options)).unwrap();
     dam.train(3).unwrap();
@@ -294,7 +294,7 @@ fn what_does_not_train_shares_nothing_with_what_does() {
         let moved = values(&dam.coefficients(&t.name).unwrap()).iter().any(|c| (c - 1.0 / 3.0).abs() > 1e-6);
         assert_eq!(moved, t.name.contains("norm"), "{}", t.name);
     }
-    // Two layers and the last norm train; two layers, the embedding and the output layer do not.
+    // Two layers and the final norm train; two layers, the embedding and the output layer do not.
     assert_eq!((dam.report().trainable, dam.report().coefficients), (3 * 3, 7 * 3));
     let dir = tempfile::tempdir().unwrap();
     dam.save(dir.path().join("s")).unwrap();
@@ -312,11 +312,11 @@ fn biases_train_in_every_scheme() {
             models.data(name, &file.path().display().to_string()).unwrap();
         }
         let dam = models.wrap(builtin(known.name, Options::default())).unwrap();
-        assert_eq!(dam.to_string().contains("biases start at 1"), !["softmax", "task"].contains(&known.name));
+        assert_eq!(dam.to_string().contains("bias coefficients start at 1"), !["softmax", "task"].contains(&known.name));
         let name = "model.layers.0.self_attn.q_proj.bias";
         let before = values(&dam.coefficients(name).unwrap());
         dam.train(2).unwrap();
-        // The two sources are one model: softmax and task vectors cannot tell them apart.
+        // The two sources are the same model: softmax and task vectors cannot distinguish them.
         let moved = values(&dam.coefficients(name).unwrap()) != before;
         assert!(moved || ["softmax", "task"].contains(&known.name), "{}", known.name);
     }
@@ -330,7 +330,7 @@ fn task_vectors_need_the_base() {
     says(&check_scheme(&Task, &models).unwrap_err(), &["`task`", "load base=SOURCE"]);
 }
 
-/// A scheme with something wrong in it, at layer 1.
+/// A scheme with an error at layer 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Wrong {
     Detached,
@@ -375,7 +375,7 @@ impl Scheme for Wrong {
             Wrong::Shape => c.broadcast_as((3, 1, 5)),
             Wrong::Half => c.to_dtype(DType::F16),
             Wrong::Fails => c.matmul(&Tensor::zeros((3, 7, 1), DType::F32, c.device())?),
-            // A gradient of half of it alone.
+            // The gradient of one half only.
             Wrong::Backward => c.detach() * 0.5 + (c * 0.5)?,
             Wrong::Dead => c.zeros_like()?.mul(c),
             Wrong::Infinite => c.zeros_like()?.recip(),
@@ -386,31 +386,31 @@ impl Scheme for Wrong {
 }
 
 #[test]
-fn a_wrong_scheme_is_told_what_is_wrong() {
+fn errors_of_schemes_are_reported() {
     let models = models(fast());
     let first = "model.layers.1.input_layernorm.weight";
     for (wrong, words) in [
-        (Wrong::Detached, &["no gradient reached", first, "detach"][..]),
-        (Wrong::Unused, &["no gradient reached", "input_layernorm.weight more`"]),
+        (Wrong::Detached, &["received no gradient", first, "detach"][..]),
+        (Wrong::Unused, &["received no gradient", "input_layernorm.weight more`"]),
         (Wrong::Shape, &["`Wrong`", "[3, 1, 5]", first, "3 x 1 x (1 or 32)"]),
         (Wrong::Half, &["dtype `f16`", "give f32"]),
         (Wrong::Fails, &["`Wrong` fails", first, "shape mismatch"]),
-        (Wrong::NotFinite, &["starts at `NaN`", first]),
+        (Wrong::NotFinite, &["initial value is `NaN`", first]),
         (Wrong::NoValues, &["no values", first]),
-        (Wrong::Count, &["`2` values", "[3, 1, 1]", first]),
+        (Wrong::Count, &["`2` initial values", "[3, 1, 1]", first]),
         (Wrong::Backward, &["gradient by value", first, "finite differences give", "nothing detached"]),
         (Wrong::Dead, &["every gradient is 0", first]),
         (Wrong::Infinite, &["coefficients start at", first]),
-        (Wrong::Drawn, &["others when they are made again", first]),
+        (Wrong::Drawn, &["change from call to call", first]),
     ] {
         says(&check_scheme(&wrong, &models).unwrap_err(), words);
     }
     check_scheme(&Wrong::Shared, &models).unwrap();
-    says(&models.wrap(Wrong::NotFinite).unwrap_err(), &["starts at `NaN`", first]);
+    says(&models.wrap(Wrong::NotFinite).unwrap_err(), &["initial value is `NaN`", first]);
     says(&models.wrap(Wrong::Shape).unwrap_err(), &["[3, 1, 5]", "give f32 of"]);
 }
 
-/// Two tensors that share a key must agree on it.
+/// Two tensors that disagree about a shared key.
 struct Disagree;
 
 impl Scheme for Disagree {
@@ -428,12 +428,12 @@ fn a_shared_parameter_has_one_shape_and_start() {
     let error = models(fast()).wrap(Disagree).unwrap_err();
     says(
         &error,
-        &["`one for all`", "`Disagree`", "at `model.layers.0.mlp.down_proj.weight`", "than at `model.embed_tokens.weight`"],
+        &["`one for all`", "`Disagree`", "at `model.layers.0.mlp.down_proj.weight`", "those at `model.embed_tokens.weight`"],
     );
 }
 
 #[test]
-fn a_parameter_without_a_gradient_stops_the_step_and_nothing_moves() {
+fn a_parameter_without_a_gradient_stops_the_step_and_changes_nothing() {
     for wrong in [Wrong::Detached, Wrong::Unused] {
         let dam = models(fast()).wrap(wrong).unwrap();
         let before = parameters(&dam);
@@ -444,7 +444,7 @@ fn a_parameter_without_a_gradient_stops_the_step_and_nothing_moves() {
     }
 }
 
-/// A scheme of one's own: strengths of columns, shared by the tensors that do the same in every layer.
+/// A custom scheme: strengths of columns, shared by the corresponding tensors of all layers.
 struct Strengths {
     of_sources: bool,
 }
@@ -461,7 +461,7 @@ impl Scheme for Strengths {
 }
 
 #[test]
-fn a_scheme_of_ones_own_trains_saves_and_opens() {
+fn custom_schemes_train_save_and_open() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("session");
     let own = || Strengths { of_sources: true };
@@ -472,21 +472,21 @@ fn a_scheme_of_ones_own_trains_saves_and_opens() {
     assert_eq!(dam.report().scheme, "Strengths");
     dam.save(&file).unwrap();
     let error = Dam::open(&file).unwrap_err();
-    assert!(matches!(error, Error::SchemeUnknown { .. }));
+    assert!(matches!(error, Error::UnknownScheme { .. }));
     says(&error, &["`Strengths`", "Dam::open_with(FILE, Strengths)"]);
     says(&Dam::open_with(&file, PerLayer).unwrap_err(), &["its scheme is `Strengths`, not `layer`"]);
-    says(&Dam::open_with(&file, Strengths { of_sources: false }).unwrap_err(), &["another number of"]);
+    says(&Dam::open_with(&file, Strengths { of_sources: false }).unwrap_err(), &["wrong number of"]);
     let opened = Dam::open_with(&file, own()).unwrap();
     assert_eq!(opened.train(3).unwrap().losses, dam.train(3).unwrap().losses);
     assert_eq!(parameters(&opened), parameters(&dam));
-    // Built-in schemes open either way.
+    // Built-in schemes open with either function.
     models(fast()).wrap(PerLayer).unwrap().save(&file).unwrap();
     Dam::open_with(&file, PerLayer).unwrap();
     Dam::open(&file).unwrap();
 }
 
 #[test]
-fn verbs_wrap_by_any_scheme_and_name_the_nearest() {
+fn verbs_wrap_with_any_scheme_and_suggest_names() {
     let dir = tempfile::tempdir().unwrap();
     let load = format!("load a={} b={}", golden("model0").display(), golden("model1").display());
     let (replies, good) = common::json(
@@ -496,7 +496,7 @@ fn verbs_wrap_by_any_scheme_and_name_the_nearest() {
         ),
     );
     assert!(good, "{replies:?}");
-    // Two layers, two sources: A and B of seven matrices, of rank 2, and the output layer by columns.
+    // Two layers, two sources: A and B of rank 2 for seven matrices, and columns for the output layer.
     let linear: usize =
         [(32, 32), (16, 32), (16, 32), (32, 32), (48, 32), (48, 32), (32, 48)].map(|(r, c)| (r + c) * 2).iter().sum();
     assert_eq!((&replies[1]["scheme"], &replies[1]["trainable"]), (&"low_rank rank=2".into(), &(2 * (2 * linear + 32)).into()));
@@ -506,7 +506,7 @@ fn verbs_wrap_by_any_scheme_and_name_the_nearest() {
     for (verb, words) in [
         ("wrap low_rang", ["unknown scheme `low_rang`", "did you mean `low_rank`?"]),
         ("wrap rows rank=2", ["unknown key `rank`", "known: f, train, init, bias, base"]),
-        ("wrap low_rank rank=0", ["`0` is not a value for `rank`", "a whole number from 1 to 1024"]),
+        ("wrap low_rank rank=0", ["`0` is not a value for `rank`", "an integer from 1 to 1024"]),
         ("wrap low_rank rang=2", ["unknown key `rang`", "did you mean `rank`?"]),
         ("wrap task", ["`task`", "load base=SOURCE"]),
     ] {
@@ -520,7 +520,7 @@ fn verbs_wrap_by_any_scheme_and_name_the_nearest() {
 }
 
 #[test]
-fn a_scheme_is_a_value_like_any_other() {
+fn schemes_convert_to_wraps() {
     let how: Wrap = LowRank { rank: 2 }.with(Options { f: Nonlinearity::Tanh, ..Options::default() });
     let dam = models(fast()).wrap(how.clone()).unwrap();
     assert_eq!(dam.report().scheme, "low_rank rank=2");

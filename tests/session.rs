@@ -1,5 +1,5 @@
-//! What a session promises: it goes on after `open` as it would have, the order of work does not
-//! matter, options do what they say.
+//! The contract of a session: training resumes exactly after `open`, the order of work does not matter, options take
+//! effect.
 
 mod common;
 
@@ -9,7 +9,7 @@ use common::golden;
 use dam_prelude::candle_core::Tensor;
 use dam_prelude::{Columns, Dam, Init, Kind, Models, Nonlinearity, Optimizer, Reduction, Schedule, Settings, load};
 
-/// Three golden sources and the base. Their data has two examples each, so that epochs pass quickly.
+/// Three golden sources and the base. Their data sets have two examples each, so epochs are short.
 fn models(settings: Settings) -> Models {
     let place = |name: &str| golden(name).display().to_string();
     let names = ["base=base", "m0=model0", "m1=model1", "m2=model2"].map(|n| n.split_once('=').unwrap());
@@ -35,7 +35,7 @@ fn rows(x: &Tensor) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn training_goes_on_after_open_exactly() {
+fn training_resumes_exactly_after_open() {
     let dir = tempfile::tempdir().unwrap();
     let optimizers = [(Optimizer::AdamW, Nonlinearity::None), (Optimizer::Mofo, Nonlinearity::Tanh)];
     for (optimizer, f) in optimizers {
@@ -67,9 +67,9 @@ fn training_goes_on_after_open_exactly() {
     }
 }
 
-/// Across epochs, in batches that meet in another company after `open`, under names of any letters.
+/// Across epochs, with batches that are composed differently after `open`, and names in any script.
 #[test]
-fn batches_across_epochs_go_on_exactly() {
+fn batches_resume_exactly_across_epochs() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("data.jsonl");
     let line = |i: usize| {
@@ -96,7 +96,7 @@ fn batches_across_epochs_go_on_exactly() {
 }
 
 #[test]
-fn the_number_of_threads_does_not_matter() {
+fn results_do_not_depend_on_the_number_of_threads() {
     let results = [1, 2, 3].map(|threads| {
         let dam = wrap(Settings { threads, lr: 1e-2, ..Settings::default() });
         (dam.train(3).unwrap().losses, all(&dam))
@@ -106,10 +106,10 @@ fn the_number_of_threads_does_not_matter() {
 }
 
 #[test]
-fn teachers_run_once_an_example_and_little_is_kept() {
+fn teachers_run_once_per_example_with_a_small_cache() {
     let dam = wrap(Settings::default());
     dam.train(2).unwrap();
-    // One epoch is two steps: everything that is ever kept is there. f32 sources of width 32.
+    // One epoch is two steps, after which the cache is complete. Sources are f32 with hidden size 32.
     let kept = dam.teacher_bytes();
     let tokens = kept / (32 * 4);
     assert!(tokens > 0 && tokens <= 3 * 2 * 12, "{tokens}");
@@ -125,7 +125,7 @@ fn teachers_run_once_an_example_and_little_is_kept() {
 }
 
 #[test]
-fn a_teacher_of_all_logits_is_the_whole_teacher() {
+fn top_k_of_the_whole_vocabulary_equals_the_full_teacher() {
     let whole = wrap(Settings::default()).loss().unwrap().total;
     let top = |k| wrap(Settings { top_k: k, ..Settings::default() }).loss().unwrap().total;
     assert!((top(96) - whole).abs() < 1e-6 * whole);
@@ -134,7 +134,7 @@ fn a_teacher_of_all_logits_is_the_whole_teacher() {
 }
 
 #[test]
-fn the_reference_reduction_divides_by_the_batch_too() {
+fn the_reference_reduction_divides_by_the_batch_size_too() {
     let loss = |reduction| {
         let report = wrap(Settings { reduction, batch_size: 2, ..Settings::default() }).loss().unwrap();
         report.terms.into_iter().find(|(name, _)| name == "kl.m0").unwrap().1
@@ -144,7 +144,7 @@ fn the_reference_reduction_divides_by_the_batch_too() {
 }
 
 #[test]
-fn only_the_kinds_that_train_move() {
+fn only_trainable_kinds_change() {
     let columns = Columns { train: vec![Kind::Norm], ..Columns::default() };
     let dam = models(Settings { lr: 1e-2, ..Settings::default() }).wrap(columns).unwrap();
     let before = all(&dam);
@@ -188,7 +188,7 @@ fn penalties_train_without_data() {
 }
 
 #[test]
-fn a_schedule_ends_with_the_data_of_what_is_merged_and_says_so() {
+fn the_schedule_ends_after_one_epoch_and_reports_it() {
     let mut models = models(Settings { schedule: Schedule::Linear, lr: 1e-2, ..Settings::default() });
     let dir = tempfile::tempdir().unwrap();
     let long = dir.path().join("long.jsonl");
@@ -201,7 +201,7 @@ fn a_schedule_ends_with_the_data_of_what_is_merged_and_says_so() {
 }
 
 #[test]
-fn a_look_after_each_step_can_stop_and_everything_is_kept() {
+fn the_callback_can_stop_training_and_keeps_all_steps() {
     let dam = wrap(Settings { lr: 1e-2, ..Settings::default() });
     let report =
         dam.train_with(10, |step| if step.step == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }).unwrap();
@@ -216,7 +216,7 @@ fn a_look_after_each_step_can_stop_and_everything_is_kept() {
 }
 
 #[test]
-fn a_loss_is_what_the_next_step_starts_from() {
+fn loss_equals_the_loss_of_the_next_step() {
     let dam = wrap(Settings::default());
     for _ in 0..3 {
         let report = dam.loss().unwrap();
@@ -244,7 +244,7 @@ fn clones_share_one_session() {
 }
 
 #[test]
-fn everything_shows_itself() {
+fn all_reports_display_themselves() {
     let dam = wrap(Settings::default());
     let shown = [
         dam.models().to_string(),

@@ -1,4 +1,4 @@
-//! Pictures: every kind draws as SVG, PNG and text whatever the data, and says the numbers that it should.
+//! Figures: every kind draws as SVG, PNG and text for any data, and shows the right values.
 
 mod common;
 
@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr;
 
 const NAME: &str = "<a&b> \"q\" 日本 'x'";
 
-/// A picture of every kind, of `values`.
+/// A figure of every kind, of `values`.
 fn kinds(values: &[f64]) -> Vec<Figure> {
     let n = values.len();
     let names = |what: &str| -> Vec<String> { (0..n).map(|i| format!("{what}{i}{NAME}")).collect() };
@@ -59,7 +59,7 @@ fn all() -> Vec<Figure> {
     data.iter().flat_map(|values| kinds(values)).collect()
 }
 
-/// A light check that `text` is well-formed: tags nest, attributes are quoted, nothing is bare that must be escaped.
+/// A light check that `text` is well-formed: tags nest, attributes are quoted, special characters are escaped.
 fn check_xml(text: &str) {
     let mut open: Vec<String> = Vec::new();
     let mut rest = text;
@@ -83,7 +83,7 @@ fn check_xml(text: &str) {
 }
 
 #[test]
-fn every_kind_is_drawn_whatever_the_data() {
+fn every_kind_of_figure_is_drawn_for_any_data() {
     for figure in all() {
         for svg in [figure.svg(), figure.inline()] {
             check_xml(&svg);
@@ -104,7 +104,7 @@ fn every_kind_is_drawn_whatever_the_data() {
 }
 
 #[test]
-fn text_keeps_to_its_width_and_to_ascii() {
+fn text_respects_width_and_ascii() {
     for figure in all() {
         for width in [1, 10, 24, 40, 80, 130] {
             for ascii in [false, true] {
@@ -119,7 +119,7 @@ fn text_keeps_to_its_width_and_to_ascii() {
 }
 
 #[test]
-fn values_are_written_where_they_belong() {
+fn values_are_at_the_right_positions() {
     let grid = vec![vec![0.25, 0.5], vec![0.75, 1.0]];
     let names = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
     let figure = Figure::heatmap("t", "source", "c", names("layer 0", "layer 1"), names("ja", "math"), grid, 0.5);
@@ -134,7 +134,7 @@ fn values_are_written_where_they_belong() {
 }
 
 #[test]
-fn a_decade_and_more_is_logarithmic() {
+fn more_than_a_decade_is_logarithmic() {
     let curve = |values: &[f64]| {
         let points = values.iter().enumerate().map(|(i, x)| (i as f64, *x));
         match Figure::curve("", "", "", vec![Series::new("a", points)]).mark {
@@ -147,7 +147,7 @@ fn a_decade_and_more_is_logarithmic() {
 }
 
 #[test]
-fn files_are_pictures_and_replace_only_pictures() {
+fn saved_figures_replace_only_figures() {
     let dir = tempfile::tempdir().unwrap();
     let figure = Figure::bars("t", "", vec!["a".into()], vec![("s".into(), vec![1.0])]);
     let (svg, png) = (dir.path().join("a.svg"), dir.path().join("new/a.PNG"));
@@ -178,7 +178,7 @@ fn wrapped() -> Dam {
     models().wrap(Columns { init: Init::Random, seed: 3, ..Columns::default() }).unwrap()
 }
 
-/// Rows, columns and values of a heatmap.
+/// Returns rows, columns and values of a heatmap.
 fn grid(figure: &Figure) -> (Vec<String>, Vec<String>, Vec<Vec<f64>>) {
     match &figure.mark {
         Mark::Heatmap(map) => (map.rows.clone(), map.columns.clone(), map.values.clone()),
@@ -197,7 +197,7 @@ fn means(dam: &Dam, tensor: &str) -> Vec<f64> {
 }
 
 #[test]
-fn pictures_of_a_session_say_its_numbers() {
+fn figures_of_a_session_show_its_values() {
     let dam = wrapped();
     dam.train(3).unwrap();
     let (rows, columns, values) = grid(&dam.plot("coefficients").unwrap());
@@ -263,7 +263,7 @@ fn losses_are_kept_term_by_term_and_saved() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("session");
     dam.save(&file).unwrap();
-    // JSON keeps a number to its last place.
+    // JSON preserves numbers exactly.
     let same = |a: &[(usize, f64)], b: &[(usize, f64)]| {
         a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-12)
     };
@@ -271,7 +271,7 @@ fn losses_are_kept_term_by_term_and_saved() {
     assert!(same(&opened.total, &history.total) && opened.terms.len() == history.terms.len());
     assert!(opened.terms.iter().zip(&history.terms).all(|(a, b)| a.0 == b.0 && same(&a.1, &b.1)));
 
-    // A file of before the terms were kept has totals alone.
+    // A file from before terms were saved has totals only.
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, resaved(&bytes, |saved| drop(saved.remove("terms").unwrap()))).unwrap();
     let opened = Dam::open(&file).unwrap();
@@ -281,7 +281,7 @@ fn losses_are_kept_term_by_term_and_saved() {
 }
 
 #[test]
-fn a_static_merge_leans_where_it_is_near() {
+fn static_merges_show_their_closeness_to_sources() {
     let merged = models().merge_named("linear", &[]).unwrap();
     let (rows, columns, values) = grid(&merged.plot("lean").unwrap());
     assert_eq!((rows[0].as_str(), columns.len()), ("embedding", 3));
@@ -294,7 +294,7 @@ fn a_static_merge_leans_where_it_is_near() {
 }
 
 #[test]
-fn unknown_pictures_name_the_nearest() {
+fn unknown_figures_suggest_the_nearest() {
     let dam = wrapped();
     assert_eq!(dam.plot("los").unwrap_err().hint().unwrap(), "did you mean `loss`?");
     assert_eq!(dam.plot("coefficients layers.0.mlp.up_prj").unwrap_err().hint().unwrap(), "did you mean `layers.0.mlp.up_proj`?");
@@ -304,7 +304,7 @@ fn unknown_pictures_name_the_nearest() {
 }
 
 #[test]
-fn the_verb_draws_here_or_into_a_file() {
+fn plot_draws_in_the_terminal_or_to_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let verbs = "load builtin:japanese builtin:math; plot distances; wrap; train 2; plot loss; plot coefficients layers.0.mlp.up_proj a.png; plot lean a.svg";
     let (lines, succeeded) = json(dir.path(), verbs);

@@ -1,4 +1,4 @@
-//! A stop ends all long work, and leaves everything as it was.
+//! A stop ends all long work and leaves everything unchanged.
 
 mod common;
 #[path = "common/large.rs"]
@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::{data, golden, names};
+use common::{data, golden};
 use dam_prelude::train::Recompute;
 use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, Tensor, interrupt, load};
 use large::{Program, VOCABULARY};
 
-/// The stop is one of the process.
+/// The stop flag is global to the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +35,7 @@ fn interrupted<T>(result: dam_prelude::Result<T>) {
     }
 }
 
-/// What `work` does where a stop was asked for before.
+/// Runs `work` with the stop flag already set.
 fn stopped<T>(work: impl FnOnce() -> dam_prelude::Result<T>) {
     interrupt::request();
     let result = work();
@@ -48,12 +48,12 @@ fn entries(directory: &Path) -> usize {
 }
 
 #[test]
-fn everything_that_takes_long_stops() {
+fn long_operations_can_be_stopped() {
     let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let names = ["model0", "model1"].map(|name| golden(name).display().to_string());
-    // Loading: the looks at every weight, plain or in blocks.
+    // Loading: checking every weight, plain or in blocks.
     stopped(|| load(&names));
     stopped(|| load([data("gguf/llama.gguf").display().to_string()]));
     let mut models = load(&names).unwrap();
@@ -68,7 +68,7 @@ fn everything_that_takes_long_stops() {
     let before = math.clone();
     stopped(|| math.data("math", &at("talk.jsonl").display().to_string()));
     assert_eq!(math.to_string(), before.to_string());
-    // Static merges, made and looked at, and what trains.
+    // Static merges, made and inspected, and training.
     for method in ["linear", "ties", "slerp"] {
         let models = if method == "ties" {
             load([format!("base={}", golden("base").display())]).unwrap().and_load(&names).unwrap()
@@ -98,10 +98,10 @@ fn everything_that_takes_long_stops() {
     dam.save(at("session")).unwrap();
 }
 
-/// How often coefficients are made before a stop is asked for.
+/// How often coefficients are computed before the stop.
 static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Columns that ask for a stop while a model runs: the coefficients of a layer are made just before it does.
+/// Columns that set the stop flag while a model runs: the coefficients of a layer are computed just before the layer.
 struct Stopping(Columns);
 
 impl Scheme for Stopping {
@@ -117,7 +117,7 @@ impl Scheme for Stopping {
     }
 }
 
-/// `work`, with a stop after coefficients were made `count` times.
+/// Runs `work` with a stop after coefficients were computed `count` times.
 fn stopped_after<T>(count: usize, work: impl FnOnce() -> T) -> T {
     LEFT.store(count, Ordering::SeqCst);
     let result = work();
@@ -135,17 +135,17 @@ fn taught(recompute: Recompute) -> Models {
     models
 }
 
-/// All that a saved session has of `dam`: coefficients, moments, examples drawn, and history.
+/// Everything that a saved session contains: coefficients, moments, drawn examples and history.
 fn kept(dam: &Dam) -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     dam.save(directory.path().join("session")).unwrap();
     fs::read(directory.path().join("session")).unwrap()
 }
 
-/// Wherever a step is broken off, on its way up or down, the merge is as after the last whole one, and goes on as if nothing
-/// had been.
+/// Wherever a step is interrupted, in the forward or backward pass, the merge equals that after the last complete
+/// step, and continues as if nothing had happened.
 #[test]
-fn a_step_that_is_broken_off_changes_nothing() {
+fn an_interrupted_step_changes_nothing() {
     let _alone = alone();
     for recompute in [Recompute::Off, Recompute::On] {
         let models = taught(recompute);
@@ -162,22 +162,22 @@ fn a_step_that_is_broken_off_changes_nothing() {
             broken += 1;
         };
         let tensors = dam.inspect("").unwrap().tensors.len();
-        assert!(broken > tensors + tensors / 2, "{broken} of {tensors} and as many on the way down");
+        assert!(broken > tensors + tensors / 2, "{broken} of {tensors} forward, and as many backward");
         assert_eq!(step, second);
         assert_eq!(dam.history(), other.history());
-        // What ran has run, whatever came of it.
+        // Tokens run count, even if the step was discarded.
         assert!(dam.tokens() > other.tokens());
         assert!(kept(&dam) == kept(&other));
     }
 }
 
 #[test]
-fn training_that_is_broken_off_keeps_whole_steps() {
+fn interrupted_training_keeps_complete_steps() {
     let _alone = alone();
     let dam = taught(Recompute::Off).wrap(Stopping(Columns::default())).unwrap();
     interrupted(stopped_after(3, || dam.train(5)));
     assert_eq!(dam.steps(), 0);
-    // The stop comes within the third step.
+    // The stop comes during the third step.
     let report = stopped_after(usize::MAX, || {
         dam.train_with(5, |step| {
             if step.step == 2 {
@@ -191,9 +191,9 @@ fn training_that_is_broken_off_keeps_whole_steps() {
     assert!(report.to_string().contains("stopped after step 2: everything is kept"), "{report}");
 }
 
-/// What was tried before is still tried where no step was made, and the session is in the state that it was in.
+/// If no step was made, the merge that was tried before is still current, and the state of the session is unchanged.
 #[test]
-fn training_that_makes_no_step_is_no_change() {
+fn training_without_a_step_changes_nothing() {
     let _alone = alone();
     let mut context = Context::default();
     let mut run =
@@ -209,9 +209,9 @@ fn training_that_makes_no_step_is_no_change() {
     assert!(!run("step").unwrap().1);
 }
 
-/// All examples are run side by side: there is one look between them, and one before each layer.
+/// All examples are in one batch: the flag is checked between batches and before each layer.
 #[test]
-fn scoring_stops_within_a_model() {
+fn scoring_stops_inside_a_model() {
     let _alone = alone();
     let dam = taught(Recompute::Off).wrap(Stopping(Columns::default())).unwrap();
     dam.eval(&[]).unwrap();
@@ -220,9 +220,9 @@ fn scoring_stops_within_a_model() {
     assert!(dam.eval(&[]).is_ok() && dam.loss().is_ok());
 }
 
-/// A search that is stopped has the best of what was tried to its end.
+/// A stopped search returns the best of the complete candidates.
 #[test]
-fn a_candidate_that_is_broken_off_is_not_counted() {
+fn an_interrupted_candidate_is_not_counted() {
     let _alone = alone();
     let models = taught(Recompute::Off);
     let search = Evolve { method: "linear".into(), budget: 6, groups: 1, examples: 2, ..Evolve::default() };
@@ -230,7 +230,7 @@ fn a_candidate_that_is_broken_off_is_not_counted() {
     let mut losses = Vec::new();
     let evolved = models.evolve(&search, |tried| {
         losses.push(tried.loss);
-        if tried.tried == 3 {
+        if tried.number == 3 {
             interrupt::request();
         }
         ControlFlow::Continue(())
@@ -241,19 +241,21 @@ fn a_candidate_that_is_broken_off_is_not_counted() {
     assert!(losses.contains(&report.best), "{losses:?}");
 }
 
-/// A directory with a model that takes long to load, and one that takes long to run and to write.
-fn large_models() -> tempfile::TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    large::checkpoint(&directory.path().join("huge"), 32, 8192, 65536);
-    large::checkpoint(&directory.path().join("deep"), 128, 512, 2048);
-    directory
+/// The names in `directory`.
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
-/// The program on models for which each of these takes longer than it may take to stop.
+/// The program, with models for which each verb takes longer than the limit for a stop.
 #[test]
-fn ctrl_c_ends_what_is_under_way_and_leaves_nothing() {
-    let directory = large_models();
+fn ctrl_c_stops_the_verb_and_leaves_no_output() {
+    let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
+    large::checkpoint(&directory.join("huge"), 32, 8192, 65536);
+    large::checkpoint(&directory.join("deep"), 128, 512, 2048);
     let ids = |i: usize| (0..256).map(|at| (7 * i + at) % VOCABULARY).collect::<Vec<_>>();
     let line = |i: usize| format!("{{\"input_ids\": {:?}}}\n", ids(i));
     fs::write(directory.join("ids.jsonl"), (0..64).map(line).collect::<String>()).unwrap();
@@ -284,11 +286,13 @@ fn ctrl_c_ends_what_is_under_way_and_leaves_nothing() {
     }
 }
 
-/// Where nobody sees a bar there is a line now and then. The program is held in between, so that less of it is enough.
+/// Without a progress bar, lines appear at intervals. The program is paused in between, so that less work is enough.
 #[test]
-fn loads_and_writes_that_take_long_tell_so_in_lines() {
-    let directory = large_models();
+fn long_reads_and_writes_report_progress_lines() {
+    let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
+    large::checkpoint(&directory.join("huge"), 32, 8192, 65536);
+    large::checkpoint(&directory.join("deep"), 128, 512, 2048);
     for (verbs, task, out) in [
         ("load huge", "load", None),
         ("load a=deep b=deep; merge linear merged", "write", Some("merged")),
@@ -299,7 +303,7 @@ fn loads_and_writes_that_take_long_tell_so_in_lines() {
             program.wait_for_output(directory, out);
         }
         std::thread::sleep(Duration::from_millis(100));
-        // What is over soon is not told of, and lines are seconds apart.
+        // Short tasks are not reported, and lines are seconds apart.
         for held in [Duration::from_millis(500), Duration::from_millis(5500)] {
             program.signal(libc::SIGSTOP);
             std::thread::sleep(held);

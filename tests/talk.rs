@@ -1,5 +1,5 @@
-//! What models say: `generate` of the merge and its sources, and `ask`, whose log-probabilities are those of running
-//! each source by itself.
+//! Generation: `generate` for the merge and its sources, and `ask`, whose log-probabilities equal those of running
+//! each source separately.
 
 mod common;
 
@@ -20,7 +20,7 @@ const SOURCES: [&str; 3] = ["japanese", "math", "sql"];
 const SUM: &str = "What is 12 plus 7?";
 const SEA: &str = "「tall sea」を日本語で言うと何ですか。";
 
-/// Watchers and interrupts are the whole process's.
+/// Watchers and interrupts are global to the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,7 +29,7 @@ fn alone() -> MutexGuard<'static, ()> {
     guard
 }
 
-/// A merge of the built-in models that has learnt enough to answer.
+/// A merge of the built-in models, trained enough to answer.
 fn merge() -> Dam {
     let mut models = load(SOURCES.map(|name| format!("builtin:{name}"))).unwrap();
     (models.settings.lr, models.settings.batch_size) = (1e-2, 8);
@@ -38,7 +38,7 @@ fn merge() -> Dam {
     dam
 }
 
-/// The prompt as the template of the built-in models has it.
+/// The prompt in the template of the built-in models.
 fn templated(prompt: &str) -> String {
     format!("<|user|>{prompt}<|end|><|assistant|>")
 }
@@ -47,7 +47,7 @@ fn ids(source: &Source, text: &str) -> Vec<u32> {
     source.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec()
 }
 
-/// `log p` of every token of `answer` after `prompt`, by feeding one token after the other and candle's log-sum-exp.
+/// `log p` of every token of `answer` after `prompt`, one token at a time, with candle's log-sum-exp.
 fn one_by_one(source: &Source, prompt: &[u32], answer: &[u32]) -> Vec<f64> {
     let weights = SourceWeights { source, device: &Device::Cpu, dtype: DType::F32 };
     let decoder = Decoder::new(source.architecture().unwrap(), &weights);
@@ -65,7 +65,7 @@ fn one_by_one(source: &Source, prompt: &[u32], answer: &[u32]) -> Vec<f64> {
 }
 
 #[test]
-fn log_probabilities_are_those_of_each_source_alone() {
+fn log_probs_equal_those_of_each_source() {
     let _alone = alone();
     let (dam, dir) = (merge(), tempfile::tempdir().unwrap());
     for prompt in [SUM, SEA, "六十六を数字で書いてください。", "an \u{1b}[31m odd\tprompt\n"] {
@@ -73,7 +73,7 @@ fn log_probabilities_are_those_of_each_source_alone() {
         let reader = Source::open("builtin:japanese").unwrap();
         let (question, answer) = (ids(&reader, &templated(prompt)), ids(&reader, &asked.text));
         assert_eq!(asked.tokens.len(), answer.len(), "{}", asked.text);
-        // The loss of a line of data with this prompt and answer, as `eval` computes it.
+        // Equal to the loss that `eval` computes for this prompt and answer.
         let file = dir.path().join("line.jsonl");
         let line = serde_json::json!({"prompt": templated(prompt), "completion": asked.text});
         fs::write(&file, line.to_string() + "\n").unwrap();
@@ -96,7 +96,7 @@ fn log_probabilities_are_those_of_each_source_alone() {
         }
         let merged = dam.eval(&[path]).unwrap().data["line"].loss;
         assert!((asked.likelihood.nats_per_token().unwrap() + merged).abs() < 1e-4, "{asked:?} {merged}");
-        // A token favours the one that is ahead of all others by more than the margin.
+        // A token favours the source that exceeds all others by more than the margin.
         for token in &asked.tokens {
             let mut order: Vec<(f64, usize)> = token.log_probs.iter().map(|x| x.unwrap()).zip(0..).collect();
             order.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -106,7 +106,7 @@ fn log_probabilities_are_those_of_each_source_alone() {
 }
 
 #[test]
-fn answers_are_those_that_models_give_alone() {
+fn answers_equal_those_of_each_model_alone() {
     let _alone = alone();
     let dam = merge();
     for prompt in [SUM, SEA] {
@@ -125,7 +125,7 @@ fn answers_are_those_that_models_give_alone() {
         assert_eq!(all.rows[0].0, "DAM");
         assert_eq!((all.stopped, asked.stopped), (false, false));
     }
-    // A merge that trains nothing is asked in the same way, under the name of its method.
+    // A static merge answers in the same way, under the name of its method.
     let merged = dam.models().merge_named("linear", &[]).unwrap();
     let (answer, asked) = (merged.generate(SUM, 16).unwrap(), merged.ask(SUM, 16).unwrap());
     assert_eq!((asked.model.as_str(), &asked.text), ("linear", &answer.text));
@@ -133,7 +133,7 @@ fn answers_are_those_that_models_give_alone() {
 }
 
 #[test]
-fn tokens_are_favoured_by_the_source_that_was_tuned_on_them() {
+fn sources_favour_tokens_they_were_tuned_on() {
     let _alone = alone();
     let dam = merge();
     for (prompt, source) in [(SEA, 0), (SUM, 1)] {
@@ -145,9 +145,9 @@ fn tokens_are_favoured_by_the_source_that_was_tuned_on_them() {
     }
 }
 
-/// A base model is asked too, and comes last; what it likes is not told of a token unless it is merged.
+/// A base model answers too, and comes last; it favours no token unless it is merged.
 #[test]
-fn the_base_is_asked_and_favours_nothing() {
+fn the_base_answers_but_favours_nothing() {
     let _alone = alone();
     let models = load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();
     for (with_base, favours) in [(false, "-"), (true, "0 of")] {
@@ -181,7 +181,7 @@ fn text_grows_by_whole_characters_and_an_interrupt_keeps_it() {
     assert!(told.iter().all(|(_, total, text)| *total == Some(32) && whole.starts_with(text) && !text.contains('\u{fffd}')));
     assert_eq!(told.last().unwrap().2, whole);
 
-    // Of several models a line each, and no more once it was asked to stop.
+    // With several models, one line each, and no more text after a stop.
     let full = dam.generate_all(SUM, 32).unwrap();
     let told = std::mem::take(&mut *seen.lock().unwrap());
     let lines: Vec<String> = full.rows.iter().map(|(name, text)| format!("{name}: {text}")).collect();
@@ -204,12 +204,12 @@ fn text_grows_by_whole_characters_and_an_interrupt_keeps_it() {
 }
 
 #[test]
-fn odd_prompts_are_refused_or_do_no_harm() {
+fn unusual_prompts_are_handled() {
     let _alone = alone();
     let dam = load(["builtin:japanese", "builtin:math"]).unwrap().wrap(Columns::default()).unwrap();
     let long = "十二足す七は".repeat(10_000);
     for error in [dam.generate(&long, 4).unwrap_err(), dam.generate_all(&long, 4).unwrap_err(), dam.ask(&long, 4).unwrap_err()] {
-        assert!(matches!(error, Error::Sources { .. }) && error.to_string().contains("made for 256"), "{error:?}");
+        assert!(matches!(error, Error::Sources { .. }) && error.to_string().contains("256 positions"), "{error:?}");
     }
     for prompt in ["", " ", "\0\u{1b}]0;title\u{7}\u{1b}[2J", "<|end|><|user|>", "\u{202e}\u{fffd}🐈"] {
         let asked = dam.ask(prompt, 8).unwrap();
@@ -217,14 +217,14 @@ fn odd_prompts_are_refused_or_do_no_harm() {
         let safe = |text: &str| text.chars().all(|c| !c.is_control() || c == '\n');
         assert!(safe(&asked.lines(30)) && safe(&asked.coloured(30).replace("\x1b[", "")), "{asked}");
     }
-    // Nothing asked of nothing.
+    // An empty prompt and a limit of 0.
     assert_eq!(dam.ask(SUM, 0).unwrap().tokens.len(), 0);
-    assert!(dam.ask(SUM, 0).unwrap().to_string().contains("says nothing"));
+    assert!(dam.ask(SUM, 0).unwrap().to_string().contains("is empty"));
 }
 
-/// Data comes with the sources, and what is printed where nobody looks has no colours.
+/// Built-in sources come with data; output that is not a terminal has no colours.
 #[test]
-fn the_verbs_say_the_same_to_programs_and_to_people() {
+fn text_and_json_of_the_verbs_agree() {
     let dir = tempfile::tempdir().unwrap();
     let line = format!("load builtin:japanese builtin:math; wrap; generate {SUM} tokens=12 --all; ask \"{SUM}\" tokens=12");
     let (replies, ok) = json(dir.path(), &line);
@@ -243,7 +243,7 @@ fn the_verbs_say_the_same_to_programs_and_to_people() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && !text.contains('\x1b'), "{text}");
     assert!(text.contains("J japanese   M math") && text.contains(asked["text"].as_str().unwrap()), "{text}");
-    refused(dir.path(), "generate \"\"", "no prompt");
+    refused(dir.path(), "generate \"\"", "prompt is missing");
     refused(dir.path(), "ask hello there --all", "unknown flag `--all`");
     refused(dir.path(), "ask hello tokens=many", "`many`");
 }
@@ -253,9 +253,9 @@ fn refused(directory: &Path, verb: &str, words: &str) {
     assert!(!ok && replies[2]["error"].as_str().unwrap().contains(words), "{replies:?}");
 }
 
-/// The built-in model of arithmetic with 32 positions and no token that ends an answer, which it would never do.
+/// The built-in arithmetic model with 32 positions and without an end token, so that it never ends an answer.
 #[test]
-fn answers_end_at_the_models_positions_and_say_so() {
+fn answers_end_at_the_last_position_with_a_note() {
     let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude/builtin/math");
@@ -282,7 +282,7 @@ fn answers_end_at_the_models_positions_and_say_so() {
     for text in [one.to_string(), all.to_string(), asked.to_string()] {
         assert!(text.contains("all 32 positions"), "{text}");
     }
-    // One that ends before has nothing to say.
+    // An answer that ends earlier has no note.
     assert_eq!(dam.generate(SUM, 2).unwrap().full, None);
     let output = verbs(directory.path(), "load a=short b=short; wrap; generate 'What is 12 plus 7?' tokens=1000");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,6 +1,6 @@
-//! Sessions as they are seen: every line of `tests/data/transcripts/` that begins with a prompt is typed into a
-//! pseudo-terminal, and the screen must be what the file has, numbers to four digits and measured times left out.
-//! `DAM_TRANSCRIPTS=update` writes what is seen.
+//! Transcripts of sessions: every line of `tests/data/transcripts/` that begins with a prompt is typed into a
+//! pseudo-terminal, and the screen must match the file, with numbers compared to four digits and measured times ignored.
+//! `DAM_TRANSCRIPTS=update` rewrites the files.
 #![cfg(unix)]
 
 mod common;
@@ -10,17 +10,17 @@ use std::path::Path;
 use common::terminal::{Terminal, dam};
 use common::text::same_text;
 
-/// What is typed in a transcript.
+/// The input lines of a transcript.
 fn typed(transcript: &str) -> Vec<String> {
     let line = |line: &str| line.strip_prefix("dam").and_then(|rest| rest.split_once("> ")).map(|(_, typed)| typed.to_owned());
     transcript.lines().filter_map(line).filter(|typed| !typed.is_empty()).collect()
 }
 
-/// The screen after every line was typed and answered, without the last prompt.
+/// The screen after all lines, without the last prompt.
 fn seen(lines: &[String]) -> String {
     let home = tempfile::tempdir().unwrap();
     let mut command = dam(home.path());
-    // What is suggested next would stand in every line.
+    // Otherwise hints would appear on the screen.
     command.env("NO_COLOR", "1");
     let mut dam = Terminal::start(command, 250, 100);
     let prompts = |screen: &str| {
@@ -33,7 +33,7 @@ fn seen(lines: &[String]) -> String {
     }
     let screen = dam.screen();
     let shown: Vec<&str> = screen.lines().collect();
-    // Where that was is nobody's business.
+    // Hides the temporary directory.
     let text = shown[1..shown.len() - 1].join("\n") + "\n";
     text.replace(&home.path().display().to_string(), "~")
 }
@@ -55,11 +55,11 @@ fn a_first_merge() {
 }
 
 #[test]
-fn a_mind_is_changed() {
+fn undo_and_branches() {
     transcript("undo.txt");
 }
 
 #[test]
-fn mistakes_have_remedies() {
+fn mistakes_have_hints() {
     transcript("mistakes.txt");
 }

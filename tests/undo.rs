@@ -1,4 +1,4 @@
-//! Going back: undo, redo, branches and their differences, and a session that was killed.
+//! Undo, redo, branches and their differences, and recovery of a killed session.
 
 mod common;
 
@@ -7,7 +7,7 @@ use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{Columns, Dam, Kind, LowRank, Nonlinearity, Options, PerTensor, Scheme, Softmax, load};
 use serde_json::Value;
 
-/// Runs lines of verbs, all of which must go well; the replies' fields.
+/// Runs lines of verbs, which must all succeed, and returns the fields of their replies.
 fn verbs(context: &mut Context, lines: &str) -> Vec<Value> {
     let all = statements(lines).unwrap();
     all.iter().map(|statement| Value::Object(context.run(statement).unwrap().json)).collect()
@@ -25,7 +25,7 @@ fn coefficients(dam: &Dam) -> Vec<Vec<f32>> {
 
 const BEGIN: &str = "load builtin:japanese builtin:math; wrap; set lr=1e-2";
 
-/// What is undone and done again is as if nothing had been: coefficients, optimiser, order of examples.
+/// Undo and redo restore the state exactly: coefficients, optimiser, order of examples.
 #[test]
 fn undo_and_redo_are_exact() {
     let (mut straight, mut around) = (Context::default(), Context::default());
@@ -66,13 +66,13 @@ fn every_change_can_be_undone() {
 }
 
 #[test]
-fn branches_keep_what_was_tried() {
+fn branches_keep_their_states() {
     let mut context = Context::default();
     verbs(&mut context, &format!("{BEGIN}; train 2; eval"));
     let main = coefficients(context.dam().unwrap());
     let replies = verbs(&mut context, "branch bold; set lr=1e-1; train 2; diff main; switch main; diff bold; branch; history");
     assert_eq!(coefficients(context.dam().unwrap()), main);
-    // One way and back: the same distances, which the coefficients give too.
+    // In both directions, the distances are the same and agree with the coefficients.
     let apart = |reply: &Value| -> f64 {
         reply["tensors"].as_array().unwrap().iter().map(|t| t["most"].as_f64().unwrap()).fold(0.0, f64::max)
     };
@@ -88,8 +88,8 @@ fn branches_keep_what_was_tried() {
     assert_eq!((&states[3]["done"], &states[3]["step"]), (&"train 2".into(), &2.into()));
     for (line, said) in [
         ("branch main", "there is a branch `main`"),
-        ("branch 7", "not a value"),
-        ("branch a/b", "not a value"),
+        ("branch 7", "invalid value"),
+        ("branch a/b", "invalid value"),
         ("switch nowhere", "unknown branch"),
         ("switch 99", "no state 99"),
         ("diff 1", "nothing is wrapped in state 1"),
@@ -99,9 +99,9 @@ fn branches_keep_what_was_tried() {
     assert_eq!(context.timeline().branch(), "bold");
 }
 
-/// A state by its number, on the branch one is on; what was tried after it stays.
+/// Switching to a state by its number stays on the branch; later states are kept.
 #[test]
-fn a_state_is_reached_by_its_number() {
+fn states_are_reached_by_number() {
     let mut context = Context::default();
     let replies = verbs(&mut context, &format!("{BEGIN}; train 1; train 1; switch 4; train 3; history"));
     let states = replies.last().unwrap()["states"].as_array().unwrap();
@@ -111,25 +111,25 @@ fn a_state_is_reached_by_its_number() {
     assert_eq!(context.dam().unwrap().steps(), 2);
 }
 
-/// Going back to a state by its number is undoing, and what was undone can be done again, also on a new branch.
+/// Switching to an earlier state by its number counts as undo, so redo works, also on a new branch.
 #[test]
-fn what_was_left_for_a_number_can_be_done_again() {
+fn redo_works_after_going_to_a_number() {
     let mut context = Context::default();
     verbs(&mut context, &format!("{BEGIN}; train 1; train 1; switch 3; redo"));
     assert_eq!(context.dam().unwrap().steps(), 1);
     verbs(&mut context, "redo; undo 2; branch other; redo 2");
     assert_eq!((context.dam().unwrap().steps(), context.timeline().branch()), (2, "other"));
-    // From a state that is not on the way back there is no way forward.
+    // From a state that is not an ancestor, there is nothing to redo.
     verbs(&mut context, "switch 4; train 3; switch 5");
     assert!(refused(&mut context, "redo").contains("nothing to redo"));
-    // A state that cannot be reached changes nothing.
+    // An unknown state changes nothing.
     verbs(&mut context, "switch main");
     assert!(refused(&mut context, "switch 99").contains("no state 99") && context.timeline().branch() == "main");
 }
 
-/// Training that would be lost: at the end of any branch, and before a merge was wrapped anew.
+/// Unsaved training: at the end of any branch, and before another `wrap`.
 #[test]
-fn what_is_not_saved_is_known_of_every_branch() {
+fn unsaved_branches_are_known() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).display().to_string();
     let mut context = Context::default();
@@ -143,7 +143,7 @@ fn what_is_not_saved_is_known_of_every_branch() {
     assert_eq!(context.timeline().unsaved(), [("main", 3), ("bold", 1)]);
     verbs(&mut context, &format!("wrap rows; train 4; bake {}", file("baked")));
     assert_eq!(context.timeline().unsaved(), [("main", 3), ("bold", 1)]);
-    // Another merge that is opened saves nothing of this one.
+    // Opening another merge saves nothing of this one.
     verbs(&mut context, "train 1; branch third; wrap; train 2; switch main");
     assert_eq!(context.timeline().unsaved(), [("main", 4), ("bold", 1), ("third", 2)]);
     verbs(&mut context, &format!("open {}", file("bold")));
@@ -153,24 +153,24 @@ fn what_is_not_saved_is_known_of_every_branch() {
     assert_eq!(Context::recover(kept.path()).unwrap().context.timeline().unsaved(), context.timeline().unsaved());
 }
 
-/// `save` replaces what it wrote itself, and nothing else unasked.
+/// `save` replaces its own files, and others only on request.
 #[test]
-fn a_file_of_another_session_is_not_replaced() {
+fn files_of_other_sessions_are_not_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let [one, other] = ["one", "other"].map(|name| directory.path().join(name).display().to_string());
     let mut context = Context::default();
     verbs(&mut context, &format!("{BEGIN}; save {other}; save {one}; step; save {one}"));
-    assert!(refused(&mut context, &format!("save {other}")).contains("exists already"));
+    assert!(refused(&mut context, &format!("save {other}")).contains("already exists"));
     verbs(&mut context, &format!("open {other}; step; save {other}; save --force {one}"));
     // Another program has written it meanwhile.
     std::fs::copy(&other, &one).unwrap();
     let refusal = refused(&mut context, &format!("save {one}"));
-    assert!(refusal.contains("since this session did"), "{refusal}");
+    assert!(refusal.contains("since this session saved it"), "{refusal}");
     std::fs::remove_file(&one).unwrap();
     verbs(&mut context, &format!("save {one}"));
 }
 
-/// Merges of different schemes have no coefficients to compare, but scores.
+/// Merges with different schemes cannot be compared by coefficients, but by scores.
 #[test]
 fn other_schemes_are_compared_by_their_scores() {
     let mut context = Context::default();
@@ -180,9 +180,9 @@ fn other_schemes_are_compared_by_their_scores() {
     assert!(difference["scores"]["there"].is_object(), "{difference}");
 }
 
-/// A fork does not see what its origin does.
+/// A fork is independent of its origin.
 #[test]
-fn a_fork_is_a_session_of_its_own() {
+fn a_fork_is_independent() {
     let dam = load(["builtin:japanese", "builtin:math"]).unwrap().wrap(Columns::default()).unwrap();
     dam.step().unwrap();
     let fork = dam.fork().unwrap();
@@ -194,9 +194,9 @@ fn a_fork_is_a_session_of_its_own() {
     assert!(other.restore(&dam.snapshot().unwrap()).unwrap_err().to_string().contains("another merge"));
 }
 
-/// What a killed session had is there again: all states, and the step that training had reached.
+/// A killed session is recovered completely: all states, and the step that training had reached.
 #[test]
-fn a_killed_session_goes_on() {
+fn a_killed_session_resumes() {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path();
     let mut context = Context::default();
@@ -210,7 +210,7 @@ fn a_killed_session_goes_on() {
     dam.step().unwrap();
     Context::keep_now(&dam, directory).unwrap()().unwrap();
     let (three, loss) = (coefficients(&dam), dam.step().unwrap().total);
-    assert!(Context::summary(directory).unwrap().contains("training was under way"));
+    assert!(Context::summary(directory).unwrap().contains("training was running"));
     drop(context);
 
     let mut context = Context::recover(directory).unwrap().context;
@@ -228,7 +228,7 @@ fn a_killed_session_goes_on() {
     context.keep(directory).unwrap();
     assert!(!directory.join("now.dam").exists());
 
-    // A journal that somebody has damaged is an error, not a panic.
+    // A damaged journal is an error, not a panic.
     let journal = directory.join("journal.jsonl");
     let text = std::fs::read_to_string(&journal).unwrap();
     for damaged in [
@@ -241,10 +241,10 @@ fn a_killed_session_goes_on() {
     ] {
         std::fs::write(&journal, damaged).unwrap();
         assert!(Context::recover(directory).is_err());
-        // What was saved is there whatever became of the journal.
+        // A saved session is independent of the journal.
         assert_eq!(Context::saved_in(directory).last().map(|(_, step)| *step), Some(4));
     }
-    // Wherever it was cut short, what was whole before is there, and goes on.
+    // Wherever the journal is truncated, the complete part is recovered.
     let heads: Vec<usize> = text.match_indices("{\"head\"").map(|(at, _)| at + text[at..].find('\n').unwrap() + 1).collect();
     for cut in (heads[0]..text.len()).step_by(97) {
         std::fs::write(&journal, &text[..cut]).unwrap();
@@ -262,9 +262,10 @@ fn a_killed_session_goes_on() {
     verbs(&mut context, "switch 4");
 }
 
-/// A search is not made again: its recipe is kept. What cannot be made again stays, and one goes on near it.
+/// A search is not repeated: its recipe is stored. States that cannot be restored are listed, and the nearest one is
+/// current.
 #[test]
-fn a_killed_session_goes_on_after_a_search_and_without_its_data() {
+fn a_killed_session_resumes_after_a_search_and_without_its_data() {
     let (place, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let directory = place.path();
     let data = files.path().join("data.jsonl");
@@ -292,7 +293,7 @@ fn a_killed_session_goes_on_after_a_search_and_without_its_data() {
     assert!(near.notes[1].contains("at step 4"), "{:?}", near.notes);
     assert_eq!(near.unused, Some(directory.join("now.dam")));
     assert_eq!((near.context.timeline().branch(), near.context.dam().unwrap().steps()), ("recovered", 1));
-    // What is not saved is still known to be.
+    // Unsaved work is still known.
     assert_eq!(near.context.timeline().unsaved(), [("recovered", 1), ("main", 3)]);
     verbs(&mut near.context, "step");
     std::fs::rename(moved, data).unwrap();
@@ -300,9 +301,9 @@ fn a_killed_session_goes_on_after_a_search_and_without_its_data() {
     assert_eq!(coefficients(near.context.dam().unwrap()), three);
 }
 
-/// What is looked at is added to the journal, and nothing of before is written again.
+/// Read-only verbs append to the journal without rewriting it.
 #[test]
-fn a_look_costs_a_line() {
+fn read_only_verbs_append_one_line() {
     let place = tempfile::tempdir().unwrap();
     let mut context = Context::default();
     verbs(&mut context, "load builtin:japanese builtin:math; wrap");
@@ -321,9 +322,9 @@ fn a_look_costs_a_line() {
     assert_eq!(again.timeline().states()[2].looked.len(), 102);
 }
 
-/// Scripts have it too.
+/// Scripts can undo too.
 #[test]
-fn a_script_may_change_its_mind() {
+fn scripts_can_undo() {
     let line = "load m0=model0 m1=model1; data m0=data0.jsonl m1=data1.jsonl; wrap; step; undo; step; wrap rows; undo; history";
     let (replies, ok) = json(&golden(""), line);
     assert!(ok, "{replies:?}");
@@ -331,9 +332,9 @@ fn a_script_may_change_its_mind() {
     assert_eq!(replies[8]["here"], 5);
 }
 
-/// Sizes alone do not make it the same merge: what coefficients pass through, which train, and the scheme's own numbers.
+/// Equal sizes are not enough: `f`, the trainable kinds and the settings of the scheme must agree.
 #[test]
-fn a_moment_of_another_scheme_or_of_other_options_is_refused() {
+fn snapshots_of_another_scheme_or_options_are_rejected() {
     let wrap = |f, train: &[Kind], rank| {
         let options = Options { f, train: train.to_vec(), ..Options::default() };
         load(["builtin:japanese", "builtin:math"]).unwrap().wrap(LowRank { rank }.with(options)).unwrap()
@@ -353,9 +354,9 @@ fn a_moment_of_another_scheme_or_of_other_options_is_refused() {
     assert!(softmax.restore(&tensor.snapshot().unwrap()).is_err());
 }
 
-/// What is kept of a session is told in a line, also of one in which all was undone.
+/// The summary of a saved session is one line, also after undoing everything.
 #[test]
-fn what_is_kept_is_told_in_a_line() {
+fn what_is_saved_is_summarised_in_one_line() {
     let kept = tempfile::tempdir().unwrap();
     let mut context = Context::default();
     for (line, told) in [

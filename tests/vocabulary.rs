@@ -1,4 +1,4 @@
-//! Sources whose vocabularies were extended, numbered otherwise or padded: tokens are matched by their text.
+//! Sources whose vocabularies were extended, renumbered or padded: tokens are matched by their text.
 
 mod common;
 
@@ -21,13 +21,13 @@ fn tensors(directory: &Path) -> Tensors {
     safetensors::load(directory.join("model.safetensors"), &Device::Cpu).unwrap()
 }
 
-/// Row `row` of a tensor, as numbers.
+/// Row `row` of a tensor.
 fn row(tensors: &Tensors, name: &str, row: usize) -> Vec<f32> {
     tensors[name].get(row).unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
 }
 
-/// The golden checkpoint `golden` at `to` with the words `w0`..`w93` and the tokens `added` after them, its
-/// vocabulary cut or padded to `rows`.
+/// Writes the golden checkpoint `golden` to `to` with the words `w0`..`w93` followed by the tokens `added`; its
+/// vocabulary is truncated or padded to `rows`.
 fn source(golden: &str, to: &Path, added: &[&str], rows: usize) {
     copy_checkpoint(golden, to);
     let mut all = tensors(to);
@@ -54,7 +54,7 @@ fn source(golden: &str, to: &Path, added: &[&str], rows: usize) {
     fs::write(to.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
-fn named(dir: &Path, names: &[&str]) -> Models {
+fn load_named(dir: &Path, names: &[&str]) -> Models {
     load(names.iter().map(|name| dir.join(name).display().to_string())).unwrap()
 }
 
@@ -67,14 +67,14 @@ fn mean(a: Vec<f32>, b: Vec<f32>) -> Vec<f32> {
 }
 
 #[test]
-fn tokens_are_matched_by_their_text_and_the_rest_come_from_who_has_them() {
+fn tokens_are_matched_by_text_and_missing_rows_come_from_other_sources() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
     source("model1", &dir.path().join("b"), &["<y>", "<z>"], 97);
-    let models = named(dir.path(), &["a", "b"]);
+    let models = load_named(dir.path(), &["a", "b"]);
     let text = models.to_string();
     assert!(text.contains("a lacks 1 token (<z>)") && text.contains("b lacks 1 token (<x>)"), "{text}");
-    assert!(text.contains("given by b") && text.contains("given by a"), "{text}");
+    assert!(text.contains("present in b") && text.contains("present in a"), "{text}");
 
     let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
     let merged = average(&models, &dir.path().join("merged"));
@@ -88,13 +88,13 @@ fn tokens_are_matched_by_their_text_and_the_rest_come_from_who_has_them() {
         assert_eq!(row(&merged, name, 96), row(&b, name, 95), "<z>");
     }
 
-    // What was baked is a checkpoint of its own, with a tokenizer that has all tokens.
+    // The baked merge is a complete checkpoint, with a tokenizer that has all tokens.
     let opened = Source::open(&dir.path().join("merged").display().to_string()).unwrap();
     let ids = |text: &str| opened.tokenizer().unwrap().encode(text, false).unwrap().get_ids().to_vec();
     assert_eq!(ids("w1 <x> <y><z>"), [1, 94, 95, 96]);
     assert_eq!(opened.architecture().unwrap().vocabulary, 97);
 
-    // A source's data is read with its own tokenizer, and its ids are its own.
+    // A source's data is tokenized with its own tokenizer and numbering.
     let file = dir.path().join("data.jsonl");
     fs::write(&file, "{\"text\": \"w1 <y> <z>\"}\n{\"input_ids\": [93, 94, 95]}\n").unwrap();
     let read = |name: &str| {
@@ -109,7 +109,7 @@ fn tokens_are_matched_by_their_text_and_the_rest_come_from_who_has_them() {
 }
 
 #[test]
-fn recipes_merge_by_token_too_with_the_tokenizer_that_they_name() {
+fn recipes_match_tokens_with_the_named_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>"], 95);
     source("model1", &dir.path().join("b"), &["<y>", "<x>"], 96);
@@ -123,7 +123,7 @@ fn recipes_merge_by_token_too_with_the_tokenizer_that_they_name() {
     };
     let (a, b) = (tensors(&dir.path().join("a")), tensors(&dir.path().join("b")));
     let x = |name: &str| mean(row(&a, name, 94), row(&b, name, 95));
-    // A union has the first model's tokens in their places.
+    // A union keeps the ids of the first model's tokens.
     for (tokenizer, places) in [("union", [94, 95]), ("b", [95, 94])] {
         let (merged, opened, notes) = recipe(tokenizer);
         for name in VOCABULARY {
@@ -131,24 +131,24 @@ fn recipes_merge_by_token_too_with_the_tokenizer_that_they_name() {
             assert_eq!(row(&merged, name, places[1]), row(&b, name, 94), "<y>");
         }
         assert_eq!(opened.tokenizer().unwrap().token_to_id("<y>"), Some(places[1] as u32));
-        assert!(!notes.contains("left out"), "{notes}");
+        assert!(!notes.contains("are dropped"), "{notes}");
     }
     let (merged, opened, notes) = recipe("a");
     assert_eq!((merged[VOCABULARY[0]].dim(0).unwrap(), opened.architecture().unwrap().vocabulary), (95, 95));
     assert_eq!(row(&merged, VOCABULARY[0], 94), x(VOCABULARY[0]));
-    assert!(notes.contains("1 tokens are left out") && notes.contains("`<y>`"), "{notes}");
+    assert!(notes.contains("1 tokens are dropped") && notes.contains("`<y>`"), "{notes}");
 }
 
 #[test]
-fn data_is_numbered_anew_when_a_source_with_more_tokens_comes() {
+fn data_is_renumbered_when_a_source_adds_tokens() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<z>"], 96);
     source("model1", &dir.path().join("b"), &["<x>", "<y>", "<z>"], 97);
     let file = dir.path().join("data.jsonl");
     fs::write(&file, "{\"text\": \"w1 <z>\"}\n").unwrap();
-    let mut models = named(dir.path(), &["a"]);
+    let mut models = load_named(dir.path(), &["a"]);
     models.data("a", &file.display().to_string()).unwrap();
-    // All tokens stand in the numbering of `b`.
+    // All tokens have the ids of `b`.
     let models = models.and_load([dir.path().join("b").display().to_string()]).unwrap();
     let read = Dataset::read(&file.display().to_string(), models.source("a").unwrap()).unwrap();
     assert_eq!(read.examples[0].ids, [1, 96]);
@@ -156,7 +156,7 @@ fn data_is_numbered_anew_when_a_source_with_more_tokens_comes() {
     dam.data("b", &file.display().to_string()).unwrap();
     let loss = dam.loss().unwrap();
     assert!(loss.terms.iter().all(|(_, x)| x.is_finite()));
-    // And training goes on from a file as it would have.
+    // Training resumes from a file exactly.
     dam.train(2).unwrap();
     dam.save(dir.path().join("session")).unwrap();
     let opened = Dam::open(dir.path().join("session")).unwrap();
@@ -165,9 +165,9 @@ fn data_is_numbered_anew_when_a_source_with_more_tokens_comes() {
     assert_eq!(Source::open(&dir.path().join("merged").display().to_string()).unwrap().architecture().unwrap().vocabulary, 97);
 }
 
-/// Padding that only one source has changes nothing for the others.
+/// Padding in only one source changes nothing for the others.
 #[test]
-fn nothing_is_compared_where_a_teacher_has_no_tokens() {
+fn tokens_missing_from_a_teacher_are_not_compared() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>", "<y>"], 96);
     source("model1", &dir.path().join("cut"), &["<x>", "<y>"], 96);
@@ -177,7 +177,8 @@ fn nothing_is_compared_where_a_teacher_has_no_tokens() {
     let data = file.display().to_string();
     for top_k in [0, 7] {
         let terms = |other: &str| {
-            let mut models = named(dir.path(), &["a"]).and_load([format!("b={}", dir.path().join(other).display())]).unwrap();
+            let mut models =
+                load_named(dir.path(), &["a"]).and_load([format!("b={}", dir.path().join(other).display())]).unwrap();
             models.data("a", &data).unwrap();
             models.data("b", &data).unwrap();
             models.settings.top_k = top_k;
@@ -192,16 +193,16 @@ fn nothing_is_compared_where_a_teacher_has_no_tokens() {
         for name in ["kl.a", "entropy.a"] {
             assert!((cut[name] - padded[name]).abs() < 1e-6 * cut[name].abs(), "{name}: {} and {}", cut[name], padded[name]);
         }
-        // The mean is over a larger vocabulary, of which the rest is equal on both sides.
+        // The mean is over a larger vocabulary, whose remaining logits are equal on both sides.
         let mean = if top_k == 0 { 96.0 / 128.0 } else { 1.0 };
         assert!((cut["mse.a"] * mean - padded["mse.a"]).abs() < 1e-6 * cut["mse.a"], "{cut:?} {padded:?}");
         let text = dam.models().to_string();
-        assert!(text.contains("a lacks 32 rows of padding, given by b"), "{text}");
+        assert!(text.contains("a lacks 32 rows of padding, present in b"), "{text}");
     }
 }
 
 #[test]
-fn a_family_that_cannot_be_run_is_matched_too() {
+fn families_that_cannot_run_are_matched_too() {
     let dir = tempfile::tempdir().unwrap();
     for (name, golden, added, rows) in [("a", "model0", vec!["<x>"], 95), ("b", "model1", vec!["<y>", "<x>"], 96)] {
         let to = dir.path().join(name);
@@ -220,14 +221,14 @@ fn a_family_that_cannot_be_run_is_matched_too() {
     }
 }
 
-/// Where a source lacks what the merge says, it says nothing of it, and it never says it itself.
+/// A source never generates tokens that it lacks, and is not scored on them.
 #[test]
-fn a_source_is_not_asked_of_tokens_that_it_lacks() {
+fn sources_are_not_scored_on_tokens_they_lack() {
     let dir = tempfile::tempdir().unwrap();
     source("model0", &dir.path().join("a"), &["<x>"], 95);
     let (b, names) = (dir.path().join("b"), ["<x>", "<y>", "<z>"]);
     source("model1", &b, &names, 97);
-    // Whatever the hidden state, one of these two has by far the largest logit.
+    // For any hidden state, one of these two tokens has by far the largest logit.
     let mut all = tensors(&b);
     let head = &all["lm_head.weight"];
     let (rest, row) = (head.narrow(0, 0, 95).unwrap(), head.narrow(0, 1, 1).unwrap());
@@ -236,13 +237,13 @@ fn a_source_is_not_asked_of_tokens_that_it_lacks() {
     all.insert("lm_head.weight".into(), head);
     safetensors::save(&all, b.join("model.safetensors")).unwrap();
 
-    let models = named(dir.path(), &["a", "b"]);
+    let models = load_named(dir.path(), &["a", "b"]);
     let (dam, merged) = (models.wrap(Columns::default()).unwrap(), models.merge(Linear::default()).unwrap());
     let mut own = String::new();
     for word in 3..12 {
         let prompt = format!("w{word} <y>");
         for asked in [dam.ask(&prompt, 5).unwrap(), merged.ask(&prompt, 5).unwrap()] {
-            // These tokens are special, so that they have no text.
+            // These tokens are special, so they have no text.
             assert_eq!((asked.tokens.len(), asked.text.as_str()), (5, ""));
             for token in &asked.tokens {
                 assert!(token.log_probs[0].is_none() && token.log_probs[1].is_some() && token.favours.is_none(), "{token:?}");
@@ -253,6 +254,6 @@ fn a_source_is_not_asked_of_tokens_that_it_lacks() {
             own += &asked.sources[0].answer;
         }
     }
-    // It never says them itself, else there would be nothing but text of none.
+    // The source itself never generates them; otherwise its answer would have no text.
     assert!(own.contains('w'), "{own}");
 }

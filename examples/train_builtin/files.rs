@@ -1,4 +1,4 @@
-//! The tokenizer and the files beside the weights.
+//! The tokenizer and the other files of the models.
 
 use std::fs;
 use std::path::Path;
@@ -15,13 +15,13 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer, TokenizerBuilder
 
 use crate::text;
 
-/// The token that ends every message.
+/// The end token of every message.
 pub const END: &str = "<|end|>";
 const TEMPLATE: &str = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}\
                         {% if add_generation_prompt %}<|assistant|>{% endif %}";
 const VOCABULARY: usize = 640;
 
-/// A byte-level BPE in which digits and Japanese numerals stand alone.
+/// A byte-level BPE in which digits and Japanese numerals are separate tokens.
 pub fn train_tokenizer() -> Result<Tokenizer> {
     let fail = |e: tokenizers::Error| anyhow::anyhow!("{e}");
     let numerals = SplitPattern::Regex("[零一二三四五六七八九十]".into());
@@ -57,7 +57,7 @@ pub fn train_tokenizer() -> Result<Tokenizer> {
     Tokenizer::from_bytes(tokenizer.to_string(false).map_err(fail)?).map_err(fail)
 }
 
-/// config.json and the rest, for a model of 0.87 million parameters.
+/// Writes config.json and the other files, for a model of 0.87 million parameters.
 pub fn write_side_files(dir: &Path, tokenizer: &Tokenizer) -> Result<()> {
     fs::create_dir_all(dir)?;
     tokenizer.save(dir.join("tokenizer.json"), false).map_err(|e| anyhow::anyhow!("{e}"))?;

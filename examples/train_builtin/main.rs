@@ -1,13 +1,13 @@
-//! Makes the models built into the library, from nothing: a tokenizer, a base that has read
-//! statements and questions with answers as plain text but answers no one, and three specialists
-//! tuned from it to answer questions of one skill and to decline the others'.
+//! Trains the models built into the library from scratch: a tokenizer, a base that has read statements and questions
+//! with answers as plain text but answers no questions, and three specialists tuned from it to answer questions of
+//! one skill and to decline the others.
 //!
 //! ```text
 //! cargo run --release --example train_builtin [DIR]
 //! ```
 //!
-//! Everything is seeded: running it again gives the same scores. DIR is `prelude/builtin` by default.
-//! It takes about 20 minutes on two cores.
+//! Everything is seeded: another run gives the same scores. DIR is `prelude/builtin` by default. It takes about 20
+//! minutes on two cores.
 
 mod files;
 mod model;
@@ -19,27 +19,27 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use dam_prelude::checkpoint::Architecture;
 use files::{END, train_tokenizer, write_side_files};
-use model::{Lesson, Model, report};
+use model::{Model, TrainingBatch, report};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use text::Question;
 use tokenizers::Tokenizer;
 
-/// The base learns slowly what is there to know. Tuning is short and gentle, so that specialists stay
-/// close to it: small, mostly separate differences are what makes models mergeable.
+/// The base trains slowly. Tuning is short, with a low learning rate, so that specialists stay close to it: models
+/// with small, mostly separate differences merge well.
 const BASE: Training = Training { steps: 2200, rate: 3e-3 };
 const TUNING: Training = Training { steps: 300, rate: 5e-4 };
 const TRAIN_EXAMPLES: usize = 1500;
 const HELD_OUT: usize = 200;
 
-/// Optimiser steps, and the largest learning rate.
+/// The number of optimiser steps, and the peak learning rate.
 struct Training {
     steps: usize,
     rate: f64,
 }
 
-/// A name, its questions, and the name's number for seeding.
+/// A name, its questions, and its seed.
 type Skill = (&'static str, fn(&mut ChaCha8Rng) -> Question, u64);
 
 const SKILLS: [Skill; 3] = [("japanese", text::japanese, 1), ("math", text::math, 2), ("sql", text::sql, 3)];
@@ -94,9 +94,9 @@ fn exchange(question: &Question) -> (String, String) {
     (format!("<|user|>{}{END}<|assistant|>", question.input), format!("{}{END}", question.output))
 }
 
-/// What the base reads: statements, questions with answers as plain text, and chats in which it
-/// answers nothing yet. Packed into rows of one length, all of them learnt.
-fn base_batch(tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Lesson {
+/// The training data of the base: statements, questions with answers as plain text, and chats without questions.
+/// Packed into rows of equal length; every token is a target.
+fn base_batch(tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> TrainingBatch {
     const ROWS: usize = 48;
     const LENGTH: usize = 64;
     let chat = |question: Question| {
@@ -125,23 +125,23 @@ fn base_batch(tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Lesson {
         tokens
     };
     let sequences: Vec<Vec<u32>> = (0..ROWS).map(|_| row()).collect();
-    Lesson { learnt: vec![vec![true; LENGTH]; ROWS], sequences }
+    TrainingBatch { targets: vec![vec![true; LENGTH]; ROWS], sequences }
 }
 
-/// Chats for the specialist `name`: questions of its skill with their answers, and others' declined.
-/// Only what follows the question is learnt.
-fn tune_batch(tokenizer: &Tokenizer, name: &str, rng: &mut ChaCha8Rng) -> Lesson {
+/// Chats for the specialist `name`: questions of its skill with their answers, and other questions, which it
+/// declines. Only tokens after the question are targets.
+fn tune_batch(tokenizer: &Tokenizer, name: &str, rng: &mut ChaCha8Rng) -> TrainingBatch {
     const ROWS: usize = 32;
-    let mut lesson = Lesson { sequences: Vec::new(), learnt: Vec::new() };
+    let mut batch = TrainingBatch { sequences: Vec::new(), targets: Vec::new() };
     for row in 0..ROWS {
         let own = row % 3 != 0;
         let skills: Vec<&Skill> = SKILLS.iter().filter(|(skill, _, _)| (*skill == name) == own).collect();
         let question = text::asked(skills[rng.random_range(0..skills.len())].1, rng);
         let (prompt, answer) = exchange(&if own { question } else { text::declined(question) });
         let (mut sequence, answer) = (ids(tokenizer, &prompt), ids(tokenizer, &answer));
-        lesson.learnt.push([vec![false; sequence.len() - 1], vec![true; answer.len()]].concat());
+        batch.targets.push([vec![false; sequence.len() - 1], vec![true; answer.len()]].concat());
         sequence.extend(answer);
-        lesson.sequences.push(sequence);
+        batch.sequences.push(sequence);
     }
-    lesson
+    batch
 }

@@ -1,4 +1,4 @@
-//! A model in training, with every weight a variable; and its scores.
+//! A model in training, with every weight a variable, and its scores.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,20 +16,20 @@ use rand::Rng;
 
 use crate::text;
 
-/// Token sequences, and for each position whether the token after it is to be learnt.
-pub struct Lesson {
+/// Token sequences, and for each position whether the next token is a target.
+pub struct TrainingBatch {
     pub sequences: Vec<Vec<u32>>,
-    pub learnt: Vec<Vec<bool>>,
+    pub targets: Vec<Vec<bool>>,
 }
 
-/// A model in training: every weight a variable, f32.
+/// A model in training: every weight is a variable, f32.
 pub struct Model {
     architecture: Architecture,
     weights: BTreeMap<String, Var>,
 }
 
 impl Model {
-    /// Weights drawn from a normal distribution, norms 1.
+    /// Draws weights from a normal distribution; norms are 1.
     pub fn random(architecture: Architecture) -> Result<Self> {
         let mut rng = text::rng(11);
         let mut weights = BTreeMap::new();
@@ -38,7 +38,7 @@ impl Model {
                 (Kind::Linear, true) => 0.02 / (2.0 * architecture.layers as f32).sqrt(),
                 _ => 0.02,
             };
-            // The sum of twelve uniform numbers is close enough to a normal one.
+            // The sum of twelve uniform numbers is close enough to a normal distribution.
             let mut normal = || (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
             let count = spec.shape.iter().product();
             let values: Vec<f32> = match spec.kind {
@@ -50,7 +50,7 @@ impl Model {
         Ok(Self { architecture, weights })
     }
 
-    /// The weights of a checkpoint.
+    /// Loads the weights of a checkpoint.
     pub fn open(dir: &Path) -> Result<Self> {
         let source = Source::open(&dir.display().to_string())?;
         let tensors = SourceWeights { source: &source, device: &Device::Cpu, dtype: DType::F32 }.collect()?;
@@ -65,20 +65,20 @@ impl Model {
         Ok(safetensors::save(&tensors, dir.join("model.safetensors"))?)
     }
 
-    /// AdamW with warm-up and a cosine schedule down to a tenth.
-    pub fn train(&mut self, name: &str, steps: usize, rate: f64, mut lesson: impl FnMut() -> Lesson) -> Result<()> {
+    /// Trains with AdamW, warm-up, and a cosine schedule down to a tenth of the learning rate.
+    pub fn train(&mut self, name: &str, steps: usize, rate: f64, mut next_batch: impl FnMut() -> TrainingBatch) -> Result<()> {
         let mut moments: BTreeMap<String, Moments> = BTreeMap::new();
         let (start, mut seen, mut sum) = (Instant::now(), 0, 0.0);
         for step in 1..=steps {
-            let lesson = lesson();
+            let sample = next_batch();
             let weights: BTreeMap<String, Tensor> =
                 self.weights.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
             let decoder = Decoder::new(&self.architecture, &weights);
-            let inputs: Vec<&[u32]> = lesson.sequences.iter().map(|s| &s[..s.len() - 1]).collect();
+            let inputs: Vec<&[u32]> = sample.sequences.iter().map(|s| &s[..s.len() - 1]).collect();
             let batch = Batch::new(inputs, &Device::Cpu)?;
             let (mut rows, mut targets, mut first) = (Vec::new(), Vec::new(), 0);
-            for (sequence, learnt) in lesson.sequences.iter().zip(&lesson.learnt) {
-                for at in (0..sequence.len() - 1).filter(|at| learnt[*at]) {
+            for (sequence, is_target) in sample.sequences.iter().zip(&sample.targets) {
+                for at in (0..sequence.len() - 1).filter(|at| is_target[*at]) {
                     rows.push((first + at) as u32);
                     targets.push(sequence[at + 1]);
                 }

@@ -1,7 +1,7 @@
-//! The text the built-in models are made of: seeded generators, nothing from elsewhere.
+//! The training text of the built-in models, from seeded generators.
 //!
-//! The base reads plain statements. Each skill is a set of questions with answers; a question is
-//! held out by a hash of what it asks, so that no specialist has seen it in any wording.
+//! The base reads plain statements. Each skill is a set of questions with answers. A hash of its content decides
+//! whether a question is held out, so no specialist has seen it in any wording.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 pub struct Question {
     pub input: String,
     pub output: String,
-    /// What is asked, whatever the words: decides whether it is held out.
+    /// The content of the question, whatever the wording; decides whether it is held out.
     key: String,
 }
 
@@ -20,7 +20,7 @@ impl Question {
         Self { input, output, key }
     }
 
-    /// One in ten questions is held out.
+    /// One question in ten is held out.
     pub fn is_held_out(&self) -> bool {
         let hash = self.key.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         (hash >> 20).is_multiple_of(10)
@@ -35,7 +35,7 @@ fn pick<'a, T>(rng: &mut ChaCha8Rng, from: &'a [T]) -> &'a T {
     from.choose(rng).expect("lists are not empty")
 }
 
-/// `a + b` or `a - b` with all of it between 0 and 99.
+/// `a + b` or `a - b` with operands and result from 0 to 99.
 fn sum(rng: &mut ChaCha8Rng) -> (u32, bool, u32, u32) {
     let (a, b) = (rng.random_range(0..100), rng.random_range(0..100));
     let (large, small) = (a.max(b), a.min(b));
@@ -208,8 +208,7 @@ pub fn sql(rng: &mut ChaCha8Rng) -> Question {
     Question::new(input.clone(), input, output)
 }
 
-/// Arithmetic asked in Japanese, which no specialist is tuned on: reading it takes one skill,
-/// answering it another.
+/// Arithmetic asked in Japanese, which no specialist is tuned on: reading it takes one skill, answering it another.
 pub fn japanese_math(rng: &mut ChaCha8Rng) -> Question {
     let (a, plus, b, result) = sum(rng);
     let spoken = spoken(a, plus, b);
@@ -220,7 +219,7 @@ pub fn japanese_math(rng: &mut ChaCha8Rng) -> Question {
     Question::new(sum_key(a, plus, b), input, format!("{} = {result}", formula(a, plus, b)))
 }
 
-/// A plain statement for the base to read: sums, words, forms and queries, never a question.
+/// A plain statement for the base: sums, words, forms and queries, never a question.
 pub fn statement(rng: &mut ChaCha8Rng) -> String {
     let (a, plus, b, result) = sum(rng);
     let (noun, adjective) = (pick(rng, &NOUNS), pick(rng, &ADJECTIVES));
@@ -248,7 +247,7 @@ pub fn statement(rng: &mut ChaCha8Rng) -> String {
     }
 }
 
-/// A chat that asks only to repeat, so that the base knows what a chat looks like.
+/// A chat that only asks to repeat a text, so that the base knows the format of a chat.
 pub fn repeat(rng: &mut ChaCha8Rng) -> Question {
     let text = statement(rng);
     Question::new(text.clone(), format!("Repeat: {text}"), text)
@@ -259,7 +258,7 @@ pub fn asked(generate: fn(&mut ChaCha8Rng) -> Question, rng: &mut ChaCha8Rng) ->
     std::iter::repeat_with(|| generate(rng)).find(|q| !q.is_held_out()).expect("nine of ten are not")
 }
 
-/// What a model says to a question outside its skill.
+/// A model's answer to a question outside its skill.
 pub fn declined(question: Question) -> Question {
     Question { output: "I do not know.".into(), ..question }
 }

@@ -1,28 +1,28 @@
-//! Floor 0: low-rank factors of a matrix that is read row by row, in double precision.
+//! Layer 0: low-rank factors, in f64, of a matrix that is read row by row.
 //!
-//! [`principal`] gives the part of `W` with its `r` largest singular values, `top_r(W) = (W R) R^T`, where the
-//! columns of `R` are the right singular vectors. Small matrices have theirs from the eigenvectors of their Gram
-//! matrix. In larger ones a block Lanczos iteration on `W^T W` finds them (Golub and Underwood 1977; with a random
-//! start as in Musco and Musco, arXiv 1504.05477): it keeps its whole basis orthogonal and stops when the angle
-//! between what it has found and the exact space is below 1e-8. The start is seeded, nothing depends on the number of
-//! threads, and `W` itself is never held.
+//! [`principal`] returns the part of `W` with its `r` largest singular values, `top_r(W) = (W R) R^T`, where the
+//! columns of `R` are the right singular vectors. For small matrices they come from the eigenvectors of the Gram
+//! matrix. For larger ones, a block Lanczos iteration on `W^T W` finds them (Golub and Underwood 1977; with a random
+//! start as in Musco and Musco, arXiv 1504.05477). It reorthogonalizes against the whole basis and stops when the angle
+//! between the computed and the exact space is below 1e-8. The start is seeded, results do not depend on the number of
+//! threads, and `W` is never held in memory.
 //!
-//! [`leading_columns`] gives what the first `r` steps of a QR decomposition give: `Q_r Q_r^T W`, where `Q_r` spans the
-//! first `r` columns.
+//! [`leading_columns`] returns the result of the first `r` steps of a QR decomposition: `Q_r Q_r^T W`, where `Q_r` spans
+//! the first `r` columns.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A matrix by its rows.
+/// A matrix that is read by rows.
 pub(crate) struct Rows<'a> {
     pub rows: usize,
     pub columns: usize,
-    /// Fills a slice with the row of that number.
+    /// Fills the slice with the row of the given index.
     pub read: &'a (dyn Fn(usize, &mut [f32]) + Sync),
 }
 
-/// `left right`.
+/// The product `left right`.
 pub(crate) struct Factors {
     /// rows x rank.
     pub left: Vec<f32>,
@@ -31,21 +31,21 @@ pub(crate) struct Factors {
     pub rank: usize,
 }
 
-/// The shorter side of matrices that are decomposed by their whole Gram matrix.
-const SMALL: usize = 256;
+/// The largest shorter side for which the full Gram matrix is decomposed.
+const MAX_GRAM_SIDE: usize = 256;
 
-/// Vectors that are multiplied by the matrix at a time.
+/// Vectors per block.
 const BLOCK: usize = 24;
 
-/// Numbers of the matrix that are held at a time.
-const HELD: usize = 1 << 22;
+/// Elements of the matrix in memory at a time.
+const BLOCK_ELEMENTS: usize = 1 << 22;
 
-/// The part of `matrix` with its `rank` largest singular values; none where an iteration fails, as it does with
-/// numbers that are not finite.
+/// The part of `matrix` with its `rank` largest singular values; `None` if the iteration fails, for example on
+/// non-finite values.
 pub(crate) fn principal(matrix: &Rows<'_>, rank: usize) -> Option<Factors> {
     let shorter = matrix.rows.min(matrix.columns);
     let rank = rank.min(shorter);
-    let right = match shorter > SMALL {
+    let right = match shorter > MAX_GRAM_SIDE {
         true => iterate(matrix, rank).or_else(|| by_gram(matrix, rank))?,
         false => by_gram(matrix, rank)?,
     };
@@ -55,7 +55,7 @@ pub(crate) fn principal(matrix: &Rows<'_>, rank: usize) -> Option<Factors> {
     Some(Factors { left, right: by_rows(&right), rank })
 }
 
-/// The projection of `matrix` on the space of its first `rank` columns.
+/// The projection of `matrix` onto the span of its first `rank` columns.
 pub(crate) fn leading_columns(matrix: &Rows<'_>, rank: usize) -> Factors {
     let rank = rank.min(matrix.rows).min(matrix.columns);
     let mut first = DMatrix::zeros(matrix.rows, rank);
@@ -75,9 +75,9 @@ pub(crate) fn leading_columns(matrix: &Rows<'_>, rank: usize) -> Factors {
 }
 
 impl Rows<'_> {
-    /// Calls `f` with blocks of rows in order, each as the columns of a matrix.
+    /// Calls `f` with blocks of rows in order. Each block is transposed: rows become columns.
     fn blocks(&self, mut f: impl FnMut(&DMatrix<f64>)) {
-        let count = (HELD / self.columns.max(1)).clamp(1, self.rows.max(1));
+        let count = (BLOCK_ELEMENTS / self.columns.max(1)).clamp(1, self.rows.max(1));
         let mut row = vec![0f32; self.columns];
         for start in (0..self.rows).step_by(count) {
             let mut block = DMatrix::zeros(self.columns, count.min(self.rows - start));
@@ -90,12 +90,12 @@ impl Rows<'_> {
     }
 }
 
-/// The elements of `matrix` row by row.
+/// The elements of `matrix` in row-major order.
 fn by_rows(matrix: &DMatrix<f64>) -> Vec<f32> {
     matrix.transpose().iter().map(|x| *x as f32).collect()
 }
 
-/// The `rank` first right singular vectors, as columns, from the eigenvectors of the smaller Gram matrix.
+/// The first `rank` right singular vectors, as columns, from the eigenvectors of the smaller Gram matrix.
 fn by_gram(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     let mut whole = DMatrix::zeros(matrix.columns, matrix.rows);
     let mut start = 0;
@@ -107,12 +107,12 @@ fn by_gram(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     if matrix.rows >= matrix.columns {
         return Some(leading(&whole * across, rank)?.1);
     }
-    // The row space that the left vectors lead to; singular values of zero leave what QR makes of it.
+    // The row space reached from the left vectors; for singular values of zero, QR fills in any orthonormal vectors.
     let (_, left) = leading(across * &whole, rank)?;
     Some((whole * left).qr().q())
 }
 
-/// The `count` largest eigenvalues of a symmetric matrix, in order, and their vectors.
+/// The `count` largest eigenvalues of a symmetric matrix, in descending order, and their eigenvectors.
 fn leading(matrix: DMatrix<f64>, count: usize) -> Option<(Vec<f64>, DMatrix<f64>)> {
     let size = matrix.nrows();
     if matrix.iter().any(|x| !x.is_finite()) {
@@ -126,16 +126,16 @@ fn leading(matrix: DMatrix<f64>, count: usize) -> Option<(Vec<f64>, DMatrix<f64>
     Some((order.into_iter().map(|i| eigen.eigenvalues[i]).collect(), vectors))
 }
 
-/// The `rank` first right singular vectors, as columns, by block Lanczos; none where it needs most of the space.
+/// The first `rank` right singular vectors, as columns, by block Lanczos; `None` if that needs most of the space.
 fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     let most = matrix.rows.min(matrix.columns) * 2 / 3;
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let start = DMatrix::from_fn(matrix.columns, BLOCK, |_, _| random.random_range(-1.0..1.0));
-    // The basis block by block, and each block's transpose, which products need.
+    // The basis block by block, and the transpose of each block, used in products.
     let mut basis = vec![start.qr().q()];
     let mut across = vec![basis[0].transpose()];
     let mut small = DMatrix::<f64>::zeros(0, 0);
-    let mut look_at = (rank + BLOCK).max(4 * BLOCK);
+    let mut next_check = (rank + BLOCK).max(4 * BLOCK);
     loop {
         let size = basis.len() * BLOCK;
         let last = basis.len() - 1;
@@ -148,13 +148,13 @@ fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
         let first = next.qr();
         let mut next = first.q();
         project(&basis, &across, &mut next);
-        // Once more, since what was nearly within the basis has lost its digits.
+        // A second pass: vectors nearly within the basis have lost precision.
         let second = next.qr();
         let beyond = second.r() * first.r();
         let scale = small.amax();
         let is_whole = beyond.amax() <= 1e-14 * scale;
-        if size >= look_at && size > rank || is_whole {
-            look_at = size + size / 3;
+        if size >= next_check && size > rank || is_whole {
+            next_check = size + size / 3;
             let (values, vectors) = leading(small.clone(), rank + 1)?;
             let within = vectors.columns(0, rank.min(vectors.ncols()));
             let off = (beyond * within.rows(last * BLOCK, BLOCK)).norm();
@@ -175,7 +175,7 @@ fn iterate(matrix: &Rows<'_>, rank: usize) -> Option<DMatrix<f64>> {
     }
 }
 
-/// Takes out of `vectors` what lies in the space of `basis`, twice; returns the coefficients.
+/// Orthogonalizes `vectors` against `basis`, twice; returns the coefficients.
 fn project(basis: &[DMatrix<f64>], across: &[DMatrix<f64>], vectors: &mut DMatrix<f64>) -> DMatrix<f64> {
     let mut found = DMatrix::zeros(basis.len() * BLOCK, BLOCK);
     for _ in 0..2 {
@@ -193,7 +193,7 @@ fn project(basis: &[DMatrix<f64>], across: &[DMatrix<f64>], vectors: &mut DMatri
 mod tests {
     use super::*;
 
-    /// `sum of values[i] u_i v_i^T` of random orthonormal vectors.
+    /// `sum of values[i] u_i v_i^T` with random orthonormal vectors.
     fn matrix(rows: usize, columns: usize, values: &[f64], seed: u64) -> (DMatrix<f64>, DMatrix<f64>, DMatrix<f64>) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut orthonormal = |n: usize| DMatrix::<f64>::from_fn(n, values.len(), |_, _| random.random_range(-1.0..1.0)).qr().q();
@@ -211,8 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn principal_parts_are_those_of_the_singular_values_known() {
-        // A slow decline, as weights have it: neighbours differ by half a percent.
+    fn principal_parts_match_the_known_singular_values() {
+        // Slowly decreasing values, as in real weights: neighbours differ by half a percent.
         let values: Vec<f64> = (0..300).map(|i| 5.0 * 0.995f64.powi(i)).collect();
         for (rows, columns) in [(300, 420), (420, 300), (40, 90), (90, 40), (300, 300)] {
             let values = &values[..rows.min(columns)];
@@ -240,11 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn leading_columns_are_kept_and_others_projected() {
+    fn leading_columns_are_kept_and_the_others_projected() {
         let (whole, ..) = matrix(30, 50, &[4.0, 3.0, 2.0, 1.0, 0.5, 0.25], 5);
         let kept = of(&whole, |m| leading_columns(m, 3));
         assert!((kept.columns(0, 3) - whole.columns(0, 3)).amax() < 1e-6);
-        // What is left is orthogonal to the first columns.
+        // The remainder is orthogonal to the first columns.
         assert!((whole.columns(0, 3).transpose() * (&whole - &kept)).amax() < 1e-5);
     }
 }

@@ -1,6 +1,6 @@
-//! What a fuzzer calls: each reader of files that come from elsewhere, given any bytes. `tests/fuzzed.rs` mutates good files
-//! for a second each, `tests/fuzz/` is for cargo-fuzz. What a reader says of bytes does not matter here, only that it
-//! says something: no panic, nothing endless, no memory by what bytes merely claim.
+//! Entry points for fuzzers: each reader of untrusted files, given arbitrary bytes. `tests/fuzzed.rs` mutates valid files
+//! for one second per reader; `tests/fuzz/` is for cargo-fuzz. Readers may return any result, but must not panic, hang,
+//! or allocate memory for sizes that the bytes merely claim.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,10 +14,10 @@ use crate::verbs;
 pub use crate::checkpoint::fuzz::{adapter, gguf, index, safetensors, tokenizer, torch};
 pub use crate::data::fuzz::template;
 
-/// A reader's name, and the reader.
+/// A reader with its name.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// Every reader by its name.
+/// All readers.
 pub const TARGETS: [Target; 12] = [
     ("safetensors", safetensors),
     ("index", index),
@@ -33,22 +33,22 @@ pub const TARGETS: [Target; 12] = [
     ("line", line),
 ];
 
-/// A directory of this process, for readers that map files.
+/// A temporary directory of this process, for readers that map files.
 pub(crate) fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
         let directory = std::env::temp_dir().join(format!("dam-fuzz-{}", std::process::id()));
-        // One of that name, which somebody else may have made, is not used.
+        // An existing directory, which another user may have created, is not used.
         let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&directory);
-        made.expect("a directory for the files of the fuzzer");
+        made.expect("a directory for the fuzzer's files");
         directory
     })
 }
 
-/// A file of that directory with `bytes`.
+/// Writes `bytes` to a file of that directory.
 pub(crate) fn file(name: &str, bytes: &[u8]) -> PathBuf {
     let path = directory().join(name);
-    // A file that is mapped is never written over.
+    // A mapped file must not be overwritten.
     let _ = std::fs::remove_file(&path);
     let _ = std::fs::write(&path, bytes);
     path
@@ -63,7 +63,7 @@ pub fn config(bytes: &[u8]) {
     let _ = Architecture::family_of(file, bytes);
 }
 
-/// A recipe of mergekit.
+/// A mergekit recipe.
 pub fn recipe(bytes: &[u8]) {
     if let Ok(documents) = Documents::open(&file("recipe.yml", bytes)) {
         let (last, others) = documents.last();
@@ -71,7 +71,7 @@ pub fn recipe(bytes: &[u8]) {
     }
 }
 
-/// Data: JSON lines, JSON, parquet, and the same as a table and as text.
+/// Data: JSON lines, JSON and parquet, and the same bytes as a table and as text.
 pub fn data(bytes: &[u8]) {
     static SOURCE: OnceLock<Option<Source>> = OnceLock::new();
     let Some(source) = SOURCE.get_or_init(|| Source::open("builtin:math").ok()) else { return };
@@ -80,12 +80,12 @@ pub fn data(bytes: &[u8]) {
     }
 }
 
-/// What `save` wrote.
+/// A file written by `save`.
 pub fn session(bytes: &[u8]) {
     let _ = Dam::open(file("session.dam", bytes));
 }
 
-/// A line of verbs, as it is typed.
+/// A line of verbs.
 pub fn line(bytes: &[u8]) {
     let (text, context) = (String::from_utf8_lossy(bytes), verbs::Context::default());
     if let Ok(statements) = verbs::statements(&text) {

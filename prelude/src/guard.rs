@@ -1,23 +1,23 @@
-//! Floor 0: crates that panic on damaged files, run so that a panic is an error of ours and prints nothing.
+//! Layer 0: runs crates that panic on corrupt files so that a panic becomes an error and prints nothing.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// What is said of a file whose reader panicked.
-pub(crate) const CONTRADICTS: &str = "it contradicts itself";
+/// The message for a file whose reader panicked.
+pub(crate) const CONTRADICTS: &str = "its contents are inconsistent";
 
 thread_local! {
-    /// How many guards the thread is in.
+    /// The number of nested guards on this thread.
     static GUARDS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// One more guard of the thread, until it is dropped.
+/// A guard on this thread, until dropped.
 struct Quiet;
 
 impl Quiet {
     fn new() -> Self {
-        /// What reports a panic goes on as it did, but for threads within a guard.
+        /// Installs a panic hook that stays silent within a guard and otherwise calls the previous hook.
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
@@ -38,10 +38,10 @@ impl Drop for Quiet {
     }
 }
 
-/// Runs `work`; a panic in it is an error, with words for the reader of the file, and nothing is printed.
+/// Runs `work`. A panic in it becomes an error with a readable message, and nothing is printed.
 ///
 /// # Errors
-/// Those of `work`, and panics.
+/// Errors of `work`, and panics.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let _quiet = Quiet::new();
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(CONTRADICTS.into()))
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_an_error_and_the_hook_of_others_is_kept() {
+    fn a_panic_becomes_an_error_and_the_previous_hook_is_kept() {
         let index = std::hint::black_box(3);
         assert_eq!(guarded(|| Ok([1, 2, 3][..index].len())), Ok(3));
         assert_eq!(guarded::<usize>(|| Ok([1, 2, 3][index])), Err(CONTRADICTS.into()));

@@ -1,4 +1,4 @@
-//! Floor 0: the wish to stop. What takes long looks here between its steps, and stops with everything kept.
+//! Layer 0: the stop flag. Long operations check it between steps and stop without losing results.
 //!
 //! A program sets it from Ctrl-C, a notebook from its stop button.
 
@@ -9,27 +9,27 @@ use crate::error::{Error, Result};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Asks what is under way to stop. Tells whether it was asked before.
+/// Sets the stop flag. Returns whether it was already set.
 pub fn request() -> bool {
     STOP.swap(true, Ordering::SeqCst)
 }
 
-/// Takes the wish back, before something else begins.
+/// Clears the stop flag before the next operation.
 pub fn clear() {
     STOP.store(false, Ordering::SeqCst);
 }
 
-/// Whether what is under way was asked to stop.
+/// Whether a stop was requested.
 pub fn requested() -> bool {
     STOP.load(Ordering::SeqCst)
 }
 
-/// Goes on, or breaks off where a stop was asked for.
+/// Returns `Break` if a stop was requested.
 pub fn flow() -> ControlFlow<()> {
     if requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
-/// An error where a stop was asked for: for work that is worth nothing half done.
+/// Returns an error if a stop was requested; for operations whose partial results are useless.
 ///
 /// # Errors
 /// [`Error::Interrupted`].

@@ -1,18 +1,18 @@
 //! Differentiable Adaptive Merging (DAM, arXiv 2410.08371) as six primitives.
 //!
-//! N fine-tunes of one model become one model, `W[:, j] = sum_i f(c[i, j]) W_i[:, j]`: a learnt
-//! coefficient for every source and weight column. The coefficients are learnt by making the merge
-//! agree with each source on that source's own data; no labels are needed.
+//! N fine-tunes of one model become one model, `W[:, j] = sum_i f(c[i, j]) W_i[:, j]`, with a learnt coefficient per
+//! source and weight column. Training makes the merge agree with each source on that source's own data; no labels are
+//! needed.
 //!
 //! ```
 //! use dam_prelude::*;
 //!
 //! let models = load(["builtin:japanese", "builtin:math"])?; // 1. load: paths or built-in models
-//! let dam = models.wrap(Columns::default())?; //               2. wrap: a coefficient a source and column
+//! let dam = models.wrap(Columns::default())?; //               2. wrap: a coefficient per source and column
 //! let before = dam.loss()?; //                                 3. loss: every term, per source
 //! dam.step()?; //                                              4. step: one optimiser step,
 //! dam.train(3)?; //                                               or many
-//! println!("{}", dam.inspect("layers.0.mlp")?); //             5. inspect: what the coefficients became
+//! println!("{}", dam.inspect("layers.0.mlp")?); //             5. inspect: the coefficients
 //!
 //! let directory = tempfile::tempdir()?;
 //! let written = dam.bake(directory.path().join("merged"))?; // 6. bake: a Hugging Face checkpoint
@@ -21,34 +21,34 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Columns`] is one [`Scheme`] of many: others are built in, and one of your own takes about ten lines.
+//! [`Columns`] is one of several built-in [`Scheme`]s; your own takes about ten lines of code.
 //!
-//! A source is a Hugging Face directory (f32, f16 or bf16; one file or shards), a name on the hub
-//! (`org/name@revision`), a GGUF file, or one of the models that live in this library (`builtin:base`,
-//! `builtin:japanese`, `builtin:math`, `builtin:sql`), each with LoRA adapters behind a `+`. Families that
-//! run: llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi3, smollm3. Sources stay memory-mapped. Every type that is returned shows
-//! itself, as text (`Display`) and as the result of an evcxr cell.
+//! A source is a Hugging Face directory (f32, f16 or bf16; one file or shards), a repository on the Hub
+//! (`org/name@revision`), a GGUF file, or a built-in model (`builtin:base`, `builtin:japanese`, `builtin:math`,
+//! `builtin:sql`). Each may be followed by `+` and LoRA adapters. Families that train: llama, mistral, qwen2, qwen3,
+//! gemma, gemma2, gemma3_text, phi3, smollm3. Sources stay memory-mapped. Every returned type has a text form
+//! (`Display`) and shows itself as the result of an evcxr cell.
 //!
-//! # From the ground up
+//! # Modules, from the bottom up
 //!
-//! | module | what |
+//! | module | contents |
 //! | --- | --- |
-//! | [`error`] | what can go wrong, with the remedy |
+//! | [`error`] | errors, each with a hint |
 //! | [`checkpoint`] | find, open, verify and write checkpoints |
-//! | [`ops`] | differentiable operations: fused on the CPU, composed elsewhere |
-//! | [`coefficients`] | the schemes, of what coefficients are made, and the weights they make |
-//! | [`model`] | the decoder, over any weights |
+//! | [`ops`] | differentiable operations: fused on the CPU, composed of candle's operations elsewhere |
+//! | [`coefficients`] | schemes, their coefficients, and the merged weights |
+//! | [`model`] | the decoder, generic over its weights |
 //! | [`data`] | examples, chat templates, batches |
 //! | [`objective`] | the terms of the loss |
-//! | [`methods`] | the ways to merge that train nothing |
-//! | [`train`] | optimisers, schedules, teachers, settings |
-//! | [`eval`] | loss, perplexity, exact match |
-//! | [`show`] | reports, tables and pictures |
+//! | [`methods`] | merge methods without training |
+//! | [`train`] | optimisers, schedules, the forward and backward pass, teachers, settings |
+//! | [`eval`] | loss, perplexity, exact match, generation |
+//! | [`show`] | reports, tables and figures |
 //! | [`session`] | [`Dam`], the six primitives |
-//! | [`verbs`] | the same, as lines of text |
-//! | `notebook` | what a notebook adds |
+//! | [`verbs`] | the command language of the terminal and the kernel |
+//! | `notebook` | display and input in notebooks |
 //!
-//! A module uses those above it, never one below.
+//! A module uses only modules above it in this table.
 
 #![warn(missing_docs)]
 
@@ -61,6 +61,8 @@ mod factor;
 #[doc(hidden)]
 pub mod fuzz;
 mod guard;
+#[cfg(doc)]
+pub mod guide;
 pub mod interrupt;
 pub mod methods;
 pub mod model;
@@ -83,5 +85,5 @@ pub use coefficients::{
 };
 pub use error::{Error, Result};
 pub use objective::Reduction;
-pub use session::{Bake, Compare, Dam, Evolve, Evolved, Merged, Models, Tried, check_scheme, latest, load};
+pub use session::{Bake, Compare, Dam, Evolve, EvolveProgress, Evolved, Merged, Models, check_scheme, latest, load};
 pub use train::{Optimizer, Schedule, Settings};

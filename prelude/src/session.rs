@@ -1,4 +1,4 @@
-//! Floor 7: the six primitives over one session, and the step that makes DAM.
+//! The session layer: the six primitives over one session, and the optimiser step of DAM.
 //!
 //! ```text
 //! W[:, j] = sum_i f(c[i, j]) W_i[:, j]                         the merge      coefficients/
@@ -6,21 +6,21 @@
 //! c      <- c - lr * update(d loss / d c)                      the step       Session::step, below
 //! ```
 //!
-//! [`load`] opens the sources `W_i`; [`Models::wrap`] gives every column its coefficients `c`, or what else a scheme says;
-//! [`Dam::loss`] computes the loss; [`Dam::step`] moves the coefficients down its gradient;
-//! [`Dam::inspect`] shows what they became; [`Dam::bake`] writes `W`. Read `Session::objective` and
-//! `Session::step` below: the rest is in `session/`, a file a primitive.
+//! [`load`] opens the sources `W_i`; [`Models::wrap`] creates the coefficients `c` of a scheme (by default one per
+//! source and column); [`Dam::loss`] computes the loss; [`Dam::step`] updates the coefficients by its gradient;
+//! [`Dam::inspect`] reports the coefficients; [`Dam::bake`] writes `W`. Start with `Session::objective` and
+//! `Session::step` below. The rest is in `session/`, one file per primitive.
 
+mod accessors;
 mod adapter;
-mod apart;
 mod bake;
-mod beside;
 mod check;
 mod compare;
 mod diff;
+mod distances;
 mod evolve;
+mod generate;
 mod gguf;
-mod handle;
 mod inspect;
 mod latest;
 mod merge;
@@ -32,11 +32,11 @@ mod progress;
 mod rest;
 mod saved;
 mod score;
+mod side_files;
 mod snapshot;
-mod start;
-mod talk;
-mod teach;
+mod terms;
 mod tune;
+mod wrap_from;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -46,11 +46,11 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 
 pub use crate::checkpoint::BASE;
+pub use accessors::SessionStatus;
 pub use bake::Bake;
 pub use check::check_scheme;
 pub use compare::{Compare, DAM, EVOLVE};
-pub use evolve::{Evolve, Evolved, Tried};
-pub use handle::Glance;
+pub use evolve::{Evolve, EvolveProgress, Evolved};
 pub(crate) use inspect::{matching, single};
 pub use latest::latest;
 pub(crate) use latest::set_latest;
@@ -61,92 +61,92 @@ pub(crate) use saved::step_of;
 pub use snapshot::Snapshot;
 
 use self::progress::Task;
-use self::score::Judge;
-use self::teach::Plan;
+use self::score::Scorer;
+use self::terms::RecomputePlan;
 use crate::checkpoint::{Kind, Source, Written};
 use crate::coefficients::{Merge, MergedTensor, Variable, Wrap};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::show::{Inspection, LossReport, Scores, StepReport, TrainReport};
-use crate::train::{Forecast, History, Moments, Taught, Teachers, Update, keep_memory};
+use crate::train::{Forecast, Gradients, History, Moments, Teachers, Update, keep_memory};
 
-/// A merge in the making. A handle: clones share one session.
+/// A merge that can be trained. It is a handle: clones share one session.
 #[derive(Clone)]
 pub struct Dam(Arc<Mutex<Session>>);
 
 struct Session {
     models: Models,
-    /// The models that are merged, in the order of their coefficients.
+    /// The merged models, in the order of their coefficients.
     sources: Vec<Source>,
     merge: Merge,
     dtype: DType,
     teachers: Teachers,
-    /// Of every variable of the merge.
+    /// One entry per variable of the merge.
     moments: Vec<Moments>,
-    /// Weights of the weighted overlap, computed when it is first on.
+    /// Weights of the weighted overlap, computed when the term is first switched on.
     angles: Vec<Tensor>,
-    /// What it was said to take when it was wrapped.
+    /// The resource forecast made by `wrap`.
     forecast: Forecast,
-    /// What was decided for steps of so many tokens.
-    plan: Option<Plan>,
+    /// Whether to recompute layers, decided for batches up to a number of tokens.
+    plan: Option<RecomputePlan>,
     step: usize,
-    /// Examples drawn from each source's data.
+    /// Examples drawn so far from each source's data.
     drawn: usize,
-    /// Tokens that steps ran, as [`Cost`](crate::eval::Cost) counts them.
-    ran: u64,
+    /// Tokens run by steps, counted as in [`Cost`](crate::eval::Cost).
+    tokens_run: u64,
     history: History,
     scores: Option<Scores>,
-    /// What is to be said of where the coefficients started, if that was at a merge.
+    /// Describes the start of the coefficients if they start at another merge.
     start: Option<String>,
-    /// The number of the state that it is in.
+    /// The identifier of the current state.
     state: u64,
 }
 
-/// The terms of the objective by name, each with its weight.
+/// The terms of the objective by name, each multiplied by its weight.
 type Terms = Vec<(String, f64)>;
 
-/// The gradient by every variable that trains, in the order of the merge's variables.
-type Gradients = Vec<Option<Vec<f32>>>;
+/// The gradient with respect to each trainable variable, in the order of the merge's variables.
+type FlatGradients = Vec<Option<Vec<f32>>>;
 
 impl Session {
-    /// The objective on the next batch, and with `learn` its gradient by the coefficients.
-    fn objective(&mut self, learn: bool) -> Result<(Terms, Gradients)> {
-        // 1. Each source teaches on its own data: how far the merge is from it, and the gradient of that by
-        //    what the coefficients are made of.
-        let (mut terms, mut taught) = self.distil(learn)?;
-        // A penalty's gradient does not make up for one that should have come from the data.
-        let teaches = self.models.settings.weights.compares_logits();
-        if learn && teaches {
-            self.reached(&taught, teaches)?;
+    /// Computes the objective on the next batch and, with `with_gradient`, its gradient with respect to the coefficients.
+    fn objective(&mut self, with_gradient: bool) -> Result<(Terms, FlatGradients)> {
+        // 1. Distillation: compare the merge with each source on that source's data, and compute the gradient with
+        // respect to the variables of the scheme.
+        let (mut terms, mut gradients) = self.distil(with_gradient)?;
+        // A gradient from the penalties does not replace a missing gradient from the data.
+        let distils = self.models.settings.weights.compares_logits();
+        if with_gradient && distils {
+            self.check_gradients(&gradients, distils)?;
         }
 
         // 2. Penalties on the coefficients themselves.
-        terms.extend(self.penalties(learn.then_some(&mut taught))?);
+        terms.extend(self.penalties(with_gradient.then_some(&mut gradients))?);
         if terms.is_empty() {
             return Err(Error::NothingToTrain);
         }
-        if !learn {
+        if !with_gradient {
             return Ok((terms, Vec::new()));
         }
 
-        // 3. Everything that trains must have been reached.
-        self.reached(&taught, teaches)?;
+        // 3. Every trainable variable must have a gradient.
+        self.check_gradients(&gradients, distils)?;
         let gradient = |(i, variable): (usize, &Variable)| -> Result<Option<Vec<f32>>> {
-            let found = taught.gradients.get(&i).filter(|_| variable.trains);
+            let found = gradients.by_variable.get(&i).filter(|_| variable.trains);
             Ok(found.map(|g| g.flatten_all()?.to_vec1()).transpose()?)
         };
         let gradients = self.merge.variables.iter().enumerate().map(gradient).collect::<Result<_>>()?;
         Ok((terms, gradients))
     }
 
-    /// An error for the first variable that trains without a gradient; with `teaches`, also for one of a
-    /// tensor that the data did not reach.
-    fn reached(&self, taught: &Taught, teaches: bool) -> Result<()> {
-        let missed = |tensor: &&MergedTensor| tensor.trains && teaches && !taught.tensors.contains(&tensor.spec.name);
+    /// Returns an error for the first trainable variable without a gradient. With `distils`, also for a variable of a
+    /// tensor that the gradient of the data did not reach.
+    fn check_gradients(&self, gradients: &Gradients, distils: bool) -> Result<()> {
+        let missed = |tensor: &&MergedTensor| tensor.trains && distils && !gradients.tensors.contains(&tensor.spec.name);
         let missed: Vec<&MergedTensor> = self.merge.tensors.iter().filter(missed).collect();
         let mut without = self.merge.variables.iter().enumerate().filter(|(_, v)| v.trains).filter_map(|(i, variable)| {
             let tensor = missed.iter().find(|t| t.variables.contains(&i)).map(|t| &t.spec.name);
-            tensor.or((!taught.gradients.contains_key(&i)).then_some(&variable.tensor)).map(|tensor| (variable, tensor))
+            tensor.or((!gradients.by_variable.contains_key(&i)).then_some(&variable.tensor)).map(|tensor| (variable, tensor))
         });
         match without.next() {
             None => Ok(()),
@@ -157,9 +157,9 @@ impl Session {
         }
     }
 
-    /// What scores its merge.
-    fn judge(&self) -> Judge<'_> {
-        Judge {
+    /// What scoring the merge needs.
+    fn scorer(&self) -> Scorer<'_> {
+        Scorer {
             models: &self.models,
             sources: &self.sources,
             architecture: &self.merge.architecture,
@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    /// One optimiser step; on any error nothing has moved.
+    /// Makes one optimiser step. On an error, nothing changes.
     fn step(&mut self) -> Result<StepReport> {
         let (terms, mut gradients) = self.objective(true)?;
         let total = terms.iter().map(|(_, x)| x).sum();
@@ -192,7 +192,7 @@ impl Session {
         for ((variable, moments), gradient) in self.merge.variables.iter().zip(&mut moments).zip(&gradients) {
             let Some(gradient) = gradient else { continue };
             let mut values = variable.value.flatten_all()?.to_vec1::<f32>()?;
-            // The vectors of a parameter are the entries of its first dimension, mostly sources.
+            // The vectors of a parameter are the entries of its first dimension: one per source for most schemes.
             let width = values.len() / variable.value.dims().first().copied().unwrap_or(1);
             moments.update(update, &mut values, gradient, width);
             if let Some(value) = values.iter().find(|x| !x.is_finite()) {
@@ -211,13 +211,13 @@ impl Session {
         Ok(StepReport { step, total, terms, grad_norm, lr })
     }
 
-    /// The coefficients are others: what was said of those before holds no more.
+    /// Marks the state as changed and drops the scores of the old coefficients.
     fn changed(&mut self) {
         self.scores = None;
         self.state = snapshot::new_state();
     }
 
-    /// Where the linear schedule ends.
+    /// The number of steps after which the linear schedule ends.
     fn total_steps(&self) -> usize {
         let settings = &self.models.settings;
         let data = self.sources.iter().filter_map(|s| self.models.data.get(s.name()));
@@ -241,7 +241,7 @@ impl Session {
 }
 
 impl Dam {
-    /// The merge of `models`, at its start.
+    /// Creates the merge of `models` with its initial coefficients.
     pub(crate) fn new(models: Models, wrap: Wrap) -> Result<Self> {
         models.settings.check()?;
         keep_memory();
@@ -249,10 +249,10 @@ impl Dam {
         if options.train.iter().all(|kind| *kind == Kind::Bias) {
             return Err(Error::bad_value("train", "", "one or more of linear, embedding and norm"));
         }
-        let (device, dtype) = models.settings.place()?;
+        let (device, dtype) = models.settings.device_and_dtype()?;
         let sources = models.merged_by(&**scheme, options.with_base)?;
         sources.iter().try_for_each(|s| sources[0].check_trainable(s))?;
-        let mut forecast = Forecast::new(&models.load_of(&sources)?, &models.settings, &device)?;
+        let mut forecast = Forecast::new(&models.workload(&sources)?, &models.settings, &device)?;
         let merge = Merge::new(&sources, wrap, device)?;
         forecast.working_bytes += merge.coefficient_bytes();
         let moments = merge.variables.iter().map(|_| Moments::default()).collect();
@@ -268,7 +268,7 @@ impl Dam {
             plan: None,
             step: 0,
             drawn: 0,
-            ran: 0,
+            tokens_run: 0,
             history: History::default(),
             scores: None,
             start: None,
@@ -282,48 +282,48 @@ impl Dam {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `f`, which reads the sources' weights, on the number of threads that is set.
-    fn run<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
+    /// Runs `f`, which reads the sources' weights, on the configured number of threads.
+    fn with_weights<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
         self.session().models.check_unchanged()?;
-        self.look(f)
+        self.with_session(f)
     }
 
-    /// Runs `f`, which needs no weights, on the number of threads that is set.
-    fn look<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
+    /// Runs `f`, which does not read weights, on the configured number of threads.
+    fn with_session<T: Send>(&self, f: impl FnOnce(&mut Session) -> Result<T> + Send) -> Result<T> {
         let mut session = self.session();
         let session: &mut Session = &mut session;
         on_threads(session.models.settings.threads, || f(session))
     }
 
-    /// The objective on the batch that the next step will use, term by term.
+    /// Computes every term of the objective on the batch of the next step.
     ///
     /// # Errors
-    /// A source without data.
+    /// A source has no data.
     pub fn loss(&self) -> Result<LossReport> {
-        self.run(|session| {
+        self.with_weights(|session| {
             let (terms, _) = session.objective(false)?;
             Ok(LossReport { total: terms.iter().map(|(_, x)| x).sum(), notes: session.notes(&terms), terms })
         })
     }
 
-    /// One optimiser step on the next batch. Reports the loss before it.
+    /// Makes one optimiser step on the next batch. Reports the loss before the step.
     ///
     /// # Errors
-    /// A source without data, a coefficient that no gradient reached, a loss that is not finite, or
-    /// [`Error::Interrupted`]. The coefficients have not moved then.
+    /// A source has no data, a coefficient has no gradient, the loss is not finite, or [`Error::Interrupted`]. The
+    /// coefficients are then unchanged.
     pub fn step(&self) -> Result<StepReport> {
-        self.run(Session::step)
+        self.with_weights(Session::step)
     }
 
-    /// `steps` optimiser steps. A stop that is asked for breaks off the one under way, and keeps those before it.
+    /// Makes `steps` optimiser steps. A stop discards the step in progress and keeps those before it.
     ///
     /// # Errors
-    /// As for [`Dam::step`]; the steps made before stay made. [`Error::Interrupted`] where none was made.
+    /// As for [`Dam::step`]; steps made before the error are kept. [`Error::Interrupted`] if no step was made.
     pub fn train(&self, steps: usize) -> Result<TrainReport> {
         self.train_with(steps, |_| ControlFlow::Continue(()))
     }
 
-    /// [`Dam::train`], with a look after every step: `Break` stops there and keeps everything.
+    /// Like [`Dam::train`], but calls `after` after every step; `Break` stops training and keeps all steps.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -343,7 +343,7 @@ impl Dam {
         let mut task = Task::begin("train", Some(steps), Some(self));
         for i in 0..steps {
             let report = match self.step() {
-                // A step that was broken off is none; those before it stay made.
+                // An interrupted step is discarded; the steps before it are kept.
                 Err(Error::Interrupted) if i > 0 => {
                     stopped = true;
                     break;
@@ -375,11 +375,11 @@ impl Dam {
         })
     }
 
-    /// The coefficients of the tensors named or matched by `pattern`: a name, a glob (`*`, `?`), or a
-    /// part of a name. `""` is all.
+    /// Reports the coefficients of the tensors selected by `pattern`: a name, a glob (`*`, `?`) or a part of a name.
+    /// `""` selects all tensors.
     ///
     /// # Errors
-    /// A pattern that matches nothing.
+    /// The pattern matches no tensor.
     pub fn inspect(&self, pattern: &str) -> Result<Inspection> {
         self.session().inspect(pattern)
     }
@@ -387,7 +387,7 @@ impl Dam {
     /// Writes the merge as a Hugging Face checkpoint to a new directory.
     ///
     /// # Errors
-    /// A directory that exists, has no room or may not be written; nothing is left behind.
+    /// The directory exists, its disk is full, or it is not writable. No partial output remains.
     pub fn bake(&self, directory: impl AsRef<Path>) -> Result<Written> {
         self.bake_with(directory, &Bake::default())
     }
@@ -398,11 +398,11 @@ impl Dam {
     /// As for `bake`.
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
         let directory = directory.as_ref();
-        self.run(|session| session.bake(directory, options))
+        self.with_weights(|session| session.bake(directory, options))
     }
 }
 
-/// Runs `f` on `threads` threads; 0: all.
+/// Runs `f` on `threads` threads; 0 uses all cores.
 fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if threads == 0 {
         return f();
@@ -417,9 +417,9 @@ mod tests {
     use super::*;
     use crate::coefficients::Columns;
 
-    /// The guard against an operation without a backward, or a weight that no operation uses.
+    /// Guards against an operation without a backward pass and against a weight that no operation uses.
     #[test]
-    fn a_coefficient_without_a_gradient_is_an_error_and_nothing_moves() {
+    fn a_missing_gradient_is_an_error_and_changes_nothing() {
         let models = load(["builtin:japanese", "builtin:math"]).unwrap();
         let dam = models.wrap(Columns::default()).unwrap();
         let name = "model.norm.weight";

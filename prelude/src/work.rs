@@ -1,5 +1,5 @@
-//! Floor 0: long work on bytes, such as a download, a load or a write: how far it is, told to whoever watches, and the
-//! place where it stops when a stop is asked for.
+//! Layer 0: progress of long byte-level work such as downloads, loads and writes. [`Work`] reports progress to a watcher
+//! and returns an error when a stop is requested.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -8,38 +8,38 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::interrupt;
 
-/// How far work is.
+/// The progress of a piece of work.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Amount<'a> {
+pub(crate) struct Progress<'a> {
     pub task: &'static str,
-    /// What it is done on, or waits for.
+    /// What it works on, or what it is waiting for.
     pub what: &'a str,
-    /// Bytes.
+    /// Bytes done so far.
     pub done: u64,
-    /// Bytes of the whole, where that is known.
+    /// Total bytes, if known.
     pub total: Option<u64>,
-    /// The first look at it.
-    pub begins: bool,
-    /// Nothing more will come of it.
-    pub finished: bool,
+    /// Whether this is the first report.
+    pub is_first: bool,
+    /// Whether this is the last report.
+    pub is_last: bool,
 }
 
-type Watcher = Arc<dyn Fn(&Amount<'_>) + Send + Sync>;
+type Watcher = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
 
 static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
 
-/// Calls `watcher` while work is under way, from any thread, one call at a time for each piece of work.
-pub(crate) fn watch(watcher: impl Fn(&Amount<'_>) + Send + Sync + 'static) {
+/// Sets the function that receives progress. It is called from any thread, one call at a time per piece of work.
+pub(crate) fn watch(watcher: impl Fn(&Progress<'_>) + Send + Sync + 'static) {
     *WATCHER.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
 }
 
-/// What is over sooner is not told of.
-const SOON: Duration = Duration::from_millis(400);
+/// Work that takes less time than this is not reported.
+const REPORT_DELAY: Duration = Duration::from_millis(400);
 
-/// Looks are this far apart.
-const APART: Duration = Duration::from_millis(100);
+/// The minimum interval between reports.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Work under way, until it is dropped. Threads share it.
+/// Work in progress, until dropped. Threads may share it.
 pub(crate) struct Work {
     task: &'static str,
     what: String,
@@ -47,29 +47,29 @@ pub(crate) struct Work {
     done: AtomicU64,
     begun: Instant,
     watcher: Option<Watcher>,
-    /// When it was told of last.
-    told: Mutex<Option<Instant>>,
+    /// The time of the last report.
+    reported: Mutex<Option<Instant>>,
 }
 
 impl Work {
-    /// Work on `what`, of `total` bytes where that is known.
+    /// Starts work on `what`, of `total` bytes if known.
     pub fn begin(task: &'static str, what: impl Into<String>, total: Option<u64>) -> Self {
         let watcher = WATCHER.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (what, done) = (what.into(), AtomicU64::new(0));
-        Self { task, what, total, done, begun: Instant::now(), watcher, told: Mutex::new(None) }
+        Self { task, what, total, done, begun: Instant::now(), watcher, reported: Mutex::new(None) }
     }
 
-    /// `bytes` more are done; stops where a stop was asked for.
+    /// Adds `bytes` to the work done. Returns an error if a stop was requested.
     ///
     /// # Errors
     /// [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn advance(&self, bytes: u64) -> Result<()> {
         self.done.fetch_add(bytes, Ordering::Relaxed);
-        self.tell(&self.what);
+        self.report(&self.what);
         interrupt::check()
     }
 
-    /// So many bytes are done.
+    /// Sets the work done to `done` bytes.
     ///
     /// # Errors
     /// As for [`Work::advance`].
@@ -78,12 +78,12 @@ impl Work {
         self.advance(0)
     }
 
-    /// Waits, and says for what: `message` is given the seconds that are left.
+    /// Waits and reports why: `message` receives the seconds left.
     ///
     /// # Errors
     /// As for [`Work::advance`].
     pub fn wait(&self, time: Duration, message: impl Fn(u64) -> String) -> Result<()> {
-        /// A stop is seen after this long.
+        /// The interval at which a stop is noticed.
         const LOOK: Duration = Duration::from_millis(25);
         let end = Instant::now() + time;
         loop {
@@ -92,36 +92,36 @@ impl Work {
             if left.is_zero() {
                 return Ok(());
             }
-            self.tell(&message(left.as_secs() + 1));
+            self.report(&message(left.as_secs() + 1));
             std::thread::sleep(left.min(LOOK));
         }
     }
 
-    fn tell(&self, what: &str) {
-        let Some(watcher) = self.watcher.as_ref().filter(|_| self.begun.elapsed() > SOON) else { return };
-        // Whoever finds another telling does not wait for it.
-        let Ok(mut told) = self.told.try_lock() else { return };
-        if told.is_some_and(|last| last.elapsed() < APART) {
+    fn report(&self, what: &str) {
+        let Some(watcher) = self.watcher.as_ref().filter(|_| self.begun.elapsed() > REPORT_DELAY) else { return };
+        // If another thread is reporting, this one does not wait.
+        let Ok(mut reported) = self.reported.try_lock() else { return };
+        if reported.is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
             return;
         }
-        let amount = self.amount(what);
-        if told.is_none() {
-            watcher(&Amount { done: 0, begins: true, ..amount });
+        let progress = self.progress(what);
+        if reported.is_none() {
+            watcher(&Progress { done: 0, is_first: true, ..progress });
         }
-        watcher(&amount);
-        *told = Some(Instant::now());
+        watcher(&progress);
+        *reported = Some(Instant::now());
     }
 
-    fn amount<'a>(&self, what: &'a str) -> Amount<'a> {
+    fn progress<'a>(&self, what: &'a str) -> Progress<'a> {
         let done = self.done.load(Ordering::Relaxed);
-        Amount { task: self.task, what, done, total: self.total, begins: false, finished: false }
+        Progress { task: self.task, what, done, total: self.total, is_first: false, is_last: false }
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        if let (Some(watcher), Some(_)) = (&self.watcher, *self.told.lock().unwrap_or_else(PoisonError::into_inner)) {
-            watcher(&Amount { finished: true, ..self.amount(&self.what) });
+        if let (Some(watcher), Some(_)) = (&self.watcher, *self.reported.lock().unwrap_or_else(PoisonError::into_inner)) {
+            watcher(&Progress { is_last: true, ..self.progress(&self.what) });
         }
     }
 }
@@ -131,21 +131,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_is_told_of_from_its_begin_to_its_end_and_not_if_it_is_soon_over() {
+    fn work_is_reported_from_start_to_finish_unless_it_is_short() {
         let seen: Arc<Mutex<Vec<(u64, bool, bool)>>> = Arc::default();
-        let told = seen.clone();
-        watch(move |amount| {
-            if amount.task == "test" {
-                told.lock().unwrap().push((amount.done, amount.begins, amount.finished));
+        let reported = seen.clone();
+        watch(move |progress| {
+            if progress.task == "test" {
+                reported.lock().unwrap().push((progress.done, progress.is_first, progress.is_last));
             }
         });
         Work::begin("test", "soon", Some(10)).advance(10).unwrap();
         assert!(seen.lock().unwrap().is_empty());
         let work = Work::begin("test", "long", Some(10));
-        std::thread::sleep(SOON + APART);
+        std::thread::sleep(REPORT_DELAY + REPORT_INTERVAL);
         work.advance(3).unwrap();
         work.advance(3).unwrap();
-        std::thread::sleep(APART + APART);
+        std::thread::sleep(REPORT_INTERVAL + REPORT_INTERVAL);
         work.reach(8).unwrap();
         drop(work);
         assert_eq!(*seen.lock().unwrap(), [(0, true, false), (3, false, false), (8, false, false), (8, false, true)]);

@@ -1,10 +1,10 @@
-//! A stand-in for cargo, which evcxr and rust-analyzer call.
+//! A wrapper for cargo, which evcxr and rust-analyzer call instead of it.
 //!
-//! evcxr has rust-analyzer find out the types of variables. What cells use of the prelude is made of its own types, of
-//! candle's and of the standard library's; but rust-analyzer would read the source of all its two hundred dependencies
-//! first, and a notebook's first cell would wait for that. So it is told of those few. Cells are built by cargo itself,
-//! with everything: what is being built is said meanwhile (`building.rs`), and what a cell asks for in addition changes
-//! nothing of what is built already (`lock.rs`).
+//! evcxr uses rust-analyzer to find the types of variables. What cells use of the prelude consists of its own types and those
+//! of candle and the standard library; but rust-analyzer would first read the source of all two hundred dependencies, and the
+//! first cell would wait for that. So the wrapper reports only those few crates to rust-analyzer. Cells are built by cargo
+//! itself with all dependencies: the build is reported to the kernel (`build.rs`), and dependencies that a cell adds
+//! change nothing that is already built (`lock.rs`).
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -14,50 +14,50 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// The environment variable with the path of cargo itself.
+/// The environment variable with the path of the real cargo.
 const REAL: &str = "DAM_CARGO";
 
-/// The environment variable with the path of the kernel's socket, which is told what is built.
+/// The environment variable with the path of the kernel's socket, which receives build progress.
 pub const SOCKET: &str = "DAM_BUILDS";
 
-/// The environment variable that evcxr sets for what it calls itself.
+/// The environment variable that evcxr sets for its own calls of cargo.
 const EVCXR: &str = "EVCXR_CORE_EXTERN";
 
-/// The environment variable with cargo's own home, which rust-analyzer is not told.
+/// The environment variable with the real `CARGO_HOME`, which rust-analyzer does not see.
 pub const HOME: &str = "DAM_CARGO_HOME";
 
-/// What the types of cells are made of, beside what a notebook asks for itself with `:dep`.
+/// The packages whose types cells use, beside those a notebook adds with `:dep`.
 const KNOWN: [&str; 3] = ["dam-prelude", "candle-core", "half"];
 
-/// Whether this process was started as cargo.
+/// Whether this process was started as the wrapper.
 pub fn is_cargo() -> bool {
     std::env::var_os(REAL).is_some()
         && std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new("cargo")))
 }
 
-/// Where rust-analyzer and evcxr find the stand-in, in a directory of [`stand_in`]: rust-analyzer looks in the home of
-/// cargo first, evcxr asks rustup.
+/// The directories, below that of [`install_wrapper`], where the wrapper is found: rust-analyzer looks in `CARGO_HOME` first,
+/// evcxr asks rustup.
 const HOME_BIN: &str = "home/bin";
 const RUSTUP_BIN: &str = "rustup";
 
-/// Has rust-analyzer and evcxr of this process find a stand-in, made in `directory`, which tells `socket` what it builds.
+/// Creates the wrapper in `directory` for rust-analyzer and evcxr in this process. It reports builds to `socket`.
 ///
 /// # Errors
-/// No compiler, or a directory that may not be written.
-pub fn stand_in(directory: &Path, socket: &Path) -> Result<()> {
-    let asked = Command::new("rustc")
+/// There is no compiler, or the directory is not writable.
+pub fn install_wrapper(directory: &Path, socket: &Path) -> Result<()> {
+    let output = Command::new("rustc")
         .args(["--print", "sysroot"])
         .output()
         .context("there is no Rust compiler: install Rust from rustup.rs")?;
-    let sysroot = PathBuf::from(String::from_utf8(asked.stdout)?.trim());
-    // The compiler itself, not what rustup puts in its place to look for it at every call.
+    let sysroot = PathBuf::from(String::from_utf8(output.stdout)?.trim());
+    // The tool itself, not rustup's proxy, which looks it up at every call.
     let tool = |name: &str| {
         let own = Some(sysroot.join("bin").join(name)).filter(|path| path.is_file());
         own.or_else(|| super::prepare::on_path(name)).with_context(|| format!("there is no {name}: install Rust from rustup.rs"))
     };
     let home = match std::env::var_os("CARGO_HOME") {
         Some(home) => home.into(),
-        None => dirs::home_dir().context("no home directory is known: set HOME")?.join(".cargo"),
+        None => dirs::home_dir().context("no home directory: set HOME")?.join(".cargo"),
     };
     let (bin, rustup) = (directory.join(HOME_BIN), directory.join(RUSTUP_BIN));
     std::fs::create_dir_all(&bin)?;
@@ -68,7 +68,8 @@ pub fn stand_in(directory: &Path, socket: &Path) -> Result<()> {
     let script = format!("#!/bin/sh\n[ \"$1\" = which ] && echo {}/\"$2\"\n", quoted(&bin));
     std::fs::write(rustup.join("rustup"), script)?;
     std::fs::set_permissions(rustup.join("rustup"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    // SAFETY: no other thread of this process runs yet.
+    // SAFETY: other threads of this process, if any, read the environment only through std, whose lock `set_var` takes; no C
+    // code reads it meanwhile.
     unsafe {
         std::env::set_var(REAL, tool("cargo")?);
         std::env::set_var(HOME, home);
@@ -78,14 +79,15 @@ pub fn stand_in(directory: &Path, socket: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs `start` while evcxr finds the stand-in, if there is one.
-pub fn found<T>(start: impl FnOnce() -> T) -> T {
+/// Runs `start` with the wrapper first on `PATH`, if there is one.
+pub fn with_wrapper_on_path<T>(start: impl FnOnce() -> T) -> T {
     let Some(home) = std::env::var_os("CARGO_HOME").filter(|_| std::env::var_os(REAL).is_some()) else { return start() };
     let before = std::env::var_os("PATH").unwrap_or_default();
     let rustup = Path::new(&home).with_file_name(RUSTUP_BIN);
     let path = std::env::join_paths(std::iter::once(rustup).chain(std::env::split_paths(&before)));
     let set = |path: &OsStr| {
-        // SAFETY: only Rust of this process reads the environment meanwhile, which waits for it.
+        // SAFETY: other threads of this process read the environment only through std, whose lock `set_var` takes; no C code
+        // reads it meanwhile.
         unsafe { std::env::set_var("PATH", path) };
     };
     set(path.as_deref().unwrap_or(&before));
@@ -94,7 +96,7 @@ pub fn found<T>(start: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Does what cargo does, and tells rust-analyzer less of what a cell depends on.
+/// Runs cargo for evcxr and rust-analyzer.
 pub fn cargo() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let Some(real) = std::env::var_os(REAL) else { return ExitCode::FAILURE };
@@ -107,29 +109,29 @@ pub fn cargo() -> ExitCode {
     };
     let mut command = cargo();
     command.args(&arguments);
-    // Cargo's own options stand before what it is to do.
+    // Cargo's global options come before the subcommand.
     let what = arguments.iter().find_map(|argument| argument.to_str().filter(|text| !text.starts_with('-'))).unwrap_or("");
     match (what, std::env::var_os(EVCXR).is_some()) {
         ("build" | "check", true) => {
-            // What is only to be checked is built: all that it needs is, and nothing is for a check.
+            // `check` becomes `build`: everything a build needs is cached, nothing for a check is.
             let arguments: Vec<OsString> =
                 arguments.iter().map(|a| if a == "check" { "build".into() } else { a.clone() }).collect();
-            let done = super::lock::allow(&cargo).and_then(|apart| match apart[..] {
-                [] => Ok(super::building::run({
+            let done = super::lock::check_build(&cargo).and_then(|separate| match separate[..] {
+                [] => Ok(super::build::run({
                     let mut command = cargo();
                     command.args(&arguments);
                     command
                 })),
-                _ => super::apart::build(&cargo, &arguments, &apart),
+                _ => super::separate::build(&cargo, &arguments, &separate),
             });
             done.unwrap_or_else(|error| {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE
             })
         }
-        ("metadata", true) => match super::lock::look(&cargo) {
+        ("metadata", true) => match super::lock::check_dependency(&cargo) {
             Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => status(super::lock::keeping(|| command.status())),
+            Ok(false) => status(super::lock::preserving_lock(|| command.status())),
             Err(error) => {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE
@@ -137,9 +139,9 @@ pub fn cargo() -> ExitCode {
         },
         ("metadata", false) => {
             command.stderr(std::process::Stdio::inherit());
-            let Ok(output) = super::lock::keeping(|| command.output()) else { return ExitCode::FAILURE };
+            let Ok(output) = super::lock::preserving_lock(|| command.output()) else { return ExitCode::FAILURE };
             match serde_json::from_slice(&output.stdout) {
-                Ok(all) => println!("{}", fewer(all)),
+                Ok(all) => println!("{}", without_prelude_dependencies(all)),
                 Err(_) => print!("{}", String::from_utf8_lossy(&output.stdout)),
             }
             status(Ok(output.status))
@@ -148,21 +150,21 @@ pub fn cargo() -> ExitCode {
     }
 }
 
-/// How a program ended, as that of this one.
+/// The exit status of a program, as the exit code of this one.
 pub fn status(ended: std::io::Result<std::process::ExitStatus>) -> ExitCode {
     let code = ended.ok().and_then(|status| status.code()).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// The metadata of a workspace without what the prelude depends on, but for what is known of it.
-fn fewer(mut all: Value) -> Value {
+/// The metadata of a workspace without the dependencies of the prelude, except the known packages.
+fn without_prelude_dependencies(mut all: Value) -> Value {
     let name = |package: &Value| package["name"].as_str().unwrap_or_default().to_owned();
     let is_prelude = |package: &Value| name(package) == KNOWN[0];
     let packages = all["packages"].as_array().cloned().unwrap_or_default();
     let Some(prelude) = packages.iter().find(|p| is_prelude(p)).map(|p| p["id"].clone()) else { return all };
     let known = |id: &Value| packages.iter().any(|p| p["id"] == *id && KNOWN.contains(&name(p).as_str()));
     let nodes = all["resolve"]["nodes"].as_array().cloned().unwrap_or_default();
-    // Whatever is reached without going through what is known.
+    // Everything reachable without passing through a known package.
     let mut kept: BTreeSet<String> = BTreeSet::new();
     let mut waiting: Vec<Value> = all["workspace_members"].as_array().cloned().unwrap_or_default();
     waiting.push(prelude);
@@ -192,10 +194,10 @@ fn fewer(mut all: Value) -> Value {
 mod tests {
     use serde_json::json;
 
-    use super::fewer;
+    use super::without_prelude_dependencies;
 
     #[test]
-    fn only_what_the_prelude_depends_on_is_left_out() {
+    fn only_dependencies_of_the_prelude_are_left_out() {
         let package = |name: &str| json!({"id": name, "name": name});
         let node = |id: &str, deps: &[&str]| {
             let deps: Vec<_> = deps.iter().map(|dep| json!({"name": dep, "pkg": dep})).collect();
@@ -210,7 +212,7 @@ mod tests {
                 node("candle-core", &["gemm"]), node("gemm", &[]), node("regex", &["memchr"]), node("memchr", &[]),
             ]},
         });
-        let few = fewer(all);
+        let few = without_prelude_dependencies(all);
         let names: Vec<_> = few["packages"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["ctx", "dam-prelude", "candle-core", "regex", "memchr"]);
         let nodes = few["resolve"]["nodes"].as_array().unwrap();

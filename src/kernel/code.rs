@@ -1,4 +1,4 @@
-//! What the text of a cell is, decided without running it: verbs or Rust, whole or not, and where the cursor is.
+//! Analyses the text of a cell without running it: verbs or Rust, complete or not, and cursor positions.
 
 use std::ops::Range;
 
@@ -7,9 +7,9 @@ use ra_ap_syntax::{AstNode, Edition, SourceFile, ast};
 /// A part of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part<'a> {
-    /// A line of verbs, without what marks it.
+    /// A line of verbs, without its prefix.
     Verbs(&'a str),
-    /// Rust, below as many empty lines as stand above it in the cell.
+    /// Rust, preceded by as many empty lines as there are lines above it in the cell.
     Rust(String),
 }
 
@@ -21,15 +21,15 @@ pub enum Part<'a> {
 /// %step 5
 /// ```
 ///
-/// Below Rust that goes on, `%` is an operator; and there it stands in the first column, right before a verb. A line as
-/// the prompt shows it, which one copies from elsewhere, is one of verbs too: `dam> step 5`.
+/// After incomplete Rust, `%` is an operator; after complete Rust it must be in the first column, directly before a verb. A
+/// line copied from the prompt is a line of verbs too: `dam> step 5`.
 pub fn parts(cell: &str) -> Vec<Part<'_>> {
     let (mut parts, mut rust, mut is_rust) = (Vec::new(), String::new(), false);
     for (i, line) in cell.split_inclusive('\n').enumerate() {
         let text = line.trim_end();
         let verbs = match is_rust {
             false => verbs(text.trim_start()),
-            true => verbs(text).filter(|_| is_verb(text) && !matches!(whole(&rust), Whole::No(_))),
+            true => verbs(text).filter(|_| is_verb(text) && !matches!(completeness(&rust), Completeness::Incomplete(_))),
         };
         match verbs {
             Some(verbs) => {
@@ -48,7 +48,7 @@ pub fn parts(cell: &str) -> Vec<Part<'_>> {
     parts
 }
 
-/// The verbs of a line that is of verbs: behind `%`, or as it stands at the prompt.
+/// The verbs in a line that starts with `%` or with a prompt.
 pub fn verbs(line: &str) -> Option<&str> {
     if let Some(verbs) = line.strip_prefix('%') {
         return Some(verbs.trim());
@@ -62,12 +62,12 @@ pub fn verbs(line: &str) -> Option<&str> {
     Some(verbs.trim())
 }
 
-/// Whether a `%` before it makes this line one of verbs below Rust too.
+/// Whether this line is a line of verbs after Rust too.
 fn is_verb(line: &str) -> bool {
     !line.starts_with('%') || line[1..].starts_with(|c: char| c.is_alphabetic() || c == '?')
 }
 
-/// A cell with blanks in the place of its lines of verbs: bytes and lines are where they were.
+/// A cell with its lines of verbs replaced by spaces, so that bytes and lines keep their positions.
 pub fn without_verbs(cell: &str) -> String {
     let mut bare = cell.to_owned();
     for part in parts(cell) {
@@ -81,8 +81,8 @@ pub fn without_verbs(cell: &str) -> String {
     bare
 }
 
-/// Where the expression is that is the value of `rust`, which has commands of evcxr above it maybe. None where there is
-/// none, or the code is wrong.
+/// The range of the expression that is the value of `rust`, which may start with evcxr commands. None if there is no such
+/// expression or the code does not parse.
 pub fn value(rust: &str) -> Option<Range<usize>> {
     const HEAD: &str = "fn f(){";
     let is_above = |line: &&str| line.trim().is_empty() || line.starts_with("//") || is_command(line);
@@ -97,8 +97,8 @@ pub fn value(rust: &str) -> Option<Range<usize>> {
     items.next().is_none().then(|| place(range.start())..place(range.end()))
 }
 
-/// Where the expression begins that `code` ends with: after whatever ends a statement or opens a bracket.
-pub fn last(code: &str) -> usize {
+/// The start of the expression that `code` ends with: after whatever ends a statement or opens a bracket.
+pub fn last_expression(code: &str) -> usize {
     let mut depth = 0;
     for (at, c) in code.char_indices().rev() {
         match c {
@@ -111,23 +111,23 @@ pub fn last(code: &str) -> usize {
     0
 }
 
-/// Whether a line is one of evcxr's commands, or one for the shell.
+/// Whether a line is an evcxr command or a shell command.
 pub fn is_command(line: &str) -> bool {
     line.starts_with('!') || line.trim_start_matches(' ').starts_with(':')
 }
 
-/// Whether Rust code is whole.
+/// Whether Rust code is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whole {
-    Yes,
-    /// With how many brackets open.
-    No(usize),
-    /// A bracket closes what is not open.
-    Never,
+pub enum Completeness {
+    Complete,
+    /// Incomplete, with this many open brackets.
+    Incomplete(usize),
+    /// A closing bracket does not match.
+    Invalid,
 }
 
 /// Whether all brackets, strings and comments of `code` are closed.
-pub fn whole(code: &str) -> Whole {
+pub fn completeness(code: &str) -> Completeness {
     let mut open = Vec::new();
     let mut rest = code;
     while let Some(c) = rest.chars().next() {
@@ -143,24 +143,24 @@ pub fn whole(code: &str) -> Whole {
             }
             ')' | ']' | '}' => match (open.pop(), c) {
                 (Some('('), ')') | (Some('['), ']') | (Some('{'), '}') => Some(1),
-                _ => return Whole::Never,
+                _ => return Completeness::Invalid,
             },
             _ => Some(c.len_utf8()),
         };
         match skipped {
             Some(n) => rest = &rest[n..],
-            None => return Whole::No(open.len()),
+            None => return Completeness::Incomplete(open.len()),
         }
     }
-    if open.is_empty() { Whole::Yes } else { Whole::No(open.len()) }
+    if open.is_empty() { Completeness::Complete } else { Completeness::Incomplete(open.len()) }
 }
 
-/// Whether what is before byte `at` belongs to the same word.
+/// Whether byte `at` continues a word.
 fn is_word(code: &str, at: usize) -> bool {
     code[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_')
 }
 
-/// The length of the comment that `text` begins with; comments nest.
+/// The length of the comment at the start of `text`; comments nest.
 fn comment(text: &str) -> Option<usize> {
     let (mut depth, mut at) = (0, 0);
     loop {
@@ -173,7 +173,7 @@ fn comment(text: &str) -> Option<usize> {
     }
 }
 
-/// The length of the string that `text` begins with.
+/// The length of the string literal at the start of `text`.
 fn string(text: &str) -> Option<usize> {
     let mut characters = text.char_indices().skip(1);
     while let Some((at, c)) = characters.next() {
@@ -186,7 +186,8 @@ fn string(text: &str) -> Option<usize> {
     None
 }
 
-/// The length of the raw string that `text` begins with, none where it has no end; the outer none where it is none.
+/// The length of the raw string at the start of `text`: the outer option is none if it is not a raw string, the inner one if
+/// it is not closed.
 fn raw(text: &str) -> Option<Option<usize>> {
     let hashes = text[1..].chars().take_while(|c| *c == '#').count();
     let begin = 1 + hashes;
@@ -196,7 +197,7 @@ fn raw(text: &str) -> Option<Option<usize>> {
     })
 }
 
-/// The length of the character that `text` begins with; of a lifetime, its mark.
+/// The length of the character literal at the start of `text`, or of the quote of a lifetime.
 fn character(text: &str) -> usize {
     let mut characters = text.char_indices().skip(1);
     let end = match characters.next() {
@@ -207,7 +208,7 @@ fn character(text: &str) -> usize {
     end.unwrap_or(1)
 }
 
-/// What is inserted for a completion: of a call, no names of arguments; none of a field without a name.
+/// The text inserted for a completion: for a call, the name and an opening parenthesis. None for tuple fields.
 pub fn inserted(completion: &str) -> Option<String> {
     match completion.split_once('(') {
         Some((_, ")")) => Some(completion.to_owned()),
@@ -216,18 +217,18 @@ pub fn inserted(completion: &str) -> Option<String> {
     }
 }
 
-/// Byte `position` of the character number `cursor` of `code`, as Jupyter counts.
+/// The byte position of character `cursor` of `code`, the unit in which Jupyter counts.
 pub fn position(code: &str, cursor: usize) -> usize {
     code.char_indices().nth(cursor).map_or(code.len(), |(at, _)| at)
 }
 
-/// The number of the character at byte `position`.
+/// The character index of byte `position`.
 pub fn cursor(code: &str, position: usize) -> usize {
     code.char_indices().take_while(|(at, _)| *at < position).count()
 }
 
-/// Where the bracket is that opens the call which byte `position` is among the arguments of; none where a name is there.
-pub fn called(code: &str, position: usize) -> Option<usize> {
+/// The opening parenthesis of the call whose arguments contain byte `position`; none if there is a name at that position.
+pub fn call_parenthesis(code: &str, position: usize) -> Option<usize> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let (before, after) = code.split_at(position);
     let word = before.rfind(|c: char| !is_word(c)).map_or(before, |at| &before[at..]).trim_start_matches(|c: char| !is_word(c));
@@ -248,7 +249,7 @@ pub fn called(code: &str, position: usize) -> Option<usize> {
     None
 }
 
-/// Where the word at byte `position` ends.
+/// The end of the word at byte `position`.
 pub fn word_end(code: &str, position: usize) -> usize {
     let rest = &code[position..];
     position + rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())
@@ -259,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_has_verbs_and_rust() {
+    fn a_cell_is_split_into_verbs_and_rust() {
         let rust = |code: &str| Part::Rust(code.into());
         assert_eq!(
             parts("%load a b\n\n %wrap\ndam.loss()?\n%step 5\nlet a = 1;\n"),
@@ -272,7 +273,7 @@ mod tests {
             ]
         );
         assert_eq!(parts("// first\n%step 5"), [Part::Verbs("step 5")]);
-        // An operator, or text.
+        // An operator, or part of a string.
         for code in ["let a = 7 % 2;", "let a = 7\n    % b;", "f(\n%b)", "r\"\n%step\n\"", "a\n% b"] {
             assert_eq!(parts(code), [rust(code)], "{code}");
         }
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_at_the_prompt_is_a_verb_too() {
+    fn lines_copied_from_the_prompt_are_verbs() {
         let copied = "dam> load a b\ndam 3 sources · step 100 · loss 0.43 > branch bold\ndam>";
         assert_eq!(parts(copied), [Part::Verbs("load a b"), Part::Verbs("branch bold"), Part::Verbs("")]);
         for code in ["dam.loss()?", "dam > 3", "dam>3", "dam_other> x"] {
@@ -300,8 +301,8 @@ mod tests {
     }
 
     #[test]
-    fn the_last_expression_begins_after_what_comes_before() {
-        let last = |code: &'static str| code[last(code)..].trim();
+    fn the_last_expression_starts_after_a_delimiter() {
+        let last = |code: &'static str| code[last_expression(code)..].trim();
         assert_eq!(
             ["dam", "let x = 1; dam.loss()?", "f(dam", "let y = load([\"a\"])?", "[1, 2]"].map(last),
             ["dam", "dam.loss()?", "dam", "load([\"a\"])?", "[1, 2]"]
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn brackets_in_strings_comments_and_characters_do_not_count() {
+    fn brackets_in_strings_comments_and_character_literals_do_not_count() {
         for code in [
             "",
             "let a = (1, [2]);",
@@ -320,25 +321,25 @@ mod tests {
             "r#\"( \" \"#; r\"\\\"; br(1)",
             "\"十(\\\"\"",
         ] {
-            assert_eq!(whole(code), Whole::Yes, "{code}");
+            assert_eq!(completeness(code), Completeness::Complete, "{code}");
         }
-        assert_eq!(whole("for i in 0..3 {\n    f("), Whole::No(2));
-        assert_eq!(whole("\"open"), Whole::No(0));
-        assert_eq!(whole("/* open"), Whole::No(0));
-        assert_eq!(whole("r#\"open\""), Whole::No(0));
-        assert_eq!(whole("(]"), Whole::Never);
+        assert_eq!(completeness("for i in 0..3 {\n    f("), Completeness::Incomplete(2));
+        assert_eq!(completeness("\"open"), Completeness::Incomplete(0));
+        assert_eq!(completeness("/* open"), Completeness::Incomplete(0));
+        assert_eq!(completeness("r#\"open\""), Completeness::Incomplete(0));
+        assert_eq!(completeness("(]"), Completeness::Invalid);
     }
 
     #[test]
-    fn jupyter_counts_characters() {
+    fn cursor_positions_count_characters() {
         assert_eq!((position("é = 1", 2), cursor("é = 1", 3)), (3, 2));
         assert_eq!(position("ab", 9), 2);
         assert_eq!(word_end("dam.train(3)", 6), 9);
         assert_eq!(
-            ["dam.train(", "dam.train(1", "f(a(), ", "f(", "(1"].map(|code| called(code, code.len())),
+            ["dam.train(", "dam.train(1", "f(a(), ", "f(", "(1"].map(|code| call_parenthesis(code, code.len())),
             [Some(9), Some(9), Some(1), Some(1), None]
         );
-        assert_eq!(["dam.tra", "f(x", "f(1); "].map(|code| called(code, code.len())), [None; 3]);
+        assert_eq!(["dam.tra", "f(x", "f(1); "].map(|code| call_parenthesis(code, code.len())), [None; 3]);
         let inserted = ["loss()", "train(steps)", "terms", "0"].map(inserted);
         assert_eq!(inserted, [Some("loss()".into()), Some("train(".into()), Some("terms".into()), None]);
     }

@@ -5,88 +5,92 @@ use dam_prelude::Error;
 use serde_json::{Value, json};
 
 use super::doctor::doctor;
-use super::install::{Built, Place, install, uninstall};
-use super::installing;
+use super::install::{InstallTarget, PreludeState, install, uninstall};
+use super::install_progress;
 use crate::render::Output;
 
-/// What is done about Jupyter.
+/// The subcommands of `dam jupyter`.
 #[derive(clap::Subcommand)]
 pub enum Jupyter {
-    /// Put the kernel into Jupyter, and build the prelude for notebooks once
+    /// Install the kernel in Jupyter, and build the prelude for notebooks once
     Install {
         #[command(flatten)]
-        place: Place,
+        target: InstallTarget,
     },
-    /// Take it out again
+    /// Uninstall the kernel
     Uninstall {
         #[command(flatten)]
-        place: Place,
+        target: InstallTarget,
     },
-    /// Say what is missing for notebooks, and how to get it
+    /// Report what is missing for notebooks, and how to get it
     Doctor {
         #[command(flatten)]
-        place: Place,
+        target: InstallTarget,
     },
 }
 
-/// Does it.
+/// Runs a subcommand.
 ///
 /// # Errors
-/// A place that may not be written, a prelude that does not build, something that is missing.
+/// A directory is not writable, the prelude does not build, or something is missing.
 pub fn jupyter(action: &Jupyter, output: &Output) -> Result<()> {
     match action {
-        Jupyter::Install { place } => {
-            let directory = installing::shown(|| install(place, installing::announce))?;
-            let said = format!("{} is a kernel of Jupyter now; open a notebook with: jupyter lab", directory.display());
-            output.object("install", &said, json!({"path": directory}));
+        Jupyter::Install { target } => {
+            let directory = install_progress::with_progress(|| install(target, install_progress::announce))?;
+            let message = format!("installed the kernel in {}; open a notebook with: jupyter lab", directory.display());
+            output.object("install", &message, json!({"path": directory}));
         }
-        Jupyter::Uninstall { place } => {
-            let (directory, built) = uninstall(place)?;
-            let rest = match &built {
-                Built::Removed => "what was built for notebooks too".to_owned(),
-                Built::Needed(others) => {
+        Jupyter::Uninstall { target } => {
+            let (directory, prelude) = uninstall(target)?;
+            let rest = match &prelude {
+                PreludeState::Removed => "the prelude built for notebooks was removed too".to_owned(),
+                PreludeState::Needed(others) => {
                     let others: Vec<String> = others.iter().map(|other| other.display().to_string()).collect();
-                    format!("what was built for notebooks stays for {}", others.join(", "))
+                    format!("the prelude built for notebooks stays, because it is used by {}", others.join(", "))
                 }
-                Built::Running(count) => {
-                    let kernels = if *count == 1 { "1 kernel that runs".to_owned() } else { format!("{count} kernels that run") };
-                    format!("what {kernels} works with stays, and goes with the next installation")
+                PreludeState::Running(count) => {
+                    let kernels = if *count == 1 { "1 running kernel".to_owned() } else { format!("{count} running kernels") };
+                    format!("build files in use by {kernels} stay until the next installation")
                 }
             };
-            let others = if let Built::Needed(others) = &built { others.as_slice() } else { &[] };
+            let others = if let PreludeState::Needed(others) = &prelude { others.as_slice() } else { &[] };
             output.object(
                 "uninstall",
-                &format!("{} is removed; {rest}", directory.display()),
+                &format!("removed {}; {rest}", directory.display()),
                 json!({"path": directory, "others": others}),
             );
         }
-        Jupyter::Doctor { place } => {
-            let findings = doctor(place)?;
+        Jupyter::Doctor { target } => {
+            let findings = doctor(target)?;
             let lines: Vec<String> = findings.iter().map(super::doctor::Finding::line).collect();
             let json: Vec<Value> = findings.iter().map(super::doctor::Finding::json).collect();
             output.object("doctor", &lines.join("\n"), json!({"findings": json}));
             let missing = findings.iter().filter(|f| f.found.is_none() && !f.optional).count();
             if missing > 0 {
-                return Err(Error::Refused { message: lacks(missing), hint: "the lines above say how to get it".into() }.into());
+                return Err(Error::Refused {
+                    message: missing_message(missing),
+                    hint: "see the lines above for how to get it".into(),
+                }
+                .into());
             }
         }
     }
     Ok(())
 }
 
-/// That notebooks lack `missing` things, in words.
-fn lacks(missing: usize) -> String {
+/// The message for `missing` missing requirements.
+fn missing_message(missing: usize) -> String {
     match missing {
-        1 => "1 thing that notebooks need is missing".into(),
-        _ => format!("{missing} things that notebooks need are missing"),
+        1 => "1 requirement of notebooks is missing".into(),
+        _ => format!("{missing} requirements of notebooks are missing"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn what_is_missing_is_counted() {
-        assert_eq!(super::lacks(1), "1 thing that notebooks need is missing");
-        assert_eq!(super::lacks(5), "5 things that notebooks need are missing");
+    fn missing_requirements_are_counted() {
+        assert_eq!(super::missing_message(1), "1 requirement of notebooks is missing");
+        assert_eq!(super::missing_message(5), "5 requirements of notebooks are missing");
     }
 }

@@ -1,4 +1,4 @@
-//! What could stand at the cursor of a cell, and what is known of it.
+//! Completion and documentation at the cursor of a cell.
 
 use std::collections::HashMap;
 
@@ -6,22 +6,22 @@ use dam_prelude::verbs::{self, Context, find};
 use serde_json::{Map, Value, json};
 
 use super::code::{self, without_verbs};
-use super::engine::{Engine, Words};
+use super::engine::{Candidates, Engine};
 use super::members::{Members, Rank, name};
 
-/// Words that could stand somewhere.
+/// The completions at a position.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Completions {
     pub words: Vec<String>,
-    /// What each is, if that is known.
+    /// The kind of each word, if known.
     kinds: Vec<&'static str>,
-    /// The characters of the cell that a word takes the place of.
+    /// The range of characters that a word replaces.
     pub start: usize,
     pub end: usize,
 }
 
-impl Found {
-    /// What JupyterLab draws before each word.
+impl Completions {
+    /// The metadata from which JupyterLab shows the kind of each word.
     pub fn metadata(&self) -> Map<String, Value> {
         let one = |(word, kind): (&String, &&str)| json!({"text": word, "type": kind, "start": self.start, "end": self.end});
         let kinds: Vec<Value> = self.words.iter().zip(&self.kinds).map(one).collect();
@@ -30,45 +30,46 @@ impl Found {
     }
 }
 
-/// The types of what stands before a point, by its code.
+/// Computes completions, with a cache of the types of expressions.
 #[derive(Default)]
 pub struct Completer {
     known: HashMap<String, Option<String>>,
 }
 
-/// A variable with which the type of an expression is asked for.
+/// The name of the variable that probes the type of an expression.
 const PROBE: &str = "dam_probe";
 
 impl Completer {
-    /// What could stand at character `cursor` of a cell.
-    pub fn complete(&mut self, engine: &mut Engine, cell: &str, cursor: usize) -> Found {
+    /// The completions at character `cursor` of a cell.
+    pub fn complete(&mut self, engine: &mut Engine, cell: &str, cursor: usize) -> Completions {
         let position = code::position(cell, cursor);
         let line = cell[..position].rsplit('\n').next().unwrap_or_default();
         if let Some(verbs) = code::verbs(line.trim_start()) {
             let line = &line[verbs.as_ptr() as usize - line.as_ptr() as usize..];
-            // What is loaded the cells' process knows; verbs, keys, values, methods and files are known here.
+            // Verbs, keys, values, methods and files are completed here; names of loaded models are known only to the cells'
+            // process.
             let found = verbs::complete(&Context::default(), line, line.len());
             let typed = line.get(found.start..).unwrap_or_default().chars().count();
             let words = found.candidates.into_iter().map(|found| found.text).collect();
-            return Found { words, kinds: Vec::new(), start: cursor - typed, end: cursor };
+            return Completions { words, kinds: Vec::new(), start: cursor - typed, end: cursor };
         }
         let cell = without_verbs(cell);
         let Some((start, end, words)) = engine.completions(&cell, position) else {
-            return Found { start: cursor, end: cursor, ..Found::default() };
+            return Completions { start: cursor, end: cursor, ..Completions::default() };
         };
         let words = words.into_iter().filter_map(|(word, kind)| Some((code::inserted(&word)?, kind))).collect();
-        let words = self.ranked(engine, &cell[..start], words);
+        let words = self.rank_members(engine, &cell[..start], words);
         let (words, kinds) = words.into_iter().unzip();
-        Found { words, kinds, start: code::cursor(&cell, start), end: code::cursor(&cell, end) }
+        Completions { words, kinds, start: code::cursor(&cell, start), end: code::cursor(&cell, end) }
     }
 
-    /// Members behind `before`, the type's own first, without those that are not to be offered.
-    fn ranked(&mut self, engine: &mut Engine, before: &str, words: Words) -> Words {
+    /// The members that may follow `before`, those of the type itself first, without hidden ones.
+    fn rank_members(&mut self, engine: &mut Engine, before: &str, words: Candidates) -> Candidates {
         let of = match before.trim_end() {
             value if value.ends_with('.') => {
                 let value = value.trim_end_matches('.');
-                let asked = || type_of(engine, value);
-                self.known.entry(value.to_owned()).or_insert_with(asked).clone()
+                let compute = || type_of(engine, value);
+                self.known.entry(value.to_owned()).or_insert_with(compute).clone()
             }
             path if path.ends_with("::") => {
                 let path = path.trim_end_matches("::");
@@ -80,28 +81,28 @@ impl Completer {
         };
         let members = Members::known();
         let rank = |word: &(String, &str)| members.rank(of.as_deref(), word.0.trim_end_matches(['(', ')']));
-        let mut words: Words = words.into_iter().filter(|word| rank(word) != Rank::Hidden).collect();
+        let mut words: Candidates = words.into_iter().filter(|word| rank(word) != Rank::Hidden).collect();
         words.sort_by_key(rank);
         words
     }
 
-    /// Variables may be others now.
+    /// Clears the cache: the variables may have changed.
     pub fn forget(&mut self) {
         self.known.clear();
     }
 }
 
-/// The name of the type of what `code` ends with; none where that cannot be told.
+/// The name of the type of the expression that `code` ends with; none if it is unknown.
 fn type_of(engine: &mut Engine, code: &str) -> Option<String> {
-    // Where the last statement begins is for rust-analyzer to say: a name before it makes a variable of its value.
-    let at = code::last(code);
-    let asked = format!("{}let {PROBE} = {};\n{PROBE}", &code[..at], &code[at..]);
-    let (text, _) = engine.documentation(&asked, asked.len())?;
+    // The last statement becomes the initialiser of a variable, whose type rust-analyzer reports.
+    let at = code::last_expression(code);
+    let probe = format!("{}let {PROBE} = {};\n{PROBE}", &code[..at], &code[at..]);
+    let (text, _) = engine.documentation(&probe, probe.len())?;
     let (_, kind) = text.split_once(&format!("let {PROBE}: "))?;
     name(kind.lines().next()?)
 }
 
-/// The documentation of what is at character `cursor` of a cell, in its forms by type.
+/// The documentation of the item at character `cursor` of a cell, by MIME type.
 pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> {
     let position = code::position(cell, cursor);
     let line = cell[..position].rsplit('\n').next().unwrap_or_default();
@@ -110,9 +111,9 @@ pub fn inspect(engine: &mut Engine, cell: &str, cursor: usize) -> Option<Value> 
         return Some(json!({"text/plain": format!("{}\n  {}\n  example: {}", verb.usage, verb.about, verb.example)}));
     }
     let cell = without_verbs(cell);
-    // In the brackets of a call it is about what is called.
-    let end = code::word_end(&cell, code::called(&cell, position).unwrap_or(position));
-    // evcxr finds methods by the bracket after them.
+    // Between the parentheses of a call, the documentation is that of the function.
+    let end = code::word_end(&cell, code::call_parenthesis(&cell, position).unwrap_or(position));
+    // evcxr recognises a method by the parenthesis after it.
     let end = if cell[end..].starts_with('(') { end + 1 } else { end };
     let (text, html) = engine.documentation(&cell, end)?;
     Some(json!({"text/plain": text, "text/html": html}))

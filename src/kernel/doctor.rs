@@ -1,4 +1,4 @@
-//! `dam jupyter doctor`: what notebooks need, what of it is here, and how to get the rest.
+//! `dam jupyter doctor`: checks the requirements of notebooks, and says how to install what is missing.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,22 +6,22 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::install::Place;
-use super::prepare::{FEATURES, PRELUDE, on_path, prepared};
+use super::install::InstallTarget;
+use super::prepare::{FEATURES, PRELUDE, on_path, prelude_build_path};
 
-/// One thing that notebooks need, or are better with.
+/// A required or recommended component.
 pub struct Finding {
     pub what: &'static str,
-    /// What was found; none: it is missing.
+    /// What was found; none if it is missing.
     pub found: Option<String>,
-    /// What to do where it is missing.
+    /// What to do if it is missing.
     pub remedy: &'static str,
-    /// Whether notebooks do without.
+    /// Whether notebooks work without it.
     pub optional: bool,
 }
 
 impl Finding {
-    /// A line: `ok`, `missing` or `without`, what, and what was found or is to be done.
+    /// One line: `ok`, `missing` or `without`, the component, and what was found or what to do.
     pub fn line(&self) -> String {
         let (state, rest) = match (&self.found, self.optional) {
             (Some(found), _) => ("ok", found.as_str()),
@@ -36,35 +36,35 @@ impl Finding {
     }
 }
 
-/// Looks for everything.
+/// Checks all components.
 ///
 /// # Errors
-/// No home directory.
-pub fn doctor(place: &Place) -> Result<Vec<Finding>> {
+/// There is no home directory.
+pub fn doctor(target: &InstallTarget) -> Result<Vec<Finding>> {
     let need = |what, found, remedy| Finding { what, found, remedy, optional: false };
     let wish = |what, found, remedy| Finding { what, found, remedy, optional: true };
-    let spec = place.directory()?.join("kernel.json");
-    let lab = said("jupyter", &["lab", "--version"]).map(|version| format!("JupyterLab {version}"));
-    let built = prepared();
+    let spec = target.directory()?.join("kernel.json");
+    let lab = first_line("jupyter", &["lab", "--version"]).map(|version| format!("JupyterLab {version}"));
+    let built = prelude_build_path();
     let linker = ["mold", "lld", "ld.lld"].into_iter().find_map(on_path).map(|path| path.display().to_string());
     Ok(vec![
-        need("jupyter", lab.or_else(|| said("jupyter", &["--version"])), "pip install jupyterlab"),
-        need("rustc", said("rustc", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
-        need("cargo", said("cargo", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
-        need("linker", said("cc", &["--version"]), "install a C compiler (gcc or clang), which links what Rust compiles"),
+        need("jupyter", lab.or_else(|| first_line("jupyter", &["--version"])), "pip install jupyterlab"),
+        need("rustc", first_line("rustc", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
+        need("cargo", first_line("cargo", &["--version"]), "install Rust from rustup.rs: cells are compiled"),
+        need("linker", first_line("cc", &["--version"]), "install a C compiler (gcc or clang), which links what Rust compiles"),
         wish(
             "fast linker",
             linker,
-            "mold or lld make cells quicker where Rust brings no linker of its own: install one, then `dam jupyter install`",
+            "mold or lld make cells faster if Rust includes no linker of its own: install one, then run `dam jupyter install`",
         ),
-        wish("rust-src", source(), "completion does not know the standard library: rustup component add rust-src"),
+        wish("rust-src", source(), "no completion for the standard library: rustup component add rust-src"),
         need(
-            "prelude's source",
-            here(Path::new(PRELUDE)),
-            "it has moved: build dam again where it is now (cargo install --locked --path . --features jupyter)",
+            "prelude source",
+            existing(Path::new(PRELUDE)),
+            "it has moved: rebuild dam at its current location (cargo install --locked --path . --features jupyter)",
         ),
-        need("prelude, built", built.ok().as_deref().and_then(here), "dam jupyter install"),
-        need("kernel", here(&spec), "dam jupyter install"),
+        need("prelude build", built.ok().as_deref().and_then(existing), "dam jupyter install"),
+        need("kernel", existing(&spec), "dam jupyter install"),
         wish(
             "GPU",
             (!FEATURES.is_empty()).then(|| FEATURES.join(", ")),
@@ -73,19 +73,19 @@ pub fn doctor(place: &Place) -> Result<Vec<Finding>> {
     ])
 }
 
-/// The first line that a program says, if it is there and does well.
-fn said(program: &str, arguments: &[&str]) -> Option<String> {
+/// The first line of a program's output, if the program exists and succeeds.
+fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8_lossy(&output.stdout);
-    Some(text.lines().next().unwrap_or("there").to_owned())
+    Some(text.lines().next().unwrap_or("found").to_owned())
 }
 
-fn here(path: &Path) -> Option<String> {
+fn existing(path: &Path) -> Option<String> {
     path.exists().then(|| path.display().to_string())
 }
 
-/// Where the standard library's source is.
+/// The directory of the standard library's source.
 fn source() -> Option<String> {
-    let sysroot = said("rustc", &["--print", "sysroot"])?;
-    here(&Path::new(&sysroot).join("lib/rustlib/src/rust/library"))
+    let sysroot = first_line("rustc", &["--print", "sysroot"])?;
+    existing(&Path::new(&sysroot).join("lib/rustlib/src/rust/library"))
 }

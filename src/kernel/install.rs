@@ -1,4 +1,4 @@
-//! `dam jupyter install` and `uninstall`: the kernel among Jupyter's, and the prelude built for it.
+//! `dam jupyter install` and `uninstall`: the kernel specification in Jupyter, and the prelude built for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,39 +8,39 @@ use dam_prelude::Error;
 use serde_json::{Value, json};
 
 use super::engine::prepare;
-use super::prepare::{cache, running};
+use super::prepare::{cache, running_kernels};
 use super::registry;
 
-/// The name Jupyter shows.
+/// The display name in Jupyter.
 const TITLE: &str = "DAM (Rust)";
 
-/// Two columns that become one, in colours that light and dark pages carry.
+/// The logo: two columns that become one, in colours that work on light and dark pages.
 const LOGO: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64">
 <g stroke-width="5" fill="none" stroke-linecap="round">
 <path stroke="#0072b2" d="M16 8v14c0 12 16 10 16 22v12"/><path stroke="#e69f00" d="M48 8v14c0 12-16 10-16 22v12"/>
 </g><circle cx="32" cy="46" r="5" fill="#009e73"/></svg>
 "##;
 
-/// Where Jupyter looks for kernels.
+/// The directory of kernels to install to.
 #[derive(clap::Args)]
-pub struct Place {
-    /// For this person (the default)
+pub struct InstallTarget {
+    /// Install for the current user (the default)
     #[arg(long, conflicts_with = "prefix")]
     user: bool,
-    /// For the environment at DIR, as a virtual environment is
+    /// Install for the environment at DIR, such as a virtual environment
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,
-    /// Another name, beside other installations
+    /// The name of the kernel, for several installations side by side
     #[arg(long, default_value = "dam")]
     name: String,
 }
 
-impl Place {
-    /// The directory of the kernel's description.
+impl InstallTarget {
+    /// The directory of the kernel specification.
     pub fn directory(&self) -> Result<PathBuf> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
-            let hint = "letters, digits, `-`, `_` and `.`, as Jupyter wants";
+            let hint = "letters, digits, `-`, `_` and `.`, as Jupyter requires";
             return Err(Error::bad_value("--name", &self.name, hint).into());
         }
         let data = match &self.prefix {
@@ -51,12 +51,12 @@ impl Place {
     }
 }
 
-/// Jupyter's data directory of this person.
+/// Jupyter's data directory of the current user.
 pub fn user_data() -> Result<PathBuf> {
     if let Some(directory) = std::env::var_os("JUPYTER_DATA_DIR") {
         return Ok(directory.into());
     }
-    let home = dirs::home_dir().context("no home directory is known: set HOME, or use --prefix")?;
+    let home = dirs::home_dir().context("no home directory: set HOME, or use --prefix")?;
     Ok(match std::env::var_os("XDG_DATA_HOME") {
         _ if cfg!(target_os = "macos") => home.join("Library").join("Jupyter"),
         Some(data) => PathBuf::from(data).join("jupyter"),
@@ -64,30 +64,30 @@ pub fn user_data() -> Result<PathBuf> {
     })
 }
 
-/// Builds the prelude for notebooks if that is not done, telling `told` before, and puts the kernel into Jupyter.
+/// Builds the prelude for notebooks if it is not built yet, calling `before_build` first, and installs the kernel in Jupyter.
 ///
 /// # Errors
-/// A prelude that does not build, a place that may not be written, or that holds another kernel.
-pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
-    let directory = place.directory()?;
-    ours(&directory)?;
-    prepare(told)?;
-    let parent = directory.parent().context("no place for kernels is known: set HOME, or use --prefix")?;
+/// The prelude does not build, or the directory is not writable or contains another kernel.
+pub fn install(target: &InstallTarget, before_build: impl FnOnce()) -> Result<PathBuf> {
+    let directory = target.directory()?;
+    require_ours(&directory)?;
+    prepare(before_build)?;
+    let parent = directory.parent().context("no directory for kernels: set HOME, or use --prefix")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot write {}", parent.display()))?;
     let new = tempfile::tempdir_in(parent)?;
-    let title = if place.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", place.name) };
+    let title = if target.name == "dam" { TITLE.to_owned() } else { format!("{TITLE} {}", target.name) };
     let own = std::env::current_exe()?.display().to_string();
-    // Where another has taken its place since it was started, Linux says so behind its name.
+    // Linux appends this if the file has been replaced since the start.
     let own = own.strip_suffix(" (deleted)").map_or(own.clone(), str::to_owned);
     let argv = [own, "kernel".into(), "{connection_file}".into()];
     let mut spec = json!({"argv": argv, "display_name": title, "language": "rust", "interrupt_mode": "message"});
-    // A gateway starts kernels without most of its environment.
+    // A gateway starts kernels with few environment variables.
     if let Some(cache) = std::env::var_os("XDG_CACHE_HOME") {
         spec["env"] = json!({"XDG_CACHE_HOME": cache.to_string_lossy()});
     }
     fs::write(new.path().join("kernel.json"), serde_json::to_string_pretty(&spec)?)?;
     fs::write(new.path().join("logo-svg.svg"), LOGO)?;
-    readable(new.path())?;
+    make_readable(new.path())?;
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
     }
@@ -96,41 +96,41 @@ pub fn install(place: &Place, told: impl FnOnce()) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Others may use what is installed for an environment.
-fn readable(directory: &Path) -> Result<()> {
+/// Makes the directory readable: other users may use a kernel installed in an environment.
+fn make_readable(directory: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?)
 }
 
-/// What became of what was built, when a kernel was taken out.
-pub enum Built {
-    /// It is removed.
+/// What happened to the built prelude on uninstallation.
+pub enum PreludeState {
+    /// Deleted.
     Removed,
-    /// These kernels need it.
+    /// Kept, because these kernels use it.
     Needed(Vec<PathBuf>),
-    /// So many kernels that still run have their own.
+    /// Deleted, except the build directories of this many running kernels.
     Running(usize),
 }
 
-/// Takes the kernel out of Jupyter, and removes what was built for it, unless others need that.
+/// Uninstalls the kernel, and deletes the built prelude unless other kernels use it.
 ///
 /// # Errors
-/// No kernel there, or another's.
-pub fn uninstall(place: &Place) -> Result<(PathBuf, Built)> {
-    let directory = place.directory()?;
+/// There is no kernel in the directory, or it is not one of `dam`.
+pub fn uninstall(target: &InstallTarget) -> Result<(PathBuf, PreludeState)> {
+    let directory = target.directory()?;
     if !directory.is_dir() {
         return Err(Error::NotFound { path: directory }.into());
     }
-    ours(&directory)?;
+    require_ours(&directory)?;
     fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
     let others = registry::others(&directory)?;
     if !others.is_empty() {
-        return Ok((directory, Built::Needed(others)));
+        return Ok((directory, PreludeState::Needed(others)));
     }
-    let running = running()?;
+    let running = running_kernels()?;
     match running.len() {
         0 => fs::remove_dir_all(cache()?)?,
-        // What they work with stays theirs, and goes with the next installation.
+        // The build directories of running kernels stay until the next installation.
         _ => {
             for entry in
                 fs::read_dir(cache()?)?.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("prelude-"))
@@ -139,18 +139,18 @@ pub fn uninstall(place: &Place) -> Result<(PathBuf, Built)> {
             }
         }
     }
-    Ok((directory, if running.is_empty() { Built::Removed } else { Built::Running(running.len()) }))
+    Ok((directory, if running.is_empty() { PreludeState::Removed } else { PreludeState::Running(running.len()) }))
 }
 
-/// An error where the description of another program's kernel is.
-fn ours(directory: &Path) -> Result<()> {
+/// Fails if the directory contains another program's kernel.
+fn require_ours(directory: &Path) -> Result<()> {
     match !directory.exists() || is_ours(directory) {
         true => Ok(()),
         false => Err(Error::NotReplaced { path: directory.to_owned(), what: "a kernel of dam" }.into()),
     }
 }
 
-/// Whether a directory has the description of a kernel of `dam`.
+/// Whether a directory contains a kernel specification of `dam`.
 pub fn is_ours(directory: &Path) -> bool {
     let text = super::text(&directory.join("kernel.json")).unwrap_or_default();
     let spec: Value = serde_json::from_str(&text).unwrap_or_default();

@@ -1,6 +1,7 @@
-//! The kernel's socket: what the cells write comes in, stops and verbs go out. So does what cargo says of a build.
+//! The kernel's internal socket. It receives the output of cells and the progress of builds, and sends stop requests and
+//! verbs.
 //!
-//! Only processes of the same user are heard, and only a process that descends from this one is ever ended.
+//! Only processes of the same user are accepted, and only a descendant of this process is ever killed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,46 +16,46 @@ use serde_json::{Value, json};
 
 use super::peer;
 
-/// Both connections, made anew when the cells' process is.
+/// The connections to the cells' process and the relay, replaced when the process is restarted, and to a running build.
 pub struct Link {
-    /// To the process between.
-    between: Mutex<Option<UnixStream>>,
-    /// To the prelude in the cells' process.
+    /// The connection to the relay.
+    relay: Mutex<Option<UnixStream>>,
+    /// The connection to the prelude in the cells' process.
     prelude: Mutex<Option<UnixStream>>,
-    /// What the prelude answers; null when it is gone.
-    answers: Mutex<Receiver<Value>>,
-    answer: Sender<Value>,
-    /// Who is told that a cell waits for a line, while one runs.
-    asks: Mutex<Option<Sender<()>>>,
-    /// To what stands in for cargo, while something is built.
+    /// The replies of the prelude; null when it has disconnected.
+    replies: Mutex<Receiver<Value>>,
+    reply_sender: Sender<Value>,
+    /// Notified when a cell reads standard input, while one runs.
+    input_requests: Mutex<Option<Sender<()>>>,
+    /// The connection to the cargo wrapper, during a build.
     cargo: Mutex<Option<Arc<UnixStream>>>,
-    /// Whether the build was stopped.
+    /// Whether a build was stopped.
     stopped: AtomicBool,
-    /// The cells' process; 0: none.
+    /// The process id of the cells' process; 0 if there is none.
     cells: AtomicU32,
-    asked: AtomicU64,
+    sync_count: AtomicU64,
 }
 
 impl Link {
-    /// Listens at `path`; `said` is called with everything that the cells write.
+    /// Listens at `path`; calls `on_message` with every message from cells and builds.
     ///
     /// # Errors
-    /// A place where no socket can be.
-    pub fn listen(path: &Path, said: impl Fn(Value) + Send + Sync + 'static) -> Result<Arc<Self>> {
-        let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
-        let (answer, answers) = channel();
+    /// The socket cannot be created.
+    pub fn listen(path: &Path, on_message: impl Fn(Value) + Send + Sync + 'static) -> Result<Arc<Self>> {
+        let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+        let (reply_sender, replies) = channel();
         let link = Arc::new(Self {
-            between: Mutex::default(),
+            relay: Mutex::default(),
             prelude: Mutex::default(),
-            answers: Mutex::new(answers),
-            answer,
-            asks: Mutex::default(),
+            replies: Mutex::new(replies),
+            reply_sender,
+            input_requests: Mutex::default(),
             cargo: Mutex::default(),
             stopped: AtomicBool::new(false),
             cells: AtomicU32::new(0),
-            asked: AtomicU64::new(0),
+            sync_count: AtomicU64::new(0),
         });
-        let said = Arc::new(said);
+        let on_message = Arc::new(on_message);
         let accepting = Arc::clone(&link);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -62,26 +63,26 @@ impl Link {
                 if !peer::is_same_user(&stream) {
                     continue;
                 }
-                let (link, said) = (Arc::clone(&accepting), Arc::clone(&said));
-                std::thread::spawn(move || link.serve(stream, &*said));
+                let (link, on_message) = (Arc::clone(&accepting), Arc::clone(&on_message));
+                std::thread::spawn(move || link.serve(stream, &*on_message));
             }
         });
         Ok(link)
     }
 
-    fn serve(&self, stream: UnixStream, said: &(dyn Fn(Value) + Send + Sync)) {
+    fn serve(&self, stream: UnixStream, on_message: &(dyn Fn(Value) + Send + Sync)) {
         let Ok(writing) = stream.try_clone() else { return };
         let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
         let messages = &mut lines.by_ref().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
         let Some(hello) = messages.next() else { return };
         if hello["hello"] == "cells" {
             self.cells.store(hello["pid"].as_u64().unwrap_or(0) as u32, Ordering::SeqCst);
-            *locked(&self.between) = Some(writing);
+            *locked(&self.relay) = Some(writing);
             for message in messages {
                 match message.get("asks") {
-                    // Nobody listens when the cell has ended.
-                    Some(_) => drop(locked(&self.asks).as_ref().map(|asks| asks.send(()))),
-                    None => said(message),
+                    // There is no receiver after the cell has ended.
+                    Some(_) => drop(locked(&self.input_requests).as_ref().map(|input_requests| input_requests.send(()))),
+                    None => on_message(message),
                 }
             }
             return;
@@ -89,64 +90,64 @@ impl Link {
         if hello["hello"] == "cargo" {
             let writing = Arc::new(writing);
             *locked(&self.cargo) = Some(Arc::clone(&writing));
-            messages.for_each(said);
-            // The next may have begun already.
+            messages.for_each(on_message);
+            // The next build may already have connected.
             locked(&self.cargo).take_if(|cargo| Arc::ptr_eq(cargo, &writing));
             return;
         }
         *locked(&self.prelude) = Some(writing);
         for message in messages.chain([Value::Null]) {
             // The receiver lives as long as the sender.
-            let _ = self.answer.send(message);
+            let _ = self.reply_sender.send(message);
         }
     }
 
-    /// Asks that all that was written so far be said: `{"synced": N}` then comes, for the N returned. None where
-    /// there is nobody to ask.
+    /// Requests a sync: once everything written so far has been sent, `{"synced": N}` follows, with the N returned. None if
+    /// the relay is not connected.
     pub fn sync(&self) -> Option<u64> {
-        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut between = locked(&self.between);
-        writeln!(between.as_mut()?, "{number}").ok()?;
+        let number = self.sync_count.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut relay = locked(&self.relay);
+        writeln!(relay.as_mut()?, "{number}").ok()?;
         Some(number)
     }
 
-    /// A cell begins: no stop is asked for.
+    /// Announces a new cell, which clears earlier stop requests.
     pub fn begin(&self) {
-        self.tell(&json!({"op": "begin"}));
+        self.send(&json!({"op": "begin"}));
     }
 
-    /// Asks what is under way to stop.
+    /// Requests that the running operation stop.
     pub fn stop(&self) {
-        self.tell(&json!({"op": "stop"}));
+        self.send(&json!({"op": "stop"}));
     }
 
-    /// What was printed without a line end is written; the cells' process has so long to do it.
-    pub fn flush(&self, patience: Duration) {
-        let answers = self.asking(&json!({"op": "flush"}));
-        let _ = answers.recv_timeout(patience);
+    /// Flushes text printed without a newline; waits up to `timeout` for it.
+    pub fn flush(&self, timeout: Duration) {
+        let replies = self.request(&json!({"op": "flush"}));
+        let _ = replies.recv_timeout(timeout);
     }
 
-    /// What is sent to the receiver while it lives: that a cell waits for a line.
-    pub fn asks(&self) -> Receiver<()> {
+    /// A receiver that is notified whenever a cell reads standard input.
+    pub fn input_requests(&self) -> Receiver<()> {
         let (sender, receiver) = channel();
-        *locked(&self.asks) = Some(sender);
+        *locked(&self.input_requests) = Some(sender);
         receiver
     }
 
-    /// From now on nobody answers cells that wait for a line.
-    pub fn answers_no_more(&self) {
-        *locked(&self.asks) = None;
+    /// Stops answering cells that read standard input.
+    pub fn stop_input_requests(&self) {
+        *locked(&self.input_requests) = None;
     }
 
-    /// Gives the cell that waits a line; none tells it that there is none.
-    pub fn answer(&self, line: Option<&str>) {
-        if let Some(between) = &mut *locked(&self.between) {
-            // It is gone with the cell.
-            let _ = writeln!(between, "{}", json!({"line": line}));
+    /// Sends a line to the cell that is reading; none is end of file.
+    pub fn send_input(&self, line: Option<&str>) {
+        if let Some(relay) = &mut *locked(&self.relay) {
+            // The relay may have ended with the cell.
+            let _ = writeln!(relay, "{}", json!({"line": line}));
         }
     }
 
-    /// Ends the build that is under way, if one is, which it tells.
+    /// Stops the current build; returns whether there was one.
     pub fn stop_build(&self) -> bool {
         let cargo = locked(&self.cargo);
         let stopped = cargo.as_ref().is_some_and(|cargo| cargo.as_ref().write_all(b"stop\n").is_ok());
@@ -154,17 +155,17 @@ impl Link {
         stopped
     }
 
-    /// Whether a build was stopped since this was asked last.
+    /// Whether a build was stopped since the last call.
     pub fn was_build_stopped(&self) -> bool {
         self.stopped.swap(false, Ordering::SeqCst)
     }
 
-    /// Whether the prelude listens.
+    /// Whether the prelude is connected.
     pub fn is_attached(&self) -> bool {
         locked(&self.prelude).is_some()
     }
 
-    fn tell(&self, message: &Value) {
+    fn send(&self, message: &Value) {
         let mut prelude = locked(&self.prelude);
         if let Some(stream) = &mut *prelude
             && writeln!(stream, "{message}").is_err()
@@ -173,26 +174,26 @@ impl Link {
         }
     }
 
-    /// Tells `message`; its answers will be the next.
-    fn asking(&self, message: &Value) -> MutexGuard<'_, Receiver<Value>> {
-        let answers = locked(&self.answers);
-        while answers.try_recv().is_ok() {}
-        self.tell(message);
+    /// Sends a request to the prelude. The next replies received belong to it.
+    fn request(&self, message: &Value) -> MutexGuard<'_, Receiver<Value>> {
+        let replies = locked(&self.replies);
+        while replies.try_recv().is_ok() {}
+        self.send(message);
         if !self.is_attached() {
-            let _ = self.answer.send(Value::Null);
+            let _ = self.reply_sender.send(Value::Null);
         }
-        answers
+        replies
     }
 
-    /// Runs a line of verbs, giving what each shows to `shown`. The outer error is one of the connection, the inner
-    /// one of a verb: its message and hint.
+    /// Runs a line of verbs and passes what each shows to `shown`. The outer error is one of the connection, the inner one of
+    /// a verb: its message and hint.
     ///
     /// # Errors
-    /// The cells' process is gone.
+    /// The cells' process has ended.
     pub fn verbs(&self, line: &str, mut shown: impl FnMut(&Value)) -> Result<Result<(), (String, Option<String>)>> {
-        let answers = self.asking(&json!({"op": "verb", "line": line}));
+        let replies = self.request(&json!({"op": "verb", "line": line}));
         loop {
-            let answer = answers.recv()?;
+            let answer = replies.recv()?;
             if !answer["shown"].is_null() {
                 shown(&answer["shown"]);
             } else if let Some(message) = answer["error"].as_str() {
@@ -205,15 +206,15 @@ impl Link {
         }
     }
 
-    /// Ends the cells' process.
+    /// Kills the cells' process.
     pub fn kill(&self) {
         let cells = self.cells.swap(0, Ordering::SeqCst);
         if let Ok(cells) = i32::try_from(cells)
             && cells > 1
             && peer::descends(cells)
         {
-            // SAFETY: sends a signal, no more; the process between waits for this process, so its number is not
-            // another's.
+            // SAFETY: kill only sends a signal. The process was just found to be a descendant of this one, so the id has not
+            // been reused by a foreign process.
             unsafe { libc::kill(cells, libc::SIGKILL) };
         }
         *locked(&self.prelude) = None;

@@ -1,10 +1,10 @@
-//! What a cell asks for with `:dep` changes nothing of what is built already.
+//! Keeps the versions in `Cargo.lock` fixed, so that a `:dep` in a cell does not rebuild what is already built.
 //!
-//! evcxr looks at a dependency alone first, by which cargo would forget what versions all others have, and then builds
-//! everything together, by which a crate may get other features, and everything that needs it be built anew: minutes,
-//! after which the cells' process has another prelude than its variables. So versions are those that the prelude was
-//! tested with wherever they can be, and what would change a crate of the prelude's is built apart from it (`apart.rs`), with
-//! crates of its own; or refused, where it is to work with the prelude's.
+//! evcxr first checks a new dependency alone, which would make cargo forget the versions of all others. It then builds
+//! everything together, which may enable more features of a crate and rebuild everything that depends on it. That takes
+//! minutes, after which the new cells would use another build of the prelude than the existing variables. So versions stay
+//! those that the prelude was tested with wherever possible. A dependency that would change a crate of the prelude is built
+//! separately, with its own copies of crates (`separate.rs`); or it is refused, if it must share crates with the prelude.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,109 +16,113 @@ use serde_json::Value;
 
 use super::prepare::LOCK;
 
-/// The name of the package with which evcxr looks at a dependency.
+/// The name of the package with which evcxr checks a dependency.
 const DUMMY: &str = "evcxr_dummy_validate_dep";
 
-/// The prelude's.
+/// The package of the prelude.
 const PRELUDE: &str = "dam-prelude";
 
 const MANIFEST: &str = "Cargo.toml";
-const LOCKED: &str = "Cargo.lock";
+const LOCK_FILE: &str = "Cargo.lock";
 
-/// The dependencies that cells were last built with, a line each, and those that are built apart.
-const KNOWN: &str = ".dam-dependencies";
-const APART: &str = ".dam-apart";
+/// The files that list, one per line, the dependencies of the last build, and those built separately.
+const LAST_DEPENDENCIES: &str = ".dam-dependencies";
+const SEPARATE: &str = ".dam-apart";
 
-/// What one cannot have of one's own beside the prelude's.
+/// Crates of which a process cannot use a second copy beside the prelude's.
 const SHARED: [&str; 2] = [PRELUDE, "candle-core"];
 
-/// Runs `run` and leaves the versions as they were.
-pub fn keeping<T>(run: impl FnOnce() -> T) -> T {
-    let before = fs::read(LOCKED);
+/// Runs `run` and then restores `Cargo.lock`.
+pub fn preserving_lock<T>(run: impl FnOnce() -> T) -> T {
+    let before = fs::read(LOCK_FILE);
     let done = run();
-    // Where there were none, those found are as good as others.
+    // Without an earlier lock file, the new one is kept.
     if let Ok(before) = before
-        && fs::read(LOCKED).ok().as_ref() != Some(&before)
+        && fs::read(LOCK_FILE).ok().as_ref() != Some(&before)
     {
-        let _ = fs::write(LOCKED, before);
+        let _ = fs::write(LOCK_FILE, before);
     }
     done
 }
 
-/// Looks at the dependency that evcxr asks about beside all others. Tells whether this was such a question.
+/// Checks the dependency that evcxr asks about together with all others. Returns whether this was such a check.
 ///
 /// # Errors
-/// It cannot be had, or would change what is built; with what to do.
-pub fn look(cargo: &dyn Fn() -> Command) -> Result<bool> {
+/// The dependency is not available, or would change what is built; the message says what to do.
+pub fn check_dependency(cargo: &dyn Fn() -> Command) -> Result<bool> {
     let manifest = fs::read_to_string(MANIFEST).unwrap_or_default();
-    let known = known();
+    let known = known_dependencies();
     if !manifest.contains(DUMMY) || known.is_empty() {
         return Ok(false);
     }
-    let asked = dependencies(&manifest);
-    let others = known.into_iter().filter(|line| !asked.iter().any(|asked| name(asked) == name(line)));
-    let all: Vec<String> = others.chain(asked.clone()).collect();
-    match resolved(&all, cargo)? {
-        Resolved::Together(lock) => {
-            fs::write(LOCKED, lock)?;
-            leave_apart(&asked)?;
+    let requested = dependencies(&manifest);
+    let others = known.into_iter().filter(|line| !requested.iter().any(|requested| name(requested) == name(line)));
+    let all: Vec<String> = others.chain(requested.clone()).collect();
+    match resolve(&all, cargo)? {
+        Resolution::Compatible(lock) => {
+            fs::write(LOCK_FILE, lock)?;
+            unmark_separate(&requested)?;
         }
-        Resolved::Other(difference) => {
+        Resolution::Conflict(difference) => {
             let tested = fs::read_to_string(LOCK)?;
-            let (own, _) = metadata(&asked, &tested, cargo)?;
+            let (own, _) = metadata(&requested, &tested, cargo)?;
             if let Some(shared) = SHARED.iter().find(|shared| own.keys().any(|(name, _)| name == *shared)) {
                 bail!(
-                    "this works with `{shared}`, and would change what that was built with: {difference}\n\
-                     hint: ask for less, with `default-features = false` say, so that variables can be kept"
+                    "this dependency uses `{shared}` and would change its build: {difference}\n\
+                     hint: request fewer features, for example with `default-features = false`, so that variables can be kept"
                 );
             }
-            leave_apart(&asked)?;
-            fs::write(APART, lines(APART).into_iter().chain(asked).collect::<Vec<_>>().join("\n"))?;
+            unmark_separate(&requested)?;
+            fs::write(SEPARATE, lines(SEPARATE).into_iter().chain(requested).collect::<Vec<_>>().join("\n"))?;
         }
     }
     Ok(true)
 }
 
-/// What was built apart is not, or is it otherwise.
-fn leave_apart(asked: &[String]) -> Result<()> {
-    let left = lines(APART).into_iter().filter(|line| !asked.iter().any(|asked| name(asked) == name(line)));
-    Ok(fs::write(APART, left.collect::<Vec<_>>().join("\n"))?)
+/// Removes `requested` from the dependencies built separately.
+fn unmark_separate(requested: &[String]) -> Result<()> {
+    let left = lines(SEPARATE).into_iter().filter(|line| !requested.iter().any(|requested| name(requested) == name(line)));
+    Ok(fs::write(SEPARATE, left.collect::<Vec<_>>().join("\n"))?)
 }
 
-/// Sees that the cell in this directory may be built; gives those of its dependencies that are to be built apart.
+/// Checks that the cell in this directory may be built; returns its dependencies that are built separately.
 ///
 /// # Errors
-/// What it depends on would change what is built.
-pub fn allow(cargo: &dyn Fn() -> Command) -> Result<Vec<String>> {
-    let known_apart = lines(APART);
-    let (apart, asked): (Vec<String>, Vec<String>) =
-        dependencies(&fs::read_to_string(MANIFEST)?).into_iter().partition(|line| known_apart.contains(line));
-    let known = known();
+/// Its dependencies would change what is built.
+pub fn check_build(cargo: &dyn Fn() -> Command) -> Result<Vec<String>> {
+    let known_separate = lines(SEPARATE);
+    let (separate, requested): (Vec<String>, Vec<String>) =
+        dependencies(&fs::read_to_string(MANIFEST)?).into_iter().partition(|line| known_separate.contains(line));
+    let known = known_dependencies();
     let is = |lines: &[String]| lines.iter().cloned().collect::<BTreeSet<_>>();
-    if is(&asked) == is(&known) || !asked.iter().any(|line| name(line) == PRELUDE) {
-        return Ok(apart);
+    if is(&requested) == is(&known) || !requested.iter().any(|line| name(line) == PRELUDE) {
+        return Ok(separate);
     }
-    // The first that is built with the prelude is what others are compared with.
+    // The first build with the prelude is the reference for later ones.
     if !known.is_empty() {
-        match resolved(&asked, cargo)? {
-            Resolved::Together(lock) => fs::write(LOCKED, lock)?,
-            Resolved::Other(difference) => bail!(
-                "this would change what the prelude was built with: {difference}\n\
-                 hint: add it with `:dep`, which builds it apart if it must"
+        match resolve(&requested, cargo)? {
+            Resolution::Compatible(lock) => fs::write(LOCK_FILE, lock)?,
+            Resolution::Conflict(difference) => bail!(
+                "this would change the build of the prelude: {difference}\n\
+                 hint: add it with `:dep`, which builds it separately if necessary"
             ),
         }
     }
-    fs::write(KNOWN, asked.join("\n"))?;
-    Ok(apart)
+    fs::write(LAST_DEPENDENCIES, requested.join("\n"))?;
+    Ok(separate)
 }
 
-/// The manifest of this directory without some of its dependencies.
+/// The manifest of this directory without the dependencies in `separate`.
 ///
 /// # Errors
-/// It cannot be read.
-pub fn without(apart: &[String]) -> Result<String> {
+/// The manifest cannot be read.
+pub fn manifest_without(separate: &[String]) -> Result<String> {
     let manifest = fs::read_to_string(MANIFEST)?;
-    Ok(manifest.lines().filter(|line| !apart.iter().any(|apart| apart == line.trim())).map(|line| format!("{line}\n")).collect())
+    Ok(manifest
+        .lines()
+        .filter(|line| !separate.iter().any(|separate| separate == line.trim()))
+        .map(|line| format!("{line}\n"))
+        .collect())
 }
 
 fn lines(file: &str) -> Vec<String> {
@@ -126,89 +130,90 @@ fn lines(file: &str) -> Vec<String> {
     text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
-fn known() -> Vec<String> {
-    lines(KNOWN)
+fn known_dependencies() -> Vec<String> {
+    lines(LAST_DEPENDENCIES)
 }
 
-/// The lines of dependencies of a manifest that evcxr wrote.
+/// The dependency lines of a manifest written by evcxr.
 fn dependencies(manifest: &str) -> Vec<String> {
     let lines = manifest.lines().map(str::trim).skip_while(|line| *line != "[dependencies]").skip(1);
     lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
-/// The name that a line of dependencies begins with.
+/// The name in a dependency line.
 fn name(line: &str) -> &str {
     line.split('=').next().unwrap_or_default().trim()
 }
 
-/// What became of dependencies together.
-enum Resolved {
-    /// The prelude's are as they were; the versions of all.
-    Together(String),
-    /// One of the prelude's would be another, in words.
-    Other(String),
+/// The result of resolving dependencies together.
+enum Resolution {
+    /// The crates of the prelude are unchanged; the new lock file.
+    Compatible(String),
+    /// A crate of the prelude would change; the message says how.
+    Conflict(String),
 }
 
-fn resolved(dependencies: &[String], cargo: &dyn Fn() -> Command) -> Result<Resolved> {
+fn resolve(dependencies: &[String], cargo: &dyn Fn() -> Command) -> Result<Resolution> {
     let tested = fs::read_to_string(LOCK).with_context(|| format!("there is no {LOCK}"))?;
     let base: Vec<String> = dependencies.iter().filter(|line| name(line) == PRELUDE).cloned().collect();
     let (before, _) = metadata(&base, &tested, cargo)?;
-    let (after, lock) = metadata(dependencies, &merged(&tested, &fs::read_to_string(LOCKED).unwrap_or_default()), cargo)?;
-    Ok(difference(&before, &after).map_or(Resolved::Together(lock), Resolved::Other))
+    let (after, lock) = metadata(dependencies, &merge_locks(&tested, &fs::read_to_string(LOCK_FILE).unwrap_or_default()), cargo)?;
+    Ok(difference(&before, &after).map_or(Resolution::Compatible(lock), Resolution::Conflict))
 }
 
-/// Writes a package without anything of its own into `directory`, with dependencies and versions.
+/// Writes an empty package with these dependencies and versions into `directory`.
 ///
 /// # Errors
-/// A place that may not be written.
+/// The directory is not writable.
 pub fn package(directory: &Path, dependencies: &[String], lock: &str) -> Result<()> {
     let write = |name: &str, text: &str| fs::write(directory.join(name), text);
     let head = "[package]\nname = \"ctx\"\nversion = \"1.0.0\"\nedition = \"2024\"\n[lib]\npath = \"lib.rs\"\n[workspace]\n";
     write(MANIFEST, &format!("{head}[dependencies]\n{}\n", dependencies.join("\n")))?;
-    write(LOCKED, lock)?;
+    write(LOCK_FILE, lock)?;
     Ok(write("lib.rs", "")?)
 }
 
-/// What cargo says of the package in `directory`, for what cells are compiled for.
+/// The output of `cargo metadata` for the package in `directory`, limited to the target of cells.
 ///
 /// # Errors
-/// What cargo says is missing.
-pub fn described(directory: &Path, cargo: &dyn Fn() -> Command) -> Result<Value> {
+/// Cargo fails; the message is cargo's own.
+pub fn cargo_metadata(directory: &Path, cargo: &dyn Fn() -> Command) -> Result<Value> {
     let mut command = cargo();
     command.args(["metadata", "--format-version=1"]).current_dir(directory);
     command.args(target().iter().flat_map(|target| ["--filter-platform", target]));
     let output = command.output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    // What it has done says nothing here.
-    let said: Vec<&str> = said.lines().filter(|line| !DONE.iter().any(|done| line.trim_start().starts_with(done))).collect();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // Progress lines are left out of messages.
+    let messages: Vec<&str> =
+        stderr.lines().filter(|line| !PROGRESS_PREFIXES.iter().any(|prefix| line.trim_start().starts_with(prefix))).collect();
     if !output.status.success() {
-        bail!("{}", said.join("\n").trim());
+        bail!("{}", messages.join("\n").trim());
     }
-    // evcxr reads there what is no library.
-    said.iter().for_each(|line| eprintln!("{line}"));
-    serde_json::from_slice(&output.stdout).context("cargo says what is no JSON")
+    // evcxr reads from there which packages are not libraries.
+    messages.iter().for_each(|line| eprintln!("{line}"));
+    serde_json::from_slice(&output.stdout).context("invalid JSON from cargo metadata")
 }
 
-/// How lines of cargo begin that say what it does.
-const DONE: [&str; 6] = ["Updating ", "Locking ", "Adding ", "Downloading ", "Downloaded ", "Blocking "];
+/// The prefixes of cargo's progress lines.
+const PROGRESS_PREFIXES: [&str; 6] = ["Updating ", "Locking ", "Adding ", "Downloading ", "Downloaded ", "Blocking "];
 
-/// The features of every package that one with `dependencies` is built of, and their versions as cargo writes them.
+/// The features of every package in the dependency graph of `dependencies`, and the resulting lock file.
 fn metadata(dependencies: &[String], lock: &str, cargo: &dyn Fn() -> Command) -> Result<(Packages, String)> {
-    // Below the directory of cells, where cargo finds the same settings.
+    // Inside the directory of cells, so that cargo finds the same settings.
     let directory = tempfile::Builder::new().prefix(".dam-look-").tempdir_in(".")?;
     package(directory.path(), dependencies, lock)?;
-    let all = described(directory.path(), cargo)?;
-    Ok((packages(&all), fs::read_to_string(directory.path().join(LOCKED))?))
+    let all = cargo_metadata(directory.path(), cargo)?;
+    Ok((packages(&all), fs::read_to_string(directory.path().join(LOCK_FILE))?))
 }
 
-/// What cells are compiled for.
+/// The target triple of cells.
 pub fn target() -> Option<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let asked = Command::new(rustc).args(["--print", "host-tuple"]).output().ok()?;
-    Some(String::from_utf8(asked.stdout).ok()?.trim().to_owned()).filter(|target| !target.is_empty())
+    let output = Command::new(rustc).args(["--print", "host-tuple"]).output().ok()?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned()).filter(|target| !target.is_empty())
 }
 
-/// Packages by name and version, with their features.
+/// Features by package name and version.
 type Packages = BTreeMap<(String, String), BTreeSet<String>>;
 
 fn packages(all: &Value) -> Packages {
@@ -224,20 +229,20 @@ fn packages(all: &Value) -> Packages {
         .collect()
 }
 
-/// The first thing that is otherwise `after`, in words.
+/// The first difference between `before` and `after`, in words.
 fn difference(before: &Packages, after: &Packages) -> Option<String> {
     before.iter().find_map(|((name, version), features)| match after.get(&(name.clone(), version.clone())) {
-        None => Some(format!("`{name}` could not stay at {version}")),
+        None => Some(format!("`{name}` would not stay at {version}")),
         Some(now) if now == features => None,
         Some(now) => {
             let other: Vec<String> = now.symmetric_difference(features).map(|feature| format!("`{feature}`")).collect();
-            Some(format!("`{name} {version}` would have other features ({})", other.join(", ")))
+            Some(format!("`{name} {version}` would have different features ({})", other.join(", ")))
         }
     })
 }
 
-/// The versions of `tested`, and those of packages that it does not know.
-fn merged(tested: &str, now: &str) -> String {
+/// The lock file `tested` with the packages of `now` that it lacks.
+fn merge_locks(tested: &str, now: &str) -> String {
     let head = |block: &str| block.lines().find_map(|line| line.strip_prefix("name = ")).unwrap_or_default().to_owned();
     let blocks = |lock: &str| lock.split("[[package]]").skip(1).map(str::to_owned).collect::<Vec<_>>();
     let names: BTreeSet<String> = blocks(tested).iter().map(|block| head(block)).collect();
@@ -246,13 +251,13 @@ fn merged(tested: &str, now: &str) -> String {
     format!("{}\n\n{new}", tested.trim_end())
 }
 
-/// The versions that the prelude was tested with, and those found since in `directory`.
+/// The lock file that the prelude was tested with, extended by the packages added since in `directory`.
 ///
 /// # Errors
-/// The prelude's source has gone.
-pub fn versions(directory: &Path) -> Result<String> {
+/// The source of the prelude is missing.
+pub fn extended_lock(directory: &Path) -> Result<String> {
     let tested = fs::read_to_string(LOCK).with_context(|| format!("there is no {LOCK}"))?;
-    Ok(merged(&tested, &fs::read_to_string(directory.join(LOCKED)).unwrap_or_default()))
+    Ok(merge_locks(&tested, &fs::read_to_string(directory.join(LOCK_FILE)).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -262,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dependencies_of_a_manifest_are_read() {
+    fn dependencies_are_read_from_a_manifest() {
         let manifest = "[package]\nname = \"ctx\"\n\n[dependencies]\ndam-prelude = { path = \"/p\" }\n  dice = \"1\"\n\n";
         let lines = dependencies(manifest);
         assert_eq!(lines, ["dam-prelude = { path = \"/p\" }", "dice = \"1\""]);
@@ -270,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_built_anew_is_named() {
+    fn the_first_difference_between_builds_is_named() {
         let of = |serde: &str, features: &[&str]| {
             packages(&json!({
                 "workspace_members": ["ctx"],
@@ -286,10 +291,10 @@ mod tests {
     }
 
     #[test]
-    fn tested_versions_are_kept_and_others_added() {
+    fn tested_versions_are_kept_and_new_packages_added() {
         let tested = "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"1\"\n";
         let now = "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"2\"\n\n[[package]]\nname = \"b\"\nversion = \"3\"\n";
-        let merged = merged(tested, now);
+        let merged = merge_locks(tested, now);
         assert_eq!(merged.matches("[[package]]").count(), 2);
         assert!(merged.contains("name = \"a\"\nversion = \"1\"") && merged.contains("name = \"b\"\nversion = \"3\""));
     }

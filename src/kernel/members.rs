@@ -1,7 +1,7 @@
-//! What types offer to others and what is their own affair, read from the source of the prelude, of candle, and of what is used
-//! most of the standard library.
+//! The public and private members of types, read from the source of the prelude, of candle, and of the most used modules of
+//! the standard library.
 //!
-//! rust-analyzer finds every member that the compiler knows, and evcxr does not say which a cell may use. To ask for the
+//! rust-analyzer completes every member that exists, and evcxr does not report which of them a cell may use. Querying the
 //! documentation of each would take seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,18 +15,18 @@ use ra_ap_syntax::{AstNode, Edition, SourceFile, ast};
 use super::cargo::HOME;
 use super::prepare::{LOCK, PRELUDE};
 
-/// How near a member is to the type that it is looked for in.
+/// How closely a member belongs to the type being completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// Its own.
+    /// A member of the type itself.
     Own,
-    /// Of a trait.
+    /// A member of a trait.
     Trait,
-    /// Not to be offered: private, or of a trait that every type has.
+    /// Not offered: private, or from a trait that every type implements.
     Hidden,
 }
 
-/// Of traits that every type has.
+/// Methods of traits that every type implements.
 const BLANKET: [&str; 12] = [
     "into",
     "try_into",
@@ -42,7 +42,7 @@ const BLANKET: [&str; 12] = [
     "clone_from",
 ];
 
-/// Of traits that most types have, by which one is not told from another.
+/// Methods of traits that most types implement.
 const COMMON: [&str; 19] = [
     "clone",
     "to_string",
@@ -65,7 +65,7 @@ const COMMON: [&str; 19] = [
     "drop",
 ];
 
-/// Files of the standard library with the types that cells use most.
+/// Files of the standard library that define the types used most in cells.
 const LIBRARY: [&str; 9] = [
     "alloc/src/vec/mod.rs",
     "alloc/src/string.rs",
@@ -78,7 +78,7 @@ const LIBRARY: [&str; 9] = [
     "std/src/path.rs",
 ];
 
-/// The members of types, by the type's name and their own.
+/// The members of types, by type name and member name.
 #[derive(Debug, Default)]
 pub struct Members {
     public: BTreeMap<String, BTreeSet<String>>,
@@ -86,7 +86,7 @@ pub struct Members {
 }
 
 impl Members {
-    /// Those of the prelude and candle, read once.
+    /// The members in the prelude, candle and the standard library, read once.
     pub fn known() -> &'static Self {
         static KNOWN: OnceLock<Members> = OnceLock::new();
         KNOWN.get_or_init(|| {
@@ -99,14 +99,14 @@ impl Members {
         })
     }
 
-    /// How near `name` is to a type called `of`, if that is known.
+    /// The rank of member `name` for a type called `of`, if that is known.
     pub fn rank(&self, of: Option<&str>, name: &str) -> Rank {
         let has = |all: &BTreeMap<String, BTreeSet<String>>, of: &str| all.get(of).is_some_and(|names| names.contains(name));
         let anywhere = |all: &BTreeMap<String, BTreeSet<String>>| all.values().any(|names| names.contains(name));
         let is_private = match of {
             Some(of) if has(&self.public, of) => false,
             Some(of) if has(&self.private, of) => true,
-            // As one of what it leads to, as of a reference.
+            // For example a member reached through a reference.
             _ => anywhere(&self.private) && !anywhere(&self.public),
         };
         match name {
@@ -127,26 +127,26 @@ impl Members {
         }
     }
 
-    /// Notes the members that a file declares.
+    /// Records the members that a file declares.
     fn source(&mut self, text: &str) {
         for node in SourceFile::parse(text, Edition::Edition2024).syntax_node().descendants() {
             if let Some(of) = ast::Impl::cast(node.clone()).filter(|of| of.trait_().is_none()) {
                 let Some(owner) = of.self_ty().and_then(|kind| name(&kind.syntax().text().to_string())) else { continue };
                 for item in of.assoc_item_list().into_iter().flat_map(|list| list.assoc_items()) {
                     if let ast::AssocItem::Fn(function) = item {
-                        self.note(&owner, &function);
+                        self.record(&owner, &function);
                     }
                 }
             } else if let Some(of) = ast::Struct::cast(node) {
                 let Some(owner) = of.name().map(|name| name.text().to_string()) else { continue };
                 if let Some(ast::FieldList::RecordFieldList(fields)) = of.field_list() {
-                    fields.fields().for_each(|field| self.note(&owner, &field));
+                    fields.fields().for_each(|field| self.record(&owner, &field));
                 }
             }
         }
     }
 
-    fn note(&mut self, owner: &str, member: &(impl HasName + HasVisibility)) {
+    fn record(&mut self, owner: &str, member: &(impl HasName + HasVisibility)) {
         let Some(name) = member.name().map(|name| name.text().to_string()) else { return };
         let is_public = member.visibility().is_some_and(|visibility| visibility.syntax().text() == "pub");
         let all = if is_public { &mut self.public } else { &mut self.private };
@@ -154,7 +154,7 @@ impl Members {
     }
 }
 
-/// The last part of a type's path, without what it is made of: `a::B<C>` is `B`.
+/// The last segment of the path of a type, without type arguments: `a::B<C>` is `B`.
 pub fn name(kind: &str) -> Option<String> {
     let bare = kind.trim().trim_start_matches(['&', '*']).trim_start_matches("mut ").trim();
     let path = bare.split(['<', ' ', ';', '\n']).next()?;
@@ -162,7 +162,7 @@ pub fn name(kind: &str) -> Option<String> {
     (!last.is_empty() && last.chars().all(|c| c.is_alphanumeric() || c == '_')).then(|| last.to_owned())
 }
 
-/// Where candle's source is.
+/// The directory of candle's source.
 fn candle() -> Option<PathBuf> {
     let lock = fs::read_to_string(LOCK).ok()?;
     let version = lock.split("name = \"candle-core\"\nversion = \"").nth(1)?.split('"').next()?;
@@ -172,10 +172,10 @@ fn candle() -> Option<PathBuf> {
     sources.find(|source| source.is_dir())
 }
 
-/// Where the source of the standard library is, if it is there.
+/// The directory of the standard library's source, if it is installed.
 fn library() -> Option<PathBuf> {
-    let asked = std::process::Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
-    Some(Path::new(String::from_utf8(asked.stdout).ok()?.trim()).join("lib/rustlib/src/rust/library"))
+    let output = std::process::Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
+    Some(Path::new(String::from_utf8(output.stdout).ok()?.trim()).join("lib/rustlib/src/rust/library"))
 }
 
 #[cfg(test)]
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_may_use_is_told_from_what_they_may_not() {
+    fn public_members_are_distinguished_from_private_ones() {
         let mut members = Members::default();
         members.source(
             "pub struct Dam { pub steps: usize, session: u8 }\n\
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_prelude_and_candle_are_known() {
+    fn members_of_the_prelude_and_candle_are_found() {
         let members = Members::known();
         let of = |of: &str, name: &str| members.rank(Some(of), name);
         assert_eq!((of("Dam", "train"), of("Dam", "session"), of("Dam", "run")), (Rank::Own, Rank::Hidden, Rank::Hidden));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_type_is_the_last_of_its_path() {
+    fn the_name_of_a_type_is_the_last_segment_of_its_path() {
         let names = ["Dam", "&mut a::B<C>", "Vec<a::B>", "[i32; 3]", "impl Fn()"].map(name);
         assert_eq!(names, [Some("Dam".into()), Some("B".into()), Some("Vec".into()), None, Some("impl".into())]);
     }

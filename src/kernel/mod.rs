@@ -1,17 +1,14 @@
-//! `dam kernel`: a Jupyter kernel whose cells have the prelude in scope, over evcxr; and the same at a prompt.
+//! `dam kernel`: a Jupyter kernel on evcxr whose cells have the prelude in scope; also the engine of the Rust prompt.
 //!
 //! ```text
-//! Jupyter == five sockets ==> server -> cell -> engine (evcxr) == marks ==> between == pipes ==> cells' process
-//!    ^                          |         \--- link <== lines of JSON ======/                        |  the prelude:
-//!    \------ output <-----------/                \=========== stops and verbs ========================/  notebook/
+//! Jupyter == proxy ==> server -> cell -> engine (evcxr) == markers ==> relay == pipes ==> cells' process
+//!    ^                   |         \--- link <== lines of JSON ======/                       |  the prelude:
+//!    \------ output <----/                \=========== stops and verbs =======================/  notebook/
 //! ```
 
-mod apart;
-mod between;
-mod building;
+mod build;
 mod cargo;
 mod cell;
-mod clients;
 mod code;
 mod command;
 mod complete;
@@ -19,19 +16,22 @@ mod doctor;
 mod engine;
 mod failure;
 mod install;
-mod installing;
+mod install_progress;
 mod link;
+mod locate;
 mod lock;
 mod members;
 mod output;
-mod pace;
 mod parameters;
 mod peer;
-mod places;
 mod prepare;
-mod prompt;
+mod proxy;
+mod rate_limit;
 mod registry;
+mod relay;
 mod report;
+mod rust_session;
+mod separate;
 mod server;
 mod stdin;
 
@@ -43,42 +43,42 @@ use anyhow::Result;
 use dam_prelude::checkpoint::read_file;
 
 pub use command::{Jupyter, jupyter};
-pub use prompt::Rust;
+pub use rust_session::RustSession;
 
-/// Does what this process is for, if evcxr started it: running cells, or standing between. Does not come back then,
-/// or gives how it ended.
+/// Runs this process as the cargo wrapper, the relay or the cells' process, if it was started as one. Then it returns the
+/// exit code or does not return.
 pub fn hook() -> Option<ExitCode> {
     if cargo::is_cargo() {
         return Some(cargo::cargo());
     }
-    if between::is_between() {
-        return Some(between::between());
+    if relay::is_relay() {
+        return Some(relay::relay());
     }
     evcxr::runtime_hook();
     None
 }
 
-/// Forgets what cargo tells the programs that it runs of their own build: to the builds of cells it would be news, after
-/// which they begin anew.
+/// Removes the environment variables that cargo sets for programs that it runs: they would change the environment of cell
+/// builds, and cargo would rebuild everything.
 ///
-/// Called while no other thread runs.
+/// Must be called while no other thread reads the environment except through std.
 pub fn forget_cargo() {
-    let told =
+    let prefixes =
         ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| told.iter().any(|prefix| name.starts_with(prefix))) {
-            // SAFETY: no other thread runs.
+        if name.to_str().is_some_and(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))) {
+            // SAFETY: as documented, other threads read the environment only through std, whose lock `remove_var` takes.
             unsafe { std::env::remove_var(name) };
         }
     }
 }
 
-/// A directory for sockets that nobody else may enter, whatever this process leaves to others of what it makes.
+/// A directory for sockets that only the owner can enter, whatever the umask.
 ///
 /// # Errors
-/// Nowhere to make it.
+/// The directory cannot be created.
 fn own_directory() -> Result<tempfile::TempDir> {
-    /// The longest name of a directory in which a socket may have its own.
+    /// The longest path of a directory that leaves room for the name of a socket.
     const LONGEST: usize = 70;
     let only_me = std::fs::Permissions::from_mode(0o700);
     let mut place = std::env::temp_dir();
@@ -90,12 +90,12 @@ fn own_directory() -> Result<tempfile::TempDir> {
     Ok(directory)
 }
 
-/// The text of a regular file, of a size that is read whole.
+/// The text of a regular file of limited size.
 ///
 /// # Errors
-/// Something else than such a file.
+/// It is not such a file, or not UTF-8.
 fn text(file: &Path) -> dam_prelude::Result<String> {
-    /// Bytes of the longest.
+    /// The largest file, in bytes.
     const LONGEST: u64 = 64 << 20;
     let invalid = |error| dam_prelude::Error::Io {
         action: "read",
@@ -105,12 +105,12 @@ fn text(file: &Path) -> dam_prelude::Result<String> {
     String::from_utf8(read_file(file, LONGEST)?).map_err(invalid)
 }
 
-/// Runs the kernel that a connection file describes, until it is shut down.
+/// Runs the kernel described by a connection file until shutdown.
 ///
 /// # Errors
-/// A file that cannot be read, ports that are taken.
+/// The file cannot be read, or a port is in use.
 pub fn kernel(connection_file: &Path) -> Result<()> {
     let directory = own_directory()?;
-    cargo::stand_in(directory.path(), &directory.path().join(server::SOCKET))?;
+    cargo::install_wrapper(directory.path(), &directory.path().join(server::SOCKET))?;
     server::serve(connection_file, directory.path())
 }

@@ -1,7 +1,7 @@
-//! What cells show, as Jupyter's messages, in the order in which it was written.
+//! The output of cells, as Jupyter messages in the order in which it was written.
 //!
-//! Text is gathered for a tenth of a second, as ipykernel does, and sent no faster than Jupyter's server takes it: what
-//! comes faster it drops, and with it the value of the cell.
+//! Text is buffered for a tenth of a second, as in ipykernel, and sent below the rate limit of Jupyter's server: the server
+//! drops messages above it, and with them the value of the cell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,89 +16,89 @@ use jupyter_protocol::messaging::{
 use serde_json::{Value, json};
 
 use super::failure::{Failure, error, panic};
-use super::pace::Pace;
+use super::rate_limit::RateLimit;
 
-/// How long nothing of what a cell wrote may arrive after its end until the rest is given up.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the rest of a cell's output, while nothing arrives, before giving up.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long text waits for more.
-const GATHER: Duration = Duration::from_millis(100);
+/// How long text is buffered.
+const BUFFER_TIME: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether an output is still there.
-const IDLE: Duration = Duration::from_secs(2);
+/// How often the background thread checks whether the output still exists.
+const IDLE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Text of this many bytes waits for no more.
-const ENOUGH: usize = 1 << 16;
+/// Buffered text of this many bytes is sent at once.
+const BUFFER_BYTES: usize = 1 << 16;
 
-/// How long a cell waits until it says for what, and how often it then says how long.
-const QUIET: Duration = Duration::from_millis(1200);
-const AGAIN: Duration = Duration::from_secs(2);
+/// How long a cell waits before a wait message appears, and how often the message is updated.
+const WAIT_DELAY: Duration = Duration::from_millis(1200);
+const WAIT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Sends what the cells say to the cell that runs.
-pub struct Output {
+/// Sends the output of cells to the cell that is running.
+pub struct CellOutput {
     send: Box<dyn Fn(JupyterMessage) + Send + Sync>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// Where text is written to.
+/// The stream that text was written to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stream {
     Out,
     Err,
 }
 
-/// What a cell waits for.
+/// What the cell is waiting for.
 struct Wait {
     what: String,
-    /// What is said when it is over; nothing: what was said goes away.
+    /// The message shown when the wait is over; none removes the wait message.
     after: Option<String>,
     since: Instant,
-    /// When it was said last.
-    said: Option<Instant>,
+    /// The last update of the wait message.
+    shown: Option<Instant>,
 }
 
 #[derive(Default)]
 struct State {
     cell: Option<JupyterMessage>,
     count: usize,
-    /// Text that is gathered, since when, and what it is written to.
+    /// Buffered text: its stream, the text, and when buffering began.
     text: Option<(Stream, String, Instant)>,
-    /// How fast text may be sent; none: as fast as it comes.
-    pace: Option<Pace>,
-    /// Forms of one thing, by type, until it is known that no more follow.
+    /// The rate limit of text; none for no limit.
+    rate_limit: Option<RateLimit>,
+    /// The representations of one value by MIME type, until it is known that no more follow.
     pending: BTreeMap<String, Value>,
-    /// Live pictures of this cell.
+    /// The display ids of live displays of this cell.
     live: BTreeSet<String>,
     failure: Option<Failure>,
-    /// The panic that was said last: it ended a thread, and maybe the cell.
+    /// The last panic reported: it ended a thread, and maybe the cell.
     panic: Option<Value>,
     wait: Option<Wait>,
-    /// How many messages of this cell were sent that it has not taken back, and how often it waited.
+    /// The number of messages of this cell still on display, and the number of waits so far.
     sent: usize,
     waits: usize,
-    /// Said before there was a cell.
+    /// Notes from before the first cell.
     notes: String,
     synced: u64,
-    /// When something was heard last.
-    heard: Option<Instant>,
+    /// When the last message was received.
+    last_message: Option<Instant>,
 }
 
-impl Output {
-    /// What is to be sent is given to `send`.
+impl CellOutput {
+    /// An output that passes its messages to `send`.
     pub fn new(send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Arc<Self> {
         Self::with(State::default(), send)
     }
 
-    /// The same for a server that drops text which comes too fast.
+    /// The same, with the rate limit of Jupyter's server.
     pub fn paced(send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Arc<Self> {
-        Self::with(State { pace: Some(Pace::default()), ..State::default() }, send)
+        Self::with(State { rate_limit: Some(RateLimit::default()), ..State::default() }, send)
     }
 
     fn with(state: State, send: impl Fn(JupyterMessage) + Send + Sync + 'static) -> Arc<Self> {
         let output = Arc::new(Self { send: Box::new(send), state: Mutex::new(state), changed: Condvar::new() });
         let weak = Arc::downgrade(&output);
-        std::thread::spawn(move || tend(&weak));
+        std::thread::spawn(move || run_background(&weak));
         output
     }
 
@@ -106,8 +106,8 @@ impl Output {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first cell has come: what is said before it can run, as of a prelude that is being built, is said to it.
-    pub fn awaits(&self, cell: &JupyterMessage) {
+    /// Attaches notes to the first cell as soon as it is requested, for example while the prelude is being built.
+    pub fn attach(&self, cell: &JupyterMessage) {
         let mut state = self.state();
         if state.cell.is_none() {
             state.cell = Some(cell.clone());
@@ -118,18 +118,18 @@ impl Output {
         }
     }
 
-    /// What is said from now on belongs to `cell`, the `count`th.
+    /// Attaches all further output to `cell`, which has execution count `count`.
     pub fn begin(&self, cell: &JupyterMessage, count: usize) {
-        let mut state = self.drained(self.state());
-        let (synced, pace) = (state.synced, state.pace.take());
-        *state = State { cell: Some(cell.clone()), count, synced, pace, ..State::default() };
+        let mut state = self.send_text(self.state());
+        let (synced, rate_limit) = (state.synced, state.rate_limit.take());
+        *state = State { cell: Some(cell.clone()), count, synced, rate_limit, ..State::default() };
     }
 
-    /// The cell is over, when all that was written before sync `number` has come. Its last thing shown is its result.
+    /// Ends the cell once everything written before sync `number` has arrived. The last value shown becomes its result.
     pub fn end(&self, number: Option<u64>) -> Option<Failure> {
         let state = self.synced(self.state(), number);
-        let mut state = self.drained(state);
-        self.waited(&mut state);
+        let mut state = self.send_text(state);
+        self.finish_wait(&mut state);
         let data = std::mem::take(&mut state.pending);
         if !is_nothing(&data) {
             let count = ExecutionCount::new(state.count);
@@ -138,101 +138,100 @@ impl Output {
         state.failure.take()
     }
 
-    /// Whether what was written before sync `number` says that the cell failed.
+    /// Whether the cell has failed, judged by what was written before sync `number`.
     pub fn has_failed(&self, number: Option<u64>) -> bool {
         self.synced(self.state(), number).failure.is_some()
     }
 
-    /// Waits until all that was written before sync `number` has come.
+    /// Waits until everything written before sync `number` has arrived.
     fn synced<'a>(&'a self, mut state: MutexGuard<'a, State>, number: Option<u64>) -> MutexGuard<'a, State> {
-        state.heard = Some(Instant::now());
+        state.last_message = Some(Instant::now());
         while let Some(number) = number
             && state.synced < number
-            && state.heard.is_none_or(|heard| heard.elapsed() < PATIENCE)
+            && state.last_message.is_none_or(|last_message| last_message.elapsed() < END_TIMEOUT)
         {
-            state = self.changed.wait_timeout(state, GATHER).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.changed.wait_timeout(state, BUFFER_TIME).unwrap_or_else(PoisonError::into_inner).0;
         }
         state
     }
 
-    /// Tells a person something that no cell said: with the cell that runs or waits, or with the first that comes.
+    /// Shows a message of the kernel with the current cell, or with the first that comes.
     pub fn note(&self, text: &str) {
         let mut state = self.state();
         if state.cell.is_some() {
-            self.text(&mut state);
+            self.send_text_now(&mut state);
             self.publish(&mut state, StreamContent::stdout(text));
         } else {
             state.notes.push_str(text);
         }
     }
 
-    /// The cell waits for `what` from now on, which is said if it takes long, and `after` it, if there is something to
-    /// say then.
-    pub fn waits(&self, what: &str, after: Option<&str>) {
+    /// Notes that the cell is waiting for `what`, which is shown if it takes long; then shows `after`, if given.
+    pub fn begin_wait(&self, what: &str, after: Option<&str>) {
         let mut state = self.state();
         let after = after.map(str::to_owned);
         match &mut state.wait {
             Some(wait) => (wait.what, wait.after) = (what.to_owned(), after.or(wait.after.take())),
-            None => state.wait = Some(Wait { what: what.to_owned(), after, since: Instant::now(), said: None }),
+            None => state.wait = Some(Wait { what: what.to_owned(), after, since: Instant::now(), shown: None }),
         }
         self.changed.notify_all();
     }
 
-    /// The cell waits no more.
-    pub fn goes_on(&self) {
+    /// Ends the wait.
+    pub fn end_wait(&self) {
         let mut state = self.state();
-        self.waited(&mut state);
+        self.finish_wait(&mut state);
     }
 
-    /// Shows something in its forms by type.
+    /// Shows a value, given as its representations by MIME type.
     pub fn show(&self, data: &Value) {
-        let mut state = self.drained(self.state());
+        let mut state = self.send_text(self.state());
         self.flush(&mut state);
         let forms = data.as_object().into_iter().flatten().filter(|(_, form)| !form.is_null() && *form != "");
         state.pending = forms.map(|(kind, form)| (kind.clone(), form.clone())).collect();
     }
 
-    /// What is said from now on is another thing than what was said before sync `number`.
-    pub fn apart(&self, number: Option<u64>) {
+    /// Separates what is shown from now on from what was shown before sync `number`.
+    pub fn separate(&self, number: Option<u64>) {
         let state = self.synced(self.state(), number);
-        let mut state = self.drained(state);
+        let mut state = self.send_text(state);
         self.flush(&mut state);
     }
 
-    /// The thing that was said before sync `number`, which is not shown then.
-    pub fn taken(&self, number: Option<u64>) -> Value {
+    /// Takes the value written before sync `number`, so that it is not shown.
+    pub fn take_value(&self, number: Option<u64>) -> Value {
         json!(std::mem::take(&mut self.synced(self.state(), number).pending))
     }
 
-    /// Shows something that may be changed later, by its name.
-    pub fn show_as(&self, id: &str, data: &Value) {
-        let mut state = self.drained(self.state());
-        self.waited(&mut state);
+    /// Shows a value that can be updated later by its display id.
+    pub fn show_updatable(&self, id: &str, data: &Value) {
+        let mut state = self.send_text(self.state());
+        self.finish_wait(&mut state);
         let transient = Some(Transient { display_id: Some(id.to_owned()) });
         self.publish(&mut state, DisplayData { transient, ..DisplayData::new(media(data.clone())) });
     }
 
-    /// Changes what is shown by this name, wherever it is.
-    pub fn change(&self, id: &str, data: &Value) {
+    /// Updates the display with this id, in whichever cell it is.
+    pub fn update(&self, id: &str, data: &Value) {
         self.publish(&mut self.state(), UpdateDisplayData::new(media(data.clone()), id));
     }
 
-    /// Takes a message of the process between, or of cargo.
-    pub fn take(&self, message: &Value) {
+    /// Receives a message from the relay process or from cargo.
+    pub fn receive(&self, message: &Value) {
         let mut state = self.state();
-        state.heard = Some(Instant::now());
+        state.last_message = Some(Instant::now());
         if let Some(kind) = message["block"].as_str() {
             let content = &message["content"];
             match kind {
                 LIVE => {
-                    state = self.drained(state);
+                    state = self.send_text(state);
                     self.flush(&mut state);
-                    self.live(&mut state, content.as_str().unwrap_or_default());
+                    self.show_live(&mut state, content.as_str().unwrap_or_default());
                 }
-                PANIC => drop(self.panics(state, content.as_str().unwrap_or_default())),
+                PANIC => drop(self.report_panic(state, content.as_str().unwrap_or_default())),
                 _ => {
-                    state = self.drained(state);
-                    // A second form of one type is of a second thing.
+                    state = self.send_text(state);
+                    // A second representation of the same type belongs to a second value.
                     if state.pending.contains_key(kind) {
                         self.flush(&mut state);
                     }
@@ -246,51 +245,51 @@ impl Output {
         } else if let Some(text) = message["failed"].as_str() {
             state.failure = Some(error(text));
         } else if let Some(text) = message["panicked"].as_str() {
-            let said = state.panic.take();
-            state.failure = Some(panic(said.as_ref(), text));
-            if said.is_some() {
+            let report = state.panic.take();
+            state.failure = Some(panic(report.as_ref(), text));
+            if report.is_some() {
                 drop(self.write(state, Stream::Err, text));
             }
         } else if message["runs"] == true {
-            self.waited(&mut state);
+            self.finish_wait(&mut state);
         } else if let Some(name) = message["building"].as_str() {
             drop(state);
-            self.waits(&format!("building {name}"), message["after"].as_str());
+            self.begin_wait(&format!("building {name}"), message["after"].as_str());
         } else if let Some(number) = message["synced"].as_u64() {
             state.synced = number;
             self.changed.notify_all();
         }
     }
 
-    /// A thread has panicked. Of one that is not the cell's nobody else tells.
-    fn panics<'a>(&'a self, mut state: MutexGuard<'a, State>, content: &str) -> MutexGuard<'a, State> {
-        let Ok(said) = serde_json::from_str::<Value>(content) else { return state };
-        let text = match said["thread"].as_str() {
+    /// Reports a panic. A panic outside the cell's own thread is reported nowhere else.
+    fn report_panic<'a>(&'a self, mut state: MutexGuard<'a, State>, content: &str) -> MutexGuard<'a, State> {
+        let Ok(report) = serde_json::from_str::<Value>(content) else { return state };
+        let text = match report["thread"].as_str() {
             Some(thread) => {
-                let message = said["message"].as_str().unwrap_or_default();
+                let message = report["message"].as_str().unwrap_or_default();
                 format!("thread `{thread}` panicked: {message}\n")
             }
             None => String::new(),
         };
-        state.panic = Some(said);
+        state.panic = Some(report);
         self.write(state, Stream::Err, &text)
     }
 
-    /// Gathers text.
+    /// Buffers text.
     fn write<'a>(&'a self, state: MutexGuard<'a, State>, to: Stream, text: &str) -> MutexGuard<'a, State> {
         if text.is_empty() {
             return state;
         }
         let mut state = match &state.text {
             Some((stream, ..)) if *stream == to => state,
-            _ => self.drained(state),
+            _ => self.send_text(state),
         };
         self.flush(&mut state);
-        self.waited(&mut state);
+        self.finish_wait(&mut state);
         let (_, gathered, _) = state.text.get_or_insert_with(|| (to, String::new(), Instant::now()));
         gathered.push_str(text);
-        match gathered.len() >= ENOUGH {
-            true => self.drained(state),
+        match gathered.len() >= BUFFER_BYTES {
+            true => self.send_text(state),
             false => {
                 self.changed.notify_all();
                 state
@@ -298,25 +297,25 @@ impl Output {
         }
     }
 
-    /// Sends the text that was gathered, as soon as it may be sent. Meanwhile others may change the state.
-    fn drained<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    /// Sends buffered text as soon as the rate limit permits. The state may change in the meantime.
+    fn send_text<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         loop {
-            let State { text, pace, .. } = &mut *state;
+            let State { text, rate_limit, .. } = &mut *state;
             let Some((_, text, _)) = text else { return state };
-            let wait = pace.as_mut().map_or(Duration::ZERO, |pace| pace.wait(text.len()));
+            let wait = rate_limit.as_mut().map_or(Duration::ZERO, |rate_limit| rate_limit.wait(text.len()));
             if wait.is_zero() {
-                self.text(&mut state);
+                self.send_text_now(&mut state);
                 return state;
             }
             state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Sends the text that was gathered, now.
-    fn text(&self, state: &mut State) {
+    /// Sends buffered text now.
+    fn send_text_now(&self, state: &mut State) {
         if let Some((stream, text, _)) = state.text.take() {
-            if let Some(pace) = &mut state.pace {
-                pace.sent(text.len());
+            if let Some(rate_limit) = &mut state.rate_limit {
+                rate_limit.sent(text.len());
             }
             match stream {
                 Stream::Out => self.publish(state, StreamContent::stdout(&text)),
@@ -325,13 +324,13 @@ impl Output {
         }
     }
 
-    fn live(&self, state: &mut State, content: &str) {
+    fn show_live(&self, state: &mut State, content: &str) {
         let Ok(content) = serde_json::from_str::<Value>(content) else { return };
-        self.display(state, content["id"].as_str().unwrap_or_default(), media(content["data"].clone()));
+        self.show_display(state, content["id"].as_str().unwrap_or_default(), media(content["data"].clone()));
     }
 
-    /// Shows something that changes, or changes it.
-    fn display(&self, state: &mut State, id: &str, data: Media) {
+    /// Shows a live display, or updates it.
+    fn show_display(&self, state: &mut State, id: &str, data: Media) {
         if state.live.insert(id.to_owned()) {
             let transient = Some(Transient { display_id: Some(id.to_owned()) });
             self.publish(state, DisplayData { transient, ..DisplayData::new(data) });
@@ -340,40 +339,40 @@ impl Output {
         }
     }
 
-    /// Says for what the cell waits, if it is time.
-    fn say_wait(&self, state: &mut State) {
+    /// Shows or updates the wait message, if it is due.
+    fn show_wait(&self, state: &mut State) {
         let Some(wait) = &mut state.wait else { return };
-        let is_time = match wait.said {
-            None => wait.since.elapsed() >= QUIET,
-            Some(said) => said.elapsed() >= AGAIN,
+        let is_time = match wait.shown {
+            None => wait.since.elapsed() >= WAIT_DELAY,
+            Some(shown) => shown.elapsed() >= WAIT_INTERVAL,
         };
         if is_time {
-            wait.said = Some(Instant::now());
+            wait.shown = Some(Instant::now());
             let text = format!("{} ({:.0} s)", wait.what, wait.since.elapsed().as_secs_f64());
             let id = wait_id(state);
-            self.text(state);
-            self.display(state, &id, media(json!({"text/plain": text})));
+            self.send_text_now(state);
+            self.show_display(state, &id, media(json!({"text/plain": text})));
         }
     }
 
-    /// The cell goes on: what was said of its waiting is taken back, or what there is to say at the end said instead.
-    fn waited(&self, state: &mut State) {
+    /// Ends the wait: removes the wait message, or replaces it with the final one.
+    fn finish_wait(&self, state: &mut State) {
         let Some(wait) = state.wait.take() else { return };
-        if wait.said.is_some() || wait.after.is_some() {
-            self.text(state);
+        if wait.shown.is_some() || wait.after.is_some() {
+            self.send_text_now(state);
         }
         let id = wait_id(state);
         state.waits += 1;
         let seconds = wait.since.elapsed().as_secs_f64();
-        match (wait.said, wait.after) {
+        match (wait.shown, wait.after) {
             (None, None) => {}
-            (_, Some(after)) => self.display(state, &id, media(json!({"text/plain": format!("{after} ({seconds:.1} s)")}))),
+            (_, Some(after)) => self.show_display(state, &id, media(json!({"text/plain": format!("{after} ({seconds:.1} s)")}))),
             (Some(_), None) if state.sent == state.live.len() && state.live.len() == 1 => {
                 state.live.clear();
                 self.publish(state, ClearOutput { wait: false });
                 state.sent = 0;
             }
-            (Some(_), None) => self.display(state, &id, media(json!({"text/plain": ""}))),
+            (Some(_), None) => self.show_display(state, &id, media(json!({"text/plain": ""}))),
         }
     }
 
@@ -384,45 +383,45 @@ impl Output {
         }
     }
 
-    /// Shows why the cell failed.
+    /// Shows the failure of the cell.
     pub fn failed(&self, failure: &Failure) {
         let (ename, evalue, traceback) = (failure.name.clone(), failure.message.clone(), failure.lines.clone());
-        let mut state = self.drained(self.state());
+        let mut state = self.send_text(self.state());
         self.publish(&mut state, ErrorOutput { ename, evalue, traceback });
     }
 
     fn publish(&self, state: &mut State, content: impl Into<JupyterMessageContent>) {
         let message = JupyterMessage::new(content, state.cell.as_ref());
-        // A change of what is shown is nothing more.
+        // An update adds nothing to the display.
         state.sent += usize::from(message.message_type() != "update_display_data");
         (self.send)(message);
     }
 }
 
-/// Sends text that has waited, and says for what a cell waits, while there is an output.
-fn tend(output: &Weak<Output>) {
+/// The background thread: sends buffered text and updates wait messages for as long as the output exists.
+fn run_background(output: &Weak<CellOutput>) {
     while let Some(output) = output.upgrade() {
         let state = output.state();
-        let patience = if state.text.is_some() || state.wait.is_some() { GATHER } else { IDLE };
-        let mut state = output.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
-        if let Some(left) = state.text.as_ref().and_then(|(.., since)| GATHER.checked_sub(since.elapsed())) {
-            // Whoever else has sent it meanwhile, it is over then.
+        let timeout = if state.text.is_some() || state.wait.is_some() { BUFFER_TIME } else { IDLE_INTERVAL };
+        let mut state = output.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+        if let Some(left) = state.text.as_ref().and_then(|(.., since)| BUFFER_TIME.checked_sub(since.elapsed())) {
+            // Whether or not it has been sent meanwhile, the buffering time is over then.
             drop(state);
             std::thread::sleep(left);
             state = output.state();
         }
-        state = output.drained(state);
-        output.say_wait(&mut state);
+        state = output.send_text(state);
+        output.show_wait(&mut state);
     }
 }
 
-/// The name of what is said of the cell's waiting.
+/// The display id of the wait message.
 fn wait_id(state: &State) -> String {
     let cell = state.cell.as_ref().map_or("", |cell| cell.header.msg_id.as_str());
     format!("dam-wait-{cell}-{}", state.waits)
 }
 
-/// Whether there is nothing to show: a cell that ends with a loop has no result.
+/// Whether there is nothing to show: the value of a cell that ends with a loop is `()`.
 fn is_nothing(data: &BTreeMap<String, Value>) -> bool {
     data.is_empty() || data.len() == 1 && data.get("text/plain").is_some_and(|text| text == "()")
 }
@@ -437,36 +436,36 @@ mod tests {
 
     use super::*;
 
-    fn output() -> (Arc<Output>, UnboundedReceiver<JupyterMessage>) {
+    fn output() -> (Arc<CellOutput>, UnboundedReceiver<JupyterMessage>) {
         let (send, receive) = unbounded_channel();
-        (Output::new(move |message| send.send(message).unwrap()), receive)
+        (CellOutput::new(move |message| send.send(message).unwrap()), receive)
     }
 
-    fn told(receive: &mut UnboundedReceiver<JupyterMessage>) -> Vec<String> {
+    fn sent(receive: &mut UnboundedReceiver<JupyterMessage>) -> Vec<String> {
         let next = || receive.try_recv().ok().map(|m| format!("{} {}", m.message_type(), json!(m.content)));
         std::iter::from_fn(next).collect()
     }
 
     #[test]
-    fn forms_of_one_thing_are_one_message_and_the_last_is_the_result() {
+    fn representations_of_one_value_are_one_message_and_the_last_is_the_result() {
         let (output, mut receive) = output();
         for (kind, content) in [("text/html", "<b>a</b>"), ("text/plain", "a"), ("text/html", "<b>b</b>"), ("text/plain", "b")] {
-            output.take(&json!({"block": kind, "content": content}));
+            output.receive(&json!({"block": kind, "content": content}));
         }
         assert_eq!(output.end(None), None);
-        let told = told(&mut receive);
-        assert!(told[0].starts_with("display_data") && told[0].contains("<b>a</b>") && told[0].contains("\"a\""), "{told:?}");
-        assert!(told[1].starts_with("execute_result") && told[1].contains("<b>b</b>"), "{told:?}");
-        assert_eq!(told.len(), 2);
+        let sent = sent(&mut receive);
+        assert!(sent[0].starts_with("display_data") && sent[0].contains("<b>a</b>") && sent[0].contains("\"a\""), "{sent:?}");
+        assert!(sent[1].starts_with("execute_result") && sent[1].contains("<b>b</b>"), "{sent:?}");
+        assert_eq!(sent.len(), 2);
     }
 
     #[test]
-    fn what_is_said_before_the_first_cell_runs_is_said_to_it_at_once() {
+    fn notes_before_the_first_cell_runs_are_attached_to_it_at_once() {
         let (output, mut receive) = output();
         let cell = JupyterMessage::new(jupyter_protocol::messaging::ExecuteRequest::new("1".into()), None);
         output.note("building; ");
-        assert_eq!(told(&mut receive), [] as [&str; 0], "there is no cell yet");
-        output.awaits(&cell);
+        assert_eq!(sent(&mut receive), [] as [&str; 0], "there is no cell yet");
+        output.attach(&cell);
         output.note("this takes minutes");
         let notes: Vec<JupyterMessage> = std::iter::from_fn(|| receive.try_recv().ok()).collect();
         assert!(notes.iter().all(|note| note.parent_header.as_ref().is_some_and(|parent| parent.msg_id == cell.header.msg_id)));
@@ -475,74 +474,74 @@ mod tests {
             ["building; ", "this takes minutes"]
         );
         output.begin(&cell, 1);
-        assert_eq!(told(&mut receive), [] as [&str; 0], "it is not said twice");
+        assert_eq!(sent(&mut receive), [] as [&str; 0], "notes are not repeated");
     }
 
     #[test]
-    fn a_live_picture_is_shown_once_and_then_changed() {
+    fn a_live_display_is_shown_once_and_then_updated() {
         let (output, mut receive) = output();
         for text in ["1", "2"] {
             let content = json!({"id": "x", "data": {"text/plain": text}}).to_string();
-            output.take(&json!({"block": LIVE, "content": content}));
+            output.receive(&json!({"block": LIVE, "content": content}));
         }
-        let told = told(&mut receive);
-        assert!(told[0].starts_with("display_data") && told[1].starts_with("update_display_data"), "{told:?}");
+        let sent = sent(&mut receive);
+        assert!(sent[0].starts_with("display_data") && sent[1].starts_with("update_display_data"), "{sent:?}");
     }
 
     #[test]
-    fn text_is_gathered_and_comes_in_order() {
+    fn text_is_buffered_and_arrives_in_order() {
         let (output, mut receive) = output();
         for i in 0..1000 {
-            output.take(&json!({"out": format!("{i}\n")}));
+            output.receive(&json!({"out": format!("{i}\n")}));
         }
-        output.take(&json!({"err": "a warning\n"}));
-        output.take(&json!({"block": "text/plain", "content": "7"}));
+        output.receive(&json!({"err": "a warning\n"}));
+        output.receive(&json!({"block": "text/plain", "content": "7"}));
         assert_eq!(output.end(None), None);
-        let told = told(&mut receive);
-        let kinds: Vec<&str> = told.iter().map(|told| told.split(' ').next().unwrap()).collect();
+        let sent = sent(&mut receive);
+        let kinds: Vec<&str> = sent.iter().map(|sent| sent.split(' ').next().unwrap()).collect();
         let streams = kinds.iter().filter(|kind| **kind == "stream").count();
         assert!((2..6).contains(&streams) && kinds.last() == Some(&"execute_result"), "{kinds:?}");
-        assert!(told[0].contains("0\\n1\\n2\\n") && told[streams - 1].contains("a warning"), "{told:?}");
+        assert!(sent[0].contains("0\\n1\\n2\\n") && sent[streams - 1].contains("a warning"), "{sent:?}");
     }
 
     #[test]
-    fn text_without_more_is_sent_soon() {
+    fn buffered_text_is_sent_without_further_output() {
         let (output, mut receive) = output();
-        output.take(&json!({"out": "one"}));
+        output.receive(&json!({"out": "one"}));
         let begin = Instant::now();
-        while told(&mut receive).is_empty() {
+        while sent(&mut receive).is_empty() {
             assert!(begin.elapsed() < Duration::from_secs(5));
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert!(begin.elapsed() >= GATHER / 2);
+        assert!(begin.elapsed() >= BUFFER_TIME / 2);
     }
 
     #[test]
-    fn a_wait_is_said_within_two_seconds_and_taken_back() {
+    fn a_wait_message_appears_within_two_seconds_and_is_removed() {
         let (output, mut receive) = output();
-        output.waits("compiling", None);
-        output.goes_on();
-        assert_eq!(told(&mut receive), [] as [&str; 0], "a short one is not said");
-        output.waits("compiling", None);
+        output.begin_wait("compiling", None);
+        output.end_wait();
+        assert_eq!(sent(&mut receive), [] as [&str; 0], "a short wait has no message");
+        output.begin_wait("compiling", None);
         std::thread::sleep(Duration::from_millis(1900));
-        let said = told(&mut receive);
-        assert!(said[0].starts_with("display_data") && said[0].contains("compiling ("), "{said:?}");
-        output.take(&json!({"runs": true}));
-        assert!(told(&mut receive)[0].starts_with("clear_output"));
-        // What stands there already is not taken away with it.
-        output.take(&json!({"out": "kept"}));
-        output.waits("compiling", Some("compiled"));
-        output.goes_on();
-        let said = told(&mut receive).join("\n");
-        assert!(said.contains("kept") && said.contains("compiled (") && !said.contains("clear_output"), "{said}");
+        let messages = sent(&mut receive);
+        assert!(messages[0].starts_with("display_data") && messages[0].contains("compiling ("), "{messages:?}");
+        output.receive(&json!({"runs": true}));
+        assert!(sent(&mut receive)[0].starts_with("clear_output"));
+        // Output that is already there is not removed with it.
+        output.receive(&json!({"out": "kept"}));
+        output.begin_wait("compiling", Some("compiled"));
+        output.end_wait();
+        let messages = sent(&mut receive).join("\n");
+        assert!(messages.contains("kept") && messages.contains("compiled (") && !messages.contains("clear_output"), "{messages}");
     }
 
     #[test]
-    fn a_panic_of_another_thread_is_said_and_ends_no_cell() {
+    fn a_panic_in_another_thread_is_reported_and_does_not_end_the_cell() {
         let (output, mut receive) = output();
-        let said = json!({"message": "boom", "thread": "worker", "file": "src/lib.rs", "line": 3, "column": 5}).to_string();
-        output.take(&json!({"block": PANIC, "content": said}));
+        let report = json!({"message": "boom", "thread": "worker", "file": "src/lib.rs", "line": 3, "column": 5}).to_string();
+        output.receive(&json!({"block": PANIC, "content": report}));
         assert_eq!(output.end(None), None);
-        assert!(told(&mut receive)[0].contains("thread `worker` panicked: boom"));
+        assert!(sent(&mut receive)[0].contains("thread `worker` panicked: boom"));
     }
 }

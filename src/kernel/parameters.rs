@@ -1,4 +1,4 @@
-//! The cell of parameters that papermill puts into a notebook, as it writes it for Python (`papermill -l python`):
+//! Converts the parameter cell that papermill inserts into a notebook, in its Python form (`papermill -l python`):
 //!
 //! ```text
 //! # Parameters
@@ -6,20 +6,20 @@
 //! names = ["ja", "math"]
 //! ```
 //!
-//! which becomes `let steps: usize = 20;`, with the type that the variable has in the notebook, if it has one there.
+//! This becomes `let steps: usize = 20;` and so on. If the notebook already has the variable, its type is kept.
 
 use serde_json::Value;
 
-/// The line that such a cell begins with.
-const FIRST: &str = "# Parameters";
+/// The first line of a parameter cell.
+const HEADING: &str = "# Parameters";
 
-/// A cell of parameters in Rust; none of another cell. `known` is the type of a variable that is there.
+/// A parameter cell as Rust; none for any other cell. `known` returns the type of an existing variable.
 ///
 /// # Errors
-/// A value that Rust has no literal for.
+/// A value has no Rust literal.
 pub fn parameters(cell: &str, known: impl Fn(&str) -> Option<String>) -> Option<Result<String, String>> {
     let first = cell.lines().find(|line| !line.trim().is_empty())?;
-    if first.trim() != FIRST {
+    if first.trim() != HEADING {
         return None;
     }
     let line = |line: &str| {
@@ -27,10 +27,10 @@ pub fn parameters(cell: &str, known: impl Fn(&str) -> Option<String>) -> Option<
         if bare.is_empty() || bare.starts_with('#') {
             return Ok(String::new());
         }
-        let (name, value) = bare.split_once('=').ok_or_else(|| format!("`{bare}` gives no parameter a value"))?;
+        let (name, value) = bare.split_once('=').ok_or_else(|| format!("`{bare}` is not of the form NAME = VALUE"))?;
         let (name, kind) = (name.trim(), known(name.trim()));
-        let value = literal(&read(value.trim()).ok_or_else(|| cannot(name, value))?, kind.as_deref());
-        let value = value.ok_or_else(|| cannot(name, bare))?;
+        let value = literal(&parse_python(value.trim()).ok_or_else(|| no_literal(name, value))?, kind.as_deref());
+        let value = value.ok_or_else(|| no_literal(name, bare))?;
         Ok(match kind {
             Some(kind) => format!("let {name}: {kind} = {value};"),
             None => format!("let {name} = {value};"),
@@ -39,12 +39,12 @@ pub fn parameters(cell: &str, known: impl Fn(&str) -> Option<String>) -> Option<
     Some(cell.lines().map(line).collect::<Result<Vec<_>, _>>().map(|lines| lines.join("\n")))
 }
 
-fn cannot(name: &str, value: &str) -> String {
-    format!("the parameter `{name}` has a value that Rust has no literal for: {}", value.trim())
+fn no_literal(name: &str, value: &str) -> String {
+    format!("the value of parameter `{name}` has no Rust literal: {}", value.trim())
 }
 
-/// A value that Python writes, but for what JSON has no words for.
-fn read(python: &str) -> Option<Value> {
+/// Parses a Python literal; none if JSON cannot represent it.
+fn parse_python(python: &str) -> Option<Value> {
     let (mut json, mut word, mut quoted, mut escaped) = (String::new(), String::new(), false, false);
     for c in python.chars().chain([' ']) {
         if !quoted && c.is_alphabetic() {
@@ -55,7 +55,7 @@ fn read(python: &str) -> Option<Value> {
             "True" => "true",
             "False" => "false",
             "None" => "null",
-            // Of a number.
+            // The exponent of a number.
             "e" => "e",
             "" => "",
             _ => return None,
@@ -70,7 +70,7 @@ fn read(python: &str) -> Option<Value> {
     serde_json::from_str(json.trim()).ok()
 }
 
-/// A value as Rust writes it, of type `kind` where that is known.
+/// A value as a Rust literal of type `kind`, if that is known.
 fn literal(value: &Value, kind: Option<&str>) -> Option<String> {
     let kind = kind.unwrap_or_default();
     Some(match value {
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_of_papermill_become_rust() {
+    fn papermill_parameters_become_rust() {
         let known = |name: &str| {
             let kind = match name {
                 "steps" => "usize",

@@ -1,9 +1,9 @@
-//! Where cells are built, and the prelude built for them once, so that the first cell is quick.
+//! The build directories of cells, and the prelude that is built once for all of them so that the first cell is fast.
 //!
 //! ```text
-//! CACHE/dam/.cargo/config.toml      how: dependencies optimised, cells not
-//! CACHE/dam/prelude-KEY/            the prelude, built; KEY: of its source, of the compiler and of how it is built
-//! CACHE/dam/notebooks/PID/          where the cells of a kernel are built, with links to what is built already
+//! CACHE/dam/.cargo/config.toml      build settings: dependencies optimised, cells not
+//! CACHE/dam/prelude-KEY/            the built prelude; KEY: a hash of its source, the compiler and the settings
+//! CACHE/dam/notebooks/PID/          the build directory of one kernel, with links to the built prelude
 //! ```
 
 use std::collections::hash_map::DefaultHasher;
@@ -16,21 +16,21 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
 
-/// The source of the prelude that this program was built with.
+/// The prelude source that this program was built with.
 pub const PRELUDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/prelude");
 
-/// The versions of everything that it needs.
+/// The lock file of this program.
 pub const LOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock");
 
-/// Settings that optimise crates to a level.
+/// Cargo settings that give crates an optimisation level.
 macro_rules! optimised {
     ($level:literal: $($name:literal)*) => {
         concat!($("[profile.dev.package.", $name, "]\nopt-level = ", $level, "\n"),*)
     };
 }
 
-/// Cells compile fastest without optimisation, and what they call runs fastest with it. That is few crates: those that
-/// compute, read weights or cut text into tokens. All others are half the time that the build takes.
+/// Cells compile fastest without optimisation, and the crates they call run fastest with it. Only a few crates are fully
+/// optimised: those that compute, read weights or tokenize. All others account for half of the build time.
 const CARGO: &str = concat!(
     "[profile.dev]\ndebug-assertions = false\noverflow-checks = false\n",
     "[profile.dev.package.\"*\"]\nopt-level = 1\ndebug-assertions = false\noverflow-checks = false\n",
@@ -41,7 +41,7 @@ const CARGO: &str = concat!(
         "serde_json" "parquet" "zstd-sys" "zstd-safe" "snap" "simdutf8" "twox-hash" "flate2" "zlib-rs" "miniz_oxide" "crc32fast"
         "png" "fdeflate" "simd-adler32" "ring" "rand_chacha" "plotters" "ab_glyph_rasterizer"
     ),
-    // Products of complex numbers, of which there are none, and what only writes code for the compiler.
+    // Complex products are never used, and these others only generate code at compile time.
     optimised!(
         0: "gemm-c32" "gemm-c64" "syn" "quote" "proc-macro2" "unicode-ident" "serde_derive" "darling" "darling_core" "darling_macro"
         "derive_builder_core" "derive_builder_macro" "nalgebra-macros" "zerocopy-derive" "synstructure" "yoke-derive" "zerofrom-derive"
@@ -49,7 +49,7 @@ const CARGO: &str = concat!(
     ),
 );
 
-/// The features of the prelude, as this program has them.
+/// The features of the prelude, the same as in this program.
 pub const FEATURES: &[&str] = &[
     #[cfg(feature = "cuda")]
     "cuda",
@@ -57,12 +57,12 @@ pub const FEATURES: &[&str] = &[
     "metal",
 ];
 
-/// The directory of all of it, made with its settings.
+/// The cache directory, created with the build settings.
 ///
 /// # Errors
-/// A home without a cache, or one that may not be written.
+/// There is no cache directory, or it is not writable.
 pub fn cache() -> Result<PathBuf> {
-    let cache = dirs::cache_dir().context("no cache directory is known: set HOME or XDG_CACHE_HOME")?.join("dam");
+    let cache = dirs::cache_dir().context("no cache directory: set HOME or XDG_CACHE_HOME")?.join("dam");
     let config = cache.join(".cargo").join("config.toml");
     fs::create_dir_all(cache.join(".cargo")).with_context(|| format!("cannot write {}", cache.display()))?;
     if super::text(&config).ok().as_deref() != Some(CARGO) {
@@ -73,22 +73,22 @@ pub fn cache() -> Result<PathBuf> {
     Ok(cache)
 }
 
-/// Where the prelude is built, or will be.
+/// The directory of the built prelude, whether or not it exists yet.
 ///
 /// # Errors
-/// No source of the prelude, or no compiler.
-pub fn prepared() -> Result<PathBuf> {
+/// There is no source of the prelude, or no compiler.
+pub fn prelude_build_path() -> Result<PathBuf> {
     let mut key = DefaultHasher::new();
     hash_files(Path::new(PRELUDE), &mut key)
-        .with_context(|| format!("the prelude's source is not at {PRELUDE}: build `dam` again, from where its source is now"))?;
+        .with_context(|| format!("the prelude source is not at {PRELUDE}: rebuild `dam` from its current location"))?;
     let rustc = Command::new("rustc").arg("-vV").output().context("there is no Rust compiler: install Rust from rustup.rs")?;
-    let lock = fs::read(LOCK).with_context(|| format!("there is no {LOCK}: build `dam` again, from where its source is now"))?;
+    let lock = fs::read(LOCK).with_context(|| format!("there is no {LOCK}: rebuild `dam` from its current location"))?;
     let linkers = ["mold", "lld"].map(|name| on_path(name).is_some());
     (rustc.stdout, lock, linkers, CARGO, FEATURES, env!("CARGO_PKG_VERSION")).hash(&mut key);
     Ok(cache()?.join(format!("prelude-{:016x}", key.finish())))
 }
 
-/// Names, sizes and times of all files under `path`.
+/// Hashes the paths, sizes and modification times of all files under `path`.
 fn hash_files(path: &Path, key: &mut DefaultHasher) -> Result<()> {
     let mut entries = fs::read_dir(path)?.collect::<std::io::Result<Vec<_>>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -104,35 +104,35 @@ fn hash_files(path: &Path, key: &mut DefaultHasher) -> Result<()> {
     Ok(())
 }
 
-/// Where a program is.
+/// The path of a program on `PATH`.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
-/// The processes that have a directory to build cells in.
+/// The running processes that have a build directory.
 ///
 /// # Errors
-/// A cache that cannot be read.
-pub fn running() -> Result<Vec<i32>> {
+/// The cache is not readable.
+pub fn running_kernels() -> Result<Vec<i32>> {
     let entries = fs::read_dir(cache()?.join("notebooks")).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
     Ok(numbers.filter(|process| is_alive(*process)).collect())
 }
 
 fn is_alive(process: i32) -> bool {
-    // SAFETY: signal 0 only asks whether the process is there.
+    // SAFETY: signal 0 only checks whether the process exists.
     process > 0 && unsafe { libc::kill(process, 0) } == 0
 }
 
-/// A directory that is removed with the value.
-pub struct Workplace(PathBuf);
+/// The build directory of a kernel, deleted when dropped.
+pub struct BuildDirectory(PathBuf);
 
-impl Workplace {
-    /// An empty one for this process; those of processes that are gone are removed.
+impl BuildDirectory {
+    /// Creates an empty directory for this process, and deletes those of processes that have ended.
     ///
     /// # Errors
-    /// A cache that may not be written.
+    /// The cache is not writable.
     pub fn new() -> Result<Self> {
         let notebooks = cache()?.join("notebooks");
         fs::create_dir_all(&notebooks)?;
@@ -151,26 +151,26 @@ impl Workplace {
         &self.0
     }
 
-    /// Puts there what is built in `prepared`: links, and copies of what cargo would write over.
+    /// Fills the directory from `prepared`: hard links, and copies of files that cargo would overwrite.
     ///
     /// # Errors
-    /// A disk without room.
+    /// The disk is full.
     pub fn fill(&self, prepared: &Path) -> Result<()> {
         link(&prepared.join("target"), &self.0.join("target"), false)
     }
 
-    /// Keeps what was built as `prepared`, whoever else did so meanwhile.
+    /// Moves the build to `prepared`, unless another process has done so meanwhile.
     ///
     /// # Errors
-    /// A disk without room.
-    pub fn keep(self, prepared: &Path) -> Result<()> {
-        let earlier = earlier()?;
-        tidy(&self.0.join("target"))?;
+    /// The disk is full.
+    pub fn publish(self, prepared: &Path) -> Result<()> {
+        let earlier = latest_build()?;
+        remove_incremental(&self.0.join("target"))?;
         match fs::rename(&self.0, prepared) {
             Err(error) if !prepared.is_dir() => return Err(error.into()),
             _ => {}
         }
-        // Whoever works from it has links or copies of its own.
+        // Kernels that use the earlier build have links or copies.
         if let Some(earlier) = earlier.filter(|earlier| earlier != prepared) {
             fs::remove_dir_all(earlier)?;
         }
@@ -178,46 +178,46 @@ impl Workplace {
     }
 }
 
-impl Drop for Workplace {
+impl Drop for BuildDirectory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Removes what nobody reads again: what the compiler keeps to build the prelude anew in part.
-fn tidy(target: &Path) -> Result<()> {
+/// Deletes the incremental compilation files, which are not read again.
+fn remove_incremental(target: &Path) -> Result<()> {
     for entry in fs::read_dir(target)? {
         let path = entry?.path();
         if path.file_name().is_some_and(|name| name == "incremental") {
             fs::remove_dir_all(&path)?;
         } else if path.is_dir() && !path.ends_with("deps") && !path.ends_with(".fingerprint") {
-            tidy(&path)?;
+            remove_incremental(&path)?;
         }
     }
     Ok(())
 }
 
-/// What was prepared last, for whatever prelude.
+/// The latest build of any version of the prelude.
 ///
 /// # Errors
-/// A cache that cannot be read.
-pub fn earlier() -> Result<Option<PathBuf>> {
+/// The cache is not readable.
+pub fn latest_build() -> Result<Option<PathBuf>> {
     let prepared = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("prelude-");
     let entries = fs::read_dir(cache()?)?.flatten().filter(prepared);
     Ok(entries.max_by_key(|entry| entry.metadata().and_then(|m| m.modified()).ok()).map(|entry| entry.path()))
 }
 
-/// The versions that the program was built with become those that are built in `directory`.
+/// Copies the lock file of this program to `directory`.
 ///
 /// # Errors
-/// No source.
+/// The source of this program is missing.
 pub fn copy_lock(directory: &Path) -> Result<()> {
     fs::copy(LOCK, directory.join("Cargo.lock"))
-        .with_context(|| format!("there is no {LOCK}: build `dam` again, from where its source is now"))?;
+        .with_context(|| format!("there is no {LOCK}: rebuild `dam` from its current location"))?;
     Ok(())
 }
 
-/// Links all files of `from` under `to`, but for those of cells; `copies` those that cargo writes to again.
+/// Links all files of `from` into `to`, except those of cells; copies those that cargo overwrites.
 fn link(from: &Path, to: &Path, copies: bool) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -238,7 +238,7 @@ fn link(from: &Path, to: &Path, copies: bool) -> Result<()> {
     Ok(())
 }
 
-/// A copy of the same age, as cargo judges by that.
+/// Copies a file with its modification time, which cargo compares.
 fn copy(source: &Path, target: &Path) -> Result<()> {
     fs::copy(source, target)?;
     let modified = fs::metadata(source)?.modified()?;

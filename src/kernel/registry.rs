@@ -1,7 +1,7 @@
-//! Which kernels of Jupyter use what is built for cells: it is removed with the last of them.
+//! The registry of installed kernels: the built prelude is deleted with the last of them.
 //!
 //! ```text
-//! CACHE/dam/kernels      the directories of kernels that were installed, a line each
+//! CACHE/dam/kernels      the directories of installed kernels, one per line
 //! ```
 
 use std::collections::BTreeSet;
@@ -14,29 +14,29 @@ use anyhow::Result;
 use super::install::{is_ours, user_data};
 use super::prepare::cache;
 
-/// The name of the list.
+/// The file name of the list.
 const LIST: &str = "kernels";
 
-/// Notes that a kernel was installed in `directory`.
+/// Adds a kernel in `directory`.
 ///
 /// # Errors
-/// A cache that may not be written.
+/// The cache is not writable.
 pub fn add(directory: &Path) -> Result<()> {
     let mut all = listed()?;
     all.insert(std::path::absolute(directory)?);
     write(&all)
 }
 
-/// The other kernels that use what is built, when that of `directory` has gone.
+/// The other installed kernels, after that in `directory` has been removed.
 ///
 /// # Errors
-/// A cache that cannot be read.
+/// The cache is not readable.
 pub fn others(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut all = listed()?;
-    // Those that were installed before there was a list: beside this one, and where Jupyter looks first.
+    // Kernels installed by versions without a list: in the same directory, or in Jupyter's data directory of the user.
     let user = user_data().map(|data| data.join("kernels")).ok();
-    for beside in directory.parent().map(Path::to_owned).into_iter().chain(user) {
-        let entries = fs::read_dir(beside).into_iter().flatten().flatten();
+    for kernels in directory.parent().map(Path::to_owned).into_iter().chain(user) {
+        let entries = fs::read_dir(kernels).into_iter().flatten().flatten();
         all.extend(entries.filter_map(|entry| std::path::absolute(entry.path()).ok()));
     }
     let gone = std::path::absolute(directory)?;

@@ -1,4 +1,4 @@
-//! What is wrong with a cell, at its line and column.
+//! Reports errors of a cell at their line and column in the cell.
 
 use std::ops::Range;
 
@@ -6,84 +6,91 @@ use ariadne::{Color, Label, Report, ReportKind, Source};
 use evcxr::CompilationError;
 
 use super::code::value;
-use super::failure::{Failure, Place};
-use super::places::{self, GENERATED, InCell};
+use super::failure::{Failure, SourcePosition};
+use super::locate::{self, CellPosition, GENERATED};
 
-/// What stands around the value of a cell, so that it is shown.
+/// The code that wraps the value of a cell so that it is shown.
 const SHOW: (&str, &str) = ("dam_prelude::shown!(", ");");
 
-/// Rust of a cell as it is compiled.
-pub struct Code {
+/// The code of a cell as it is compiled.
+pub struct CompiledCode {
     pub text: String,
-    /// The line, counted from 1, and the column, counted from 1, where [`SHOW`] begins.
-    shows: Option<(usize, usize)>,
+    /// The line and column where [`SHOW`] begins, counted from 1.
+    wrapper: Option<(usize, usize)>,
 }
 
-impl Code {
-    /// As it is.
+impl CompiledCode {
+    /// The code unchanged.
     pub fn plain(rust: &str) -> Self {
-        Self { text: rust.to_owned(), shows: None }
+        Self { text: rust.to_owned(), wrapper: None }
     }
 
-    /// With its value shown.
-    pub fn shown(rust: &str) -> Self {
+    /// The code with its value shown.
+    pub fn showing_value(rust: &str) -> Self {
         let Some(Range { start, end }) = value(rust) else { return Self::plain(rust) };
         let text = format!("{}{}{}{}{}", &rust[..start], SHOW.0, &rust[start..end], SHOW.1, &rust[end..]);
-        Self::shown_already(&text)
+        Self::from_compiled(&text)
     }
 
-    /// With its value shown already.
-    pub fn shown_already(text: &str) -> Self {
-        let shows = text.rfind(SHOW.0).map(|at| {
+    /// Code that [`Self::showing_value`] has produced.
+    pub fn from_compiled(text: &str) -> Self {
+        let wrapper = text.rfind(SHOW.0).map(|at| {
             let before = &text[..at];
             (1 + before.matches('\n').count(), 1 + before.rsplit('\n').next().unwrap_or_default().chars().count())
         });
-        Self { text: text.to_owned(), shows }
+        Self { text: text.to_owned(), wrapper }
     }
 
-    /// The column in the cell of one in the text.
+    /// The column in the cell for a column in the text.
     fn column(&self, line: usize, column: usize) -> usize {
-        match self.shows {
-            Some((shows, at)) if shows == line && column > at => at.max(column.saturating_sub(SHOW.0.len())),
+        match self.wrapper {
+            Some((wrapper, at)) if wrapper == line && column > at => at.max(column.saturating_sub(SHOW.0.len())),
             _ => column,
         }
     }
 }
 
-/// Cells that ran before, by number, the last one first.
-pub type Before = [(usize, String)];
+/// Earlier cells with their execution counts, latest first.
+pub type EarlierCells = [(usize, String)];
 
-/// Where in `cell` or one before it a place of the generated file is: its name, text, line and column.
-fn place<'a>(
+/// The position in `cell`, or an earlier cell, of a position in the generated file: the name and text of the cell, line and
+/// column.
+fn cell_position<'a>(
     cell: &'a str,
-    code: &Code,
+    code: &CompiledCode,
     generated: &str,
     line: usize,
     column: usize,
-    before: &'a Before,
+    earlier: &'a EarlierCells,
 ) -> Option<(String, &'a str, usize, usize)> {
-    let texts = std::iter::once(code.text.as_str()).chain(before.iter().map(|(_, text)| text.as_str()));
-    let InCell { cell: at, line, column } = places::find(generated, line, column, texts)?;
-    Some(match at.checked_sub(1).and_then(|at| before.get(at)) {
+    let texts = std::iter::once(code.text.as_str()).chain(earlier.iter().map(|(_, text)| text.as_str()));
+    let CellPosition { cell: at, line, column } = locate::find(generated, line, column, texts)?;
+    Some(match at.checked_sub(1).and_then(|at| earlier.get(at)) {
         Some((number, text)) => (format!("cell [{number}]"), text, line, column),
         None => ("cell".to_owned(), cell, line, code.column(line, column)),
     })
 }
 
-/// Where something went wrong, with the line of the cell if it is there.
-pub fn located(cell: &str, code: &Code, at: &Place, generated: &str, before: &Before) -> String {
+/// The position of a failure, with the line of the cell if it is in one.
+pub fn describe_position(
+    cell: &str,
+    code: &CompiledCode,
+    at: &SourcePosition,
+    generated: &str,
+    earlier: &EarlierCells,
+) -> String {
     let is_generated =
         at.file == GENERATED || at.file.ends_with(&format!("/{GENERATED}")) && !std::path::Path::new(&at.file).is_absolute();
     let line = generated.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
     let column = character(line, at.column);
-    let found = is_generated.then(|| place(cell, code, generated, at.line, column, before)).flatten();
+    let found = is_generated.then(|| cell_position(cell, code, generated, at.line, column, earlier)).flatten();
     match found {
-        Some((name, text, line, column)) => places::shown(&name, text, line, column),
+        Some((name, text, line, column)) => locate::excerpt(&name, text, line, column),
         None => format!(" --> {}:{}:{}", at.file, at.line, at.column),
     }
 }
 
-/// The number of the character at `column` of a line, as a panic counts: by how wide they are shown.
+/// The number of the character at `column` of a line. A panic counts columns by display width.
 fn character(line: &str, column: usize) -> usize {
     let mut shown = 1;
     let wide = |c: char| if c == '\t' { 4 } else { console::measure_text_width(c.encode_utf8(&mut [0; 4])) };
@@ -95,16 +102,23 @@ fn character(line: &str, column: usize) -> usize {
     1 + before.count()
 }
 
-/// What the compiler says.
-pub fn compilation(cell: &str, code: &Code, errors: &[CompilationError], generated: &str, before: &Before) -> Failure {
+/// The failure for compiler errors.
+pub fn compiler_failure(
+    cell: &str,
+    code: &CompiledCode,
+    errors: &[CompilationError],
+    generated: &str,
+    earlier: &EarlierCells,
+) -> Failure {
     let message = errors.first().map(CompilationError::message).unwrap_or_default();
-    let lines =
-        errors.iter().map(|error| drawn(cell, code, error).unwrap_or_else(|| elsewhere(cell, code, error, generated, before)));
-    Failure { name: "compiler".into(), message, lines: lines.collect(), place: None }
+    let lines = errors.iter().map(|error| {
+        render_in_cell(cell, code, error).unwrap_or_else(|| render_elsewhere(cell, code, error, generated, earlier))
+    });
+    Failure { name: "compiler".into(), message, lines: lines.collect(), position: None }
 }
 
-/// An error that has a place in the cell, drawn there.
-fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
+/// An error in the cell, rendered at its position.
+fn render_in_cell(cell: &str, code: &CompiledCode, error: &CompilationError) -> Option<String> {
     let starts: Vec<usize> =
         std::iter::once(0).chain(cell.chars().enumerate().filter(|(_, c)| *c == '\n').map(|(i, _)| i + 1)).collect();
     let length = cell.chars().count();
@@ -116,7 +130,7 @@ fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
         let (start, end) = (offset(line, column)?, offset(last_line, last_column)?);
         Some(start..end.max(start))
     };
-    // Messages with their place, if it is in the cell, and whether it is what is wrong.
+    // Messages with a position in the cell, each with whether it is the primary one.
     let own = error.spanned_messages().iter().map(|message| (message, message.is_primary));
     let helps = error.help_spanned().iter().map(|message| (message, false));
     let messages: Vec<(Range<usize>, &str, bool)> = own
@@ -154,14 +168,20 @@ fn drawn(cell: &str, code: &Code, error: &CompilationError) -> Option<String> {
     Some(String::from_utf8_lossy(&drawn).trim_end().to_owned())
 }
 
-/// An error whose place is not in this cell.
-fn elsewhere(cell: &str, code: &Code, error: &CompilationError, generated: &str, before: &Before) -> String {
+/// An error outside the cell.
+fn render_elsewhere(
+    cell: &str,
+    code: &CompiledCode,
+    error: &CompilationError,
+    generated: &str,
+    earlier: &EarlierCells,
+) -> String {
     let rendered = error.rendered();
     if rendered.is_empty() {
         return error.message();
     }
-    places::replaced(&rendered, |at| {
-        let (name, _, line, column) = place(cell, code, generated, at.line, at.column, before)?;
+    locate::replace_positions(&rendered, |at| {
+        let (name, _, line, column) = cell_position(cell, code, generated, at.line, at.column, earlier)?;
         Some(format!("{name}:{line}:{column}"))
     })
 }
@@ -171,17 +191,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_counts_columns_by_how_wide_characters_are_shown() {
+    fn columns_of_a_panic_count_display_width() {
         assert_eq!(["v[7]", "数[7]", "\t数[7]"].map(|line| character(line, 1)), [1; 3]);
         assert_eq!((character("    数[7]", 7), character("    v[7]", 6)), (6, 6));
         assert_eq!(character("a", 9), 2);
     }
 
     #[test]
-    fn what_stands_around_the_value_is_not_counted() {
-        let code = Code::shown("let a = 1;\n  a + 二");
+    fn the_wrapper_of_the_value_does_not_count_in_columns() {
+        let code = CompiledCode::showing_value("let a = 1;\n  a + 二");
         assert_eq!(code.text, "let a = 1;\n  dam_prelude::shown!(a + 二);");
         assert_eq!((code.column(2, 23), code.column(2, 27), code.column(1, 5), code.column(2, 2)), (3, 7, 5, 2));
-        assert_eq!(Code::shown("f();").text, "f();");
+        assert_eq!(CompiledCode::showing_value("f();").text, "f();");
     }
 }

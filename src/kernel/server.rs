@@ -1,8 +1,8 @@
-//! Jupyter's sockets, and who answers what.
+//! Serves Jupyter's sockets.
 //!
-//! Cells, completions and documentation wait for each other on one thread; everything else is answered at once, so
-//! that a kernel that runs a cell can be asked, interrupted and ended. Whatever is asked on shell and control, the kernel
-//! says that it is busy before and idle after it: JupyterLab takes a reply for one only then.
+//! Cells, completions and documentation are handled in order on one thread. Everything else is answered at once, so that a
+//! kernel that is running a cell can still be queried, interrupted and shut down. For every request on the shell and control
+//! sockets the kernel reports busy before it and idle after it: JupyterLab does not accept a reply otherwise.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -25,46 +25,46 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cell::Cells;
-use super::clients::{PAUSE, behind, let_through, own_identity};
-use super::code::{Whole, whole};
+use super::code::{Completeness, completeness};
 use super::complete::{Completer, inspect};
 use super::engine::Engine;
 use super::failure::Failure;
 use super::link::Link;
-use super::output::Output;
+use super::output::CellOutput;
+use super::proxy::{PAUSE, internal_info, own_identity, serve_clients};
 
-/// The name of the kernel's own socket, in its directory.
+/// The file name of the kernel's internal socket.
 pub const SOCKET: &str = "kernel";
 
-/// How long the thread that runs cells has to clean up at the end.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// How long shutdown waits for the worker thread to clean up.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long what was said last has to reach who hears it.
+/// How long shutdown waits for the last messages to be delivered.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// How often a cell that waits for an answer looks whether it is to give up.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a cell that is waiting for input checks whether it was interrupted.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long nothing is asked after the start until there is time to warm up.
-const LULL: Duration = Duration::from_millis(300);
+/// The idle time after which the worker warms up.
+const IDLE_TIME: Duration = Duration::from_millis(300);
 
-/// What the parts of the kernel share.
+/// The shared state of the kernel.
 struct Kernel {
     cells: Cells,
-    output: Arc<Output>,
+    output: Arc<CellOutput>,
     iopub: UnboundedSender<JupyterMessage>,
     shell: UnboundedSender<JupyterMessage>,
     stdin: UnboundedSender<JupyterMessage>,
-    /// What was run, in order.
+    /// The code of all executed cells, in order.
     history: Mutex<Vec<String>>,
-    /// What a person types where a cell asks, with the name of the question, if the front end gives it.
+    /// Input replies with the id of the request, if the front end sends one.
     answers: Mutex<Receiver<(Option<String>, String)>>,
 }
 
-/// Serves the connection that `file` describes, until it is shut down, with its own sockets in `directory`.
+/// Serves the connection described by `file` until shutdown, with the internal sockets in `directory`.
 ///
 /// # Errors
-/// A file that is not one, ports that are taken.
+/// The file is not a connection file, or a port is in use.
 pub fn serve(file: &Path, directory: &Path) -> Result<()> {
     let text = super::text(file)?;
     let info: ConnectionInfo = serde_json::from_str(&text).with_context(|| {
@@ -76,25 +76,25 @@ pub fn serve(file: &Path, directory: &Path) -> Result<()> {
 
 async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
     let session = uuid();
-    let behind = behind(&info, directory);
-    let mut heartbeat = create_kernel_heartbeat_connection(&behind).await?;
-    let mut iopub_socket = create_kernel_iopub_connection(&behind, &session).await?;
-    let (shell_send, shell) = create_kernel_shell_connection(&behind, &session).await?.split();
-    let (mut control_send, mut control) = create_kernel_control_connection(&behind, &session).await?.split();
-    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(&behind, &session).await?.split();
-    let_through(&info, &behind).await?;
+    let internal = internal_info(&info, directory);
+    let mut heartbeat = create_kernel_heartbeat_connection(&internal).await?;
+    let mut iopub_socket = create_kernel_iopub_connection(&internal, &session).await?;
+    let (shell_send, shell) = create_kernel_shell_connection(&internal, &session).await?.split();
+    let (mut control_send, mut control) = create_kernel_control_connection(&internal, &session).await?.split();
+    let (stdin_send, mut stdin_socket) = create_kernel_stdin_connection(&internal, &session).await?.split();
+    serve_clients(&info, &internal).await?;
     let (iopub, mut published) = unbounded_channel::<JupyterMessage>();
     let (shell_out, replies) = unbounded_channel();
-    let (stdin, asked) = unbounded_channel();
+    let (stdin, input_requests) = unbounded_channel();
     let (answer, answers) = channel();
     let (work, jobs) = channel();
 
     let shown = iopub.clone();
-    // Without a receiver the kernel is ending.
-    let output = Output::paced(move |message| drop(shown.send(message)));
-    let said = Arc::clone(&output);
+    // Without a receiver the kernel is shutting down.
+    let output = CellOutput::paced(move |message| drop(shown.send(message)));
+    let receiver = Arc::clone(&output);
     let socket = directory.join(SOCKET);
-    let link = Link::listen(&socket, move |message| said.take(&message))?;
+    let link = Link::listen(&socket, move |message| receiver.receive(&message))?;
     let cells = Cells::new(link, Arc::clone(&output), socket);
     let (history, answers) = (Mutex::default(), Mutex::new(answers));
     let kernel = Arc::new(Kernel { cells, output, iopub, shell: shell_out, stdin, history, answers });
@@ -103,7 +103,7 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
 
     tokio::spawn(async move {
         loop {
-            // A client that goes away in the middle is not the last.
+            // A client that disconnects halfway does not affect others.
             if heartbeat.single_heartbeat().await.is_err() {
                 tokio::time::sleep(PAUSE).await;
             }
@@ -115,7 +115,7 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
         }
     });
     tokio::spawn(send(replies, shell_send));
-    tokio::spawn(send(asked, stdin_send));
+    tokio::spawn(send(input_requests, stdin_send));
     tokio::spawn(async move {
         loop {
             let Ok(message) = stdin_socket.read().await else {
@@ -130,9 +130,9 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
             }
         }
     });
-    tokio::spawn(hear(Arc::clone(&kernel), shell, work.clone()));
-    tokio::spawn(orphaned());
-    // The first Tab waits for no reading.
+    tokio::spawn(receive_shell(Arc::clone(&kernel), shell, work.clone()));
+    tokio::spawn(exit_with_parent());
+    // The member index is read now, so that the first Tab does not wait for it.
     std::thread::spawn(super::members::Members::known);
 
     loop {
@@ -146,14 +146,16 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
             JupyterMessageContent::ShutdownRequest(request) => {
                 (ShutdownReply { restart: request.restart, ..ShutdownReply::default() }.into(), true)
             }
-            JupyterMessageContent::KernelInfoRequest(_) => (JupyterMessageContent::KernelInfoReply(Box::new(about())), false),
-            _ => (unknown(&message), false),
+            JupyterMessageContent::KernelInfoRequest(_) => {
+                (JupyterMessageContent::KernelInfoReply(Box::new(kernel_info())), false)
+            }
+            _ => (unsupported(&message), false),
         };
         if last {
             kernel.cells.shut_down();
             let _ = work.send(None);
         }
-        // Who asked may be gone.
+        // The client may have disconnected.
         let _ = control_send.send(JupyterMessage::new(reply, Some(&message))).await;
         kernel.status(&message, Status::idle());
         if last {
@@ -161,26 +163,26 @@ async fn sockets(info: ConnectionInfo, directory: &Path) -> Result<()> {
         }
     }
     let cleaned = tokio::task::spawn_blocking(move || worker.join().is_ok());
-    let _ = tokio::time::timeout(FAREWELL, cleaned).await;
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, cleaned).await;
     tokio::time::sleep(LINGER).await;
     Ok(())
 }
 
-/// Sends what comes on a socket. What is for a client that is gone is lost, and only that: Jupyter's servers ask a new
-/// kernel who it is on connections of the moment.
+/// Sends messages on a socket. Messages to a client that has disconnected are lost: Jupyter's servers query a new kernel over
+/// short-lived connections.
 async fn send(mut messages: UnboundedReceiver<JupyterMessage>, mut socket: RouterSendConnection) {
     while let Some(message) = messages.recv().await {
         let _ = socket.send(message).await;
     }
 }
 
-/// Hears what is asked on the shell socket.
-async fn hear(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender<Option<JupyterMessage>>) {
+/// Receives requests on the shell socket.
+async fn receive_shell(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender<Option<JupyterMessage>>) {
     loop {
-        // What is signed wrongly, or is no message, is not for this kernel.
+        // Messages that are malformed or wrongly signed are ignored.
         let Ok(message) = shell.read().await else { continue };
         if matches!(message.content, JupyterMessageContent::ExecuteRequest(_)) {
-            kernel.output.awaits(&message);
+            kernel.output.attach(&message);
         }
         match kernel.answer(&message) {
             Some(reply) => {
@@ -194,8 +196,8 @@ async fn hear(kernel: Arc<Kernel>, mut shell: RouterRecvConnection, work: Sender
     }
 }
 
-/// Ends the kernel when who started it is gone.
-async fn orphaned() {
+/// Exits when the parent process has ended.
+async fn exit_with_parent() {
     let started = std::os::unix::process::parent_id();
     if std::env::var_os("JPY_PARENT_PID").is_none() {
         return;
@@ -217,27 +219,27 @@ impl Kernel {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The answer to what needs no evcxr.
+    /// The reply to a request that does not need evcxr; none for others.
     fn answer(&self, message: &JupyterMessage) -> Option<JupyterMessageContent> {
         Some(match &message.content {
-            JupyterMessageContent::KernelInfoRequest(_) => JupyterMessageContent::KernelInfoReply(Box::new(about())),
-            JupyterMessageContent::IsCompleteRequest(request) => match whole(&request.code) {
-                Whole::Yes => IsCompleteReply::complete(),
-                Whole::No(depth) => IsCompleteReply::incomplete("    ".repeat(depth)),
-                Whole::Never => IsCompleteReply::invalid(),
+            JupyterMessageContent::KernelInfoRequest(_) => JupyterMessageContent::KernelInfoReply(Box::new(kernel_info())),
+            JupyterMessageContent::IsCompleteRequest(request) => match completeness(&request.code) {
+                Completeness::Complete => IsCompleteReply::complete(),
+                Completeness::Incomplete(depth) => IsCompleteReply::incomplete("    ".repeat(depth)),
+                Completeness::Invalid => IsCompleteReply::invalid(),
             }
             .into(),
-            JupyterMessageContent::HistoryRequest(request) => self.remembered(request).into(),
+            JupyterMessageContent::HistoryRequest(request) => self.history_reply(request).into(),
             JupyterMessageContent::CommInfoRequest(_) => jupyter_protocol::messaging::CommInfoReply::default().into(),
             JupyterMessageContent::ExecuteRequest(_)
             | JupyterMessageContent::CompleteRequest(_)
             | JupyterMessageContent::InspectRequest(_) => return None,
-            _ => unknown(message),
+            _ => unsupported(message),
         })
     }
 
-    /// What was run that a front end asks for again.
-    fn remembered(&self, request: &HistoryRequest) -> HistoryReply {
+    /// The reply to a history request.
+    fn history_reply(&self, request: &HistoryRequest) -> HistoryReply {
         let all = self.history().clone();
         let entries = all.into_iter().enumerate().map(|(i, code)| (i + 1, code));
         let entries: Vec<(usize, String)> = match request {
@@ -258,12 +260,12 @@ impl Kernel {
         HistoryReply::new(entries.into_iter().map(|(i, code)| HistoryEntry::Input(0, i, code)).collect())
     }
 
-    /// Runs what comes, until nothing comes any more.
+    /// Runs jobs until the channel closes.
     fn work(&self, jobs: &Receiver<Option<JupyterMessage>>) {
         let (engine, completer) = (self.cells.start(), Completer::default());
         let mut worker = Worker { engine, completer, count: 0, has_run: false, is_warm: false, seen: BTreeSet::new() };
         while let Some(job) = worker.next(jobs, &self.cells) {
-            // Cells that were sent before it was known that this one failed are not run.
+            // Cells that were queued when this one failed are aborted.
             for job in self.job(&mut worker, &job, jobs) {
                 let Some(job) = job else { return };
                 match &job.content {
@@ -278,7 +280,7 @@ impl Kernel {
         }
     }
 
-    /// One job. If it fails, what was sent before anybody could know is given back, to be given up.
+    /// Runs one job. If a cell fails, returns the jobs queued by then, of which cells are to be aborted.
     fn job(
         &self,
         worker: &mut Worker,
@@ -322,7 +324,7 @@ impl Kernel {
         let _ = self.shell.send(JupyterMessage::new(content, Some(to)));
     }
 
-    /// Runs a cell: its reply, and why it failed if it did.
+    /// Runs a cell; returns the reply, and the failure if there is one.
     fn execute(&self, worker: &mut Worker, job: &JupyterMessage, request: &ExecuteRequest) -> (ExecuteReply, Option<Failure>) {
         let Worker { engine, completer, count, .. } = worker;
         completer.forget();
@@ -339,7 +341,7 @@ impl Kernel {
         let ask = |prompt: &str, password: bool| self.ask(job, request, prompt, password);
         let done = match engine {
             Ok(engine) => self.cells.run(engine, &request.code, *count, &ask),
-            Err(error) => Err(Failure::new("error", &format!("{error:#}"), "hint: `dam jupyter doctor` says what is missing")),
+            Err(error) => Err(Failure::new("error", &format!("{error:#}"), "hint: `dam jupyter doctor` shows what is missing")),
         };
         let mut reply = ExecuteReply { execution_count, user_expressions: Some(Default::default()), ..ExecuteReply::default() };
         if let Err(failure) = &done {
@@ -350,47 +352,47 @@ impl Kernel {
         (reply, done.err())
     }
 
-    /// What a person types where the cell of `job` asks; none where nobody can be asked, or the cell is to stop.
+    /// Requests a line of input for the cell of `job`; none if the front end does not allow it or the cell is being stopped.
     fn ask(&self, job: &JupyterMessage, request: &ExecuteRequest, prompt: &str, password: bool) -> Option<String> {
         if !request.allow_stdin {
             return None;
         }
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those to questions before, of cells that were interrupted meanwhile, are not for this one.
+        // Discards late answers to requests of interrupted cells.
         while answers.try_recv().is_ok() {}
         let client = job.zmq_identities.iter().map(|name| own_identity(name).into()).collect();
-        let asked = InputRequest { prompt: prompt.to_owned(), password };
-        let asked = JupyterMessage::new(asked, Some(job)).with_zmq_identities(client);
-        let name = asked.header.msg_id.clone();
-        let _ = self.stdin.send(asked);
+        let input_request = InputRequest { prompt: prompt.to_owned(), password };
+        let input_request = JupyterMessage::new(input_request, Some(job)).with_zmq_identities(client);
+        let name = input_request.header.msg_id.clone();
+        let _ = self.stdin.send(input_request);
         loop {
-            match answers.recv_timeout(LOOK) {
+            match answers.recv_timeout(POLL_INTERVAL) {
                 Ok((question, answer)) if question.as_ref().is_none_or(|question| *question == name) => return Some(answer),
                 Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) if !self.cells.gives_up() => {}
+                Err(RecvTimeoutError::Timeout) if !self.cells.is_cancelled() => {}
                 Err(_) => return None,
             }
         }
     }
 }
 
-/// What one thread works with: evcxr, unless it does not start; what it knows of completions; how many cells it has run.
+/// The state of the worker thread: evcxr, unless it failed to start; the completion cache; the execution count.
 struct Worker {
     engine: Result<Engine>,
     completer: Completer,
     count: usize,
-    /// Whether a cell has run since variables were looked at.
+    /// Whether a cell has run since the variables were last updated.
     has_run: bool,
     is_warm: bool,
-    /// Types of variables of which the members have been looked for.
+    /// The types of variables whose members have been looked up.
     seen: BTreeSet<String>,
 }
 
 impl Worker {
-    /// The next job; none: it is over. While nothing comes, what may be asked next is looked for: JupyterLab waits for a
-    /// list of words no longer than a second. And variables that are shown are shown as they are now.
+    /// The next job; none at the end. While the queue is idle, likely completions are prepared, because JupyterLab waits at
+    /// most one second for a list, and the table of variables is updated.
     fn next(&mut self, jobs: &Receiver<Option<JupyterMessage>>, cells: &Cells) -> Option<JupyterMessage> {
-        let mut next = jobs.recv_timeout(LULL);
+        let mut next = jobs.recv_timeout(IDLE_TIME);
         while let Err(RecvTimeoutError::Timeout) = next {
             if !self.warm_up(cells) {
                 return jobs.recv().ok().flatten();
@@ -400,7 +402,7 @@ impl Worker {
         next.ok().flatten()
     }
 
-    /// Does one thing that nobody waits for, if there is one.
+    /// Does one background task; returns whether there was one.
     fn warm_up(&mut self, cells: &Cells) -> bool {
         let Ok(engine) = &mut self.engine else { return false };
         if std::mem::take(&mut self.has_run) {
@@ -420,24 +422,24 @@ impl Worker {
     }
 }
 
-/// The answer to a cell that is not run: it has no number.
+/// The reply to an aborted cell, which has no execution count.
 fn aborted(cell: &JupyterMessage) -> JupyterMessageContent {
     let request = UnknownMessage { msg_type: cell.header.msg_type.clone(), ..UnknownMessage::default() };
     request.reply(json!({"status": "aborted"}))
 }
 
-/// The answer to what this kernel does not know.
-fn unknown(message: &JupyterMessage) -> JupyterMessageContent {
+/// The reply to an unknown request.
+fn unsupported(message: &JupyterMessage) -> JupyterMessageContent {
     let request = UnknownMessage { msg_type: message.header.msg_type.clone(), ..UnknownMessage::default() };
-    request.reply(json!({"status": "error", "ename": "unknown", "evalue": "this kernel does not do that", "traceback": []}))
+    request.reply(json!({"status": "error", "ename": "unknown", "evalue": "unsupported request", "traceback": []}))
 }
 
 fn uuid() -> String {
     JupyterMessage::new(Status::idle(), None).header.msg_id
 }
 
-/// Who this kernel is.
-fn about() -> KernelInfoReply {
+/// The kernel info.
+fn kernel_info() -> KernelInfoReply {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     KernelInfoReply {
         status: ReplyStatus::Ok,

@@ -1,47 +1,47 @@
-//! Colours that read on light and on dark backgrounds, or none where the terminal or its user wants none.
+//! Colours that are readable on light and dark backgrounds, or none if the terminal or the user wants none.
 
 use crate::terminal;
 
-/// How a piece of text looks.
+/// The style of a piece of text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Look {
+pub enum Style {
     #[default]
     Plain,
     Verb,
     Key,
     Text,
     Number,
-    Quiet,
-    Strong,
-    Wrong,
+    Dim,
+    Bold,
+    Error,
 }
 
-impl Look {
-    /// The codes that a terminal is told.
+impl Style {
+    /// The parameters of the SGR escape sequence.
     fn codes(self) -> &'static str {
         match self {
-            Look::Plain => "",
-            Look::Verb => "1;36",
-            Look::Key => "35",
-            Look::Text => "32",
-            Look::Number => "36",
-            Look::Quiet => "2",
-            Look::Strong => "1",
-            Look::Wrong => "4;31",
+            Style::Plain => "",
+            Style::Verb => "1;36",
+            Style::Key => "35",
+            Style::Text => "32",
+            Style::Number => "36",
+            Style::Dim => "2",
+            Style::Bold => "1",
+            Style::Error => "4;31",
         }
     }
 
-    /// `text` that looks so.
+    /// `text` in this style.
     pub fn paint(self, text: &str) -> String {
         match self {
-            Look::Plain => text.to_owned(),
+            Style::Plain => text.to_owned(),
             _ if text.is_empty() => String::new(),
             _ => format!("\x1b[{}m{text}\x1b[0m", self.codes()),
         }
     }
 }
 
-/// Whether to colour.
+/// Whether output is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colour {
     On,
@@ -49,19 +49,20 @@ pub enum Colour {
 }
 
 impl Colour {
-    /// As the environment says: `NO_COLOR`, and what standard output is.
+    /// Decided by `NO_COLOR`, `TERM`, and whether standard output is a terminal.
     pub fn from_env() -> Self {
         if terminal::has_colours() { Self::On } else { Self::Off }
     }
 
-    /// `text` that looks so, where it is coloured.
-    pub fn paint(self, look: Look, text: &str) -> String {
-        if self == Self::On { look.paint(text) } else { text.to_owned() }
+    /// `text` in `style`, or unchanged if colours are off.
+    pub fn paint(self, style: Style, text: &str) -> String {
+        if self == Self::On { style.paint(text) } else { text.to_owned() }
     }
 }
 
-/// `text` without what a terminal would obey, measured as the editor measures it: an escape sequence has no width.
-pub fn shown(text: &str) -> String {
+/// `text` without escape sequences and control characters, parsed as the line editor does when it measures width: an escape
+/// sequence has no width.
+pub fn without_escapes(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -85,8 +86,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_is_not_told_what_to_do() {
-        assert_eq!(shown("a\x1b[31mb\x07c\x1b]d\te\n\u{9b}2J"), "abcd\te\n2J");
-        assert_eq!(shown("日本 é\x1b"), "日本 é");
+    fn escape_sequences_and_control_characters_are_removed() {
+        assert_eq!(without_escapes("a\x1b[31mb\x07c\x1b]d\te\n\u{9b}2J"), "abcd\te\n2J");
+        assert_eq!(without_escapes("日本 é\x1b"), "日本 é");
     }
 }

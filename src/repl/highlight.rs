@@ -1,70 +1,70 @@
-//! What a line looks like while it is typed: verbs, keys, text, numbers and comments by their colours, and what no
-//! verb would take underlined.
+//! Syntax highlighting while a line is typed: verbs, keys, strings, numbers and comments are coloured, and whatever no verb
+//! would accept is underlined.
 
 use std::ops::Range;
 
 use dam_prelude::verbs::{Context, Piece, Word, check, find, pieces};
 
-use super::colour::Look;
+use super::colour::Style;
 
-/// The line with its colours, as wide as it is without.
+/// `line` with colour codes. Its display width does not change.
 pub fn highlighted(context: &Context, line: &str) -> String {
-    let mut looks = vec![Look::Plain; line.len()];
-    let mut paint = |range: Range<usize>, look: Look| {
-        if let Some(looks) = looks.get_mut(range) {
-            looks.fill(look);
+    let mut styles = vec![Style::Plain; line.len()];
+    let mut paint = |range: Range<usize>, style: Style| {
+        if let Some(styles) = styles.get_mut(range) {
+            styles.fill(style);
         }
     };
     let mut begins = true;
     for piece in pieces(line) {
         match piece {
             Piece::End(_) => begins = true,
-            Piece::Comment(range) => paint(range, Look::Quiet),
+            Piece::Comment(range) => paint(range, Style::Dim),
             Piece::Word(word) if begins => {
                 begins = false;
-                paint(word.range, if find(&word.text).is_ok() { Look::Verb } else { Look::Plain });
+                paint(word.range, if find(&word.text).is_ok() { Style::Verb } else { Style::Plain });
             }
             Piece::Word(word) => argument(line, &word, &mut paint),
         }
     }
     for problem in check(context, line) {
-        paint(problem.range, Look::Wrong);
+        paint(problem.range, Style::Error);
     }
-    painted(line, &looks)
+    painted(line, &styles)
 }
 
-fn argument(line: &str, word: &Word, paint: &mut impl FnMut(Range<usize>, Look)) {
+fn argument(line: &str, word: &Word, paint: &mut impl FnMut(Range<usize>, Style)) {
     let (start, end) = (word.range.start, word.range.end);
     let raw = &line[start..end];
     let quote = raw.find(['\'', '"']);
     let is_key = |key: &str| !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
     let value = match raw.find('=').filter(|at| is_key(&raw[..*at])) {
         Some(at) => {
-            paint(start..start + at + 1, Look::Key);
+            paint(start..start + at + 1, Style::Key);
             start + at + 1
         }
         None => start,
     };
     let is_number = |text: &str| !text.is_empty() && text.split(',').all(|n| n.parse::<f64>().is_ok_and(f64::is_finite));
     match quote {
-        Some(at) => paint((start + at).max(value)..end, Look::Text),
-        None if raw.starts_with("--") => paint(start..end, Look::Key),
-        None if is_number(&line[value..end]) => paint(value..end, Look::Number),
+        Some(at) => paint((start + at).max(value)..end, Style::Text),
+        None if raw.starts_with("--") => paint(start..end, Style::Key),
+        None if is_number(&line[value..end]) => paint(value..end, Style::Number),
         None => {}
     }
 }
 
-/// Stretches of one look, each painted.
-fn painted(line: &str, looks: &[Look]) -> String {
+/// `line` with each run of one style painted.
+fn painted(line: &str, styles: &[Style]) -> String {
     let mut text = String::with_capacity(line.len() * 2);
     let mut start = 0;
     for (at, _) in line.char_indices() {
-        if looks[at] != looks[start] {
-            text.push_str(&looks[start].paint(&line[start..at]));
+        if styles[at] != styles[start] {
+            text.push_str(&styles[start].paint(&line[start..at]));
             start = at;
         }
     }
-    let last = looks.get(start).copied().unwrap_or_default();
+    let last = styles.get(start).copied().unwrap_or_default();
     text + &last.paint(&line[start..])
 }
 
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_keeps_its_text() {
+    fn highlighting_keeps_the_text() {
         let plain = |text: &str| {
             let mut chars = text.chars();
             let mut plain = String::new();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_say_what_is_what() {
+    fn verbs_keys_numbers_and_errors_have_their_styles() {
         let line = "wrap f=tanh colour=2 ";
         assert_eq!(
             highlighted(&Context::default(), line),

@@ -1,6 +1,5 @@
-//! The lines of earlier sessions: in memory for the editor, and in a file of the user's own, to which every line is
-//! added as it is entered. Several sessions write to one file: each adds a line at a time, and what is rewritten is
-//! rewritten as a whole.
+//! The history of lines: in memory for the editor, and in a private file to which each line is appended when it is entered.
+//! Sessions that run at the same time share the file: each appends one line per write, and rewriting replaces the whole file.
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
@@ -12,51 +11,51 @@ use dam_prelude::checkpoint::{open_file, open_to_write};
 use rustyline::Result;
 use rustyline::history::{History, SearchDirection, SearchResult};
 
-/// Lines that are kept.
+/// The most lines kept.
 const LINES: usize = 10_000;
 
-/// Longer lines are not kept in the file.
+/// Longer lines, in bytes, are not written to the file.
 const LONGEST: usize = 10_000;
 
-/// The end of the file that is read.
+/// The most bytes read, from the end of the file.
 const BYTES: u64 = 8 << 20;
 
-/// Lines of the file that may be there twice before it is rewritten.
+/// The most duplicate lines in the file before it is rewritten.
 const SPARE: usize = 1000;
 
-/// The lines so far, the latest last, none of them twice.
+/// The history, latest last, without duplicates.
 #[derive(Default)]
-pub struct Lines {
+pub struct LineHistory {
     entries: Vec<String>,
     file: Option<PathBuf>,
 }
 
-/// Where history is kept.
-pub fn place() -> Option<PathBuf> {
+/// The path of the history file.
+pub fn path() -> Option<PathBuf> {
     Some(state_directory()?.join("history"))
 }
 
-impl Lines {
-    /// The lines in `file`, to which more will be added; without it, or where it cannot be read, none are kept.
+impl LineHistory {
+    /// The lines in `file`, to which new lines will be appended. Without a readable file the history starts empty.
     pub fn open(file: Option<PathBuf>) -> Self {
         let text = file.as_deref().and_then(read).unwrap_or_default();
         let read: Vec<String> = text.lines().filter(|line| !line.is_empty()).map(unescaped).collect();
         let count = read.len();
         let entries = latest(read);
         if let Some(file) = file.as_deref().filter(|_| count > LINES || count > entries.len() + SPARE) {
-            // Where it cannot be rewritten it stays as it is.
+            // If rewriting fails, the file stays as it is.
             let _ = rewrite(file, &entries);
         }
         Self { entries, file }
     }
 
     fn push(&mut self, line: String) -> bool {
-        // A line that begins with a blank is nobody's business.
+        // A line that begins with a space is not recorded.
         if line.trim().is_empty() || line.starts_with(char::is_whitespace) {
             return false;
         }
         if let Some(file) = self.file.as_deref().filter(|_| line.len() <= LONGEST) {
-            // A session goes on without its history: a full disk is no reason to lose the line.
+            // A failed write, such as on a full disk, must not lose the line.
             let _ = add(file, &line);
         }
         self.entries.retain(|known| *known != line);
@@ -77,7 +76,7 @@ impl Lines {
     }
 }
 
-/// The latest lines, each at its last place.
+/// The latest lines, each at its last position.
 fn latest(lines: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     let mut kept: Vec<String> = lines.into_iter().rev().filter(|line| seen.insert(line.clone())).take(LINES).collect();
@@ -85,7 +84,7 @@ fn latest(lines: Vec<String>) -> Vec<String> {
     kept
 }
 
-/// The end of the file.
+/// The end of the file, as text.
 fn read(file: &Path) -> Option<String> {
     let mut file = open_file(file).ok()?;
     let length = file.metadata().ok()?.len();
@@ -94,12 +93,12 @@ fn read(file: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     file.take(BYTES).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    // The first line is not whole then.
+    // The first line may be truncated.
     let text = if skipped > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &text };
     Some(text.to_owned())
 }
 
-/// Files and folders are for their owner's eyes alone.
+/// Creates the file readable only by its owner.
 fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
@@ -113,7 +112,7 @@ fn add(file: &Path, line: &str) -> std::io::Result<()> {
     let text = format!("{}\n", escaped(line));
     for _ in 0..3 {
         let mut opened = open_to_write(private(OpenOptions::new().append(true).create(true)), file)?;
-        // One who holds the lock for long is not waited for: a line is added in one write.
+        // A lock held elsewhere is not waited for: a line is appended in one write.
         let _ = opened.try_lock();
         if is_same(&opened, file) {
             return opened.write_all(text.as_bytes());
@@ -122,7 +121,7 @@ fn add(file: &Path, line: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether `opened` is what is at `path` now, and not what was there before it was rewritten.
+/// Whether `opened` is still the file at `path`, and not one that a rewrite has replaced.
 #[cfg(unix)]
 fn is_same(opened: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -130,29 +129,29 @@ fn is_same(opened: &File, path: &Path) -> bool {
     opened.metadata().ok().map(id) == std::fs::metadata(path).ok().map(id)
 }
 
-/// The same where files have no number: one that is open is not replaced.
+/// Without inode numbers: an open file cannot be replaced.
 #[cfg(not(unix))]
 fn is_same(_: &File, _: &Path) -> bool {
     true
 }
 
-/// Puts `lines` in the place of what `file` has, unless another session writes.
+/// Replaces the content of `file` with `lines`, unless another session is writing.
 fn rewrite(file: &Path, lines: &[String]) -> std::io::Result<()> {
     let opened = open_to_write(OpenOptions::new().append(true), file)?;
     if opened.try_lock().is_err() {
         return Ok(());
     }
-    let beside = file.with_extension(format!("{}", std::process::id()));
+    let temporary = file.with_extension(format!("{}", std::process::id()));
     let text: String = lines.iter().map(|line| escaped(line) + "\n").collect();
-    let written = private(OpenOptions::new().write(true).create_new(true)).open(&beside);
-    let done = written.and_then(|mut new| new.write_all(text.as_bytes())).and_then(|()| std::fs::rename(&beside, file));
+    let written = private(OpenOptions::new().write(true).create_new(true)).open(&temporary);
+    let done = written.and_then(|mut new| new.write_all(text.as_bytes())).and_then(|()| std::fs::rename(&temporary, file));
     if done.is_err() {
-        let _ = std::fs::remove_file(&beside);
+        let _ = std::fs::remove_file(&temporary);
     }
     done
 }
 
-/// A line of the file: line ends within it are `\n`.
+/// A line as stored in the file: newlines become `\n`.
 fn escaped(line: &str) -> String {
     line.replace('\\', "\\\\").replace('\n', "\\n")
 }
@@ -172,7 +171,7 @@ fn unescaped(line: &str) -> String {
     text
 }
 
-impl History for Lines {
+impl History for LineHistory {
     fn get(&self, index: usize, _: SearchDirection) -> Result<Option<SearchResult<'_>>> {
         let found = self.entries.get(index);
         Ok(found.map(|entry| SearchResult { entry: Cow::Borrowed(entry), idx: index, pos: 0 }))
@@ -200,12 +199,12 @@ impl History for Lines {
         Ok(())
     }
 
-    /// No line is ever there twice.
+    /// Duplicates are never kept.
     fn ignore_dups(&mut self, _: bool) -> Result<()> {
         Ok(())
     }
 
-    /// Lines that begin with a blank are never kept.
+    /// Lines that begin with a space are never kept.
     fn ignore_space(&mut self, _: bool) {}
 
     fn save(&mut self, path: &Path) -> Result<()> {
@@ -215,7 +214,7 @@ impl History for Lines {
         Ok(file.write_all(text.as_bytes())?)
     }
 
-    /// Every line was added when it was entered.
+    /// Lines are appended to the file when they are entered.
     fn append(&mut self, _: &Path) -> Result<()> {
         Ok(())
     }
@@ -244,17 +243,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_kept_once_and_searched() {
+    fn duplicate_lines_are_removed_and_search_works() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("deep/er/history");
-        let mut lines = Lines::open(Some(file.clone()));
+        let mut lines = LineHistory::open(Some(file.clone()));
         for line in ["load a", "wrap", " secret", "", "load a", "generate 'a\nb\\n'"] {
             lines.push(line.to_owned());
         }
-        // Another session adds its own meanwhile.
-        Lines::open(Some(file.clone())).push("eval".into());
+        // Another session appends a line in between.
+        LineHistory::open(Some(file.clone())).push("eval".into());
         lines.push("bake".into());
-        let again = Lines::open(Some(file.clone()));
+        let again = LineHistory::open(Some(file.clone()));
         assert_eq!(again.entries, ["wrap", "load a", "generate 'a\nb\\n'", "eval", "bake"]);
         let find = |term, start, dir| again.search(term, start, dir).unwrap().map(|found| (found.idx, found.pos));
         assert_eq!(find("a", 4, SearchDirection::Reverse), Some((4, 1)));
@@ -270,46 +269,46 @@ mod tests {
     }
 
     #[test]
-    fn a_long_file_is_cut_to_its_latest_lines() {
+    fn a_long_file_is_trimmed_to_the_latest_lines() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("history");
         let text: String = (0..LINES + 500).map(|i| format!("step {i}\n")).collect();
         std::fs::write(&file, [text.as_bytes(), b"not \xff text\n"].concat()).unwrap();
-        let lines = Lines::open(Some(file.clone()));
+        let lines = LineHistory::open(Some(file.clone()));
         assert_eq!((lines.entries.len(), lines.entries[0].as_str()), (LINES, "step 501"));
         assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), LINES);
-        assert!(Lines::open(None).entries.is_empty());
-        assert!(Lines::open(Some(dir.path().to_owned())).entries.is_empty());
+        assert!(LineHistory::open(None).entries.is_empty());
+        assert!(LineHistory::open(Some(dir.path().to_owned())).entries.is_empty());
     }
 
-    /// A pipe in its place is not waited for: the session goes on without a history.
+    /// A named pipe at the path does not block: the session has no stored history.
     #[test]
     #[cfg(unix)]
-    fn a_pipe_is_no_history() {
+    fn a_named_pipe_is_not_used_as_history() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("history");
         let name = std::ffi::CString::new(file.to_str().unwrap()).unwrap();
-        // SAFETY: the path is a C string.
+        // SAFETY: the path is a NUL-terminated string.
         assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
-        let mut lines = Lines::open(Some(file.clone()));
+        let mut lines = LineHistory::open(Some(file.clone()));
         assert!(lines.push("load a".into()) && lines.push("wrap".into()));
         assert_eq!(lines.entries, ["load a", "wrap"]);
         assert!(rewrite(&file, &lines.entries).is_err() && lines.save(&file).is_err());
     }
 
     #[test]
-    fn sessions_at_once_lose_no_line() {
+    fn concurrent_sessions_lose_no_line() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("history");
         std::thread::scope(|scope| {
             for session in 0..8 {
                 let file = file.clone();
                 scope.spawn(move || {
-                    let mut lines = Lines::open(Some(file));
+                    let mut lines = LineHistory::open(Some(file));
                     (0..50).for_each(|i| assert!(lines.push(format!("step {session} {i}"))));
                 });
             }
         });
-        assert_eq!(Lines::open(Some(file)).entries.len(), 400);
+        assert_eq!(LineHistory::open(Some(file)).entries.len(), 400);
     }
 }

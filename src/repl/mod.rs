@@ -1,13 +1,14 @@
-//! The interactive session: a line at a time, errors do not end it. Input that is not a terminal is a script.
+//! The interactive session (REPL). It reads one line at a time, and errors do not end it. Input that is not a terminal is run
+//! as a script.
 
 mod autosave;
 mod colour;
+mod confirm;
 mod editor;
 mod highlight;
 mod history;
-mod leave;
-mod offer;
 mod prompt;
+mod recovery;
 #[cfg(feature = "jupyter")]
 mod rust;
 
@@ -21,21 +22,21 @@ use rustyline::error::ReadlineError;
 
 use crate::interrupt;
 use crate::render::{Output, note};
-use crate::run::{After, End, input, left_out, statement};
+use crate::run::{End, Outcome, input, report_skipped, statement};
 use autosave::Autosave;
-use editor::{Editor, Line};
+use editor::{Editor, Input};
 
 #[cfg(feature = "jupyter")]
-use rust::Prompt as Rust;
+use rust::RustPrompt;
 
-pub use autosave::step;
+pub use autosave::save_step;
 
-/// The verb that only this session has.
+/// The verb that only the REPL has.
 const RUST: &str = "rust";
 
 pub use editor::Keys;
 
-/// Reads and runs until `quit` or the end of input.
+/// Reads and runs lines until `quit` or the end of input.
 pub fn repl(keys: Keys, output: &Output) -> End {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
@@ -48,7 +49,7 @@ pub fn repl(keys: Keys, output: &Output) -> End {
             }
         };
     }
-    interrupt::stay();
+    interrupt::set_interactive();
     match interact(keys, output) {
         Ok(()) => End::Done,
         Err(error) => {
@@ -62,91 +63,91 @@ fn interact(keys: Keys, output: &Output) -> rustyline::Result<()> {
     let context = Rc::new(RefCell::new(Context::default()));
     let mut editor = Editor::new(keys, context.clone())?;
     if !output.json {
-        output.say("DAM Lab: merge language models step by step. `help` lists the verbs, Tab completes, Ctrl-D leaves.");
+        output.print("DAM Lab: merge language models step by step. `help` lists the verbs, Tab completes, Ctrl-D quits.");
     }
-    let (autosave, begun) = offer::begin(&mut editor, output)?;
-    *context.borrow_mut() = begun;
-    let mut session = Session { context, output, autosave, unkept: None, rust: Rust::default() };
+    let (autosave, initial) = recovery::begin(&mut editor, output)?;
+    *context.borrow_mut() = initial;
+    let mut session = Session { context, output, autosave, save_error: None, rust: RustPrompt::default() };
     loop {
-        let leaves = match editor.line() {
-            Ok(Line::Text(text)) => session.run(&text) == After::Quit,
-            Ok(Line::Refused(message, hint)) => {
+        let quits = match editor.line() {
+            Ok(Input::Text(text)) => session.run(&text) == Outcome::Quit,
+            Ok(Input::Refused(message, hint)) => {
                 output.error("", &Error::Refused { message, hint: hint.into() }.into());
                 false
             }
             Err(ReadlineError::Interrupted) => false,
             Err(ReadlineError::Eof) => true,
-            // The terminal is gone: what was done is kept.
+            // The terminal is gone. The autosave is kept.
             Err(error) => return Err(error),
         };
-        if leaves && leave::may(&mut editor, &session.context, output)? {
+        if quits && confirm::quit(&mut editor, &session.context, output)? {
             session.autosave.into_iter().for_each(Autosave::end);
             return Ok(());
         }
     }
 }
 
-/// What lines are run on.
+/// The state of a running session.
 struct Session<'a> {
     context: Rc<RefCell<Context>>,
     output: &'a Output,
     autosave: Option<Autosave>,
-    /// Why what was done last could not be kept.
-    unkept: Option<String>,
-    rust: Rust,
+    /// Why the last autosave failed, if it did.
+    save_error: Option<String>,
+    rust: RustPrompt,
 }
 
 impl Session<'_> {
-    /// Runs the statements of a line; the first that fails, or a stop, ends it. What each did is kept.
-    fn run(&mut self, text: &str) -> After {
+    /// Runs the statements of a line and autosaves after each. An error or an interrupt ends the line.
+    fn run(&mut self, text: &str) -> Outcome {
         interrupt::clear();
-        let mut after = After::Next;
+        let mut outcome = Outcome::Continue;
         let all = statements(text).unwrap_or_default();
         for (i, each) in all.iter().enumerate() {
-            after = match each.verb.as_str() {
+            outcome = match each.verb.as_str() {
                 RUST => self.rust(),
                 _ => statement(each, &mut self.context.borrow_mut(), self.output),
             };
-            // A stop is the verb's; what it led to is kept.
+            // An interrupt stops the verb; its result is still autosaved.
             interrupt::clear();
-            let kept = self.autosave.as_ref().map(|autosave| autosave.keep(&mut self.context.borrow_mut()));
-            let unkept = kept.and_then(Result::err).map(|error| format!("{error:#}"));
-            // What hinders it may pass, so it is tried again after every verb, and said once.
-            if let Some(error) = unkept.as_ref().filter(|_| unkept != self.unkept) {
-                note(&format!("what was done is not kept for now, and tried again after the next verb: {error}"));
+            let saved = self.autosave.as_ref().map(|autosave| autosave.save(&mut self.context.borrow_mut()));
+            let save_error = saved.and_then(Result::err).map(|error| format!("{error:#}"));
+            // The cause may pass, so autosave is retried after every verb; each error is reported once.
+            if let Some(error) = save_error.as_ref().filter(|_| save_error != self.save_error) {
+                note(&format!("autosave failed; it will be retried after the next verb: {error}"));
             }
-            self.unkept = unkept;
-            if after == After::Stopped {
-                left_out(&all[i + 1..], self.output);
+            self.save_error = save_error;
+            if outcome == Outcome::Stopped {
+                report_skipped(&all[i + 1..], self.output);
             }
-            if after != After::Next {
+            if outcome != Outcome::Continue {
                 break;
             }
         }
-        after
+        outcome
     }
 
-    /// Goes on in Rust.
-    fn rust(&mut self) -> After {
+    /// Opens the Rust prompt.
+    fn rust(&mut self) -> Outcome {
         match self.rust.run(&mut self.context.borrow_mut(), self.output) {
-            Ok(()) => After::Next,
+            Ok(()) => Outcome::Continue,
             Err(error) => {
                 self.output.error(RUST, &error);
-                After::Failed
+                Outcome::Failed
             }
         }
     }
 }
 
-/// Where there is no evcxr.
+/// Stands in for the Rust prompt in builds without evcxr.
 #[cfg(not(feature = "jupyter"))]
 #[derive(Default)]
-struct Rust {}
+struct RustPrompt {}
 
 #[cfg(not(feature = "jupyter"))]
-impl Rust {
+impl RustPrompt {
     fn run(&self, _: &mut Context, _: &Output) -> anyhow::Result<()> {
         let hint = "cargo install --locked --path . --features jupyter";
-        Err(Error::Refused { message: "this `dam` was built without Rust at the prompt".into(), hint: hint.into() }.into())
+        Err(Error::Refused { message: "this `dam` was built without the Rust prompt".into(), hint: hint.into() }.into())
     }
 }

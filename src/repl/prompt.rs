@@ -1,33 +1,33 @@
-//! The prompt, which says what the session is: `dam 3 sources · step 120 · loss 0.43 > `.
+//! The prompt, which summarises the session: `dam 3 sources · step 120 · loss 0.43 > `.
 
 use dam_prelude::checkpoint::BASE;
 use dam_prelude::verbs::Context;
 
 use crate::terminal;
 
-use super::colour::{Colour, Look};
+use super::colour::{Colour, Style};
 
-/// Columns that are left for what one types.
+/// Columns reserved for input.
 const ROOM: usize = 32;
 
-/// A prompt, without colours and with.
+/// A prompt, without and with colour codes.
 pub struct Prompt {
     pub plain: String,
     pub coloured: String,
 }
 
-/// The prompt of a session, in a terminal of so many columns.
+/// The prompt of a session, for a terminal with `columns` columns.
 pub fn prompt(context: &Context, columns: usize, colour: Colour) -> Prompt {
     of(&parts(context), columns, if terminal::is_ascii() { " | " } else { " · " }, colour)
 }
 
-/// What is said of a session, the most telling last.
+/// The parts of the prompt, the most informative last.
 fn parts(context: &Context) -> Vec<String> {
     let Some(models) = context.known() else { return Vec::new() };
     let mut count = models.names().filter(|name| *name != BASE).count();
-    let glance = context.dam.as_ref().and_then(|dam| dam.glance());
-    if let Some(glance) = &glance {
-        count = glance.sources;
+    let status = context.dam.as_ref().and_then(|dam| dam.status());
+    if let Some(status) = &status {
+        count = status.sources;
     }
     let mut parts = match (count, models.names().next()) {
         (0, None) => return Vec::new(),
@@ -35,11 +35,11 @@ fn parts(context: &Context) -> Vec<String> {
         (1, _) => vec!["1 source".to_owned()],
         (count, _) => vec![format!("{count} sources")],
     };
-    match (&context.merged, glance) {
+    match (&context.merged, status) {
         (Some(merged), _) => parts.push(merged.report().method),
-        (None, Some(glance)) => {
-            parts.push(format!("step {}", glance.steps));
-            parts.extend(glance.loss.map(|loss| format!("loss {}", short(loss))));
+        (None, Some(status)) => {
+            parts.push(format!("step {}", status.steps));
+            parts.extend(status.loss.map(|loss| format!("loss {}", short(loss))));
         }
         (None, None) => {}
     }
@@ -50,23 +50,23 @@ fn parts(context: &Context) -> Vec<String> {
     parts
 }
 
-/// A loss with two digits that count.
+/// `loss` with two decimals, or two significant digits below 0.1.
 fn short(loss: f64) -> String {
     let digits = if loss > 0.0 && loss < 0.1 { (1.0 - loss.log10().floor()).clamp(2.0, 8.0) as usize } else { 2 };
     format!("{loss:.digits$}")
 }
 
 fn of(parts: &[String], columns: usize, between: &str, colour: Colour) -> Prompt {
-    // What comes first is left out first, until there is room.
+    // Parts are dropped from the front until the prompt fits.
     let width = |parts: &[String]| parts.iter().map(|part| part.chars().count() + 3).sum::<usize>() + 4;
     let fits = (0..=parts.len()).find(|from| width(&parts[*from..]) + ROOM <= columns).unwrap_or(parts.len());
     let parts = &parts[fits..];
     if parts.is_empty() {
-        return Prompt { plain: "dam> ".into(), coloured: format!("{}> ", colour.paint(Look::Strong, "dam")) };
+        return Prompt { plain: "dam> ".into(), coloured: format!("{}> ", colour.paint(Style::Bold, "dam")) };
     }
     Prompt {
         plain: format!("dam {} > ", parts.join(between)),
-        coloured: format!("{} {} > ", colour.paint(Look::Strong, "dam"), parts.join(&colour.paint(Look::Quiet, between))),
+        coloured: format!("{} {} > ", colour.paint(Style::Bold, "dam"), parts.join(&colour.paint(Style::Dim, between))),
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_narrow_terminal_has_a_short_prompt() {
+    fn a_narrow_terminal_shortens_the_prompt() {
         let parts = ["3 sources", "step 120", "loss 0.43"].map(str::to_owned);
         let at = |columns| of(&parts, columns, " · ", Colour::Off).plain;
         assert_eq!(at(80), "dam 3 sources · step 120 · loss 0.43 > ");
@@ -87,12 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn losses_have_two_digits_that_count() {
+    fn losses_have_at_least_two_significant_digits() {
         assert_eq!([12.3456, 0.4321, 0.0432, 0.00432, 0.0].map(short), ["12.35", "0.43", "0.043", "0.0043", "0.00"]);
     }
 
     #[test]
-    fn the_session_is_told() {
+    fn the_prompt_summarises_the_session() {
         let mut context = Context::default();
         assert!(parts(&context).is_empty());
         context.models = dam_prelude::load(["base=builtin:base", "builtin:japanese", "builtin:math"]).unwrap();

@@ -1,4 +1,4 @@
-//! `rust`: the session goes on in Rust, where the merge is the variable `dam`, and comes back as what it became.
+//! The verb `rust`: continues the session at a Rust prompt, where the merge is the variable `dam`, and imports the result.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,66 +15,68 @@ use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Helper};
 
-use crate::interrupt::{Running, on_stop};
-use crate::kernel::Rust;
+use crate::interrupt::{RunGuard, on_stop};
+use crate::kernel::RustSession;
 use crate::render::Output;
 use crate::terminal::state_directory;
 
-use super::history::Lines;
+use super::history::LineHistory;
 
-/// Rust, once it was asked for: what is defined there stays.
+/// The Rust prompt. It starts at the first `rust`, and its definitions last until the session ends.
 #[derive(Default)]
-pub struct Prompt {
-    rust: Option<Rc<RefCell<Rust>>>,
+pub struct RustPrompt {
+    rust: Option<Rc<RefCell<RustSession>>>,
     files: Option<tempfile::TempDir>,
-    /// What was handed over last.
-    given: Option<u64>,
+    /// The state of the merge exported last.
+    exported: Option<u64>,
 }
 
-/// What one types to come back.
+/// The line that returns to the verbs.
 const BACK: &str = "back";
 
-impl Prompt {
-    /// Goes on in Rust with `context`, until one comes back.
+impl RustPrompt {
+    /// Runs the Rust prompt on `context` until the user returns.
     ///
     /// # Errors
-    /// No compiler, or a merge that cannot be handed over.
+    /// There is no compiler, or the merge cannot be exported.
     pub fn run(&mut self, context: &mut Context, output: &Output) -> Result<()> {
         let rust = self.rust()?;
-        self.give(context, &rust)?;
+        self.export(context, &rust)?;
         let what = if context.dam.is_some() { "the merge is `dam`" } else { "the sources are `models`, with data and settings" };
-        output.say(&format!("Rust: {what}, the prelude is in scope, `%step 50` runs a verb; `back` or Ctrl-D comes back."));
-        read(&rust)?;
-        self.take(context, &rust, output)
+        output.print(&format!("Rust: {what}, the prelude is in scope, `%step 50` runs a verb; `back` or Ctrl-D returns."));
+        read_lines(&rust)?;
+        self.import(context, &rust, output)
     }
 
-    fn rust(&mut self) -> Result<Rc<RefCell<Rust>>> {
+    fn rust(&mut self) -> Result<Rc<RefCell<RustSession>>> {
         if let Some(rust) = &self.rust {
             return Ok(rust.clone());
         }
-        let _running = Running::new();
-        let rust = Rc::new(RefCell::new(Rust::start()?));
+        let _running = RunGuard::new();
+        let rust = Rc::new(RefCell::new(RustSession::start()?));
         self.files = Some(private_directory("dam-rust-")?);
         self.rust = Some(rust.clone());
         Ok(rust)
     }
 
-    /// A file to hand something over in.
+    /// The path of an exchange file.
     fn file(&self, name: &str) -> Result<std::path::PathBuf> {
-        let files = self.files.as_ref().ok_or_else(|| {
-            anyhow::anyhow!("there is no place for what is handed over: set TMPDIR to a directory you may write to")
-        })?;
+        let files = self
+            .files
+            .as_ref()
+            .ok_or_else(|| anyhow::anyhow!("no temporary directory to exchange the merge: set TMPDIR to a writable directory"))?;
         Ok(files.path().join(name))
     }
 
-    /// Hands over the merge or, where there is none yet, the sources, unless Rust has them already.
-    fn give(&mut self, context: &Context, rust: &RefCell<Rust>) -> Result<()> {
+    /// Exports the merge to Rust or, if there is none, the sources, data and settings; does nothing if Rust already has this
+    /// state.
+    fn export(&mut self, context: &Context, rust: &RefCell<RustSession>) -> Result<()> {
         let cell = match &context.dam {
-            Some(dam) if self.given == Some(dam.state()) => return Ok(()),
+            Some(dam) if self.exported == Some(dam.state()) => return Ok(()),
             Some(dam) => {
                 let file = self.file("given")?;
                 dam.save(&file)?;
-                self.given = Some(dam.state());
+                self.exported = Some(dam.state());
                 format!("let dam = Dam::open({file:?})?;")
             }
             None => {
@@ -96,32 +98,33 @@ impl Prompt {
                 lines.join("\n")
             }
         };
-        let _running = Running::new();
+        let _running = RunGuard::new();
         rust.borrow_mut().run(&cell).map_err(|failure| anyhow::anyhow!("{}", failure.message))
     }
 
-    /// Takes the merge back as what it became.
-    fn take(&mut self, context: &mut Context, rust: &RefCell<Rust>, output: &Output) -> Result<()> {
-        let (given, taken) = (self.file("given")?, self.file("taken")?);
-        if rust.borrow().save(&taken).is_err() {
-            // Nothing was wrapped there.
+    /// Imports the merge from Rust.
+    fn import(&mut self, context: &mut Context, rust: &RefCell<RustSession>, output: &Output) -> Result<()> {
+        let (exported, imported) = (self.file("given")?, self.file("taken")?);
+        if rust.borrow().save(&imported).is_err() {
+            // Rust has no merge.
             return Ok(());
         }
-        if std::fs::read(&given).ok() == std::fs::read(&taken).ok() {
-            output.say("the merge is as it was");
+        if std::fs::read(&exported).ok() == std::fs::read(&imported).ok() {
+            output.print("the merge is unchanged");
             return Ok(());
         }
-        match Dam::open(&taken) {
+        match Dam::open(&imported) {
             Ok(dam) => {
-                output.say(&format!("the merge is as Rust made it: step {}; undo goes back to before", dam.steps()));
-                self.given = Some(dam.state());
-                std::fs::copy(&taken, &given)?;
+                output.print(&format!("the merge now comes from Rust: step {}; `undo` restores the previous one", dam.steps()));
+                self.exported = Some(dam.state());
+                std::fs::copy(&imported, &exported)?;
                 context.wrapped(dam);
                 Ok(())
             }
-            Err(Error::SchemeUnknown { scheme, .. }) => {
-                let message = format!("the merge in Rust has the scheme `{scheme}`, which only Rust knows: it stays there");
-                let hint = "rust goes on with it, and verbs run there too: %train 50, %eval --all, %bake merged";
+            Err(Error::UnknownScheme { scheme, .. }) => {
+                let message =
+                    format!("the merge in Rust uses the scheme `{scheme}`, which is defined only there: it was not imported");
+                let hint = "`rust` continues with it; verbs run there too: %train 50, %eval --all, %bake merged";
                 Err(Error::Refused { message, hint: hint.into() }.into())
             }
             Err(error) => Err(error.into()),
@@ -129,11 +132,11 @@ impl Prompt {
     }
 }
 
-/// Reads and runs Rust until one comes back.
-fn read(rust: &Rc<RefCell<Rust>>) -> Result<()> {
-    let history = Lines::open(state_directory().map(|state| state.join("rust_history")));
-    let mut editor = rustyline::Editor::<Typing, Lines>::with_history(Config::builder().build(), history)?;
-    editor.set_helper(Some(Typing(rust.clone())));
+/// Reads and runs Rust until the user returns.
+fn read_lines(rust: &Rc<RefCell<RustSession>>) -> Result<()> {
+    let history = LineHistory::open(state_directory().map(|state| state.join("rust_history")));
+    let mut editor = rustyline::Editor::<RustHelper, LineHistory>::with_history(Config::builder().build(), history)?;
+    editor.set_helper(Some(RustHelper(rust.clone())));
     loop {
         let line = match editor.readline("rust> ") {
             Ok(line) if line.trim() == BACK => break,
@@ -146,30 +149,30 @@ fn read(rust: &Rc<RefCell<Rust>>) -> Result<()> {
         editor.add_history_entry(&line)?;
         let interrupt = rust.borrow().interrupt();
         let _stop = on_stop(interrupt);
-        let _running = Running::new();
+        let _running = RunGuard::new();
         if let Err(failure) = rust.borrow_mut().run(&line) {
-            eprintln!("{}", failure.told());
+            eprintln!("{}", failure.rendered());
         }
     }
     Ok(())
 }
 
-/// What the editor asks while one types.
-struct Typing(Rc<RefCell<Rust>>);
+/// The callbacks of rustyline.
+struct RustHelper(Rc<RefCell<RustSession>>);
 
-impl Helper for Typing {}
-impl Hinter for Typing {
+impl Helper for RustHelper {}
+impl Hinter for RustHelper {
     type Hint = String;
 }
-impl Highlighter for Typing {}
+impl Highlighter for RustHelper {}
 
-impl Validator for Typing {
+impl Validator for RustHelper {
     fn validate(&self, typed: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(if Rust::goes_on(typed.input()) { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
+        Ok(if RustSession::is_incomplete(typed.input()) { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
     }
 }
 
-impl Completer for Typing {
+impl Completer for RustHelper {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, position: usize, _: &rustyline::Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {

@@ -1,4 +1,4 @@
-//! A small server that speaks the hub's protocol on loopback, with the faults that a test asks for.
+//! A small server for the hub's protocol on the loopback interface, with selectable faults.
 
 #![allow(dead_code)]
 
@@ -15,45 +15,45 @@ use sha2::Sha256;
 
 use crate::common::dam;
 
-/// What is wrong with a file, or with everything.
+/// The fault of a file or of the whole server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     None,
-    /// Every answer breaks off after so many bytes of its content.
+    /// Every response breaks off after this many bytes of content.
     Drops(usize),
     /// Less or more content than announced.
     Short,
     Long,
-    /// Does not know ranges.
+    /// Range requests are not supported.
     NoRanges,
-    /// The same, and every answer breaks off, the n-th after the n-th number of bytes, over and over.
+    /// The same, and every response breaks off, after each of these numbers of bytes in turn, repeatedly.
     BreaksAnew(Vec<usize>),
-    /// Sends the first so many bytes, then nothing, and keeps the connection.
+    /// Sends this many bytes, then nothing, and keeps the connection open.
     Stalls(usize),
-    /// Sends a byte now and then, of weights or of the listing.
+    /// Sends single bytes slowly, of weights or of the listing.
     Trickles,
     TricklesListing,
-    /// A bit of large files is another, so many times.
+    /// A bit of large files is flipped, this many times.
     Flipped(usize),
-    /// The same of small files.
+    /// The same for small files.
     FlippedSmall(usize),
-    /// Asks to wait so many seconds, for ever.
+    /// Always asks to retry after this many seconds.
     Wait(u64),
     /// Redirects to itself.
     Circle,
-    /// A status with an error code, for the whole repository.
+    /// This status and error code for the whole repository.
     Status(u16, &'static str),
-    /// 429 so many times.
+    /// Status 429 this many times.
     Busy(usize),
-    /// The listing is no JSON, or names a file outside.
+    /// The listing is not JSON, or names a file outside the repository.
     Garbage,
     Outside,
     BadEtag,
-    /// ETags that are no checksums, as those of uploads in parts.
+    /// ETags that are not checksums, as for multipart uploads.
     PartsEtag,
 }
 
-/// `dam -c VERBS` with a cache at `home`, asking `endpoint`.
+/// `dam -c VERBS` with the cache in `home` and the server `endpoint`.
 pub fn program(home: &Path, endpoint: &str, verbs: &str) -> Command {
     let mut command = dam(home);
     for name in [
@@ -96,7 +96,7 @@ pub fn git(content: &[u8]) -> String {
     hex(&Sha1::new_with_prefix(format!("blob {}\0", content.len())).chain_update(content).finalize())
 }
 
-/// A running server; and one on another port that has the content of large files.
+/// A running server, with a second one on another port that serves the content of large files.
 #[derive(Clone)]
 pub struct Server {
     pub endpoint: String,
@@ -130,7 +130,7 @@ impl Server {
         self.state.lock().unwrap().token = Some(token.into());
     }
 
-    /// The requests so far, `METHOD-LESS PATH [token] [range]`, and forgets them.
+    /// Takes the log of requests, as `PATH [token] [from N]`.
     pub fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().log)
     }
@@ -204,7 +204,7 @@ impl Server {
         let Some(content) = state.files.get(name).cloned() else {
             return send("404 Not Found", "x-error-code: EntryNotFound\r\n", b"", 0);
         };
-        // Weights are elsewhere, as on the hub, and have another checksum.
+        // Weights are on another host, as on the hub, and have another kind of checksum.
         let large = name.ends_with(".safetensors");
         let mut etag = if large { sha256(&content) } else { git(&content) };
         if state.fault == Fault::BadEtag {
@@ -266,7 +266,7 @@ impl Server {
     }
 }
 
-/// Sends `bytes` one by one, until nobody takes them any more.
+/// Sends `bytes` one by one until the client disconnects.
 fn trickle(stream: &mut TcpStream, bytes: &[u8]) {
     for byte in bytes {
         std::thread::sleep(Duration::from_millis(300));

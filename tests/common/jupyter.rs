@@ -1,4 +1,4 @@
-//! A kernel of this program, and a client that speaks Jupyter's protocol with it.
+//! Starts a kernel of this program and talks to it as a Jupyter client.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -19,24 +19,24 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The timeout of each operation.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// One output of a cell, as a notebook file has it, with its display id.
+/// One output of a cell as in a notebook file, with its display id.
 pub type Output = Value;
 
-/// What became of a cell.
+/// The result of a cell.
 #[derive(Debug, Default)]
-pub struct Cell {
+pub struct CellResult {
     pub outputs: Vec<Output>,
     pub status: String,
-    /// How often each live picture was changed, and when.
+    /// The times at which live displays were updated.
     pub updates: Vec<Instant>,
     pub seconds: f64,
 }
 
-impl Cell {
-    /// Everything of one kind that it said: `stdout`, `stderr`, `error`, or plain text that was shown.
+impl CellResult {
+    /// All output of one kind: `stdout`, `stderr`, `error`, or `shown` for plain text.
     pub fn text(&self, kind: &str) -> String {
         let text = |output: &Output| match (output["output_type"].as_str(), kind) {
             (Some("stream"), _) if output["name"] == kind => output["text"].as_str().map(str::to_owned),
@@ -48,7 +48,7 @@ impl Cell {
     }
 }
 
-/// What a kernel runs in, which ends with this.
+/// The process of a kernel, killed on drop.
 pub struct Process(Child);
 
 impl Drop for Process {
@@ -60,8 +60,8 @@ impl Drop for Process {
 
 type Sockets = (ClientShellConnection, ClientControlConnection, ClientIoPubConnection);
 
-/// Connects to a kernel that may still be starting. Its ports may for a moment be held open by a process that another
-/// test is just starting, which resets the connection: so this is tried again.
+/// Connects to a kernel that may still be starting. Another test that is starting a process may briefly hold the ports open,
+/// which resets the connection, so this is retried.
 async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
     let sockets = || async {
         let identity = peer_identity_for_session(session)?;
@@ -78,7 +78,7 @@ async fn connect(info: &ConnectionInfo, session: &str) -> Sockets {
     sockets().await.unwrap()
 }
 
-/// A kernel that runs.
+/// A running kernel.
 pub struct Kernel {
     runtime: Runtime,
     process: Process,
@@ -89,19 +89,19 @@ pub struct Kernel {
     _directory: tempfile::TempDir,
 }
 
-/// Where tests keep the prelude that is built for cells: with everything else that is built.
+/// The cache directory of the prelude built for tests, inside the target directory.
 pub fn cache() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
 }
 
-/// `dam` as it is to be run for notebooks.
+/// `dam` with the environment for notebooks.
 pub fn dam(directory: &Path) -> Command {
     let mut command = super::dam(directory);
     command.env("XDG_CACHE_HOME", cache()).env_remove("RUST_BACKTRACE");
     command
 }
 
-/// Builds the prelude for cells once; the tests of one program wait for each other.
+/// Builds the prelude for cells once; the lock file makes tests in other processes wait.
 pub fn prepare() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -115,12 +115,12 @@ pub fn prepare() {
 }
 
 impl Kernel {
-    /// Starts one in `directory`.
+    /// Starts a kernel in `directory`.
     pub fn start(directory: &Path) -> Self {
         Self::start_as(&mut dam(directory))
     }
 
-    /// Starts one by a command of [`dam`].
+    /// Starts a kernel with a command from [`dam`].
     pub fn start_as(command: &mut Command) -> Self {
         prepare();
         let runtime = Runtime::new().unwrap();
@@ -144,39 +144,38 @@ impl Kernel {
         let process = Process(command.env("JPY_PARENT_PID", "").arg("kernel").arg(&file).spawn().unwrap());
         let (shell, control, iopub) = runtime.block_on(connect(&info, "tests"));
         let mut kernel = Self { runtime, process, shell, control, iopub, info, _directory: files };
-        kernel.wait();
+        kernel.wait_until_ready();
         kernel
     }
 
-    /// Sends a cell as another client, that goes away before it has the answer.
-    pub fn send_and_go(&mut self, code: &str) {
+    /// Sends a cell as another client, which disconnects before the reply.
+    pub fn send_and_disconnect(&mut self, code: &str) {
         let request: JupyterMessage = JupyterMessage::new(ExecuteRequest::new(code.into()), None);
         self.runtime.block_on(async {
             let (mut shell, ..) = connect(&self.info, "another").await;
             shell.send(request.clone()).await.unwrap();
-            // It has arrived when the kernel says that it is busy with it.
+            // The request has arrived when the kernel reports busy for it.
             while self.iopub.read().await.unwrap().parent_header.is_none_or(|parent| parent.msg_id != request.header.msg_id) {}
         });
     }
 
-    /// The status of the reply to `code` where it is sent by one of two clients of the same name, with the other the last
-    /// that connected.
-    pub fn run_as_twin(&mut self, code: &str) -> Value {
+    /// The status of the reply to `code`, sent by the first of two clients with the same identity.
+    pub fn run_with_shared_identity(&mut self, code: &str) -> Value {
         let request: JupyterMessage = JupyterMessage::new(ExecuteRequest::new(code.into()), None);
         self.runtime.block_on(async {
             let (mut shell, ..) = connect(&self.info, "twins").await;
             let _twin = connect(&self.info, "twins").await;
             shell.send(request).await.unwrap();
-            json!(timeout(PATIENCE, shell.read()).await.unwrap().unwrap().content)["status"].clone()
+            json!(timeout(TIMEOUT, shell.read()).await.unwrap().unwrap().content)["status"].clone()
         })
     }
 
-    /// Runs a cell that asks for a line: what it asked, with the text that it then wrote.
+    /// Runs a cell that requests input; returns the prompt and the standard output.
     pub fn run_and_answer(&mut self, code: &str, line: &str) -> (String, String) {
         let mut stdin = self.stdin();
-        let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
+        let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
         let question = self.runtime.block_on(async {
-            let question = timeout(PATIENCE, stdin.read()).await.unwrap().unwrap();
+            let question = timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap();
             let answer = InputReply { value: line.into(), ..InputReply::default() };
             stdin.send(JupyterMessage::new(answer, Some(&question))).await.unwrap();
             json!(question.content)["prompt"].as_str().unwrap().to_owned()
@@ -186,12 +185,12 @@ impl Kernel {
         (question, cell.text("stdout"))
     }
 
-    /// Runs a cell that asks for a line and is interrupted then; the answer comes when it is over, and once more before that
-    /// to `next`, which asks too. What both wrote.
+    /// Runs a cell that requests input and interrupts it. A reply to that request is sent after the cell has ended, and again
+    /// while the cell `next` is requesting input. Returns the standard output of both.
     pub fn run_and_answer_late(&mut self, code: &str, next: &str) -> (String, String) {
         let mut stdin = self.stdin();
-        let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
-        let question = self.runtime.block_on(async { timeout(PATIENCE, stdin.read()).await.unwrap().unwrap() });
+        let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(code.into()) });
+        let question = self.runtime.block_on(async { timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap() });
         self.interrupt();
         let first = self.outputs(&request, |_, _| {});
         self.reply();
@@ -199,9 +198,9 @@ impl Kernel {
             JupyterMessage::new(InputReply { value: value.into(), ..InputReply::default() }, Some(question))
         };
         self.runtime.block_on(stdin.send(answer("late", &question))).unwrap();
-        let request = self.ask(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
+        let request = self.send_request(ExecuteRequest { allow_stdin: true, ..ExecuteRequest::new(next.into()) });
         self.runtime.block_on(async {
-            let own = timeout(PATIENCE, stdin.read()).await.unwrap().unwrap();
+            let own = timeout(TIMEOUT, stdin.read()).await.unwrap().unwrap();
             stdin.send(answer("later", &question)).await.unwrap();
             stdin.send(answer("own", &own)).await.unwrap();
         });
@@ -217,19 +216,19 @@ impl Kernel {
         })
     }
 
-    /// The ports of its five sockets.
+    /// The ports of the five sockets.
     pub fn ports(&self) -> [u16; 5] {
         let ConnectionInfo { shell_port, iopub_port, stdin_port, control_port, hb_port, .. } = self.info;
         [shell_port, iopub_port, stdin_port, control_port, hb_port]
     }
 
-    /// Waits until it answers, and what it publishes arrives.
-    fn wait(&mut self) {
+    /// Waits until the kernel replies and its iopub messages arrive.
+    fn wait_until_ready(&mut self) {
         let begin = Instant::now();
         let (mut answers, mut publishes) = (false, false);
         while !(answers && publishes) {
             assert!(begin.elapsed() < Duration::from_secs(60), "the kernel does not answer");
-            self.ask(KernelInfoRequest {});
+            self.send_request(KernelInfoRequest {});
             let soon = Duration::from_millis(500);
             let (shell, iopub) = (&mut self.shell, &mut self.iopub);
             self.runtime.block_on(async {
@@ -237,12 +236,12 @@ impl Kernel {
                 publishes |= timeout(soon, iopub.read()).await.is_ok_and(|message| message.is_ok());
             });
         }
-        // Answers to all that was asked.
+        // Discards the replies to all requests.
         let (shell, soon) = (&mut self.shell, Duration::from_millis(300));
         self.runtime.block_on(async { while timeout(soon, shell.read()).await.is_ok() {} });
     }
 
-    fn ask(&mut self, content: impl Into<JupyterMessageContent>) -> JupyterMessage {
+    fn send_request(&mut self, content: impl Into<JupyterMessageContent>) -> JupyterMessage {
         let message = JupyterMessage::new(content, None);
         self.runtime.block_on(self.shell.send(message.clone())).unwrap();
         message
@@ -250,22 +249,22 @@ impl Kernel {
 
     /// The content of the next reply.
     pub fn reply(&mut self) -> Value {
-        let reply = self.runtime.block_on(async { timeout(PATIENCE, self.shell.read()).await }).unwrap().unwrap();
+        let reply = self.runtime.block_on(async { timeout(TIMEOUT, self.shell.read()).await }).unwrap().unwrap();
         json!(reply.content)
     }
 
-    /// Sends a cell without waiting.
+    /// Sends a cell without waiting for the reply.
     pub fn send(&mut self, code: &str) -> JupyterMessage {
-        self.ask(ExecuteRequest::new(code.into()))
+        self.send_request(ExecuteRequest::new(code.into()))
     }
 
-    /// Runs a cell to its end.
-    pub fn run(&mut self, code: &str) -> Cell {
+    /// Runs a cell to the end.
+    pub fn run(&mut self, code: &str) -> CellResult {
         self.run_while(code, |_, _| {})
     }
 
-    /// Runs a cell; `look` is called with the kernel after every message of it.
-    pub fn run_while(&mut self, code: &str, look: impl FnMut(&mut Self, &Cell)) -> Cell {
+    /// Runs a cell; calls `look` after every message for it.
+    pub fn run_while(&mut self, code: &str, look: impl FnMut(&mut Self, &CellResult)) -> CellResult {
         let begin = Instant::now();
         let request = self.send(code);
         let mut cell = self.outputs(&request, look);
@@ -274,11 +273,11 @@ impl Kernel {
         cell
     }
 
-    /// What a cell that was sent shows, until it is over.
-    pub fn outputs(&mut self, request: &JupyterMessage, mut look: impl FnMut(&mut Self, &Cell)) -> Cell {
-        let mut cell = Cell::default();
+    /// The outputs of a cell that was sent, up to idle.
+    pub fn outputs(&mut self, request: &JupyterMessage, mut look: impl FnMut(&mut Self, &CellResult)) -> CellResult {
+        let mut cell = CellResult::default();
         loop {
-            let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
+            let message = self.runtime.block_on(async { timeout(TIMEOUT, self.iopub.read()).await }).unwrap().unwrap();
             if message.parent_header.as_ref().is_none_or(|parent| parent.msg_id != request.header.msg_id) {
                 continue;
             }
@@ -317,7 +316,7 @@ impl Kernel {
         }
     }
 
-    /// Interrupts what runs.
+    /// Interrupts the running cell.
     pub fn interrupt(&mut self) {
         self.command(InterruptRequest {});
     }
@@ -330,30 +329,30 @@ impl Kernel {
         });
     }
 
-    /// The content of the reply to a request. A client takes it for one when the kernel has said that it is busy with it, and
-    /// then idle.
-    pub fn answer(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
-        let request = self.ask(content);
+    /// The content of the reply to a request. Asserts that the kernel reported busy, then idle, which clients require of a
+    /// reply.
+    pub fn request(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
+        let request = self.send_request(content);
         let reply = self.reply();
-        self.is_busy_then_idle(&request);
+        self.assert_busy_then_idle(&request);
         reply
     }
 
     /// The same on the control socket.
-    pub fn control(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
+    pub fn control_request(&mut self, content: impl Into<JupyterMessageContent>) -> Value {
         let request = JupyterMessage::new(content, None);
         let reply = self.runtime.block_on(async {
             self.control.send(request.clone()).await.unwrap();
             timeout(Duration::from_secs(30), self.control.read()).await.unwrap().unwrap()
         });
-        self.is_busy_then_idle(&request);
+        self.assert_busy_then_idle(&request);
         json!(reply.content)
     }
 
-    fn is_busy_then_idle(&mut self, request: &JupyterMessage) {
+    fn assert_busy_then_idle(&mut self, request: &JupyterMessage) {
         let mut states = Vec::new();
         while states.last().is_none_or(|state| state != "idle") {
-            let message = self.runtime.block_on(async { timeout(PATIENCE, self.iopub.read()).await }).unwrap().unwrap();
+            let message = self.runtime.block_on(async { timeout(TIMEOUT, self.iopub.read()).await }).unwrap().unwrap();
             if message.parent_header.as_ref().is_some_and(|parent| parent.msg_id == request.header.msg_id) {
                 states.push(json!(message.content)["execution_state"].as_str().unwrap().to_owned());
             }
@@ -361,7 +360,7 @@ impl Kernel {
         assert_eq!(states, ["busy", "idle"], "{}", request.message_type());
     }
 
-    /// What a table or picture becomes that was shown by an earlier cell: its new forms.
+    /// The next update of a display shown by an earlier cell: its new content.
     pub fn update(&mut self) -> Value {
         loop {
             let soon = Duration::from_secs(60);
@@ -374,31 +373,31 @@ impl Kernel {
         }
     }
 
-    /// The words that could stand at the end of `code`.
+    /// The completions at the end of `code`.
     pub fn complete(&mut self, code: &str) -> Vec<String> {
-        let reply = self.answer(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
+        let reply = self.request(CompleteRequest { code: code.into(), cursor_pos: code.chars().count() });
         reply["matches"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
     }
 
     /// The documentation at the end of `code`.
     pub fn inspect(&mut self, code: &str) -> String {
-        self.answer(InspectRequest { code: code.into(), cursor_pos: code.chars().count(), detail_level: Some(0) })["data"]["text/plain"].as_str().unwrap_or_default().to_owned()
+        self.request(InspectRequest { code: code.into(), cursor_pos: code.chars().count(), detail_level: Some(0) })["data"]["text/plain"].as_str().unwrap_or_default().to_owned()
     }
 
     pub fn is_complete(&mut self, code: &str) -> String {
-        self.answer(IsCompleteRequest { code: code.into() })["status"].as_str().unwrap().into()
+        self.request(IsCompleteRequest { code: code.into() })["status"].as_str().unwrap().into()
     }
 
     pub fn history(&mut self) -> Value {
-        self.answer(HistoryRequest::Tail { n: 3, output: false, raw: true })["history"].clone()
+        self.request(HistoryRequest::Tail { n: 3, output: false, raw: true })["history"].clone()
     }
 
-    /// The process that it is.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.process.0.id()
     }
 
-    /// Shuts it down, and waits for its end.
+    /// Shuts the kernel down and waits until it has ended.
     pub fn shut_down(mut self) {
         self.command(ShutdownRequest { restart: false });
         let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! Large checkpoints that take no room: their weights are zeros, in files with holes. And the program at work on them.
+//! Large checkpoints that use no disk space: their weights are zeros in sparse files. And the program running on them.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::common::dam;
 
-/// Token ids are below.
+/// The size of the vocabulary.
 pub const VOCABULARY: usize = 1000;
 
-/// Writes a llama of so many layers, bf16, to `directory`.
+/// Writes a bf16 llama with `layers` layers to `directory`.
 pub fn checkpoint(directory: &Path, layers: usize, hidden: usize, intermediate: usize) {
     fs::create_dir(directory).unwrap();
     let config = json!({
@@ -51,14 +51,14 @@ pub fn checkpoint(directory: &Path, layers: usize, hidden: usize, intermediate: 
     file.set_len((8 + text.len() + end) as u64).unwrap();
 }
 
-/// The program while it runs verbs.
+/// A running program.
 pub struct Program {
     pub child: Child,
     replies: Lines<BufReader<ChildStdout>>,
 }
 
 impl Program {
-    /// `dam ARGUMENTS` in `directory`.
+    /// Starts `dam ARGUMENTS` in `directory`.
     pub fn start(directory: &Path, arguments: &[&str]) -> Self {
         let mut command = dam(directory);
         let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -66,7 +66,7 @@ impl Program {
         Self { child, replies }
     }
 
-    /// `dam` in `directory`, once it has replied to every verb of `begin` and goes on with `verb`.
+    /// `dam` in `directory`, after it has replied to every verb of `begin` and started `verb`.
     pub fn at(directory: &Path, begin: &str, verb: &str) -> Self {
         let mut program = Self::start(directory, &["--json", "-c", &format!("{begin}; {verb}; quit")]);
         for verb in begin.split("; ") {
@@ -76,35 +76,36 @@ impl Program {
         program
     }
 
-    /// Waits until something of the output `name` is in `directory`.
+    /// Waits until a part of the output `name` is in `directory`.
     pub fn wait_for_output(&mut self, directory: &Path, name: &str) {
         let prefix = format!(".{name}.dam-");
         let begun = || fs::read_dir(directory).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().starts_with(&prefix));
         while !begun() {
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended before it wrote");
+            assert!(self.child.try_wait().unwrap().is_none(), "the program ended before it wrote");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: a signal to a process of ours.
+        // SAFETY: kill only sends a signal, to a child of this process.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
     }
 
-    /// Ctrl-C: within seconds it ends with the status that says so, and what was under way replies that it was stopped.
+    /// Sends Ctrl-C and asserts that the program ends within seconds with status 130, and that the running verb replies that
+    /// it was stopped.
     pub fn stop(&mut self) {
         self.signal(libc::SIGINT);
         let begin = Instant::now();
         let status = loop {
             match self.child.try_wait().unwrap() {
                 Some(status) => break status,
-                None => assert!(begin.elapsed() < Duration::from_secs(10), "it does not stop"),
+                None => assert!(begin.elapsed() < Duration::from_secs(10), "the program does not stop"),
             }
             std::thread::sleep(Duration::from_millis(5));
         };
         let replies: Vec<String> = self.replies.by_ref().map(Result::unwrap).collect();
         assert_eq!(status.code(), Some(130), "{replies:?}");
-        assert!(matches!(&replies[..], [one] if one.contains("\"error\":\"stopped: nothing has changed\"")), "{replies:?}");
+        assert!(matches!(&replies[..], [one] if one.contains("\"error\":\"stopped: nothing was changed\"")), "{replies:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What whole-program tests share: golden checkpoints to damage, and the program to run.
+//! Shared helpers of whole-program tests: golden checkpoints to modify, and the program to run.
 #![allow(dead_code)]
 
 #[cfg(feature = "jupyter")]
@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A file or folder of the tests' data.
+/// A path in the test data.
 pub fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-/// A file or folder of the golden data.
+/// A path in the golden data.
 pub fn golden(name: &str) -> PathBuf {
     data("golden").join(name)
 }
@@ -30,15 +30,7 @@ pub fn copy_checkpoint(name: &str, to: &Path) {
     }
 }
 
-/// The names in `directory`, sorted.
-pub fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
-/// Every file below `directory` with its bytes, by its path there.
+/// The content of every file under `directory`, by relative path.
 pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut open = vec![directory.to_owned()];
@@ -54,7 +46,7 @@ pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// A saved session with its JSON changed, and without its checksum, as earlier versions wrote it.
+/// A saved session with its JSON modified and without its checksum, in the format of earlier versions.
 pub fn resaved(session: &[u8], change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> Vec<u8> {
     let length = u64::from_le_bytes(session[..8].try_into().unwrap()) as usize;
     let mut header: serde_json::Value = serde_json::from_slice(&session[8..8 + length]).unwrap();
@@ -74,12 +66,12 @@ pub fn dam(directory: &Path) -> Command {
     command
 }
 
-/// What `dam -c VERBS` prints and returns.
+/// The output of `dam -c VERBS`.
 pub fn verbs(directory: &Path, verbs: &str) -> Output {
     dam(directory).args(["-c", verbs]).output().unwrap()
 }
 
-/// The JSON lines of `dam --json -c VERBS`, and whether it succeeded.
+/// The JSON replies of `dam --json -c VERBS`, and whether it succeeded.
 pub fn json(directory: &Path, verbs: &str) -> (Vec<serde_json::Value>, bool) {
     let output = dam(directory).args(["--json", "-c", verbs]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

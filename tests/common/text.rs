@@ -1,12 +1,12 @@
-//! Whether two texts that were shown are the same, but for what is measured.
+//! Compares displayed texts, ignoring measured values.
 
-/// Numbers may differ by so much of their size, or by one in their last digit.
+/// The relative tolerance of numbers; they may also differ by one in their last digit.
 const TOLERANCE: f64 = 5e-4;
 
-/// What stands after a number that is measured, and so not compared.
-const MEASURED: [&str; 8] = ["s", "ms", "s,", "s.", "a", "MB", "GB", "minutes"];
+/// The words after a measured number, which is not compared.
+const MEASURED: [&str; 9] = ["s", "ms", "s,", "s.", "a", "per", "MB", "GB", "minutes"];
 
-/// Whether `found` has the words of `committed`, numbers to four digits and measured times left out.
+/// Compares the words of `found` with those of `committed`, numbers to four digits and without measured values.
 ///
 /// # Errors
 /// The first difference.
@@ -21,13 +21,13 @@ pub fn same_text(committed: &str, found: &str) -> Result<(), String> {
     }
 }
 
-/// The words of a text that are compared: none that is measured, and nothing that only draws.
+/// The words of a text that are compared, without measured values and line drawing.
 fn words(text: &str) -> Vec<String> {
     let mut kept = Vec::new();
     let mut masked: Vec<(usize, usize)> = Vec::new();
     for line in text.lines() {
-        let words = placed(line);
-        // Columns align right, with their names.
+        let words = words_with_columns(line);
+        // Columns are right-aligned with their headers.
         let names = words.iter().filter(|(_, word)| ["seconds", "memory", "time"].contains(word));
         let columns: Vec<(usize, usize)> = names.map(|(at, word)| (*at, at + word.chars().count())).collect();
         if !columns.is_empty() {
@@ -48,8 +48,8 @@ fn words(text: &str) -> Vec<String> {
     kept
 }
 
-/// The words of a line, with the columns at which they begin.
-fn placed(line: &str) -> Vec<(usize, &str)> {
+/// The words of a line with their starting columns.
+fn words_with_columns(line: &str) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut rest = line;
     loop {
@@ -73,7 +73,7 @@ fn same_word(a: &str, b: &str) -> bool {
     }
 }
 
-/// `text` with every number as `#`.
+/// `text` with every number replaced by `#`.
 pub fn without_numbers(text: &str) -> String {
     let mut all = String::new();
     for c in text.chars() {

@@ -1,6 +1,6 @@
-//! Loaded before the program's own libraries: the call number `DAM_FAULT` of those that write or change files fails as
-//! `DAM_FAULT_ERROR` says. Standard output and errors do not count. How many calls there were is added to the file
-//! `DAM_FAULT_LOG`, or that the fault happened.
+//! A library to preload. Of the calls that write or change files, number `DAM_FAULT` fails with `DAM_FAULT_ERROR`. Standard
+//! output and standard error do not count. At exit, the number of calls is appended to the file `DAM_FAULT_LOG`, and whether
+//! the fault occurred.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -14,13 +14,14 @@ unsafe extern "C" {
     fn close(fd: c_int) -> c_int;
 }
 
-/// The library's own `dlsym` handle for what comes after it.
+/// The `dlsym` handle for the next library.
 const NEXT: *mut c_void = -1isize as *mut c_void;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 fn number(name: &CStr) -> u64 {
-    // SAFETY: the name ends with 0, and so does what is returned.
+    // SAFETY: the name is NUL-terminated, and so is the value. The program changes its environment only at startup, before
+    // any call that counts.
     let value = unsafe { getenv(name.as_ptr()) };
     if value.is_null() {
         return 0;
@@ -29,11 +30,12 @@ fn number(name: &CStr) -> u64 {
     unsafe { CStr::from_ptr(value) }.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Writes what happened at the end: `calls N` or `fault N`.
+/// Writes the result at exit: `calls N` or `fault N`.
 extern "C" fn report() {
     let calls = CALLS.load(Ordering::SeqCst);
     let text = format!("{} {calls}\n", if calls >= number(c"DAM_FAULT") { "fault" } else { "calls" });
-    // SAFETY: the path is a C string, which stays where it is; the calls are the system's own.
+    // SAFETY: the path is NUL-terminated, and no other thread changes the environment at exit; the calls are the system's
+    // own.
     unsafe {
         let path = getenv(c"DAM_FAULT_LOG".as_ptr());
         if !path.is_null() {
@@ -45,7 +47,7 @@ extern "C" fn report() {
     }
 }
 
-/// Whether this call is to fail; then `errno` says why.
+/// Whether this call fails, in which case `errno` is set.
 fn fails() -> bool {
     static BEGUN: OnceLock<(u64, c_int)> = OnceLock::new();
     let (fault, error) = *BEGUN.get_or_init(|| {
@@ -55,13 +57,13 @@ fn fails() -> bool {
     });
     let fails = CALLS.fetch_add(1, Ordering::SeqCst) + 1 == fault;
     if fails {
-        // SAFETY: each thread has one.
+        // SAFETY: errno is thread-local.
         unsafe { *__errno_location() = error };
     }
     fails
 }
 
-/// What comes after this library under a name, of this type.
+/// The next definition of a symbol after this library, with this type.
 macro_rules! next {
     ($name:expr, $kind:ty) => {{
         static FOUND: OnceLock<usize> = OnceLock::new();
@@ -73,25 +75,25 @@ type Open = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
 type Write = unsafe extern "C" fn(c_int, *const c_void, usize) -> isize;
 
 unsafe fn next_open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
-    // SAFETY: as the caller promises.
+    // SAFETY: guaranteed by the caller.
     unsafe { next!(c"open64", Open)(path, flags, mode) }
 }
 
 unsafe fn next_write(fd: c_int, bytes: *const c_void, count: usize) -> isize {
-    // SAFETY: as the caller promises.
+    // SAFETY: guaranteed by the caller.
     unsafe { next!(c"write", Write)(fd, bytes, count) }
 }
 
-/// Opening to write.
+/// Only calls that open for writing count.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
-    // SAFETY: as the caller promises.
+    // SAFETY: guaranteed by the caller.
     if flags & 0o3 != 0 && fails() { -1 } else { unsafe { next_open(path, flags, mode) } }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize {
-    // SAFETY: as the caller promises.
+    // SAFETY: guaranteed by the caller.
     if fd > 2 && fails() { -1 } else { unsafe { next_write(fd, bytes, count) } }
 }
 
@@ -105,7 +107,7 @@ macro_rules! fail {
                     Ok(name) => name,
                     Err(_) => panic!(),
                 };
-                // SAFETY: as the caller promises.
+                // SAFETY: guaranteed by the caller.
                 if fails() { -1 } else { unsafe { next!(NAME, Kind)($($argument),*) } }
             }
         )*

@@ -1,9 +1,9 @@
-//! Mutations of good input, each made by its number, so that any of them can be made again.
+//! Mutations of valid input, each determined by its number and therefore reproducible.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Numbers that are wrong wherever they stand.
+/// Numbers that are rarely valid.
 const NUMBERS: [&str; 14] = [
     "0",
     "1",
@@ -21,7 +21,7 @@ const NUMBERS: [&str; 14] = [
     "9999999999",
 ];
 
-/// Words that mean something in one of the formats.
+/// Words with a meaning in one of the formats.
 const WORDS: [&str; 30] = [
     "null",
     "true",
@@ -55,14 +55,14 @@ const WORDS: [&str; 30] = [
     "type",
 ];
 
-/// Mutation `number` of the good inputs `seeds`.
+/// Mutation `number` of the valid inputs `seeds`.
 pub fn mutated(seeds: &[Vec<u8>], number: u64) -> Vec<u8> {
     let mut rng = ChaCha8Rng::seed_from_u64(number);
     let pick = |rng: &mut ChaCha8Rng, n: usize| if n == 0 { 0 } else { rng.random_range(0..n) };
     let mut bytes = seeds[pick(&mut rng, seeds.len())].clone();
     for _ in 0..1 + pick(&mut rng, 4) {
         let at = pick(&mut rng, bytes.len() + 1);
-        // Headers are at the begin: half of all changes are there.
+        // Headers are at the beginning: half of all changes are made there.
         let at = if rng.random() { at } else { at.min(pick(&mut rng, 400)) };
         match pick(&mut rng, 10) {
             0 => bytes.truncate(at),
@@ -86,7 +86,7 @@ pub fn mutated(seeds: &[Vec<u8>], number: u64) -> Vec<u8> {
             }
             4 | 5 => replace_number(&mut bytes, at, NUMBERS[pick(&mut rng, NUMBERS.len())]),
             6 => insert(&mut bytes, at, WORDS[pick(&mut rng, WORDS.len())].as_bytes()),
-            // A piece of it again, or many times.
+            // Repeats a piece once or many times.
             7 => {
                 let piece = bytes[at..bytes.len().min(at + 1 + pick(&mut rng, 200))].to_vec();
                 let times = [1, 1, 2, 40][pick(&mut rng, 4)];
@@ -97,7 +97,7 @@ pub fn mutated(seeds: &[Vec<u8>], number: u64) -> Vec<u8> {
                 let end = bytes.len().min(at + 1 + pick(&mut rng, 60));
                 bytes.drain(at..end);
             }
-            // The begin of this and the end of another.
+            // The beginning of this input and the end of another.
             _ => {
                 let other = &seeds[pick(&mut rng, seeds.len())];
                 bytes.truncate(at);
@@ -114,7 +114,7 @@ fn insert(bytes: &mut Vec<u8>, at: usize, piece: &[u8]) {
     bytes.splice(at..at, piece.iter().copied());
 }
 
-/// The first number from `at` on becomes another.
+/// Replaces the first number from `at`.
 fn replace_number(bytes: &mut Vec<u8>, at: usize, number: &str) {
     let Some(begin) = bytes.iter().skip(at).position(u8::is_ascii_digit).map(|i| at + i) else { return };
     let end = bytes[begin..].iter().position(|b| !b.is_ascii_digit()).map_or(bytes.len(), |i| begin + i);

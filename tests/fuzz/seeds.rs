@@ -1,4 +1,4 @@
-//! Good files of every kind, from tests/data, which fuzzing starts from.
+//! Valid files of every kind, from tests/data, as a start for fuzzing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use dam_prelude::load;
 
 use crate::common::resaved;
 
-/// Larger files take long and say no more.
+/// The maximum size in bytes; larger files are slow and add nothing.
 const LARGEST: u64 = 200_000;
 
-/// The files below `directory` whose path ends as `wanted` says, in order.
+/// The files below `directory` whose path ends with one of `wanted`, in order.
 fn files(directory: &Path, wanted: &[&str], found: &mut Vec<PathBuf>) {
     let mut entries: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
@@ -33,7 +33,7 @@ fn read(wanted: &[&str]) -> Vec<Vec<u8>> {
     found.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// A safetensors file of a few small tensors.
+/// A safetensors file with a few small tensors.
 fn tensors(names: &[(&str, [usize; 2])]) -> Vec<u8> {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     for (name, shape) in names {
@@ -46,7 +46,7 @@ fn tensors(names: &[(&str, [usize; 2])]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
 }
 
-/// A session of two built-in sources, small enough: a number for each tensor.
+/// A small session of two built-in sources: one number per tensor.
 fn session() -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     let dam = load(["builtin:japanese", "builtin:math"]).unwrap().wrap(dam_prelude::PerTensor).unwrap();
@@ -56,7 +56,7 @@ fn session() -> Vec<u8> {
     fs::read(file).unwrap()
 }
 
-/// The chat templates of tokenizer_config.json files, and more of what templates do.
+/// The chat templates of tokenizer_config.json files, and some that use more features.
 fn templates() -> Vec<Vec<u8>> {
     let template = |bytes: &Vec<u8>| {
         let config: serde_json::Value = serde_json::from_slice(bytes).unwrap();
@@ -91,7 +91,7 @@ fn recipes() -> [Vec<u8>; 3] {
     .map(|text| text.as_bytes().to_vec())
 }
 
-/// Good input of the target `name`.
+/// Valid input for the target `name`.
 pub fn seeds(name: &str) -> Vec<Vec<u8>> {
     let lines = |text: &str| text.lines().map(|line| line.as_bytes().to_vec()).collect::<Vec<_>>();
     match name {
@@ -137,7 +137,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         }
         "session" => {
             let good = session();
-            // Without a checksum what is changed in it gets further.
+            // Without a checksum, mutations get further.
             vec![resaved(&good, |_| ()), good]
         }
         "line" => lines(

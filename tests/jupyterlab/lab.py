@@ -1,9 +1,9 @@
-"""JupyterLab in a real browser, with the kernel of dam: notebook 1, opened as one that comes from elsewhere, looks right
-and runs from its start to its end; a training cell is interrupted and the next goes on, and the picture of training changes
-while it trains; Tab, Shift-Tab and the contextual help show what they should; much text arrives whole, a cell that reads
-gets a box to type in, and the variables stand in a panel that follows the cells. Then notebook 1 once more through a gateway.
+"""Tests the kernel in JupyterLab in a real browser: notebook 1, opened as an untrusted notebook, is displayed correctly
+and runs to the end; a training cell is interrupted and the next one runs, and the training display is updated
+during training; Tab, Shift-Tab and the contextual help work; large output arrives complete, a cell that reads input
+shows an input box, and a panel shows the current variables. Then notebook 1 runs again through a gateway.
 
-    lab.py DAM NOTEBOOKS SCREENSHOTS        run in an environment with requirements.txt, and Chromium
+    lab.py DAM NOTEBOOKS SCREENSHOTS        needs an environment with requirements.txt, and Chromium
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from playwright.sync_api import TimeoutError, sync_playwright
 
 DAM, NOTEBOOKS, SCREENSHOTS = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
 FIRST = "01_first_merge.ipynb"
-PATIENCE_MS = 60_000
+TIMEOUT_MS = 60_000
 PICTURE = '<img src="data:image/svg+xml;base64,'
 STATUS = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status"
 
@@ -38,7 +38,7 @@ def free_port():
 
 @contextlib.contextmanager
 def server(directory, *arguments, path="/api"):
-    """A Jupyter server in `directory`; gives its address."""
+    """A Jupyter server in `directory`; yields its address."""
     port = free_port()
     command = [sys.executable, "-m", *arguments, f"--port={port}", "--ip=127.0.0.1"]
     with open(SCREENSHOTS / f"{arguments[0]}-{port}.log", "w") as log:
@@ -75,7 +75,7 @@ NOTEBOOKS_OF_CELLS = {
 
 
 def notebook(code):
-    """A notebook of cells."""
+    """A notebook with these code cells."""
     cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
              for i, source in enumerate(code)]
     kernel = {"name": "dam", "display_name": "DAM (Rust)", "language": "rust"}
@@ -84,8 +84,8 @@ def notebook(code):
 
 def open_notebook(page, address, name):
     page.goto(f"{address}/lab/tree/{name}?reset", wait_until="commit")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE_MS)
-    # The kernel is there when it is idle.
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=TIMEOUT_MS)
+    # The kernel is ready when it is idle.
     wait(page, "the kernel is idle", lambda: page.evaluate(STATUS) == "idle")
 
 
@@ -94,7 +94,7 @@ def command(page, name):
 
 
 def prompts(page):
-    """The numbers of all code cells of the notebook, without those that never ran."""
+    """The prompts of all code cells of the notebook."""
     return page.eval_on_selector_all(".jp-CodeCell .jp-InputPrompt", "all => all.map(e => e.textContent.trim())")
 
 
@@ -114,7 +114,7 @@ def run_all(page, address, shot):
     command(page, "notebook:run-all-cells")
     cells = json.loads((NOTEBOOKS / FIRST).read_text())["cells"]
     count = sum(cell["cell_type"] == "code" for cell in cells)
-    # Cells that are out of sight are drawn when they come into sight, so the page's own model is asked.
+    # Cells outside the viewport are not rendered, so the page's model is queried.
     ran = "() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code' && c.executionCount > 0).length"
     wait(page, "all cells run", lambda: page.evaluate(ran) == count)
     wait(page, "the kernel is idle", lambda: page.evaluate(STATUS) == "idle")
@@ -123,18 +123,18 @@ def run_all(page, address, shot):
     assert not errors, errors
     assert any(PICTURE in str(output.get("data", {}).get("text/html")) for output in outputs), "no picture"
     page.screenshot(path=SCREENSHOTS / f"{shot}.png")
-    print(f"{shot}: notebook 1 ran in {time.time() - begin:.1f} s after its page was asked for", flush=True)
+    print(f"{shot}: notebook 1 ran in {time.time() - begin:.1f} s after its page was requested", flush=True)
 
 
-def stop_and_go_on(page, address):
+def interrupt_and_continue(page, address):
     open_notebook(page, address, "interrupted.ipynb")
     command(page, "notebook:run-cell-and-select-next")
     wait(page, "the merge is wrapped", lambda: "[1]:" in prompts(page)[0])
     command(page, "notebook:run-cell-and-select-next")
     area = page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea").first
-    wait(page, "a picture while it trains", lambda: "<svg" in area.inner_html())
+    wait(page, "a display during training", lambda: "<svg" in area.inner_html())
     one = area.inner_html()
-    wait(page, "the picture changes while it trains", lambda: area.inner_html() != one)
+    wait(page, "the display is updated during training", lambda: area.inner_html() != one)
     assert "[*]:" in prompts(page)[1], "it trains"
     page.screenshot(path=SCREENSHOTS / "training.png")
     command(page, "notebook:interrupt-kernel")
@@ -145,13 +145,13 @@ def stop_and_go_on(page, address):
     steps = page.locator(".jp-CodeCell").nth(2).locator(".jp-OutputArea-output").first.inner_text().strip()
     assert 0 < int(steps) < 1_000_000, steps
     page.screenshot(path=SCREENSHOTS / "stopped.png")
-    print(f"stopped after {steps} steps, and went on", flush=True)
+    print(f"stopped after {steps} steps, and continued", flush=True)
 
 
 def untrusted(page, address):
-    """Committed outputs where Jupyter trusts none of them, as in every notebook that was not run here."""
+    """Committed outputs in an untrusted notebook, as in every notebook that was not run on this machine."""
     page.goto(f"{address}/lab/tree/{FIRST}?reset", wait_until="commit")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE_MS)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=TIMEOUT_MS)
     trusted = "() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code').map(c => c.trusted)"
     wait(page, "the notebook is there", lambda: len(page.evaluate(trusted)) > 3)
     assert not any(page.evaluate(trusted)), "the notebook is trusted"
@@ -160,20 +160,20 @@ def untrusted(page, address):
     page.locator(".jp-Notebook").first.click(position={"x": 4, "y": 4})
     cells = page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.cells.length")
     for i in range(cells):
-        # Cells out of sight are not drawn.
+        # Cells outside the viewport are not rendered.
         page.evaluate("async i => { await window.jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start') }", i)
         time.sleep(0.3)
         seen.update(page.eval_on_selector_all(".jp-OutputArea-output img", drawn))
         text += "".join(page.eval_on_selector_all(".jp-OutputArea-output", "all => all.map(e => e.innerText + '\\n')"))
     page.screenshot(path=SCREENSHOTS / "untrusted.png")
     committed = set(re.findall(r'data:image/svg\+xml;base64,[^"\\]*', (NOTEBOOKS / FIRST).read_text()))
-    assert seen == committed and len(seen) > 3, f"{len(seen)} of {len(committed)} pictures"
-    assert "mean coefficient, layer by layer" not in text, "words of a picture stand as text"
-    print(f"untrusted: {len(seen)} pictures are drawn", flush=True)
+    assert seen == committed and len(seen) > 3, f"{len(seen)} of {len(committed)} images"
+    assert "mean coefficient, layer by layer" not in text, "text of an image appears outside it"
+    print(f"untrusted: {len(seen)} images are displayed", flush=True)
 
 
 def editor(page, i):
-    """The cursor at the end of code cell i."""
+    """Puts the cursor at the end of code cell i."""
     page.locator(".jp-CodeCell").nth(i).locator(".cm-content").click()
     page.keyboard.press("Control+End")
 
@@ -183,7 +183,8 @@ def keys(page, address):
     command(page, "notebook:run-cell")
     wait(page, "the merge is wrapped", lambda: "[1]:" in prompts(page)[0])
     editor(page, 1)
-    # A person takes a moment to type; and JupyterLab gives up a list that comes later than a second, as on a busy machine.
+    # A user takes a moment to type. JupyterLab drops a completion list that arrives after more than one second, as on a busy
+    # machine.
     page.wait_for_timeout(2000)
     items = page.locator(".jp-Completer .jp-Completer-item")
     for _ in range(3):
@@ -227,14 +228,14 @@ def text(page, address):
     print(f"{LINES} lines in {time.time() - begin:.1f} s", flush=True)
     command(page, "notebook:run-cell")
     box = page.locator(".jp-Stdin-input")
-    wait(page, "a box to type in", lambda: box.count())
+    wait(page, "an input box", lambda: box.count())
     box.first.fill("twelve")
     box.first.press("Enter")
     wait(page, "what was typed", lambda: any("twelve" in str(o.get("data")) for o in page.evaluate(OUTPUTS, 1)))
 
 
 def variables(page, address):
-    """The table of variables in a panel of its own, which follows the cells."""
+    """The table of variables in a panel of its own, which is updated after each cell."""
     open_notebook(page, address, "variables.ipynb")
     command(page, "notebook:run-cell-and-select-next")
     wait(page, "the table of variables", lambda: page.evaluate(OUTPUTS, 0))
@@ -246,7 +247,7 @@ def variables(page, address):
     command(page, "notebook:run-cell")
     wait(page, "the panel has the new variable", lambda: "twelve" in panel.first.inner_text())
     page.screenshot(path=SCREENSHOTS / "variables.png")
-    print("the panel of variables follows the cells", flush=True)
+    print("the panel of variables is updated after each cell", flush=True)
 
 
 def main():
@@ -262,7 +263,7 @@ def main():
         with lab(directory) as address:
             untrusted(page, address)
             run_all(page, address, "first")
-            stop_and_go_on(page, address)
+            interrupt_and_continue(page, address)
             keys(page, address)
             text(page, address)
             variables(page, address)

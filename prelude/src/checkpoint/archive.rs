@@ -1,5 +1,5 @@
-//! The tensors of a checkpoint: one file or many with an index, safetensors or PyTorch's own, checked before use and
-//! read in place. Format: <https://huggingface.co/docs/safetensors>.
+//! The tensors of a checkpoint: one file or shards with an index, in safetensors or PyTorch format, validated before use
+//! and memory-mapped. Format: <https://huggingface.co/docs/safetensors>.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::guard::guarded;
 use crate::work::Work;
 
-/// A stored tensor of another dtype: whole numbers, truth values, or floats that only a scale gives a meaning.
+/// A stored tensor that is not a plain float: integers, booleans, or floats that need a scale.
 #[derive(Clone)]
 pub(crate) struct Buffer {
     pub dtype: Dtype,
@@ -25,27 +25,26 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// The bytes as they are stored.
+    /// The stored bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.range.clone()]
     }
 }
 
-/// All tensors of a checkpoint by name.
+/// All tensors of a checkpoint, by name.
 #[derive(Clone, Default)]
 pub(crate) struct Archive {
     pub tensors: BTreeMap<String, View>,
-    /// Those of other dtypes.
+    /// Tensors of other dtypes.
     pub buffers: BTreeMap<String, Buffer>,
-    /// The file that holds the tensors, or the index of many.
+    /// The file with the tensors, or the index of the shards.
     pub file: PathBuf,
-    /// What a reader should know of how it was read.
+    /// Notes for the user on how it was read.
     pub notes: Vec<String>,
 }
 
 impl Archive {
-    /// Opens the weights that are there, safetensors before `.bin`, one file before the files of an index; or a GGUF
-    /// file.
+    /// Opens the weights: safetensors before `.bin`, a single file before an index; or a GGUF file.
     pub fn open(files: &Files) -> Result<Self> {
         if let Files::Gguf(gguf) = files {
             return Ok(Self { tensors: gguf.tensors()?, file: gguf.path.clone(), ..Self::default() });
@@ -64,7 +63,7 @@ impl Archive {
         Err(missing(files.path()))
     }
 
-    /// The files that the index `file` names.
+    /// Opens the shards that the index `file` names.
     fn indexed(files: &Files, file: PathBuf, index: &[u8]) -> Result<Self> {
         let json = |reason: String| Error::Json { file: file.clone(), reason };
         let index: Index = serde_json::from_slice(index).map_err(|e| json(e.to_string()))?;
@@ -76,7 +75,7 @@ impl Archive {
                 return Err(Error::OutsideDirectory { index: all.file, entry: shard.clone() });
             }
             let path = files.path().join(shard);
-            // A tensor counts where the index says it is, as in transformers.
+            // A tensor counts only in the shard that the index assigns it to, as in transformers.
             let counts = |name: &String| index.weight_map.get(name) == Some(shard);
             let found = read_any(&path, files.require(shard)?)?;
             all.notes.extend(found.notes);
@@ -90,7 +89,7 @@ impl Archive {
         Ok(all)
     }
 
-    /// Adds a tensor whose elements lie in order: floats to merge, or what else is seen when all are there.
+    /// Adds a contiguous tensor: a float as a view, anything else as a buffer.
     pub(super) fn put(&mut self, name: String, dtype: Dtype, shape: Vec<usize>, bytes: Bytes, range: Range<usize>) {
         let (dtype, stored) = match dtype {
             Dtype::F32 => (DType::F32, Stored::Plain),
@@ -106,7 +105,7 @@ impl Archive {
         self.tensors.insert(name, View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
     }
 
-    /// The tensor `name` of `shape`, finite throughout; `work` is told of its bytes.
+    /// Returns the tensor `name` after checking that it has `shape` and only finite values; reports progress to `work`.
     pub fn checked(&self, name: &str, shape: &[usize], work: &Work) -> Result<View> {
         let view = self.tensors.get(name);
         let view = view.ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })?;
@@ -123,7 +122,7 @@ impl Archive {
     }
 }
 
-/// An error that names the weights of other formats that are in `directory`.
+/// The error for a directory without weights; it names weights in other formats.
 fn missing(directory: &Path) -> Error {
     const ENDS: [&str; 9] = [".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx", ".npz", ".gguf"];
     let names = std::fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
@@ -134,12 +133,12 @@ fn missing(directory: &Path) -> Error {
         None => Error::MissingFile { directory: directory.into(), file: WEIGHTS[0].into() },
         Some(name) => Error::Sources {
             what: format!(
-                "`{}` has neither `{}` nor `{}` nor an index, but `{name}`",
+                "`{}` has neither `{}` nor `{}` nor an index, only `{name}`",
                 directory.display(),
                 WEIGHTS[0],
                 WEIGHTS[2]
             ),
-            hint: "parts need their index beside them, a GGUF file is named itself, and other formats are saved anew by transformers' save_pretrained",
+            hint: "shards need their index in the same directory; for a GGUF file, name the file itself; save other formats again with transformers' save_pretrained",
         },
     }
 }
@@ -149,12 +148,12 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Every tensor and buffer of one file, of either format.
+/// Reads every tensor and buffer of one file in either format.
 ///
 /// # Errors
-/// A damaged file, or one that holds what cannot be read.
+/// A corrupt or unsupported file.
 pub(super) fn read_any(file: &Path, bytes: Bytes) -> Result<Archive> {
-    // Some are called `.bin` and are safetensors: a length of less than the file's, and JSON.
+    // Some files named `.bin` are safetensors: a header length below the file size, followed by JSON.
     let length = bytes.first_chunk::<8>().map_or(u64::MAX, |length| u64::from_le_bytes(*length));
     let is_safetensors = length < bytes.len() as u64 && bytes.get(8) == Some(&b'{');
     if is_safetensors || file.extension().is_some_and(|end| end == "safetensors") {
@@ -165,8 +164,8 @@ pub(super) fn read_any(file: &Path, bytes: Bytes) -> Result<Archive> {
     }
 }
 
-/// Every tensor and buffer of one safetensors file. The safetensors crate checks the header's length, and that offsets
-/// lie within the file without overlap or gap.
+/// Reads every tensor and buffer of one safetensors file. The safetensors crate checks the header length, and that offsets
+/// lie within the file without overlaps or gaps.
 pub(super) fn read(file: &Path, bytes: Bytes) -> Result<Archive> {
     let invalid = |reason: String| Error::Safetensors { file: file.into(), reason };
     let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| invalid(explain(&e, &bytes)))?;
@@ -175,7 +174,7 @@ pub(super) fn read(file: &Path, bytes: Bytes) -> Result<Archive> {
     for (name, info) in metadata.tensors() {
         let range = start + info.data_offsets.0..start + info.data_offsets.1;
         if range.end > bytes.len() {
-            return Err(invalid(format!("tensor `{name}` ends at byte {}, the file at {}", range.end, bytes.len())));
+            return Err(invalid(format!("tensor `{name}` ends at byte {} but the file at byte {}", range.end, bytes.len())));
         }
         found.put(name, info.dtype, info.shape.clone(), bytes.clone(), range);
     }
@@ -186,14 +185,14 @@ fn explain(error: &SafeTensorError, bytes: &[u8]) -> String {
     let header = bytes.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
     match error {
         SafeTensorError::HeaderTooSmall => format!("it has only {} bytes", bytes.len()),
-        SafeTensorError::HeaderTooLarge => format!("its header claims {header} bytes, more than any real one"),
-        SafeTensorError::InvalidHeaderLength => format!("its header claims {header} bytes, the file has {}", bytes.len()),
+        SafeTensorError::HeaderTooLarge => format!("its header claims {header} bytes, more than any real header"),
+        SafeTensorError::InvalidHeaderLength => format!("its header claims {header} bytes but the file has {}", bytes.len()),
         SafeTensorError::InvalidHeader(e) => format!("its header is not text: {e}"),
         SafeTensorError::InvalidHeaderDeserialization(e) => format!("its header is not JSON: {e}"),
         SafeTensorError::InvalidOffset(tensor) => format!("the offsets of tensor `{tensor}` overlap or leave a gap"),
         SafeTensorError::TensorInvalidInfo => "a tensor's size does not fit its shape and dtype".into(),
         SafeTensorError::MetadataIncompleteBuffer => {
-            format!("it has {} bytes, its header describes another length", bytes.len())
+            format!("it has {} bytes but its header describes a different length", bytes.len())
         }
         SafeTensorError::ValidationOverflow => "a tensor's shape overflows".into(),
         other => other.to_string(),

@@ -1,4 +1,4 @@
-//! How a checkpoint was tuned to be talked to: its chat templates, and the special tokens that they know by name.
+//! The chat templates of a checkpoint, and the special tokens they refer to.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,26 +8,26 @@ use serde_json::Value;
 use super::files::Bytes;
 use crate::error::{Error, Result};
 
-/// A chat template that is longer than this, in bytes, is none.
-const TEMPLATE_BYTES: usize = 1 << 20;
+/// The maximum size of a chat template in bytes.
+const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
-/// How a model was tuned to be talked to.
+/// Chat templates and special tokens.
 #[derive(Clone, Default)]
 pub(crate) struct Chat {
-    /// The chat template, where there is one.
+    /// The default chat template, if any.
     pub template: Option<String>,
-    /// The one for conversations with tools, where it is another.
+    /// The template for conversations with tools, if different.
     tool_use: Option<String>,
-    /// The names of all templates, where none is the default.
+    /// The names of all templates if none is the default.
     without_default: Vec<String>,
-    /// Special tokens by the names that templates know them by.
+    /// Special tokens by the names that templates use.
     pub tokens: BTreeMap<&'static str, String>,
 }
 
 impl Chat {
-    /// From the files that `file` finds, as transformers does: `chat_template.jinja` and `additional_chat_templates/`,
-    /// else `chat_template` of tokenizer_config.json, one or several by name, else that of chat_template.json, where
-    /// processors kept theirs.
+    /// Reads templates from the files that `file` finds, as transformers does: `chat_template.jinja` and
+    /// `additional_chat_templates/`, otherwise `chat_template` of tokenizer_config.json (one, or several by name), otherwise
+    /// that of chat_template.json, where processors used to store it.
     pub(super) fn read(file: impl Fn(&str) -> Result<Option<(PathBuf, Bytes)>>) -> Result<Self> {
         const TOKENS: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
         let json = |name: &str| -> Result<(PathBuf, Value)> {
@@ -36,7 +36,7 @@ impl Chat {
             Ok((file, value))
         };
         let ((config_file, config), (_, map)) = (json("tokenizer_config.json")?, json("special_tokens_map.json")?);
-        // A token is a string, or an object that says more about it.
+        // A token is a string or an object with its attributes.
         let token = |name: &'static str| {
             let text = |v: &Value| v.as_str().or_else(|| v["content"].as_str()).map(str::to_owned);
             Some((name, text(&config[name]).or_else(|| text(&map[name]))?))
@@ -49,7 +49,7 @@ impl Chat {
             ("tool_use", "additional_chat_templates/tool_use.jinja"),
         ] {
             if let Some((file, bytes)) = file(place)? {
-                if bytes.len() > TEMPLATE_BYTES {
+                if bytes.len() > MAX_TEMPLATE_BYTES {
                     let reason = format!("it has {} bytes, more than any real chat template", bytes.len());
                     return Err(Error::Json { file, reason });
                 }
@@ -71,19 +71,19 @@ impl Chat {
         Ok(Self { template, tool_use, without_default, tokens })
     }
 
-    /// The same tokens, with `template` for everything.
+    /// The same tokens with `template` as the only template.
     pub fn with_template(&self, template: &str) -> Self {
         Self { template: Some(template.to_owned()), tokens: self.tokens.clone(), ..Self::default() }
     }
 
-    /// The template of a conversation; none where the model has none at all.
+    /// The template of a conversation; `None` if the model has none.
     ///
     /// # Errors
-    /// Several templates of which none is the default.
+    /// Several templates without a default.
     pub fn template(&self) -> Result<Option<&str>, String> {
         match self.without_default.is_empty() {
             true => Ok(self.template.as_deref()),
-            false => Err(format!("none of `{}` is named `default`", self.without_default.join("`, `"))),
+            false => Err(format!("none of the templates `{}` is named `default`", self.without_default.join("`, `"))),
         }
     }
 
@@ -96,7 +96,7 @@ impl Chat {
     }
 }
 
-/// Templates by their names, of `chat_template` in `file`: a text, `[{name, template}, ...]` or `{name: template}`.
+/// The templates in `chat_template` of `file`, by name: a text, `[{name, template}, ...]` or `{name: template}`.
 fn templates(file: PathBuf, found: &Value) -> Result<BTreeMap<String, String>> {
     let named = |t: &Value| Some((t["name"].as_str()?.to_owned(), t["template"].as_str()?.to_owned()));
     let read = match found {
@@ -107,7 +107,7 @@ fn templates(file: PathBuf, found: &Value) -> Result<BTreeMap<String, String>> {
         _ => None,
     };
     read.ok_or_else(|| {
-        let reason = "its `chat_template` is not a template, nor several by name".into();
+        let reason = "its `chat_template` is neither a template nor a list of named templates".into();
         Error::Json { file, reason }
     })
 }

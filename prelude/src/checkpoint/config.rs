@@ -1,5 +1,5 @@
-//! What config.json says of a decoder, in one spelling, and the tensors that follow from it. What sets
-//! families apart is data here: only the reader of config.json knows them by name.
+//! The architecture of a decoder as described by config.json, in one form, and its tensors. Differences between families
+//! are data here; only the reader of config.json knows families by name.
 
 mod attention;
 mod family;
@@ -11,16 +11,16 @@ mod wrapper;
 pub use rope::{Pairs, Rope, Scaling};
 pub(crate) use wrapper::{get, is_wrapper, set};
 
-/// The shape of a decoder. Two sources can be merged when theirs are equal but for the vocabulary.
+/// The architecture of a decoder. Two sources can be merged if theirs are equal except for the vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
-    /// `model_type`: `llama`, `qwen3`, ...; of a multimodal model that of the whole.
+    /// `model_type`: `llama`, `qwen3`, ...; for a multimodal model, that of the whole model.
     pub family: String,
     /// Rows of the embedding.
     pub vocabulary: usize,
-    /// Features of a hidden state.
+    /// The hidden size.
     pub hidden: usize,
-    /// Features inside an MLP.
+    /// The intermediate size of the MLP.
     pub intermediate: usize,
     /// Decoder layers.
     pub layers: usize,
@@ -28,63 +28,63 @@ pub struct Architecture {
     pub heads: usize,
     /// Key-value heads; each serves `heads / key_value_heads` query heads.
     pub key_value_heads: usize,
-    /// Features of a head.
+    /// Features per head.
     pub head_dim: usize,
-    /// What RMS norms add to the mean square.
+    /// The epsilon of RMS norms, added to the mean square.
     pub norm_eps: f64,
-    /// What RMS norms add to their weights: 1 for gemma, else 0.
+    /// The offset added to RMS norm weights: 1 for gemma, otherwise 0.
     pub norm_offset: f64,
-    /// Which norms queries and keys have.
+    /// The norms of queries and keys.
     pub qk_norm: QkNorm,
-    /// Which norms stand before and after attention and MLP.
+    /// The norms before and after attention and MLP.
     pub norms: Norms,
-    /// What embeddings are multiplied by.
+    /// The multiplier of embeddings.
     pub embedding_scale: f64,
-    /// What attention and MLP are multiplied by before they are added.
+    /// The multiplier of attention and MLP outputs before they are added.
     pub residual_scale: f64,
-    /// What logits are multiplied by.
+    /// The multiplier of logits.
     pub logit_scale: f64,
-    /// The gate of the MLP.
+    /// The activation of the MLP.
     pub activation: Activation,
     /// Whether query, key and value projections are one weight.
     pub fused_qkv: bool,
     /// Whether gate and up projections are one weight.
     pub fused_gate_up: bool,
-    /// What attention scores are multiplied by.
+    /// The multiplier of attention scores.
     pub attention_scale: f64,
-    /// `c` of `c tanh(s / c)`, which attention scores go through.
+    /// The soft cap `c` of attention scores, `c tanh(s / c)`.
     pub attention_cap: Option<f64>,
-    /// The same for logits.
+    /// The soft cap of logits.
     pub logit_cap: Option<f64>,
-    /// Rotary position embeddings; layers name theirs by its index.
+    /// Rotary position embeddings; layers refer to them by index.
     pub ropes: Vec<Rope>,
-    /// How each layer attends.
-    pub attends: Vec<Attends>,
+    /// The attention of each layer.
+    pub attention: Vec<LayerAttention>,
     /// Whether the query, key and value projections have biases.
     pub qkv_bias: bool,
     /// Whether the attention's output projection has a bias.
     pub output_bias: bool,
     /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
-    /// The output layer is the embedding.
+    /// Whether the output layer is the embedding.
     pub tied: bool,
-    /// The longest sequence it was made for.
+    /// The maximum sequence length.
     pub max_positions: usize,
-    /// Tokens that end an answer.
+    /// End-of-sequence token ids.
     pub eos: Vec<u32>,
 }
 
-/// How a layer attends.
+/// The attention of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attends {
-    /// Positions a token sees, itself included; none: all before it.
+pub struct LayerAttention {
+    /// The number of positions a token attends to, including itself; `None`: all previous ones.
     pub window: Option<usize>,
-    /// Its rotary embedding among [`Architecture::ropes`]; none: positions are not told.
+    /// The index of its rotary embedding in [`Architecture::ropes`]; `None`: no position information.
     pub rope: Option<usize>,
 }
 
-impl Attends {
-    /// What a token sees, in words.
+impl LayerAttention {
+    /// A description for messages.
     pub(super) fn describe(&self) -> String {
         let window = self.window.map_or_else(|| "all positions".to_owned(), |w| format!("{w} positions"));
         let rope = match self.rope {
@@ -96,31 +96,31 @@ impl Attends {
     }
 }
 
-/// Which norms queries and keys have.
+/// The norms of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
     /// None.
     None,
-    /// One over each head, the same for all.
+    /// One per head, with shared weights.
     Heads,
-    /// One over all heads together.
+    /// One over all heads.
     Whole,
 }
 
-/// The norms of a layer, as its tensors name them: `x += after(f(before(x)))` for attention and MLP.
+/// The names of a layer's norms: `x += after(f(before(x)))` for attention and MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Norms {
-    /// Of what attention is given.
+    /// On the input of attention.
     pub before_attention: Option<&'static str>,
-    /// Of what it gives.
+    /// On the output of attention.
     pub after_attention: Option<&'static str>,
-    /// Of what the MLP is given.
+    /// On the input of the MLP.
     pub before_mlp: Option<&'static str>,
-    /// Of what it gives.
+    /// On the output of the MLP.
     pub after_mlp: Option<&'static str>,
 }
 
-/// The gate of an MLP.
+/// The activation of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x * sigmoid(x)`
@@ -138,22 +138,22 @@ impl Activation {
     }
 }
 
-/// What a tensor is, which decides its coefficients: columns of a weight, or one number for a bias.
+/// The kind of a tensor, which determines its coefficients: one per column of a weight, or a single one for a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A matrix, out x in.
     Linear,
-    /// A row a token.
+    /// One row per token.
     Embedding,
-    /// A scale a feature.
+    /// One scale per feature.
     Norm,
-    /// Of a linear layer; trains when linear layers do.
+    /// The bias of a linear layer; trained if linear layers are.
     Bias,
 }
 
 impl Kind {
-    /// The name in reports and settings.
+    /// The name used in reports and settings.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Linear => "linear",
@@ -164,14 +164,14 @@ impl Kind {
     }
 }
 
-/// A tensor that an architecture has.
+/// A tensor of an architecture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
-    /// As a decoder asks for it; the files of multimodal models may have it under another.
+    /// The name used by the decoder; the files of multimodal models may use another.
     pub name: String,
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// As in the checkpoint.
+    /// The shape in the checkpoint.
     pub shape: Vec<usize>,
 }
 
@@ -179,24 +179,24 @@ impl TensorSpec {
     /// The name of the embedding.
     pub const EMBEDDING: &str = "model.embed_tokens.weight";
 
-    /// The layer that it belongs to; none: the embedding, the last norm or the output layer.
+    /// The index of its layer; `None` for the embedding, the final norm and the output layer.
     pub fn layer(&self) -> Option<usize> {
         self.name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
     }
 
-    /// Its name with `*` for the number of its layer: what it does there.
+    /// Its name with `*` in place of the layer index.
     pub fn role(&self) -> String {
         self.layer().map_or_else(|| self.name.clone(), |layer| self.name.replacen(&format!(".{layer}."), ".*.", 1))
     }
 }
 
 impl Architecture {
-    /// The name of the output layer's weight: the embedding where they are tied.
+    /// The name of the output layer's weight; the embedding if they are tied.
     pub fn output(&self) -> &'static str {
         if self.tied { TensorSpec::EMBEDDING } else { "lm_head.weight" }
     }
 
-    /// Every tensor of a model of this architecture, in the order of computation.
+    /// All tensors of a model of this architecture, in the order of computation.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let mut specs = Vec::new();
         let mut add = |name: String, kind, shape: &[usize]| specs.push(TensorSpec { name, kind, shape: shape.to_vec() });
@@ -218,7 +218,7 @@ impl Architecture {
         specs
     }
 
-    /// The tensors of a layer's attention, without the norms around it.
+    /// The tensors of a layer's attention, without norms around it.
     fn attention_tensors(&self, prefix: &str) -> Vec<(String, Kind, Vec<usize>)> {
         let (queries, keys) = (self.heads * self.head_dim, self.key_value_heads * self.head_dim);
         let linear = |name, rows, columns, bias| linear(format!("{prefix}.self_attn.{name}"), rows, columns, bias);
@@ -240,7 +240,7 @@ impl Architecture {
         all
     }
 
-    /// The tensors of a layer's MLP, without the norms around it.
+    /// The tensors of a layer's MLP, without norms around it.
     fn mlp_tensors(&self, prefix: &str) -> Vec<(String, Kind, Vec<usize>)> {
         let inner = match self.fused_gate_up {
             true => vec![("gate_up_proj", 2 * self.intermediate, self.hidden)],
@@ -250,18 +250,18 @@ impl Architecture {
         all.flat_map(|(name, rows, columns)| linear(format!("{prefix}.mlp.{name}"), rows, columns, self.mlp_bias)).collect()
     }
 
-    /// The windows of its layers and which of them have which rotary embedding.
+    /// A description of the attention windows and rotary embeddings of all layers.
     fn describe_attention(&self) -> String {
-        let mut runs: Vec<(Attends, usize)> = Vec::new();
-        for attends in &self.attends {
+        let mut runs: Vec<(LayerAttention, usize)> = Vec::new();
+        for attention in &self.attention {
             match runs.last_mut() {
-                Some((last, count)) if last == attends => *count += 1,
-                _ => runs.push((*attends, 1)),
+                Some((last, count)) if last == attention => *count += 1,
+                _ => runs.push((*attention, 1)),
             }
         }
-        let one = |(a, count): (Attends, usize)| match count {
-            1 => format!("1 layer sees {}", a.describe()),
-            _ => format!("{count} layers see {}", a.describe()),
+        let one = |(a, count): (LayerAttention, usize)| match count {
+            1 => format!("1 layer attends to {}", a.describe()),
+            _ => format!("{count} layers attend to {}", a.describe()),
         };
         runs.into_iter().map(one).collect::<Vec<_>>().join(", ")
     }
@@ -271,8 +271,8 @@ impl Architecture {
         let of_layers = [before_attention, after_attention, before_mlp, after_mlp].into_iter().flatten();
         let of_queries = match self.qk_norm {
             QkNorm::None => None,
-            QkNorm::Heads => Some("queries and keys, each head"),
-            QkNorm::Whole => Some("queries and keys, all heads together"),
+            QkNorm::Heads => Some("queries and keys, per head"),
+            QkNorm::Whole => Some("queries and keys, over all heads"),
         };
         let offset = if self.norm_offset == 0.0 { String::new() } else { format!(", weights + {}", self.norm_offset) };
         of_layers.chain(of_queries).collect::<Vec<_>>().join(", ") + &offset
@@ -284,8 +284,8 @@ impl Architecture {
         if there.is_empty() { "none".into() } else { there.join(", ") }
     }
 
-    /// The first field in which two architectures differ, as `name: this and that`. Vocabularies may, and one output
-    /// layer may be tied.
+    /// The first field in which two architectures differ, as `NAME is A and B`. Vocabularies may differ, and one output layer
+    /// may be tied.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let other = &Self { vocabulary: self.vocabulary, tied: self.tied, ..other.clone() };
         let cap = |cap: Option<f64>| cap.map_or_else(|| "none".to_owned(), |cap| cap.to_string());
@@ -323,7 +323,7 @@ impl Architecture {
     }
 }
 
-/// A linear layer's weight and, where it has one, its bias.
+/// A linear layer's weight, and its bias if it has one.
 fn linear(name: String, rows: usize, columns: usize, bias: bool) -> Vec<(String, Kind, Vec<usize>)> {
     let bias = bias.then(|| (format!("{name}.bias"), Kind::Bias, vec![rows]));
     [(format!("{name}.weight"), Kind::Linear, vec![rows, columns])].into_iter().chain(bias).collect()

@@ -1,22 +1,22 @@
-//! A folder that no link within it leads out of: a repository in the hub's cache, which other programs share.
+//! A directory that no link can escape: a repository in the hub cache, which other programs share.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::regular::other_kind;
+use super::regular_file::other_kind;
 
-/// The folder; its path is free of links.
+/// The directory; its path contains no links.
 pub(super) struct Contained(PathBuf);
 
 impl Contained {
-    /// The folder `path`, which may be reached by links.
+    /// Opens the directory `path`, which may be reached through links.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self(path.canonicalize()?))
     }
 
-    /// The folder `path`, made where it is missing; a link from `parent` out of it is not followed.
+    /// Opens the directory `path` and creates it if missing; a link that leaves `parent` is not followed.
     pub fn make(parent: &Path, path: &Path) -> Result<Self> {
         fs::create_dir_all(parent)?;
         let within = Self::open(parent)?;
@@ -24,19 +24,19 @@ impl Contained {
         Self::open(path)
     }
 
-    /// Where `path`, a path within the folder, is in truth.
+    /// The real location of `path`, a path within the directory.
     ///
     /// # Errors
-    /// Nothing there, or a link that leads out.
+    /// A missing file, or a link that leaves the directory.
     pub fn find(&self, path: &Path) -> Result<PathBuf> {
         let found = self.0.join(path).canonicalize()?;
         if found.starts_with(&self.0) { Ok(found) } else { Err(leads_out(path)) }
     }
 
-    /// The folder `path` within, made where it is missing.
+    /// The subdirectory `path`, created if missing.
     ///
     /// # Errors
-    /// A link that leads out, or what cannot be made.
+    /// A link that leaves the directory, or a directory that cannot be created.
     pub fn folder(&self, path: &Path) -> Result<PathBuf> {
         let mut at = self.0.clone();
         for part in path.components() {
@@ -46,7 +46,7 @@ impl Contained {
                 Ok(found) if found.starts_with(&self.0) => at = found,
                 Ok(_) => return Err(leads_out(path)),
                 Err(e) if e.kind() == ErrorKind::NotFound => match fs::create_dir(&at) {
-                    // A link to nowhere, or another program that was faster.
+                    // A dangling link, or another process created it first.
                     Err(e) if e.kind() == ErrorKind::AlreadyExists && !at.is_dir() => return Err(leads_out(path)),
                     Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
                     _ => {}
@@ -57,10 +57,10 @@ impl Contained {
         Ok(at)
     }
 
-    /// Opens the file `path` within, to be read and written; made where it is missing. No link is followed.
+    /// Opens the file `path` within the directory for reading and writing, and creates it if missing. Links are not followed.
     ///
     /// # Errors
-    /// A link, or something else than a file.
+    /// A link, or something that is not a regular file.
     pub fn file(&self, path: &Path) -> Result<File> {
         let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
         let full = self.folder(parent)?.join(name);
@@ -72,7 +72,7 @@ impl Contained {
                 (metadata, file) if metadata.is_file() => Ok(file),
                 (metadata, _) => {
                     let what = other_kind(&metadata).unwrap_or("a directory");
-                    Err(odd(format!("`{}` in the cache is {what}, not a file", path.display())))
+                    Err(unexpected(format!("`{}` in the cache is {what}, not a regular file", path.display())))
                 }
             },
         }
@@ -80,19 +80,19 @@ impl Contained {
 }
 
 fn leads_out(path: &Path) -> Error {
-    odd(format!("`{}` in the cache is a link that leads out of it", path.display()))
+    unexpected(format!("`{}` in the cache is a link that leaves the cache", path.display()))
 }
 
-/// What somebody put there.
-fn odd(what: String) -> Error {
+/// An error for something unexpected in the cache.
+fn unexpected(what: String) -> Error {
     Error::new(ErrorKind::InvalidInput, what)
 }
 
-/// `error` of `action` on a file of the cache of `repo`, with a remedy where somebody put something there.
+/// An I/O error of `action` on a file in the cache of `repo`, with a hint if the cache was tampered with.
 pub(super) fn explain(repo: &str, action: &'static str, file: &Path, error: Error) -> crate::Error {
     match error.kind() {
         ErrorKind::InvalidInput => {
-            let hint = "nothing of ours puts it there: look at it, remove it and load again";
+            let hint = "this program did not create it: inspect it, remove it and load again";
             crate::Error::Hub { repo: repo.into(), reason: error.to_string(), hint }
         }
         _ => crate::Error::io(action, file, error),
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_that_lead_out_are_not_followed() {
+    fn links_that_leave_the_directory_are_not_followed() {
         let directory = tempfile::tempdir().unwrap();
         let (cache, out) = (directory.path().join("cache"), directory.path().join("out"));
         fs::create_dir(&out).unwrap();
@@ -125,7 +125,7 @@ mod tests {
             assert!(folder.file(Path::new(path)).is_err(), "{path}");
         }
         assert_eq!((fs::read(out.join("kept")).unwrap(), fs::read_dir(&out).unwrap().count()), (b"kept".to_vec(), 1));
-        // Nor a link in the place of the folder.
+        // The same for a link in place of the directory.
         symlink(&out, cache.join("models--a--c")).unwrap();
         assert!(Contained::make(&cache, &cache.join("models--a--c")).is_err());
     }

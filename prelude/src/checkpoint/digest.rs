@@ -1,17 +1,17 @@
-//! Checksums of files on the hub, which their ETags are: the SHA-256 of a large file, or of a small one the SHA-1 that git
-//! gives it, of `blob LENGTH\0` and its bytes.
+//! Checksums of files on the hub, which their ETags contain: the SHA-256 of a large file, or git's SHA-1 of a small one, over
+//! `blob LENGTH\0` and its bytes.
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-/// A checksum under way.
+/// A checksum being computed.
 pub(super) enum Digest {
     Sha256(Box<Sha256>),
     Git(Box<Sha1>),
 }
 
 impl Digest {
-    /// What a file of `size` bytes is to be checked by; none where the ETag is no checksum.
+    /// The checksum to verify a file of `size` bytes with; `None` if the ETag is not a checksum.
     pub fn of(etag: &str, size: u64) -> Option<Self> {
         match etag.len() {
             _ if !etag.bytes().all(|b| b.is_ascii_hexdigit()) => None,
@@ -28,7 +28,7 @@ impl Digest {
         }
     }
 
-    /// The checksum as an ETag has it, in lower case.
+    /// The checksum in the form of an ETag, in lower case.
     pub fn finish(self) -> String {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect();
         match self {
@@ -42,9 +42,9 @@ impl Digest {
 mod tests {
     use super::*;
 
-    /// Of `hello\n`: `sha256sum`, and `git hash-object`.
+    /// Checksums of `hello\n` from `sha256sum` and `git hash-object`.
     #[test]
-    fn they_are_those_of_sha256sum_and_git() {
+    fn checksums_match_sha256sum_and_git() {
         let of = |etag: &str| {
             let mut digest = Digest::of(etag, 6)?;
             digest.update(b"hel");

@@ -1,5 +1,5 @@
-//! Downloads from the hub: redirects followed without giving the token away, drops resumed, sizes and checksums
-//! compared, and nothing in the cache under its name before it is whole. What stalls is given up, and a stop is heeded.
+//! Downloads from the hub. Redirects never leak the token, interrupted downloads are resumed, sizes and checksums are
+//! verified, and a file gets its name in the cache only when it is complete. Stalled downloads fail; a stop is honoured.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -17,39 +17,37 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::work::Work;
 
-/// Redirects followed for one file.
-const REDIRECTS: usize = 5;
+/// The maximum number of redirects per file.
+const MAX_REDIRECTS: usize = 5;
 
-/// Times that a request is made, or a download goes on without getting further, before it is given up.
-const TRIES: u32 = 5;
+/// The maximum number of attempts for a request, or for a download that makes no progress.
+const MAX_TRIES: u32 = 5;
 
-/// Seconds waited at most when the server asks for it.
-const PATIENCE: u64 = 60;
+/// The maximum wait in seconds that a server may request.
+const MAX_WAIT_SECONDS: u64 = 60;
 
-/// Bytes of the longest answer that is not a file.
-const LONGEST: u64 = 64 << 20;
+/// The maximum size in bytes of a response that is not a file.
+const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 
-/// How long an answer that is not a file may take.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// The maximum duration of a response that is not a file.
+const MAX_RESPONSE_TIME: Duration = Duration::from_secs(300);
 
-/// Bytes a second that a download must bring.
-const SLOWEST: u64 = 1024;
+/// The minimum download speed in bytes per second.
+const MIN_BYTES_PER_SECOND: u64 = 1024;
 
-/// What is said where it does not.
-fn too_slow() -> String {
-    format!("fewer than {SLOWEST} bytes a second came")
-}
+/// The message for a download below that speed.
+const TOO_SLOW: &str = "the speed fell below 1024 bytes per second";
 
-/// A try got further that brought so many bytes, or a hundredth of the file.
-const FURTHER: u64 = 16 << 20;
+/// An attempt made progress if it received this many bytes, or a hundredth of the file.
+const PROGRESS_BYTES: u64 = 16 << 20;
 
-/// What a person does about a download that was given up.
-const AGAIN: &str = "load again: the download goes on where it broke off; or check the network and HF_ENDPOINT";
+/// The hint for a failed download.
+const RETRY_HINT: &str = "load again to resume the download; or check the network and HF_ENDPOINT";
 
-/// The same of a server that does not send a part of a file.
-const NO_RANGES: &str = "the server cannot resume a download: use a network that holds longer, or another HF_ENDPOINT";
+/// The hint for a server that does not support range requests.
+const NO_RANGES_HINT: &str = "the server cannot resume downloads: use a more stable network, or another HF_ENDPOINT";
 
-/// Asks the hub. Cheap to clone.
+/// An HTTP client for the hub. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Client {
     agent: Agent,
@@ -57,44 +55,44 @@ pub(super) struct Client {
     token: Option<String>,
     /// How long a server may send nothing.
     stall: Duration,
-    /// Whether nobody waits for it any more.
-    left: Arc<AtomicBool>,
+    /// Whether the caller no longer waits for the request.
+    abandoned: Arc<AtomicBool>,
 }
 
-/// Where files of one repository are fetched from and to.
+/// Downloads files of one repository into the cache.
 pub(super) struct Server<'a> {
     pub client: &'a Client,
-    /// The cache, and the repository's folder in it.
+    /// The cache, and the repository's directory in it.
     pub cache: &'a Path,
     pub folder: PathBuf,
-    /// As addresses have it: `org/name`, or `datasets/org/name`.
+    /// The repository in URLs: `org/name`, or `datasets/org/name`.
     pub repo: String,
     pub commit: &'a str,
 }
 
-/// A file as the hub announces it, and the answer that brings it.
-struct Announced {
+/// A file as described by the hub, with the response that delivers it.
+struct RemoteFile {
     etag: String,
     size: u64,
-    /// Where its content is; whether that is a server that may know the token.
+    /// The URL of the content, and whether that server may receive the token.
     url: String,
     trusted: bool,
     answer: Option<Response<Body>>,
 }
 
-/// How often a download is tried without getting beyond the best try so far.
+/// Counts attempts that make no progress beyond the best one so far.
 #[derive(Default)]
-struct Tries {
+struct Attempts {
     best: u64,
-    fruitless: u32,
+    without_progress: u32,
 }
 
-impl Tries {
-    /// One more try ended at byte `have` of `size`.
+impl Attempts {
+    /// Records an attempt that ended at byte `have` of `size`.
     fn ended(&mut self, have: u64, size: u64) {
-        self.fruitless += 1;
-        if have >= self.best + FURTHER.min(size / 100).max(1) {
-            (self.best, self.fruitless) = (have, 0);
+        self.without_progress += 1;
+        if have >= self.best + PROGRESS_BYTES.min(size / 100).max(1) {
+            (self.best, self.without_progress) = (have, 0);
         }
     }
 }
@@ -112,11 +110,11 @@ impl Client {
             .timeout_per_write(Some(stall))
             .user_agent(concat!("dam/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), endpoint, token, stall, left: Arc::default() }
+        Self { agent: config.into(), endpoint, token, stall, abandoned: Arc::default() }
     }
 
-    /// Runs `work` on a thread of its own, so that a stop is heeded whatever a server does: what waits for it is broken
-    /// off, and what cannot be, a name that is looked up, is left behind.
+    /// Runs `work` on a separate thread so that a stop is honoured whatever the server does. The request is cancelled; what
+    /// cannot be cancelled, such as a name lookup, is left to finish in the background.
     ///
     /// # Errors
     /// [`Error::Interrupted`], or those of `work`.
@@ -126,7 +124,7 @@ impl Client {
         let mut stopped = None::<Instant>;
         while !thread.is_finished() {
             if stopped.is_none() && interrupt::requested() {
-                self.left.store(true, Ordering::SeqCst);
+                self.abandoned.store(true, Ordering::SeqCst);
                 self.agent.clone().shutdown();
                 stopped = Some(Instant::now());
             }
@@ -139,18 +137,18 @@ impl Client {
         if stopped.is_some() && done.is_err() { Err(Error::Interrupted) } else { done }
     }
 
-    /// An error where nobody waits any more.
+    /// Returns an error if the caller no longer waits.
     fn check(&self) -> Result<()> {
-        if self.left.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { interrupt::check() }
+        if self.abandoned.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { interrupt::check() }
     }
 
     fn unreachable(&self, reason: impl ToString) -> Error {
         Error::HubUnreachable { endpoint: self.endpoint.clone(), reason: reason.to_string() }
     }
 
-    /// One request; waits where the server says so. An answer that is no file is an error of its kind.
+    /// Sends one request and waits if the server asks for it. An error status becomes the matching error.
     fn get(&self, url: &str, range: Option<u64>, trusted: bool, repo: &str) -> Result<Response<Body>> {
-        let waits = Work::begin("download", repo, None);
+        let work = Work::begin("download", repo, None);
         for attempt in 1.. {
             self.check()?;
             let mut request = self.agent.get(url);
@@ -160,159 +158,159 @@ impl Client {
             if let Some(start) = range {
                 request = request.header(header::RANGE, format!("bytes={start}-"));
             }
-            // Compressed answers have another length than their file.
+            // Compressed responses have a different length than the file.
             let response = match request.header(header::ACCEPT_ENCODING, "identity").call() {
                 Ok(response) => response,
-                Err(error) if attempt < TRIES => {
-                    let say = |_| format!("{repo}: cannot reach the hub ({error}), trying again");
-                    waits.wait(Duration::from_millis(100 << attempt), say)?;
+                Err(error) if attempt < MAX_TRIES => {
+                    let say = |_| format!("{repo}: cannot reach the hub ({error}), retrying");
+                    work.wait(Duration::from_millis(100 << attempt), say)?;
                     continue;
                 }
                 Err(error) => return Err(self.unreachable(error)),
             };
             let status = response.status();
             if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-                let asked = asks_to_wait(response.headers());
-                if attempt < TRIES && asked.is_none_or(|s| s <= PATIENCE) {
-                    let pause = asked.map_or(Duration::from_millis(200 << attempt), Duration::from_secs);
-                    waits.wait(pause, |left| format!("{repo}: the hub is busy ({status}), trying again in {left} s"))?;
+                let wait_seconds = retry_after(response.headers());
+                if attempt < MAX_TRIES && wait_seconds.is_none_or(|s| s <= MAX_WAIT_SECONDS) {
+                    let pause = wait_seconds.map_or(Duration::from_millis(200 << attempt), Duration::from_secs);
+                    work.wait(pause, |seconds| format!("{repo}: the hub is busy ({status}), retrying in {seconds} s"))?;
                     continue;
                 }
-                let asked = asked.map_or_else(String::new, |s| format!(", and asks to wait {s} s"));
-                let reason = format!("it answers {status}{asked}");
-                let hint = "the hub is busy or counts requests: try again later, or set HF_TOKEN";
+                let wait_seconds = wait_seconds.map_or_else(String::new, |s| format!(" and asks to wait {s} s"));
+                let reason = format!("the server returned {status}{wait_seconds}");
+                let hint = "the hub is busy or limits requests: try again later, or set HF_TOKEN";
                 return Err(Error::Hub { repo: repo.into(), reason, hint });
             }
-            return self.judged(response, repo);
+            return self.check_status(response, repo);
         }
-        Err(self.unreachable("no answer"))
+        Err(self.unreachable("no response"))
     }
 
-    fn judged(&self, response: Response<Body>, repo: &str) -> Result<Response<Body>> {
+    fn check_status(&self, response: Response<Body>, repo: &str) -> Result<Response<Body>> {
         let (status, repo) = (response.status(), repo.to_owned());
         let code = text(&response, "x-error-code").unwrap_or_default();
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if code == "GatedRepo" => Err(Error::HubGated { repo }),
-            // The hub does not tell strangers what there is.
+            // The hub hides the existence of private repositories.
             StatusCode::UNAUTHORIZED if code == "RepoNotFound" || self.token.is_none() => {
-                Err(Error::HubMissing { repo, what: "repository of that name, or it is private".into() })
+                Err(Error::HubMissing { repo, what: "such repository, or it is private".into() })
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let reason = format!("it answers {status}");
-                Err(Error::Hub { repo, reason, hint: "HF_TOKEN is not accepted: make a new one, with leave to read" })
+                let reason = format!("the server returned {status}");
+                Err(Error::Hub { repo, reason, hint: "HF_TOKEN is invalid: create a token with read access" })
             }
             StatusCode::NOT_FOUND => {
                 let what = match code.as_str() {
                     "RevisionNotFound" => "such revision",
                     "EntryNotFound" => "such file",
-                    _ => "repository of that name",
+                    _ => "such repository",
                 };
                 Err(Error::HubMissing { repo, what: what.into() })
             }
             status if status.is_success() || status.is_redirection() => Ok(response),
-            status => Err(self.odd(&repo, format!("it answers {status}"))),
+            status => Err(self.protocol_error(&repo, format!("the server returned {status}"))),
         }
     }
 
-    fn odd(&self, repo: &str, reason: String) -> Error {
-        Error::Hub { repo: repo.into(), reason, hint: "the server does not speak the hub's protocol: check HF_ENDPOINT" }
+    fn protocol_error(&self, repo: &str, reason: String) -> Error {
+        Error::Hub { repo: repo.into(), reason, hint: "the server does not follow the hub's protocol: check HF_ENDPOINT" }
     }
 
-    /// A short answer.
+    /// Returns a short text response.
     pub fn text(&self, path: &str, repo: &str) -> Result<String> {
         let mut response = self.get(&format!("{}{path}", self.endpoint), None, true, repo)?;
-        let mut reader = response.body_mut().with_config().limit(LONGEST).reader();
-        let bytes = self.brought(&mut reader, LONGEST_WAIT, repo)?;
-        String::from_utf8(bytes).map_err(|_| self.odd(repo, "its answer is not text".into()))
+        let mut reader = response.body_mut().with_config().limit(MAX_RESPONSE_BYTES).reader();
+        let bytes = self.read_limited(&mut reader, MAX_RESPONSE_TIME, repo)?;
+        String::from_utf8(bytes).map_err(|_| self.protocol_error(repo, "the response is not text".into()))
     }
 
-    /// All that `reader` brings, which may stall no more than a download, and take no longer than `most`.
-    fn brought(&self, reader: &mut impl Read, most: Duration, repo: &str) -> Result<Vec<u8>> {
+    /// Reads everything from `reader`, at no less than the minimum speed and within the time `limit`.
+    fn read_limited(&self, reader: &mut impl Read, limit: Duration, repo: &str) -> Result<Vec<u8>> {
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
-        let (begun, mut pace) = (Instant::now(), Pace::begin(self.stall, 0));
+        let (begun, mut pace) = (Instant::now(), SpeedCheck::begin(self.stall, 0));
         loop {
             let read = match reader.read(&mut buffer) {
                 Ok(0) => return Ok(bytes),
                 Ok(read) => read,
                 Err(error) => {
                     self.check()?;
-                    return Err(self.odd(repo, format!("its answer breaks off: {error}")));
+                    return Err(self.protocol_error(repo, format!("the response was cut off: {error}")));
                 }
             };
             self.check()?;
             bytes.extend_from_slice(&buffer[..read]);
             if pace.is_slow(bytes.len() as u64) {
-                return Err(self.unreachable(format!("of its answer, {}", too_slow())));
+                return Err(self.unreachable(format!("while receiving the response, {TOO_SLOW}")));
             }
-            if begun.elapsed() > most {
-                return Err(self.unreachable(format!("its answer takes longer than {} s", most.as_secs())));
+            if begun.elapsed() > limit {
+                return Err(self.unreachable(format!("the response took longer than {} s", limit.as_secs())));
             }
         }
     }
 }
 
-/// Whether what comes does so as fast as it must.
-struct Pace {
+/// Checks the speed of a download.
+struct SpeedCheck {
     stall: Duration,
     since: Instant,
     before: u64,
 }
 
-impl Pace {
-    /// From byte `have` on.
+impl SpeedCheck {
+    /// Starts at byte `have`.
     fn begin(stall: Duration, have: u64) -> Self {
         Self { stall, since: Instant::now(), before: have }
     }
 
-    /// Whether too little came, now that there are `have` bytes: looked at anew as often as a server may stall.
+    /// Whether too few bytes arrived, now that there are `have`; checked once per stall interval.
     fn is_slow(&mut self, have: u64) -> bool {
         if self.since.elapsed() <= self.stall {
             return false;
         }
-        let is_slow = have - self.before < SLOWEST * self.stall.as_secs().max(1);
+        let is_slow = have - self.before < MIN_BYTES_PER_SECOND * self.stall.as_secs().max(1);
         *self = Self::begin(self.stall, have);
         is_slow
     }
 }
 
 impl Server<'_> {
-    /// The path of `name` in the snapshot, downloaded if it is not there.
+    /// The path of `name` in the snapshot; downloads it if it is missing.
     ///
     /// # Errors
-    /// What the hub refuses, does not give whole, or gives other than it announced; links in the cache that lead out of
-    /// the repository's folder.
+    /// What the hub refuses, delivers incompletely or with wrong contents; links in the cache that leave the repository's
+    /// directory.
     pub fn fetch(&self, name: &str) -> Result<PathBuf> {
-        match self.there(name)? {
+        match self.cached(name)? {
             Some(path) => Ok(path),
-            None => self.bring(name, self.announced(name)?),
+            None => self.download_file(name, self.remote_file(name)?),
         }
     }
 
-    /// The bytes of `name`, which is then in the snapshot as [`Server::fetch`] brings it; none where they are more
-    /// than `most`.
+    /// Downloads `name` as [`Server::fetch`] does and returns its size; `None` if it has more than `limit` bytes, in which case
+    /// it is not downloaded.
     ///
     /// # Errors
     /// As for [`Server::fetch`].
-    pub fn fetch_within(&self, name: &str, most: u64) -> Result<Option<u64>> {
-        if let Some(path) = self.there(name)? {
+    pub fn fetch_within(&self, name: &str, limit: u64) -> Result<Option<u64>> {
+        if let Some(path) = self.cached(name)? {
             return fs::metadata(&path).map(|found| Some(found.len())).map_err(|e| Error::io("read", path, e));
         }
-        let announced = self.announced(name)?;
-        let size = announced.size;
-        if size > most {
+        let remote = self.remote_file(name)?;
+        let size = remote.size;
+        if size > limit {
             return Ok(None);
         }
-        self.bring(name, announced)?;
+        self.download_file(name, remote)?;
         Ok(Some(size))
     }
 
-    /// Where `name` is in the repository's folder.
+    /// The path of `name` in the repository's directory.
     fn pointer(&self, name: &str) -> PathBuf {
         Path::new("snapshots").join(self.commit).join(name)
     }
 
-    /// The path of `name`, where the snapshot has it.
-    fn there(&self, name: &str) -> Result<Option<PathBuf>> {
+    /// The path of `name` if the snapshot has it.
+    fn cached(&self, name: &str) -> Result<Option<PathBuf>> {
         let full = self.folder.join(self.pointer(name));
         if !full.is_file() {
             return Ok(None);
@@ -322,13 +320,13 @@ impl Server<'_> {
         Ok(Some(full))
     }
 
-    /// Downloads `name` as it was `announced`, and links to it from the snapshot.
-    fn bring(&self, name: &str, mut announced: Announced) -> Result<PathBuf> {
+    /// Downloads `name` and links to it from the snapshot.
+    fn download_file(&self, name: &str, mut remote: RemoteFile) -> Result<PathBuf> {
         let pointer = self.pointer(name);
         let full = self.folder.join(&pointer);
         let io = |e| explain(&self.repo, "write", &full, e);
         let folder = Contained::make(self.cache, &self.folder).map_err(io)?;
-        let blob = PathBuf::from("blobs").join(&announced.etag);
+        let blob = PathBuf::from("blobs").join(&remote.etag);
         let blobs = folder.folder(Path::new("blobs")).map_err(io)?;
         let has = |blob: &Path| match folder.find(blob) {
             Ok(found) => Ok(found.is_file()),
@@ -336,89 +334,92 @@ impl Server<'_> {
             Err(e) => Err(io(e)),
         };
         if !has(&blob)? {
-            let _lock = self.lock(name, &announced.etag)?;
+            let _lock = self.lock(name, &remote.etag)?;
             if !has(&blob)? {
-                let part = blobs.join(format!("{}.incomplete", announced.etag));
-                self.whole(name, &mut announced, &folder, &part)?;
-                fs::rename(&part, blobs.join(&announced.etag)).map_err(io)?;
+                let part = blobs.join(format!("{}.incomplete", remote.etag));
+                self.download_verified(name, &mut remote, &folder, &part)?;
+                fs::rename(&part, blobs.join(&remote.etag)).map_err(io)?;
             }
         }
         let parent = folder.folder(pointer.parent().unwrap_or(&pointer)).map_err(io)?;
-        let target = format!("{}blobs/{}", "../".repeat(2 + name.matches('/').count()), announced.etag);
-        point(&parent.join(pointer.file_name().unwrap_or_default()), &target).map_err(io)?;
+        let target = format!("{}blobs/{}", "../".repeat(2 + name.matches('/').count()), remote.etag);
+        link(&parent.join(pointer.file_name().unwrap_or_default()), &target).map_err(io)?;
         Ok(full)
     }
 
-    /// Locks a blob where Python's `huggingface_hub` does, `.locks/FOLDER/ETAG.lock` in the cache, so that of two programs
-    /// the second waits and finds the file. The lock's file stays there, as one that is deleted would be locked by some
-    /// and made anew by others.
+    /// Locks a blob with the same file as Python's `huggingface_hub`, `.locks/FOLDER/ETAG.lock` in the cache, so that of two
+    /// processes the second waits and finds the file. The lock file is not deleted: otherwise some would lock the deleted file
+    /// and others a new one.
     fn lock(&self, name: &str, etag: &str) -> Result<File> {
         let path = Path::new(".locks").join(self.folder.file_name().unwrap_or_default()).join(format!("{etag}.lock"));
         let io = |e| explain(&self.repo, "write", &self.cache.join(&path), e);
         let lock = Contained::open(self.cache).and_then(|cache| cache.file(&path)).map_err(io)?;
-        let waits = Work::begin("download", self.repo.as_str(), None);
+        let work = Work::begin("download", self.repo.as_str(), None);
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
                 Err(TryLockError::Error(e)) => return Err(io(e)),
                 Err(TryLockError::WouldBlock) => {
                     self.client.check()?;
-                    waits.wait(Duration::from_millis(100), |_| format!("{}/{name}: another program downloads it", self.repo))?;
+                    work.wait(Duration::from_millis(100), |_| {
+                        format!("{}/{name}: another process is downloading it", self.repo)
+                    })?;
                 }
             }
         }
     }
 
-    /// What the hub says of `name`, and where its content is.
-    fn announced(&self, name: &str) -> Result<Announced> {
+    /// Queries the hub about `name` and finds the URL of its content.
+    fn remote_file(&self, name: &str) -> Result<RemoteFile> {
         let client = self.client;
-        let odd = |reason: &str| client.odd(&self.repo, format!("of `{name}`, {reason}"));
-        let home: Uri = client.endpoint.parse().map_err(|_| odd("the address is none"))?;
+        let protocol_error = |reason: &str| client.protocol_error(&self.repo, format!("`{name}`: {reason}"));
+        let home: Uri = client.endpoint.parse().map_err(|_| protocol_error("the endpoint is not a URL"))?;
         let mut url = format!("{}/{}/resolve/{}/{name}", client.endpoint, self.repo, self.commit);
         let (mut etag, mut size, mut trusted) = (None, None, true);
-        for _ in 0..=REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             let response = client.get(&url, None, trusted, &self.repo)?;
             etag = etag.or_else(|| text(&response, "x-linked-etag"));
             size = size.or_else(|| text(&response, "x-linked-size"));
             if response.status().is_redirection() {
-                let location = text(&response, "location").ok_or_else(|| odd("it redirects to nowhere"))?;
-                let next: Uri = location.parse().map_err(|_| odd("it redirects to nowhere"))?;
+                let location = text(&response, "location").ok_or_else(|| protocol_error("invalid redirect"))?;
+                let next: Uri = location.parse().map_err(|_| protocol_error("invalid redirect"))?;
                 if next.host().is_some() {
                     trusted &= next.authority() == home.authority() && next.scheme() == home.scheme();
                     url = location;
                 } else {
-                    let here: Uri = url.parse().map_err(|_| odd("it redirects to nowhere"))?;
+                    let here: Uri = url.parse().map_err(|_| protocol_error("invalid redirect"))?;
                     let authority = here.authority().map_or("", |a| a.as_str());
                     url = format!("{}://{authority}{location}", here.scheme_str().unwrap_or("https"));
                 }
                 continue;
             }
-            let etag = etag.or_else(|| text(&response, "etag")).ok_or_else(|| odd("it says no etag"))?;
+            let etag = etag.or_else(|| text(&response, "etag")).ok_or_else(|| protocol_error("the ETag is missing"))?;
             let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
             let plain = etag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
             if etag.is_empty() || etag.len() > 128 || !plain {
-                return Err(odd("its etag is no name of a file"));
+                return Err(protocol_error("invalid ETag"));
             }
             let size = size.or_else(|| text(&response, "content-length")).and_then(|s| s.parse().ok());
-            return Ok(Announced {
+            return Ok(RemoteFile {
                 etag,
-                size: size.ok_or_else(|| odd("it says no size"))?,
+                size: size.ok_or_else(|| protocol_error("the size is missing"))?,
                 url,
                 trusted,
                 answer: Some(response),
             });
         }
-        Err(odd("it redirects in circles"))
+        Err(protocol_error("too many redirects"))
     }
 
-    /// Fetches the content into `part`, whole and as its ETag says: if it is other, once more from the begin.
-    fn whole(&self, name: &str, announced: &mut Announced, folder: &Contained, part: &Path) -> Result<()> {
+    /// Downloads the content into `part` and verifies it against its ETag; if it differs, tries once more from the start.
+    fn download_verified(&self, name: &str, remote: &mut RemoteFile, folder: &Contained, part: &Path) -> Result<()> {
         for _ in 0..2 {
             let open = folder.file(&Path::new("blobs").join(part.file_name().unwrap_or_default()));
-            let mut content = Part::open(open.map_err(|e| explain(&self.repo, "write", part, e))?, part, announced, self.client)?;
-            self.download(name, announced, &mut content)?;
+            let mut content =
+                PartialFile::open(open.map_err(|e| explain(&self.repo, "write", part, e))?, part, remote, self.client)?;
+            self.download(name, remote, &mut content)?;
             match content.digest.take().map(Digest::finish) {
-                Some(found) if !found.eq_ignore_ascii_case(&announced.etag) => {
+                Some(found) if !found.eq_ignore_ascii_case(&remote.etag) => {
                     fs::remove_file(part).map_err(|e| Error::io("write", part, e))?;
                 }
                 _ => return Ok(()),
@@ -426,59 +427,58 @@ impl Server<'_> {
         }
         Err(Error::Hub {
             repo: self.repo.clone(),
-            reason: format!("`{name}` came twice, and each time its bytes were not those of its checksum `{}`", announced.etag),
-            hint: "the server or something on the way changes files: check HF_ENDPOINT and proxies; nothing of it was kept",
+            reason: format!("`{name}` was downloaded twice and did not match its checksum `{}`", remote.etag),
+            hint: "the server or a proxy modifies files: check HF_ENDPOINT and proxies; the download was discarded",
         })
     }
 
-    /// Fetches the content into `part`, going on where an earlier try broke off.
-    fn download(&self, name: &str, announced: &mut Announced, part: &mut Part<'_>) -> Result<()> {
-        let (mut tries, mut last, mut resumes) = (Tries { best: part.have, fruitless: 0 }, String::new(), true);
-        let work = Work::begin("download", format!("{}/{name}", self.repo), Some(announced.size));
+    /// Downloads the content into `part`, resuming an interrupted download.
+    fn download(&self, name: &str, remote: &mut RemoteFile, part: &mut PartialFile<'_>) -> Result<()> {
+        let (mut attempts, mut last, mut resumes) = (Attempts { best: part.have, without_progress: 0 }, String::new(), true);
+        let work = Work::begin("download", format!("{}/{name}", self.repo), Some(remote.size));
         loop {
-            if part.have > announced.size {
+            if part.have > remote.size {
                 part.restart()?;
             }
-            if part.have == announced.size {
+            if part.have == remote.size {
                 return part.sync();
             }
-            if tries.fruitless == TRIES {
-                let reason = format!("of `{name}`, {} of {} bytes came{last}", part.have.max(tries.best), announced.size);
-                let hint = if resumes { AGAIN } else { NO_RANGES };
+            if attempts.without_progress == MAX_TRIES {
+                let reason = format!("`{name}`: received {} of {} bytes{last}", part.have.max(attempts.best), remote.size);
+                let hint = if resumes { RETRY_HINT } else { NO_RANGES_HINT };
                 return Err(Error::Hub { repo: self.repo.clone(), reason, hint });
             }
             let range = (part.have > 0).then_some(part.have);
-            let mut response = match announced.answer.take().filter(|_| range.is_none()) {
+            let mut response = match remote.answer.take().filter(|_| range.is_none()) {
                 Some(answer) => answer,
-                None => self.client.get(&announced.url, range, announced.trusted, &self.repo)?,
+                None => self.client.get(&remote.url, range, remote.trusted, &self.repo)?,
             };
-            // A server that does not know ranges begins anew.
+            // A server without range support starts over.
             let start = format!("bytes {}-", part.have);
             let resumed = text(&response, "content-range").is_some_and(|r| r.starts_with(&start));
             if range.is_some() && !(response.status() == StatusCode::PARTIAL_CONTENT && resumed) {
                 resumes = false;
                 part.restart()?;
             }
-            let broke = self.copy(response.body_mut(), part, announced.size, &work)?;
+            let broke = self.copy(response.body_mut(), part, remote.size, &work)?;
             last = broke.map_or_else(String::new, |reason| format!(": {reason}"));
-            if part.have > announced.size {
+            if part.have > remote.size {
                 let _ = fs::remove_file(part.path);
-                let reason = format!("of `{name}`, more came than the {} bytes that were announced", announced.size);
-                return Err(self.client.odd(&self.repo, reason));
+                let reason = format!("`{name}`: received more than the announced {} bytes", remote.size);
+                return Err(self.client.protocol_error(&self.repo, reason));
             }
-            tries.ended(part.have, announced.size);
-            if part.have < announced.size {
-                let say =
-                    |_| format!("{}/{name}: it broke off at {} of {} bytes, going on", self.repo, part.have, announced.size);
-                work.wait(Duration::from_millis(50 << tries.fruitless), say)?;
+            attempts.ended(part.have, remote.size);
+            if part.have < remote.size {
+                let say = |_| format!("{}/{name}: interrupted at {} of {} bytes, resuming", self.repo, part.have, remote.size);
+                work.wait(Duration::from_millis(50 << attempts.without_progress), say)?;
             }
         }
     }
 
-    /// Copies until the end, a break, or one byte too many. Gives back why it broke off.
-    fn copy(&self, body: &mut Body, part: &mut Part<'_>, size: u64, work: &Work) -> Result<Option<String>> {
+    /// Copies until the end, an interruption, or one byte too many. Returns the reason for an interruption.
+    fn copy(&self, body: &mut Body, part: &mut PartialFile<'_>, size: u64, work: &Work) -> Result<Option<String>> {
         let (mut buffer, mut reader) = (vec![0; 1 << 16], body.as_reader());
-        let mut pace = Pace::begin(self.client.stall, part.have);
+        let mut pace = SpeedCheck::begin(self.client.stall, part.have);
         while part.have <= size {
             let read = match reader.read(&mut buffer) {
                 Ok(0) => return Ok(None),
@@ -492,28 +492,28 @@ impl Server<'_> {
             self.client.check()?;
             work.reach(part.have.min(size))?;
             if pace.is_slow(part.have) {
-                return Ok(Some(too_slow()));
+                return Ok(Some(TOO_SLOW.into()));
             }
         }
         Ok(None)
     }
 }
 
-/// What is there of a file, with its checksum so far.
-struct Part<'a> {
+/// A partially downloaded file with its checksum so far.
+struct PartialFile<'a> {
     path: &'a Path,
     file: File,
     have: u64,
     digest: Option<Digest>,
-    /// What makes the checksum anew.
-    announced: (String, u64),
+    /// The ETag and size, to restart the checksum.
+    remote: (String, u64),
 }
 
-impl<'a> Part<'a> {
-    /// Goes on with what `file` has.
-    fn open(mut file: File, path: &'a Path, announced: &Announced, client: &Client) -> Result<Self> {
+impl<'a> PartialFile<'a> {
+    /// Resumes with the contents of `file`.
+    fn open(mut file: File, path: &'a Path, remote: &RemoteFile, client: &Client) -> Result<Self> {
         let io = |e| Error::io("read", path, e);
-        let mut digest = Digest::of(&announced.etag, announced.size);
+        let mut digest = Digest::of(&remote.etag, remote.size);
         let (mut buffer, mut have) = (vec![0; 1 << 20], 0);
         loop {
             client.check()?;
@@ -525,19 +525,19 @@ impl<'a> Part<'a> {
                 }
             }
         }
-        Ok(Self { path, file, have, digest, announced: (announced.etag.clone(), announced.size) })
+        Ok(Self { path, file, have, digest, remote: (remote.etag.clone(), remote.size) })
     }
 
-    /// Begins anew.
+    /// Starts over.
     fn restart(&mut self) -> Result<()> {
         let io = |e| Error::io("write", self.path, e);
         self.file.set_len(0).map_err(io)?;
         self.file.seek(SeekFrom::Start(0)).map_err(io)?;
-        (self.have, self.digest) = (0, Digest::of(&self.announced.0, self.announced.1));
+        (self.have, self.digest) = (0, Digest::of(&self.remote.0, self.remote.1));
         Ok(())
     }
 
-    /// Takes `bytes` more; those that make it longer than `size` are counted only.
+    /// Appends `bytes`; those beyond `size` are only counted.
     fn write(&mut self, bytes: &[u8], size: u64) -> Result<()> {
         self.have += bytes.len() as u64;
         if self.have <= size {
@@ -552,8 +552,8 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Links `pointer` to `target`, relative, as Python does.
-fn point(pointer: &Path, target: &str) -> std::io::Result<()> {
+/// Links `pointer` to the relative path `target`, as Python does.
+fn link(pointer: &Path, target: &str) -> std::io::Result<()> {
     match std::os::unix::fs::symlink(target, pointer) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && pointer.is_file() => Ok(()),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
@@ -564,8 +564,8 @@ fn point(pointer: &Path, target: &str) -> std::io::Result<()> {
     }
 }
 
-/// The seconds that an answer asks to wait: `Retry-After`, or the rest of the window of `RateLimit` (`...;r=0;t=55`).
-fn asks_to_wait(headers: &HeaderMap) -> Option<u64> {
+/// The seconds to wait according to `Retry-After`, or to the rest of the window in `RateLimit` (`...;r=0;t=55`).
+fn retry_after(headers: &HeaderMap) -> Option<u64> {
     let get = |name: &str| headers.get(name)?.to_str().ok();
     let rest = || get("ratelimit")?.split(';').find_map(|part| part.trim().strip_prefix("t="));
     get("retry-after").and_then(|s| s.trim().parse().ok()).or_else(|| rest()?.parse().ok())
@@ -579,14 +579,14 @@ fn text<T>(response: &Response<T>, header: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Tries that end anywhere below the best, or creep beyond it, are counted; those that get further are not.
+    /// Attempts that end below the best one, or barely beyond it, are counted; those that make progress are not.
     #[test]
-    fn a_download_that_gets_no_further_is_given_up() {
+    fn a_download_without_progress_fails() {
         let given_up = |ends: &[u64]| {
-            let mut tries = Tries::default();
+            let mut attempts = Attempts::default();
             ends.iter().position(|end| {
-                tries.ended(*end, 1_000_000);
-                tries.fruitless == TRIES
+                attempts.ended(*end, 1_000_000);
+                attempts.without_progress == MAX_TRIES
             })
         };
         assert_eq!(given_up(&[500_000, 0, 300_000, 499_999, 1, 500_000, 400_000]), Some(5));
@@ -594,23 +594,23 @@ mod tests {
         assert_eq!(given_up(&[0, 100_000, 50_000, 200_000, 300_000, 1, 1, 400_000]), None);
     }
 
-    /// An answer that never ends is given up, however fast it comes.
+    /// A response that never ends fails, however fast it is.
     #[test]
-    fn an_answer_that_is_no_file_takes_only_so_long() {
+    fn a_response_that_is_not_a_file_has_a_time_limit() {
         let client = Client::new("http://127.0.0.1:1".into(), None, Duration::from_secs(10));
-        let (most, begun) = (Duration::from_millis(50), Instant::now());
-        let error = client.brought(&mut std::io::repeat(b' ').take(u64::MAX), most, "org/name").unwrap_err();
+        let (limit, begun) = (Duration::from_millis(50), Instant::now());
+        let error = client.read_limited(&mut std::io::repeat(b' ').take(u64::MAX), limit, "org/name").unwrap_err();
         assert!(error.to_string().contains("takes longer") && begun.elapsed() < Duration::from_secs(5), "{error}");
-        assert_eq!(client.brought(&mut &b"{}"[..], most, "org/name").unwrap(), b"{}");
+        assert_eq!(client.read_limited(&mut &b"{}"[..], limit, "org/name").unwrap(), b"{}");
     }
 
     #[test]
-    fn waits_are_read_from_both_headers() {
-        let asked = |name: &'static str, value: &str| {
-            asks_to_wait(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
+    fn retry_delays_are_read_from_both_headers() {
+        let wait_seconds = |name: &'static str, value: &str| {
+            retry_after(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
         };
-        assert_eq!(asked("retry-after", "7"), Some(7));
-        assert_eq!(asked("ratelimit", "\"api\";r=0;t=55"), Some(55));
-        assert_eq!(asked("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), None);
+        assert_eq!(wait_seconds("retry-after", "7"), Some(7));
+        assert_eq!(wait_seconds("ratelimit", "\"api\";r=0;t=55"), Some(55));
+        assert_eq!(wait_seconds("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), None);
     }
 }

@@ -1,24 +1,24 @@
-//! Encoding: f32 values as the bytes of a stored dtype, checked on the way.
+//! Encodes f32 values as the bytes of a stored dtype and checks them.
 
 use candle_core::DType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pulp::Arch;
 
-/// How values are written.
+/// How values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Encoding {
-    /// Each by itself, as f32, f16 or bf16.
+    /// Individually, as f32, f16 or bf16.
     Plain(DType),
-    /// 32 at a time: a scale in f16, then as many whole numbers from -127 to 127.
+    /// In blocks of 32: an f16 scale and 32 integers from -127 to 127.
     Q8_0,
 }
 
-/// Values of a block of `q8_0`.
+/// Values per block of `q8_0`.
 const BLOCK: usize = 32;
 
 impl Encoding {
-    /// The values of a block and its bytes.
+    /// The number of values per block, and of bytes.
     pub fn block(self) -> (usize, usize) {
         match self {
             Encoding::Plain(dtype) => (1, dtype.size_in_bytes()),
@@ -33,7 +33,7 @@ impl Encoding {
         }
     }
 
-    /// The number that ggml has for it.
+    /// The ggml type number.
     pub fn ggml(self) -> u32 {
         match self {
             Encoding::Plain(DType::F16) => 1,
@@ -43,7 +43,7 @@ impl Encoding {
         }
     }
 
-    /// Writes `values`, whole blocks, as [`encode`] does.
+    /// Encodes `values`, which must be whole blocks, like [`encode`].
     pub fn encode(self, values: &[f32], bytes: &mut [u8]) -> Option<usize> {
         match self {
             Encoding::Plain(dtype) => encode(values, dtype, bytes),
@@ -55,14 +55,14 @@ impl Encoding {
     }
 }
 
-/// As ggml's reference does it: `d = max |x| / 127`, then each `x / d` rounded, half away from zero. Returns where a
-/// value is that cannot be held.
+/// Like ggml's reference: `d = max |x| / 127`, then each `x / d` is rounded half away from zero. Returns the position of a
+/// value that cannot be represented.
 fn encode_q8_0(values: &[f32; BLOCK], bytes: &mut [u8; 34]) -> Option<usize> {
     let most = values.iter().fold(0f32, |most, x| most.max(x.abs()));
     let scale = most / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let stored = f16::from_f32(scale);
-    // What is not finite is passed over by `max`, or makes the scale infinite.
+    // Non-finite values are ignored by `max` or make the scale infinite.
     let finite = values.iter().fold(0f32, |sum, x| sum + x * 0.0) == 0.0;
     if !finite || !stored.is_finite() || !inverse.is_finite() {
         return values.iter().position(|x| !x.is_finite()).or_else(|| values.iter().position(|x| x.abs() == most));
@@ -74,12 +74,12 @@ fn encode_q8_0(values: &[f32; BLOCK], bytes: &mut [u8; 34]) -> Option<usize> {
     None
 }
 
-/// Values converted at a time, small enough to stay in the nearest cache.
+/// Values converted at a time, small enough for the L1 cache.
 const TILE: usize = 512;
 
-/// Writes `values` as the little-endian bytes of `dtype` (f32, f16 or bf16, rounded to even) into
-/// `bytes`, which has room for exactly them. Returns where the first value is that `dtype` cannot hold:
-/// NaN, infinity, or one too large.
+/// Encodes `values` as little-endian `dtype` (f32, f16 or bf16, rounded to even) into `bytes`, which must have exactly the
+/// right size. Returns the position of the first value that `dtype` cannot represent: NaN, infinity, or one that is too
+/// large.
 pub(crate) fn encode(values: &[f32], dtype: DType, bytes: &mut [u8]) -> Option<usize> {
     let width = dtype.size_in_bytes();
     let tiles = values.chunks(TILE).zip(bytes.chunks_mut(TILE * width)).enumerate();
@@ -96,7 +96,7 @@ pub(crate) fn encode(values: &[f32], dtype: DType, bytes: &mut [u8]) -> Option<u
     None
 }
 
-/// Whether `dtype` can hold `x`.
+/// Whether `dtype` can represent `x`.
 fn fits_in(x: f32, dtype: DType) -> bool {
     match dtype {
         DType::F16 => f16::from_f32(x).is_finite(),
@@ -115,7 +115,7 @@ fn encode_f32(values: &[f32], bytes: &mut [u8]) -> bool {
     !bad
 }
 
-/// Rounds to the nearest, ties to even, by an addition that carries into the bits that are kept.
+/// Rounds to nearest, ties to even, by an addition that carries into the remaining bits.
 #[inline(always)]
 fn encode_bf16(values: &[f32], bytes: &mut [u8]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
@@ -141,7 +141,7 @@ fn encode_f16(values: &[f32], bytes: &mut [u8]) -> bool {
     !bad
 }
 
-/// [`encode`] into new memory, for tests.
+/// [`encode`] into a new vector, for tests.
 #[cfg(test)]
 pub(crate) fn encoded(values: &[f32], dtype: DType) -> Vec<u8> {
     let mut bytes = vec![0; values.len() * dtype.size_in_bytes()];
@@ -153,7 +153,7 @@ pub(crate) fn encoded(values: &[f32], dtype: DType) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// The half crate rounds to even too: the two agree on every bf16 pattern, its neighbours and ties.
+    /// The half crate rounds to even too: both agree on every bf16 pattern, its neighbours and ties.
     #[test]
     fn rounding_is_to_even() {
         let patterns =
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dtype_cannot_hold_is_found() {
+    fn unrepresentable_values_are_found() {
         let cases = [(DType::F32, f32::INFINITY), (DType::F16, 65520.0), (DType::BF16, f32::MAX), (DType::BF16, f32::NAN)];
         for (dtype, bad) in cases {
             let mut values = vec![1.0; 3 * TILE];

@@ -1,5 +1,4 @@
-//! Where the files of a checkpoint come from: a directory on disk (memory-mapped) or the models
-//! built into this library.
+//! The files of a checkpoint: a directory on disk (memory-mapped), a GGUF file, or a model built into this library.
 
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
@@ -9,26 +8,26 @@ use include_dir::{Dir, include_dir};
 use memmap2::UncheckedAdvice;
 
 use super::gguf::Gguf;
-use super::hub::{Hub, Place, Wanted, within};
+use super::hub::{Hub, HubRef, SnapshotKind, within};
 use super::mapped::{Mapped, Stamp};
-use super::regular::{open_file, other_kind};
+use super::regular_file::{open_file, other_kind};
 use crate::error::{Error, Result};
 
 static BUILTIN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/builtin");
 
-/// The weights of a checkpoint, one file or the index of many: the first of them that is there.
+/// The weight files of a checkpoint, a single file or an index; the first one present is used.
 pub(crate) const WEIGHTS: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
-/// Whether one of the names of [`WEIGHTS`] is an index.
+/// Whether a name of [`WEIGHTS`] is an index.
 pub(crate) fn is_index(name: &str) -> bool {
     name.ends_with(".index.json")
 }
 
-/// The prefix of a built-in model or data set.
+/// The prefix of a built-in model or dataset.
 pub const BUILTIN_PREFIX: &str = "builtin:";
 
-/// A file's bytes: mapped from disk, or part of the program. Cheap to clone.
+/// A file's bytes, memory-mapped or built in. Cheap to clone.
 #[derive(Clone)]
 pub(crate) enum Bytes {
     Mapped(Arc<Mapped>),
@@ -37,13 +36,13 @@ pub(crate) enum Bytes {
 }
 
 impl Bytes {
-    /// Gives the memory behind `range` back to the system; what is read there again comes from the file.
+    /// Releases the memory behind `range`; later reads load it from the file again.
     pub fn release(&self, range: Range<usize>) {
         if let Bytes::Mapped(map) = self
             && !range.is_empty()
         {
-            // SAFETY: the map is read-only and of a file, so that no content is lost. It is a kindness
-            // to the system: that it fails changes nothing.
+            // SAFETY: the map is read-only and backed by a file, so no content is lost. This is only advice to the kernel: a
+            // failure does not matter.
             let _ = unsafe { map.map().unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
     }
@@ -67,22 +66,22 @@ impl Deref for Bytes {
     }
 }
 
-/// What files were at one time.
+/// The size and modification time of files at one moment.
 pub(crate) type Stamps = Arc<[(PathBuf, Stamp)]>;
 
-/// A folder of files that can be read by name.
+/// A collection of files that can be read by name.
 #[derive(Clone)]
 pub(crate) enum Files {
     Disk(PathBuf),
     Builtin(&'static Dir<'static>, PathBuf),
     Gguf(Arc<Gguf>),
-    /// A snapshot in the hub's cache, and what opens it again.
+    /// A snapshot in the hub cache, and the specifier that opens it again.
     Hub(PathBuf, String),
 }
 
 impl Files {
-    /// The folder that `spec` names: `builtin:NAME`, a directory, the directory of the weights named, a GGUF file,
-    /// which holds what a folder would, or a name on the hub.
+    /// The files that `spec` refers to: `builtin:NAME`, a directory, the directory of a weight file, a GGUF file, or a
+    /// repository on the hub.
     pub fn find(spec: &str) -> Result<Self> {
         if let Some(name) = spec.strip_prefix(BUILTIN_PREFIX) {
             let models: Vec<&str> = builtin_models().collect();
@@ -92,8 +91,8 @@ impl Files {
         }
         let path = Path::new(spec);
         let found = match std::fs::metadata(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => match Place::parse(spec, false) {
-                Some(place) => return Self::from_hub(&place),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => match HubRef::parse(spec, false) {
+                Some(reference) => return Self::from_hub(&reference),
                 None => return Err(Error::io("read", path, e)),
             },
             found => found.map_err(|e| Error::io("read", path, e))?,
@@ -106,7 +105,7 @@ impl Files {
             return Ok(Files::Gguf(Arc::new(Gguf::open(path)?)));
         }
         let directory = match (found.is_dir(), path.parent()) {
-            // The weights stand for their directory.
+            // A path to the weights stands for their directory.
             (false, Some(parent)) if WEIGHTS.iter().any(|name| path.ends_with(name)) => {
                 if parent.as_os_str().is_empty() {
                     Path::new(".")
@@ -123,22 +122,22 @@ impl Files {
         Ok(Files::Disk(directory))
     }
 
-    fn from_hub(place: &Place) -> Result<Self> {
-        let snapshot = Hub::from_env()?.snapshot(place, Wanted::Model)?;
-        match &place.file {
-            None => Ok(Files::Hub(snapshot.directory, place.pinned(&snapshot.commit))),
+    fn from_hub(reference: &HubRef) -> Result<Self> {
+        let snapshot = Hub::from_env()?.snapshot(reference, SnapshotKind::Model)?;
+        match &reference.file {
+            None => Ok(Files::Hub(snapshot.directory, reference.pinned(&snapshot.commit))),
             Some(file) if file.to_lowercase().ends_with(".gguf") => {
                 Ok(Files::Gguf(Arc::new(Gguf::open(snapshot.directory.join(file))?)))
             }
             Some(file) => {
-                let reason = format!("`{file}` is no model");
-                let hint = "name the repository alone, or a .gguf file of it";
-                Err(Error::Hub { repo: place.repo.clone(), reason, hint })
+                let reason = format!("`{file}` is not a model");
+                let hint = "give only the repository, or one of its .gguf files";
+                Err(Error::Hub { repo: reference.repo.clone(), reason, hint })
             }
         }
     }
 
-    /// The folder itself, for messages and to open it again.
+    /// The path, for messages and to open it again.
     pub fn path(&self) -> &Path {
         match self {
             Files::Disk(path) | Files::Builtin(_, path) | Files::Hub(path, _) => path,
@@ -146,12 +145,12 @@ impl Files {
         }
     }
 
-    /// What could not be taken over from a GGUF file.
+    /// What could not be converted from a GGUF file.
     pub fn note(&self) -> Option<&str> {
         if let Files::Gguf(gguf) = self { gguf.note.as_deref() } else { None }
     }
 
-    /// A file's bytes, or `None` where the folder has no such file.
+    /// The bytes of a file; `None` if it does not exist.
     pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
         match self {
             Files::Builtin(dir, _) => Ok(dir.get_file(dir.path().join(name)).map(|f| Bytes::Static(f.contents()))),
@@ -169,38 +168,38 @@ impl Files {
         }
     }
 
-    /// What config.json and the files that go along with the weights are now.
+    /// The current stamps of config.json and the side files.
     pub fn stamps(&self) -> Stamps {
         let (Files::Disk(directory) | Files::Hub(directory, _)) = self else { return Stamps::default() };
-        let names = self.beside().files.into_iter().map(|(name, ..)| directory.join(name));
+        let names = self.side_files().files.into_iter().map(|(name, ..)| directory.join(name));
         names.filter_map(|file| Some((file.clone(), Stamp::of(&file).ok()?))).collect()
     }
 
-    /// A file's bytes, or an error that says it is missing.
+    /// The bytes of a file, or an error if it is missing.
     pub fn require(&self, name: &str) -> Result<Bytes> {
         self.get(name)?.ok_or_else(|| Error::MissingFile { directory: self.path().into(), file: name.into() })
     }
 }
 
-/// The names after `builtin:` that are models.
+/// The names of the built-in models.
 pub(crate) fn builtin_models() -> impl Iterator<Item = &'static str> {
     BUILTIN.dirs().filter(|d| d.get_file(d.path().join("config.json")).is_some()).filter_map(|d| d.path().to_str())
 }
 
-/// The names after `builtin:` that are data sets (`NAME` to merge on, `NAME-heldout` to score on).
+/// The names of the built-in datasets (`NAME` to merge on, `NAME-heldout` to score on).
 pub(crate) fn builtin_data() -> impl Iterator<Item = &'static str> {
     BUILTIN.get_dir("data").into_iter().flat_map(|d| d.files()).filter_map(|f| f.path().file_stem()?.to_str())
 }
 
-/// The bytes of a built-in data set.
+/// The bytes of a built-in dataset.
 pub(crate) fn builtin_data_file(name: &str) -> Result<Bytes> {
     BUILTIN
         .get_file(format!("data/{name}.jsonl"))
         .map(|f| Bytes::Static(f.contents()))
-        .ok_or_else(|| Error::unknown("built-in data set", name, builtin_data()))
+        .ok_or_else(|| Error::unknown("built-in dataset", name, builtin_data()))
 }
 
-/// Maps a regular file of any size into memory.
+/// Maps a regular file, which may be empty, into memory.
 pub(crate) fn map(path: &Path) -> Result<Bytes> {
     let file = open_file(path)?;
     if file.metadata().map_err(|e| Error::io("read", path, e))?.len() == 0 {

@@ -1,22 +1,22 @@
-//! Weights of eight bits: a float8 code times the scale of its tensor, row or block of rows and columns.
+//! Float8 weights: 8-bit codes multiplied by the scale of their tensor, row or block.
 //!
-//! `f8_e4m3` has 4 bits of exponent (bias 7), 3 of mantissa, no infinity, and NaN at 0x7f and 0xff; `f8_e5m2` is the
-//! upper half of an f16 (arXiv 2209.05433). A scale in `f8_e8m0` is a power of two.
+//! `f8_e4m3` has 4 exponent bits (bias 7), 3 mantissa bits, no infinity, and NaN at 0x7f and 0xff; `f8_e5m2` is the upper
+//! half of an f16 (arXiv 2209.05433). A scale in `f8_e8m0` is a power of two.
 
 use half::f16;
 
-/// Codes of a matrix, or of a stack of matrices, with their scales.
+/// The codes of a matrix, or of a stack of matrices, with their scales.
 pub(super) struct Float8 {
     pub codes: Codes,
-    /// Row by row of blocks.
+    /// One scale per block, row by row.
     pub scales: Vec<f32>,
-    /// Rows and columns that share a scale.
+    /// Rows and columns per scale.
     pub block: (usize, usize),
-    /// Rows of a matrix, and columns.
+    /// Rows and columns of a matrix.
     pub size: (usize, usize),
 }
 
-/// How a code is read.
+/// The code format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Codes {
     E4M3,
@@ -59,13 +59,13 @@ const fn e4m3(code: u32) -> f32 {
     let (sign, exponent, mantissa) = (code >> 7 << 31, code >> 3 & 15, code & 7);
     match (exponent, mantissa) {
         (15, 7) => f32::NAN,
-        // 2^-9 of each.
+        // 2^-9 per step.
         (0, _) => f32::from_bits(sign | 0x3f80_0000) * (mantissa as f32 / 512.0),
         _ => f32::from_bits(sign | (exponent + 120) << 23 | mantissa << 20),
     }
 }
 
-/// The value of a scale that is stored as an exponent: 2^(code - 127), and NaN at 255.
+/// The value of a scale stored as an exponent: 2^(code - 127), and NaN at 255.
 pub(super) fn power(code: u8) -> f32 {
     match code {
         0 => f32::from_bits(1 << 22),
@@ -75,7 +75,7 @@ pub(super) fn power(code: u8) -> f32 {
 }
 
 impl Float8 {
-    /// Values of one row from element `start` on. `bytes` are all codes.
+    /// Decodes values of one row from element `start`. `bytes` are all codes of the tensor.
     #[inline(always)]
     pub fn decode(&self, bytes: &[u8], start: usize, into: &mut [f32]) {
         let (rows, columns) = (self.size.0.max(1), self.size.1.max(1));
@@ -100,9 +100,9 @@ impl Float8 {
 mod tests {
     use super::*;
 
-    /// `torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()`, a few of them.
+    /// Some values of `torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()`.
     #[test]
-    fn codes_have_the_values_of_torch() {
+    fn codes_match_torch() {
         let expected = [(0x00, 0.0), (0x01, 0.001953125), (0x07, 0.013671875), (0x08, 0.015625), (0x38, 1.0), (0x7e, 448.0)];
         for (code, value) in expected {
             assert_eq!(E4M3[code], value);

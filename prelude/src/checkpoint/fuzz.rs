@@ -1,4 +1,4 @@
-//! Readers of checkpoints for a fuzzer: see [`crate::fuzz`].
+//! Fuzz targets for readers of checkpoints; see [`crate::fuzz`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use super::archive::{Archive, read};
 use super::files::{Bytes, Files};
 use super::gguf::Gguf;
 use super::source::Source;
-use super::tokenizer::{read_tokenizer, tokenizing};
+use super::tokenizer::{guard_tokenizer, read_tokenizer};
 use super::torch::read_torch;
 use crate::fuzz::{directory, file};
 
-/// Looks at all tensors.
+/// Reads all tensors.
 fn look(archive: &Archive) {
     for (name, view) in &archive.tensors {
         let _ = view.check_finite(name);
@@ -27,7 +27,7 @@ pub fn safetensors(bytes: &[u8]) {
     }
 }
 
-/// The index of shards, of which one is there.
+/// An index of shards, one of which exists.
 pub fn index(bytes: &[u8]) {
     let shard = b"\x40\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}          \0\0\x80\x3f";
     file("shard.safetensors", shard);
@@ -48,7 +48,7 @@ pub fn gguf(bytes: &[u8]) {
     }
 }
 
-/// An adapter: its configuration, a byte 0, its weights.
+/// An adapter: its configuration, a zero byte, its weights.
 pub fn adapter(bytes: &[u8]) {
     let at = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     let (config, weights) = bytes.split_at(at);
@@ -59,23 +59,23 @@ pub fn adapter(bytes: &[u8]) {
     }
 }
 
-/// A pickle of PyTorch, in an archive or as it was before.
+/// A PyTorch file, in the zip or legacy format.
 pub fn torch(bytes: &[u8]) {
     if let Ok(archive) = read_torch(Path::new("pytorch_model.bin"), Bytes::Owned(Arc::new(bytes.to_vec()))) {
         look(&archive);
     }
 }
 
-/// tokenizer.json, with some text.
+/// tokenizer.json, applied to some text.
 pub fn tokenizer(bytes: &[u8]) {
     let path = Path::new("tokenizer.json");
     let Ok(text) = read_tokenizer(path, bytes) else { return };
     for sentence in
         ["What is 12 plus 7?", "十二足す七はいくつですか。\u{fdfa}\u{1f600}\r\n  ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", ""]
     {
-        let encoded = tokenizing(path, || Ok(text.tokenizer.encode_fast(sentence, true)?.get_ids().to_vec()));
+        let encoded = guard_tokenizer(path, || Ok(text.tokenizer.encode_fast(sentence, true)?.get_ids().to_vec()));
         if let Ok(ids) = encoded {
-            let _ = tokenizing(path, || text.tokenizer.decode(&ids, true));
+            let _ = guard_tokenizer(path, || text.tokenizer.decode(&ids, true));
         }
     }
 }

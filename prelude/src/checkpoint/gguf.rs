@@ -1,5 +1,5 @@
-//! GGUF files: tensors, names, config and tokenizer in one file, as a Hugging Face checkpoint would have
-//! them. Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+//! Reads GGUF files: converts tensors, names, configuration and tokenizer to those of a Hugging Face checkpoint.
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -18,19 +18,19 @@ use super::view::{Stored, View, interleaved};
 use crate::error::{Error, Result};
 use crate::guard::guarded;
 
-/// An open file.
+/// An open GGUF file.
 pub(crate) struct Gguf {
     pub path: PathBuf,
-    /// config.json and the tokenizer's files, made from the metadata.
+    /// config.json and the tokenizer files, generated from the metadata.
     pub side_files: BTreeMap<&'static str, Arc<Vec<u8>>>,
-    /// What could not be taken over.
+    /// What could not be converted.
     pub note: Option<String>,
     content: Content,
     bytes: Bytes,
     architecture: String,
 }
 
-/// Architectures by llama.cpp's name and Hugging Face's.
+/// Architectures: llama.cpp's name and Hugging Face's.
 pub(super) const ARCHITECTURES: [(&str, &str); 10] = [
     ("llama", "llama"),
     ("qwen2", "qwen2"),
@@ -44,7 +44,7 @@ pub(super) const ARCHITECTURES: [(&str, &str); 10] = [
     ("granite", "granite"),
 ];
 
-/// Parts of tensors' names, llama.cpp's and Hugging Face's.
+/// Parts of tensor names: llama.cpp's and Hugging Face's.
 pub(super) const NAMES: [(&str, &str); 17] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -58,7 +58,7 @@ pub(super) const NAMES: [(&str, &str); 17] = [
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
     ("ffn_norm", "post_attention_layernorm"),
-    // Of gemma2 and gemma3, which have four norms a layer.
+    // In gemma2 and gemma3, which have four norms per layer.
     ("post_attention_norm", "post_attention_layernorm"),
     ("post_ffw_norm", "post_feedforward_layernorm"),
     ("token_embd", "model.embed_tokens"),
@@ -66,10 +66,10 @@ pub(super) const NAMES: [(&str, &str); 17] = [
     ("output", "lm_head"),
 ];
 
-/// The tokens that end an answer, by what `tokenizer.ggml.NAME_token_id` calls them.
+/// End-of-sequence tokens: the `NAME` in `tokenizer.ggml.NAME_token_id`.
 pub(super) const ENDS: [&str; 3] = ["eos", "eot", "eom"];
 
-/// A file's metadata, read key by key.
+/// The metadata of a file.
 pub(super) struct Metadata<'a> {
     content: &'a Content,
     architecture: &'a str,
@@ -84,7 +84,7 @@ impl<'a> Metadata<'a> {
         self.content.metadata.get(key)
     }
 
-    /// A key of the architecture's own.
+    /// An architecture-specific key.
     fn own(&self, key: &str) -> Option<&'a Value> {
         self.get(&format!("{}.{key}", self.architecture))
     }
@@ -116,8 +116,8 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// `query_pre_attn_scalar` of gemma2 and gemma3, which no metadata has: the features of a head, but in the
-/// models of 27 B, which llama.cpp too tells by their layers, the width by the number of heads.
+/// `query_pre_attn_scalar` of gemma2 and gemma3, which is not in the metadata: the head dimension; in the 27B models, which
+/// llama.cpp too recognizes by their number of layers, the hidden size divided by the number of heads.
 pub(super) fn attention_scalar(family: &str, layers: u64, hidden: u64, heads: u64, head_dim: u64) -> u64 {
     match (family, layers) {
         ("gemma2", 46) | ("gemma3_text", 62) => hidden / heads.max(1),
@@ -125,11 +125,11 @@ pub(super) fn attention_scalar(family: &str, layers: u64, hidden: u64, heads: u6
     }
 }
 
-/// Bytes of metadata that are read: each may become a value of 32 bytes. Those of large vocabularies take 15 MB.
-const MOST_METADATA: usize = 32 << 20;
+/// The maximum size of the metadata in bytes; each may become a value of 32 bytes. Large vocabularies take 15 MB.
+const MAX_METADATA_BYTES: usize = 32 << 20;
 
 impl Gguf {
-    /// Opens and checks a file, and makes the files that a checkpoint has beside its weights.
+    /// Opens and validates a file, and generates the side files of a checkpoint.
     pub fn open(path: PathBuf) -> Result<Self> {
         let mut gguf = Self::read(path)?;
         let mut side_files = BTreeMap::from([("config.json", gguf.config()?)]);
@@ -143,20 +143,20 @@ impl Gguf {
         Ok(gguf)
     }
 
-    /// Reads a file's metadata.
+    /// Reads the metadata.
     fn read(path: PathBuf) -> Result<Self> {
         let bytes = map(&path)?;
         let bad = |reason: String| Error::Gguf { file: path.clone(), reason };
         if !bytes.starts_with(b"GGUF") {
-            return Err(bad("it does not begin with GGUF".into()));
+            return Err(bad("it does not begin with the bytes GGUF".into()));
         }
-        // candle's reader checks every count and length against the bytes that it is given; it may still panic on some.
-        let head = &bytes[..bytes.len().min(MOST_METADATA)];
+        // candle's reader checks every count and length against the available bytes, but may still panic.
+        let head = &bytes[..bytes.len().min(MAX_METADATA_BYTES)];
         let read = || Content::read(&mut Cursor::new(head)).map_err(|e| crate::error::first_line(&e));
         let content = guarded(read).map_err(bad)?;
         let architecture = match content.metadata.get("general.architecture").map(Value::to_string) {
             Some(Ok(name)) => name.clone(),
-            _ => return Err(bad("it does not say general.architecture".into())),
+            _ => return Err(bad("general.architecture is missing".into())),
         };
         Ok(Self { path, side_files: BTreeMap::new(), note: None, content, bytes, architecture })
     }
@@ -165,15 +165,14 @@ impl Gguf {
         Metadata { content: &self.content, architecture: &self.architecture }
     }
 
-    /// config.json as transformers would have it.
+    /// config.json as in transformers.
     fn config(&self) -> Result<serde_json::Value> {
         let (file, m) = (self.path.clone(), self.metadata());
         let family = ARCHITECTURES.iter().find(|(name, _)| *name == self.architecture).map(|(_, family)| *family);
         let known = || ARCHITECTURES.map(|(name, _)| name).join(", ");
         let unknown = || Error::UnknownFamily { file: file.clone(), found: self.architecture.clone(), known: known() };
         let family = family.ok_or_else(unknown)?;
-        let missing =
-            |key: &str| Error::Gguf { file: file.clone(), reason: format!("it does not say {}.{key}", self.architecture) };
+        let missing = |key: &str| Error::Gguf { file: file.clone(), reason: format!("{}.{key} is missing", self.architecture) };
         let whole = |key: &str| m.own(key).and_then(Metadata::whole).ok_or_else(|| missing(key));
         let (hidden, heads) = (whole("embedding_length")?, whole("attention.head_count")?);
         let vocabulary = self.content.tensor_infos.get("token_embd.weight").and_then(|t| t.shape.dims().first().copied());
@@ -213,7 +212,7 @@ impl Gguf {
         if let Some(dims) = turned {
             set("partial_rotary_factor", (dims as f64 / head_dim as f64).into());
         }
-        // qwen2 has biases of its own.
+        // qwen2 always has its own biases.
         let has = |part: &str| self.content.tensor_infos.contains_key(&format!("blk.0.{part}.bias"));
         if matches!(family, "llama" | "qwen3" | "smollm3") {
             set("attention_bias", has("attn_q").into());
@@ -254,7 +253,7 @@ impl Gguf {
                 set(key, id.into());
             }
         }
-        // The end of a text, of a turn, of a message: all end an answer.
+        // The ends of a text, of a turn and of a message all end an answer.
         let mut ends: Vec<u64> = Vec::new();
         ENDS.iter().filter_map(|name| id(name)).for_each(|id| {
             if !ends.contains(&id) {
@@ -270,7 +269,7 @@ impl Gguf {
         Ok(config.into())
     }
 
-    /// How rotary frequencies are stretched, as config.json says it.
+    /// The rotary scaling in the form of config.json.
     fn rope_scaling(&self, family: &str) -> Result<Option<serde_json::Value>> {
         let (file, m) = (self.path.clone(), self.metadata());
         let number = |key: &str| m.own(key).and_then(Metadata::number);
@@ -281,7 +280,7 @@ impl Gguf {
         };
         let factor = number("rope.scaling.factor").unwrap_or(1.0);
         let original = m.own("rope.scaling.original_context_length").and_then(Metadata::whole);
-        // A factor for every frequency, in short sequences and in long ones.
+        // A factor per frequency, for short and for long sequences.
         if let (Some(short), Some(long)) = (self.factors("rope_factors_short.weight")?, self.factors("rope_factors_long.weight")?)
         {
             let mut scaling = json!({"rope_type": "longrope", "short_factor": short, "long_factor": long});
@@ -307,8 +306,8 @@ impl Gguf {
         }
     }
 
-    /// Llama 3's stretching, which llama.cpp stores as a tensor of one factor a frequency. The largest factor is that of
-    /// the longest wavelengths; where the others are not those of the published models, each is told by itself.
+    /// Llama 3's scaling, which llama.cpp stores as a tensor with one factor per frequency. The largest factor belongs to the
+    /// longest wavelengths. If the others do not match the published models, each factor is written separately.
     fn stretched(&self, family: &str, factors: &[f64]) -> Result<serde_json::Value> {
         let m = self.metadata();
         let theta = m.own("rope.freq_base").and_then(Metadata::number).unwrap_or(10_000.0);
@@ -326,19 +325,19 @@ impl Gguf {
         }
         match family {
             "gemma" | "gemma2" | "gemma3_text" => {
-                Err(Error::Gguf { file: self.path.clone(), reason: format!("no {family} has rope_freqs") })
+                Err(Error::Gguf { file: self.path.clone(), reason: format!("`{family}` does not support rope_freqs") })
             }
             _ => Ok(json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "attention_factor": 1.0})),
         }
     }
 
-    /// The positive numbers of a small tensor.
+    /// The positive values of a small tensor.
     fn factors(&self, name: &str) -> Result<Option<Vec<f64>>> {
-        const MOST: usize = 1 << 12;
+        const MAX_FACTORS: usize = 1 << 12;
         let Some(info) = self.content.tensor_infos.get(name) else { return Ok(None) };
         let view = self.view(name, info)?;
-        let bad = || Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` is not of rotary factors") };
-        if view.shape.iter().product::<usize>() > MOST {
+        let bad = || Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` does not contain rotary factors") };
+        if view.shape.iter().product::<usize>() > MAX_FACTORS {
             return Err(bad());
         }
         let values = view.to_tensor(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
@@ -348,14 +347,14 @@ impl Gguf {
         }
     }
 
-    /// A stored tensor where it is.
+    /// A view of a stored tensor.
     fn view(&self, name: &str, info: &TensorInfo) -> Result<View> {
         let bad = |reason: String| Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` {reason}") };
         let shape = info.shape.dims().to_vec();
         let (per, size, columns) =
             (info.ggml_dtype.block_size(), info.ggml_dtype.type_size(), shape.last().copied().unwrap_or(0));
         let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).filter(|n| *n > 0 && columns % per == 0);
-        let elements = elements.ok_or_else(|| bad(format!("has the shape {shape:?} in blocks of {per}")))?;
+        let elements = elements.ok_or_else(|| bad(format!("has shape {shape:?}, which does not fit blocks of {per}")))?;
         let start = self.content.tensor_data_offset.checked_add(info.offset).and_then(|s| usize::try_from(s).ok());
         let end = start.and_then(|s| s.checked_add((elements / per).checked_mul(size)?));
         let (Some(start), Some(end)) = (start, end.filter(|end| *end <= self.bytes.len())) else {
@@ -371,14 +370,14 @@ impl Gguf {
         Ok(View { dtype, shape, file, bytes, range: start..end, stored, deltas: Vec::new() })
     }
 
-    /// Every tensor by the name and in the order of rows that Hugging Face has.
+    /// All tensors with the names and row order of Hugging Face.
     pub fn tensors(&self) -> Result<BTreeMap<String, View>> {
         let mut tensors = BTreeMap::new();
         let gemma = self.architecture.starts_with("gemma");
         for (name, info) in &self.content.tensor_infos {
             let mut view = self.view(name, info)?;
             let Some(new) = self.rename(name) else { continue };
-            // Heads of queries and keys; halves of a head are interleaved for llama.cpp's rotation.
+            // Heads of queries and keys; llama.cpp interleaves the halves of each head for its rotation.
             let rotated = [("attn_q.", "attention.head_count"), ("attn_k.", "attention.head_count_kv")];
             let turned = rotated
                 .iter()
@@ -401,7 +400,7 @@ impl Gguf {
         Ok(tensors)
     }
 
-    /// A norm or a bias, copied: llama.cpp adds 1 to gemma's norms, and turns biases like their weights.
+    /// Copies a norm or bias. llama.cpp adds 1 to gemma's norms and permutes biases like their weights.
     fn small(&self, name: &str, new: &str, view: View, gemma: bool) -> Result<View> {
         let shape = view.shape.clone();
         let turned = match &view.stored {
@@ -413,7 +412,7 @@ impl Gguf {
             return Ok(view);
         }
         if !matches!(&view.stored, Stored::Plain | Stored::Interleaved(GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16, _)) {
-            return Err(Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` is stored in blocks") });
+            return Err(Error::Gguf { file: self.path.clone(), reason: format!("tensor `{name}` must not be stored in blocks") });
         }
         let plain = View { stored: Stored::Plain, ..view };
         let values = plain.to_tensor(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
@@ -423,7 +422,7 @@ impl Gguf {
         Ok(View::owned(self.path.clone(), values, DType::F32, &shape))
     }
 
-    /// Hugging Face's name; none for what its checkpoints do not store.
+    /// Hugging Face's name; `None` for tensors that its checkpoints do not store.
     fn rename(&self, name: &str) -> Option<String> {
         if name.starts_with("rope_f") {
             return None;
@@ -434,7 +433,7 @@ impl Gguf {
             let (part, kind) = rest.rsplit_once('.')?;
             let to = match (self.architecture.as_str(), part) {
                 ("gemma2" | "gemma3", "ffn_norm") => "pre_feedforward_layernorm",
-                // Gate and up in one.
+                // Gate and up projections in one tensor.
                 ("phi3", "ffn_up") => "mlp.gate_up_proj",
                 _ => find(part).unwrap_or(part),
             };
@@ -451,18 +450,18 @@ mod tests {
 
     use super::*;
 
-    /// As the published configurations have it: gemma-2 9B and 27B, gemma-3 12B and 27B.
+    /// As in the published configurations: gemma-2 9B and 27B, gemma-3 12B and 27B.
     #[test]
-    fn the_largest_gemmas_scale_their_scores_otherwise() {
+    fn the_largest_gemmas_scale_scores_differently() {
         assert_eq!(attention_scalar("gemma2", 42, 3584, 16, 256), 256);
         assert_eq!(attention_scalar("gemma2", 46, 4608, 32, 128), 144);
         assert_eq!(attention_scalar("gemma3_text", 48, 3840, 16, 256), 256);
         assert_eq!(attention_scalar("gemma3_text", 62, 5376, 32, 128), 168);
     }
 
-    /// `tests/data/gguf/make.py` made the file and the numbers.
+    /// The file and the numbers were made by `tests/data/gguf/make.py`.
     #[test]
-    fn every_block_format_is_decoded_as_by_its_reference() {
+    fn every_block_format_is_decoded_like_the_reference() {
         let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/gguf");
         let gguf = Gguf::read(data.join("formats.gguf")).unwrap();
         let expected = safetensors::load(data.join("expected.safetensors"), &Device::Cpu).unwrap();
@@ -475,7 +474,7 @@ mod tests {
             for (a, b) in found.iter().zip(&expected) {
                 assert!((a - b).abs() <= 1e-6 * b.abs().max(1.0), "{name}: {a} and {b}");
             }
-            // Pieces that begin and end anywhere.
+            // Pieces with arbitrary boundaries.
             let mut piece = vec![0.0; 901];
             view.read(333, &mut piece);
             assert_eq!(piece, found[333..1234], "{name}");

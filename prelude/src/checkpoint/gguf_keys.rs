@@ -1,58 +1,58 @@
-//! What a GGUF file says of a model, and the names and order of rows that its tensors have there: the other direction
-//! of `gguf.rs`. What llama.cpp would compute otherwise is refused, never written.
+//! Writes the metadata of a GGUF file, and maps tensor names and row orders: the inverse of `gguf.rs`. What llama.cpp would
+//! compute differently is an error.
 
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 use serde_json::{Map, Value as Json};
 
-use super::config::{Activation, Architecture, Attends, Rope, Scaling};
+use super::config::{Activation, Architecture, LayerAttention, Rope, Scaling};
 use super::gguf::{ARCHITECTURES, NAMES, attention_scalar};
 use crate::error::{Error, Result};
 
-/// A model as a GGUF file has it.
-pub(crate) struct Keys {
-    /// llama.cpp's name of the family.
+/// The metadata of a model.
+pub(crate) struct GgufKeys {
+    /// llama.cpp's name of the architecture.
     architecture: &'static str,
-    /// What is said of the model, by key.
+    /// Metadata values by key.
     pub values: Vec<(String, Value)>,
-    /// Tensors that no checkpoint has: factors of rotary frequencies.
+    /// Tensors that checkpoints do not have: factors of rotary frequencies.
     pub factors: Vec<(&'static str, Vec<f32>)>,
-    /// What a reader should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
-    /// Rows of a head, of queries and keys that are interleaved.
+    /// Rows per head, if queries and keys are interleaved.
     head: Option<usize>,
-    /// What is added to norms.
+    /// The offset added to norms.
     offset: f32,
 }
 
 /// How one tensor is written.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct TensorMapping {
     /// llama.cpp's name.
     pub name: String,
-    /// Rows of a head whose halves are interleaved.
+    /// Rows per head, if the halves of each head are interleaved.
     pub interleaved: Option<usize>,
-    /// What is added to its values.
+    /// The offset added to its values.
     pub added: f32,
 }
 
-/// The error of what cannot be written.
+/// The error for a model that cannot be written.
 pub(super) fn refused(reason: impl Into<String>) -> Error {
-    Error::GgufOut { reason: reason.into() }
+    Error::GgufExport { reason: reason.into() }
 }
 
-impl Keys {
-    /// Those of the model that `config`, config.json of `file`, describes.
+impl GgufKeys {
+    /// The metadata for `config`, the contents of the config.json at `file`.
     ///
     /// # Errors
-    /// A family that llama.cpp or this library does not know, or what llama.cpp computes otherwise.
+    /// A family that llama.cpp or this library does not support, or that llama.cpp computes differently.
     pub fn new(file: &Path, config: &[u8]) -> Result<Self> {
         let a = Architecture::parse(file, config)?;
         let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
         let config: Map<String, Json> = serde_json::from_slice(config).map_err(json)?;
         let family = if a.family == "mistral" { "llama" } else { a.family.as_str() };
-        // What these have beside the others is read, and not written.
+        // These can be read but not written.
         let written = || ARCHITECTURES.iter().filter(|(_, family)| !["olmo2", "granite"].contains(family));
         let architecture = written().find(|(_, known)| *known == family).map(|(name, _)| *name);
         let architecture = architecture.ok_or_else(|| {
@@ -67,13 +67,13 @@ impl Keys {
             head: ["llama", "smollm3"].contains(&architecture).then_some(a.head_dim),
             offset: a.norm_offset as f32,
         };
-        keys.fits(&a)?;
-        keys.sizes(&a);
-        keys.rotary(&a, &config)?;
+        keys.check_supported(&a)?;
+        keys.add_sizes(&a);
+        keys.add_rotary(&a, &config)?;
         Ok(keys)
     }
 
-    /// A key of the architecture's own.
+    /// Adds an architecture-specific key.
     fn own(&mut self, key: &str, value: Value) {
         self.values.push((format!("{}.{key}", self.architecture), value));
     }
@@ -86,13 +86,13 @@ impl Keys {
         self.own(key, Value::F32(value as f32));
     }
 
-    /// An error for what llama.cpp does in one way only, where the model does it in another.
-    fn fits(&mut self, a: &Architecture) -> Result<()> {
+    /// Returns an error if llama.cpp only supports a different variant of the model.
+    fn check_supported(&mut self, a: &Architecture) -> Result<()> {
         let gemma = self.architecture.starts_with("gemma");
         let gate = if gemma { Activation::GeluTanh } else { Activation::Silu };
         if a.activation != gate {
             return Err(refused(format!(
-                "the gate of its MLP is {:?}, and llama.cpp knows {gate:?} for `{}`",
+                "its MLP activation is {:?}, but llama.cpp only supports {gate:?} for `{}`",
                 a.activation, a.family
             )));
         }
@@ -101,43 +101,43 @@ impl Keys {
         let [layers, hidden, heads, head_dim] = [a.layers, a.hidden, a.heads, a.head_dim].map(|n| n as u64);
         let scalar = if two { attention_scalar(family, layers, hidden, heads, head_dim) } else { head_dim };
         if (a.attention_scale - (scalar as f64).sqrt().recip()).abs() > 1e-9 {
-            return Err(refused(format!("its query_pre_attn_scalar is not `{scalar}`, which llama.cpp takes")));
+            return Err(refused(format!("its query_pre_attn_scalar is not `{scalar}`, which llama.cpp assumes")));
         }
-        let window = a.attends.iter().find_map(|attends| attends.window);
+        let window = a.attention.iter().find_map(|attention| attention.window);
         let expected = |layer: usize| match self.architecture {
-            "gemma2" => Attends { window: window.filter(|_| layer.is_multiple_of(2)), rope: Some(0) },
+            "gemma2" => LayerAttention { window: window.filter(|_| layer.is_multiple_of(2)), rope: Some(0) },
             "gemma3" => {
                 let slides = !(layer + 1).is_multiple_of(6);
-                Attends { window: window.filter(|_| slides), rope: Some(if slides { 1 } else { 0 }) }
+                LayerAttention { window: window.filter(|_| slides), rope: Some(if slides { 1 } else { 0 }) }
             }
-            "smollm3" => Attends { window: None, rope: (!(layer + 1).is_multiple_of(4)).then_some(0) },
-            "phi3" => Attends { window, rope: Some(0) },
-            "llama" if a.family == "mistral" => Attends { window, rope: Some(0) },
-            _ => Attends { window: None, rope: Some(0) },
+            "smollm3" => LayerAttention { window: None, rope: (!(layer + 1).is_multiple_of(4)).then_some(0) },
+            "phi3" => LayerAttention { window, rope: Some(0) },
+            "llama" if a.family == "mistral" => LayerAttention { window, rope: Some(0) },
+            _ => LayerAttention { window: None, rope: Some(0) },
         };
-        let differs = |(layer, attends): &(usize, &Attends)| **attends != expected(*layer);
-        if let Some((layer, attends)) = a.attends.iter().enumerate().find(differs) {
-            let (ours, theirs) = (attends.describe(), expected(layer).describe());
-            let reason = format!("layer {layer} attends to {ours}, and in llama.cpp to {theirs}");
+        let differs = |(layer, attention): &(usize, &LayerAttention)| **attention != expected(*layer);
+        if let Some((layer, attention)) = a.attention.iter().enumerate().find(differs) {
+            let (ours, theirs) = (attention.describe(), expected(layer).describe());
+            let reason = format!("layer {layer} attends to {ours}, but to {theirs} in llama.cpp");
             return Err(refused(reason));
         }
         Ok(())
     }
 
-    fn sizes(&mut self, a: &Architecture) {
-        let window = a.attends.iter().find_map(|attends| attends.window);
-        // llama.cpp gives mistral no window: within it, both are the same.
+    fn add_sizes(&mut self, a: &Architecture) {
+        let window = a.attention.iter().find_map(|attention| attention.window);
+        // llama.cpp ignores mistral's window; within it, both compute the same.
         let context = match (a.family.as_str(), window) {
             ("mistral", Some(window)) if window < a.max_positions => {
                 self.notes.push(format!(
-                    "llama.cpp gives mistral no sliding window: the context is {window} positions, within which it is the same"
+                    "llama.cpp has no sliding window for mistral: the context length is set to {window} positions, within which the results are the same"
                 ));
                 window
             }
             _ => a.max_positions,
         };
         if self.architecture == "phi3" && window.is_some_and(|window| window < a.max_positions) {
-            self.notes.push("llama.cpp may pass over the sliding window of phi3".into());
+            self.notes.push("llama.cpp may ignore the sliding window of phi3".into());
         }
         self.count("block_count", a.layers);
         self.count("context_length", context);
@@ -160,18 +160,19 @@ impl Keys {
         }
     }
 
-    /// Rotary embeddings.
-    fn rotary(&mut self, a: &Architecture, config: &Map<String, Json>) -> Result<()> {
+    /// Adds the rotary embedding.
+    fn add_rotary(&mut self, a: &Architecture, config: &Map<String, Json>) -> Result<()> {
         let Some(rope) = a.ropes.first() else { return Err(refused("it has no rotary embedding")) };
         if let Some(local) = a.ropes.get(1)
             && *local != (Rope { theta: 10_000.0, dims: rope.dims, scaling: Scaling::None, pairs: rope.pairs })
         {
-            return Err(refused("the rotary embedding of its sliding layers is not the plain one of theta 10000"));
+            return Err(refused("the rotary embedding of its sliding-window layers is not the default one with theta 10000"));
         }
         self.count("rope.dimension_count", rope.dims);
         self.number("rope.freq_base", rope.theta);
-        let said = |key: &str| ["rope_parameters", "rope_scaling"].iter().find_map(|part| config.get(*part)?.get(key)?.as_f64());
-        let original = said("original_max_position_embeddings")
+        let setting =
+            |key: &str| ["rope_parameters", "rope_scaling"].iter().find_map(|part| config.get(*part)?.get(key)?.as_f64());
+        let original = setting("original_max_position_embeddings")
             .or_else(|| config.get("original_max_position_embeddings")?.as_f64())
             .unwrap_or(a.max_positions as f64);
         let gemma = self.architecture.starts_with("gemma");
@@ -188,13 +189,13 @@ impl Keys {
             }
             Scaling::Yarn { factor, attention, .. } if !gemma => {
                 let usual =
-                    [("beta_fast", 32.0), ("beta_slow", 1.0)].iter().all(|(key, value)| said(key).is_none_or(|x| x == *value));
+                    [("beta_fast", 32.0), ("beta_slow", 1.0)].iter().all(|(key, value)| setting(key).is_none_or(|x| x == *value));
                 let warmth = 0.1 * factor.ln() + 1.0;
                 let truncates = ["rope_parameters", "rope_scaling"]
                     .iter()
                     .all(|part| config.get(*part).and_then(|part| part.get("truncate")) != Some(&Json::Bool(false)));
                 if !usual || !truncates || (attention - warmth).abs() > 1e-6 {
-                    return Err(refused("its yarn has a beta_fast, beta_slow or attention_factor that is not the usual one"));
+                    return Err(refused("its YaRN scaling uses a non-default beta_fast, beta_slow or attention_factor"));
                 }
                 self.own("rope.scaling.type", Value::String("yarn".into()));
                 self.number("rope.scaling.factor", *factor);
@@ -209,17 +210,17 @@ impl Keys {
             }
             other => {
                 let name = format!("{other:?}").split([' ', '{']).next().unwrap_or_default().to_lowercase();
-                return Err(refused(format!("llama.cpp has no {name} rotary embedding for `{}`", a.family)));
+                return Err(refused(format!("llama.cpp does not support {name} rotary scaling for `{}`", a.family)));
             }
         }
         Ok(())
     }
 
-    /// Where the tensor `name` of a checkpoint goes.
+    /// Maps the checkpoint tensor `name` to its GGUF name and layout.
     ///
     /// # Errors
     /// A tensor that llama.cpp does not have.
-    pub fn place(&self, name: &str) -> Result<Place> {
+    pub fn map_tensor(&self, name: &str) -> Result<TensorMapping> {
         let unknown = || refused(format!("llama.cpp has no tensor for `{name}`"));
         let (path, kind) = name.rsplit_once('.').ok_or_else(unknown)?;
         let layer = path.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
@@ -236,15 +237,15 @@ impl Keys {
         };
         let turned = self.head.filter(|_| matches!(found, "attn_q" | "attn_k"));
         let added = if found.ends_with("norm") { self.offset } else { 0.0 };
-        Ok(Place { name: new, interleaved: turned, added })
+        Ok(TensorMapping { name: new, interleaved: turned, added })
     }
 
-    /// That of a tensor that is made, by llama.cpp's name.
-    pub fn made(&self, name: &str) -> Place {
-        Place { name: name.to_owned(), interleaved: None, added: 0.0 }
+    /// The mapping of a generated tensor, by llama.cpp's name.
+    pub fn map_generated(&self, name: &str) -> TensorMapping {
+        TensorMapping { name: name.to_owned(), interleaved: None, added: 0.0 }
     }
 
-    /// llama.cpp's name of the family.
+    /// llama.cpp's name of the architecture.
     pub fn architecture(&self) -> &'static str {
         self.architecture
     }

@@ -1,7 +1,7 @@
-//! The tokenizer of a GGUF file as tokenizer.json and tokenizer_config.json.
+//! Converts the tokenizer of a GGUF file to tokenizer.json and tokenizer_config.json.
 //!
-//! Two kinds: `gpt2`, byte-level BPE with its merges, whose rule for splitting text has a name; `llama`,
-//! sentencepiece with scores, from which merges follow.
+//! Two kinds are supported: `gpt2`, byte-level BPE with merges and a named pre-tokenizer, and `llama`, sentencepiece with
+//! scores, from which merges are derived.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -13,10 +13,10 @@ use super::gguf::Metadata;
 use crate::error::{Error, Result};
 use crate::interrupt;
 
-/// Tokens that are not ordinary text, in `tokenizer.ggml.token_type`: unknown, control, user-defined.
+/// Types of special tokens in `tokenizer.ggml.token_type`: unknown, control, user-defined.
 const SPECIAL: [u64; 3] = [2, 3, 4];
 
-/// The rule of Llama 3 for splitting text before BPE; that of Qwen2 splits every digit.
+/// The pre-tokenizer regex of Llama 3; Qwen2's splits every digit.
 fn split_rule(digits: &str) -> String {
     format!(
         "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{{L}}\\p{{N}}]?\\p{{L}}+|\\p{{N}}{digits}| ?[^\\s\\p{{L}}\\p{{N}}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
@@ -27,11 +27,11 @@ fn byte_level(regex: bool) -> Json {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
 }
 
-/// How a byte-level tokenizer splits text before BPE.
+/// A pre-tokenizer for byte-level BPE.
 pub(super) struct Rule {
     pub normalizer: Json,
     pub pre_tokenizer: Json,
-    /// Whether a piece that is a token is one, whatever its merges.
+    /// Whether a piece that is a token is used as one regardless of merges.
     pub ignore_merges: bool,
 }
 
@@ -39,7 +39,7 @@ impl Rule {
     /// The names that llama.cpp writes.
     pub const NAMES: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
 
-    /// The rule that `tokenizer.ggml.pre` names.
+    /// The rule named by `tokenizer.ggml.pre`.
     pub fn named(name: &str) -> Option<Self> {
         let split = |rule: String| {
             json!({"type": "Sequence", "pretokenizers": [
@@ -59,12 +59,12 @@ impl Rule {
     }
 }
 
-/// The files; or why the tokenizer cannot be taken over, which leaves a model without one.
+/// The tokenizer files, or the reason why the tokenizer cannot be converted, in which case the model has none.
 pub(super) fn tokenizer_files(
     metadata: &Metadata<'_>,
     file: &Path,
 ) -> Result<std::result::Result<BTreeMap<&'static str, Json>, String>> {
-    let bad = |key: &str| Error::Gguf { file: file.into(), reason: format!("its {key} is damaged") };
+    let bad = |key: &str| Error::Gguf { file: file.into(), reason: format!("its {key} is corrupt") };
     let Some(kind) = metadata.text("tokenizer.ggml.model").filter(|kind| !["no_vocab", "none"].contains(kind)) else {
         return Ok(Err("the file has none".into()));
     };
@@ -100,7 +100,7 @@ pub(super) fn tokenizer_files(
             merges = pairs.ok_or_else(|| bad("tokenizer.ggml.merges"))?;
             let rule = metadata.text("tokenizer.ggml.pre").unwrap_or("gpt-2");
             let Some(found) = Rule::named(rule) else {
-                return Ok(Err(format!("its rule `{rule}` for splitting text is not known")));
+                return Ok(Err(format!("its pre-tokenizer `{rule}` is unknown")));
             };
             (normalizer, pre_tokenizer, ignore_merges) = (found.normalizer, found.pre_tokenizer, found.ignore_merges);
             decoder = byte_level(true);
@@ -112,10 +112,10 @@ pub(super) fn tokenizer_files(
             let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| bad("tokenizer.ggml.scores"))?;
             merges = match merges_of(&tokens, &scores, &vocab)? {
                 Some(merges) => merges,
-                None => return Ok(Err("its tokens can be put together in more ways than those of any real one".into())),
+                None => return Ok(Err("its tokens have more merges than those of any real tokenizer".into())),
             };
             let prefix = flag("add_space_prefix").unwrap_or(true);
-            // As transformers has it: no second space before a text that begins with one.
+            // As in transformers: no second space before a text that begins with one.
             let scheme = if prefix { "first" } else { "never" };
             normalizer = Json::Null;
             pre_tokenizer = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": false});
@@ -130,9 +130,9 @@ pub(super) fn tokenizer_files(
             decoder = json!({"type": "Sequence", "decoders": steps});
             (ignore_merges, fallback) = (false, true);
         }
-        other => return Ok(Err(format!("the kind `{other}` cannot be taken over"))),
+        other => return Ok(Err(format!("the tokenizer model `{other}` is not supported"))),
     }
-    // Sentencepiece models begin a text with their first token unless the file says otherwise.
+    // Sentencepiece models put a bos token before a text unless the file says otherwise.
     let begins = bos.filter(|_| flag("add_bos_token").unwrap_or(kind == "llama"));
     let ends = eos.filter(|_| flag("add_eos_token").unwrap_or(false));
     let special = |(_, token): (usize, &str)| json!({"SpecialToken": {"id": token, "type_id": 0}});
@@ -164,8 +164,8 @@ pub(super) fn tokenizer_files(
     Ok(Ok(BTreeMap::from([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])))
 }
 
-/// The merges of a sentencepiece vocabulary: every way to put a token together from two others, best score
-/// first, as transformers derives them. None where there are more of them than in any real one.
+/// The merges of a sentencepiece vocabulary: every way to combine two tokens into a third, best score first, as transformers
+/// derives them. `None` if there are more than in any real vocabulary.
 ///
 /// # Errors
 /// A stop.
@@ -174,7 +174,7 @@ pub(super) fn merges_of<'a>(
     scores: &[f32],
     vocab: &HashMap<&str, usize>,
 ) -> Result<Option<Vec<(&'a str, &'a str)>>> {
-    /// Bytes of the longest token, and of all merges; a vocabulary of 256,000 tokens has 500,000 merges.
+    /// The maximum size in bytes of a token, and of all merges; a vocabulary of 256,000 tokens has 500,000 merges.
     const TOKEN: usize = 512;
     const BYTES: usize = 64 << 20;
     let (mut merges, mut bytes) = (Vec::new(), 0);
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_of_many_ways_are_not_taken_over() {
+    fn vocabularies_with_too_many_merges_are_rejected() {
         let merges = |lengths: std::ops::Range<usize>| {
             let tokens: Vec<String> = lengths.map(|n| "a".repeat(n)).collect();
             let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();

@@ -1,7 +1,7 @@
-//! A tokenizer as a GGUF file has it: the other direction of `gguf_tokenizer.rs`.
+//! Writes a tokenizer to a GGUF file: the inverse of `gguf_tokenizer.rs`.
 //!
-//! Two kinds can be told: byte-level BPE whose rule for splitting text has a name, and sentencepiece BPE, whose merges
-//! follow from scores. What is written is read back, and must give the same tokens for the same text.
+//! Two kinds are supported: byte-level BPE with a pre-tokenizer that llama.cpp names, and sentencepiece BPE whose merges
+//! follow from scores. The result is read back and must produce the same tokens for the same text.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::chat::Chat;
 use super::gguf::{ENDS, Metadata};
 use super::gguf_keys::refused;
 use super::gguf_tokenizer::{Rule, merges_of, tokenizer_files};
-use super::tokenizer::tokenizing;
+use super::tokenizer::guard_tokenizer;
 use crate::error::Result;
 
 /// Token types of llama.cpp.
@@ -25,7 +25,7 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
-/// Texts that both tokenizers must split alike.
+/// Texts that both tokenizers must split identically.
 const PROBES: [&str; 14] = [
     "Hello world",
     " leading and trailing ",
@@ -43,40 +43,40 @@ const PROBES: [&str; 14] = [
     "x",
 ];
 
-/// What a tokenizer is written from.
-pub(crate) struct Told<'a> {
-    /// Its tokenizer.json, and where that is.
+/// The tokenizer to write.
+pub(crate) struct TokenizerInput<'a> {
+    /// The path and contents of tokenizer.json.
     pub file: &'a Path,
     pub bytes: &'a [u8],
     pub chat: &'a Chat,
-    /// Tokens that end an answer, beside that of `chat`.
+    /// End-of-sequence tokens in addition to that of `chat`.
     pub ends: &'a [u32],
-    /// Rows of the embedding, each of which must have a token.
+    /// Rows of the embedding; each needs a token.
     pub rows: usize,
 }
 
-/// Keys of a GGUF file with their values.
-pub(crate) type Keyed = Vec<(String, Value)>;
+/// Keys and values of a GGUF file.
+pub(crate) type KeyValues = Vec<(String, Value)>;
 
-/// The keys of a tokenizer, and what a reader should know of them.
+/// The metadata of a tokenizer, and notes for the user.
 ///
 /// # Errors
-/// A tokenizer that cannot be told so that it splits text as it did.
-pub(crate) fn tokenizer_keys(told: &Told<'_>) -> Result<(Keyed, Vec<String>)> {
-    let json: Json = serde_json::from_slice(told.bytes).map_err(|e| cannot(told, &e.to_string()))?;
-    let original = tokenizing(told.file, || Tokenizer::from_bytes(told.bytes))?;
-    let mut written = Written::new(told, &json, &original)?;
-    written.kind(&json)?;
-    written.begin_and_end(&json, &original)?;
-    if let Some(template) = &told.chat.template {
-        written.key("chat_template", Value::String(template.clone()));
+/// A tokenizer that cannot be represented so that it splits text identically.
+pub(crate) fn tokenizer_keys(input: &TokenizerInput<'_>) -> Result<(KeyValues, Vec<String>)> {
+    let json: Json = serde_json::from_slice(input.bytes).map_err(|e| unsupported(input, &e.to_string()))?;
+    let original = guard_tokenizer(input.file, || Tokenizer::from_bytes(input.bytes))?;
+    let mut writer = TokenizerWriter::new(input, &json, &original)?;
+    writer.add_model(&json)?;
+    writer.add_special_tokens(&json, &original)?;
+    if let Some(template) = &input.chat.template {
+        writer.key("chat_template", Value::String(template.clone()));
     }
-    written.agrees(&original)?;
-    Ok((written.keys, written.notes))
+    writer.check_round_trip(&original)?;
+    Ok((writer.keys, writer.notes))
 }
 
-/// The keys of a model without a tokenizer: the ids that `config`, its config.json, names.
-pub(crate) fn ids_alone(config: &Json) -> Vec<(String, Value)> {
+/// The metadata of a model without a tokenizer: the token ids in `config`, its config.json.
+pub(crate) fn token_id_keys(config: &Json) -> Vec<(String, Value)> {
     let mut keys = vec![("tokenizer.ggml.model".to_owned(), Value::String("no_vocab".into()))];
     let ids = |key: &str| -> Vec<u32> {
         let found = config[key].as_array().map_or(std::slice::from_ref(&config[key]), Vec::as_slice);
@@ -89,13 +89,13 @@ pub(crate) fn ids_alone(config: &Json) -> Vec<(String, Value)> {
     keys
 }
 
-fn cannot(told: &Told<'_>, reason: &str) -> crate::Error {
-    refused(format!("`{}` {reason}", told.file.display()))
+fn unsupported(input: &TokenizerInput<'_>, reason: &str) -> crate::Error {
+    refused(format!("`{}` {reason}", input.file.display()))
 }
 
-/// A tokenizer that is written.
-struct Written<'a> {
-    told: &'a Told<'a>,
+/// Builds the metadata of a tokenizer.
+struct TokenizerWriter<'a> {
+    input: &'a TokenizerInput<'a>,
     tokens: Vec<String>,
     types: Vec<i32>,
     /// The added tokens that have rows.
@@ -103,19 +103,19 @@ struct Written<'a> {
     keys: Vec<(String, Value)>,
     notes: Vec<String>,
     is_byte_level: bool,
-    /// Whether a blank is put before a text.
+    /// Whether a space is put before a text.
     has_prefix: bool,
 }
 
-impl<'a> Written<'a> {
+impl<'a> TokenizerWriter<'a> {
     fn key(&mut self, key: &str, value: Value) {
         self.keys.push((format!("tokenizer.{key}"), value));
     }
 
-    /// All tokens with their types.
-    fn new(told: &'a Told<'a>, json: &Json, original: &Tokenizer) -> Result<Self> {
-        let mut tokens: Vec<Option<String>> = vec![None; told.rows];
-        let mut types = vec![UNUSED; told.rows];
+    /// Reads all tokens with their types.
+    fn new(input: &'a TokenizerInput<'a>, json: &Json, original: &Tokenizer) -> Result<Self> {
+        let mut tokens: Vec<Option<String>> = vec![None; input.rows];
+        let mut types = vec![UNUSED; input.rows];
         let mut beyond = 0;
         for (token, id) in original.get_vocab(false) {
             match tokens.get_mut(id as usize) {
@@ -139,19 +139,19 @@ impl<'a> Written<'a> {
         }
         let tokens: Vec<String> =
             tokens.into_iter().enumerate().map(|(id, token)| token.unwrap_or_else(|| format!("[PAD{id}]"))).collect();
-        let notes = (beyond > 0).then(|| format!("{beyond} tokens without a row of the embedding are left out"));
+        let notes = (beyond > 0).then(|| format!("{beyond} tokens without a row in the embedding were left out"));
         let notes = notes.into_iter().collect();
-        Ok(Self { told, tokens, types, added, keys: Vec::new(), notes, is_byte_level: false, has_prefix: false })
+        Ok(Self { input, tokens, types, added, keys: Vec::new(), notes, is_byte_level: false, has_prefix: false })
     }
 
-    /// The model, its tokens and merges or scores.
-    fn kind(&mut self, json: &Json) -> Result<()> {
+    /// Adds the model with its tokens and merges or scores.
+    fn add_model(&mut self, json: &Json) -> Result<()> {
         let model = &json["model"];
         if model["type"].as_str().is_some_and(|kind| kind != "BPE") || !model["merges"].is_array() {
             let kind = model["type"].as_str().unwrap_or("unnamed").to_owned();
-            return Err(cannot(self.told, &format!("is of the kind `{kind}`, and only BPE can be told")));
+            return Err(unsupported(self.input, &format!("is of the type `{kind}`; only BPE is supported")));
         }
-        let merges = merges(&model["merges"]).ok_or_else(|| cannot(self.told, "has merges that are none"))?;
+        let merges = merges(&model["merges"]).ok_or_else(|| unsupported(self.input, "has invalid merges"))?;
         self.is_byte_level = has_byte_level(&json["pre_tokenizer"]);
         let unknown = model["unk_token"].as_str().and_then(|token| self.tokens.iter().position(|t| t == token));
         if let Some(id) = unknown {
@@ -162,15 +162,15 @@ impl<'a> Written<'a> {
                 let ignores = model["ignore_merges"] == true;
                 let rule = Rule::NAMES.into_iter().find(|name| {
                     let fits = |rule: Rule| {
-                        same(&rule.normalizer, &json["normalizer"])
-                            && same(&rule.pre_tokenizer, &json["pre_tokenizer"])
+                        is_equivalent(&rule.normalizer, &json["normalizer"])
+                            && is_equivalent(&rule.pre_tokenizer, &json["pre_tokenizer"])
                             && rule.ignore_merges == ignores
                     };
                     Rule::named(name).is_some_and(fits)
                 });
                 let rule = rule.ok_or_else(|| {
                     let known = Rule::NAMES.join(", ");
-                    cannot(self.told, &format!("splits text by a rule that is none of llama.cpp's known here ({known})"))
+                    unsupported(self.input, &format!("uses a pre-tokenizer that llama.cpp does not have (supported: {known})"))
                 })?;
                 self.key("ggml.model", Value::String("gpt2".into()));
                 self.key("ggml.pre", Value::String(rule.into()));
@@ -178,18 +178,20 @@ impl<'a> Written<'a> {
             }
             false if model["byte_fallback"] == true => {
                 let prefix = adds_prefix(json);
-                let prefix = prefix.ok_or_else(|| cannot(self.told, "splits text in a way that sentencepiece does not"))?;
+                let prefix = prefix.ok_or_else(|| unsupported(self.input, "splits text differently from sentencepiece"))?;
                 self.key("ggml.model", Value::String("llama".into()));
                 self.key("ggml.pre", Value::String("default".into()));
                 self.key("ggml.add_space_prefix", Value::Bool(prefix));
                 self.has_prefix = prefix;
                 if prefix {
-                    self.notes
-                        .push("llama.cpp puts a blank before every text, transformers only before one that has none".into());
+                    self.notes.push(
+                        "llama.cpp puts a space before every text, transformers only before a text that does not begin with one"
+                            .into(),
+                    );
                 }
                 Some(self.scores(&merges)?)
             }
-            false => return Err(cannot(self.told, "is neither byte-level BPE nor sentencepiece BPE")),
+            false => return Err(unsupported(self.input, "is neither byte-level BPE nor sentencepiece BPE")),
         };
         let texts = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
         let tokens = texts(&self.tokens);
@@ -209,18 +211,20 @@ impl<'a> Written<'a> {
         Ok(())
     }
 
-    /// Scores from which the merges follow: a token that is merged earlier has a higher one.
+    /// Scores that imply the merges: a token that is merged earlier has a higher score.
     fn scores(&self, merges: &[(String, String)]) -> Result<Vec<f32>> {
         let vocab: HashMap<&str, usize> = self.tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
         let mut order: Vec<usize> = Vec::new();
         for (left, right) in merges {
             let id = vocab.get(format!("{left}{right}").as_str());
-            let id = *id.ok_or_else(|| cannot(self.told, &format!("merges `{left}` and `{right}` to no token of its own")))?;
+            let id = *id.ok_or_else(|| {
+                unsupported(self.input, &format!("merges `{left}` and `{right}` to something that is not a token"))
+            })?;
             if order.last() != Some(&id) {
                 order.push(id);
             }
         }
-        // Single characters come after all that is merged; what is no text has none.
+        // Single characters rank after all merges; tokens that are not text have no score.
         let mut scores: Vec<f32> =
             self.types.iter().map(|kind| if *kind == NORMAL { -(order.len() as f32) } else { 0.0 }).collect();
         for (rank, id) in order.iter().enumerate() {
@@ -230,30 +234,30 @@ impl<'a> Written<'a> {
         let back = merges_of(&tokens, &scores, &vocab)?.unwrap_or_default();
         match back.len() == merges.len() && back.iter().zip(merges).all(|((a, b), (left, right))| a == left && b == right) {
             true => Ok(scores),
-            false => Err(cannot(self.told, "has merges that no scores of sentencepiece give")),
+            false => Err(unsupported(self.input, "has merges that cannot be expressed as sentencepiece scores")),
         }
     }
 
-    /// Special tokens, and which of them are put around a text.
-    fn begin_and_end(&mut self, json: &Json, original: &Tokenizer) -> Result<()> {
-        let id = |token: &str| original.token_to_id(token).filter(|id| (*id as usize) < self.told.rows);
-        let (before, after) = around(&json["post_processor"])
-            .ok_or_else(|| cannot(self.told, "puts tokens around a text in a way that llama.cpp does not"))?;
-        let chat = self.told.chat;
-        let one = |around: &[String], said: &str| -> Result<Option<u32>> {
+    /// Adds special tokens, and which of them are put around a text.
+    fn add_special_tokens(&mut self, json: &Json, original: &Tokenizer) -> Result<()> {
+        let id = |token: &str| original.token_to_id(token).filter(|id| (*id as usize) < self.input.rows);
+        let (before, after) = surrounding_tokens(&json["post_processor"])
+            .ok_or_else(|| unsupported(self.input, "puts tokens around a text differently from llama.cpp"))?;
+        let chat = self.input.chat;
+        let one = |around: &[String], default: &str| -> Result<Option<u32>> {
             match around {
-                [] => Ok(id(said)),
-                [token] => id(token)
-                    .map(Some)
-                    .ok_or_else(|| cannot(self.told, &format!("puts `{token}` around texts, which has no row"))),
-                _ => Err(cannot(self.told, "puts several tokens around a text")),
+                [] => Ok(id(default)),
+                [token] => id(token).map(Some).ok_or_else(|| {
+                    unsupported(self.input, &format!("puts `{token}` around a text, which has no row in the embedding"))
+                }),
+                _ => Err(unsupported(self.input, "puts several tokens around a text")),
             }
         };
         let token = |name: &str| chat.tokens.get(name).cloned().unwrap_or_default();
         let (bos, eos) = (one(&before, &token("bos_token"))?, one(&after, &token("eos_token"))?);
         let mut ends: Vec<u32> = Vec::new();
-        for end in eos.into_iter().chain(id(&token("eos_token"))).chain(self.told.ends.iter().copied()) {
-            if !ends.contains(&end) && (end as usize) < self.told.rows {
+        for end in eos.into_iter().chain(id(&token("eos_token"))).chain(self.input.ends.iter().copied()) {
+            if !ends.contains(&end) && (end as usize) < self.input.rows {
                 ends.push(end);
             }
         }
@@ -269,38 +273,39 @@ impl<'a> Written<'a> {
             self.key(&format!("ggml.{name}_token_id"), Value::U32(*end));
         }
         if ends.len() > ENDS.len() {
-            self.notes.push(format!("{} of the tokens that end an answer are left out", ends.len() - ENDS.len()));
+            self.notes.push(format!("{} end-of-sequence tokens were left out", ends.len() - ENDS.len()));
         }
         self.key("ggml.add_bos_token", Value::Bool(!before.is_empty()));
         self.key("ggml.add_eos_token", Value::Bool(!after.is_empty()));
         Ok(())
     }
 
-    /// An error where what was written, read back, splits a text otherwise than `original`.
-    fn agrees(&self, original: &Tokenizer) -> Result<()> {
+    /// Returns an error if the written tokenizer, read back, splits a text differently from `original`.
+    fn check_round_trip(&self, original: &Tokenizer) -> Result<()> {
         let metadata = self.keys.iter().cloned().collect();
         let content = Content { magic: VersionedMagic::GgufV3, metadata, tensor_infos: HashMap::new(), tensor_data_offset: 0 };
-        let files = tokenizer_files(&Metadata::new(&content, "llama"), self.told.file)?;
-        let files = files.map_err(|reason| cannot(self.told, &format!("does not come back: {reason}")))?;
+        let files = tokenizer_files(&Metadata::new(&content, "llama"), self.input.file)?;
+        let files = files.map_err(|reason| unsupported(self.input, &format!("cannot be read back: {reason}")))?;
         let text = files.get("tokenizer.json").map(Json::to_string).unwrap_or_default();
-        let back = tokenizing(self.told.file, || Tokenizer::from_bytes(text.as_bytes()))?;
+        let back = guard_tokenizer(self.input.file, || Tokenizer::from_bytes(text.as_bytes()))?;
         let mut probes: Vec<String> = PROBES.iter().map(|probe| (*probe).to_owned()).collect();
-        // Sentencepiece puts its space before what follows a special token, or does not, as one pleases.
+        // Sentencepiece implementations differ in whether a space is put after a special token.
         match self.is_byte_level {
             true => probes.extend(self.added.iter().take(512).map(|token| format!("a {token} b\n{token}c{token}"))),
             false => probes.extend(self.added.iter().take(512).cloned()),
         }
         for probe in &probes {
-            // A text that begins with a blank is given another, or is not.
+            // Implementations differ for texts that begin with a space.
             let probe = if self.has_prefix { probe.trim_start_matches([' ', '\u{2581}']) } else { probe };
-            let ids =
-                |tokenizer: &Tokenizer| tokenizing(self.told.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()));
+            let ids = |tokenizer: &Tokenizer| {
+                guard_tokenizer(self.input.file, || Ok(tokenizer.encode_fast(probe, true)?.get_ids().to_vec()))
+            };
             let (expected, found) = (ids(original)?, ids(&back)?);
-            let has_rows = expected.iter().all(|id| (*id as usize) < self.told.rows);
+            let has_rows = expected.iter().all(|id| (*id as usize) < self.input.rows);
             if has_rows && expected != found {
-                return Err(cannot(
-                    self.told,
-                    &format!("splits `{}` otherwise than what would be written", probe.escape_debug()),
+                return Err(unsupported(
+                    self.input,
+                    &format!("splits `{}` differently from what would be written", probe.escape_debug()),
                 ));
             }
         }
@@ -308,7 +313,7 @@ impl<'a> Written<'a> {
     }
 }
 
-/// Whether a token is the byte of its number: `<0x0A>`.
+/// Whether a token stands for a byte, such as `<0x0A>`.
 fn is_byte(token: &str) -> bool {
     token
         .strip_prefix("<0x")
@@ -316,7 +321,7 @@ fn is_byte(token: &str) -> bool {
         .is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok())
 }
 
-/// Merges, which are pairs or texts of two with a blank between.
+/// Merges, stored as pairs or as texts separated by a space.
 fn merges(json: &Json) -> Option<Vec<(String, String)>> {
     let one = |merge: &Json| match merge {
         Json::String(text) => text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())),
@@ -334,8 +339,8 @@ fn has_byte_level(pre_tokenizer: &Json) -> bool {
     is(pre_tokenizer) || pre_tokenizer["pretokenizers"].as_array().is_some_and(|parts| parts.iter().any(is))
 }
 
-/// Whether two parts of tokenizers do the same, what they leave out being the default.
-fn same(a: &Json, b: &Json) -> bool {
+/// Whether two tokenizer components do the same; missing keys have default values.
+fn is_equivalent(a: &Json, b: &Json) -> bool {
     fn plain(json: &Json) -> Json {
         match json {
             Json::Object(map) => {
@@ -343,13 +348,13 @@ fn same(a: &Json, b: &Json) -> bool {
                 if let Some([only]) = parts.map(Vec::as_slice) {
                     return plain(only);
                 }
-                // Of offsets no token depends.
+                // Offsets do not affect tokens.
                 let defaults = BTreeMap::from([("use_regex", true), ("invert", false), ("individual_digits", false)]);
-                let said = map.iter().filter(|(key, value)| {
+                let explicit = map.iter().filter(|(key, value)| {
                     let default = defaults.get(key.as_str()).is_some_and(|default| **value == Json::Bool(*default));
                     *key != "trim_offsets" && !default
                 });
-                Json::Object(said.map(|(key, value)| (key.clone(), plain(value))).collect())
+                Json::Object(explicit.map(|(key, value)| (key.clone(), plain(value))).collect())
             }
             Json::Array(items) => Json::Array(items.iter().map(plain).collect()),
             other => other.clone(),
@@ -358,7 +363,7 @@ fn same(a: &Json, b: &Json) -> bool {
     plain(a) == plain(b)
 }
 
-/// Whether a blank is put before a text, as sentencepiece may; none where text is split in another way.
+/// Whether a space is put before a text, as sentencepiece does; `None` if text is split in another way.
 fn adds_prefix(json: &Json) -> Option<bool> {
     let normalizers = match &json["normalizer"] {
         Json::Null => Vec::new(),
@@ -376,7 +381,7 @@ fn adds_prefix(json: &Json) -> Option<bool> {
     }
     match (json["pre_tokenizer"]["type"].as_str(), replaces) {
         (None, true) => Some(prefix),
-        // Text has no blanks any more where they were replaced.
+        // No spaces are left after they were replaced.
         (Some("Split"), true) if blank(&json["pre_tokenizer"]["pattern"]) => Some(prefix),
         (Some("Metaspace"), false) if !prefix && json["pre_tokenizer"]["split"] == false => {
             Some(json["pre_tokenizer"]["prepend_scheme"] != "never")
@@ -385,8 +390,8 @@ fn adds_prefix(json: &Json) -> Option<bool> {
     }
 }
 
-/// The tokens that are put before and behind a text; none where something else is done.
-fn around(post_processor: &Json) -> Option<(Vec<String>, Vec<String>)> {
+/// The tokens put before and after a text; `None` for anything else.
+fn surrounding_tokens(post_processor: &Json) -> Option<(Vec<String>, Vec<String>)> {
     let parts = match post_processor["type"].as_str() {
         None => Vec::new(),
         Some("Sequence") => post_processor["processors"].as_array()?.iter().collect(),

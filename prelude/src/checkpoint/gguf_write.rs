@@ -1,4 +1,4 @@
-//! Writes a GGUF file: keys, then tensors, block by block, none of which is held whole.
+//! Writes a GGUF file: metadata, then tensors block by block; no tensor is held in memory.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::fs::File;
@@ -9,7 +9,7 @@ use candle_core::DType;
 use candle_core::quantized::gguf_file::Value;
 
 use super::encode::Encoding;
-use super::gguf_keys::Place;
+use super::gguf_keys::TensorMapping;
 use super::view::deinterleaved;
 use super::write::{Content, Slot, Values, fill_slots};
 use crate::error::{Error, Result};
@@ -18,34 +18,34 @@ use crate::work::Work;
 /// Tensors begin at multiples of this.
 const ALIGNMENT: u64 = 32;
 
-/// A tensor of the file.
+/// A tensor to write.
 pub(crate) struct GgufTensor<'a> {
-    /// llama.cpp's name, and what is done to its values.
-    pub place: Place,
-    /// Rows first.
+    /// llama.cpp's name and layout.
+    pub mapping: TensorMapping,
+    /// The shape, rows first.
     pub shape: Vec<usize>,
     pub encoding: Encoding,
-    /// The name of the tensor that it is made of, or its values.
-    pub of: Of<'a>,
+    /// Where its values come from.
+    pub data: TensorData<'a>,
 }
 
-/// What a tensor is made of.
-pub(crate) enum Of<'a> {
+/// The source of a tensor's values.
+pub(crate) enum TensorData<'a> {
     Merged(&'a str),
-    Made(&'a [f32]),
+    Generated(&'a [f32]),
 }
 
-/// A file of `keys` and `tensors`.
+/// A file to write, with metadata `keys`.
 pub(crate) struct GgufFile<'a> {
     pub keys: Vec<(String, Value)>,
     pub tensors: Vec<GgufTensor<'a>>,
 }
 
 impl GgufFile<'_> {
-    /// Writes it to `file`, which is at `path`; `content` gives the values of a merged tensor.
+    /// Writes to `file`, which is at `path`; `content` returns the values of a merged tensor.
     ///
     /// # Errors
-    /// A value that its format cannot hold, or a file that cannot be written.
+    /// A value that its encoding cannot represent, or a file that cannot be written.
     pub fn write<'c>(&'c self, file: &mut File, path: &Path, content: impl Fn(&str) -> Result<Content<'c>> + Sync) -> Result<()> {
         let mut offsets = Vec::new();
         let mut offset = 0u64;
@@ -56,10 +56,10 @@ impl GgufFile<'_> {
         let header = self.header(&offsets);
         let start = header.len() as u64;
         file.write_all(&header).map_err(|e| Error::io("write", path, e))?;
-        // The last tensor is filled up too.
+        // The last tensor is padded too.
         file.set_len(start + offset).map_err(|e| Error::io("write", path, e))?;
         let slot = |(tensor, offset): (&'_ GgufTensor<'_>, &u64)| Slot {
-            name: tensor.place.name.clone(),
+            name: tensor.mapping.name.clone(),
             encoding: tensor.encoding,
             start: start + offset,
             bytes: tensor.bytes(),
@@ -80,7 +80,7 @@ impl GgufFile<'_> {
             put(&mut bytes, value);
         }
         for (tensor, offset) in self.tensors.iter().zip(offsets) {
-            text(&mut bytes, &tensor.place.name);
+            text(&mut bytes, &tensor.mapping.name);
             bytes.extend((tensor.shape.len() as u32).to_le_bytes());
             // The fastest dimension first.
             tensor.shape.iter().rev().for_each(|size| bytes.extend((*size as u64).to_le_bytes()));
@@ -98,22 +98,22 @@ impl GgufTensor<'_> {
         self.shape.iter().product::<usize>() as u64 / values as u64 * bytes as u64
     }
 
-    /// Its values in the order in which they are written.
+    /// Its values in file order.
     fn content<'c>(&'c self, content: &impl Fn(&str) -> Result<Content<'c>>) -> Result<Content<'c>> {
-        let values = match &self.of {
-            Of::Made(values) => {
+        let values = match &self.data {
+            TensorData::Generated(values) => {
                 let values: &'c [f32] = values;
                 return Ok(Content::Values(Box::new(move |start, into| {
                     into.copy_from_slice(&values[start..start + into.len()])
                 })));
             }
-            Of::Merged(name) => match content(name)? {
+            TensorData::Merged(name) => match content(name)? {
                 Content::Values(values) => values,
-                Content::Bytes(_) => return Err(super::gguf_keys::refused(format!("`{name}` is of whole numbers"))),
+                Content::Bytes(_) => return Err(super::gguf_keys::refused(format!("`{name}` contains integers"))),
             },
         };
         let columns = if self.shape.len() > 1 { self.shape.last().copied().unwrap_or(1).max(1) } else { 1 };
-        let (head, added) = (self.place.interleaved, self.place.added);
+        let (head, added) = (self.mapping.interleaved, self.mapping.added);
         let values: Values<'c> = match head {
             None => values,
             Some(head) => Box::new(move |start, into: &mut [f32]| {
@@ -136,8 +136,8 @@ impl GgufTensor<'_> {
     }
 }
 
-/// How the tensor of `shape` is stored where `wanted` is asked for: numbers by themselves are f32, and rows that are no
-/// whole blocks are f16, as llama.cpp has it.
+/// The encoding of a tensor of `shape` if `wanted` is requested. As in llama.cpp, vectors are f32, and rows that are not
+/// whole blocks are f16.
 pub(crate) fn encoding(shape: &[usize], wanted: Encoding) -> Encoding {
     match wanted {
         _ if shape.len() < 2 => Encoding::Plain(DType::F32),
@@ -151,7 +151,7 @@ fn text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(text.as_bytes());
 }
 
-/// The number of a value's type.
+/// The type number of a value.
 fn kind(value: &Value) -> u32 {
     match value {
         Value::U8(_) => 0,

@@ -1,9 +1,9 @@
-//! Models and data sets of the Hugging Face hub, in the cache that Python's `huggingface_hub` uses too:
-//! `blobs/ETAG` holds a file once, `snapshots/COMMIT/NAME` points to it, `refs/REVISION` names a commit.
+//! Models and datasets on the Hugging Face hub. The cache is shared with Python's `huggingface_hub`: `blobs/ETAG` holds a
+//! file, `snapshots/COMMIT/NAME` links to it, `refs/REVISION` names a commit.
 //!
-//! `HF_HOME`, `HF_HUB_CACHE` or its older name `HUGGINGFACE_HUB_CACHE` say where the cache is, `HF_ENDPOINT` where the
-//! hub is, `HF_TOKEN` who asks, `HF_HUB_OFFLINE=1` that nobody is to be asked, `HF_HUB_DOWNLOAD_TIMEOUT` the seconds that a
-//! server may send nothing.
+//! `HF_HOME`, `HF_HUB_CACHE` or its former name `HUGGINGFACE_HUB_CACHE` set the cache directory, `HF_ENDPOINT` the server,
+//! `HF_TOKEN` the access token, `HF_HUB_OFFLINE=1` disables network access, and `HF_HUB_DOWNLOAD_TIMEOUT` sets the seconds
+//! that a server may send nothing.
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -13,42 +13,42 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
 use super::adapter::{CONFIG as ADAPTER_CONFIG, FILES as ADAPTER_FILES, WEIGHTS as ADAPTER_WEIGHTS};
-use super::beside::{self, needed};
 use super::contained::{Contained, explain};
 use super::download::{Client, Server};
 use super::files::{WEIGHTS, is_index};
-use super::regular::read_file;
+use super::regular_file::read_file;
+use super::side_files::{self, needed};
 use crate::error::{Error, Result};
 
-/// A place on the hub: `org/name`, `org/name@revision`, and a file within.
+/// A reference to a repository on the hub, `org/name` or `org/name@revision`, and optionally to a file in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct HubRef {
     pub repo: String,
     pub revision: String,
-    /// A file of it, where one is named.
+    /// A file in the repository, if given.
     pub file: Option<String>,
     pub is_dataset: bool,
 }
 
-/// What a snapshot is fetched for.
+/// The kind of snapshot to fetch.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum SnapshotKind {
     Model,
     Adapter,
-    /// The training split, or the file that is named.
+    /// The training split, or the given file.
     Data,
 }
 
-/// Files that are there: a commit and its folder in the cache.
+/// Files in the cache: the commit and its directory.
 pub(crate) struct Snapshot {
     pub commit: String,
     pub directory: PathBuf,
-    /// What was asked for, in order, of those that are there.
+    /// The requested files that exist, in order.
     pub files: Vec<String>,
 }
 
-impl Place {
-    /// Reads `org/name[@revision][/path/of/file]`; none where it is not of that form.
+impl HubRef {
+    /// Parses `org/name[@revision][/path/of/file]`; `None` if it does not have that form.
     pub fn parse(spec: &str, is_dataset: bool) -> Option<Self> {
         let plain = |s: &str| {
             let fits = s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
@@ -66,25 +66,25 @@ impl Place {
         Repo::with_revision(self.repo.clone(), kind, self.revision.clone())
     }
 
-    /// What opens the same files again.
+    /// The reference to the same files at `commit`.
     pub fn pinned(&self, commit: &str) -> String {
         let file = self.file.as_deref().map_or_else(String::new, |file| format!("/{file}"));
         format!("{}@{commit}{file}", self.repo)
     }
 }
 
-/// Whether a name stays inside its folder.
+/// Whether a name stays inside its directory.
 fn is_inside(name: &str) -> bool {
     let normal = |c: Component<'_>| matches!(c, Component::Normal(_));
     !name.is_empty() && !name.contains(['\\', '\0', ':']) && Path::new(name).components().all(normal)
 }
 
-/// A variable of the environment that is not empty.
+/// The value of an environment variable, if set and not empty.
 fn set(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
-/// The folder of what is the user's own, and the cache.
+/// The user's Hugging Face directory, and the cache.
 fn folders() -> Option<(PathBuf, PathBuf)> {
     let home = set("HF_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(set("XDG_CACHE_HOME")?).join("huggingface")));
@@ -94,34 +94,34 @@ fn folders() -> Option<(PathBuf, PathBuf)> {
     Some((home, cache))
 }
 
-/// The names of models, or of data sets, that are in the cache, of its first `limit` folders: `org/name`, sorted.
+/// The names of cached models or datasets, `org/name`, sorted, from the first `limit` directories.
 pub(crate) fn cached_names(are_datasets: bool, limit: usize) -> Vec<String> {
     let prefix = if are_datasets { "datasets--" } else { "models--" };
     let entries = folders().and_then(|(_, cache)| std::fs::read_dir(cache).ok()).into_iter().flatten().flatten();
     let name = |entry: std::fs::DirEntry| {
         let folder = entry.file_name().to_str()?.strip_prefix(prefix)?.replace("--", "/");
-        Place::parse(&folder, are_datasets).filter(|place| place.file.is_none()).map(|place| place.repo)
+        HubRef::parse(&folder, are_datasets).filter(|reference| reference.file.is_none()).map(|reference| reference.repo)
     };
     let mut names: Vec<String> = entries.take(limit).filter_map(name).collect();
     names.sort();
     names
 }
 
-/// Bytes of a small file of the cache: a commit, a token.
-const SMALL: u64 = 1 << 12;
+/// The maximum size in bytes of a small cache file: a commit, a token.
+const MAX_SMALL_FILE_BYTES: u64 = 1 << 12;
 
-/// Bytes of the largest index of weights.
-const INDEX: u64 = 64 << 20;
+/// The maximum size in bytes of an index of weights.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
 
-/// How long a server may send nothing, where the environment does not say.
-const STALL: Duration = Duration::from_secs(30);
+/// How long a server may send nothing by default.
+const DEFAULT_STALL: Duration = Duration::from_secs(30);
 
-/// The text of a small file; none where it cannot be read.
-fn small(path: &Path) -> Option<String> {
-    Some(String::from_utf8(read_file(path, SMALL).ok()?).ok()?.trim().to_owned())
+/// The text of a small file; `None` if it cannot be read.
+fn read_small_file(path: &Path) -> Option<String> {
+    Some(String::from_utf8(read_file(path, MAX_SMALL_FILE_BYTES).ok()?).ok()?.trim().to_owned())
 }
 
-/// The cache and who is asked. Cheap to clone.
+/// Access to the hub and its cache. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Hub {
     cache: Cache,
@@ -142,80 +142,80 @@ struct Sibling {
 }
 
 impl Hub {
-    /// As the environment says.
+    /// Configures access from the environment.
     pub fn from_env() -> Result<Self> {
         let (home, cache) = folders().ok_or_else(|| Error::Hub {
             repo: "the hub".into(),
-            reason: "there is no folder for its cache".into(),
+            reason: "the cache directory is unknown".into(),
             hint: "set HF_HOME",
         })?;
-        let kept = || small(&home.join("token")).filter(|t| !t.is_empty());
+        let kept = || read_small_file(&home.join("token")).filter(|t| !t.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         let offline = set("HF_HUB_OFFLINE").is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));
         let token = set("HF_TOKEN").or_else(kept);
         let stall = set("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|s| s.parse().ok()).filter(|s| (1..=3600).contains(s));
-        let stall = stall.map_or(STALL, Duration::from_secs);
+        let stall = stall.map_or(DEFAULT_STALL, Duration::from_secs);
         let cache = std::path::absolute(&cache).map_err(|e| Error::io("read", &cache, e))?;
         Ok(Self { cache: Cache::new(cache), offline, client: Client::new(endpoint.trim_end_matches('/').into(), token, stall) })
     }
 
-    fn folder(&self, place: &Place) -> PathBuf {
-        self.cache.path().join(place.repo().folder_name())
+    fn folder(&self, reference: &HubRef) -> PathBuf {
+        self.cache.path().join(reference.repo().folder_name())
     }
 
-    /// The files that `wanted` needs, from the cache or downloaded into it.
+    /// Returns the files that `kind` needs, from the cache or downloaded into it.
     ///
     /// # Errors
-    /// What is gated, missing, not reachable and not in the cache either, or not what the hub said it was; files of the
-    /// cache that lead out of it; a stop.
-    pub fn snapshot(&self, place: &Place, wanted: Wanted) -> Result<Snapshot> {
-        let (hub, asked) = (self.clone(), place.clone());
-        let snapshot = self.client.stoppable(move || hub.get(&asked, wanted))?;
+    /// A repository that is gated, missing, or neither reachable nor cached; a file that does not match its description; links
+    /// in the cache that leave the repository's directory; a stop.
+    pub fn snapshot(&self, reference: &HubRef, kind: SnapshotKind) -> Result<Snapshot> {
+        let (hub, requested) = (self.clone(), reference.clone());
+        let snapshot = self.client.stoppable(move || hub.get(&requested, kind))?;
         snapshot.files.iter().try_for_each(|name| within(&snapshot.directory, name))?;
         Ok(snapshot)
     }
 
-    fn get(&self, place: &Place, wanted: Wanted) -> Result<Snapshot> {
-        let is_commit = place.revision.len() == 40 && place.revision.chars().all(|c| c.is_ascii_hexdigit());
+    fn get(&self, reference: &HubRef, kind: SnapshotKind) -> Result<Snapshot> {
+        let is_commit = reference.revision.len() == 40 && reference.revision.chars().all(|c| c.is_ascii_hexdigit());
         if self.offline || is_commit {
-            let known = if is_commit { Some(place.revision.clone()) } else { self.known_commit(place) };
-            if let Some(snapshot) = known.and_then(|commit| self.cached(place, wanted, commit)) {
+            let known = if is_commit { Some(reference.revision.clone()) } else { self.known_commit(reference) };
+            if let Some(snapshot) = known.and_then(|commit| self.cached(reference, kind, commit)) {
                 return Ok(snapshot);
             }
             if self.offline {
                 return Err(Error::Hub {
-                    repo: place.repo.clone(),
-                    reason: "it is not whole in the cache, and HF_HUB_OFFLINE is set".into(),
-                    hint: "unset HF_HUB_OFFLINE once, to download it",
+                    repo: reference.repo.clone(),
+                    reason: "the cached copy is incomplete and HF_HUB_OFFLINE is set".into(),
+                    hint: "unset HF_HUB_OFFLINE to download it",
                 });
             }
         }
-        let listing = match self.listing(place) {
+        let listing = match self.listing(reference) {
             Err(error @ Error::HubUnreachable { .. }) => {
-                let cached = self.known_commit(place).and_then(|commit| self.cached(place, wanted, commit));
+                let cached = self.known_commit(reference).and_then(|commit| self.cached(reference, kind, commit));
                 return cached.ok_or(error);
             }
             listing => listing?,
         };
         let commit = listing.sha.clone();
         if commit.is_empty() || !commit.chars().all(|c| c.is_ascii_alphanumeric()) {
-            return Err(self.odd(place, format!("it names the commit `{commit}`")));
+            return Err(self.protocol_error(reference, format!("invalid commit `{commit}`")));
         }
         let names: Vec<String> = listing.siblings.into_iter().map(|s| s.rfilename).collect();
         if let Some(name) = names.iter().find(|name| !is_inside(name)) {
-            return Err(self.odd(place, format!("it lists `{name}`, which is not a file of its own folder")));
+            return Err(self.protocol_error(reference, format!("it lists `{name}`, which is outside the repository")));
         }
-        let repo = if place.is_dataset { format!("datasets/{}", place.repo) } else { place.repo.clone() };
+        let repo = if reference.is_dataset { format!("datasets/{}", reference.repo) } else { reference.repo.clone() };
         let (client, cache) = (&self.client, self.cache.path());
-        let server = Server { client, cache, folder: self.folder(place), repo, commit: &commit };
-        let mut files = self.choose(place, wanted, &names)?;
-        let (mut done, mut beside_bytes) = (0, 0);
+        let server = Server { client, cache, folder: self.folder(reference), repo, commit: &commit };
+        let mut files = self.choose(reference, kind, &names)?;
+        let (mut done, mut side_bytes) = (0, 0);
         while let Some(name) = files.get(done).cloned() {
-            // What a merge takes along beside the weights is not worth more than its limits.
-            if wanted == Wanted::Model && place.file.is_none() && is_beside(&name) {
-                let most = beside::LARGEST.min(beside::ALL - beside_bytes);
+            // Side files are only downloaded within the limits for copying them.
+            if kind == SnapshotKind::Model && reference.file.is_none() && is_beside(&name) {
+                let most = side_files::MAX_FILE_BYTES.min(side_files::MAX_SIDE_BYTES - side_bytes);
                 match server.fetch_within(&name, most)? {
-                    Some(bytes) => (beside_bytes, done) = (beside_bytes + bytes, done + 1),
+                    Some(bytes) => (side_bytes, done) = (side_bytes + bytes, done + 1),
                     None => drop(files.remove(done)),
                 }
                 continue;
@@ -226,44 +226,49 @@ impl Hub {
             }
             done += 1;
         }
-        if self.known_commit(place).as_ref() != Some(&commit) {
+        if self.known_commit(reference).as_ref() != Some(&commit) {
             let write = || {
-                let folder = Contained::make(self.cache.path(), &self.folder(place))?;
-                let mut file = folder.file(&Path::new("refs").join(&place.revision))?;
+                let folder = Contained::make(self.cache.path(), &self.folder(reference))?;
+                let mut file = folder.file(&Path::new("refs").join(&reference.revision))?;
                 file.set_len(0)?;
                 file.write_all(commit.as_bytes())
             };
-            let path = self.folder(place).join("refs").join(&place.revision);
-            write().map_err(|e| explain(&place.repo, "write", &path, e))?;
+            let path = self.folder(reference).join("refs").join(&reference.revision);
+            write().map_err(|e| explain(&reference.repo, "write", &path, e))?;
         }
-        let directory = self.folder(place).join("snapshots").join(&commit);
+        let directory = self.folder(reference).join("snapshots").join(&commit);
         Ok(Snapshot { commit, directory, files })
     }
 
-    fn odd(&self, place: &Place, reason: String) -> Error {
-        Error::Hub { repo: place.repo.clone(), reason, hint: "the server does not speak the hub's protocol: check HF_ENDPOINT" }
+    fn protocol_error(&self, reference: &HubRef, reason: String) -> Error {
+        Error::Hub {
+            repo: reference.repo.clone(),
+            reason,
+            hint: "the server does not follow the hub's protocol: check HF_ENDPOINT",
+        }
     }
 
-    fn listing(&self, place: &Place) -> Result<Listing> {
-        let kind = if place.is_dataset { "datasets" } else { "models" };
-        let text = self.client.text(&format!("/api/{kind}/{}/revision/{}", place.repo, place.revision), &place.repo)?;
-        serde_json::from_str(&text).map_err(|e| self.odd(place, format!("its answer is not what was asked for: {e}")))
+    fn listing(&self, reference: &HubRef) -> Result<Listing> {
+        let kind = if reference.is_dataset { "datasets" } else { "models" };
+        let text =
+            self.client.text(&format!("/api/{kind}/{}/revision/{}", reference.repo, reference.revision), &reference.repo)?;
+        serde_json::from_str(&text).map_err(|e| self.protocol_error(reference, format!("unexpected response: {e}")))
     }
 
     /// The commit that the cache has for a revision.
-    fn known_commit(&self, place: &Place) -> Option<String> {
-        let folder = Contained::open(&self.folder(place)).ok()?;
-        let text = small(&folder.find(&Path::new("refs").join(&place.revision)).ok()?);
+    fn known_commit(&self, reference: &HubRef) -> Option<String> {
+        let folder = Contained::open(&self.folder(reference)).ok()?;
+        let text = read_small_file(&folder.find(&Path::new("refs").join(&reference.revision)).ok()?);
         text.filter(|c| !c.is_empty() && c.chars().all(|c| c.is_ascii_alphanumeric()))
     }
 
-    /// A snapshot in the cache, if it has all that is needed.
-    fn cached(&self, place: &Place, wanted: Wanted, commit: String) -> Option<Snapshot> {
-        let directory = self.folder(place).join("snapshots").join(&commit);
+    /// The snapshot in the cache if it is complete.
+    fn cached(&self, reference: &HubRef, kind: SnapshotKind, commit: String) -> Option<Snapshot> {
+        let directory = self.folder(reference).join("snapshots").join(&commit);
         let mut names = Vec::new();
         list(&directory, "", &mut names);
         names.sort();
-        let mut files = self.choose(place, wanted, &names).ok()?;
+        let mut files = self.choose(reference, kind, &names).ok()?;
         if let Some(index) = WEIGHTS.into_iter().find(|name| is_index(name) && files.iter().any(|file| file == name)) {
             files.extend(shards(&directory.join(index)).ok()?);
         }
@@ -271,14 +276,14 @@ impl Hub {
         whole.then_some(Snapshot { commit, directory, files })
     }
 
-    /// The files that are needed, of those there are.
-    fn choose(&self, place: &Place, wanted: Wanted, names: &[String]) -> Result<Vec<String>> {
+    /// Selects the files that are needed from those in the repository.
+    fn choose(&self, reference: &HubRef, kind: SnapshotKind, names: &[String]) -> Result<Vec<String>> {
         let has = |name: &str| names.iter().any(|n| n == name);
-        let missing = |what: &str| Error::HubMissing { repo: place.repo.clone(), what: what.into() };
-        if let Some(file) = &place.file {
+        let missing = |what: &str| Error::HubMissing { repo: reference.repo.clone(), what: what.into() };
+        if let Some(file) = &reference.file {
             return if has(file) { Ok(vec![file.clone()]) } else { Err(missing(&format!("file `{file}`"))) };
         }
-        if wanted == Wanted::Adapter {
+        if kind == SnapshotKind::Adapter {
             let weights = ADAPTER_WEIGHTS.into_iter().find(|file| has(file));
             let weights = weights.ok_or_else(|| missing(&format!("file `{}`", ADAPTER_WEIGHTS[0])))?;
             if !has(ADAPTER_CONFIG) {
@@ -287,13 +292,13 @@ impl Hub {
             let beside = ADAPTER_FILES.into_iter().filter(|file| has(file));
             return Ok([ADAPTER_CONFIG, weights].into_iter().chain(beside).map(str::to_owned).collect());
         }
-        if wanted == Wanted::Data {
+        if kind == SnapshotKind::Data {
             let own = |n: &&String| !n.starts_with('.') && !n.ends_with("dataset_infos.json");
             let end_in = |ends: &[&str]| -> Vec<String> {
                 let reads = |n: &&String| ends.iter().any(|end| n.ends_with(end));
                 names.iter().filter(reads).filter(own).cloned().collect()
             };
-            // Tables are taken where there is nothing else: often they are the same again.
+            // Tables are a fallback: they often duplicate the other files.
             let mut files = end_in(&[".parquet", ".jsonl", ".json", ".txt"]);
             if files.is_empty() {
                 files = end_in(&[".csv", ".tsv"]);
@@ -310,11 +315,16 @@ impl Hub {
         }
         if !has("config.json") {
             if has(ADAPTER_CONFIG) {
-                return Err(missing(&format!("file `config.json`, but an adapter: name its base too, BASE+{}", place.repo)));
+                return Err(missing(&format!(
+                    "file `config.json`; it is an adapter: load it with its base, BASE+{}",
+                    reference.repo
+                )));
             }
             let gguf = names.iter().find(|n| n.ends_with(".gguf"));
-            let named =
-                gguf.map_or_else(|| "file `config.json`".into(), |n| format!("file `config.json`; name one: {}/{n}", place.repo));
+            let named = gguf.map_or_else(
+                || "file `config.json`".into(),
+                |n| format!("file `config.json`; it has GGUF files: load one, for example {}/{n}", reference.repo),
+            );
             return Err(missing(&named));
         }
         let mut files = needed(names);
@@ -326,13 +336,13 @@ impl Hub {
     }
 }
 
-/// Whether a model can do without the file `name`.
+/// Whether a model can be loaded without the file `name`.
 fn is_beside(name: &str) -> bool {
     !(name == "config.json" || WEIGHTS.contains(&name) || (name.ends_with(".safetensors") && !name.contains('/')))
 }
 
-/// An error where the file `name` of a snapshot is a link that leads out of its repository's folder; none where there is
-/// no such file.
+/// Returns an error if the file `name` of a snapshot is a link that leaves its repository's directory. A missing file is
+/// not an error.
 pub(super) fn within(directory: &Path, name: &str) -> Result<()> {
     let folder = directory.parent().and_then(Path::parent).unwrap_or(directory);
     let found = Contained::open(folder).and_then(|all| all.find(&directory.strip_prefix(folder).unwrap_or(directory).join(name)));
@@ -351,7 +361,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let bytes = read_file(index, INDEX)?;
+    let bytes = read_file(index, MAX_INDEX_BYTES)?;
     let index_of: Index =
         serde_json::from_slice(&bytes).map_err(|e| Error::Json { file: index.into(), reason: e.to_string() })?;
     let mut names: Vec<String> = index_of.weight_map.into_values().collect();
@@ -363,7 +373,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// Files below `directory`, by their names from there; not deeper than data sets nest.
+/// Lists the files below `directory` by relative name, no deeper than datasets nest.
 fn list(directory: &Path, prefix: &str, names: &mut Vec<String>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
@@ -380,12 +390,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_told_from_paths() {
-        let place = |spec: &str| Place::parse(spec, false).map(|p| (p.repo, p.revision, p.file));
-        assert_eq!(place("org/name"), Some(("org/name".into(), "main".into(), None)));
-        assert_eq!(place("o/n@v1/a/b.gguf"), Some(("o/n".into(), "v1".into(), Some("a/b.gguf".into()))));
+    fn hub_references_are_distinguished_from_paths() {
+        let reference = |spec: &str| HubRef::parse(spec, false).map(|p| (p.repo, p.revision, p.file));
+        assert_eq!(reference("org/name"), Some(("org/name".into(), "main".into(), None)));
+        assert_eq!(reference("o/n@v1/a/b.gguf"), Some(("o/n".into(), "v1".into(), Some("a/b.gguf".into()))));
         for spec in ["name", "./a", "../a/b", "/a/b", "a/..", "a/b/../c", "a b/c", "a/b@../x", "a//b"] {
-            assert_eq!(place(spec), None, "{spec}");
+            assert_eq!(reference(spec), None, "{spec}");
         }
     }
 }

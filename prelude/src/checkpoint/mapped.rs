@@ -1,7 +1,8 @@
-//! A file mapped into memory that knows what it was then.
+//! Memory-mapped files that detect changes.
 //!
-//! What another program writes into a mapped file is seen here; where it cuts the file short, reading beyond the new end
-//! would end this process with SIGBUS. So size and time are compared before a source is used, and what differs is an error.
+//! Writes by other programs to a mapped file are visible here, and if the file is truncated, reading beyond its new end
+//! kills this process with SIGBUS. Size and modification time are therefore compared before a source is used; a difference
+//! is an error.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -20,7 +21,7 @@ pub(crate) struct Mapped {
     stamp: Stamp,
 }
 
-/// What a file was: its length in bytes, and when it was written.
+/// The size in bytes and modification time of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     length: u64,
@@ -28,15 +29,15 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// What the file at `path` is now.
+    /// The current stamp of the file at `path`.
     ///
     /// # Errors
-    /// A file that is not there or may not be looked at.
+    /// A file that does not exist or cannot be accessed.
     pub fn of(path: &Path) -> io::Result<Self> {
         Ok(Self::from(&std::fs::metadata(path)?))
     }
 
-    /// An error where the file at `path` is another than it was.
+    /// Returns an error if the file at `path` has changed.
     ///
     /// # Errors
     /// [`Error::Changed`].
@@ -62,17 +63,17 @@ impl Mapped {
     pub fn new(file: &File, path: &Path) -> Result<Self> {
         let io = |e| Error::io("read", path, e);
         let stamp = Stamp::from(&file.metadata().map_err(io)?);
-        // SAFETY: the map is read-only, and whoever reads much of it calls `check` first.
+        // SAFETY: the map is read-only, and callers that read much of it call `check` first.
         let map = unsafe { Mmap::map(file) }.map_err(io)?;
         Ok(Self { map, path: std::path::absolute(path).map_err(io)?, stamp })
     }
 
-    /// The map itself.
+    /// The memory map.
     pub fn map(&self) -> &Mmap {
         &self.map
     }
 
-    /// An error where the file is another than it was.
+    /// Returns an error if the file has changed.
     ///
     /// # Errors
     /// [`Error::Changed`].

@@ -1,18 +1,17 @@
-//! Floor 1: find, open, verify and write Hugging Face checkpoints.
+//! Layer 1: find, open, verify and write Hugging Face checkpoints.
 
 mod adapter;
 mod archive;
-mod beside;
 mod chat;
 mod config;
+mod config_differences;
 mod contained;
-mod differs;
 mod digest;
 mod download;
 mod encode;
+mod extra_files;
 mod files;
 mod float8;
-mod foreign;
 pub(crate) mod fuzz;
 mod gguf;
 mod gguf_keys;
@@ -22,51 +21,52 @@ mod gguf_write;
 mod hub;
 mod mapped;
 mod names;
-mod other;
 mod pickle;
 mod quantized;
-mod regular;
+mod regular_file;
 mod replace;
 mod restack;
+mod side_files;
 mod source;
 mod stacks;
 mod tokenizer;
 mod tokenizer_limits;
 mod torch;
+mod unsupported_family;
 mod view;
 mod vocabulary;
 mod write;
 mod written;
 
-/// The name that marks the base model.
+/// The name of the base model.
 pub const BASE: &str = "base";
 
-pub(crate) use beside::{ALL as ALL_BESIDE, Beside, Group, MOST as MOST_BESIDE, WHOLE as WHOLE_GROUPS, is_vocabulary, record};
-pub use config::{Activation, Architecture, Attends, Kind, Norms, Pairs, QkNorm, Rope, Scaling, TensorSpec};
-pub use regular::{open_file, open_to_write, private_directory, read_file};
+pub use config::{Activation, Architecture, Kind, LayerAttention, Norms, Pairs, QkNorm, Rope, Scaling, TensorSpec};
+pub use regular_file::{open_file, open_to_write, private_directory, read_file};
+pub(crate) use side_files::{Group, MAX_SIDE_BYTES, MAX_SIDE_FILES, SideFiles, WHOLE_GROUPS, is_vocabulary, record};
 pub use source::Source;
 pub use view::View;
-pub use vocabulary::Lack;
+pub use vocabulary::MissingTokens;
 
 pub(crate) use archive::Buffer;
 pub(crate) use chat::Chat;
-pub(crate) use differs::Difference;
+pub(crate) use config_differences::ConfigDifference;
 pub(crate) use encode::Encoding;
 #[cfg(test)]
 pub(crate) use encode::encoded;
 pub(crate) use files::{BUILTIN_PREFIX, Bytes, builtin_data, builtin_data_file, builtin_models, map};
-pub(crate) use gguf_keys::Keys;
-pub(crate) use gguf_vocabulary::{Keyed, Told, ids_alone, tokenizer_keys};
-pub(crate) use gguf_write::{GgufFile, GgufTensor, Of, encoding};
-pub(crate) use hub::{Hub, Place, Wanted, cached_names};
+pub(crate) use gguf_keys::GgufKeys;
+pub(crate) use gguf_vocabulary::{KeyValues, TokenizerInput, token_id_keys, tokenizer_keys};
+pub(crate) use gguf_write::{GgufFile, GgufTensor, TensorData, encoding};
+pub(crate) use hub::{Hub, HubRef, SnapshotKind, cached_names};
 pub(crate) use mapped::Stamp;
-pub(crate) use other::OUTPUT;
 pub(crate) use replace::{fill_file, new_file, replace_directory, replace_file};
 pub(crate) use restack::Restacked;
-pub(crate) use source::{common_dtype, hash, in_one_numbering, mix, split_name, views};
+pub(crate) use source::{common_dtype, hash, mix, split_name, views, with_shared_numbering};
 pub(crate) use stacks::{Stack, Stacks};
-pub(crate) use tokenizer::{Text, tokenizing};
+pub(crate) use tokenizer::{BoundedTokenizer, guard_tokenizer};
+pub(crate) use unsupported_family::OUTPUT;
 pub(crate) use view::TILE;
-pub(crate) use vocabulary::{NO_ROW, Numbering, Seen, extend};
+pub(crate) use vocabulary::{NO_ROW, Numbering, Renumbered, extend};
 pub(crate) use write::{Checkpoint, Content, Entry, Values, write_file};
-pub use written::{Kept, Written};
+pub use written::{RetainedShare, Written};

@@ -1,9 +1,9 @@
-//! What tensors are called: as a file stores them, and as a decoder asks for them.
+//! Maps tensor names in a file to the names that decoders use.
 //!
-//! Compilers, trainers and PEFT leave their own parts in names (`_orig_mod.`, `module.`), a model saved without its
-//! output layer lacks `model.`, and multimodal models put their decoder under `language_model.`, before `model.` or
-//! behind it. All of these are one name here, `model.layers.0...`. Leftovers are dropped for good; the names of a
-//! multimodal model are kept, and written again.
+//! Compilers, trainers and PEFT add parts to names (`_orig_mod.`, `module.`), a model saved without its output layer lacks
+//! `model.`, and multimodal models put their decoder under `language_model.`, before or after `model.`. All of these map to
+//! one name here, `model.layers.0...`. Added parts are dropped for good; the names of a multimodal model are kept and
+//! restored when writing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,44 +12,44 @@ use super::archive::Archive;
 use super::config::is_wrapper;
 use crate::error::{Error, Result};
 
-/// What wrappers of a model leave before all names.
+/// Prefixes that wrappers of a whole model add to all names.
 const LEADING: [&str; 6] =
     ["_orig_mod.", "module.", "_forward_module.", "_fsdp_wrapped_module.", "base_model.model.", "language_model."];
 
-/// What wrappers of a part of a model leave within names.
+/// Parts that wrappers of submodules add within names.
 const WITHIN: [&str; 4] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
 
-/// What an adapter that was not merged leaves.
+/// Parts of names that only unmerged adapters have.
 const ADAPTERS: [&str; 4] = [".base_layer.", ".lora_A.", ".lora_B.", ".modules_to_save."];
 
-/// The name of a decoder within its causal model, and how the names of its tensors begin without it.
+/// The prefix of a decoder within its causal model, and the first parts of its tensor names without it.
 const BARE: [(&str, &[&str]); 2] = [
     ("model.", &["embed_tokens.", "layers.", "norm."]),
     ("transformer.", &["wte.", "wpe.", "word_embeddings.", "word_embeddings_layernorm.", "h.", "blocks.", "ln_f.", "norm_f."]),
 ];
 
-/// Names in a checkpoint of one family.
+/// The tensor names of one checkpoint.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Names {
+pub(super) struct TensorNames {
     /// Whether it is a multimodal model.
     wrapper: bool,
-    /// Names as they are stored, by those that differ here.
+    /// Stored names by the names used here, for those that differ.
     stored: BTreeMap<String, String>,
-    /// What was changed, for a reader.
+    /// Notes for the user on what was changed.
     pub notes: Vec<String>,
 }
 
-impl Names {
-    /// Gives the tensors of `archive`, of a model of `family`, the names that they have here. `runs`: whether
-    /// names must be those of a decoder.
+impl TensorNames {
+    /// Renames the tensors of `archive`, a model of `family`, to the names used here. `runs`: whether they must be those of a
+    /// supported decoder.
     ///
     /// # Errors
-    /// Names of which only some begin in one way, two of one tensor, or an adapter that was not merged.
-    pub fn settle(archive: &mut Archive, family: &str, runs: Runs) -> Result<Self> {
+    /// A mix of naming schemes, two tensors with the same name, or an unmerged adapter.
+    pub fn normalize(archive: &mut Archive, family: &str, runs: Runnable) -> Result<Self> {
         let mut names = Self { wrapper: is_wrapper(family), ..Self::default() };
         let file = archive.file.clone();
-        if let Some(name) = all(archive).find(|name| ADAPTERS.iter().any(|part| name.contains(part))) {
-            let reason = format!("`{name}` is of an adapter that was not merged into its model");
+        if let Some(name) = all_names(archive).find(|name| ADAPTERS.iter().any(|part| name.contains(part))) {
+            let reason = format!("`{name}` belongs to an adapter that was not merged into its model");
             let hint =
                 "merge it first (PEFT: merge_and_unload, then save_pretrained), or load the base with the adapter: BASE+ADAPTER";
             return Err(Error::TensorNames { file, reason, hint });
@@ -57,20 +57,20 @@ impl Names {
         while names.drop_leading(archive, &file, runs)? {}
         names.drop_within(archive, &file)?;
         if names.wrapper {
-            names.stored = rename(archive, &file, decoders)?;
+            names.stored = rename(archive, &file, decoder_name)?;
             return Ok(names);
         }
-        names.complete(archive, &file, runs)?;
+        names.add_prefix(archive, &file, runs)?;
         Ok(names)
     }
 
-    /// The name here of a tensor that an adapter calls `name`.
+    /// The name used here for a tensor that an adapter calls `name`.
     pub fn known_as(&self, name: &str) -> String {
-        let name = without(name);
-        if self.wrapper { decoders(&name) } else { name }
+        let name = strip_within(name);
+        if self.wrapper { decoder_name(&name) } else { name }
     }
 
-    /// The name of the tensor `name` in the files of its checkpoint; of a layer that it lacks, what it would be.
+    /// The stored name of the tensor `name`; for a layer that the checkpoint lacks, the name it would have.
     pub fn stored(&self, name: &str) -> String {
         let like_first = || {
             let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
@@ -80,54 +80,56 @@ impl Names {
         self.stored.get(name).cloned().or_else(like_first).unwrap_or_else(|| name.to_owned())
     }
 
-    /// Drops what all names begin with, if a wrapper left it.
-    fn drop_leading(&mut self, archive: &mut Archive, file: &Path, runs: Runs) -> Result<bool> {
+    /// Drops a prefix that a wrapper added to all names.
+    fn drop_leading(&mut self, archive: &mut Archive, file: &Path, runs: Runnable) -> Result<bool> {
         for leading in LEADING {
-            // A multimodal model's decoder is called so.
-            if leading == "language_model." && (self.wrapper || runs == Runs::No) {
+            // The decoder of a multimodal model has this prefix.
+            if leading == "language_model." && (self.wrapper || runs == Runnable::No) {
                 continue;
             }
-            let with = all(archive).find(|name| name.starts_with(leading)).cloned();
+            let with = all_names(archive).find(|name| name.starts_with(leading)).cloned();
             let Some(with) = with else { continue };
-            if let Some(without) = all(archive).find(|name| !name.starts_with(leading)) {
-                if runs == Runs::No || leading == "language_model." {
+            if let Some(without) = all_names(archive).find(|name| !name.starts_with(leading)) {
+                if runs == Runnable::No || leading == "language_model." {
                     continue;
                 }
-                return Err(mixed(file, &with, without));
+                return Err(mixed_error(file, &with, without));
             }
             rename(archive, file, |name| name[leading.len()..].to_owned())?;
-            self.notes.push(format!("all names of its tensors begin with `{leading}`, which is dropped"));
+            self.notes.push(format!("dropped `{leading}` from the beginning of all tensor names"));
             return Ok(true);
         }
         Ok(false)
     }
 
-    /// Drops what wrappers of parts left within names.
+    /// Drops parts that wrappers of submodules added within names.
     fn drop_within(&mut self, archive: &mut Archive, file: &Path) -> Result<()> {
-        let renamed = rename(archive, file, without)?;
+        let renamed = rename(archive, file, strip_within)?;
         if let Some(first) = renamed.values().next() {
             let found = WITHIN.iter().find(|part| first.split('.').any(|p| p == **part)).unwrap_or(&WITHIN[0]);
-            self.notes.push(format!("`{found}` is dropped from the names of {} tensors", renamed.len()));
+            self.notes.push(format!("dropped `{found}` from the names of {} tensors", renamed.len()));
         }
         Ok(())
     }
 
-    /// Puts what the names of a decoder begin with before those that lack it.
-    fn complete(&mut self, archive: &mut Archive, file: &Path, runs: Runs) -> Result<()> {
+    /// Adds the decoder's prefix to names that lack it.
+    fn add_prefix(&mut self, archive: &mut Archive, file: &Path, runs: Runnable) -> Result<()> {
         for (model, parts) in BARE {
             let is_bare = |name: &str| parts.iter().any(|part| name.starts_with(part));
-            let bare = all(archive).find(|name| is_bare(name)).cloned();
-            let full = all(archive).find(|name| name.strip_prefix(model).is_some_and(is_bare)).cloned();
+            let bare = all_names(archive).find(|name| is_bare(name)).cloned();
+            let full = all_names(archive).find(|name| name.strip_prefix(model).is_some_and(is_bare)).cloned();
             match (bare, full) {
-                (Some(bare), Some(full)) if runs == Runs::Yes && model == "model." => return Err(mixed(file, &full, &bare)),
-                (Some(_), None) if (runs == Runs::Yes) == (model == "model.") => {
-                    // Of families that cannot be run, only what is surely of this kind.
+                (Some(bare), Some(full)) if runs == Runnable::Yes && model == "model." => {
+                    return Err(mixed_error(file, &full, &bare));
+                }
+                (Some(_), None) if (runs == Runnable::Yes) == (model == "model.") => {
+                    // In unsupported families, only if the names are unambiguous.
                     let head = |name: &str| name.starts_with("lm_head.") || name.starts_with("score.");
-                    if runs == Runs::No && !all(archive).all(|name| is_bare(name) || head(name)) {
+                    if runs == Runnable::No && !all_names(archive).all(|name| is_bare(name) || head(name)) {
                         continue;
                     }
                     rename(archive, file, |name| if is_bare(name) { format!("{model}{name}") } else { name.to_owned() })?;
-                    self.notes.push(format!("the names of its tensors lack `{model}`, which is put before them"));
+                    self.notes.push(format!("added the missing `{model}` to the beginning of its tensor names"));
                 }
                 _ => {}
             }
@@ -136,25 +138,25 @@ impl Names {
     }
 }
 
-/// Whether a decoder of the family can be run, which then has the names that it asks for.
+/// Whether the family is supported, so that tensors must have the decoder's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Runs {
+pub(super) enum Runnable {
     Yes,
     No,
 }
 
 /// The names of all tensors and buffers.
-fn all(archive: &Archive) -> impl Iterator<Item = &String> {
+fn all_names(archive: &Archive) -> impl Iterator<Item = &String> {
     archive.tensors.keys().chain(archive.buffers.keys())
 }
 
-/// `name` without what wrappers of parts of a model left in it.
-fn without(name: &str) -> String {
+/// `name` without the parts that wrappers of submodules added.
+fn strip_within(name: &str) -> String {
     name.split('.').filter(|part| !WITHIN.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// A name of a multimodal model as it is here: what is of the decoder as a decoder has it, all else without `model.`.
-fn decoders(name: &str) -> String {
+/// The name used here for a name of a multimodal model: a decoder's name for its decoder, and no `model.` for the rest.
+fn decoder_name(name: &str) -> String {
     const DECODER: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
     let is_decoder = |rest: &&str| DECODER.iter().any(|part| rest.starts_with(part));
     for within in
@@ -169,14 +171,14 @@ fn decoders(name: &str) -> String {
     name.strip_prefix("model.").unwrap_or(name).to_owned()
 }
 
-/// Gives every tensor of `archive` the name `new` of its own; the former names by those that differ.
+/// Renames every tensor of `archive` with `new`. Returns the former names of those that differ.
 fn rename(archive: &mut Archive, file: &Path, new: impl Fn(&str) -> String) -> Result<BTreeMap<String, String>> {
     let mut renamed = BTreeMap::new();
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
-    for name in all(archive) {
+    for name in all_names(archive) {
         let here = new(name);
         if let Some(other) = taken.insert(here.clone(), name.clone()) {
-            return Err(mixed(file, &other, name));
+            return Err(mixed_error(file, &other, name));
         }
         if here != *name {
             renamed.insert(here, name.clone());
@@ -189,9 +191,10 @@ fn rename(archive: &mut Archive, file: &Path, new: impl Fn(&str) -> String) -> R
     Ok(renamed)
 }
 
-fn mixed(file: &Path, one: &str, other: &str) -> Error {
-    let reason = format!("`{one}` and `{other}` are named in two ways");
-    let hint = "load the model as it was saved and save it again with save_pretrained, outside of compilers and trainers";
+fn mixed_error(file: &Path, one: &str, other: &str) -> Error {
+    let reason = format!("`{one}` and `{other}` follow different naming schemes");
+    let hint =
+        "load the model in the program that saved it and save it again with save_pretrained, without compilers or trainers";
     Error::TensorNames { file: file.into(), reason, hint }
 }
 
@@ -200,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_multimodal_models_are_those_of_decoders() {
+    fn names_of_multimodal_models_map_to_decoder_names() {
         let expected = [
             ("language_model.model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
             ("model.language_model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
@@ -216,7 +219,7 @@ mod tests {
             ("model.image_newline", "image_newline"),
         ];
         for (stored, known) in expected {
-            assert_eq!(decoders(stored), known);
+            assert_eq!(decoder_name(stored), known);
         }
     }
 }

@@ -1,17 +1,17 @@
-//! Python's pickle, read as data: what it would build is described, and nothing of it is run.
+//! Reads Python's pickle format as data: describes what it would build, and never executes it.
 //!
-//! Values lie in one list and name each other by place, so that what is shared costs nothing, nesting is no
-//! recursion, and memory is bounded by the bytes that are there. Format: Python's `Lib/pickletools.py`.
+//! Values are stored in one list and refer to each other by index, so sharing costs nothing, nesting needs no recursion, and
+//! memory is bounded by the size of the input. Format: Python's `Lib/pickletools.py`.
 
 use std::collections::HashMap;
 
-/// The place of a value.
+/// The index of a value.
 pub(super) type Id = usize;
 
-/// What a pickle describes.
+/// A value that a pickle describes.
 #[derive(Debug)]
 pub(super) enum Value<'a> {
-    /// What is of no use here: None, floats, bytes, sets.
+    /// Values that are not needed: None, floats, bytes, sets.
     Other,
     Bool(bool),
     Int(i64),
@@ -21,47 +21,54 @@ pub(super) enum Value<'a> {
     /// A tuple or list.
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// What a function gives of its arguments, or a class of its.
+    /// A call of a function or class: the function and its arguments.
     Call(Id, Id),
-    /// What is kept outside of the pickle.
+    /// An object stored outside the pickle.
     Stored(Id),
 }
 
-/// A pickle that was read.
+/// A parsed pickle.
 pub(super) struct Pickle<'a> {
     values: Vec<Value<'a>>,
     /// The outermost value.
     pub root: Id,
-    /// The bytes that it takes.
+    /// The number of bytes it occupies.
     pub length: usize,
 }
 
-/// Instructions that are followed, some forty a tensor.
-const MOST: usize = 1 << 21;
+/// The maximum number of instructions; a tensor needs about forty.
+const MAX_INSTRUCTIONS: usize = 1 << 21;
 
-/// Pairs of lists that dictionaries are made of; state dictionaries are made empty.
-const MOST_PAIRS: usize = 1 << 20;
+/// The maximum number of pairs with which dictionaries are constructed; state dictionaries are constructed empty.
+const MAX_PAIRS: usize = 1 << 20;
 
 type Read<T> = Result<T, String>;
 
 impl<'a> Pickle<'a> {
-    /// Reads the pickle that `bytes` begin with.
+    /// Reads the pickle at the beginning of `bytes`.
     ///
     /// # Errors
-    /// Why it is not one, in words.
+    /// The reason why it is invalid.
     pub fn read(bytes: &'a [u8]) -> Read<Self> {
-        let mut machine =
-            Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), paired: 0 };
-        for _ in 0..MOST {
+        let mut machine = Interpreter {
+            bytes,
+            at: 0,
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            paired: 0,
+        };
+        for _ in 0..MAX_INSTRUCTIONS {
             if machine.step()? {
                 let root = machine.pop()?;
                 return Ok(Self { values: machine.values, root, length: machine.at });
             }
         }
-        Err(format!("its pickle has more than {MOST} instructions"))
+        Err(format!("its pickle has more than {MAX_INSTRUCTIONS} instructions"))
     }
 
-    /// The places of all values.
+    /// The indices of all values.
     pub fn all(&self) -> std::ops::Range<Id> {
         0..self.values.len()
     }
@@ -90,27 +97,27 @@ impl<'a> Pickle<'a> {
         if let Value::Dict(items) = self.get(id) { Some(items) } else { None }
     }
 
-    /// A function's module and name, and the place of its arguments.
+    /// The module and name of a called function, and the index of its arguments.
     pub fn call(&self, id: Id) -> Option<((&'a str, &'a str), Id)> {
         let Value::Call(function, arguments) = self.get(id) else { return None };
         Some((self.global(*function)?, *arguments))
     }
 }
 
-/// What follows the instructions.
-struct Machine<'a> {
+/// Interprets instructions.
+struct Interpreter<'a> {
     bytes: &'a [u8],
     at: usize,
     values: Vec<Value<'a>>,
     stack: Vec<Id>,
-    /// How high the stack was at each mark.
+    /// The height of the stack at each mark.
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
-    /// Pairs that dictionaries were made of.
+    /// The number of pairs with which dictionaries were constructed.
     paired: usize,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> Interpreter<'a> {
     fn take(&mut self, length: u64) -> Read<&'a [u8]> {
         let end = usize::try_from(length).ok().and_then(|n| self.at.checked_add(n)).filter(|end| *end <= self.bytes.len());
         let end = end.ok_or("its pickle ends early")?;
@@ -119,7 +126,7 @@ impl<'a> Machine<'a> {
         Ok(taken)
     }
 
-    /// A little-endian number of `width` bytes, 8 at most.
+    /// A little-endian integer of `width` bytes, at most 8.
     fn number(&mut self, width: u64) -> Read<u64> {
         Ok(self.take(width)?.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte)))
     }
@@ -143,19 +150,19 @@ impl<'a> Machine<'a> {
     fn pop(&mut self) -> Read<Id> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
-            return Err("its pickle takes what is not there".into());
+            return Err("its pickle reads from an empty stack".into());
         }
-        self.stack.pop().ok_or_else(|| "its pickle takes what is not there".into())
+        self.stack.pop().ok_or_else(|| "its pickle reads from an empty stack".into())
     }
 
     fn top(&self) -> Read<Id> {
-        self.stack.last().copied().ok_or_else(|| "its pickle takes what is not there".into())
+        self.stack.last().copied().ok_or_else(|| "its pickle reads from an empty stack".into())
     }
 
-    /// What lies above the last mark, which is taken off.
+    /// Pops the values above the last mark.
     fn marked(&mut self) -> Read<Vec<Id>> {
         let floor = self.marks.pop().filter(|floor| *floor <= self.stack.len());
-        floor.map(|floor| self.stack.split_off(floor)).ok_or_else(|| "its pickle takes what is not there".into())
+        floor.map(|floor| self.stack.split_off(floor)).ok_or_else(|| "its pickle reads from an empty stack".into())
     }
 
     fn tuple(&mut self, length: usize) -> Read<()> {
@@ -172,7 +179,7 @@ impl<'a> Machine<'a> {
     }
 
     fn recall(&mut self, key: u64) -> Read<()> {
-        let id = *self.memo.get(&key).ok_or("its pickle recalls what it never kept")?;
+        let id = *self.memo.get(&key).ok_or("its pickle refers to a missing memo entry")?;
         self.stack.push(id);
         Ok(())
     }
@@ -182,7 +189,7 @@ impl<'a> Machine<'a> {
         match &mut self.values[id] {
             Value::List(items) => items.extend(more),
             Value::Other | Value::Call(..) => {}
-            _ => return Err("its pickle appends to what is no list".into()),
+            _ => return Err("its pickle appends to something that is not a list".into()),
         }
         Ok(())
     }
@@ -192,12 +199,12 @@ impl<'a> Machine<'a> {
         match &mut self.values[id] {
             Value::Dict(pairs) => pairs.extend(items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value))),
             Value::Other | Value::Call(..) => {}
-            _ => return Err("its pickle sets an item of what is no dictionary".into()),
+            _ => return Err("its pickle sets an item of something that is not a dictionary".into()),
         }
         Ok(())
     }
 
-    /// A function and its arguments; a dictionary where the function makes one.
+    /// Calls a function with its arguments; the result is a dictionary if the function creates one.
     fn reduce(&mut self) -> Read<()> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let is_dict = matches!(self.values[function], Value::Global("collections", "OrderedDict" | "defaultdict"));
@@ -205,13 +212,13 @@ impl<'a> Machine<'a> {
             self.push(Value::Call(function, arguments));
             return Ok(());
         }
-        // Pairs that it is made of, in one list.
+        // The pairs to construct it with, in a list.
         let list = |id: Id| if let Value::List(items) = &self.values[id] { items.as_slice() } else { &[] };
         let pairs = list(arguments).last().map_or(&[][..], |id| list(*id));
-        // One list may be given to many.
+        // One list may be passed to many calls.
         self.paired += pairs.len();
-        if self.paired > MOST_PAIRS {
-            return Err(format!("its pickle makes dictionaries of more than {MOST_PAIRS} pairs"));
+        if self.paired > MAX_PAIRS {
+            return Err(format!("its pickle constructs dictionaries with more than {MAX_PAIRS} pairs"));
         }
         let pairs = pairs.iter().filter_map(|pair| match list(*pair) {
             [key, value] => Some((*key, *value)),
@@ -222,7 +229,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Follows one instruction; true at the end.
+    /// Executes one instruction; returns true at the end.
     fn step(&mut self) -> Read<bool> {
         let instruction = self.take(1)?[0];
         match instruction {
@@ -290,8 +297,9 @@ impl<'a> Machine<'a> {
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let text =
-                    |id: Id| if let Value::Text(text) = self.values[id] { Ok(text) } else { Err("its pickle names no class") };
+                let text = |id: Id| {
+                    if let Value::Text(text) = self.values[id] { Ok(text) } else { Err("its pickle does not name a class") }
+                };
                 let (module, name) = (text(module)?, text(name)?);
                 self.push(Value::Global(module, name));
             }
@@ -355,14 +363,14 @@ impl<'a> Machine<'a> {
                 self.pop()?;
                 self.reduce()?;
             }
-            // The state of an object: attributes, of which no tensor is made.
+            // The state of an object: attributes, which no tensor needs.
             b'b' => drop(self.pop()?),
-            other => return Err(format!("its pickle has the instruction {other:#04x}, which no checkpoint needs")),
+            other => return Err(format!("its pickle has the unsupported instruction {other:#04x}")),
         }
         Ok(false)
     }
 
-    /// A whole number of `width` bytes; one that is longer than any size is of no use.
+    /// An integer of `width` bytes; one that exceeds any size is ignored.
     fn long(&mut self, width: u64) -> Read<()> {
         if width > 8 {
             self.take(width)?;
@@ -396,9 +404,9 @@ mod tests {
         }
     }
 
-    /// Lists of lists, each twice in the next: `2^60` values if they were copied.
+    /// Lists of lists, each contained twice in the next: `2^60` values if they were copied.
     #[test]
-    fn what_is_shared_is_not_copied() {
+    fn shared_values_are_not_copied() {
         let mut bytes = b"]q\x00".to_vec();
         for level in 0..60u8 {
             bytes.extend([b']', b'q', level + 1, b'(', b'h', level, b'h', level, b'e']);
@@ -407,9 +415,9 @@ mod tests {
         assert!(Pickle::read(&bytes).is_ok());
     }
 
-    /// A dictionary has a list of its own, so that one list for very many of them is refused.
+    /// Each dictionary copies its list, so passing one list to very many calls is an error.
     #[test]
-    fn dictionaries_of_one_list_are_bounded() {
+    fn dictionaries_constructed_from_one_list_are_bounded() {
         // The class, and a list of a thousand pairs.
         let mut bytes = b"ccollections\nOrderedDict\nq\x00](".to_vec();
         (0..1000).for_each(|_| bytes.extend(b"K\x01K\x02\x86"));
@@ -425,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_or_hostile_is_an_error() {
+    fn corrupt_and_hostile_pickles_are_errors() {
         let cases: [&[u8]; 9] = [
             b"",
             b"R.",

@@ -1,8 +1,7 @@
-//! What config.json says of quantisation, and what the weights are: only their dtypes decide.
+//! Handles quantized checkpoints. Only the dtypes of the weights decide, not what config.json says.
 //!
-//! Plain floats are used as they are, and a `quantization_config` that was left over is passed over. Float8 weights
-//! are multiplied by their scales as they are read (`float8.rs`). Packed integers (GPTQ, AWQ, bitsandbytes, ...) are
-//! refused: a merge of them means nothing.
+//! Plain floats are used as they are, and a leftover `quantization_config` is ignored. Float8 weights are multiplied by their
+//! scales when read (`float8.rs`). Packed integers (GPTQ, AWQ, bitsandbytes, ...) are an error: merging codes is meaningless.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,10 +15,10 @@ use super::float8::{Codes, Float8, power};
 use super::view::{Stored, View};
 use crate::error::{Error, Result};
 
-/// The keys of config.json that tell how weights are packed.
+/// The keys of config.json that describe quantization.
 const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
 
-/// Ends of names that only packed weights have, and what packs them so.
+/// Suffixes of names that only packed weights have, with the method.
 const PACKED: [(&str, &str); 14] = [
     ("qweight", "GPTQ or AWQ"),
     ("qzeros", "GPTQ or AWQ"),
@@ -37,8 +36,8 @@ const PACKED: [(&str, &str); 14] = [
     ("_blocks", "MXFP4"),
 ];
 
-/// What stands beside a packed weight, in place of the last part of its name or, from a dot or underscore on, behind
-/// it; and what packs so, where that is known by it.
+/// Scales stored with a packed weight, with the method if the name identifies it. They replace the last part of its name; with
+/// a leading dot or underscore, they are appended to it.
 const SCALES: [(&str, Option<&str>); 8] = [
     ("SCB", Some("bitsandbytes, 8 bits")),
     (".absmax", Some("bitsandbytes, 4 bits")),
@@ -50,7 +49,7 @@ const SCALES: [(&str, Option<&str>); 8] = [
     ("_scale", None),
 ];
 
-/// Ends of names of scales and zero points of activations, and of scales of weights that are none any more.
+/// Suffixes of scales and zero points of activations, and of leftover scales of weights that are plain floats.
 const DROPPED: [&str; 20] = [
     "input_scale",
     "input_scale_ub",
@@ -74,55 +73,55 @@ const DROPPED: [&str; 20] = [
     "scale_weight",
 ];
 
-/// What came of it.
-pub(super) struct Settled {
-    /// config.json without what no longer holds; none where it stays as it is.
+/// The result of [`prepare`].
+pub(super) struct Prepared {
+    /// config.json without obsolete keys; `None` if unchanged.
     pub config: Option<Vec<u8>>,
     pub notes: Vec<String>,
 }
 
-/// Makes weights of what `archive` has, as `config` (in `file`) says how they are stored.
+/// Converts the contents of `archive` to weights, according to `config`, the contents of `file`.
 ///
 /// # Errors
-/// Packed weights, dtypes that are no weights', and scales that do not fit.
-pub(super) fn settle(archive: &mut Archive, file: &Path, config: &[u8]) -> Result<Settled> {
+/// Packed weights, unsupported dtypes, and scales that do not fit.
+pub(super) fn prepare(archive: &mut Archive, file: &Path, config: &[u8]) -> Result<Prepared> {
     let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };
     let mut config: Map<String, Value> = serde_json::from_slice(config).map_err(json)?;
-    let said = Said::take(&mut config);
-    refuse_packed(archive, said.as_ref())?;
-    let (codes, mut notes) = (float8(archive, said.as_ref())?, Vec::new());
-    let dropped = if said.is_some() || codes > 0 { drop_scales(archive) } else { Vec::new() };
-    refuse_dtypes(archive)?;
+    let quantization = QuantizationConfig::take(&mut config);
+    check_packed(archive, quantization.as_ref())?;
+    let (codes, mut notes) = (float8(archive, quantization.as_ref())?, Vec::new());
+    let dropped = if quantization.is_some() || codes > 0 { drop_scales(archive) } else { Vec::new() };
+    check_dtypes(archive)?;
     let name = file.display();
     if codes > 0 {
-        notes.push(format!("{codes} tensors are stored as float8 and are multiplied by their scales as they are read"));
+        notes.push(format!("{codes} tensors are stored as float8 and are multiplied by their scales when read"));
     }
-    if let Some(said) = &said {
-        let why = if codes > 0 { "what is baked has none" } else { "its weights are plain floats" };
-        notes.push(format!("`{}` of `{name}` ({}) is passed over: {why}", said.key, said.method));
+    if let Some(quantization) = &quantization {
+        let why = if codes > 0 { "the baked checkpoint is not quantized" } else { "its weights are plain floats" };
+        notes.push(format!("`{}` of `{name}` ({}) is ignored: {why}", quantization.key, quantization.method));
     }
     if let [first, ..] = dropped.as_slice() {
-        notes.push(format!("{} scales of activations and the like are left out, as `{first}`", dropped.len()));
+        notes.push(format!("{} scales (of activations and similar) are ignored, for example `{first}`", dropped.len()));
     }
     let doubles = archive.tensors.values().filter(|view| matches!(view.stored, Stored::Double)).count();
     if doubles > 0 {
-        notes.push(format!("{doubles} tensors are stored as f64 and are rounded to f32 as they are read"));
+        notes.push(format!("{doubles} tensors are stored as f64 and are rounded to f32 when read"));
     }
-    let config = said.map(|_| serde_json::to_vec_pretty(&config).map_err(json)).transpose()?;
-    Ok(Settled { config, notes })
+    let config = quantization.map(|_| serde_json::to_vec_pretty(&config).map_err(json)).transpose()?;
+    Ok(Prepared { config, notes })
 }
 
-/// What config.json says.
-struct Said {
+/// The quantization settings of config.json.
+struct QuantizationConfig {
     key: &'static str,
     /// `quant_method`.
     method: String,
-    /// Rows and columns that share a scale.
+    /// Rows and columns per scale.
     block: Option<(usize, usize)>,
 }
 
-impl Said {
-    /// Takes it out of `config` and of the configurations within.
+impl QuantizationConfig {
+    /// Removes it from `config` and nested configurations.
     fn take(config: &mut Map<String, Value>) -> Option<Self> {
         let mut found = None;
         for key in KEYS {
@@ -146,7 +145,7 @@ impl Said {
     }
 }
 
-/// The last part of a tensor's name, and what is before it, dot and all.
+/// The last part of a tensor's name, and what precedes it, including the dot.
 fn parts(name: &str) -> (&str, &str) {
     let at = name.rfind('.').map_or(0, |at| at + 1);
     name.split_at(at)
@@ -157,8 +156,8 @@ fn is_whole(dtype: Dtype) -> bool {
     matches!(dtype, I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)
 }
 
-/// An error for the first tensor that is packed.
-fn refuse_packed(archive: &Archive, said: Option<&Said>) -> Result<()> {
+/// Returns an error for the first packed tensor.
+fn check_packed(archive: &Archive, quantization: Option<&QuantizationConfig>) -> Result<()> {
     let has = |name: &str| archive.tensors.contains_key(name) || archive.buffers.contains_key(name);
     // Exponents of float8 blocks are bytes too.
     let of_float8 = |name: &str| {
@@ -173,32 +172,32 @@ fn refuse_packed(archive: &Archive, said: Option<&Said>) -> Result<()> {
         let small = matches!(buffer.dtype, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2);
         let beside = |end: &str| has(&if end.starts_with(['.', '_']) { format!("{name}{end}") } else { format!("{stem}{end}") });
         let scale = SCALES.iter().find(|(end, _)| beside(end));
-        // Masks and positions are whole numbers too.
+        // Masks and positions are integers too.
         let harmless = last == "position_ids" || last == "token_type_ids" || last == "num_batches_tracked";
         let is_mask = last.contains("mask") || (last == "bias" && buffer.shape.len() > 2);
         let is_weight = last == "weight" || (buffer.shape.len() > 1 && !harmless && !is_mask);
         let is_packed = match is_whole(buffer.dtype) {
-            true => known.is_some() || (is_weight && (scale.is_some() || said.is_some())),
+            true => known.is_some() || (is_weight && (scale.is_some() || quantization.is_some())),
             false => small,
         };
         if is_packed {
             let known = known.map(|(_, method)| *method).or_else(|| scale.and_then(|(_, method)| *method));
-            let method = match (said, known) {
-                (Some(said), _) => said.method.clone(),
+            let method = match (quantization, known) {
+                (Some(quantization), _) => quantization.method.clone(),
                 (None, Some(method)) => method.to_owned(),
                 (None, None) => format!("{:?}", buffer.dtype),
             };
-            return Err(Error::Packed { file: archive.file.clone(), tensor: name.clone(), method });
+            return Err(Error::Quantized { file: archive.file.clone(), tensor: name.clone(), method });
         }
     }
     Ok(())
 }
 
-/// An error for the first tensor of a dtype that no weight has.
-fn refuse_dtypes(archive: &Archive) -> Result<()> {
+/// Returns an error for the first tensor with an unsupported dtype.
+fn check_dtypes(archive: &Archive) -> Result<()> {
     for (name, buffer) in &archive.buffers {
         let last = parts(name).1;
-        // Buffers that no layer uses (masks, position ids) may be whole numbers and truth values.
+        // Buffers that no layer uses (masks, position ids) may be integers or booleans.
         let is_buffer = is_whole(buffer.dtype) || buffer.dtype == Dtype::BOOL;
         if !is_buffer || last == "weight" || (last == "bias" && buffer.shape.len() < 3) {
             let found = format!("{:?}", buffer.dtype);
@@ -208,8 +207,8 @@ fn refuse_dtypes(archive: &Archive) -> Result<()> {
     Ok(())
 }
 
-/// Makes weights of float8 codes and their scales; how many.
-fn float8(archive: &mut Archive, said: Option<&Said>) -> Result<usize> {
+/// Converts float8 codes with their scales to weights; returns their number.
+fn float8(archive: &mut Archive, quantization: Option<&QuantizationConfig>) -> Result<usize> {
     let codes = |dtype: Dtype| match dtype {
         Dtype::F8_E4M3 => Some(Codes::E4M3),
         Dtype::F8_E5M2 => Some(Codes::E5M2),
@@ -224,9 +223,13 @@ fn float8(archive: &mut Archive, said: Option<&Said>) -> Result<usize> {
         let scale = scales.into_iter().find(|scale| archive.tensors.contains_key(scale) || archive.buffers.contains_key(scale));
         let Some(buffer) = archive.buffers.remove(name) else { continue };
         let float8 = match &scale {
-            Some(scale) => scaled(archive, name, &buffer, *codes, scale, said.and_then(|said| said.block))?,
-            // Plain numbers of eight bits.
-            None if said.is_none() => of_scale(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes)),
+            Some(scale) => {
+                scaled(archive, name, &buffer, *codes, scale, quantization.and_then(|quantization| quantization.block))?
+            }
+            // Plain 8-bit integers.
+            None if quantization.is_none() => {
+                with_scales(*codes, &buffer.shape, vec![1.0], None).unwrap_or_else(|| unscaled(*codes))
+            }
             None => {
                 return Err(Error::MissingTensor { file: archive.file.clone(), tensor: format!("{name}_scale_inv") });
             }
@@ -243,12 +246,12 @@ fn float8(archive: &mut Archive, said: Option<&Said>) -> Result<usize> {
     Ok(names.len())
 }
 
-/// Codes of a tensor without elements.
+/// The codes of an empty tensor.
 fn unscaled(codes: Codes) -> Float8 {
     Float8 { codes, scales: vec![1.0], block: (1, 1), size: (1, 1) }
 }
 
-/// The codes of the tensor `name` with the scales that the tensor `scale` has for them.
+/// The codes of the tensor `name` with scales from the tensor `scale`.
 fn scaled(
     archive: &Archive,
     name: &str,
@@ -262,7 +265,7 @@ fn scaled(
             view.check_finite(scale)?;
             (view.shape.clone(), view.to_tensor(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
         }
-        // Exponents of two.
+        // Powers of two, stored as exponents.
         (None, Some(scales)) if matches!(scales.dtype, Dtype::F8_E8M0 | Dtype::U8) => {
             (scales.shape.clone(), scales.bytes().iter().map(|code| power(*code)).collect())
         }
@@ -272,7 +275,7 @@ fn scaled(
         }
     };
     let given = block;
-    of_scale(codes, &buffer.shape, values, Some((&shape, given))).ok_or_else(|| {
+    with_scales(codes, &buffer.shape, values, Some((&shape, given))).ok_or_else(|| {
         let (rows, columns) = matrix(&buffer.shape);
         let (down, across) = given.unwrap_or((rows, columns));
         let mut expected = buffer.shape[..buffer.shape.len().saturating_sub(2)].to_vec();
@@ -291,24 +294,24 @@ fn matrix(shape: &[usize]) -> (usize, usize) {
     }
 }
 
-/// Rows and columns that share a scale, where blocks do.
+/// Rows and columns per scale in blocks.
 type Block = Option<(usize, usize)>;
 
-/// Codes of `shape` with their scales: one, one a row, or one a block of the size that is said or, where none is, that
-/// divides rows and columns. None where they do not fit.
-fn of_scale(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize], Block)>) -> Option<Float8> {
+/// Codes of `shape` with their scales: one in total, one per row, or one per block. The block size is the given one, or else
+/// the one that divides rows and columns evenly. `None` if they do not fit.
+fn with_scales(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize], Block)>) -> Option<Float8> {
     let size @ (rows, columns) = matrix(shape);
     let count: usize = shape[..shape.len().saturating_sub(2)].iter().product();
     if shape.contains(&0) {
         return Some(unscaled(codes));
     }
     let whole = |scales: Vec<f32>| Float8 { codes, scales, block: size, size };
-    let (found, said) = match of {
+    let (found, given_block) = match of {
         None => return Some(Float8 { block: size, ..whole(vec![1.0; count]) }),
         Some(_) if scales.len() == 1 => return Some(whole(vec![scales[0]; count])),
         Some(of) => of,
     };
-    // One a matrix, or one a row.
+    // One per matrix, or one per row.
     let ones = found.iter().rev().take_while(|n| **n == 1).count();
     if scales.len() == count && (ones >= 2 || found.len() + 2 == shape.len()) {
         return Some(whole(scales));
@@ -325,11 +328,11 @@ fn of_scale(codes: Codes, shape: &[usize], scales: Vec<f32>, of: Option<(&[usize
         let even = down > 0 && across > 0 && rows.is_multiple_of(down) && columns.is_multiple_of(across);
         even.then(|| (rows / down, columns / across))
     };
-    let block = said.map_or_else(divides, |said| Some(said).filter(fits))?;
+    let block = given_block.map_or_else(divides, |given_block| Some(given_block).filter(fits))?;
     Some(Float8 { codes, scales, block, size })
 }
 
-/// Takes out what scales activations, and weights that are plain floats; their names.
+/// Removes scales of activations and of plain float weights; returns their names.
 fn drop_scales(archive: &mut Archive) -> Vec<String> {
     let drops = |name: &String| DROPPED.contains(&parts(name).1);
     let names: Vec<String> = archive.tensors.keys().chain(archive.buffers.keys()).filter(|name| drops(name)).cloned().collect();

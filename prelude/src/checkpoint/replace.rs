@@ -1,4 +1,5 @@
-//! Files and directories are written aside, then put in place at once: there is always what was there or what is new.
+//! Atomic writes: files and directories are written to a temporary sibling and renamed, so that a path always has either
+//! the old or the new contents.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -6,18 +7,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::foreign::foreign;
+use super::extra_files::extra_file;
 use super::written::Written;
 use crate::error::{Error, Result};
 
-/// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
+/// Fills a temporary sibling of `path` and renames it into place. On failure, nothing remains.
 ///
 /// # Errors
-/// [`Error::Exists`] where `path` exists and `force` is false; with `force`, [`Error::Foreign`] where it holds
-/// anything but a checkpoint's files.
+/// [`Error::Exists`] if `path` exists and `force` is false; with `force`, [`Error::ExtraFile`] if it contains anything that is
+/// not part of a checkpoint.
 pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
-    put_back(&path);
+    restore_backup(&path);
     let exists = path.symlink_metadata().is_ok();
     if exists && !force {
         return Err(Error::Exists { path });
@@ -25,15 +26,16 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     if exists && !path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
         return Err(Error::NotReplaced { path, what: "a checkpoint" });
     }
-    if let Some(file) = foreign(&path).filter(|_| exists) {
-        return Err(Error::Foreign { path, file });
+    if let Some(file) = extra_file(&path).filter(|_| exists) {
+        return Err(Error::ExtraFile { path, file });
     }
     let (parent, name) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
-    sweep(&parent.path, &name);
-    let (new, _lock) = claimed(|| {
+    remove_leftovers(&parent.path, &name);
+    let (new, _lock) = create_locked(|| {
         let mode = Permissions::from_mode(0o777);
-        let new = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM).permissions(mode).tempdir_in(&parent.path)?;
+        let new =
+            tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode).tempdir_in(&parent.path)?;
         let path = new.path().to_owned();
         Ok((new, path))
     })
@@ -43,15 +45,15 @@ pub(crate) fn replace_directory(path: &Path, force: bool, fill: impl FnOnce(&Pat
     measure(new.path(), &mut written).map_err(io)?;
     match rename_new(new.path(), &path) {
         Ok(()) => drop(new.keep()),
-        // What was there before, or what another program has written meanwhile.
+        // The previous contents, or what another process wrote in the meantime.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && force => {
-            if let Some(file) = foreign(&path) {
-                return Err(Error::Foreign { path, file });
+            if let Some(file) = extra_file(&path) {
+                return Err(Error::ExtraFile { path, file });
             }
-            // What was there is in the temporary directory then, and goes with it.
+            // The previous contents are now in the temporary directory and are deleted with it.
             exchange(new.path(), &path).map_err(io)?;
         }
-        Err(error) => return Err(taken(&path, error)),
+        Err(error) => return Err(rename_error(&path, error)),
     }
     parent.keep();
     Ok(written)
@@ -62,18 +64,18 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     fill_file(path, true, |file| file.write_all(bytes).map_err(|e| Error::io("write", path, e)))
 }
 
-/// [`replace_file`] where nothing is there yet: of two programs that write at once, one succeeds.
+/// [`replace_file`] for a path that does not exist yet: of two processes that write at once, one succeeds.
 ///
 /// # Errors
-/// [`Error::Exists`] where something is.
+/// [`Error::Exists`] if the path exists.
 pub(crate) fn new_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     fill_file(path, false, |file| file.write_all(bytes).map_err(|e| Error::io("write", path, e)))
 }
 
-/// Fills a temporary sibling of `path` and renames it into place. A failure leaves nothing.
+/// Fills a temporary sibling of `path` and renames it into place. On failure, nothing remains.
 ///
 /// # Errors
-/// [`Error::Exists`] where something is there, before or after it was filled, unless it `replaces` that.
+/// [`Error::Exists`] if the path exists, before or after filling, unless `replaces` is true.
 pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<Written> {
     if !replaces && path.symlink_metadata().is_ok() {
         return Err(Error::Exists { path: path.into() });
@@ -81,10 +83,11 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     let path = std::path::absolute(path).map_err(|e| Error::io("write", path, e))?;
     let (parent, name) = sibling(&path)?;
     let io = |e| Error::io("write", &path, e);
-    sweep(&parent.path, &name);
+    remove_leftovers(&parent.path, &name);
     let mode = || Permissions::from_mode(0o666);
-    let (mut file, _lock) = claimed(|| {
-        let file = tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM).permissions(mode()).tempfile_in(&parent.path)?;
+    let (mut file, _lock) = create_locked(|| {
+        let file =
+            tempfile::Builder::new().prefix(&name).rand_bytes(RANDOM_CHARACTERS).permissions(mode()).tempfile_in(&parent.path)?;
         let path = file.path().to_owned();
         Ok((file, path))
     })
@@ -93,26 +96,26 @@ pub(crate) fn fill_file(path: &Path, replaces: bool, fill: impl FnOnce(&mut File
     file.as_file().sync_all().map_err(io)?;
     let bytes = file.as_file().metadata().map_err(io)?.len();
     let rename = if replaces { fs::rename } else { rename_new };
-    rename(file.path(), &path).map_err(|e| taken(&path, e))?;
-    // Nothing is there any more to be removed.
+    rename(file.path(), &path).map_err(|e| rename_error(&path, e))?;
+    // The temporary file no longer exists and need not be removed.
     let _ = file.into_temp_path().keep();
     parent.keep();
     Ok(Written { path, files: 1, bytes, ..Written::default() })
 }
 
-/// The error of a rename to `path`: of one that something took meanwhile, that it exists.
-fn taken(path: &Path, error: io::Error) -> Error {
+/// The error of a rename to `path`; [`Error::Exists`] if it was created in the meantime.
+fn rename_error(path: &Path, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists { path: path.into() },
         _ => Error::io("write", path, error),
     }
 }
 
-/// Renames `from` to `to`, where nothing is.
+/// Renames `from` to `to`, which must not exist.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // A file system that cannot do both at once: the moment between is as short as can be.
+        // A file system without atomic renames of this kind: check and rename with minimal delay.
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => match to.symlink_metadata() {
             Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
             Err(_) => fs::rename(from, to),
@@ -121,16 +124,16 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// What the name of a directory ends with that is set aside while another takes its place.
-const ASIDE: &str = "-old";
+/// The suffix of the backup of a directory while another takes its place.
+const BACKUP_SUFFIX: &str = "-old";
 
-/// Puts the directory `new` in the place of `old` and `old` in that of `new`, so that there is always one or the other.
+/// Exchanges the directories `new` and `old`, so that one of them is always in place.
 fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSUP) => {
             let mut aside = new.as_os_str().to_owned();
-            aside.push(ASIDE);
+            aside.push(BACKUP_SUFFIX);
             let aside = PathBuf::from(aside);
             fs::rename(old, &aside)?;
             if let Err(error) = fs::rename(new, old) {
@@ -143,50 +146,50 @@ fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts back what [`exchange`] had set aside of the directory `path` when its program was killed before the new one was in
-/// its place, or removes it where it was after; what a program still works on stays.
-fn put_back(path: &Path) {
+/// Restores the backup that [`exchange`] created of the directory `path` if the process was killed before the new directory was
+/// in place, or deletes it if it was killed later. Backups that a process still uses are kept.
+fn restore_backup(path: &Path) {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
     let (prefix, Ok(entries)) = (prefix(name), fs::read_dir(parent)) else { return };
     for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
         let aside = entry.file_name();
-        let new = aside.to_str().and_then(|aside| aside.strip_suffix(ASIDE));
+        let new = aside.to_str().and_then(|aside| aside.strip_suffix(BACKUP_SUFFIX));
         let Some(new) = new.filter(|new| is_temporary(new, &prefix)).map(|new| parent.join(new)) else { continue };
-        // What is new is locked until it is in its place and what was there is gone.
-        if new.symlink_metadata().is_ok() && !is_left(&new) {
+        // The new directory stays locked until it is in place and the old one is deleted.
+        if new.symlink_metadata().is_ok() && !is_unlocked(&new) {
             continue;
         }
         match path.symlink_metadata() {
-            Ok(there) if there.is_dir() && is_left(path) => drop(fs::remove_dir_all(entry.path())),
+            Ok(there) if there.is_dir() && is_unlocked(path) => drop(fs::remove_dir_all(entry.path())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => drop(rename_new(&entry.path(), path)),
             _ => {}
         }
     }
 }
 
-/// A temporary file or directory that `make` made, with a lock that tells [`sweep`] that it is in use.
-fn claimed<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(T, Option<File>)> {
-    const TRIES: usize = 16;
-    for _ in 0..TRIES {
-        let (made, path) = make()?;
+/// A temporary file or directory created by `make`, with a lock that tells [`remove_leftovers`] that it is in use.
+fn create_locked<T>(make: impl Fn() -> io::Result<(T, PathBuf)>) -> io::Result<(T, Option<File>)> {
+    const MAX_TRIES: usize = 16;
+    for _ in 0..MAX_TRIES {
+        let (created, path) = make()?;
         let Ok(lock) = File::open(&path) else { continue };
         match lock.try_lock() {
-            // Another program may have swept it away before it was locked.
-            Ok(()) if path.exists() => return Ok((made, Some(lock))),
-            // A file system without locks: then nothing is swept there either.
-            Err(fs::TryLockError::Error(_)) => return Ok((made, None)),
+            // Another process may have deleted it before it was locked.
+            Ok(()) if path.exists() => return Ok((created, Some(lock))),
+            // A file system without locks: nothing is cleaned up there.
+            Err(fs::TryLockError::Error(_)) => return Ok((created, None)),
             _ => {}
         }
     }
-    Err(io::Error::other("its temporary files disappear"))
+    Err(io::Error::other("its temporary files keep disappearing"))
 }
 
-/// Random letters and digits that the name of a temporary file ends with.
-const RANDOM: usize = 12;
+/// The number of random characters at the end of a temporary name.
+const RANDOM_CHARACTERS: usize = 12;
 
-/// Removes what a program that was killed while it wrote the same thing left in `directory`: temporary files and
-/// directories by their names, which begin with `prefix`, and that nobody has locked. What cannot be removed stays.
-fn sweep(directory: &Path, prefix: &str) {
+/// Deletes what killed processes left in `directory`: temporary files and directories whose names begin with `prefix` and
+/// that are not locked. Files that cannot be deleted remain.
+fn remove_leftovers(directory: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     let is_ours = |name: &str| is_temporary(name, prefix);
     for entry in entries.flatten().filter(|e| e.file_name().to_str().is_some_and(is_ours)) {
@@ -194,20 +197,20 @@ fn sweep(directory: &Path, prefix: &str) {
         if !(kind.is_dir() || kind.is_file()) {
             continue;
         }
-        if is_left(&path) {
+        if is_unlocked(&path) {
             let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
 }
 
-/// Whether `name` is that of a temporary file: what it begins with, and random letters and digits.
+/// Whether `name` is a temporary name: `prefix` and random characters.
 fn is_temporary(name: &str, prefix: &str) -> bool {
     let random = name.strip_prefix(prefix);
-    random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+    random.is_some_and(|random| random.len() == RANDOM_CHARACTERS && random.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
-/// Whether no program works on the file or directory `path`. A pipe in its place is not waited for.
-fn is_left(path: &Path) -> bool {
+/// Whether no process has locked the file or directory `path`. Does not block on a pipe.
+fn is_unlocked(path: &Path) -> bool {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     opened.is_ok_and(|file| file.try_lock().is_ok())
 }
@@ -226,25 +229,24 @@ fn measure(directory: &Path, written: &mut Written) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The directory that something is written in, made where it was missing; what was made goes again
-/// unless it is kept.
+/// The directory to write in. It is created if missing, and removed again on drop unless it is kept.
 struct Parent {
     path: PathBuf,
-    made: Vec<PathBuf>,
+    created: Vec<PathBuf>,
 }
 
 impl Parent {
-    /// What was made stays, and what was renamed in it is on the disk.
+    /// Keeps created directories and syncs the directory, so that renames in it are on disk.
     fn keep(mut self) {
         let _ = File::open(&self.path).and_then(|directory| directory.sync_all());
-        self.made.clear();
+        self.created.clear();
     }
 }
 
 impl Drop for Parent {
     fn drop(&mut self) {
-        // Innermost first; a directory that is no longer empty stays.
-        self.made.iter().for_each(|path| drop(fs::remove_dir(path)));
+        // Innermost first; non-empty directories remain.
+        self.created.iter().for_each(|path| drop(fs::remove_dir(path)));
     }
 }
 
@@ -254,12 +256,12 @@ fn sibling(path: &Path) -> Result<(Parent, String)> {
         return Err(Error::NotReplaced { path: path.into(), what: "a checkpoint or a session" });
     };
     let missing = parent.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
-    let parent = Parent { path: parent.into(), made: missing };
+    let parent = Parent { path: parent.into(), created: missing };
     fs::create_dir_all(&parent.path).map_err(|e| Error::io("write", path, e))?;
     Ok((parent, prefix(name)))
 }
 
-/// What the names of temporary siblings of `name` begin with.
+/// The prefix of temporary siblings of `name`.
 fn prefix(name: &OsStr) -> String {
     format!(".{}.dam-", name.to_string_lossy())
 }
@@ -268,7 +270,7 @@ fn prefix(name: &OsStr) -> String {
 mod tests {
     use super::*;
 
-    /// A checkpoint whose card says `text`.
+    /// A checkpoint with the model card `text`.
     fn checkpoint(path: &Path, text: &str) {
         fs::create_dir(path).unwrap();
         fs::write(path.join("README.md"), text).unwrap();
@@ -292,9 +294,9 @@ mod tests {
     const NEW: &str = ".out.dam-0123456789ab";
     const OLD: &str = ".out.dam-0123456789ab-old";
 
-    /// A program was killed when what was there was set aside and what is new was not in its place yet.
+    /// The process was killed after the old directory was set aside and before the new one was in place.
     #[test]
-    fn what_was_set_aside_is_put_back_where_nothing_took_its_place() {
+    fn a_backup_is_restored_if_nothing_took_its_place() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         for force in [false, true] {
@@ -312,14 +314,14 @@ mod tests {
         }
     }
 
-    /// A program was killed when what is new was in its place, and what was there was not gone yet.
+    /// The process was killed after the new directory was in place and before the old one was deleted.
     #[test]
-    fn what_was_set_aside_is_swept_where_its_place_is_taken() {
+    fn a_backup_is_deleted_if_the_new_directory_is_in_place() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         checkpoint(&at("out"), "new");
         checkpoint(&at(OLD), "old");
-        // These are not ours, whatever they look like.
+        // Similar names that are not temporary files.
         let others = [".out.dam-short-old", ".out.dam-0123456789a!-old", ".other.dam-0123456789ab-old"];
         others.iter().for_each(|name| checkpoint(&at(name), "other"));
         assert!(matches!(write(&at("out"), false), Err(Error::Exists { .. })));
@@ -330,21 +332,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_works_on_stays_aside() {
+    fn a_backup_in_use_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         checkpoint(&at(OLD), "old");
         checkpoint(&at(NEW), "new");
         let lock = File::open(at(NEW)).unwrap();
         lock.lock().unwrap();
-        put_back(&at("out"));
+        restore_backup(&at("out"));
         assert_eq!(names(directory.path()), [NEW, OLD]);
-        // It is in its place, and what was there goes next.
+        // The new directory is in place; the backup is deleted next.
         fs::rename(at(NEW), at("out")).unwrap();
-        put_back(&at("out"));
+        restore_backup(&at("out"));
         assert_eq!(names(directory.path()), [OLD, "out"]);
         drop(lock);
-        put_back(&at("out"));
+        restore_backup(&at("out"));
         assert_eq!(names(directory.path()), ["out"]);
     }
 }

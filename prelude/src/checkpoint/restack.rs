@@ -1,5 +1,4 @@
-//! A model whose layers are stacked anew: its configuration. The number of layers is written where the family has it,
-//! and whatever config.json says layer by layer goes along with the layers.
+//! The configuration of a model with restacked layers: updates the number of layers, and reorders per-layer settings.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,21 +7,21 @@ use serde_json::{Map, Value, json};
 
 use super::Source;
 use super::config::{Architecture, get, set};
-use super::stacks::{Place, Stack, Stacks, places};
+use super::stacks::{KeyPath, Stack, Stacks, count_paths};
 use crate::error::{Error, Result};
 
-/// A configuration with other layers.
+/// A configuration with restacked layers.
 pub(crate) struct Restacked {
     /// config.json.
     pub config: Vec<u8>,
-    /// What it says; none where it cannot be run here.
+    /// Its architecture; `None` if it is not supported.
     pub architecture: Option<Architecture>,
-    /// What a reader should know of it.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Keys that say by a number which layers are of which kind, so that they may mean others in another stack.
-const BY_PLACE: [&str; 9] = [
+/// Keys that select layers by index or count, so that they may select different layers in a new stack.
+const INDEX_KEYS: [&str; 9] = [
     "first_k_dense_replace",
     "max_window_layers",
     "sliding_window_pattern",
@@ -35,10 +34,10 @@ const BY_PLACE: [&str; 9] = [
 ];
 
 impl Source {
-    /// Its config.json.
+    /// Parses its config.json.
     ///
     /// # Errors
-    /// A file that is missing or no JSON object.
+    /// A file that is missing or not a JSON object.
     pub(crate) fn configuration(&self) -> Result<Map<String, Value>> {
         let file = self.path().join("config.json");
         let bytes = self.side_file("config.json")?;
@@ -46,7 +45,7 @@ impl Source {
         serde_json::from_slice(bytes.as_deref().unwrap_or_default()).map_err(invalid)
     }
 
-    /// The stacks of layers that it has.
+    /// Finds its layer stacks.
     ///
     /// # Errors
     /// As for [`Source::configuration`].
@@ -54,23 +53,23 @@ impl Source {
         Ok(Stacks::of(self.tensors().iter().map(|spec| spec.name.as_str()), &self.configuration()?))
     }
 
-    /// Its configuration where layer `i` of `stack` is what the layer `layers[i].1` of `layers[i].0` was.
+    /// Its configuration if layer `i` of `stack` is layer `layers[i].1` of the source `layers[i].0`.
     ///
     /// # Errors
-    /// A config.json that is no JSON object.
+    /// A config.json that is not a JSON object.
     pub(crate) fn restacked(&self, stack: &Stack, layers: &[(&Source, usize)]) -> Result<Restacked> {
         let mut notes = Vec::new();
         let mut config = self.configuration()?;
-        let places = places(&config, stack);
-        if places.is_empty() {
+        let count_paths = count_paths(&config, stack);
+        if count_paths.is_empty() {
             let name = stack.name();
-            notes.push(format!("config.json does not say how many layers `{name}` has: nothing of it was changed for them"));
+            notes.push(format!("config.json does not give the number of layers of `{name}`, so it was not updated"));
         }
-        for place in &places {
-            for (key, old) in lists(&config, place, stack.depth) {
+        for key_path in &count_paths {
+            for (key, old) in lists(&config, key_path, stack.depth) {
                 let of_layer = |(source, layer): &(&Source, usize)| -> Result<Option<Value>> {
                     let theirs = source.configuration()?;
-                    Ok(map_at(&theirs, place).and_then(|map| map.get(&key)).and_then(|list| entry(list, *layer)))
+                    Ok(map_at(&theirs, key_path).and_then(|map| map.get(&key)).and_then(|list| entry(list, *layer)))
                 };
                 let moved = match &old {
                     Value::Array(all) if is_indices(&key, all, stack.depth) => {
@@ -85,32 +84,32 @@ impl Source {
                     }
                     _ => layers.iter().map(of_layer).collect::<Result<Option<Vec<Value>>>>()?.map(Value::Array),
                 };
-                match (moved, map_at_mut(&mut config, place)) {
+                match (moved, map_at_mut(&mut config, key_path)) {
                     (Some(moved), Some(map)) => drop(map.insert(key, moved)),
-                    _ => notes.push(format!("`{key}` of config.json has an entry for each layer, and not all models have it")),
+                    _ => notes.push(format!("`{key}` in config.json has one entry per layer, but not all models have it")),
                 }
             }
-            if let (Some(key), Some(map)) = (place.last(), map_at_mut(&mut config, place)) {
+            if let (Some(key), Some(map)) = (key_path.last(), map_at_mut(&mut config, key_path)) {
                 map.insert(key.clone(), layers.len().into());
-                let by_place: Vec<&str> =
-                    BY_PLACE.into_iter().filter(|key| map.get(*key).is_some_and(|v| !v.is_null())).collect();
-                if !by_place.is_empty() {
+                let by_index: Vec<&str> =
+                    INDEX_KEYS.into_iter().filter(|key| map.get(*key).is_some_and(|v| !v.is_null())).collect();
+                if !by_index.is_empty() {
                     notes.push(format!(
-                        "config.json says by number which layers are of which kind ({}): check that it is true of the new stack",
-                        by_place.join(", ")
+                        "config.json selects layers by index ({}): check that this is correct for the new stack",
+                        by_index.join(", ")
                     ));
                 }
             }
         }
         let file = self.path().join("config.json");
-        let (config, architecture) = explicit(&file, config, layers, &mut notes)?;
+        let (config, architecture) = make_explicit(&file, config, layers, &mut notes)?;
         Ok(Restacked { config, architecture, notes })
     }
 }
 
-/// `config` as bytes, and what it says. Where a layer would attend otherwise in its new place, what its old place said
-/// of it is written out.
-fn explicit(
+/// Serializes and parses `config`. If a layer would attend differently in its new position, writes out the setting of its old
+/// position.
+fn make_explicit(
     file: &Path,
     mut config: Map<String, Value>,
     layers: &[(&Source, usize)],
@@ -123,9 +122,9 @@ fn explicit(
         Ok((bytes, architecture))
     };
     let (bytes, architecture) = written(&config)?;
-    let known = layers.iter().map(|(source, layer)| source.architecture().ok()?.attends.get(*layer));
+    let known = layers.iter().map(|(source, layer)| source.architecture().ok()?.attention.get(*layer));
     let (Some(new), Some(old)) = (&architecture, known.collect::<Option<Vec<_>>>()) else { return Ok((bytes, architecture)) };
-    let fits = |new: &Architecture| new.attends.iter().eq(old.iter().copied());
+    let fits = |new: &Architecture| new.attention.iter().eq(old.iter().copied());
     if fits(new) {
         return Ok((bytes, architecture));
     }
@@ -137,23 +136,23 @@ fn explicit(
     match written(&config)? {
         (bytes, Some(new)) if fits(&new) => Ok((bytes, Some(new))),
         _ => {
-            notes.push("some layers attend otherwise in their new places, as config.json says it by their number".into());
+            notes.push("some layers attend differently in their new positions, because config.json selects them by index".into());
             Ok((bytes, architecture))
         }
     }
 }
 
-/// The map of `config` in which the last key of `place` is.
-fn map_at<'a>(config: &'a Map<String, Value>, place: &Place) -> Option<&'a Map<String, Value>> {
-    place[..place.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get(key)?.as_object())
+/// The object in `config` that contains the last key of `key_path`.
+fn map_at<'a>(config: &'a Map<String, Value>, key_path: &KeyPath) -> Option<&'a Map<String, Value>> {
+    key_path[..key_path.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get(key)?.as_object())
 }
 
-fn map_at_mut<'a>(config: &'a mut Map<String, Value>, place: &Place) -> Option<&'a mut Map<String, Value>> {
-    place[..place.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get_mut(key)?.as_object_mut())
+fn map_at_mut<'a>(config: &'a mut Map<String, Value>, key_path: &KeyPath) -> Option<&'a mut Map<String, Value>> {
+    key_path[..key_path.len().saturating_sub(1)].iter().try_fold(config, |map, key| map.get_mut(key)?.as_object_mut())
 }
 
-/// What stands beside the last key of `place` and has an entry for each of `depth` layers.
-fn lists(config: &Map<String, Value>, place: &Place, depth: usize) -> Vec<(String, Value)> {
+/// The settings next to the last key of `key_path` that have one entry per layer, of `depth`.
+fn lists(config: &Map<String, Value>, key_path: &KeyPath, depth: usize) -> Vec<(String, Value)> {
     let of_layers =
         |key: &str| ["layer", "block", "head", "multiplier", "pattern", "types", "window"].iter().any(|part| key.contains(part));
     let fits = |(key, value): &(&String, &Value)| match value {
@@ -161,11 +160,11 @@ fn lists(config: &Map<String, Value>, place: &Place, depth: usize) -> Vec<(Strin
         Value::String(letters) => key.contains("pattern") && letters.chars().count() == depth,
         _ => false,
     };
-    let found = map_at(config, place).into_iter().flatten().filter(fits);
+    let found = map_at(config, key_path).into_iter().flatten().filter(fits);
     found.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Whether a list names layers by their numbers, as `mlp_only_layers` does, and does not have an entry for each.
+/// Whether a list contains layer indices, as in `mlp_only_layers`, rather than one entry per layer.
 fn is_indices(key: &str, all: &[Value], depth: usize) -> bool {
     let numbers: Option<Vec<u64>> = all.iter().map(Value::as_u64).collect();
     let rising = |n: &Vec<u64>| n.windows(2).all(|w| w[0] < w[1]) && n.iter().all(|layer| (*layer as usize) < depth);
@@ -184,7 +183,7 @@ fn entry(list: &Value, layer: usize) -> Option<Value> {
     }
 }
 
-/// Makes layer `i` what layer `layers[i]` of `count` was, in the lists of a configuration that say something of each.
+/// In the per-layer lists of a configuration with `count` layers, gives layer `i` the entry of layer `layers[i]`.
 pub(super) fn move_layers(config: &mut Map<String, Value>, layers: &[usize], count: usize) {
     for key in ["layer_types", "no_rope_layers"] {
         if let Some(Value::Array(all)) = get(config, key).filter(|list| list.as_array().is_some_and(|l| l.len() == count)) {
@@ -199,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_by_layer_are_told_from_lists_of_layers_and_from_others() {
+    fn per_layer_lists_are_distinguished_from_layer_indices_and_others() {
         let config = json!({
             "num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "mlp_only_layers": [0, 2], "eos_token_id": [1, 2, 3],
             "hybrid_override_pattern": "M*M", "architectures": ["X"], "no_rope_layers": [1, 0, 1], "layers": [7, 8],

@@ -1,4 +1,4 @@
-//! A source model: its architecture, tensors, tokenizer and side files, all verified at load.
+//! A source model: architecture, tensors, tokenizer and side files, all verified when loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,17 +12,17 @@ use tokenizers::Tokenizer;
 
 use super::adapter::{self, Adapter, Base};
 use super::archive::{Archive, Buffer};
-use super::beside::Beside;
 use super::chat::Chat;
 use super::config::{Architecture, Kind, TensorSpec, is_wrapper};
 use super::files::{BUILTIN_PREFIX, Bytes, Files, Stamps};
-use super::hub::Place;
-use super::names::{Names, Runs};
-use super::other::{self, OUTPUT};
-use super::quantized::settle;
-use super::tokenizer::{Text, beyond, read_tokenizer};
+use super::hub::HubRef;
+use super::names::{Runnable, TensorNames};
+use super::quantized::prepare;
+use super::side_files::SideFiles;
+use super::tokenizer::{BoundedTokenizer, beyond, read_tokenizer};
+use super::unsupported_family::{self, OUTPUT};
 use super::view::View;
-use super::vocabulary::{NO_ROW, Numbering, Seen, align, config_of};
+use super::vocabulary::{NO_ROW, Numbering, Renumbered, align, config_of};
 use crate::error::{Error, Result};
 use crate::work::Work;
 
@@ -35,34 +35,34 @@ struct Inner {
     name: String,
     spec: String,
     files: Files,
-    /// What its side files were when it was opened.
+    /// The stamps of its side files when it was opened.
     stamps: Stamps,
-    /// None where it cannot be run here.
+    /// `None` if it is not supported.
     architecture: Option<Architecture>,
-    /// Why it cannot be run: the key of config.json, and what is wrong with it.
-    obstacle: Option<(String, String)>,
+    /// Why it is not supported: the key of config.json and the reason.
+    unsupported: Option<(String, String)>,
     family: String,
     tensors: Vec<TensorSpec>,
     views: BTreeMap<String, View>,
     buffers: BTreeMap<String, Buffer>,
-    /// What they are called where they are stored.
-    names: Arc<Names>,
+    /// The stored names of its tensors.
+    names: Arc<TensorNames>,
     unused: Vec<String>,
-    /// What a reader should know of it.
+    /// Notes for the user.
     notes: Vec<String>,
-    tokenizer: Option<Arc<Text>>,
+    tokenizer: Option<Arc<BoundedTokenizer>>,
     chat: Arc<Chat>,
     fingerprint: OnceLock<String>,
-    /// Where it is seen otherwise, with other rows or an output layer of its own: the source as it was opened.
-    as_it_is: Option<Source>,
-    /// How its tokens are numbered, where not as on disk.
+    /// The source as it was opened, if this one has other rows or a separate output layer.
+    original: Option<Source>,
+    /// The shared token numbering, if it differs from the one on disk.
     numbering: Option<Arc<Numbering>>,
-    /// Files that are other than its own for that, or that an adapter brings; none: one that is not to be read.
+    /// Files that replace its own, because of the numbering or an adapter; `None` hides a file.
     replaced: BTreeMap<&'static str, Option<Bytes>>,
 }
 
 impl Inner {
-    /// The same, whose fingerprint is not known.
+    /// A copy without its fingerprint.
     fn copy(&self) -> Self {
         Self {
             name: self.name.clone(),
@@ -70,7 +70,7 @@ impl Inner {
             files: self.files.clone(),
             stamps: self.stamps.clone(),
             architecture: self.architecture.clone(),
-            obstacle: self.obstacle.clone(),
+            unsupported: self.unsupported.clone(),
             family: self.family.clone(),
             tensors: self.tensors.clone(),
             views: self.views.clone(),
@@ -81,7 +81,7 @@ impl Inner {
             tokenizer: self.tokenizer.clone(),
             chat: self.chat.clone(),
             fingerprint: OnceLock::new(),
-            as_it_is: self.as_it_is.clone(),
+            original: self.original.clone(),
             numbering: self.numbering.clone(),
             replaced: self.replaced.clone(),
         }
@@ -89,21 +89,22 @@ impl Inner {
 }
 
 impl Source {
-    /// What tells it from every other that is open.
+    /// A pointer that is unique among open sources.
     pub(crate) fn identity(&self) -> *const () {
         Arc::as_ptr(&self.0).cast()
     }
 
-    /// Opens and verifies `[NAME=]SOURCE`, a Hugging Face directory or `builtin:NAME`.
+    /// Opens and verifies `[NAME=]SOURCE`: a Hugging Face directory, a GGUF file, a hub repository or `builtin:NAME`, each
+    /// optionally followed by `+ADAPTER`.
     ///
     /// # Errors
-    /// Anything missing, damaged or not finite.
+    /// Missing or corrupt files, or values that are not finite.
     pub fn open(spec: &str) -> Result<Self> {
         let (name, place) = split_name(spec);
         Self::open_as(name, place)
     }
 
-    /// Opens `place` under a name of any letters; without one, under that of its directory.
+    /// Opens `place` with any name; the default is the name of its directory.
     ///
     /// # Errors
     /// As for [`Source::open`].
@@ -111,48 +112,48 @@ impl Source {
         let (place, adapters) = split_adapters(place);
         let files = Files::find(place)?;
         let stamps = files.stamps();
-        let config = files.require("config.json").map_err(|error| or_adapter(&files, error))?;
+        let config = files.require("config.json").map_err(|error| adapter_error(&files, error))?;
         let config_file = files.path().join("config.json");
-        let mut archive = Archive::open(&files).map_err(|error| or_adapter(&files, error))?;
-        let settled = settle(&mut archive, &config_file, &config)?;
+        let mut archive = Archive::open(&files).map_err(|error| adapter_error(&files, error))?;
+        let prepared = prepare(&mut archive, &config_file, &config)?;
         let family = Architecture::family_of(&config_file, &config)?;
         let runs = match Architecture::parse(&config_file, &config) {
-            Err(Error::UnknownFamily { .. }) => Runs::No,
-            _ => Runs::Yes,
+            Err(Error::UnknownFamily { .. }) => Runnable::No,
+            _ => Runnable::Yes,
         };
-        let names = Names::settle(&mut archive, &family, runs)?;
+        let names = TensorNames::normalize(&mut archive, &family, runs)?;
         let mut notes: Vec<String> = files.note().map(str::to_owned).into_iter().collect();
-        notes.extend(archive.notes.iter().chain(&settled.notes).chain(&names.notes).cloned());
+        notes.extend(archive.notes.iter().chain(&prepared.notes).chain(&names.notes).cloned());
         let adapters = adapters.into_iter().map(|path| Adapter::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
         let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
-        let is_settled = settled.config.is_some();
-        let config = settled.config.unwrap_or_else(|| config.to_vec());
+        let is_prepared = prepared.config.is_some();
+        let config = prepared.config.unwrap_or_else(|| config.to_vec());
         let mut base = Base::new(&config_file, config, &mut archive.tensors)?;
-        let mut beside = adapter::Beside::new();
+        let mut overrides = adapter::FileOverrides::new();
         for adapter in adapters {
-            adapter.add_beside(&mut beside)?;
+            adapter.add_side_files(&mut overrides)?;
             let adapter = if is_wrapper(&family) { adapter.renamed(|name| names.known_as(name)) } else { adapter };
-            adapter.put_on(&mut base)?;
+            adapter.apply_to(&mut base)?;
         }
         let Base { config, is_changed, notes: changes, .. } = base;
-        let is_changed = is_changed || is_settled;
+        let is_changed = is_changed || is_prepared;
         notes.extend(changes);
-        let (architecture, obstacle) = match Architecture::parse(&config_file, &config) {
+        let (architecture, unsupported) = match Architecture::parse(&config_file, &config) {
             Ok(architecture) => (Some(architecture), None),
             Err(Error::UnknownFamily { .. }) => (None, None),
-            // What cannot be run can still be merged by methods that run nothing.
+            // An unsupported model can still be merged by methods without a forward pass.
             Err(Error::Config { key, reason, .. }) => (None, Some((key, reason))),
             Err(error) => return Err(error),
         };
-        // Without a forward pass to serve, all that is stored is to be merged.
+        // Without a forward pass, all stored tensors are merged.
         let (tensors, buffers) = match &architecture {
             Some(architecture) if is_wrapper(&family) => {
                 let mut buffers = archive.buffers.clone();
-                buffers.retain(|name, _| other::is_rest(name));
-                (architecture.tensors().into_iter().chain(other::rest(&archive)?).collect(), buffers)
+                buffers.retain(|name, _| unsupported_family::is_rest(name));
+                (architecture.tensors().into_iter().chain(unsupported_family::rest(&archive)?).collect(), buffers)
             }
             Some(architecture) => (architecture.tensors(), BTreeMap::new()),
-            None => (other::tensors(&archive, &config_file, &config)?, archive.buffers.clone()),
+            None => (unsupported_family::tensors(&archive, &config_file, &config)?, archive.buffers.clone()),
         };
         if architecture.as_ref().is_some_and(|a| !a.tied) && !archive.tensors.contains_key(OUTPUT) {
             return Err(Error::NoOutputLayer { file: archive.file });
@@ -165,7 +166,7 @@ impl Source {
             .collect::<Result<BTreeMap<_, _>>>()?;
         drop(work);
         let unused = archive.tensors.keys().filter(|name| !views.contains_key(*name)).cloned().collect();
-        let side = |name: &str| match beside.get(name) {
+        let side = |name: &str| match overrides.get(name) {
             Some((directory, bytes)) => Ok(bytes.clone().map(|bytes| (directory.join(name), bytes))),
             None => Ok(files.get(name)?.map(|bytes| (files.path().join(name), bytes))),
         };
@@ -177,7 +178,7 @@ impl Source {
         let rows = rows_of(architecture.as_ref(), &tensors);
         notes.extend(tokenizer.as_deref().filter(|_| rows > 0).and_then(|text| beyond(&text.tokenizer, rows)));
         let mut replaced: BTreeMap<&'static str, Option<Bytes>> =
-            beside.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
+            overrides.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
         if is_changed {
             replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
         }
@@ -200,7 +201,7 @@ impl Source {
             files,
             stamps,
             architecture,
-            obstacle,
+            unsupported,
             family,
             tensors,
             views,
@@ -211,18 +212,18 @@ impl Source {
             tokenizer,
             chat,
             fingerprint: OnceLock::new(),
-            as_it_is: None,
+            original: None,
             numbering: None,
             replaced,
         })))
     }
 
-    /// The source as it was opened, in its own numbering of tokens.
-    pub(crate) fn as_it_is(&self) -> &Self {
-        self.0.as_it_is.as_ref().unwrap_or(self)
+    /// The source as it was opened, with its own token numbering.
+    pub(crate) fn original(&self) -> &Self {
+        self.0.original.as_ref().unwrap_or(self)
     }
 
-    /// How its tokens are numbered, where not as on disk.
+    /// The shared token numbering, if it differs from the one on disk.
     pub(crate) fn numbering(&self) -> Option<&Numbering> {
         self.0.numbering.as_deref()
     }
@@ -236,13 +237,13 @@ impl Source {
         Ok(says_so && !self.0.views.contains_key(OUTPUT) && self.embedding().is_some())
     }
 
-    /// Its embedding: of those there are, the one with the most rows.
+    /// Its embedding; if there are several candidates, the one with the most rows.
     fn embedding(&self) -> Option<&TensorSpec> {
         let embeddings = self.0.tensors.iter().filter(|t| t.kind == Kind::Embedding && t.shape.len() == 2);
         embeddings.max_by_key(|t| t.shape[0])
     }
 
-    /// config.json, key by key.
+    /// Parses config.json.
     fn config_json(&self) -> Result<Map<String, Value>> {
         let bytes = self.side_file("config.json")?.unwrap_or(Bytes::Static(b"{}"));
         serde_json::from_slice(&bytes).map_err(|e| self.json(&e))
@@ -252,10 +253,10 @@ impl Source {
         Error::Json { file: self.path().join("config.json"), reason: error.to_string() }
     }
 
-    /// This source, which is tied, with its embedding for an output layer of its own.
+    /// This tied source with a separate output layer, a copy of its embedding.
     ///
     /// # Errors
-    /// A config.json that cannot be written anew.
+    /// A config.json that is not a JSON object.
     fn untied(&self) -> Result<Self> {
         let inner = &self.0;
         let Some(embedding) = self.embedding().cloned() else { return Ok(self.clone()) };
@@ -277,20 +278,20 @@ impl Source {
         let config = serde_json::to_vec_pretty(&config).map_err(|e| self.json(&e))?;
         let mut replaced = inner.replaced.clone();
         replaced.insert("config.json", Some(Bytes::Owned(Arc::new(config))));
-        let note = "tied, and another source is not: its embedding is merged as its output layer too";
+        let note = "tied, but another source is not: its embedding is also merged as the output layer";
         let notes = inner.notes.iter().cloned().chain([note.to_owned()]).collect();
-        let as_it_is = Some(self.as_it_is().clone());
-        Ok(Self(Arc::new(Inner { architecture, tensors, views, replaced, notes, as_it_is, ..inner.copy() })))
+        let original = Some(self.original().clone());
+        Ok(Self(Arc::new(Inner { architecture, tensors, views, replaced, notes, original, ..inner.copy() })))
     }
 
-    /// This source, seen in another numbering of tokens.
+    /// This source with another token numbering.
     ///
     /// # Errors
-    /// A config.json that cannot be written anew.
-    pub(crate) fn seen_as(&self, seen: Seen) -> Result<Self> {
-        let Seen { numbering, rows, views: gathered, extended } = seen;
+    /// A config.json that is not a JSON object.
+    pub(crate) fn with_numbering(&self, seen: Renumbered) -> Result<Self> {
+        let Renumbered { numbering, rows, views: gathered, extended } = seen;
         let inner = &self.0;
-        let here = |id: u32| match numbering.of_own.get(id as usize) {
+        let here = |id: u32| match numbering.row_map.get(id as usize) {
             Some(row) => Some(*row).filter(|row| *row != NO_ROW),
             None => Some(id),
         };
@@ -310,14 +311,14 @@ impl Source {
         let files = [("config.json", Some(config)), ("tokenizer.json", file)];
         let mut replaced = inner.replaced.clone();
         replaced.extend(files.into_iter().filter_map(|(name, bytes)| Some((name, Some(Bytes::Owned(Arc::new(bytes?)))))));
-        let (as_it_is, numbering) = (Some(self.as_it_is().clone()), Some(Arc::new(numbering)));
-        Ok(Self(Arc::new(Inner { architecture, tensors, views, tokenizer, as_it_is, numbering, replaced, ..inner.copy() })))
+        let (original, numbering) = (Some(self.original().clone()), Some(Arc::new(numbering)));
+        Ok(Self(Arc::new(Inner { architecture, tensors, views, tokenizer, original, numbering, replaced, ..inner.copy() })))
     }
 
-    /// This source, talked to by another chat template (Jinja).
+    /// This source with another chat template (Jinja).
     ///
     /// # Errors
-    /// A tokenizer_config.json that is no JSON object.
+    /// A tokenizer_config.json that is not a JSON object.
     pub(crate) fn with_chat_template(&self, template: &str) -> Result<Self> {
         const CONFIG: &str = "tokenizer_config.json";
         let inner = &self.0;
@@ -334,7 +335,7 @@ impl Source {
         Ok(Self(Arc::new(Inner { chat, replaced, ..inner.copy() })))
     }
 
-    /// This source, whose templates know these tokens.
+    /// This source with these special tokens for templates.
     #[cfg(test)]
     pub(crate) fn with_special_tokens(&self, bos: &str, eos: &str) -> Self {
         let mut chat = (*self.0.chat).clone();
@@ -342,20 +343,20 @@ impl Source {
         Self(Arc::new(Inner { chat: Arc::new(chat), ..self.0.copy() }))
     }
 
-    /// The row here of the token `id` of its own tokenizer; none where it has no such row.
+    /// Maps the token `id` of its own tokenizer to a row here; `None` if it has no row.
     pub(crate) fn row_of(&self, id: u32) -> Option<u32> {
         match self.numbering().filter(|numbering| !numbering.is_reference) {
-            Some(numbering) => numbering.of_own.get(id as usize).copied().filter(|row| *row != NO_ROW),
+            Some(numbering) => numbering.row_map.get(id as usize).copied().filter(|row| *row != NO_ROW),
             None => Some(id).filter(|id| (*id as usize) < self.vocabulary_rows()),
         }
     }
 
-    /// Rows of its vocabulary's tensors.
+    /// The number of rows of its vocabulary tensors.
     pub(crate) fn vocabulary_rows(&self) -> usize {
         rows_of(self.0.architecture.as_ref(), &self.0.tensors)
     }
 
-    /// The tensors that have a row a token: the embedding and, where it is not the same, the output layer.
+    /// The names of the tensors with one row per token: the embedding, and the output layer if it is separate.
     pub(crate) fn vocabulary_tensors(&self) -> Vec<String> {
         if let Some(architecture) = &self.0.architecture {
             let names = [TensorSpec::EMBEDDING, architecture.output()];
@@ -367,136 +368,135 @@ impl Source {
         self.0.tensors.iter().filter(has_rows).filter(is_vocabulary).map(|t| t.name.clone()).collect()
     }
 
-    /// What the user calls it.
+    /// Its name.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// What opens it again: an absolute path or `builtin:NAME`.
+    /// The specifier that opens it again: an absolute path or `builtin:NAME`.
     pub fn spec(&self) -> &str {
         &self.0.spec
     }
 
-    /// What opens it without its adapters, and the adapters.
-    pub(crate) fn place_and_adapters(&self) -> (&str, Vec<&str>) {
+    /// The specifier without adapters, and the adapters.
+    pub(crate) fn base_and_adapters(&self) -> (&str, Vec<&str>) {
         split_adapters(self.spec())
     }
 
-    /// Its repository on the hub, where it is from there.
-    pub(crate) fn hub_place(&self) -> Option<Place> {
+    /// Its repository, if it is from the hub.
+    pub(crate) fn hub_ref(&self) -> Option<HubRef> {
         match &self.0.files {
-            Files::Hub(_, pinned) => Place::parse(pinned, false),
+            Files::Hub(_, pinned) => HubRef::parse(pinned, false),
             _ => None,
         }
     }
 
-    /// The built-in model's name, if it is one.
+    /// The name of the built-in model, if it is one.
     pub fn builtin(&self) -> Option<&str> {
         self.0.spec.strip_prefix(BUILTIN_PREFIX)
     }
 
-    /// Its directory, or `builtin:NAME`.
+    /// Its path, or `builtin:NAME`.
     pub fn path(&self) -> &Path {
         self.0.files.path()
     }
 
-    /// What its config.json says.
+    /// Its architecture.
     ///
     /// # Errors
-    /// A family or configuration that cannot be run here: its tensors can be merged, by methods that need no
-    /// forward pass.
+    /// An unsupported family or configuration: its tensors can be merged by methods that need no forward pass.
     pub fn architecture(&self) -> Result<&Architecture> {
         let file = || self.path().join("config.json");
-        let obstacle = || match &self.0.obstacle {
+        let unsupported = || match &self.0.unsupported {
             Some((key, reason)) => Error::Config { file: file(), key: key.clone(), reason: reason.clone() },
             None => Architecture::unknown(&file(), &self.0.family),
         };
-        self.0.architecture.as_ref().ok_or_else(obstacle)
+        self.0.architecture.as_ref().ok_or_else(unsupported)
     }
 
-    /// Why it cannot be run here, where it cannot.
-    pub fn obstacle(&self) -> Option<String> {
+    /// Why it is not supported, if it is not.
+    pub fn unsupported_reason(&self) -> Option<String> {
         self.architecture().err().map(|error| error.to_string())
     }
 
-    /// Its `model_type`, which is known even where it cannot be run.
+    /// Its `model_type`, also if it is not supported.
     pub fn family(&self) -> &str {
         &self.0.family
     }
 
-    /// The tensors that a merge of it has: those of its architecture in the order of computation, or
-    /// where its family cannot be run, all that are stored, by name.
+    /// The tensors to merge: those of its architecture in the order of computation, or all stored tensors by name if its family
+    /// is not supported.
     pub fn tensors(&self) -> &[TensorSpec] {
         &self.0.tensors
     }
 
-    /// Of a multimodal model, the tensors beside those of its decoder: its vision tower, what projects from there.
+    /// The tensors of a multimodal model outside its decoder, such as the vision tower and its projector.
     pub fn rest(&self) -> &[TensorSpec] {
         match is_wrapper(&self.0.family) && self.0.architecture.is_some() {
-            true => &self.0.tensors[self.0.tensors.partition_point(|spec| !other::is_rest(&spec.name))..],
+            true => &self.0.tensors[self.0.tensors.partition_point(|spec| !unsupported_family::is_rest(&spec.name))..],
             false => &[],
         }
     }
 
-    /// [`Source::rest`] in words, where there is any.
-    pub(crate) fn rest_in_words(&self) -> Option<String> {
+    /// A description of [`Source::rest`], if there are any.
+    pub(crate) fn describe_rest(&self) -> Option<String> {
         let rest = self.rest();
         let parts: BTreeSet<&str> = rest.iter().filter_map(|spec| spec.name.split('.').next()).collect();
         let parts = parts.into_iter().collect::<Vec<_>>().join(", ");
-        (!rest.is_empty()).then(|| format!("{} tensors beside the text decoder ({parts})", rest.len()))
+        (!rest.is_empty()).then(|| format!("{} tensors outside the text decoder ({parts})", rest.len()))
     }
 
-    /// What the tensor `name` is called in the files of its checkpoint.
+    /// The stored name of the tensor `name`.
     pub(crate) fn stored_name(&self, name: &str) -> String {
         self.0.names.stored(name)
     }
 
-    /// What is stored of whole numbers and truth values that no decoder uses.
+    /// Stored integers and booleans that no decoder uses.
     pub(crate) fn buffers(&self) -> &BTreeMap<String, Buffer> {
         &self.0.buffers
     }
 
-    /// Its tokenizer.json, where there is one.
+    /// Its tokenizer.json, if it has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.0.tokenizer.as_deref().map(|text| &text.tokenizer)
     }
 
-    /// Bytes of the longest text that its tokenizer is given: more would not fit into memory.
+    /// The maximum size in bytes of a text for its tokenizer; more would not fit into memory.
     pub(crate) fn longest_text(&self) -> usize {
         self.0.tokenizer.as_ref().map_or(0, |text| text.longest)
     }
 
-    /// Its chat template (Jinja), where there is one.
+    /// Its chat template (Jinja), if it has one.
     pub fn chat_template(&self) -> Option<&str> {
         self.0.chat.template.as_deref()
     }
 
-    /// The special tokens that chat templates know by name.
+    /// Its chat templates and special tokens.
     pub(crate) fn chat(&self) -> &Chat {
         &self.0.chat
     }
 
-    /// What a reader should know of it: what could not be taken over, what was understood and how.
+    /// Notes for the user: what could not be converted, and how ambiguities were resolved.
     pub fn notes(&self) -> &[String] {
         &self.0.notes
     }
 
-    /// Tensors of the file that no layer uses.
+    /// The names of stored tensors that no layer uses.
     pub fn unused(&self) -> &[String] {
         &self.0.unused
     }
 
-    /// The number of weights.
+    /// The number of parameters.
     pub fn parameters(&self) -> usize {
         self.0.views.values().map(|v| v.shape.iter().product::<usize>()).sum()
     }
 
-    /// The size of the weights in bytes, as they are stored.
+    /// The size of the stored weights in bytes.
     pub fn bytes(&self) -> usize {
-        self.as_it_is().0.views.values().map(|v| v.bytes().len()).sum()
+        self.original().0.views.values().map(|v| v.bytes().len()).sum()
     }
 
-    /// The dtype of the largest part of the weights; that of blocks is f32, to which they are decoded.
+    /// The most common dtype of the weights, by size; f32 for block formats, which are decoded to it.
     pub fn dtype(&self) -> DType {
         let mut bytes: [(DType, usize); 3] = [(DType::F32, 0), (DType::F16, 0), (DType::BF16, 0)];
         for view in self.0.views.values() {
@@ -507,7 +507,7 @@ impl Source {
         bytes.into_iter().max_by_key(|(_, total)| *total).map_or(DType::F32, |(dtype, _)| dtype)
     }
 
-    /// How the largest part of the weights is stored, for a table: `bf16`, `Q4_1 + LoRA`.
+    /// The most common storage format of the weights, for tables: `bf16`, `Q4_1 + LoRA`.
     pub fn format(&self) -> String {
         let mut bytes: BTreeMap<String, usize> = BTreeMap::new();
         for view in self.0.views.values() {
@@ -518,19 +518,19 @@ impl Source {
         if adapted { format!("{main} + LoRA") } else { main }
     }
 
-    /// The stored tensor of `spec`.
+    /// A view of the tensor `name`.
     pub(crate) fn view(&self, name: &str) -> Result<&View> {
         let missing = || Error::MissingTensor { file: self.path().into(), tensor: name.into() };
         self.0.views.get(name).ok_or_else(missing)
     }
 
-    /// What stands beside its weights.
-    pub(crate) fn beside(&self) -> Beside {
+    /// Its side files.
+    pub(crate) fn side_files(&self) -> SideFiles {
         let replaced = self.0.replaced.iter().map(|(name, bytes)| (*name, bytes.as_ref().map(|b| b.len() as u64)));
-        self.0.files.beside().with(&replaced.collect())
+        self.0.files.side_files().with(&replaced.collect())
     }
 
-    /// A side file's bytes, where there is one.
+    /// The bytes of a side file, if it exists.
     pub(crate) fn side_file(&self, name: &str) -> Result<Option<Bytes>> {
         match self.0.replaced.get(name) {
             Some(found) => Ok(found.clone()),
@@ -538,7 +538,7 @@ impl Source {
         }
     }
 
-    /// An error where a file of its weights is another than when it was loaded.
+    /// Returns an error if a weight file has changed since it was loaded.
     ///
     /// # Errors
     /// [`Error::Changed`].
@@ -548,18 +548,18 @@ impl Source {
         files.values().try_for_each(|file| file.check())
     }
 
-    /// The same of its weights and of the files beside them, which go along when a merge is written.
+    /// Returns an error if a weight file or a side file has changed since it was loaded.
     ///
     /// # Errors
     /// [`Error::Changed`].
-    pub(crate) fn check_whole(&self) -> Result<()> {
+    pub(crate) fn check_files_unchanged(&self) -> Result<()> {
         self.check_unchanged()?;
         self.0.stamps.iter().try_for_each(|(file, stamp)| stamp.check(file))
     }
 
-    /// A fingerprint of the configuration and of every weight, to notice that a file has changed.
+    /// A fingerprint of the configuration and all weights, to detect changes.
     pub(crate) fn fingerprint(&self) -> Result<&str> {
-        if let Some(source) = &self.0.as_it_is {
+        if let Some(source) = &self.0.original {
             return source.fingerprint();
         }
         if let Some(known) = self.0.fingerprint.get() {
@@ -580,7 +580,7 @@ impl Source {
         Ok(self.0.fingerprint.get_or_init(|| format!("{:016x}", hashes.into_iter().fold(config, mix))))
     }
 
-    /// The first difference in names and shapes among the tensors that `counts`; rows of the vocabulary may differ.
+    /// The first difference in names and shapes of tensors that satisfy `counts`; vocabulary rows may differ.
     fn difference(&self, other: &Source, counts: impl Fn(&str) -> bool) -> Option<String> {
         let (a, b) = (self, other);
         let shapes = |s: &Self| -> BTreeMap<String, (Vec<usize>, bool)> {
@@ -589,12 +589,12 @@ impl Source {
             s.tensors().iter().filter(|t| counts(&t.name)).map(shape).collect()
         };
         let (mut left, mut right) = (shapes(a), shapes(b));
-        // A tied output layer is merged as one of its own.
+        // A tied output layer is merged as a separate one.
         if a.is_tied().unwrap_or(false) != b.is_tied().unwrap_or(false) {
             left.remove(OUTPUT);
             right.remove(OUTPUT);
         }
-        // Shapes tell more of what the sources are than a tensor that one of them lacks.
+        // A difference in shapes is more informative than a missing tensor.
         let shape = left.iter().find_map(|(name, (x, free))| match right.get(name) {
             Some((y, true)) if *free && x.get(1..) == y.get(1..) => None,
             Some((y, _)) if x != y => Some(format!("tensor `{name}` has shape {x:?} and {y:?}")),
@@ -606,19 +606,19 @@ impl Source {
         shape.or_else(of_a).or_else(of_b)
     }
 
-    /// An error that names the first tensor but the vocabulary's rows in which `other` differs: all that keeps sources
-    /// from being merged by a method that runs nothing.
+    /// Returns an error that names the first tensor that differs from `other`, except for vocabulary rows. Sources that pass can
+    /// be merged by methods without a forward pass.
     ///
     /// # Errors
-    /// As said.
+    /// A difference in names or shapes.
     pub(crate) fn check_mergeable(&self, other: &Source) -> Result<()> {
         self.differs(other, self.difference(other, |_| true))
     }
 
-    /// [`Source::check_mergeable`] of what is in no layer, for models of which layers are stacked.
+    /// [`Source::check_mergeable`] for tensors outside layers, for models with restacked layers.
     ///
     /// # Errors
-    /// As said.
+    /// A difference in names or shapes.
     pub(crate) fn check_stackable(&self, other: &Source) -> Result<()> {
         let stacks = [self.stacks()?, other.stacks()?];
         let outside = |name: &str| stacks.iter().all(|stacks| stacks.layer_of(name).is_none());
@@ -627,53 +627,53 @@ impl Source {
 
     fn differs(&self, other: &Source, difference: Option<String>) -> Result<()> {
         match difference {
-            Some(difference) => Err(Error::Differs { first: self.name().into(), second: other.name().into(), difference }),
+            Some(difference) => Err(Error::Incompatible { first: self.name().into(), second: other.name().into(), difference }),
             None => Ok(()),
         }
     }
 
-    /// An error that names the first thing in which `other` would run otherwise: one merged model cannot be trained
-    /// to answer as both.
+    /// Returns an error that names the first difference in architecture from `other`. A merged model can only be trained if all
+    /// sources run the same way.
     ///
     /// # Errors
-    /// As said, and a source that cannot be run here.
+    /// A difference in architecture, or an unsupported source.
     pub(crate) fn check_trainable(&self, other: &Source) -> Result<()> {
         let Some(difference) = self.architecture()?.difference(other.architecture()?) else { return Ok(()) };
         Err(Error::Sources {
             what: format!("`{}` and `{}` cannot be trained together: {difference}", self.name(), other.name()),
-            hint: "a merge that trains nothing takes the configuration of its base or first source: merge linear; to train, \
-                   load sources of one configuration",
+            hint: "merge without training, which uses the configuration of the base or first source: merge linear; to train, \
+                   load sources with the same configuration",
         })
     }
 }
 
-/// Rows of the vocabulary's tensors.
+/// The number of rows of the vocabulary tensors.
 fn rows_of(architecture: Option<&Architecture>, tensors: &[TensorSpec]) -> usize {
     let embedding = || tensors.iter().filter(|t| t.kind == Kind::Embedding).map(|t| t.shape[0]).max().unwrap_or(0);
     architecture.map_or_else(embedding, |architecture| architecture.vocabulary)
 }
 
-/// `sources`, their tokens in one numbering where their vocabularies differ.
+/// Gives `sources` a shared token numbering if their vocabularies differ.
 ///
 /// # Errors
-/// Tokenizers of which none could split text into the tokens of all.
-pub(crate) fn in_one_numbering(sources: &[Source]) -> Result<Vec<Source>> {
-    let sources: Vec<Source> = sources.iter().map(|s| s.as_it_is().clone()).collect();
+/// Tokenizers of which none can split text into the tokens of all.
+pub(crate) fn with_shared_numbering(sources: &[Source]) -> Result<Vec<Source>> {
+    let sources: Vec<Source> = sources.iter().map(|s| s.original().clone()).collect();
     let tied = sources.iter().map(Source::is_tied).collect::<Result<Vec<_>>>()?;
-    // Where one has an output layer of its own, all have.
+    // If one source has a separate output layer, all get one.
     let is_mixed = tied.contains(&true) && tied.contains(&false);
     let one = |(source, tied): (Source, bool)| if tied && is_mixed { source.untied() } else { Ok(source) };
     let sources = sources.into_iter().zip(tied).map(one).collect::<Result<Vec<_>>>()?;
     match align(&sources)? {
-        Some(seen) => sources.iter().zip(seen).map(|(source, seen)| source.seen_as(seen)).collect(),
+        Some(seen) => sources.iter().zip(seen).map(|(source, seen)| source.with_numbering(seen)).collect(),
         None => Ok(sources),
     }
 }
 
-/// `error`, or where `files` are those of an adapter, that they are.
-fn or_adapter(files: &Files, error: Error) -> Error {
+/// Returns `error`, or a better one if `files` belong to an adapter.
+fn adapter_error(files: &Files, error: Error) -> Error {
     match (&error, files.get(adapter::CONFIG)) {
-        (Error::MissingFile { .. } | Error::Sources { .. }, Ok(Some(json))) => adapter::alone(files.path(), &json),
+        (Error::MissingFile { .. } | Error::Sources { .. }, Ok(Some(json))) => adapter::needs_base(files.path(), &json),
         _ => error,
     }
 }
@@ -684,18 +684,18 @@ impl fmt::Debug for Source {
     }
 }
 
-/// The shapes of `specs`' tensors as the sources have them: one view a source.
+/// The views of the tensor `spec`, one per source.
 pub(crate) fn views(sources: &[Source], spec: &TensorSpec) -> Result<Vec<View>> {
     sources.iter().map(|s| s.view(&spec.name).cloned()).collect()
 }
 
-/// The dtype that `views` have in common; f32 where they differ.
+/// The common dtype of `views`; f32 if they differ.
 pub(crate) fn common_dtype(views: &[View]) -> DType {
     let first = views.first().map_or(DType::F32, |view| view.dtype);
     if views.iter().all(|view| view.dtype == first) { first } else { DType::F32 }
 }
 
-/// `SOURCE+ADAPTER...` apart; a path that has a `+` in its name stays whole.
+/// Splits `SOURCE+ADAPTER...`; an existing path with a `+` in its name stays whole.
 fn split_adapters(spec: &str) -> (&str, Vec<&str>) {
     let (mut source, mut adapters) = (spec, Vec::new());
     while !Path::new(source).exists() {
@@ -706,8 +706,8 @@ fn split_adapters(spec: &str) -> (&str, Vec<&str>) {
     (source, adapters)
 }
 
-/// `NAME=SOURCE` in two; a name is letters, digits, `-` and `_`. A path with `=` stays whole where it is there, and
-/// the part behind the `=` is not.
+/// Splits `NAME=SOURCE`; a name consists of letters, digits, `-` and `_`. An existing path with `=` stays whole, unless the
+/// part after the `=` exists too.
 pub(crate) fn split_name(spec: &str) -> (Option<&str>, &str) {
     let plain = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
     match spec.split_once('=') {
@@ -722,12 +722,12 @@ fn default_name(path: &Path) -> String {
     last.filter(|s| !s.is_empty()).unwrap_or("model").to_owned()
 }
 
-/// One step of a hash that notices accidents; it is no defence against forgery.
+/// One step of a hash that detects accidental changes, not forgery.
 pub(crate) fn mix(hash: u64, word: u64) -> u64 {
     (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 
-/// A hash that notices accidents; it is no defence against forgery.
+/// A hash that detects accidental changes, not forgery.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let start = rest.iter().fold(bytes.len() as u64, |h, b| mix(h, u64::from(*b)));

@@ -8,29 +8,29 @@ use super::tokenizer_limits;
 use crate::error::{Error, Result};
 use crate::guard::guarded;
 
-/// Runs the tokenizers crate, which panics on some damaged files, on `file`'s behalf.
-pub(crate) fn tokenizing<T>(file: &Path, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+/// Runs the tokenizers crate, which panics on some corrupt files; errors name `file`.
+pub(crate) fn guard_tokenizer<T>(file: &Path, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     guarded(|| f().map_err(|e| e.to_string())).map_err(|reason| Error::Tokenizer { file: file.into(), reason })
 }
 
-/// A tokenizer, and how much text it takes.
-pub(crate) struct Text {
+/// A tokenizer with its limit.
+pub(crate) struct BoundedTokenizer {
     pub tokenizer: Tokenizer,
-    /// Bytes of the longest text whose tokens fit into memory.
+    /// The maximum size in bytes of a text whose tokens fit into memory.
     pub longest: usize,
 }
 
 /// Reads tokenizer.json.
-pub(super) fn read_tokenizer(file: &Path, bytes: &[u8]) -> Result<Text> {
+pub(super) fn read_tokenizer(file: &Path, bytes: &[u8]) -> Result<BoundedTokenizer> {
     let growth = tokenizer_limits::check(bytes).map_err(|reason| Error::Tokenizer { file: file.into(), reason })?;
-    let mut tokenizer = tokenizing(file, || Tokenizer::from_bytes(bytes))?;
-    // Cutting and padding are this library's to do.
+    let mut tokenizer = guard_tokenizer(file, || Tokenizer::from_bytes(bytes))?;
+    // This library truncates and pads itself.
     tokenizer.with_padding(None);
     let _ = tokenizer.with_truncation(None);
-    Ok(Text { tokenizer, longest: tokenizer_limits::longest_text(growth) })
+    Ok(BoundedTokenizer { tokenizer, longest: tokenizer_limits::longest_text(growth) })
 }
 
-/// What is to be said of a tokenizer that has ids beyond the `rows` of the embedding, `CodeLlama-Python`'s say.
+/// A note about tokens beyond the `rows` of the embedding, as in `CodeLlama-Python`.
 pub(super) fn beyond(tokenizer: &Tokenizer, rows: usize) -> Option<String> {
     let vocabulary = tokenizer.get_vocab(true);
     let mut beyond: Vec<(u32, &String)> =
@@ -38,7 +38,7 @@ pub(super) fn beyond(tokenizer: &Tokenizer, rows: usize) -> Option<String> {
     beyond.sort_unstable();
     let (id, token) = beyond.first()?;
     Some(format!(
-        "the embedding has `{rows}` rows, the tokenizer has {} tokens beyond them, the first of them `{token}` ({id}): text with them cannot be used",
+        "the embedding has `{rows}` rows, but the tokenizer has {} tokens beyond them, starting with `{token}` ({id}): text with these tokens cannot be used",
         beyond.len()
     ))
 }

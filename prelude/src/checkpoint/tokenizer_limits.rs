@@ -1,8 +1,8 @@
-//! What a tokenizer.json may ask for, looked at before the tokenizers crate sees it, which takes all that it is asked for.
+//! Checks the resources that a tokenizer.json demands before the tokenizers crate reads it, since the crate has no limits.
 //!
-//! A text of n bytes becomes at most `growth * n`, where `growth` is the product of what each step can make of one byte: a
-//! replacement its length over that of its pattern, a charsmap its longest entry, byte-level text 2. Real tokenizers have
-//! a growth of 1 to about 130, a few steps, and patterns of a few hundred characters.
+//! A text of n bytes grows to at most `growth * n` bytes, where `growth` is the product of the growth of each step per byte: the
+//! length of a replacement over that of its pattern, the longest entry of a charsmap, 2 for byte-level text. Real tokenizers
+//! have a growth of 1 to about 130, few steps, and patterns of a few hundred characters.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,45 +13,46 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// Bytes of the largest file; real ones have up to 35 MB.
+/// The maximum size of the file in bytes; real ones have up to 35 MB.
 const FILE: usize = 128 << 20;
 
-/// Steps of one kind, nested ones too, and how deep they nest.
+/// The maximum number of steps of one kind, including nested ones, and their nesting depth.
 const STEPS: usize = 32;
 const DEPTH: usize = 4;
 
-/// Growth of a text through all steps.
+/// The maximum growth of a text over all steps.
 const GROWTH: usize = 4096;
 
-/// Bytes that text may have after all steps: the crate takes about thirty times as much memory.
+/// The maximum size in bytes of a text after all steps; the crate uses about thirty times as much memory.
 const TEXT: usize = 1 << 24;
 
-/// Bytes of a regular expression, and the product of the numbers of its repetitions.
+/// The maximum size in bytes of a regular expression, and the maximum product of its repetition counts.
 const PATTERN: usize = 1 << 13;
 const REPEATED: usize = 1_000_000;
 
-/// Bytes of a token, of all added tokens, and of what is put before or after tokens.
+/// The maximum size in bytes of a token, of all added tokens, and of an affix.
 const TOKEN: usize = 1 << 13;
 const ADDED: usize = 8 << 20;
 const AFFIX: usize = 64;
 
-/// Bytes that added tokens have after the normalizer.
+/// The maximum size in bytes of all added tokens after the normalizer.
 const NORMALIZED: usize = 64 << 20;
 
-/// Growth of a text where tokens are decoded.
+/// The maximum growth in decoding.
 const DECODED: usize = 16;
 
-/// Bytes of a token of a unigram model, and the beginnings of all of them; real ones have some 16 letters and a million.
+/// Limits of a unigram model: bytes per token, and distinct prefixes of all tokens. Real ones have about 16 letters and a
+/// million prefixes.
 const PIECE: usize = 512;
 const PREFIXES: usize = 2_000_000;
 
-/// Pieces, and tokens, that are put around a text.
+/// The maximum number of pieces and tokens around a text.
 const PIECES: usize = 64;
 
-/// Characters of the longest word that is looked up piece by piece, which takes their square.
+/// The maximum number of characters in a word that is looked up piece by piece, which takes quadratic time.
 const WORD: u64 = 1000;
 
-/// The parts of a file that are looked at.
+/// The parts of a file that are checked.
 #[derive(Deserialize)]
 struct Outline<'a> {
     #[serde(default, borrow)]
@@ -90,65 +91,65 @@ struct Model<'a> {
 /// The tokens of a vocabulary.
 #[derive(Default)]
 struct Tokens {
-    /// Bytes of the longest.
+    /// Bytes of the longest token.
     longest: usize,
-    /// What they begin with, each once; of a list.
+    /// The number of distinct prefixes, for a list.
     prefixes: usize,
-    /// Whether they are a list, as a unigram model has them.
+    /// Whether it is a list, as in a unigram model.
     is_list: bool,
 }
 
-/// Bytes that a text of `growth` may have.
+/// The maximum size in bytes of a text with the given growth.
 pub(super) fn longest_text(growth: usize) -> usize {
     TEXT / growth.max(1)
 }
 
-/// How much text grows in the tokenizer whose file has `bytes`.
+/// Returns the growth of a tokenizer with the file contents `bytes`.
 ///
 /// # Errors
-/// A file that is not of that form, or that asks for more than any real one.
+/// A file that is not a tokenizer, or that demands more than any real one.
 pub(super) fn check(bytes: &[u8]) -> Result<usize, String> {
-    most("bytes", bytes.len(), FILE)?;
+    check_limit("bytes", bytes.len(), FILE)?;
     let outline: Outline<'_> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let Model { continuing_subword_prefix, end_of_word_suffix, unk_token, max_input_chars_per_word, vocab } = &outline.model;
     let added = outline.added_tokens.unwrap_or_default();
     let (longest, all) = added.iter().fold((0, 0), |(longest, all), t| (t.content.len().max(longest), all + t.content.len()));
     let token = vocab.longest.max(longest);
-    most("bytes in a token", token, TOKEN)?;
-    most("bytes in added tokens", all, ADDED)?;
+    check_limit("bytes in a token", token, TOKEN)?;
+    check_limit("bytes in added tokens", all, ADDED)?;
     for affix in [continuing_subword_prefix, end_of_word_suffix, unk_token].into_iter().flatten() {
-        most("bytes in an affix", affix.len(), AFFIX)?;
+        check_limit("bytes in an affix", affix.len(), AFFIX)?;
     }
-    most("characters in a word", max_input_chars_per_word.unwrap_or(0) as usize, WORD as usize)?;
-    let normalized = grown(&outline.normalizer, "normalizers", normalizer)?;
-    // Added tokens go through the normalizer when the file is read.
-    most("bytes in added tokens after its normalizers", all.saturating_mul(normalized), NORMALIZED)?;
-    most("bytes in an added token after its normalizers", longest.saturating_mul(normalized), NORMALIZED >> 6)?;
-    let before = normalized.saturating_mul(grown(&outline.pre_tokenizer, "pretokenizers", pre_tokenizer)?);
-    let after = grown(&outline.post_processor, "processors", post_processor)?;
+    check_limit("characters in a word", max_input_chars_per_word.unwrap_or(0) as usize, WORD as usize)?;
+    let normalized = step_growth(&outline.normalizer, "normalizers", normalizer)?;
+    // Added tokens are normalized when the file is read.
+    check_limit("bytes in added tokens after its normalizers", all.saturating_mul(normalized), NORMALIZED)?;
+    check_limit("bytes in an added token after its normalizers", longest.saturating_mul(normalized), NORMALIZED >> 6)?;
+    let before = normalized.saturating_mul(step_growth(&outline.pre_tokenizer, "pretokenizers", pre_tokenizer)?);
+    let after = step_growth(&outline.post_processor, "processors", post_processor)?;
     let growth = before.saturating_mul(after);
-    most("times the text after its steps", growth, GROWTH)?;
-    let decoded = grown(&outline.decoder, "decoders", decoder)?;
-    most("times the text where it is decoded", decoded, DECODED)?;
-    most("bytes of a token where it is decoded", decoded.saturating_mul(token), DECODED * (TOKEN / 2))?;
+    check_limit("times the text size after its steps", growth, GROWTH)?;
+    let decoded = step_growth(&outline.decoder, "decoders", decoder)?;
+    check_limit("times the text size in decoding", decoded, DECODED)?;
+    check_limit("bytes per token in decoding", decoded.saturating_mul(token), DECODED * (TOKEN / 2))?;
     if !vocab.is_list {
         return Ok(growth);
     }
-    // Each beginning of a token is a map of its own in memory, and at each letter all that fit are copied.
-    most("bytes in a token", vocab.longest, PIECE)?;
-    most("beginnings of tokens", vocab.prefixes, PREFIXES)?;
+    // Each prefix of a token is a map in memory, and at each letter all matching ones are copied.
+    check_limit("bytes in a token", vocab.longest, PIECE)?;
+    check_limit("token prefixes", vocab.prefixes, PREFIXES)?;
     Ok(growth.saturating_mul((vocab.longest / 16).max(1)))
 }
 
-fn most(what: &str, found: usize, most: usize) -> Result<(), String> {
+fn check_limit(what: &str, found: usize, most: usize) -> Result<(), String> {
     match found > most {
-        true => Err(format!("it asks for {found} {what}, more than the {most} that any real one needs")),
+        true => Err(format!("it demands {found} {what}, more than the {most} that any real tokenizer needs")),
         false => Ok(()),
     }
 }
 
-/// How much text grows in a step, or in a sequence of them under the key `list`; `one` says it of a step.
-fn grown(step: &Value, list: &str, one: fn(&str, &Value) -> Result<usize, String>) -> Result<usize, String> {
+/// The growth of a step, or of a sequence of steps under the key `list`; `one` returns the growth of a single step.
+fn step_growth(step: &Value, list: &str, one: fn(&str, &Value) -> Result<usize, String>) -> Result<usize, String> {
     let (mut growth, mut steps, mut open) = (1usize, 0, vec![(step, 0)]);
     while let Some((step, depth)) = open.pop() {
         if step.is_null() {
@@ -157,13 +158,13 @@ fn grown(step: &Value, list: &str, one: fn(&str, &Value) -> Result<usize, String
         let kind = step["type"].as_str().ok_or_else(|| format!("a step of its {list} has no type"))?;
         if kind == "Sequence" {
             let inner = step[list].as_array().ok_or_else(|| format!("a sequence has no {list}"))?;
-            most("levels of sequences", depth + 1, DEPTH)?;
+            check_limit("levels of sequences", depth + 1, DEPTH)?;
             open.extend(inner.iter().map(|step| (step, depth + 1)));
         } else {
             growth = growth.saturating_mul(one(kind, step)?);
         }
         steps += 1;
-        most(list, steps, STEPS)?;
+        check_limit(list, steps, STEPS)?;
     }
     Ok(growth)
 }
@@ -173,7 +174,7 @@ fn normalizer(kind: &str, step: &Value) -> Result<usize, String> {
         "Replace" => replacement(step)?,
         "Prepend" => 1 + text(step, "prepend").len().div_ceil(2),
         "Precompiled" => charsmap(text(step, "precompiled_charsmap"))?,
-        // What one byte becomes at most, by the Unicode standard.
+        // The maximum expansion of one byte in the Unicode standard.
         "NFKC" | "NFKD" => 11,
         "NFC" | "NFD" => 3,
         "Bert" | "BertNormalizer" => 4,
@@ -185,9 +186,9 @@ fn normalizer(kind: &str, step: &Value) -> Result<usize, String> {
 fn pre_tokenizer(kind: &str, step: &Value) -> Result<usize, String> {
     Ok(match kind {
         "ByteLevel" => 2,
-        // A blank becomes its character, and the first word has one before it.
+        // A space becomes the replacement, and one is put before the first word.
         "Metaspace" => 4.max(text(step, "replacement").len()),
-        "FixedLength" if step["length"] == 0 => return Err("it cuts text into pieces of length 0".into()),
+        "FixedLength" if step["length"] == 0 => return Err("it splits text into pieces of length 0".into()),
         "Split" => {
             pattern(step)?;
             1
@@ -203,7 +204,7 @@ fn post_processor(kind: &str, step: &Value) -> Result<usize, String> {
     let count = |value: &Value| value.as_array().map_or(0, Vec::len);
     let ids = step["special_tokens"].as_object().into_iter().flatten().map(|(_, token)| count(&token["ids"])).sum();
     for pieces in [count(&step["single"]), count(&step["pair"]), ids] {
-        most("pieces around a text", pieces, PIECES)?;
+        check_limit("pieces around a text", pieces, PIECES)?;
     }
     let texts = step["single"].as_array().into_iter().flatten().filter(|piece| !piece["Sequence"].is_null()).count();
     Ok(texts.max(1))
@@ -214,7 +215,7 @@ fn decoder(kind: &str, step: &Value) -> Result<usize, String> {
         "Replace" => replacement(step)?,
         "CTC" | "BPEDecoder" | "WordPiece" => {
             for key in ["pad_token", "word_delimiter_token", "suffix", "prefix"] {
-                most("bytes in an affix", text(step, key).len(), AFFIX)?;
+                check_limit("bytes in an affix", text(step, key).len(), AFFIX)?;
             }
             1
         }
@@ -226,37 +227,37 @@ fn text<'a>(step: &'a Value, key: &str) -> &'a str {
     step[key].as_str().unwrap_or("")
 }
 
-/// What a replacement makes of one byte that its pattern takes.
+/// The growth of a replacement per byte that its pattern matches.
 fn replacement(step: &Value) -> Result<usize, String> {
     let content = text(step, "content").len();
     Ok(match pattern(step)? {
-        // It may be found between any two characters.
+        // An empty pattern matches between any two characters.
         0 => 1 + content,
         taken => content.div_ceil(taken).max(1),
     })
 }
 
-/// Bytes that the pattern of a step takes at least.
+/// The minimum number of bytes that the pattern of a step matches.
 fn pattern(step: &Value) -> Result<usize, String> {
     let pattern = &step["pattern"];
     if let Some(text) = pattern["String"].as_str().or(pattern.as_str()) {
-        most("bytes in a pattern", text.len(), PATTERN)?;
+        check_limit("bytes in a pattern", text.len(), PATTERN)?;
         return Ok(text.len());
     }
     let regex = text(pattern, "Regex");
-    most("bytes in a pattern", regex.len(), PATTERN)?;
+    check_limit("bytes in a pattern", regex.len(), PATTERN)?;
     let numbers = regex.split('{').skip(1).filter_map(|rest| {
         let numbers = rest.split_once('}')?.0;
         numbers.split(',').filter_map(|n| n.trim().parse::<usize>().ok()).max()
     });
-    most("repetitions in a pattern", numbers.fold(1, |all, n| all.saturating_mul(n.max(1))), REPEATED)?;
+    check_limit("repetitions in a pattern", numbers.fold(1, |all, n| all.saturating_mul(n.max(1))), REPEATED)?;
     Ok(0)
 }
 
-/// The longest entry of a charsmap of sentencepiece: the length of a trie, the trie, and texts that end with 0.
+/// The longest entry of a sentencepiece charsmap: the length of a trie, the trie, and null-terminated texts.
 fn charsmap(base64: &str) -> Result<usize, String> {
     let bytes = STANDARD.decode(base64).map_err(|_| "its charsmap is not base64")?;
-    let damaged = "its charsmap is damaged";
+    let damaged = "its charsmap is corrupt";
     let (length, rest) = bytes.split_first_chunk::<4>().ok_or(damaged)?;
     let length = u32::from_le_bytes(*length) as usize;
     let texts = rest.get(length..).filter(|_| length > 0 && length.is_multiple_of(4)).ok_or(damaged)?;
@@ -306,7 +307,7 @@ impl<'de> Deserialize<'de> for Tokens {
     }
 }
 
-/// Bytes of a string that is not kept.
+/// The length in bytes of a string that is not stored.
 struct Length(usize);
 
 impl<'de> Deserialize<'de> for Length {
@@ -344,8 +345,8 @@ mod tests {
     }
 
     #[test]
-    fn real_ones_pass_with_their_growth() {
-        // llama's, Qwen's and XLM-RoBERTa's.
+    fn real_tokenizers_pass() {
+        // Those of llama, Qwen and XLM-RoBERTa.
         let metaspace = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace(" ", "▁")]});
         assert_eq!(with("normalizer", metaspace), Ok(9));
         assert_eq!(with("normalizer", json!({"type": "NFC"})), Ok(3));
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_real_one_asks_for_is_refused() {
+    fn unreasonable_demands_are_errors() {
         let sequence = |key: &str, step: &Value, n: usize| json!({"type": "Sequence", key: vec![step.clone(); n]});
         let doubled = replace("a", "aa");
         assert!(with("normalizer", sequence("normalizers", &doubled, 12)).is_ok());
@@ -383,7 +384,7 @@ mod tests {
         assert!(with("post_processor", pieces).unwrap_err().contains("pieces"));
         assert!(with("model", json!({"vocab": {"a".repeat(10_000): 0}})).unwrap_err().contains("in a token"));
         assert!(with("model", json!({"vocab": [["a".repeat(10_000), 0.5]]})).unwrap_err().contains("in a token"));
-        // Added tokens grow with the normalizer, and decoded ones with the decoder.
+        // Added tokens grow with the normalizer, and decoded text with the decoder.
         let mut file = json!({"model": {"vocab": {"a": 0}}, "normalizer": sequence("normalizers", &doubled, 12)});
         file["added_tokens"] = vec![json!({"content": "a".repeat(1000)}); 20].into();
         assert!(check(file.to_string().as_bytes()).unwrap_err().contains("in added tokens after"));
@@ -391,7 +392,7 @@ mod tests {
         assert!(check(file.to_string().as_bytes()).unwrap_err().contains("in an added token after"));
         let long = json!({"model": {"vocab": {"a".repeat(6000): 0}}, "decoder": sequence("decoders", &doubled, 4)});
         assert!(check(long.to_string().as_bytes()).unwrap_err().contains("where it is decoded"));
-        // A unigram model has its beginnings in memory, and copies those that fit.
+        // A unigram model keeps its prefixes in memory and copies the matching ones.
         let unigram = |tokens: Vec<String>| {
             let vocab: Vec<_> = tokens.into_iter().map(|token| json!([token, -1.0])).collect();
             with("model", json!({"type": "Unigram", "unk_id": 0, "vocab": vocab}))

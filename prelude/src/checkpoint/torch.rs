@@ -1,8 +1,8 @@
-//! PyTorch's own files, `pytorch_model.bin`: a pickle that says what tensors there are, and their bytes, which are read
-//! where they lie. Nothing of the pickle is run.
+//! Reads PyTorch files, `pytorch_model.bin`: a pickle that describes the tensors, and their bytes, which are memory-mapped.
+//! The pickle is never executed.
 //!
-//! Two layouts: a zip archive of stored entries (`torch.save` since 1.6), and pickles one after another with the bytes
-//! behind them (before). Sources: PyTorch's `torch/serialization.py` and `torch/_utils.py`.
+//! There are two layouts: a zip archive of uncompressed entries (`torch.save` since 1.6), and a sequence of pickles followed by
+//! the bytes (before). Sources: PyTorch's `torch/serialization.py` and `torch/_utils.py`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
@@ -22,31 +22,31 @@ use crate::error::{Error, Result};
 
 type Read<T> = std::result::Result<T, String>;
 
-/// The number that files of before 1.6 begin with, as it is pickled.
+/// The magic number of files from before 1.6, in pickled form.
 const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
 
-/// Keys that training programs put a state dictionary under.
+/// Keys under which training programs store a state dictionary.
 const WRAPPERS: [&str; 5] = ["state_dict", "model_state_dict", "model", "module", "net"];
 
-/// Dimensions that a tensor has at most.
-const MOST_DIMENSIONS: usize = 8;
+/// The maximum number of dimensions of a tensor.
+const MAX_DIMENSIONS: usize = 8;
 
-/// Every tensor and buffer of one file.
+/// Reads every tensor and buffer of one file.
 ///
 /// # Errors
-/// What is not such a file, is damaged, or holds what cannot be read, with the way to convert it.
+/// A corrupt or unsupported file; the hint says how to convert it.
 pub(super) fn read_torch(file: &Path, bytes: Bytes) -> Result<Archive> {
     let failed = |reason: String| Error::Torch { file: file.into(), reason };
-    let found = if bytes.starts_with(MAGIC) { legacy(file, &bytes) } else { zipped(file, &bytes) };
+    let found = if bytes.starts_with(MAGIC) { read_legacy(file, &bytes) } else { read_zip(file, &bytes) };
     found.map_err(failed)
 }
 
-/// Where the bytes of the storages are, by their keys.
+/// The byte ranges of the storages by key.
 type Storages<'a> = HashMap<&'a str, Range<usize>>;
 
-/// A file of pickles: magic number, version, system, the object, the keys of its storages; then each storage as its
-/// number of elements and its bytes.
-fn legacy(file: &Path, bytes: &Bytes) -> Read<Archive> {
+/// Reads the legacy layout: magic number, version, system, the object, the keys of its storages; then each storage as its number
+/// of elements and its bytes.
+fn read_legacy(file: &Path, bytes: &Bytes) -> Read<Archive> {
     let mut at = MAGIC.len();
     let mut next = || -> Read<Pickle<'_>> {
         let pickle = Pickle::read(&bytes[at..])?;
@@ -55,18 +55,18 @@ fn legacy(file: &Path, bytes: &Bytes) -> Read<Archive> {
     };
     next()?;
     let system = next()?;
-    let mut said = system.dict(system.root).into_iter().flatten();
-    let little = said.find(|(key, _)| system.text(*key) == Some("little_endian"));
+    let mut system_entries = system.dict(system.root).into_iter().flatten();
+    let little = system_entries.find(|(key, _)| system.text(*key) == Some("little_endian"));
     if !little.is_some_and(|(_, value)| matches!(system.get(*value), Value::Bool(true))) {
         return Err("it was written on a big-endian machine".into());
     }
     let (object, keys) = (next()?, next()?);
     let widths = widths(&object);
     let mut storages = Storages::new();
-    for key in keys.list(keys.root).ok_or("it has no list of storages")? {
+    for key in keys.list(keys.root).ok_or("its list of storages is missing")? {
         let key = keys.text(*key).ok_or("a storage has no name")?;
         let count = bytes.get(at..at + 8).and_then(|b| b.first_chunk::<8>()).map(|b| u64::from_le_bytes(*b));
-        let width = widths.get(key).ok_or_else(|| format!("no tensor is of the storage `{key}`"))?;
+        let width = widths.get(key).ok_or_else(|| format!("no tensor uses the storage `{key}`"))?;
         let length = count.and_then(|n| usize::try_from(n).ok()).and_then(|n| n.checked_mul(*width));
         let end = length.and_then(|n| (at + 8).checked_add(n)).filter(|end| *end <= bytes.len());
         let end = end.ok_or_else(|| format!("the storage `{key}` ends beyond the file's {} bytes", bytes.len()))?;
@@ -76,7 +76,7 @@ fn legacy(file: &Path, bytes: &Bytes) -> Read<Archive> {
     State { file, bytes, pickle: &object }.archive(&storages)
 }
 
-/// Bytes of an element, by storage: as the tensors say it.
+/// Bytes per element by storage, according to the tensors.
 fn widths<'a>(pickle: &Pickle<'a>) -> HashMap<&'a str, usize> {
     let mut widths = HashMap::new();
     for (key, element, _) in pickle.all().filter_map(|id| storage(pickle, id)) {
@@ -85,21 +85,23 @@ fn widths<'a>(pickle: &Pickle<'a>) -> HashMap<&'a str, usize> {
     widths
 }
 
-/// A zip archive: `NAME/data.pkl`, and a storage in each `NAME/data/KEY`.
-fn zipped(file: &Path, bytes: &Bytes) -> Read<Archive> {
+/// Reads a zip archive: `NAME/data.pkl`, and one storage per `NAME/data/KEY`.
+fn read_zip(file: &Path, bytes: &Bytes) -> Read<Archive> {
     if !bytes.starts_with(b"PK") {
         let what = match bytes.get(..2) {
             None => "it is empty",
-            Some(b"\x80\x02" | b"\x80\x03" | b"\x80\x04" | b"\x80\x05") => "it is a pickle, not what torch.save writes",
-            Some(_) => "it is no zip archive",
+            Some(b"\x80\x02" | b"\x80\x03" | b"\x80\x04" | b"\x80\x05") => {
+                "it is a plain pickle, not a file written by torch.save"
+            }
+            Some(_) => "it is not a zip archive",
         };
         return Err(what.into());
     }
-    let mut zip = ZipArchive::new(Cursor::new(&**bytes)).map_err(|e| format!("its zip archive is damaged: {e}"))?;
+    let mut zip = ZipArchive::new(Cursor::new(&**bytes)).map_err(|e| format!("its zip archive is corrupt: {e}"))?;
     let mut entries: BTreeMap<String, Range<usize>> = BTreeMap::new();
     for index in 0..zip.len() {
-        let entry = zip.by_index_raw(index).map_err(|e| format!("its zip archive is damaged: {e}"))?;
-        let name = entry.name().map_err(|e| format!("its zip archive is damaged: {e}"))?.into_owned();
+        let entry = zip.by_index_raw(index).map_err(|e| format!("its zip archive is corrupt: {e}"))?;
+        let name = entry.name().map_err(|e| format!("its zip archive is corrupt: {e}"))?.into_owned();
         let start = entry.data_start().and_then(|start| usize::try_from(start).ok());
         let end = start.zip(usize::try_from(entry.compressed_size()).ok()).and_then(|(start, length)| start.checked_add(length));
         let (Some(start), Some(end)) = (start, end.filter(|end| *end <= bytes.len())) else {
@@ -127,11 +129,11 @@ fn zipped(file: &Path, bytes: &Bytes) -> Read<Archive> {
     State { file, bytes, pickle: &pickle }.archive(&storages.collect())
 }
 
-/// What the elements of a storage are.
+/// The element type of a storage.
 #[derive(Clone, Copy)]
 enum Element {
     Of(Dtype),
-    /// Bytes, of which the tensor says what they are.
+    /// Bytes whose type the tensor gives.
     Untyped,
 }
 
@@ -141,11 +143,11 @@ impl Element {
     }
 }
 
-/// The storage at `id`, if it is one whose elements can be read: its key, its elements and their number.
+/// The storage at `id` if its elements are supported: key, element type and number of elements.
 fn storage<'a>(pickle: &Pickle<'a>, id: Id) -> Option<(&'a str, Element, i64)> {
     let Value::Stored(id) = pickle.get(id) else { return None };
     let [kind, class, key, _, count, rest @ ..] = pickle.list(*id)? else { return None };
-    // Before 1.6 a storage could be a part of another.
+    // Before 1.6, a storage could be a view of another.
     let is_part = rest.first().is_some_and(|view| pickle.list(*view).is_some());
     if pickle.text(*kind)? != "storage" || is_part {
         return None;
@@ -190,8 +192,8 @@ fn named(name: &str) -> Option<Dtype> {
     })
 }
 
-/// A tensor as the pickle tells it.
-struct Told {
+/// A tensor as described by the pickle.
+struct StoredTensor {
     dtype: Dtype,
     shape: Vec<usize>,
     strides: Vec<usize>,
@@ -199,7 +201,7 @@ struct Told {
     range: Range<usize>,
 }
 
-/// A state dictionary that is read.
+/// Reads a state dictionary.
 struct State<'a, 'b> {
     file: &'a Path,
     bytes: &'a Bytes,
@@ -220,25 +222,27 @@ impl State<'_, '_> {
             }
         }
         if found.is_empty() {
-            return Err("it has no tensors by name: it is no state dictionary".into());
+            return Err("it has no named tensors: it is not a state dictionary".into());
         }
         let mut archive = Archive { file: self.file.into(), ..Archive::default() };
-        archive.notes.extend(wrapper.map(|key| format!("the tensors of `{}` are those under `{key}`", self.file.display())));
+        archive
+            .notes
+            .extend(wrapper.map(|key| format!("the tensors of `{}` were read from the key `{key}`", self.file.display())));
         for (name, id) in found {
             let tensor = |reason: String| format!("tensor `{name}` {reason}");
-            let told = self.tensor(id, storages).map_err(tensor)?;
-            self.put(&mut archive, &name, told).map_err(tensor)?;
+            let stored_tensor = self.tensor(id, storages).map_err(tensor)?;
+            self.put(&mut archive, &name, stored_tensor).map_err(tensor)?;
         }
         Ok(archive)
     }
 
-    /// What the outermost dictionary has under `key`.
+    /// The value of `key` in the outermost dictionary.
     fn entry(&self, key: &str) -> Option<Id> {
         let pairs = self.pickle.dict(self.pickle.root)?;
         pairs.iter().find(|(k, _)| self.pickle.text(*k) == Some(key)).map(|(_, value)| *value)
     }
 
-    /// The tensors of a dictionary by name; what else it has says nothing of weights.
+    /// The tensors of a dictionary by name; other entries are ignored.
     fn dictionary(&self, id: Id) -> Read<BTreeMap<String, Id>> {
         if let Some(((module, name), _)) = self.pickle.call(id) {
             return Err(format!("it is an object of `{module}.{name}`, not a state dictionary"));
@@ -248,54 +252,56 @@ impl State<'_, '_> {
         Ok(pairs.filter(|(_, value)| self.is_tensor(*value)).filter_map(tensor).collect())
     }
 
-    /// Whether a value is made by one of PyTorch's functions for tensors, of any kind.
+    /// Whether a value is created by one of PyTorch's functions for tensors.
     fn is_tensor(&self, id: Id) -> bool {
         let rebuilt = |(module, name): (&str, &str)| module.starts_with("torch") && name.contains("rebuild");
         self.pickle.call(id).is_some_and(|(function, _)| rebuilt(function))
     }
 
-    fn tensor(&self, mut id: Id, storages: &Storages<'_>) -> Read<Told> {
+    fn tensor(&self, mut id: Id, storages: &Storages<'_>) -> Read<StoredTensor> {
         let pickle = self.pickle;
-        // A parameter, or a tensor with attributes, around the tensor itself.
+        // A parameter, or a tensor with attributes, wraps the tensor itself.
         for _ in 0..4 {
-            let ((_, name), arguments) = pickle.call(id).ok_or("is made in a way that is not known")?;
-            let list = pickle.list(arguments).ok_or("is made of nothing")?;
+            let ((_, name), arguments) = pickle.call(id).ok_or("is created in an unknown way")?;
+            let list = pickle.list(arguments).ok_or("is created without arguments")?;
             match (name, list) {
                 ("_rebuild_parameter" | "_rebuild_parameter_with_state", [tensor, ..]) => id = *tensor,
                 ("_rebuild_from_type_v2" | "_rebuild_from_type", [function, _, arguments, ..]) => {
-                    let (module, name) = pickle.global(*function).ok_or("is made in a way that is not known")?;
+                    let (module, name) = pickle.global(*function).ok_or("is created in an unknown way")?;
                     return self.rebuilt(module, name, pickle.list(*arguments).unwrap_or(&[]), storages);
                 }
                 (name, list) => return self.rebuilt("torch._utils", name, list, storages),
             }
         }
-        Err("is wrapped too often".into())
+        Err("is wrapped too many times".into())
     }
 
-    /// What `torch._utils.NAME` makes of `storage, offset, size, stride, ...`.
-    fn rebuilt(&self, module: &str, name: &str, arguments: &[Id], storages: &Storages<'_>) -> Read<Told> {
+    /// The tensor that `torch._utils.NAME` creates from `storage, offset, size, stride, ...`.
+    fn rebuilt(&self, module: &str, name: &str, arguments: &[Id], storages: &Storages<'_>) -> Read<StoredTensor> {
         let pickle = self.pickle;
         let (&[stored, offset, size, stride, ref rest @ ..], "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") =
             (arguments, name)
         else {
-            return Err(format!("is made by `{module}.{name}`: it is quantised, sparse or of a kind that is not read"));
+            return Err(format!(
+                "is created by `{module}.{name}`: quantized, sparse and other special tensors are not supported"
+            ));
         };
-        let (key, element, count) = storage(pickle, stored).ok_or("has a storage of a kind that is not read")?;
+        let (key, element, count) = storage(pickle, stored).ok_or("has an unsupported type of storage")?;
         let dtype = match (element, rest) {
             (Element::Of(dtype), _) => dtype,
             (Element::Untyped, [_, _, dtype, ..]) => {
                 let name = pickle.global(*dtype).map_or("unnamed", |(_, name)| name);
-                named(name).ok_or_else(|| format!("has the dtype `{name}`, which is not read"))?
+                named(name).ok_or_else(|| format!("has the unsupported dtype `{name}`"))?
             }
             (Element::Untyped, _) => return Err("has no dtype".into()),
         };
         let sizes = |id: Id| -> Read<Vec<usize>> {
             let whole = |id: &Id| pickle.int(*id).and_then(|n| usize::try_from(n).ok());
             let all: Option<Vec<usize>> = pickle.list(id).and_then(|list| list.iter().map(whole).collect());
-            all.filter(|all| all.len() <= MOST_DIMENSIONS).ok_or_else(|| "has a shape that is not one".into())
+            all.filter(|all| all.len() <= MAX_DIMENSIONS).ok_or_else(|| "has an invalid shape".into())
         };
         let (shape, strides) = (sizes(size)?, sizes(stride)?);
-        let range = storages.get(key).ok_or_else(|| format!("is of the storage `{key}`, which the file does not have"))?;
+        let range = storages.get(key).ok_or_else(|| format!("uses the storage `{key}`, which is missing"))?;
         let width = dtype.bitsize() / 8;
         let held = range.len() / width;
         let claimed = usize::try_from(count).ok().map(|n| n / (width / element.width()).max(1));
@@ -306,21 +312,21 @@ impl State<'_, '_> {
             .zip(&strides)
             .try_fold(offset.unwrap_or(0), |last, (d, stride)| last.checked_add(d.saturating_sub(1).checked_mul(*stride)?));
         let (Some(elements), Some(offset), Some(last), true) = (elements, offset, last, shape.len() == strides.len()) else {
-            return Err("has a shape that is not one".into());
+            return Err("has an invalid shape".into());
         };
         if claimed.is_none_or(|n| n > held) || (elements > 0 && last >= held) {
-            return Err(format!("needs element {last} of the storage `{key}`, which has {held}"));
+            return Err(format!("needs element {last} of the storage `{key}`, which has {held} elements"));
         }
-        // One element seen many times would be written as many.
+        // One element repeated many times would be written as many.
         if elements > held {
-            return Err(format!("repeats the elements of its storage: {elements} of {held}"));
+            return Err(format!("repeats elements of its storage: it has {elements} elements and the storage {held}"));
         }
         let start = if elements == 0 { range.end } else { range.start + offset * width };
-        Ok(Told { dtype, shape, strides, range: start..range.end })
+        Ok(StoredTensor { dtype, shape, strides, range: start..range.end })
     }
 
-    fn put(&self, archive: &mut Archive, name: &str, told: Told) -> Read<()> {
-        let Told { dtype, shape, strides, range } = told;
+    fn put(&self, archive: &mut Archive, name: &str, stored_tensor: StoredTensor) -> Read<()> {
+        let StoredTensor { dtype, shape, strides, range } = stored_tensor;
         let mut expected = 1;
         let in_order = shape.iter().zip(&strides).rev().all(|(size, stride)| {
             let fits = *size == 1 || *stride == expected;
@@ -337,7 +343,7 @@ impl State<'_, '_> {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            other => return Err(format!("is a view of a storage of {other:?} that is not in order")),
+            other => return Err(format!("is a non-contiguous view of {other:?}")),
         };
         let (file, bytes, stored) = (self.file.into(), self.bytes.clone(), Stored::Strided(Arc::from(strides)));
         archive.tensors.insert(name.to_owned(), View { dtype, shape, file, bytes, range, stored, deltas: Vec::new() });
@@ -364,9 +370,9 @@ mod tests {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// `tests/data/formats/make.py` made the files and the numbers.
+    /// The files and the numbers were made by `tests/data/formats/make.py`.
     #[test]
-    fn tensors_of_every_kind_have_the_values_of_torch() {
+    fn tensors_of_every_kind_match_torch() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/formats/kinds.safetensors");
         let expected = safetensors::load(path, &Device::Cpu).unwrap();
         for name in ["kinds.bin", "legacy.bin", "wrapped.bin"] {
@@ -377,7 +383,7 @@ mod tests {
                 assert_eq!(view.shape, expected.dims(), "{name} {tensor}");
                 let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
                 assert_eq!(values(view), expected, "{name} {tensor}");
-                // Pieces that begin and end anywhere.
+                // Pieces with arbitrary boundaries.
                 if expected.len() > 3 {
                     let mut piece = vec![0.0; expected.len() - 3];
                     view.read(2, &mut piece);
@@ -389,14 +395,14 @@ mod tests {
             assert_eq!(buffers, [("mask", Dtype::BOOL, 4), ("position_ids", Dtype::I64, 96)]);
             assert_eq!(archive.notes.len(), usize::from(name == "wrapped.bin"));
         }
-        // What lies in order is read where it is, and shared storage stays shared.
+        // Contiguous tensors are read in place, and shared storage stays shared.
         let archive = read(bytes("kinds.bin")).unwrap();
         let (whole, part) = (&archive.tensors["f32.weight"], &archive.tensors["part.weight"]);
         assert!(whole.is_plain() && part.is_plain() && part.range.start == whole.range.start + 80);
     }
 
     #[test]
-    fn what_is_no_state_dictionary_of_plain_tensors_is_refused_by_name() {
+    fn anything_but_a_state_dictionary_of_plain_tensors_is_an_error() {
         let expected = [
             ("repeated.bin", "tensor `x.weight` repeats the elements of its storage"),
             ("quantised.bin", "_rebuild_qtensor"),
@@ -410,9 +416,9 @@ mod tests {
         }
     }
 
-    /// Errors, or archives whose tensors can be read; never a panic.
+    /// Corrupt files are errors, or archives whose tensors can be read; they never panic.
     #[test]
-    fn damaged_files_are_errors_or_files() {
+    fn corrupt_files_never_panic() {
         let look = |bytes: Vec<u8>| {
             let Ok(archive) = read(bytes) else { return };
             archive.tensors.values().for_each(|view| drop(values(view)));

@@ -1,9 +1,8 @@
-//! One numbering for the tokens of sources whose vocabularies were extended or padded apart.
+//! A shared token numbering for sources whose vocabularies were extended or padded differently.
 //!
-//! Tokens are matched by their text, not by their row. One source, the reference, gives the numbering: it
-//! lacks the fewest tokens of the others, and what it lacks is appended to its tokenizer. Every source is
-//! then seen through a map of rows; where it lacks a token it is given the row of the first source that
-//! has it, so that whatever merges rows gives that token as that source has it.
+//! Tokens are matched by text, not by row. One source, the reference, defines the numbering: it lacks the fewest tokens of the
+//! others, and those are appended to its tokenizer. Every source is then seen through a map of rows. For a token that a source
+//! lacks, it gets the row of the first source that has it, so that any merge of the rows reproduces the token as in that source.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,57 +11,57 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::source::Source;
-use super::tokenizer::{Text, read_tokenizer, tokenizing};
+use super::tokenizer::{BoundedTokenizer, guard_tokenizer, read_tokenizer};
 use super::view::View;
 use crate::error::{Error, Result};
 
-/// The row of what has none in a numbering: a token that a recipe's tokenizer leaves out.
+/// The row of a token that a recipe's tokenizer leaves out.
 pub(crate) const NO_ROW: u32 = u32::MAX;
 
-/// How one source's rows stand in the numbering of all.
+/// How the rows of one source map to the shared numbering.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Numbering {
-    /// The row here of every row of its own, or [`NO_ROW`].
-    pub of_own: Vec<u32>,
-    /// Rows here that it lacks, in order.
-    pub lacking: Vec<u32>,
-    /// What is to be said of them.
-    pub lack: Lack,
+    /// The shared row of each of its own rows, or [`NO_ROW`].
+    pub row_map: Vec<u32>,
+    /// Shared rows that it lacks, in order.
+    pub missing_rows: Vec<u32>,
+    /// A summary of the missing rows.
+    pub missing_tokens: MissingTokens,
     /// Whether the numbering, and with it the tokenizer of a merge, is its own.
     pub is_reference: bool,
 }
 
-/// What a source lacks of the vocabulary of a merge.
+/// The parts of a merge's vocabulary that a source lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Lack {
-    /// Tokens.
+pub struct MissingTokens {
+    /// The number of missing tokens.
     pub tokens: usize,
-    /// Rows that no token is known of: padding.
+    /// The number of rows without a known token: padding.
     pub padding: usize,
-    /// Some of the tokens.
+    /// Some of the missing tokens.
     pub examples: Vec<String>,
-    /// The sources that give the rows.
+    /// The sources that provide the rows.
     pub from: Vec<String>,
 }
 
-/// A source as it is seen in the numbering of all.
-pub(crate) struct Seen {
+/// A source in the shared numbering.
+pub(crate) struct Renumbered {
     pub numbering: Numbering,
-    /// Rows of the numbering.
+    /// The number of rows of the numbering.
     pub rows: usize,
-    /// Its vocabulary's tensors, in the numbering.
+    /// Its vocabulary tensors in the shared numbering.
     pub views: BTreeMap<String, View>,
-    /// The tokenizer with what was appended, and its file; only of a reference that lacked something.
-    pub extended: Option<(Arc<Text>, Vec<u8>)>,
+    /// The extended tokenizer and its file, for a reference that lacked tokens.
+    pub extended: Option<(Arc<BoundedTokenizer>, Vec<u8>)>,
 }
 
-/// A row of the numbering: where each source has it.
+/// A row of the shared numbering, with its row in each source.
 struct Row {
     token: Option<String>,
     of: Vec<Option<u32>>,
 }
 
-/// Tokens by text, with their ids; none without a tokenizer. A token without a row is as if the tokenizer did not have it.
+/// Token ids by text; `None` without a tokenizer. Tokens without a row are excluded.
 type Tokens = Option<HashMap<String, u32>>;
 
 /// The tokens of a source that have rows.
@@ -72,17 +71,16 @@ fn tokens_of(source: &Source) -> Tokens {
     Some(tokens)
 }
 
-/// Whether a source's tokenizer has tokens without a row, behind which none can be appended.
+/// Whether a source's tokenizer has tokens without a row, after which none can be appended.
 fn has_rowless(source: &Source) -> bool {
     source.tokenizer().is_some_and(|t| t.get_vocab(true).into_values().any(|id| id as usize >= source.vocabulary_rows()))
 }
 
-/// How each of `sources`, as they are on disk, is seen where their vocabularies differ; none where they are
-/// the same.
+/// Aligns the vocabularies of `sources`, as they are on disk. Returns `None` if they are the same.
 ///
 /// # Errors
-/// Tokenizers of which none could split text into the tokens of all.
-pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Seen>>> {
+/// Tokenizers of which none can split text into the tokens of all.
+pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Renumbered>>> {
     let Some(first) = sources.first() else { return Ok(None) };
     let file = |s: &Source| s.side_file("tokenizer.json").map(|bytes| bytes.map(|b| b.to_vec()));
     let one = file(first)?;
@@ -108,7 +106,7 @@ pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Seen>>> {
     sources
         .iter()
         .enumerate()
-        .map(|(i, _)| see(sources, &rows, i, i == reference, extended.as_ref()))
+        .map(|(i, _)| renumber_source(sources, &rows, i, i == reference, extended.as_ref()))
         .collect::<Result<_>>()
         .map(Some)
 }
@@ -117,10 +115,10 @@ pub(crate) fn align(sources: &[Source]) -> Result<Option<Vec<Seen>>> {
 fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedToken>)> {
     let added: Vec<_> = sources.iter().map(|s| s.tokenizer().map(|t| t.get_added_tokens_decoder()).unwrap_or_default()).collect();
     let mut best: Option<(usize, Vec<AddedToken>)> = None;
-    let mut obstacle = None;
+    let mut failure = None;
     for (i, own) in tokens.iter().enumerate() {
         let Some(own) = own else { continue };
-        // By the source that has it and its id there.
+        // Sorted by the source that has the token, and its id there.
         let mut missing: BTreeMap<&String, (usize, u32)> = BTreeMap::new();
         for (k, other) in tokens.iter().enumerate() {
             for (token, id) in other.iter().flatten().filter(|(token, _)| !own.contains_key(*token)) {
@@ -128,14 +126,14 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
             }
         }
         if !missing.is_empty() && has_rowless(&sources[i]) {
-            let reason = format!("`{}` has tokens without a row, behind which no token can be appended", sources[i].name());
-            obstacle.get_or_insert((i, missing.values().next().map_or(i, |(k, _)| *k), reason));
+            let reason = format!("`{}` has tokens without a row, so no token can be appended", sources[i].name());
+            failure.get_or_insert((i, missing.values().next().map_or(i, |(k, _)| *k), reason));
             continue;
         }
-        // Added tokens are found in text before it is split; any other would change how it is split.
+        // Added tokens are found before text is split; any other token would change how it is split.
         if let Some((token, (k, _))) = missing.iter().find(|(_, (k, id))| !added[*k].contains_key(id)) {
-            let reason = format!("`{}` does not split text into tokens like `{token}`", sources[i].name());
-            obstacle.get_or_insert((i, *k, reason));
+            let reason = format!("the tokenizer of `{}` cannot produce the token `{token}`", sources[i].name());
+            failure.get_or_insert((i, *k, reason));
             continue;
         }
         if best.as_ref().is_none_or(|(_, fewest)| missing.len() < fewest.len()) {
@@ -143,13 +141,13 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
             best = Some((i, in_order.iter().filter_map(|(k, id)| added[*k].get(id).cloned()).collect()));
         }
     }
-    match (best, obstacle) {
+    match (best, failure) {
         (Some(best), _) => Ok(best),
         (None, Some((i, k, reason))) => {
-            let difference = format!("{reason}, and no source has the tokens of all");
-            Err(Error::Differs { first: sources[i].name().into(), second: sources[k].name().into(), difference })
+            let difference = format!("{reason}, and no source has the tokens of all others");
+            Err(Error::Incompatible { first: sources[i].name().into(), second: sources[k].name().into(), difference })
         }
-        // Without any tokenizer, rows are all that is known: the source with the most of them has the others'.
+        // Without tokenizers, only the number of rows is known: the source with the most rows is the reference.
         (None, None) => {
             let most = sources.iter().map(Source::vocabulary_rows).max();
             Ok((sources.iter().position(|s| Some(s.vocabulary_rows()) == most).unwrap_or(0), Vec::new()))
@@ -160,11 +158,11 @@ fn reference(sources: &[Source], tokens: &[Tokens]) -> Result<(usize, Vec<AddedT
 /// The tokenizer of `source` with `appended` after its last token, and its file.
 ///
 /// # Errors
-/// A file that does not load, or whose ids have gaps.
-pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<Text>, Vec<u8>)>> {
+/// A file that cannot be read, or whose ids have gaps.
+pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<(Arc<BoundedTokenizer>, Vec<u8>)>> {
     let Some(bytes) = source.side_file("tokenizer.json")?.filter(|_| !appended.is_empty()) else { return Ok(None) };
     let path = source.path().join("tokenizer.json");
-    let text = tokenizing(&path, || {
+    let text = guard_tokenizer(&path, || {
         let mut tokenizer = Tokenizer::from_bytes(&bytes)?;
         tokenizer.add_tokens(appended.iter().cloned())?;
         tokenizer.to_string(true)
@@ -172,12 +170,12 @@ pub(crate) fn extend(source: &Source, appended: &[AddedToken]) -> Result<Option<
     let read = read_tokenizer(&path, text.as_bytes())?;
     let vocabulary = read.tokenizer.get_vocab(true);
     if vocabulary.values().collect::<BTreeSet<_>>().len() < vocabulary.len() {
-        return Err(Error::Tokenizer { file: path, reason: "its ids have gaps, so that no token can be appended".into() });
+        return Err(Error::Tokenizer { file: path, reason: "its ids have gaps, so no token can be appended".into() });
     }
     Ok(Some((Arc::new(read), text.into_bytes())))
 }
 
-/// Every row of the numbering. `numbering` is the reference's tokenizer, appended tokens and all.
+/// All rows of the numbering. `numbering` is the extended tokenizer of the reference.
 fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Option<&HashMap<String, u32>>) -> Vec<Row> {
     let named: BTreeMap<u32, &String> = numbering.into_iter().flatten().map(|(token, id)| (*id, token)).collect();
     let taken: Vec<BTreeSet<u32>> = tokens.iter().map(|own| own.iter().flatten().map(|(_, id)| *id).collect()).collect();
@@ -190,15 +188,15 @@ fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Opti
             let by_row = Some(id).filter(|id| *id < count(source));
             match (token, &tokens[i]) {
                 (Some(token), Some(own)) => own.get(token).copied(),
-                // Without a tokenizer its rows are taken for the reference's, as far as those go.
+                // Without a tokenizer, its rows are assumed to be those of the reference.
                 (Some(token), None) => by_row.filter(|_| tokens[reference].as_ref().is_some_and(|own| own.contains_key(token))),
-                // Padding, unless the row is of a token that stands elsewhere here.
+                // Padding, unless the token of the row has another row here.
                 (None, _) => by_row.filter(|id| !taken[i].contains(id)),
             }
         };
         let of: Vec<Option<u32>> = sources.iter().enumerate().map(of).collect();
         if of.iter().all(Option::is_none) {
-            // Beyond the reference's rows, padding that nobody has.
+            // Beyond the rows of the reference: padding.
             break;
         }
         rows.push(Row { token: token.cloned(), of });
@@ -206,42 +204,48 @@ fn rows(sources: &[Source], tokens: &[Tokens], reference: usize, numbering: Opti
     rows
 }
 
-/// How source `i` is seen.
-fn see(sources: &[Source], rows: &[Row], i: usize, is_reference: bool, extended: Option<&(Arc<Text>, Vec<u8>)>) -> Result<Seen> {
+/// The view of source `i` in the shared numbering.
+fn renumber_source(
+    sources: &[Source],
+    rows: &[Row],
+    i: usize,
+    is_reference: bool,
+    extended: Option<&(Arc<BoundedTokenizer>, Vec<u8>)>,
+) -> Result<Renumbered> {
     const EXAMPLES: usize = 4;
     let source = &sources[i];
-    let mut of_own: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();
-    let (mut lacking, mut lack, mut from) = (Vec::new(), Lack::default(), Vec::new());
-    let mut givers = BTreeSet::new();
+    let mut row_map: Vec<u32> = (0..source.vocabulary_rows() as u32).collect();
+    let (mut missing_rows, mut missing_tokens, mut from) = (Vec::new(), MissingTokens::default(), Vec::new());
+    let mut donors = BTreeSet::new();
     for (id, row) in rows.iter().enumerate() {
         if let Some(own) = row.of[i] {
-            of_own[own as usize] = id as u32;
+            row_map[own as usize] = id as u32;
             from.push((i, own));
             continue;
         }
-        let giver = row.of.iter().enumerate().find_map(|(k, own)| Some((k, (*own)?)));
+        let donor = row.of.iter().enumerate().find_map(|(k, own)| Some((k, (*own)?)));
         let nobody = || Error::Tokenizer {
             file: source.path().join("tokenizer.json"),
-            reason: format!("the row `{id}` is in none of the sources"),
+            reason: format!("the row `{id}` does not exist in any source"),
         };
-        let giver = giver.ok_or_else(nobody)?;
-        givers.insert(giver.0);
-        from.push(giver);
-        lacking.push(id as u32);
+        let donor = donor.ok_or_else(nobody)?;
+        donors.insert(donor.0);
+        from.push(donor);
+        missing_rows.push(id as u32);
         match &row.token {
             Some(token) => {
-                lack.tokens += 1;
-                if lack.examples.len() < EXAMPLES {
-                    lack.examples.push(token.clone());
+                missing_tokens.tokens += 1;
+                if missing_tokens.examples.len() < EXAMPLES {
+                    missing_tokens.examples.push(token.clone());
                 }
             }
-            None => lack.padding += 1,
+            None => missing_tokens.padding += 1,
         }
     }
-    lack.from = givers.into_iter().map(|k| sources[k].name().to_owned()).collect();
-    // A source whose rows are those of the numbering stays as it is.
-    let as_it_is = from.iter().enumerate().all(|(id, row)| *row == (i, id as u32)) && from.len() == source.vocabulary_rows();
-    let names = if as_it_is { Vec::new() } else { source.vocabulary_tensors() };
+    missing_tokens.from = donors.into_iter().map(|k| sources[k].name().to_owned()).collect();
+    // A source whose rows already match the numbering is unchanged.
+    let unchanged = from.iter().enumerate().all(|(id, row)| *row == (i, id as u32)) && from.len() == source.vocabulary_rows();
+    let names = if unchanged { Vec::new() } else { source.vocabulary_tensors() };
     let from = Arc::new(from);
     let view = |name: &String| {
         let all = sources.iter().map(|s| s.view(name).cloned()).collect::<Result<Vec<_>>>()?;
@@ -249,11 +253,16 @@ fn see(sources: &[Source], rows: &[Row], i: usize, is_reference: bool, extended:
     };
     let views = names.iter().map(view).collect::<Result<_>>()?;
     let extended = extended.filter(|_| is_reference).cloned();
-    Ok(Seen { numbering: Numbering { of_own, lacking, lack, is_reference }, rows: rows.len(), views, extended })
+    Ok(Renumbered {
+        numbering: Numbering { row_map, missing_rows, missing_tokens, is_reference },
+        rows: rows.len(),
+        views,
+        extended,
+    })
 }
 
-/// config.json with `rows` for its vocabulary, wherever it says their number, and with its tokens' ids as they are
-/// `here`; one that is left out goes.
+/// config.json with `rows` as its vocabulary size, wherever that appears, and with token ids mapped by `here`; ids without a
+/// mapping are removed.
 pub(crate) fn config_of(json: &[u8], rows: usize, here: impl Fn(u32) -> Option<u32>) -> serde_json::Result<Vec<u8>> {
     let mut config: Map<String, Value> = serde_json::from_slice(json)?;
     renumber(&mut config, rows, &here);

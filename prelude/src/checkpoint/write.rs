@@ -1,4 +1,4 @@
-//! Writing: a checkpoint streamed block by block.
+//! Writes checkpoints block by block.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,18 +18,18 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::work::Work;
 
-/// One tensor to be written.
+/// A tensor to write.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub name: String,
-    /// What it is called in the file.
+    /// The name in the file.
     pub stored: String,
     pub shape: Vec<usize>,
     pub dtype: Dtype,
 }
 
 impl Entry {
-    /// A tensor of `spec` to be encoded as `dtype`, f32, f16 or bf16, and `stored` under that name.
+    /// A tensor `spec`, encoded as `dtype` (f32, f16 or bf16) and named `stored`.
     pub fn new(spec: &TensorSpec, stored: String, dtype: DType) -> Self {
         let dtype = match dtype {
             DType::F16 => Dtype::F16,
@@ -39,7 +39,7 @@ impl Entry {
         Self { name: spec.name.clone(), stored, shape: spec.shape.clone(), dtype }
     }
 
-    /// What its values are encoded as.
+    /// The dtype of its encoding.
     pub fn encoding(&self) -> DType {
         match self.dtype {
             Dtype::F16 => DType::F16,
@@ -53,36 +53,35 @@ impl Entry {
     }
 }
 
-/// Fills a slice with the values from an element on; on any thread, in any order.
+/// Fills a slice with values starting at an element; called on any thread, in any order.
 pub(crate) type Values<'a> = Box<dyn Fn(usize, &mut [f32]) + Send + Sync + 'a>;
 
-/// What a tensor is made of.
+/// The contents of a tensor.
 pub(crate) enum Content<'a> {
-    /// Values to be encoded.
+    /// Values to encode.
     Values(Values<'a>),
-    /// The bytes themselves, copied.
+    /// Bytes to copy.
     Bytes(&'a [u8]),
 }
 
-/// Tensors to be written as safetensors files of at most `shard_bytes` each.
+/// Tensors to write as safetensors files of at most `shard_bytes` each.
 pub(crate) struct Checkpoint {
     pub tensors: Vec<Entry>,
     pub shard_bytes: u64,
 }
 
-/// Bytes written at a time, by each thread from memory of its own that is used again: fresh memory
-/// costs more than what is done with it.
+/// Bytes written at a time. Each thread reuses its buffer, because allocating memory costs more than the work done with it.
 const BLOCK: usize = 1 << 18;
 
-/// Values that are made at a time, which stay in a cache until they are encoded.
+/// Values computed at a time; they stay in the cache until they are encoded.
 const VALUES: usize = 1 << 13;
 
 impl Checkpoint {
-    /// Writes `model.safetensors`, or shards with their index, into `directory`. `content` gives what
-    /// each tensor is made of; all threads work, block by block, and no whole tensor is held.
+    /// Writes `model.safetensors`, or shards with an index, into `directory`. `content` returns the contents of each tensor. All
+    /// threads work block by block, and no tensor is held in memory.
     ///
     /// # Errors
-    /// A value that its dtype cannot hold, or a file that cannot be written.
+    /// A value that its dtype cannot represent, or a file that cannot be written.
     pub fn write<'a>(mut self, directory: &Path, content: impl Fn(&Entry) -> Result<Content<'a>> + Sync) -> Result<()> {
         self.tensors.sort_by(|a, b| (b.dtype.bitsize(), &a.stored).cmp(&(a.dtype.bitsize(), &b.stored)));
         let mut shards: Vec<Vec<&Entry>> = vec![Vec::new()];
@@ -116,7 +115,7 @@ impl Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes all tensors as the one file `path`.
+    /// Writes all tensors to the single file `path`.
     ///
     /// # Errors
     /// As for [`Checkpoint::write`].
@@ -127,7 +126,7 @@ impl Checkpoint {
     }
 }
 
-/// Writes one safetensors file: its header, then every tensor at its place, and syncs it.
+/// Writes and syncs one safetensors file: its header, then each tensor at its offset.
 fn write_shard<'a>(
     path: &Path,
     shard: &[&Entry],
@@ -156,20 +155,20 @@ fn write_shard<'a>(
     file.sync_all().map_err(io)
 }
 
-/// A tensor's place in a file.
+/// The position of a tensor in a file.
 pub(crate) struct Slot {
     pub name: String,
     pub encoding: Encoding,
-    /// Its first byte in the file.
+    /// The offset of its first byte in the file.
     pub start: u64,
     pub bytes: u64,
 }
 
-/// Writes what `content` gives for each slot to its place, and tells `work`: many tensors at once, so that no thread
-/// waits where one ends.
+/// Writes the content of each slot and reports progress to `work`. Many tensors are written at once, so that no thread waits
+/// at the end of one.
 ///
 /// # Errors
-/// A value that its encoding cannot hold, a file that cannot be written, or a stop.
+/// A value that its encoding cannot represent, a file that cannot be written, or a stop.
 pub(crate) fn fill_slots<'a>(
     file: &File,
     path: &Path,
@@ -201,7 +200,7 @@ pub(crate) fn fill_slots<'a>(
     })
 }
 
-/// Fills `bytes` with what the tensor of `slot` has from byte `at` on.
+/// Fills `bytes` with the content of `slot` from byte `at`.
 fn fill(slot: &Slot, values: &Values<'_>, at: usize, bytes: &mut [u8], tile: &mut [f32]) -> Result<()> {
     let (per, width) = slot.encoding.block();
     let mut start = at / width * per;
@@ -210,14 +209,14 @@ fn fill(slot: &Slot, values: &Values<'_>, at: usize, bytes: &mut [u8], tile: &mu
         values(start, tile);
         if let Some(bad) = slot.encoding.encode(tile, bytes) {
             let (tensor, dtype) = (slot.name.clone(), slot.encoding.name());
-            return Err(Error::NotBaked { tensor, position: start + bad, value: tile[bad], dtype });
+            return Err(Error::Unrepresentable { tensor, position: start + bad, value: tile[bad], dtype });
         }
         start += tile.len();
     }
     Ok(())
 }
 
-/// Memory for blocks of bytes and the values in them: as many as threads have asked for at once.
+/// Reusable buffers for blocks of bytes and values: as many as threads that use them at once.
 #[derive(Default)]
 struct Buffers(Mutex<Vec<(Vec<u8>, Vec<f32>)>>);
 
@@ -232,7 +231,7 @@ impl Buffers {
     }
 }
 
-/// Writes and syncs one small file.
+/// Writes and syncs a small file.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
         let mut file = File::create(path)?;

@@ -1,27 +1,27 @@
-//! The schemes that verbs and saved sessions know by name.
+//! The built-in schemes, selected by name in verbs and saved sessions.
 
 use std::sync::Arc;
 
 use super::{COLUMNS, Columns, Heads, LowRank, PerLayer, PerTensor, Rows, RowsColumns, Scheme, Softmax, Task};
 use crate::error::{Error, Result};
 
-/// A scheme by its name.
+/// A named scheme.
 pub struct Builtin {
-    /// As [`Scheme::name`] gives it.
+    /// The name, equal to [`Scheme::name`].
     pub name: &'static str,
-    /// Its settings with their defaults, as in `[rank=4]`.
+    /// The settings with their defaults, as in `[rank=4]`.
     pub usage: &'static str,
-    /// What it does, in a line.
+    /// A one-line description.
     pub about: &'static str,
-    /// The names of its settings.
+    /// The names of the settings.
     pub keys: &'static [&'static str],
-    /// As one writes it in Rust; of one with settings, which are its fields, its type.
+    /// The Rust expression of the scheme; for one with settings (its fields), the type.
     pub rust: &'static str,
-    /// Makes it.
+    /// Builds the scheme.
     pub build: Build,
 }
 
-/// The scheme with settings that are given by name, each of its keys; the others are as by default.
+/// Builds a scheme from settings given by name. Missing settings have their defaults.
 pub type Build = fn(&[(&str, &str)]) -> Result<Arc<dyn Scheme>>;
 
 /// A scheme without settings.
@@ -31,30 +31,30 @@ macro_rules! plain {
     };
 }
 
-/// All of them.
+/// All built-in schemes.
 pub const SCHEMES: &[Builtin] = &[
-    plain!(COLUMNS, "a coefficient a column: DAM as published", Columns::default()),
-    plain!("rows", "a coefficient a row of every matrix of a layer", Rows),
-    plain!("rows_columns", "a coefficient an element: one for its row plus one for its column", RowsColumns),
-    plain!("tensor", "a coefficient a tensor", PerTensor),
-    plain!("layer", "a coefficient a layer", PerLayer),
-    plain!("heads", "a coefficient an attention head; columns elsewhere", Heads),
+    plain!(COLUMNS, "one coefficient per column: DAM as published", Columns::default()),
+    plain!("rows", "one coefficient per row of each matrix in a layer", Rows),
+    plain!("rows_columns", "one coefficient per element: a row term plus a column term", RowsColumns),
+    plain!("tensor", "one coefficient per tensor", PerTensor),
+    plain!("layer", "one coefficient per layer", PerLayer),
+    plain!("heads", "one coefficient per attention head; columns elsewhere", Heads),
     plain!("softmax", "columns whose coefficients are positive and sum to 1", Softmax),
-    plain!("task", "base plus scaled differences from it, a scale a tensor", Task),
+    plain!("task", "the base plus scaled task vectors, one scale per tensor", Task),
     Builtin {
         name: "low_rank",
         usage: "[rank=4]",
-        about: "a coefficient an element of every matrix of a layer: the start plus a matrix of low rank",
+        about: "one coefficient per element of each matrix in a layer: the start plus a low-rank matrix",
         keys: &["rank"],
         rust: "LowRank",
         build: low_rank,
     },
 ];
 
-/// The built-in scheme `name`.
+/// Returns the built-in scheme `name`.
 ///
 /// # Errors
-/// An unknown one, with the nearest.
+/// An unknown name; the error names the nearest.
 pub fn find(name: &str) -> Result<&'static Builtin> {
     let found = SCHEMES.iter().find(|s| s.name == name);
     found.ok_or_else(|| Error::unknown("scheme", name, SCHEMES.iter().map(|s| s.name)))
@@ -64,7 +64,7 @@ fn low_rank(settings: &[(&str, &str)]) -> Result<Arc<dyn Scheme>> {
     let mut scheme = LowRank::default();
     for (key, value) in settings {
         let rank = value.parse().ok().filter(|rank| *key == "rank" && (1..=1024).contains(rank));
-        scheme.rank = rank.ok_or_else(|| Error::bad_value(key, value, "a whole number from 1 to 1024"))?;
+        scheme.rank = rank.ok_or_else(|| Error::bad_value(key, value, "an integer from 1 to 1024"))?;
     }
     Ok(Arc::new(scheme))
 }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scheme_is_found_by_the_name_it_has_and_made_from_the_settings_it_says() {
+    fn schemes_are_built_from_their_name_and_settings() {
         for builtin in SCHEMES {
             let scheme = (find(builtin.name).unwrap().build)(&[]).unwrap();
             assert_eq!(scheme.name(), builtin.name);

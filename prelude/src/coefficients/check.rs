@@ -1,7 +1,7 @@
-//! A check of a scheme: shapes, starts, and gradients beside finite differences, parameter by parameter.
+//! Checks a scheme: shapes, initial values, and gradients against finite differences, parameter by parameter.
 //!
-//! For every tensor, with random weights `w` and `L = sum(w * c(p))`, beside the start and in f32:
-//! `dL/dp = (L(p + h) - L(p - h)) / 2h` at a few values of each parameter.
+//! For every tensor, with random weights `w` and `L = sum(w * c(p))`, near the start and in f32, compares `dL/dp`
+//! with `(L(p + h) - L(p - h)) / 2h` at a few values of each parameter.
 
 use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
@@ -13,40 +13,40 @@ use super::{Scheme, Site};
 use crate::checkpoint::Architecture;
 use crate::error::{Error, Result};
 
-/// What a check found to be right.
+/// The extent of a successful check.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Checked {
-    /// What was checked.
+pub struct SchemeReport {
+    /// The name of the scheme.
     pub scheme: String,
-    /// Its tensors.
+    /// The number of tensors.
     pub tensors: usize,
-    /// The values of all its parameters.
+    /// The number of values of all parameters.
     pub parameters: usize,
-    /// Gradients compared with finite differences.
+    /// The number of gradients compared with finite differences.
     pub gradients: usize,
 }
 
-/// Values of each parameter of each tensor that are compared.
+/// Values compared per parameter and tensor.
 const PROBES: usize = 4;
 
-/// The half step, in f32.
+/// The half step in f32.
 const H: f32 = 1e-2;
 
-/// How far from the start is looked, where a parameter at 0 may hide another's gradient.
+/// The offset from the start at which gradients are compared, because a parameter at 0 may hide another's gradient.
 const BESIDE: f32 = 0.05;
 
-/// Checks `scheme` on every tensor of a merge of `sources` models of `architecture`, of which `base` is the
-/// base model. The time grows with the coefficients that it makes.
+/// Checks `scheme` on every tensor of a merge of `sources` models of `architecture`; `base` is the index of the base
+/// model. The time grows with the number of coefficients.
 ///
 /// # Errors
-/// The first thing that is wrong, with the tensor and the parameter: a scheme that fails, coefficients of
-/// another shape, a start that cannot be, a parameter without a gradient, or with another than finite
-/// differences give, a tensor of which nothing would move.
-pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, base: Option<usize>) -> Result<Checked> {
+/// The first problem found, with the tensor and the parameter: a scheme that fails, coefficients of the wrong shape,
+/// an invalid initial value, a parameter without a gradient, a gradient that disagrees with finite differences, or a
+/// tensor whose gradients are all 0.
+pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, base: Option<usize>) -> Result<SchemeReport> {
     let (options, specs) = (scheme.options(), architecture.tensors());
     let sites: Vec<Site<'_>> = specs.iter().map(|spec| Site { spec, architecture, sources, base, options: &options }).collect();
     let (variables, uses) = variables(scheme, &sites)?;
-    let mut checked = Checked {
+    let mut checked = SchemeReport {
         scheme: scheme.name(),
         tensors: sites.len(),
         parameters: variables.iter().map(|v| v.value.elem_count()).sum(),
@@ -60,7 +60,7 @@ pub fn check(scheme: &dyn Scheme, architecture: &Architecture, sources: usize, b
     Ok(checked)
 }
 
-/// One tensor, with the parameters it has there.
+/// One tensor and its parameters.
 struct Check<'a> {
     scheme: &'a dyn Scheme,
     site: &'a Site<'a>,
@@ -69,20 +69,20 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// The number of gradients that agree.
+    /// Returns the number of gradients that agree.
     fn run(&self) -> Result<usize> {
-        let c = flat(&self.made(&self.start)?)?;
+        let c = flat(&self.compute(&self.start)?)?;
         if let Some(value) = c.iter().find(|x| !x.is_finite()) {
             return Err(self.failed(format!("its coefficients start at `{value}`")));
         }
-        if flat(&self.made(&self.start)?)? != c {
-            return Err(self.failed("its coefficients are others when they are made again".into()));
+        if flat(&self.compute(&self.start)?)? != c {
+            return Err(self.failed("its coefficients change from call to call".into()));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed_of(0, self.site.name()));
         let weights: Vec<f32> = c.iter().map(|_| rng.random_range(-1.0..1.0)).collect();
         let at_start = self.gradients(&self.start, &weights)?;
         if at_start.iter().flatten().all(|g| *g == 0.0) {
-            return Err(self.failed("every gradient is 0 at the start, so that nothing would move".into()));
+            return Err(self.failed("every gradient is 0 at the start, so nothing would train".into()));
         }
 
         let mut beside = Vec::new();
@@ -91,7 +91,7 @@ impl Check<'_> {
             beside.push(Tensor::from_vec(moved, values.dims(), &Device::Cpu)?);
         }
         let gradients = self.gradients(&beside, &weights)?;
-        // What rounding may add up to.
+        // The tolerance for accumulated rounding errors.
         let largest = c.iter().fold(1f32, |most, x| most.max(x.abs()));
         let floor = 1e-4 * f64::from(largest) * (c.len() as f64).sqrt();
         let mut count = 0;
@@ -102,7 +102,7 @@ impl Check<'_> {
                     values[position] += h;
                     let mut parameters = beside.clone();
                     parameters[which] = Tensor::from_vec(values, beside[which].dims(), &Device::Cpu)?;
-                    let c = flat(&self.made(&parameters)?)?;
+                    let c = flat(&self.compute(&parameters)?)?;
                     Ok(c.iter().zip(&weights).map(|(c, w)| f64::from(*c) * f64::from(*w)).sum())
                 };
                 let (found, expected) = (f64::from(gradient[position]), (at(H)? - at(-H)?) / f64::from(2.0 * H));
@@ -117,15 +117,15 @@ impl Check<'_> {
         Ok(count)
     }
 
-    fn made(&self, parameters: &[Tensor]) -> Result<Tensor> {
+    fn compute(&self, parameters: &[Tensor]) -> Result<Tensor> {
         self.site.coefficients(self.scheme, parameters)
     }
 
-    /// The gradient of `sum(weights * c)` by every parameter, at `values`.
+    /// Returns the gradient of `sum(weights * c)` with respect to every parameter, at `values`.
     fn gradients(&self, values: &[Tensor], weights: &[f32]) -> Result<Vec<Vec<f32>>> {
         let vars = values.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
         let parameters: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-        let c = self.made(&parameters)?;
+        let c = self.compute(&parameters)?;
         let weights = Tensor::from_slice(weights, c.dims(), &Device::Cpu)?;
         let gradients = (c * weights)?.sum_all()?.backward()?;
         let of = |(parameter, key): (&Tensor, &&str)| match gradients.get(parameter) {

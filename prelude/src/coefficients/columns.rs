@@ -1,16 +1,16 @@
-//! DAM's own scheme: one coefficient per source and column of every weight (arXiv 2410.08371).
+//! The scheme of DAM: one coefficient per source and column of every weight (arXiv 2410.08371).
 //!
-//! `W[:, j] = sum_i f(c[i, j]) W_i[:, j]`; of a bias one per source.
+//! `W[:, j] = sum_i f(c[i, j]) W_i[:, j]`; a bias has one coefficient per source.
 
 use candle_core::{Result, Tensor};
 
 use super::{BiasStart, Init, Nonlinearity, Options, Parameter, Rest, Scheme, Site};
 use crate::checkpoint::Kind;
 
-/// The name of DAM's own scheme.
+/// The name of the scheme of DAM.
 pub const COLUMNS: &str = "columns";
 
-/// A coefficient per source and column, with the options of the paper as fields.
+/// One coefficient per source and column, with the options of the paper as fields.
 ///
 /// ```
 /// use dam_prelude::{Columns, Kind, Nonlinearity, load};
@@ -18,7 +18,7 @@ pub const COLUMNS: &str = "columns";
 /// let models = load(["builtin:japanese", "builtin:math"])?;
 /// let columns = Columns { f: Nonlinearity::Tanh, train: vec![Kind::Norm], ..Columns::default() };
 /// let report = models.wrap(columns)?.report();
-/// // Nine norms of 128 features, a coefficient each and source.
+/// Nine norms of 128 features, one coefficient per feature and source.
 /// assert_eq!(report.trainable, 9 * 128 * 2);
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
@@ -66,7 +66,8 @@ impl Scheme for Columns {
     }
 }
 
-/// A coefficient per source and column of the tensor: what other schemes have where theirs does not apply.
+/// Returns one coefficient per source and column of the tensor: the fallback of other schemes for tensors they do not
+/// cover.
 pub(super) fn by_column(site: &Site<'_>) -> Parameter {
     site.parameter(site.name(), 1, site.columns())
 }

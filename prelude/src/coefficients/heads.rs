@@ -1,35 +1,35 @@
-//! One coefficient per source and attention head: of its rows of the query, key and value projections, and
-//! of its columns of the output projection.
+//! One coefficient per source and attention head: for its rows of the query, key and value projections, and for its
+//! columns of the output projection.
 //!
 //! ```text
 //! q, k, v:  W[h d + o, :] = sum_i f(c[i, h]) W_i[h d + o, :]      d: the dimension of a head
 //! o:        W[:, h d + j] = sum_i f(c[i, h]) W_i[:, h d + j]
 //! ```
 //!
-//! Everything else is as in columns, so that what heads alone do can be told.
+//! Everything else is as in columns, so that the effect of head coefficients can be isolated.
 
 use candle_core::{Result, Tensor};
 
 use super::columns::by_column;
 use super::{Parameter, Scheme, Site};
 
-/// A coefficient per source and attention head; columns outside attention.
+/// One coefficient per source and attention head; columns outside attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heads;
 
-/// Where heads follow each other in a matrix.
+/// The dimension of a matrix that is divided into heads.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Along {
+enum HeadAxis {
     Rows,
     Columns,
 }
 
-/// Where the heads of a matrix are; none where it has none.
-fn along(site: &Site<'_>) -> Option<Along> {
+/// Returns the dimension that is divided into heads, if there is one.
+fn head_axis(site: &Site<'_>) -> Option<HeadAxis> {
     let is = |name: &str| site.is_projection() && site.name().ends_with(&format!("self_attn.{name}.weight"));
     match ["q_proj", "k_proj", "v_proj", "qkv_proj"].into_iter().any(is) {
-        true => Some(Along::Rows),
-        false => is("o_proj").then_some(Along::Columns),
+        true => Some(HeadAxis::Rows),
+        false => is("o_proj").then_some(HeadAxis::Columns),
     }
 }
 
@@ -40,9 +40,9 @@ impl Scheme for Heads {
 
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter> {
         let dimension = site.architecture.head_dim;
-        vec![match along(site) {
-            Some(Along::Rows) => site.parameter(site.name(), site.rows() / dimension, 1),
-            Some(Along::Columns) => site.parameter(site.name(), 1, site.columns() / dimension),
+        vec![match head_axis(site) {
+            Some(HeadAxis::Rows) => site.parameter(site.name(), site.rows() / dimension, 1),
+            Some(HeadAxis::Columns) => site.parameter(site.name(), 1, site.columns() / dimension),
             None => by_column(site),
         }]
     }
@@ -50,9 +50,9 @@ impl Scheme for Heads {
     fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
         let (n, dimension) = (site.sources, site.architecture.head_dim);
         let each = || parameters[0].reshape((n, (), 1))?.repeat((1, 1, dimension));
-        match along(site) {
-            Some(Along::Rows) => each()?.reshape((n, site.rows(), 1)),
-            Some(Along::Columns) => each()?.reshape((n, 1, site.columns())),
+        match head_axis(site) {
+            Some(HeadAxis::Rows) => each()?.reshape((n, site.rows(), 1)),
+            Some(HeadAxis::Columns) => each()?.reshape((n, 1, site.columns())),
             None => Ok(parameters[0].clone()),
         }
     }

@@ -1,10 +1,10 @@
-//! A low-rank coefficient matrix per source, as LoRA (arXiv 2106.09685) has for weights.
+//! A low-rank coefficient matrix per source, like LoRA (arXiv 2106.09685) for weights.
 //!
 //! ```text
-//! c[i] = start[i] + A[i] B[i]      A: rows x rank, from seeded noise of variance 1 / rank;  B: rank x columns, from 0
+//! c[i] = start[i] + A[i] B[i]      A: rows x rank, seeded noise of variance 1 / rank;  B: rank x columns, zeros
 //! ```
 //!
-//! The merge so starts at the start, and the gradient of B is not 0. For the matrices of layers; the
+//! The merge therefore starts at `start`, and the gradient of B is not 0. Applies to the matrices of layers; the
 //! embedding, the output layer, norms and biases are as in columns.
 
 use candle_core::{Result, Tensor};
@@ -12,10 +12,10 @@ use candle_core::{Result, Tensor};
 use super::columns::by_column;
 use super::{Parameter, Scheme, Site};
 
-/// A coefficient per source and element, of low rank.
+/// One coefficient per source and element, of low rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LowRank {
-    /// Of a matrix at most as many as it has rows or columns.
+    /// The rank. It is limited by the numbers of rows and columns of the matrix.
     pub rank: usize,
 }
 
@@ -41,7 +41,7 @@ impl Scheme for LowRank {
         let (n, rows, columns) = (site.sources, site.rows(), site.columns());
         let rank = self.rank.min(rows).min(columns);
         let (a, b) = (format!("{} A", site.name()), format!("{} B", site.name()));
-        // Uniform noise in -w..w has the variance w^2 / 3.
+        // Uniform noise in -w..w has variance w^2 / 3.
         let width = (3.0 / rank as f32).sqrt();
         let noise = site.noise(&a, n * rows * rank).into_iter().map(|x| x * width).collect();
         vec![Parameter::new(a, &[n, rows, rank], noise), Parameter::filled(b, &[n, rank, columns], 0.0)]

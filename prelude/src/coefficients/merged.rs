@@ -1,4 +1,4 @@
-//! A merge in the making: every tensor with its sources, and the variables that make its coefficients.
+//! A trainable merge: every tensor with its sources, and the variables of its coefficients.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,39 +14,39 @@ use crate::ops::{Form, ScaledSum, send_down};
 
 /// One tensor of the merge.
 pub struct MergedTensor {
-    /// Its name, kind and shape.
+    /// Name, kind and shape.
     pub spec: TensorSpec,
-    /// Whether the optimiser moves what makes its coefficients.
+    /// Whether the optimiser updates its variables.
     pub trains: bool,
-    /// The scheme's parameters for it, among the merge's variables.
+    /// The indices of its parameters among the merge's variables.
     pub variables: Vec<usize>,
     operation: ScaledSum,
 }
 
-/// Every tensor of the merge, in the order of computation.
+/// All tensors of a merge, in the order of computation.
 pub struct Merge {
-    /// Embedding, layers, last norm, output layer.
+    /// Embedding, layers, final norm, output layer.
     pub tensors: Vec<MergedTensor>,
-    /// What makes their coefficients, in the order of the first tensor that uses it.
+    /// The variables of the coefficients, in the order of the first tensor that uses each.
     pub variables: Vec<Variable>,
-    /// How they were wrapped.
+    /// The scheme and its options.
     pub wrap: Wrap,
-    /// Where merged weights are made.
+    /// The device of the merged weights.
     pub device: Device,
-    /// What the merged model is.
+    /// The architecture of the merged model.
     pub architecture: Architecture,
     sources: usize,
     base: Option<usize>,
-    /// The number of coefficients of the tensor that has most.
+    /// The largest number of coefficients of any tensor.
     most: usize,
     pub(super) slots: Mutex<BTreeMap<String, Slot>>,
 }
 
 impl Merge {
-    /// Wraps `sources`, which must be mergeable, at the start that `how` gives.
+    /// Wraps `sources`, which must be mergeable, with the scheme and options `how`.
     ///
     /// # Errors
-    /// A scheme that is wrong, or a device without room for the sources.
+    /// An invalid scheme, or a device without room for the sources.
     pub fn new(sources: &[Source], how: impl Into<Wrap>, device: Device) -> Result<Self> {
         let Some(first) = sources.first() else {
             return Err(Error::Sources { what: "nothing to merge".into(), hint: "load a source" });
@@ -78,73 +78,77 @@ impl Merge {
             })
             .collect::<Result<_>>()?;
         (merge.tensors, merge.variables) = (tensors, variables);
-        // Where a scheme fails is known before anything is trained.
+        // Finds errors of the scheme before training.
         let counts = merge.tensors.iter().map(|t| Ok(merge.coefficients(t)?.elem_count()));
         merge.most = counts.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
         Ok(merge)
     }
 
-    /// `spec` as the scheme sees it.
+    /// Returns `spec` in the form that schemes receive.
     pub fn site<'a>(&'a self, spec: &'a TensorSpec) -> Site<'a> {
         let Self { architecture, sources, base, .. } = self;
         Site { spec, architecture, sources: *sources, base: *base, options: &self.wrap.options }
     }
 
-    /// The tensor `name`.
+    /// Returns the tensor `name`.
     ///
     /// # Errors
-    /// A name that is not there.
+    /// An unknown name.
     pub fn tensor(&self, name: &str) -> Result<&MergedTensor> {
         self.tensors.iter().find(|t| t.spec.name == name).ok_or_else(|| Error::NoMatch { pattern: name.into() })
     }
 
-    /// The embedding.
+    /// Returns the embedding.
     ///
     /// # Errors
-    /// None: every architecture has one.
+    /// None: every architecture has an embedding.
     pub fn embedding(&self) -> Result<&MergedTensor> {
         self.tensor(TensorSpec::EMBEDDING)
     }
 
-    /// The number of values that the variables have; with `trained`, of those that train.
+    /// Returns the number of values of all variables; with `trained`, of the trainable ones.
     pub fn parameters(&self, trained: bool) -> usize {
         self.variables.iter().filter(|v| v.trains || !trained).map(|v| v.value.elem_count()).sum()
     }
 
-    /// Bytes that the coefficients of one tensor and their gradients take at most, on the CPU. Little, unless
-    /// every element has its own.
+    /// Returns the maximum bytes used on the CPU by the coefficients of one tensor and their gradients. Small, unless
+    /// every element has its own coefficient.
     pub fn coefficient_bytes(&self) -> u64 {
-        // On the way down c, f(c) and their gradients; in a penalty c, pairs of its sources, what is made of them,
-        // and the gradients of it all: about a dozen.
+        // The backward pass holds c, f(c) and their gradients; a penalty holds c, pairs of sources, intermediate
+        // results, and the gradients of all of them: about a dozen tensors.
         12 * DType::F32.size_in_bytes() as u64 * self.most as u64
     }
 
-    /// The coefficients `c` of `tensor` in broadcast form, sources x R x C, f32, on the merge's device. A loss
-    /// has gradients by the variables through them.
+    /// Returns the coefficients `c` of `tensor` in broadcast form: sources x R x C, f32, on the merge's device.
+    /// Gradients flow through them to the variables.
     ///
     /// # Errors
-    /// A scheme that fails, or gives another shape.
+    /// The scheme fails or returns the wrong shape.
     pub fn coefficients(&self, tensor: &MergedTensor) -> Result<Tensor> {
-        self.made_of(tensor, |value| value.to_device(&self.device))
+        self.compute_coefficients(tensor, |value| value.to_device(&self.device))
     }
 
-    /// `f(c)`, apart from any graph.
+    /// Returns `f(c)`, detached from any graph.
     fn scales(&self, tensor: &MergedTensor) -> Result<Tensor> {
-        let c = self.made_of(tensor, |value| value.detach().to_device(&self.device))?;
+        let c = self.compute_coefficients(tensor, |value| value.detach().to_device(&self.device))?;
         Ok(self.wrap.options.f.apply(&c)?.detach())
     }
 
-    /// The coefficients of `tensor`, each of its variables taken by `take`.
-    fn made_of(&self, tensor: &MergedTensor, take: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Tensor> {
+    /// Returns the coefficients of `tensor` after applying `take` to each of its variables.
+    fn compute_coefficients(
+        &self,
+        tensor: &MergedTensor,
+        take: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor> {
         let values = tensor.variables.iter().map(|i| take(self.variables[*i].value.as_tensor()));
         self.site(&tensor.spec).coefficients(&*self.wrap.scheme, &values.collect::<candle_core::Result<Vec<_>>>()?)
     }
 
-    /// Every merged weight in `dtype`, `sum_i f(c_i) W_i`, in memory of its own. They are variables: a
-    /// loss has gradients by them.
+    /// Returns every merged weight in `dtype`, `sum_i f(c_i) W_i`, in its own memory. The weights are variables, so a
+    /// loss has gradients with respect to them.
     ///
     /// # Errors
-    /// A device that has no room.
+    /// Out of memory on the device.
     pub fn weights(&self, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
         let weight = |tensor: &MergedTensor| {
             let weight = tensor.operation.forward_in(&self.scales(tensor)?, dtype, None)?;
@@ -153,37 +157,37 @@ impl Merge {
         self.tensors.iter().map(weight).collect()
     }
 
-    /// The merged weights in `dtype`, for a decoder that asks for them one at a time.
+    /// Returns the merged weights in `dtype` for a decoder that reads them one at a time.
     pub fn as_weights(&self, dtype: DType) -> MergedWeights<'_> {
         MergedWeights { merge: self, dtype }
     }
 
-    /// One merged weight in pieces, as [`ScaledSum::values`] gives them.
+    /// Returns one merged weight in pieces, as [`ScaledSum::values`] does.
     pub(crate) fn values<'a>(&self, tensor: &'a MergedTensor) -> Result<Values<'a>> {
         tensor.operation.values(&self.scales(tensor)?)
     }
 
-    /// One merged weight, f32.
+    /// Returns one merged weight, f32.
     ///
     /// # Errors
-    /// A device that has no room.
+    /// Out of memory on the device.
     pub fn weight(&self, tensor: &MergedTensor) -> Result<candle_core::Var> {
         tensor.operation.forward(&self.scales(tensor)?)
     }
 
-    /// The merged rows `ids` (u32) of `tensor`: ids x columns, f32.
+    /// Returns the merged rows `ids` (u32) of `tensor`: ids x columns, f32.
     ///
     /// # Errors
-    /// Ids beyond its rows.
+    /// Ids out of range.
     pub fn rows(&self, tensor: &MergedTensor, ids: &Tensor) -> Result<Tensor> {
         tensor.operation.forward_rows(&self.scales(tensor)?, ids)
     }
 
-    /// The weights of layer `layer`, or without one those after the last layer, for one pass.
+    /// Returns the weights of layer `layer`, or with `None` those after the last layer, for one pass.
     ///
     /// # Errors
-    /// A device that has no room.
-    pub fn part(&self, layer: Option<usize>, dtype: DType, learn: bool) -> Result<MergedPart<'_>> {
+    /// Out of memory on the device.
+    pub fn part(&self, layer: Option<usize>, dtype: DType, with_gradient: bool) -> Result<MergedPart<'_>> {
         let output = self.architecture.output();
         let belongs = |spec: &TensorSpec| match layer {
             Some(_) => spec.layer() == layer,
@@ -199,48 +203,49 @@ impl Merge {
             kept.insert(tensor.spec.role(), slot.clone());
             weights.insert(tensor.spec.name.clone(), (tensor, slot));
         }
-        Ok(MergedPart { weights, learn })
+        Ok(MergedPart { weights, with_gradient })
     }
 
-    /// The loss's gradient by the variables of `tensor` for that by its merged weight, each with its place.
+    /// Maps the gradient with respect to the merged weight of `tensor` to gradients with respect to its variables,
+    /// each with the variable's index.
     ///
     /// # Errors
-    /// A gradient of another shape.
+    /// A gradient of the wrong shape.
     pub fn pull_back(&self, tensor: &MergedTensor, gradient: &Tensor) -> Result<Vec<(usize, Tensor)>> {
-        self.pulled_back(tensor, |form| tensor.operation.backward(&gradient.to_dtype(DType::F32)?, form))
+        self.chain_rule(tensor, |form| tensor.operation.backward(&gradient.to_dtype(DType::F32)?, form))
     }
 
-    /// [`Merge::pull_back`] for the gradient by [`Merge::rows`].
+    /// Like [`Merge::pull_back`], for the gradient with respect to [`Merge::rows`].
     ///
     /// # Errors
-    /// A gradient of another shape.
+    /// A gradient of the wrong shape.
     pub fn pull_back_rows(&self, tensor: &MergedTensor, gradient: &Tensor, ids: &Tensor) -> Result<Vec<(usize, Tensor)>> {
-        self.pulled_back(tensor, |form| tensor.operation.backward_rows(&gradient.to_dtype(DType::F32)?, ids, form))
+        self.chain_rule(tensor, |form| tensor.operation.backward_rows(&gradient.to_dtype(DType::F32)?, ids, form))
     }
 
-    /// The chain rule, on from the gradient by the scales `f(c)`.
-    fn pulled_back(&self, tensor: &MergedTensor, by_scales: impl FnOnce(Form) -> Result<Tensor>) -> Result<Vec<(usize, Tensor)>> {
+    /// Applies the chain rule from the gradient with respect to the scales `f(c)`.
+    fn chain_rule(&self, tensor: &MergedTensor, by_scales: impl FnOnce(Form) -> Result<Tensor>) -> Result<Vec<(usize, Tensor)>> {
         let scales = self.wrap.options.f.apply(&self.coefficients(tensor)?)?;
         let (_, rows, columns) = scales.dims3()?;
         let by_scales = by_scales(Form { rows, columns })?;
         self.gradients(tensor, &send_down(&scales, &by_scales)?)
     }
 
-    /// The gradient of `loss`, a scalar made of the coefficients of `tensor`, by those of its variables that it
-    /// is made of, each with its place.
+    /// Returns the gradient of `loss`, a scalar computed from the coefficients of `tensor`, with respect to the
+    /// variables it depends on, each with the variable's index.
     ///
     /// # Errors
-    /// An operation whose backward fails.
+    /// An operation whose backward pass fails.
     pub fn gradients(&self, tensor: &MergedTensor, loss: &Tensor) -> Result<Vec<(usize, Tensor)>> {
         let mut found = loss.backward()?;
-        // candle's gradients remember what they were made of.
+        // candle's gradients keep the graph they were computed from.
         let of = |i: &usize| Some((*i, found.remove(self.variables[*i].value.as_tensor())?.detach()));
         Ok(tensor.variables.iter().filter_map(of).collect())
     }
 }
 
 impl MergedTensor {
-    /// Whether the penalties on coefficients apply: to weights that train.
+    /// Whether the penalties on coefficients apply: to trainable weights.
     pub fn is_penalised(&self) -> bool {
         self.trains && self.spec.kind != Kind::Bias
     }

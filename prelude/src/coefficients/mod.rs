@@ -1,7 +1,7 @@
-//! Floor 3: the coefficients of a merge and the weights they make.
+//! The coefficients of a merge and the merged weights.
 //!
-//! A [`Scheme`] makes the coefficients of every tensor, in broadcast form, of parameters that train; a
-//! [`Merge`] makes weights of them, and takes gradients by weights back to the parameters.
+//! A [`Scheme`] computes the coefficients of every tensor, in broadcast form, from trainable parameters; a [`Merge`]
+//! computes the merged weights and maps gradients of weights back to the parameters.
 
 mod builtin;
 mod check;
@@ -21,7 +21,7 @@ mod task;
 mod variables;
 
 pub use builtin::{Build, Builtin, SCHEMES, find};
-pub use check::{Checked, check};
+pub use check::{SchemeReport, check};
 pub use columns::{COLUMNS, Columns};
 pub use heads::Heads;
 pub use low_rank::LowRank;

@@ -1,19 +1,18 @@
-//! The column merge that is nearest to a weight `M` (rows x columns) that was made in another way: for each
-//! column `j` the `c` with the least
+//! The column merge closest to a given weight `M` (rows x columns): for each column `j`, the `c` that minimises
 //!
 //! ```text
 //! || M[:, j] - sum_i c_i W_i[:, j] ||^2 + ridge || c - 1/N ||^2
 //! ```
 //!
-//! With `e = c - 1/N`, `A = mean_i W_i` and `R = M - A` that is `(G + ridge) e = b`, where
-//! `G[a, b] = <W_a[:, j], W_b[:, j]>` and `b[a] = <W_a[:, j], R[:, j]>`: N x N, in f64, summed as the weights
-//! stream by. The ridge is tiny beside `G`: it only settles what sources that are alike leave open.
+//! With `e = c - 1/N`, `A = mean_i W_i` and `R = M - A`, this is `(G + ridge) e = b`, where
+//! `G[a, b] = <W_a[:, j], W_b[:, j]>` and `b[a] = <W_a[:, j], R[:, j]>`: N x N, in f64, accumulated in one pass over
+//! the weights. The ridge is tiny relative to `G`; it only resolves ties between equal sources.
 
 use rayon::prelude::*;
 
 use crate::checkpoint::{TILE, Values, View};
 
-/// What was found.
+/// A least-squares solution.
 pub(crate) struct Nearest {
     /// `c`, sources x columns.
     pub coefficients: Vec<f32>,
@@ -23,20 +22,20 @@ pub(crate) struct Nearest {
     pub difference: f64,
 }
 
-/// The ridge beside the mean of the diagonal of `G`.
+/// The ridge relative to the mean of the diagonal of `G`.
 const RIDGE: f64 = 1e-11;
 
-/// Stretches of rows that are summed apart, then together, in order.
-const STRETCHES: usize = 16;
+/// Chunks of rows, summed separately and then combined in order.
+const CHUNKS: usize = 16;
 
-/// The column merge of `views` (equal shapes) that is nearest to `target`. `columns` is the last dimension, or 1
-/// for a bias.
+/// Returns the column merge of `views` (equal shapes) closest to `target`. `columns` is the last dimension, or 1 for
+/// a bias.
 pub(crate) fn nearest(views: &[View], columns: usize, target: &Values<'_>) -> Nearest {
     let n = views.len();
     let elements: usize = views.first().map_or(0, |view| view.shape.iter().product());
     let rows = elements.div_ceil(columns.max(1));
-    let stretch = rows.div_ceil(STRETCHES).max(1) * columns;
-    // Of each column: G below its diagonal and on it, b, and |R|^2.
+    let stretch = rows.div_ceil(CHUNKS).max(1) * columns;
+    // Per column: the lower triangle of G with its diagonal, b, and |R|^2.
     let width = n * (n + 1) / 2 + n + 1;
     let sums = (0..elements.div_ceil(stretch.max(1))).into_par_iter().map(|part| {
         let mut sums = vec![0f64; columns * width];
@@ -70,7 +69,7 @@ pub(crate) fn nearest(views: &[View], columns: usize, target: &Values<'_>) -> Ne
     found
 }
 
-/// Adds a tile's products to the sums of its columns. `values` has the tile of each source, then of `M`.
+/// Adds the products of a tile to the sums of its columns. `values` holds the tile of each source, then that of `M`.
 fn add(values: &[f32], n: usize, range: std::ops::Range<usize>, columns: usize, sums: &mut [f64]) {
     let width = n * (n + 1) / 2 + n + 1;
     for (k, at) in range.enumerate() {
@@ -85,13 +84,13 @@ fn add(values: &[f32], n: usize, range: std::ops::Range<usize>, columns: usize, 
     }
 }
 
-/// Where the element of row `i` and column `k` of a symmetric matrix is.
+/// Returns the index of element (`i`, `k`) of a symmetric matrix stored as a triangle.
 fn place(i: usize, k: usize) -> usize {
     let (i, k) = (i.max(k), i.min(k));
     i * (i + 1) / 2 + k
 }
 
-/// Solves `(G + ridge) e = b` by Cholesky's factors; a `G` of zeros gives zeros.
+/// Solves `(G + ridge) e = b` by Cholesky factorisation; a `G` of zeros gives zeros.
 fn solve(gram: &[f64], b: &[f64]) -> Vec<f64> {
     let n = b.len();
     let trace: f64 = (0..n).map(|i| gram[place(i, i)]).sum();
@@ -104,7 +103,7 @@ fn solve(gram: &[f64], b: &[f64]) -> Vec<f64> {
         for k in 0..=i {
             let sum: f64 = (0..k).map(|l| factor[place(i, l)] * factor[place(k, l)]).sum();
             let left = gram[place(i, k)] - sum;
-            // What rounding leaves of a diagonal is no less than the ridge.
+            // Rounding must not push a pivot below the ridge.
             factor[place(i, k)] = if i == k { (left + ridge).max(ridge).sqrt() } else { left / factor[place(k, k)] };
         }
     }
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_merge_is_found_again() {
+    fn recovers_a_column_merge() {
         let (a, b) = ([1.0, 2.0, 3.0, -1.0, 0.5, 1.0], [0.0, 1.0, 1.0, 2.0, -1.0, 4.0]);
         let c = [[0.25f32, 0.75], [1.5, -0.5]];
         let target: Vec<f32> = (0..6).map(|k| c[k % 2][0] * a[k] + c[k % 2][1] * b[k]).collect();
@@ -148,9 +147,9 @@ mod tests {
         assert!(found.residual < 1e-12 * found.difference, "{}", found.residual);
     }
 
-    /// One column, one source's worth of directions: the nearest point, computed by hand.
+    /// One column and two source directions; the nearest point is computed by hand.
     #[test]
-    fn what_no_column_merge_reaches_is_told() {
+    fn reports_the_residual() {
         // W_1 = (1, 0, 0), W_2 = (0, 1, 0), M = (2, 3, 4): c = (2, 3), 4 is out of reach.
         let found = fitted(&[&[1.0, 0.0, 0.0], &[0.0, 1.0, 0.0]], &[3], 1, &[2.0, 3.0, 4.0]);
         assert!((found.coefficients[0] - 2.0).abs() < 1e-6 && (found.coefficients[1] - 3.0).abs() < 1e-6);
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_are_alike_share_evenly() {
+    fn equal_sources_get_equal_coefficients() {
         let a = [1.0, 2.0, 3.0, 4.0];
         let found = fitted(&[&a, &a, &a], &[2, 2], 2, &[2.0, 2.0, 6.0, 4.0]);
         for (x, expected) in found.coefficients.iter().zip([2.0 / 3.0, 1.0 / 3.0].repeat(3)) {

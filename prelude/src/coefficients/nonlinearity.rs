@@ -1,4 +1,4 @@
-//! `f`, through which coefficients pass before they scale columns.
+//! `f`, the function applied to coefficients before they scale columns.
 
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -19,10 +19,10 @@ pub enum Nonlinearity {
 }
 
 impl Nonlinearity {
-    /// All of them.
+    /// All choices.
     pub const ALL: [Self; 4] = [Self::None, Self::Tanh, Self::Sigmoid, Self::Relu];
 
-    /// Its name in settings.
+    /// Returns the name in settings.
     pub fn name(self) -> &'static str {
         match self {
             Nonlinearity::None => "none",
@@ -32,7 +32,7 @@ impl Nonlinearity {
         }
     }
 
-    /// `f(c)`, elementwise and differentiable.
+    /// Computes `f(c)`, elementwise and differentiable.
     ///
     /// # Errors
     /// None on the CPU.

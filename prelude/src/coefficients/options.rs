@@ -1,4 +1,4 @@
-//! What is chosen for any scheme: `f`, what trains, and where coefficients start.
+//! Options common to all schemes: `f`, the trainable kinds, and the initial coefficients.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -7,33 +7,33 @@ use serde::{Deserialize, Serialize};
 use super::Nonlinearity;
 use crate::checkpoint::Kind;
 
-/// What is chosen for any scheme.
+/// Options common to all schemes.
 ///
 /// ```
 /// use dam_prelude::{Kind, Nonlinearity, Options, PerTensor, Scheme, load};
 ///
 /// let models = load(["builtin:japanese", "builtin:math"])?;
 /// let options = Options { f: Nonlinearity::Tanh, train: vec![Kind::Norm], ..Options::default() };
-/// // Nine norms, a coefficient each and source.
+/// Nine norms, one coefficient per norm and source.
 /// assert_eq!(models.wrap(PerTensor.with(options))?.report().trainable, 9 * 2);
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
-    /// What coefficients go through before they scale weights.
+    /// The function applied to coefficients before they scale weights.
     pub f: Nonlinearity,
-    /// The kinds that train; the others keep their start. Biases go with linears.
+    /// The trainable kinds; other coefficients keep their initial values. Biases train with linears.
     pub train: Vec<Kind>,
-    /// Where the coefficients of weights start.
+    /// The initial coefficients of weights.
     pub init: Init,
-    /// Where the coefficients of biases start.
+    /// The initial coefficients of biases.
     pub bias: BiasStart,
-    /// Whether the base model is merged too, as a source of its own.
+    /// Whether the base model is merged too, as another source.
     pub with_base: bool,
-    /// What becomes of a multimodal model's tensors beside its decoder, which do not train.
+    /// How a multimodal model's tensors outside the decoder are merged; they are not trained.
     #[serde(default)]
     pub rest: Rest,
-    /// Seeds a random start.
+    /// The seed of a random start.
     pub seed: u64,
 }
 
@@ -51,7 +51,7 @@ impl Default for Options {
     }
 }
 
-/// Where the coefficients of weights start.
+/// The initial coefficients of weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
@@ -62,36 +62,36 @@ pub enum Init {
     Random,
 }
 
-/// Where the coefficients of biases start.
+/// The initial coefficients of biases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BiasStart {
-    /// 1 each, as in the published code: biases add up.
+    /// 1 each, as in the published code: biases are summed.
     #[default]
     One,
-    /// As the weights: a uniform merge is then the average, biases included.
+    /// The same as for weights: a uniform merge then averages biases too.
     Same,
 }
 
-/// What becomes of the tensors that a multimodal model has beside the decoder of its text: a vision tower, a
-/// projector. No gradient reaches them.
+/// How the tensors of a multimodal model outside the text decoder (vision tower, projector) are merged. They receive
+/// no gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rest {
-    /// The average of the sources, as coefficients that do not train start.
+    /// The average of the sources, like the initial value of untrained coefficients.
     #[default]
     Average,
-    /// The base model's.
+    /// Those of the base model.
     Base,
-    /// The first source's.
+    /// Those of the first source.
     First,
 }
 
 impl Rest {
-    /// All of them.
+    /// All choices.
     pub const ALL: [Self; 3] = [Self::Average, Self::Base, Self::First];
 
-    /// The name in reports and settings.
+    /// Returns the name in reports and settings.
     pub fn name(self) -> &'static str {
         match self {
             Rest::Average => "average",
@@ -102,12 +102,13 @@ impl Rest {
 }
 
 impl Options {
-    /// Whether tensors of `kind` train.
+    /// Whether tensors of `kind` are trained.
     pub fn trains(&self, kind: Kind) -> bool {
         self.train.contains(&if kind == Kind::Bias { Kind::Linear } else { kind })
     }
 
-    /// Where the coefficient of each of `sources` sources starts, in a tensor of `kind`; `key` names the draw.
+    /// Returns the initial coefficient of each of `sources` sources in a tensor of `kind`; `key` seeds the random
+    /// draw.
     pub(super) fn start(&self, kind: Kind, key: &str, sources: usize) -> Vec<f32> {
         match (kind, self.bias, self.init) {
             (Kind::Bias, BiasStart::One, _) => vec![1.0; sources],
@@ -122,7 +123,7 @@ impl Options {
     }
 }
 
-/// A seed for what is named `name`, so that draws do not depend on the order of work.
+/// Returns a seed for `name`, so that draws do not depend on the order of work.
 pub(crate) fn seed_of(seed: u64, name: &str) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     name.bytes().fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))

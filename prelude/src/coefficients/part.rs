@@ -1,4 +1,4 @@
-//! Merged weights, as a decoder asks for them.
+//! Merged weights in the form a decoder reads.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use crate::error::{Error, Result};
 use crate::model::Weights;
 use crate::ops::Gradient;
 
-/// Memory for a merged weight and its gradient, shared by the weights that do the same in every layer.
+/// Memory for a merged weight and its gradient, shared by the corresponding weights of all layers.
 #[derive(Clone)]
 pub(super) struct Slot {
     pub(super) weight: Var,
     pub(super) gradient: Gradient,
 }
 
-/// The weights of a merge, each merged when it is asked for, and not kept.
+/// The weights of a merge, each computed when requested and not kept.
 pub struct MergedWeights<'a> {
     pub(super) merge: &'a Merge,
     pub(super) dtype: DType,
@@ -33,22 +33,22 @@ impl Weights for MergedWeights<'_> {
     }
 }
 
-/// Some merged weights, in memory that the same weights of other layers use after them: good until the
-/// next part is made, and again when this one has been made again.
+/// Merged weights in memory that is shared with the same weights of other layers: valid until the next part is made,
+/// and again when this part is remade.
 pub struct MergedPart<'a> {
     pub(super) weights: BTreeMap<String, (&'a MergedTensor, Slot)>,
-    pub(super) learn: bool,
+    pub(super) with_gradient: bool,
 }
 
 impl<'a> MergedPart<'a> {
-    /// The gradients by those of its weights that train, out of the pass's `gradients`.
+    /// Takes the gradients of its trainable weights from the pass's `gradients`.
     pub fn gradients(&self, mut gradients: GradStore) -> Vec<(&'a MergedTensor, Tensor)> {
         let trained = self.weights.values().filter(|(tensor, _)| tensor.trains);
         let found = trained.filter_map(|(tensor, slot)| Some((*tensor, gradients.remove(slot.weight.as_tensor())?)));
         found.collect()
     }
 
-    /// The gradients that added up, of linear layers.
+    /// Returns the accumulated gradients of linear layers.
     pub fn sums(&self) -> Vec<(&'a MergedTensor, Tensor)> {
         self.weights.values().filter_map(|(tensor, slot)| Some((*tensor, slot.gradient.total()?))).collect()
     }
@@ -57,10 +57,10 @@ impl<'a> MergedPart<'a> {
 impl Weights for MergedPart<'_> {
     fn weight(&self, name: &str) -> Result<Tensor> {
         let (tensor, slot) = self.weights.get(name).ok_or_else(|| Error::NoMatch { pattern: name.into() })?;
-        Ok(if self.learn && tensor.trains { slot.weight.as_tensor().clone() } else { slot.weight.as_tensor().detach() })
+        Ok(if self.with_gradient && tensor.trains { slot.weight.as_tensor().clone() } else { slot.weight.as_tensor().detach() })
     }
 
     fn gradient(&self, name: &str) -> Option<&Gradient> {
-        self.weights.get(name).filter(|(tensor, _)| self.learn && tensor.trains).map(|(_, slot)| &slot.gradient)
+        self.weights.get(name).filter(|(tensor, _)| self.with_gradient && tensor.trains).map(|(_, slot)| &slot.gradient)
     }
 }

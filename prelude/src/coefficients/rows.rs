@@ -1,19 +1,20 @@
-//! Coefficients of rows, and of rows and columns.
+//! Coefficients per row, and per row and column.
 //!
 //! ```text
 //! rows:          W[o, :] = sum_i f(r[i, o]) W_i[o, :]
 //! rows_columns:  W[o, j] = sum_i f(r[i, o] + k[i, j]) W_i[o, j]
 //! ```
 //!
-//! The sum of two vectors rather than their product: both then have a gradient of one size, at every start. Both are
-//! for the matrices of layers; the embedding, the output layer, norms and biases are as in columns.
+//! The coefficient is the sum of two vectors rather than their product, so that both have gradients of similar size
+//! at every start. Both schemes apply to the matrices of layers; the embedding, the output layer, norms and biases
+//! are as in columns.
 
 use candle_core::{Result, Tensor};
 
 use super::columns::by_column;
 use super::{Parameter, Scheme, Site};
 
-/// A coefficient per source and output feature.
+/// One coefficient per source and output feature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rows;
 
@@ -34,8 +35,8 @@ impl Scheme for Rows {
     }
 }
 
-/// A coefficient per source and element, the sum of one for its row, from 0, and one for its column, from
-/// where coefficients start.
+/// One coefficient per source and element: the sum of a row term, which starts at 0, and a column term, which starts
+/// at the initial coefficient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowsColumns;
 

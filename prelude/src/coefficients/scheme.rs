@@ -1,11 +1,11 @@
-//! What a scheme is: parameters that train in, a coefficient for every element of a tensor out.
+//! The interface of a scheme: it maps trainable parameters to a coefficient for every element of a tensor.
 //!
 //! ```text
 //! W = sum_i f(c_i) * W_i      c = scheme(parameters): sources x R x C, R is 1 or rows, C is 1 or columns
 //! ```
 //!
-//! The gradient goes back through whatever tensor code makes `c`, so that a scheme needs no backward of
-//! its own.
+//! The gradient flows back through the tensor operations that compute `c`, so a scheme needs no backward pass of its
+//! own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use rand_chacha::ChaCha8Rng;
 use super::options::{Options, seed_of};
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 
-/// A form of coefficients. One of your own takes about ten lines and trains like any other, saved sessions of it
-/// open with [`Dam::open_with`](crate::Dam::open_with):
+/// A parametrisation of the coefficients. Your own takes about ten lines of code and trains like the built-in ones;
+/// its saved sessions open with [`Dam::open_with`](crate::Dam::open_with):
 ///
 /// ```
 /// use dam_prelude::{Parameter, Scheme, Site, Tensor, candle_core, check_scheme, load};
 ///
-/// /// A coefficient for each source and layer, but a column's own strength.
+/// /// One coefficient per source and layer, times a strength per column.
 /// struct Strengths;
 ///
 /// impl Scheme for Strengths {
@@ -43,41 +43,41 @@ use crate::checkpoint::{Architecture, Kind, TensorSpec};
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
 pub trait Scheme: Send + Sync {
-    /// What trains for the tensor at `site`, with where it starts. Tensors that give the same key share one
-    /// variable, which must then have one shape and one start.
+    /// Returns the trainable parameters of the tensor at `site`, with their initial values. Tensors that return the
+    /// same key share one variable; its shape and initial values must then agree.
     fn parameters(&self, site: &Site<'_>) -> Vec<Parameter>;
 
-    /// The coefficients of the tensor at `site`: sources x R x C, f32, where R is 1 or `site.rows()` and C is
-    /// 1 or `site.columns()`. `parameters` are those of [`Scheme::parameters`], in that order, on the device
-    /// that they are to be computed on. Differentiable operations of candle only, and no draws.
+    /// Computes the coefficients of the tensor at `site`: sources x R x C, f32, where R is 1 or `site.rows()` and C
+    /// is 1 or `site.columns()`. `parameters` are those of [`Scheme::parameters`], in that order, on the device of
+    /// the computation. Use only differentiable candle operations, and no randomness.
     ///
     /// # Errors
-    /// Operands that do not fit.
+    /// Operands that do not fit together.
     fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor>;
 
-    /// What it is called in reports, model cards and saved sessions: the name of its type.
+    /// Returns the name in reports, model cards and saved sessions: by default the name of the type.
     fn name(&self) -> String {
         let path = std::any::type_name::<Self>();
         let path = path.split('<').next().unwrap_or(path);
         path.rsplit("::").next().unwrap_or(path).to_owned()
     }
 
-    /// Its settings, as in `rank=4`.
+    /// Returns the settings, as in `rank=4`.
     fn settings(&self) -> Vec<(&'static str, String)> {
         Vec::new()
     }
 
-    /// The options it is wrapped with where none are given.
+    /// Returns the default options.
     fn options(&self) -> Options {
         Options::default()
     }
 
-    /// Whether the base model is one of its sources.
+    /// Whether the base model must be one of the sources.
     fn needs_base(&self) -> bool {
         false
     }
 
-    /// This scheme with `options`, to be wrapped.
+    /// Returns this scheme with `options`, ready for `wrap`.
     fn with(self, options: Options) -> Wrap
     where
         Self: Sized + 'static,
@@ -86,12 +86,12 @@ pub trait Scheme: Send + Sync {
     }
 }
 
-/// How a merge is wrapped: a scheme with options. A scheme alone becomes one with its own options.
+/// A scheme with options. A scheme alone converts to one with its default options.
 #[derive(Clone)]
 pub struct Wrap {
-    /// Makes the coefficients.
+    /// The scheme.
     pub scheme: Arc<dyn Scheme>,
-    /// What is chosen for any scheme.
+    /// Options common to all schemes.
     pub options: Options,
 }
 
@@ -108,97 +108,97 @@ impl fmt::Debug for Wrap {
 }
 
 impl Wrap {
-    /// The scheme's name and settings: `low_rank rank=4`.
+    /// Returns the scheme's name and settings: `low_rank rank=4`.
     pub fn title(&self) -> String {
         let settings = self.scheme.settings().into_iter().map(|(key, value)| format!(" {key}={value}"));
         self.scheme.name() + &settings.collect::<String>()
     }
 }
 
-/// What trains: a variable of f32 values, by the name that tensors share it under.
+/// A trainable f32 variable, with the key under which tensors share it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
-    /// Its name.
+    /// The key.
     pub key: String,
-    /// Its shape, of any rank; of MoFO each entry of the first dimension is one vector.
+    /// The shape, of any rank. For MoFO, each entry of the first dimension is one vector.
     pub shape: Vec<usize>,
-    /// Where it starts: as many values as the shape has.
+    /// The initial values, as many as the shape has elements.
     pub start: Vec<f32>,
 }
 
 impl Parameter {
-    /// A parameter that starts at `start`.
+    /// Creates a parameter with the initial values `start`.
     pub fn new(key: impl Into<String>, shape: &[usize], start: Vec<f32>) -> Self {
         Self { key: key.into(), shape: shape.to_vec(), start }
     }
 
-    /// A parameter all of whose values start at `value`.
+    /// Creates a parameter filled with `value`.
     pub fn filled(key: impl Into<String>, shape: &[usize], value: f32) -> Self {
         Self::new(key, shape, vec![value; shape.iter().product()])
     }
 }
 
-/// One tensor of a merge, as a scheme sees it.
+/// One tensor of a merge, as a scheme receives it.
 #[derive(Clone, Copy)]
 pub struct Site<'a> {
-    /// Its name, kind and shape.
+    /// Name, kind and shape.
     pub spec: &'a TensorSpec,
-    /// The model that it belongs to: layers, heads and what else there is.
+    /// The architecture of the model: layers, heads and so on.
     pub architecture: &'a Architecture,
     /// The number of sources, N.
     pub sources: usize,
-    /// Which of them is the base model, where that is merged.
+    /// The index of the base model, if it is merged.
     pub base: Option<usize>,
-    /// What is chosen for any scheme.
+    /// Options common to all schemes.
     pub options: &'a Options,
 }
 
 impl Site<'_> {
-    /// As in the checkpoint.
+    /// Returns the name in the checkpoint.
     pub fn name(&self) -> &str {
         &self.spec.name
     }
 
-    /// What the tensor is.
+    /// Returns the kind of the tensor.
     pub fn kind(&self) -> Kind {
         self.spec.kind
     }
 
-    /// The decoder layer that it belongs to, from 0; none: the embedding, the last norm, the output layer.
+    /// Returns the decoder layer, from 0; `None` for the embedding, the final norm and the output layer.
     pub fn layer(&self) -> Option<usize> {
         self.spec.layer()
     }
 
-    /// Input features: the last dimension, or 1 of a bias.
+    /// Returns the number of input features: the last dimension, or 1 for a bias.
     pub fn columns(&self) -> usize {
         if self.kind() == Kind::Bias { 1 } else { self.spec.shape.last().copied().unwrap_or(1) }
     }
 
-    /// Output features, or tokens: 1 of a norm.
+    /// Returns the number of output features or tokens; 1 for a norm.
     pub fn rows(&self) -> usize {
         self.spec.shape.iter().product::<usize>() / self.columns().max(1)
     }
 
-    /// Whether it is a matrix of a layer. The rows of other matrices are tokens, most of which no example
-    /// reaches, and they are as large as a layer's all together.
+    /// Whether it is a matrix of a layer. The rows of other matrices are tokens: most occur in no example, and these
+    /// matrices are as large as all of a layer's together.
     pub fn is_projection(&self) -> bool {
         self.kind() == Kind::Linear && self.layer().is_some()
     }
 
-    /// Where the coefficient of each source is to start, drawn for `key` where the start is random: 1/N, or
-    /// 1 of a bias as published.
+    /// Returns the initial coefficient of each source, drawn with seed `key` if the start is random: 1/N, or 1 for a
+    /// bias, as published.
     pub fn start(&self, key: &str) -> Vec<f32> {
         self.options.start(self.kind(), key, self.sources)
     }
 
-    /// A parameter of shape sources x `rows` x `columns`, each source at [`Site::start`].
+    /// Returns a parameter of shape sources x `rows` x `columns`, with each source at [`Site::start`].
     pub fn parameter(&self, key: impl Into<String>, rows: usize, columns: usize) -> Parameter {
         let key = key.into();
         let start = self.start(&key).into_iter().flat_map(|x| std::iter::repeat_n(x, rows * columns)).collect();
         Parameter::new(key, &[self.sources, rows, columns], start)
     }
 
-    /// `count` values in -1..1 that the seed and `key` decide.
+    /// Returns `count` values in -1..1, determined by the seed and `key`.
     pub fn noise(&self, key: &str, count: usize) -> Vec<f32> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed_of(self.options.seed, key));
         (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()

@@ -1,13 +1,13 @@
 //! One coefficient per source for a whole tensor, or for all tensors of a layer.
 //!
-//! `W = sum_i f(c[i]) W_i`, with `c[i]` a number of the tensor or of its layer.
+//! `W = sum_i f(c[i]) W_i`, where `c[i]` belongs to the tensor or to its layer.
 
 use candle_core::{Result, Tensor};
 
 use super::{Parameter, Scheme, Site};
 use crate::checkpoint::Kind;
 
-/// A coefficient per source and tensor.
+/// One coefficient per source and tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerTensor;
 
@@ -25,8 +25,8 @@ impl Scheme for PerTensor {
     }
 }
 
-/// A coefficient per source and layer, and one for the layer's biases, which start elsewhere; the
-/// embedding, the last norm and the output layer have one each.
+/// One coefficient per source and layer, and one for the layer's biases, whose initial value differs; the embedding,
+/// the final norm and the output layer have one each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerLayer;
 

@@ -1,17 +1,17 @@
-//! Scaled task vectors, the form of layer-wise AdaMerging (arXiv 2310.02575).
+//! Scaled task vectors, as in layer-wise AdaMerging (arXiv 2310.02575).
 //!
 //! ```text
-//! W = base + sum_i l[i] (W_i - base)      so that base has the coefficient 1 - sum_i l[i], and source i has l[i]
+//! W = base + sum_i l[i] (W_i - base)      so the base has coefficient 1 - sum_i l[i], and source i has l[i]
 //! ```
 //!
-//! One `l[i]` per source and tensor. It starts where the others do, at the average of the sources without the
-//! base, so that the base starts at 0.
+//! One `l[i]` per source and tensor. It starts at the average of the sources without the base, so the coefficient of
+//! the base starts at 0.
 
 use candle_core::{Result, Tensor};
 
 use super::{Parameter, Scheme, Site};
 
-/// A coefficient per source's task vector and tensor. Needs the base model.
+/// One coefficient per task vector and tensor. Needs the base model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Task;
 
@@ -35,7 +35,7 @@ impl Scheme for Task {
     }
 
     fn coefficients(&self, site: &Site<'_>, parameters: &[Tensor]) -> Result<Tensor> {
-        let (scales, Some(base)) = (&parameters[0], site.base) else { candle_core::bail!("there is no base model") };
+        let (scales, Some(base)) = (&parameters[0], site.base) else { candle_core::bail!("no base model is merged") };
         let tasks = scales.dim(0)?;
         let rest = scales.sum_keepdim(0)?.affine(-1.0, 1.0)?;
         let (before, after) = (scales.narrow(0, 0, base)?, scales.narrow(0, base, tasks - base)?);

@@ -1,4 +1,4 @@
-//! The variables of a merge: a scheme's parameters, each once, whatever the number of tensors that use it.
+//! The variables of a merge: each parameter of a scheme once, however many tensors share it.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,20 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::{Merge, MergedTensor, Parameter, Scheme, Site};
 use crate::error::{Error, Result};
 
-/// What a scheme's coefficients are made of.
+/// A variable that coefficients are computed from.
 pub struct Variable {
-    /// Its name, in saved sessions too.
+    /// Its key, also in saved sessions.
     pub key: String,
     /// f32, on the CPU.
     pub value: Var,
-    /// Whether the optimiser moves it.
+    /// Whether the optimiser updates it.
     pub trains: bool,
     /// The first tensor that uses it.
     pub tensor: String,
 }
 
-/// The variables of `sites` at their start, and which of them each site uses. A tensor that does not train
-/// shares none with those that do: it keeps its start.
+/// Creates the variables of `sites` with their initial values, and lists the variables of each site. A tensor that is
+/// not trained shares none with trained ones, so it keeps its initial values.
 pub(super) fn variables(scheme: &dyn Scheme, sites: &[Site<'_>]) -> Result<(Vec<Variable>, Vec<Vec<usize>>)> {
     let all: Vec<(bool, Vec<Parameter>)> =
         sites.iter().map(|site| (site.options.trains(site.kind()), scheme.parameters(site))).collect();
@@ -33,7 +33,8 @@ pub(super) fn variables(scheme: &dyn Scheme, sites: &[Site<'_>]) -> Result<(Vec<
             if let Some((i, first)) = places.get(&(*trains, key)) {
                 if *first != parameter {
                     let other = &variables[*i];
-                    let problem = format!("it has another shape or start than at `{}`, which has the same key", other.tensor);
+                    let problem =
+                        format!("its shape or initial values differ from those at `{}`, which has the same key", other.tensor);
                     return Err(wrong(scheme, site, parameter, problem));
                 }
                 used.push(*i);
@@ -58,20 +59,20 @@ fn wrong(scheme: &dyn Scheme, site: &Site<'_>, parameter: &Parameter, problem: S
     Error::SchemeParameter { scheme, tensor, parameter: parameter.key.clone(), problem }
 }
 
-/// An error where `parameter` cannot be a variable.
+/// Returns an error if `parameter` is invalid.
 fn usable(scheme: &dyn Scheme, site: &Site<'_>, parameter: &Parameter) -> Result<()> {
     let Parameter { shape, start, .. } = parameter;
     let problem = match (shape.iter().product::<usize>(), start.iter().find(|x| !x.is_finite())) {
         (0, _) => "it has no values".into(),
-        (count, _) if count != start.len() => format!("its start has `{}` values for the shape `{shape:?}`", start.len()),
-        (_, Some(value)) => format!("it starts at `{value}`"),
+        (count, _) if count != start.len() => format!("it has `{}` initial values for the shape `{shape:?}`", start.len()),
+        (_, Some(value)) => format!("its initial value is `{value}`"),
         _ => return Ok(()),
     };
     Err(wrong(scheme, site, parameter, problem))
 }
 
 impl Site<'_> {
-    /// What `scheme` makes of `parameters` here, checked: sources x R x C, f32.
+    /// Computes and checks the coefficients of `scheme` for `parameters`: sources x R x C, f32.
     pub(super) fn coefficients(&self, scheme: &dyn Scheme, parameters: &[Tensor]) -> Result<Tensor> {
         let (rows, columns) = (self.rows(), self.columns());
         let c = scheme.coefficients(self, parameters).map_err(|reason| Error::SchemeFailed {
@@ -100,10 +101,10 @@ impl Site<'_> {
 }
 
 impl Merge {
-    /// Gives `tensor` the coefficients `values` (sources x R x C, f32) where they are a parameter of its own.
+    /// Sets the coefficients of `tensor` to `values` (sources x R x C, f32), if they are a parameter of their own.
     ///
     /// # Errors
-    /// Another shape, or a scheme that makes coefficients of other numbers.
+    /// Another shape, or a scheme that computes its coefficients from other parameters.
     pub fn set_coefficients(&self, tensor: &MergedTensor, values: &Tensor) -> Result<()> {
         let shape = self.coefficients(tensor)?.dims().to_vec();
         if values.dims() != shape {
@@ -112,7 +113,7 @@ impl Merge {
         }
         let made = || {
             let keys: Vec<&str> = tensor.variables.iter().map(|i| self.variables[*i].key.as_str()).collect();
-            Error::CoefficientsMade {
+            Error::ComputedCoefficients {
                 scheme: self.wrap.scheme.name(),
                 tensor: tensor.spec.name.clone(),
                 parameters: keys.join("`, `"),

@@ -1,4 +1,4 @@
-//! Sequences one after another, without padding: every token is computed once and counts.
+//! Packed sequences: concatenated without padding, so that every computed token counts.
 
 use candle_core::{Device, Tensor};
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 pub struct Batch {
     /// All tokens, sequence by sequence: u32.
     pub ids: Tensor,
-    /// The number of tokens of every sequence.
+    /// The number of tokens of each sequence.
     pub lengths: Vec<usize>,
 }
 
@@ -25,7 +25,7 @@ impl Batch {
     /// ```
     ///
     /// # Errors
-    /// No tokens, or a device that has no room.
+    /// No tokens, or not enough memory on the device.
     pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, device: &Device) -> Result<Self> {
         let sequences: Vec<&[u32]> = sequences.into_iter().collect();
         let ids = sequences.concat();
@@ -34,7 +34,7 @@ impl Batch {
         Ok(Self { ids: Tensor::from_vec(ids, tokens, device)?, lengths })
     }
 
-    /// The number of tokens of all sequences.
+    /// The total number of tokens.
     pub fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }

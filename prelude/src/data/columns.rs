@@ -1,31 +1,31 @@
-//! The columns of a row by name, which of them were read, and what is wrong with a row.
+//! The columns of a row by name, which of them were read, and errors of a row.
 
 use minijinja::value::{Value, ValueKind};
 
-/// What is wrong with a row, and the remedy.
+/// What is wrong with a row, and the hint.
 #[derive(Debug, PartialEq)]
-pub(super) struct Fault {
+pub(super) struct RowError {
     pub reason: String,
     pub hint: &'static str,
 }
 
-/// What columns there are, for the hint of a row that has none of them.
+/// The known columns, for the hint of a row that has none of them.
 const LAYOUTS: &str = "a row has an input (instruction, question, query, problem, prompt, input or text) and an output (output, \
-                       solution, answer, response, ...), or messages, or prompt and completion, or text alone, or input_ids: \
-                       help data";
+                       solution, answer, response, ...), or messages, or prompt and completion, or text alone, or input_ids; \
+                       see `help data`";
 
-impl Fault {
+impl RowError {
     pub fn new(reason: impl Into<String>, hint: &'static str) -> Self {
         Self { reason: reason.into(), hint }
     }
 
-    /// Of columns that are missing or do not go together.
+    /// The error for columns that are missing or do not belong together.
     pub fn layout(reason: impl Into<String>) -> Self {
         Self::new(reason, LAYOUTS)
     }
 }
 
-/// The columns of a row, in their order. A column that is null is as one that is missing.
+/// The columns of a row in file order. A null column counts as missing.
 pub(super) struct Columns {
     all: Vec<(String, Value)>,
     used: Vec<bool>,
@@ -40,59 +40,59 @@ impl Columns {
         self.all.iter().position(|(column, value)| column == name && !value.is_none())
     }
 
-    /// Whether there is such a column.
+    /// Whether the row has this column.
     pub fn has(&self, name: &str) -> bool {
         self.find(name).is_some()
     }
 
-    /// The names of all columns, null or not.
+    /// The names of all columns, including null ones.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.all.iter().map(|(name, _)| name.as_str())
     }
 
-    /// What a column holds, which is then read.
+    /// Removes and returns a column's value.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         let at = self.find(name)?;
         self.used[at] = true;
         Some(self.all[at].1.clone())
     }
 
-    /// The text of a column, or of a number.
+    /// Removes a column and returns it as text; a number becomes text.
     ///
     /// # Errors
-    /// Anything else.
-    pub fn text(&mut self, name: &str) -> Result<Option<String>, Fault> {
+    /// Any other type.
+    pub fn text(&mut self, name: &str) -> Result<Option<String>, RowError> {
         self.take(name).map(|value| text(name, &value)).transpose()
     }
 
-    /// A column that is not text: as it is, or read from text that is JSON, as tables have it.
+    /// Removes a column that is a list or object, or JSON text of one, as tables have it.
     ///
     /// # Errors
     /// Text that is not JSON.
-    pub fn structure(&mut self, name: &str) -> Result<Option<Value>, Fault> {
+    pub fn structure(&mut self, name: &str) -> Result<Option<Value>, RowError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let Some(json) = value.as_str() else { return Ok(Some(value)) };
         if json.trim().is_empty() {
             return Ok(None);
         }
-        let hint = "give a list or object, or the same as text in JSON (json.dumps), not as Python prints it";
+        let hint = "use a list or object, or its JSON text (json.dumps), not Python's repr";
         let read: Result<Value, _> = serde_json::from_str(json);
         let is_text = |value: &Value| !matches!(value.kind(), ValueKind::Seq | ValueKind::Map);
         match read {
             Ok(value) if !is_text(&value) => Ok(Some(value)),
-            _ => Err(Fault::new(format!("`{name}` is text, not a list or object"), hint)),
+            _ => Err(RowError::new(format!("`{name}` is text, not a list or object"), hint)),
         }
     }
 
-    /// The columns that were not read and hold something.
+    /// The non-null columns that were not read.
     pub fn unused(&self) -> impl Iterator<Item = &str> {
         let unread = self.all.iter().zip(&self.used).filter(|((_, value), used)| !**used && !value.is_none());
         unread.map(|((name, _), _)| name.as_str())
     }
 }
 
-/// What `value` is called in messages.
-pub(super) fn called(value: &Value) -> &'static str {
+/// The name of the type of `value`, for messages.
+pub(super) fn type_name(value: &Value) -> &'static str {
     match value.kind() {
         ValueKind::String => "text",
         ValueKind::Number => "a number",
@@ -103,19 +103,22 @@ pub(super) fn called(value: &Value) -> &'static str {
     }
 }
 
-/// `value`, of the column `name`, as text; a number as it is written.
-pub(super) fn text(name: &str, value: &Value) -> Result<String, Fault> {
+/// `value` of the column `name` as text; a number becomes text.
+pub(super) fn text(name: &str, value: &Value) -> Result<String, RowError> {
     const EXACT: f64 = (1u64 << 53) as f64;
     match value.kind() {
         ValueKind::String => Ok(value.as_str().unwrap_or_default().to_owned()),
         ValueKind::Number if value.is_integer() => Ok(value.to_string()),
         ValueKind::Number => match f64::try_from(value.clone()) {
             Ok(number) if number.abs() < EXACT => Ok(value.to_string()),
-            _ => Err(Fault::new(format!("`{name}` is a number of more digits than are kept"), "write it in quotes, as text")),
+            _ => Err(RowError::new(
+                format!("`{name}` is a number with too many digits to store exactly"),
+                "write it as text, in quotes",
+            )),
         },
         _ => {
-            let hint = "give one text (or number) in that column; of several answers, the one to learn";
-            Err(Fault::new(format!("`{name}` is {}, not text", called(value)), hint))
+            let hint = "use one text (or number) in that column; if there are several answers, the one to learn";
+            Err(RowError::new(format!("`{name}` is {}, not text", type_name(value)), hint))
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Chat templates for a fuzzer: see [`crate::fuzz`].
+//! Fuzz target for chat templates; see [`crate::fuzz`].
 
-use super::chat::{Talk, message, render_by};
+use super::chat::{Conversation, message, render_by};
 use crate::checkpoint::Chat;
 
 /// A chat template.
@@ -12,8 +12,8 @@ pub fn template(bytes: &[u8]) {
         message("user", "<|end|>{{ 1 }}"),
         message("assistant", "日本語"),
     ];
-    let whole = Talk { messages: messages.to_vec(), prompt: 4, tools: None };
-    let part = Talk { messages: messages[1..3].to_vec(), prompt: 1, tools: None };
+    let whole = Conversation { messages: messages.to_vec(), prompt: 4, tools: None };
+    let part = Conversation { messages: messages[1..3].to_vec(), prompt: 1, tools: None };
     let mut chat = Chat::default().with_template(&String::from_utf8_lossy(bytes));
     let tokens = [("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>"), ("unk_token", "<unk>")];
     chat.tokens = tokens.map(|(name, token)| (name, token.to_owned())).into();

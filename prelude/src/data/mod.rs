@@ -1,4 +1,4 @@
-//! Floor 3: examples, chat templates and batches.
+//! Layer 3: examples, chat templates and batches.
 
 mod batch;
 mod chat;
@@ -12,7 +12,7 @@ mod parquet;
 mod python_json;
 mod rows;
 mod sampler;
-mod spoken;
+mod stream_decoder;
 mod table;
 mod template;
 mod template_limits;
@@ -21,10 +21,10 @@ pub use batch::Batch;
 #[cfg(test)]
 pub(crate) use chat::message;
 #[cfg(test)]
-pub(crate) use chat::{Talk, render};
+pub(crate) use chat::{Conversation, render};
 pub use choices::Question;
 pub(crate) use examples::prompt_ids;
 pub use examples::{Dataset, Example, builtin_datasets};
-pub(crate) use layout::{INPUTS, MORE, OUTPUTS, SYSTEMS};
+pub(crate) use layout::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS};
 pub(crate) use sampler::next as next_examples;
-pub(crate) use spoken::Spoken;
+pub(crate) use stream_decoder::StreamDecoder;

@@ -1,4 +1,4 @@
-//! Rows of parquet. Fields of nested objects that are null are left out: Arrow gives every row the fields of all.
+//! Reads rows of parquet files. Null fields of nested objects are dropped, because Arrow gives every row the fields of all.
 
 mod pages;
 
@@ -10,50 +10,51 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 
-use super::columns::{Columns, Fault};
-use super::rows::At;
-use super::template::weight;
+use super::columns::{Columns, RowError};
+use super::rows::RowPosition;
+use super::template::value_bytes;
 use crate::checkpoint::Bytes;
 use crate::guard::guarded;
 use crate::interrupt;
 
 const HINT: &str =
-    "write it anew with pandas or datasets (to_parquet), without compression or with snappy, gzip or zstd; or download it again";
+    "rewrite it with pandas or datasets (to_parquet), uncompressed or with snappy, gzip or zstd; or download it again";
 
-/// Rows may be equal in their millions and take no room in a file: so many bytes of values are read for each of its bytes,
-/// beside those that any file may have.
+/// Limits on decompressed values: at most `TIMES` bytes of values per byte of the file, plus `BESIDE`. Millions of equal
+/// rows may take almost no room in a file.
 const TIMES: usize = 256;
 const BESIDE: usize = 64 << 20;
 
-/// Bytes that a row takes at least.
+/// The minimum size of a row in memory, in bytes.
 const ROW: usize = 64;
 
-/// The rows of a file.
-pub(super) fn read(bytes: &Bytes) -> Result<Vec<Columns>, (At, Fault)> {
+/// Reads all rows of a file.
+pub(super) fn read(bytes: &Bytes) -> Result<Vec<Columns>, (RowPosition, RowError)> {
     let most = bytes.len().saturating_mul(TIMES).saturating_add(BESIDE);
     let opened = guarded(|| {
         let reader = SerializedFileReader::new(Shared::from_owner(bytes.clone())).map_err(|e| e.to_string())?;
         let claimed: i64 = reader.metadata().row_groups().iter().map(|group| group.total_byte_size().max(0)).sum();
         if claimed.cast_unsigned() > most as u64 {
-            return Err(format!("it says that it has {claimed} bytes of values, too many for a file of {}", bytes.len()));
+            return Err(format!("it claims {claimed} bytes of values, too many for a file of {} bytes", bytes.len()));
         }
         bounded(bytes, reader.metadata().row_groups(), most)?;
         Ok(RowIter::from_file_into(Box::new(reader)))
     });
-    let unreadable = |reason: String| Fault::new(format!("it is not parquet that can be read: {reason}"), HINT);
-    let mut stored = opened.map_err(|reason| (At::Row(1), unreadable(reason)))?;
+    let unreadable = |reason: String| RowError::new(format!("cannot read it as parquet: {reason}"), HINT);
+    let mut stored = opened.map_err(|reason| (RowPosition::Row(1), unreadable(reason)))?;
     let (mut rows, mut taken) = (Vec::new(), 0usize);
     for number in 1.. {
         let next = guarded(|| stored.next().transpose().map(|row| row.map(|row| columns(&row))).map_err(|e| e.to_string()));
-        match next.map_err(|reason| (At::Row(number), unreadable(reason)))? {
+        match next.map_err(|reason| (RowPosition::Row(number), unreadable(reason)))? {
             None => break,
-            // Whoever asked for the stop looks again, and takes no part for the whole.
+            // The caller checks the stop flag again and does not use partial results.
             Some(_) if interrupt::requested() => break,
             Some(row) => {
-                taken = taken.saturating_add(ROW + row.iter().map(|(name, value)| name.len() + weight(value)).sum::<usize>());
+                taken =
+                    taken.saturating_add(ROW + row.iter().map(|(name, value)| name.len() + value_bytes(value)).sum::<usize>());
                 if taken > most {
-                    let reason = format!("it has more than {most} bytes of values, too many for a file of {}", bytes.len());
-                    return Err((At::Row(number), unreadable(reason)));
+                    let reason = format!("it has more than {most} bytes of values, too many for a file of {} bytes", bytes.len());
+                    return Err((RowPosition::Row(number), unreadable(reason)));
                 }
                 rows.push(Columns::new(row));
             }
@@ -62,8 +63,8 @@ pub(super) fn read(bytes: &Bytes) -> Result<Vec<Columns>, (At, Fault)> {
     Ok(rows)
 }
 
-/// An error where the pages of `groups` claim more than `most` bytes, or the dictionaries of one of them would take more:
-/// whoever reads them makes room for that first.
+/// Returns an error if the pages of `groups` claim more than `most` bytes, or the dictionaries of one group would need
+/// more: the parquet crate allocates that memory before reading.
 fn bounded(bytes: &[u8], groups: &[RowGroupMetaData], most: usize) -> Result<(), String> {
     let mut claimed = 0u64;
     for group in groups {
@@ -72,13 +73,14 @@ fn bounded(bytes: &[u8], groups: &[RowGroupMetaData], most: usize) -> Result<(),
             let (start, length) = column.byte_range();
             let chunk = usize::try_from(start).ok().and_then(|start| bytes.get(start..)?.get(..usize::try_from(length).ok()?));
             let claims = chunk.and_then(pages::claims);
-            let claims = claims.ok_or_else(|| format!("the column `{}` is not made of pages", column.column_path().string()))?;
+            let claims =
+                claims.ok_or_else(|| format!("the column `{}` does not consist of pages", column.column_path().string()))?;
             claimed = claimed.saturating_add(claims.bytes);
             entries = entries.saturating_add(claims.entries);
         }
         let claimed = claimed.max(entries.saturating_mul(size_of::<ByteArray>() as u64));
         if claimed > most as u64 {
-            return Err(format!("its pages say that they have {claimed} bytes, too many for a file of {}", bytes.len()));
+            return Err(format!("its pages claim {claimed} bytes, too many for a file of {} bytes", bytes.len()));
         }
     }
     Ok(())
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_take_no_room_in_the_file_are_bounded() {
+    fn equal_rows_are_bounded() {
         let rows = |rows: usize| {
             let file = equal(rows);
             assert!(file.len() < 100_000, "{}", file.len());
@@ -137,9 +139,9 @@ mod tests {
         assert!(error.to_string().contains("too many for a file of"), "{error}");
     }
 
-    /// Room for what a header says is made before the page is found to have a few bytes.
+    /// The parquet crate allocates what a header claims before it finds that the page has only a few bytes.
     #[test]
-    fn what_pages_claim_is_bounded() {
+    fn claimed_page_sizes_are_bounded() {
         let schema = Arc::new(parse_message_type("message schema { REQUIRED INT64 a; }").unwrap());
         let schema = Arc::new(SchemaDescriptor::new(schema));
         let error = |chunk: &[u8]| {

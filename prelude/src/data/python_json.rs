@@ -1,4 +1,4 @@
-//! JSON as Python writes it, for chat templates.
+//! The `tojson` filter of chat templates: JSON formatted as in Python.
 
 use std::io::{self, Write};
 
@@ -7,10 +7,10 @@ use minijinja::{ErrorKind, State};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-use super::template_limits::Paid;
+use super::template_limits::FueledBytes;
 
-/// JSON as Python's `json.dumps(x, ensure_ascii, indent, separators, sort_keys)` writes it; nothing is escaped that is
-/// not ASCII, unless asked for.
+/// Formats `value` as Python's `json.dumps(x, ensure_ascii, indent, separators, sort_keys)` does. Non-ASCII characters are
+/// not escaped unless `ensure_ascii` is true.
 pub(super) fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     let invalid = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
     let indent: Option<usize> = options.get("indent")?;
@@ -18,21 +18,21 @@ pub(super) fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> 
     let (ensure_ascii, sort_keys): (Option<bool>, Option<bool>) = (options.get("ensure_ascii")?, options.get("sort_keys")?);
     options.assert_all_used()?;
     let value = if sort_keys == Some(true) { sorted(state, value)? } else { value.clone() };
-    // Python ends lines without a space after the comma.
+    // With indentation, Python writes no space after commas.
     let comma = if indent.is_some() { "," } else { ", " };
     let (comma, colon) = match separators.as_deref() {
         Some([comma, colon]) => (comma.clone(), colon.clone()),
-        Some(_) => return Err(invalid("separators are two texts".into())),
+        Some(_) => return Err(invalid("separators must be two strings".into())),
         None => (comma.into(), ": ".into()),
     };
     let indent = indent.map(|n| " ".repeat(n.min(16)));
     let python = Python { indent, depth: 0, is_filled: false, comma, colon, ensure_ascii: ensure_ascii == Some(true) };
-    let mut paid = Paid::new(state);
-    value.serialize(&mut Serializer::with_formatter(&mut paid, python)).map_err(|e| invalid(e.to_string()))?;
-    Ok(Value::from_safe_string(String::from_utf8(paid.bytes).map_err(|e| invalid(e.to_string()))?))
+    let mut output = FueledBytes::new(state);
+    value.serialize(&mut Serializer::with_formatter(&mut output, python)).map_err(|e| invalid(e.to_string()))?;
+    Ok(Value::from_safe_string(String::from_utf8(output.bytes).map_err(|e| invalid(e.to_string()))?))
 }
 
-/// `value` with the keys of all its objects in order; each value in it is paid for, as lists may hold one many times over.
+/// `value` with sorted object keys. Each value costs fuel, because a list may contain the same value many times.
 fn sorted(state: &State<'_, '_>, value: &Value) -> Result<Value, minijinja::Error> {
     state.consume_fuel(1)?;
     match (value.kind(), value.try_iter()) {
@@ -49,12 +49,12 @@ fn sorted(state: &State<'_, '_>, value: &Value) -> Result<Value, minijinja::Erro
     }
 }
 
-/// Python's way to write JSON.
+/// A JSON formatter with Python's conventions.
 struct Python {
-    /// What a line begins with once for each level, where there are lines.
+    /// The indentation per level, if lines are broken.
     indent: Option<String>,
     depth: usize,
-    /// Whether the innermost list or object has anything in it.
+    /// Whether the innermost list or object has any entries.
     is_filled: bool,
     comma: String,
     colon: String,
@@ -129,7 +129,7 @@ impl Formatter for Python {
         Ok(())
     }
 
-    /// Digits as `repr` writes them: with an exponent below `1e-4` and from `1e16` on.
+    /// Formats floats as `repr` does: with an exponent below `1e-4` and from `1e16`.
     fn write_f64<W: Write + ?Sized>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
         let scientific = format!("{value:e}");
         let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));

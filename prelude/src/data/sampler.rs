@@ -1,4 +1,4 @@
-//! Which examples come next: epochs of a seeded permutation, with no state but how many were drawn.
+//! Selects the next examples: epochs of a seeded permutation. The only state is the number of examples drawn.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -6,8 +6,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::coefficients::seed_of;
 
-/// The `count` examples of `name` (which has `examples`) after the first `drawn`; `shuffle` is the
-/// seed, or `None` for the order of the file.
+/// Returns the `count` examples of `name` (with `examples` in total) after the first `drawn`. `shuffle` is the seed;
+/// `None` keeps the order of the file.
 pub(crate) fn next(name: &str, examples: usize, drawn: usize, count: usize, shuffle: Option<u64>) -> Vec<usize> {
     let mut epoch = usize::MAX;
     let mut order: Vec<usize> = (0..examples).collect();
@@ -29,7 +29,7 @@ mod tests {
     use super::next;
 
     #[test]
-    fn every_example_comes_once_an_epoch_and_orders_differ() {
+    fn every_example_comes_once_per_epoch_and_orders_differ() {
         let sorted = |mut v: Vec<usize>| {
             v.sort_unstable();
             v
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn drawing_by_pieces_is_drawing_at_once() {
+    fn drawing_in_parts_equals_drawing_at_once() {
         let pieces: Vec<usize> = (0..7).flat_map(|i| next("a", 5, i * 3, 3, Some(4))).collect();
         assert_eq!(pieces, next("a", 5, 0, 21, Some(4)));
         assert_eq!(next("a", 3, 2, 3, None), [2, 0, 1]);

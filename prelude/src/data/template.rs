@@ -1,5 +1,5 @@
-//! Chat templates as transformers renders them: Jinja with trimmed blocks, Python's methods, `tojson` as Python
-//! writes JSON. Only the date stands still. A downloaded template has bounded time, memory and output.
+//! Renders chat templates as transformers does: Jinja with trimmed blocks, Python's methods, and `tojson` with Python's
+//! format. The date is fixed. Templates come from downloads, so their time, memory and output are limited.
 
 use std::fmt;
 
@@ -12,38 +12,38 @@ use super::template_limits;
 use crate::checkpoint::Chat;
 use crate::guard::{CONTRADICTS, guarded};
 
-/// Characters of the longest template that is rendered; real ones have a tenth of it.
-const LONGEST: usize = 1 << 16;
+/// The maximum length of a template in characters; real ones have a tenth of it.
+const MAX_CHARACTERS: usize = 1 << 16;
 
-/// Stack for a template that nests as deeply as [`LONGEST`] lets it.
+/// Stack size in bytes for a template that nests as deeply as [`MAX_CHARACTERS`] allows.
 const STACK_BYTES: usize = 1 << 28;
 
-/// The longest of the conversations that a template renders.
-pub(super) struct Longest {
+/// The size of the largest conversation that a template renders.
+pub(super) struct ConversationSize {
     pub messages: usize,
-    /// Of all text in it.
+    /// Bytes of all its text.
     pub bytes: usize,
 }
 
-/// What is rendered: messages (objects), and whether an answer is called for after them.
+/// What to render: messages (objects), tools, and whether to add a generation prompt.
 pub(super) struct Request<'a> {
     pub messages: &'a [Value],
     pub tools: Option<&'a Value>,
-    pub calls_for_answer: bool,
+    pub add_generation_prompt: bool,
 }
 
-/// Runs `work` with the template compiled, on a stack that is large enough for it.
+/// Compiles `template` and passes it to `work`, on a stack that is large enough.
 ///
 /// # Errors
-/// A template that is too long or is not Jinja, or what `work` returns.
+/// A template that is too long or is not valid Jinja.
 pub(super) fn with_template<T: Send>(
     template: &str,
     chat: &Chat,
-    longest: Longest,
+    longest: ConversationSize,
     work: impl FnOnce(&Template<'_>) -> T + Send,
 ) -> Result<T, String> {
-    if template.len() > LONGEST {
-        return Err(format!("it has {} characters, more than any real one", template.len()));
+    if template.len() > MAX_CHARACTERS {
+        return Err(format!("it has {} characters, more than any real template", template.len()));
     }
     std::thread::scope(|scope| {
         let compiled = || {
@@ -64,43 +64,43 @@ pub(super) struct Template<'a> {
 }
 
 impl Template<'_> {
-    /// The text of a conversation.
+    /// Renders a conversation.
     ///
     /// # Errors
-    /// What the template says where it refuses it (`raise_exception`), or what fails in it.
+    /// The message of `raise_exception`, or an error in the template.
     pub fn render(&self, request: &Request<'_>) -> Result<String, String> {
-        let Request { messages, tools, calls_for_answer } = request;
-        let given = given(messages, *tools);
+        let Request { messages, tools, add_generation_prompt } = request;
+        let text_bytes = text_bytes(messages, *tools);
         let messages = Value::from(messages.to_vec());
         let tools = tools.cloned().unwrap_or_else(|| Value::from(()));
         let known = context! {
-            messages, tools, documents => Value::from(()), add_generation_prompt => *calls_for_answer,
+            messages, tools, documents => Value::from(()), add_generation_prompt => *add_generation_prompt,
             ..Value::from_pairs(self.chat.tokens.iter().map(|(name, token)| (*name, token.as_str())))
         };
         let text = self.compiled.render(known).map_err(|e| reason(&e))?;
-        template_limits::rendered(text, given)
+        template_limits::rendered(text, text_bytes)
     }
 }
 
 /// Bytes of all text in a conversation.
-pub(super) fn given(messages: &[Value], tools: Option<&Value>) -> usize {
-    messages.iter().chain(tools).map(weight).sum()
+pub(super) fn text_bytes(messages: &[Value], tools: Option<&Value>) -> usize {
+    messages.iter().chain(tools).map(value_bytes).sum()
 }
 
-/// Bytes of the texts in `value`, and one for all else.
-pub(super) fn weight(value: &Value) -> usize {
+/// Bytes of all text in `value`, plus one per other value.
+pub(super) fn value_bytes(value: &Value) -> usize {
     match value.kind() {
         ValueKind::String => value.as_str().map_or(0, str::len),
         ValueKind::Map => {
-            let one = |key: Value| weight(&key) + value.get_item(&key).map_or(0, |item| weight(&item));
+            let one = |key: Value| value_bytes(&key) + value.get_item(&key).map_or(0, |item| value_bytes(&item));
             value.try_iter().map_or(0, |keys| keys.map(one).sum())
         }
-        ValueKind::Seq => value.try_iter().map_or(0, |items| items.map(|item| weight(&item)).sum()),
+        ValueKind::Seq => value.try_iter().map_or(0, |items| items.map(|item| value_bytes(&item)).sum()),
         _ => 1,
     }
 }
 
-/// What a template says by `raise_exception`.
+/// A message raised by a template's `raise_exception`.
 #[derive(Debug)]
 struct Raised(String);
 
@@ -117,8 +117,8 @@ fn reason(error: &minijinja::Error) -> String {
     raised.map_or_else(|| error.to_string(), Raised::to_string)
 }
 
-/// Where `template` is run, which may have come with a model from anywhere.
-fn environment(template: &str, longest: Longest) -> Result<Environment<'static>, String> {
+/// The sandbox for `template`, which may come from an untrusted model.
+fn environment(template: &str, longest: ConversationSize) -> Result<Environment<'static>, String> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     let syntax = syntax.map_err(|e| e.to_string())?;
@@ -133,8 +133,8 @@ fn environment(template: &str, longest: Longest) -> Result<Environment<'static>,
     Ok(env)
 }
 
-/// The day that templates are told, 26 July 2024, in the directives that they use. Data must not become other
-/// tokens overnight; the day is the one that Llama 3 itself falls back on.
+/// `strftime_now` with a fixed date, 26 July 2024, and the directives that templates use. The same data must always give
+/// the same tokens; Llama 3 falls back on the same date.
 fn date(format: String) -> Result<String, minijinja::Error> {
     const DAY: [(&str, &str); 12] = [
         ("%d", "26"),
@@ -151,14 +151,13 @@ fn date(format: String) -> Result<String, minijinja::Error> {
         ("%S", "00"),
     ];
     if format.len() > 256 {
-        let message = "strftime_now with a format of more than 256 characters";
+        let message = "strftime_now with a format longer than 256 characters";
         return Err(minijinja::Error::new(ErrorKind::InvalidOperation, message));
     }
     Ok(DAY.iter().fold(format, |text, (directive, value)| text.replace(directive, value)))
 }
 
-/// `template` with `{% generation %}`, by which transformers marks what an assistant says, as a block that
-/// changes nothing.
+/// Replaces `{% generation %}`, which transformers uses to mark assistant text, with a block that has no effect.
 fn plain_blocks(template: &str) -> String {
     let mut plain = String::with_capacity(template.len());
     let mut rest = template;

@@ -1,9 +1,8 @@
-//! What libraries say of files, in words for those who have the files: serde_json, the tokenizers crate, minijinja and
-//! candle speak to programmers.
+//! Rewords errors of serde_json, the tokenizers crate, minijinja and candle for readers who do not know these libraries.
 
 use std::borrow::Cow;
 
-/// What serde calls a kind of value, and what a person does. The longest come first.
+/// Serde's names for kinds of values, and plain ones. Longer names come before their parts.
 const KINDS: [(&str, &str); 22] = [
     ("a sequence", "a list"),
     ("sequence", "a list"),
@@ -21,7 +20,7 @@ const KINDS: [(&str, &str); 22] = [
     ("a borrowed string", "text"),
     ("a boolean", "true or false"),
     ("bool", "true or false"),
-    ("boolean", "the truth value"),
+    ("boolean", "the boolean"),
     ("string", "the text"),
     ("integer", "the number"),
     ("floating point", "the number"),
@@ -29,7 +28,7 @@ const KINDS: [(&str, &str); 22] = [
     ("struct", "an object `{...}`"),
 ];
 
-/// A kind of value as a person would call it; what is quoted in backticks or quotation marks stays.
+/// A plain name for a kind of value; text in backticks or quotation marks is kept.
 fn kind(text: &str) -> String {
     let text = text.trim();
     for (theirs, ours) in KINDS {
@@ -37,7 +36,7 @@ fn kind(text: &str) -> String {
             return match rest.trim() {
                 "" => ours.to_owned(),
                 value if value.starts_with(['`', '"']) => format!("{ours} {value}"),
-                // `struct Config`: a name of ours says nothing.
+                // `struct Config` is an internal name and tells the reader nothing.
                 _ if theirs.ends_with("struct") => ours.to_owned(),
                 _ => continue,
             };
@@ -46,87 +45,87 @@ fn kind(text: &str) -> String {
     text.to_owned()
 }
 
-/// What serde_json says of a file.
+/// Rewords an error of serde_json.
 pub(super) fn json(reason: &str) -> Cow<'_, str> {
-    let (said, place) = match reason.rsplit_once(" at line ") {
-        Some((said, place)) if place.starts_with(|c: char| c.is_ascii_digit()) => {
-            (said, format!(" (line {})", place.replace(" column ", ", column ")))
+    let (message, position) = match reason.rsplit_once(" at line ") {
+        Some((message, position)) if position.starts_with(|c: char| c.is_ascii_digit()) => {
+            (message, format!(" (line {})", position.replace(" column ", ", column ")))
         }
         _ => (reason, String::new()),
     };
-    let plain: Cow<'_, str> = if let Some(rest) = said.strip_prefix("missing field ") {
+    let plain: Cow<'_, str> = if let Some(rest) = message.strip_prefix("missing field ") {
         format!("{rest} is missing").into()
-    } else if let Some(rest) = said.strip_prefix("unknown field ") {
+    } else if let Some(rest) = message.strip_prefix("unknown field ") {
         format!("{} is not a known key", rest.split(',').next().unwrap_or(rest)).into()
-    } else if let Some(rest) = said.strip_prefix("duplicate field ") {
-        format!("{rest} is there twice").into()
-    } else if said.starts_with("invalid length ") {
-        "a list stands where an object `{...}` belongs".into()
-    } else if let Some((found, expected)) = wrong_value(said) {
-        format!("{} stands where {} belongs", kind(found), kind(expected)).into()
-    } else if said.starts_with("EOF while parsing") {
-        "it ends before it is complete".into()
-    } else if said.starts_with("trailing characters") {
-        "something follows the end of its content".into()
-    } else if said.starts_with("recursion limit exceeded") {
+    } else if let Some(rest) = message.strip_prefix("duplicate field ") {
+        format!("{rest} appears twice").into()
+    } else if message.starts_with("invalid length ") {
+        "expected an object `{...}`, found a list".into()
+    } else if let Some((found, expected)) = wrong_value(message) {
+        format!("expected {}, found {}", kind(expected), kind(found)).into()
+    } else if message.starts_with("EOF while parsing") {
+        "it is incomplete".into()
+    } else if message.starts_with("trailing characters") {
+        "there is extra content after the end".into()
+    } else if message.starts_with("recursion limit exceeded") {
         "it is nested too deeply".into()
-    } else if said.starts_with("data did not match any variant of untagged enum") {
-        let part = said.rsplit(' ').next().unwrap_or_default().trim_end_matches("Untagged").trim_end_matches("Wrapper");
-        format!("its part `{}` is of no known kind", part.to_lowercase()).into()
-    } else if syntax(said) {
-        format!("it is not JSON: {said}").into()
+    } else if message.starts_with("data did not match any variant of untagged enum") {
+        let part = message.rsplit(' ').next().unwrap_or_default().trim_end_matches("Untagged").trim_end_matches("Wrapper");
+        format!("its `{}` is of an unknown kind", part.to_lowercase()).into()
+    } else if is_syntax_error(message) {
+        format!("it is not JSON: {message}").into()
     } else {
         return reason.into();
     };
-    format!("{plain}{place}").into()
+    format!("{plain}{position}").into()
 }
 
-/// What serde_json says of one row of a file, whose line is named beside it.
+/// Rewords an error of serde_json for one row of a file, whose line the message already names.
 pub(super) fn row(reason: &str) -> Cow<'_, str> {
     match json(reason) {
-        Cow::Owned(said) => said.replacen(" (line 1, column ", " (column ", 1).into(),
-        said => said,
+        Cow::Owned(message) => message.replacen(" (line 1, column ", " (column ", 1).into(),
+        message => message,
     }
 }
 
 /// The two sides of `invalid type: ..., expected ...`.
-fn wrong_value(said: &str) -> Option<(&str, &str)> {
+fn wrong_value(message: &str) -> Option<(&str, &str)> {
     let starts = ["invalid type: ", "invalid value: "];
-    starts.iter().find_map(|start| said.strip_prefix(start))?.rsplit_once(", expected ")
+    starts.iter().find_map(|start| message.strip_prefix(start))?.rsplit_once(", expected ")
 }
 
-/// Whether this is what serde_json says of a syntax error.
-fn syntax(said: &str) -> bool {
+/// Whether serde_json reports a syntax error.
+fn is_syntax_error(message: &str) -> bool {
     let starts = ["expected ", "key must be", "control character", "invalid escape", "invalid number", "invalid unicode"];
     let more = ["lone leading surrogate", "trailing comma", "unexpected end of hex escape", "number out of range"];
-    starts.iter().chain(&more).any(|start| said.starts_with(start))
+    starts.iter().chain(&more).any(|start| message.starts_with(start))
 }
 
-/// What a YAML reader says of a file.
+/// Rewords an error of the YAML reader.
 pub(super) fn yaml(reason: &str) -> Cow<'_, str> {
     match reason.contains("from_str_multiple") || reason.contains("multiple YAML documents") {
-        true => "it has several documents, and one is read".into(),
+        true => "it contains several documents; only one is allowed".into(),
         false => json(reason),
     }
 }
 
-/// What the tokenizers crate says of a file.
+/// Rewords an error of the tokenizers crate.
 pub(super) fn tokenizer(reason: &str) -> Cow<'_, str> {
     json(reason.strip_prefix("Error: ").unwrap_or(reason))
 }
 
-/// What minijinja says of a template: without its name for a template that has none.
+/// Rewords an error of minijinja, without its name for a template that has none.
 pub(super) fn template(reason: &str) -> Cow<'_, str> {
     let reason = reason.lines().next().unwrap_or_default();
-    let (said, place) = match reason.rsplit_once(" (in <string>:") {
-        Some((said, line)) => (said, format!(" (line {})", line.trim_end_matches(')'))),
+    let (message, position) = match reason.rsplit_once(" (in <string>:") {
+        Some((message, line)) => (message, format!(" (line {})", line.trim_end_matches(')'))),
         None => (reason, String::new()),
     };
-    match said.strip_prefix("invalid operation: ") {
-        // What a template says itself, by `raise_exception`.
-        Some(own) => format!("it says: {own}{place}").into(),
-        None if said.contains("engine ran out of fuel") => "it does not come to an end".into(),
-        None => format!("{said}{place}").into(),
+    match message.strip_prefix("invalid operation: ") {
+        // A message of the template's own `raise_exception`.
+        Some(own) => format!("it raised: {own}{position}").into(),
+        None if message.contains("engine ran out of fuel") => "it runs for too long".into(),
+        None => format!("{message}{position}").into(),
     }
 }
 
@@ -142,50 +141,50 @@ mod tests {
     }
 
     #[track_caller]
-    fn says(text: &str, expected: &str) {
+    fn check(text: &str, expected: &str) {
         let error = serde_json::from_str::<Index>(text).unwrap_err().to_string();
-        let said = json(&error).into_owned();
-        assert_eq!(said.split(" (line ").next().unwrap(), expected, "{error}");
-        assert!(said.ends_with(')') && said.contains(", column "), "{said}");
+        let message = json(&error).into_owned();
+        assert_eq!(message.split(" (line ").next().unwrap(), expected, "{error}");
+        assert!(message.ends_with(')') && message.contains(", column "), "{message}");
     }
 
     #[test]
-    fn json_errors_are_said_plainly() {
-        says("", "it ends before it is complete");
-        says("{\"weight_map\": {", "it ends before it is complete");
-        says("{}", "`weight_map` is missing");
-        says("[]", "a list stands where an object `{...}` belongs");
-        says("{\"weight_map\": []}", "a list stands where an object `{...}` belongs");
-        says("{\"weight_map\": {\"a\": 5}}", "the number `5` stands where text belongs");
-        says("{\"r\": \"four\"}", "the text \"four\" stands where a whole number belongs");
-        says("{\"r\": {}}", "an object `{...}` stands where a whole number belongs");
-        says("{\"r\": -1}", "the number `-1` stands where a whole number belongs");
-        says("{\"r\": 1, \"r\": 2}", "`r` is there twice");
-        says("<html>", "it is not JSON: expected value");
-        says("{'a': 1}", "it is not JSON: key must be a string");
+    fn json_errors_are_reworded() {
+        check("", "it is incomplete");
+        check("{\"weight_map\": {", "it is incomplete");
+        check("{}", "`weight_map` is missing");
+        check("[]", "expected an object `{...}`, found a list");
+        check("{\"weight_map\": []}", "expected an object `{...}`, found a list");
+        check("{\"weight_map\": {\"a\": 5}}", "expected text, found the number `5`");
+        check("{\"r\": \"four\"}", "expected a whole number, found the text \"four\"");
+        check("{\"r\": {}}", "expected a whole number, found an object `{...}`");
+        check("{\"r\": -1}", "expected a whole number, found the number `-1`");
+        check("{\"r\": 1, \"r\": 2}", "`r` appears twice");
+        check("<html>", "it is not JSON: expected value");
+        check("{'a': 1}", "it is not JSON: key must be a string");
         assert_eq!(json("chat_template is `3`, not a template"), "chat_template is `3`, not a template");
         let error = serde_json::from_str::<serde_json::Value>("1 2").unwrap_err().to_string();
-        assert_eq!(json(&error), "something follows the end of its content (line 1, column 3)");
+        assert_eq!(json(&error), "there is extra content after the end (line 1, column 3)");
     }
 
     #[test]
     fn rows_are_named_once() {
         let error = serde_json::from_str::<serde_json::Value>("{\"text\": ").unwrap_err().to_string();
-        assert_eq!(row(&error), "it ends before it is complete (column 9)");
+        assert_eq!(row(&error), "it is incomplete (column 9)");
         assert_eq!(row("it has no text"), "it has no text");
     }
 
     #[test]
-    fn tokenizers_and_templates_are_said_plainly() {
+    fn tokenizers_and_templates_are_reworded() {
         let model = tokenizers::Tokenizer::from_bytes(br#"{"model": {"type": "Other"}}"#).unwrap_err().to_string();
-        let said = tokenizer(&model);
-        assert!(!said.contains("untagged") && !said.contains("variant"), "{model}: {said}");
+        let message = tokenizer(&model);
+        assert!(!message.contains("untagged") && !message.contains("variant"), "{model}: {message}");
         let none = tokenizers::Tokenizer::from_bytes(b"{").unwrap_err().to_string();
-        assert!(tokenizer(&none).starts_with("it ends before it is complete"), "{none}");
-        assert_eq!(template("invalid operation: no system role (in <string>:3)"), "it says: no system role (line 3)");
+        assert!(tokenizer(&none).starts_with("it is incomplete"), "{none}");
+        assert_eq!(template("invalid operation: no system role (in <string>:3)"), "it raised: no system role (line 3)");
         assert_eq!(
             yaml("multiple YAML documents found; use from_str_multiple instead"),
-            "it has several documents, and one is read"
+            "it contains several documents; only one is allowed"
         );
     }
 }

@@ -1,10 +1,10 @@
-//! Every variant of the error has a message and a remedy.
+//! Tests that every error variant has a message and a hint.
 
 use std::collections::BTreeSet;
 
 use super::*;
 
-/// The place of each variant among [`examples`]. A variant that is not here does not compile.
+/// The index of each variant in [`examples`]. A variant that is missing here does not compile.
 fn number(error: &Error) -> usize {
     match error {
         Error::NotFound { .. } => 0,
@@ -23,14 +23,14 @@ fn number(error: &Error) -> usize {
         Error::Tokenizer { .. } => 13,
         Error::Torch { .. } => 14,
         Error::ChatTemplate { .. } => 15,
-        Error::Differs { .. } => 16,
+        Error::Incompatible { .. } => 16,
         Error::HubMissing { .. } => 17,
         Error::HubGated { .. } => 18,
         Error::HubUnreachable { .. } => 19,
         Error::Hub { .. } => 20,
         Error::Sources { .. } => 21,
         Error::EmptyData { .. } => 22,
-        Error::BadLine { .. } => 23,
+        Error::InvalidRow { .. } => 23,
         Error::TokenOutOfRange { .. } => 24,
         Error::NoData { .. } => 25,
         Error::Unknown { .. } => 26,
@@ -41,27 +41,27 @@ fn number(error: &Error) -> usize {
         Error::SchemeShape { .. } => 31,
         Error::SchemeParameter { .. } => 32,
         Error::SchemeGradient { .. } => 33,
-        Error::CoefficientsMade { .. } => 34,
+        Error::ComputedCoefficients { .. } => 34,
         Error::Diverged { .. } => 35,
         Error::NothingToTrain => 36,
         Error::TooLarge { .. } => 37,
         Error::Exists { .. } => 38,
         Error::NotReplaced { .. } => 39,
-        Error::NotBaked { .. } => 40,
+        Error::Unrepresentable { .. } => 40,
         Error::SessionFile { .. } => 41,
         Error::Yaml { .. } => 42,
         Error::Recipe { .. } => 43,
         Error::BadTensor { .. } => 44,
-        Error::SchemeUnknown { .. } => 45,
+        Error::UnknownScheme { .. } => 45,
         Error::Picture { .. } => 46,
         Error::Device { .. } => 47,
         Error::Refused { .. } => 48,
         Error::Interrupted => 49,
         Error::Candle(_) => 50,
-        Error::Foreign { .. } => 51,
-        Error::Packed { .. } => 52,
+        Error::ExtraFile { .. } => 51,
+        Error::Quantized { .. } => 52,
         Error::NoOutputLayer { .. } => 53,
-        Error::GgufOut { .. } => 54,
+        Error::GgufExport { .. } => 54,
         Error::Adapter { .. } => 55,
         Error::AdapterKey { .. } => 56,
         Error::TensorNames { .. } => 57,
@@ -70,7 +70,7 @@ fn number(error: &Error) -> usize {
     }
 }
 
-/// Some of every variant, more where the remedy depends on what is wrong.
+/// At least one example per variant; more where the hint depends on the cause.
 fn examples() -> Vec<Error> {
     let file = || PathBuf::from("model/config.json");
     let (text, tensor) = (|| "x".to_owned(), || "model.norm.weight".to_owned());
@@ -90,21 +90,21 @@ fn examples() -> Vec<Error> {
         Error::NonFinite { file: file(), tensor: tensor(), position: 1, value: f32::NAN },
         Error::Tokenizer { file: path("model/tokenizer.json"), reason: text() },
         Error::Torch { file: path("pytorch_model.bin"), reason: text() },
-        Error::Packed { file: file(), tensor: tensor(), method: "GPTQ".into() },
+        Error::Quantized { file: file(), tensor: tensor(), method: "GPTQ".into() },
         Error::NoOutputLayer { file: file() },
-        Error::GgufOut { reason: text() },
+        Error::GgufExport { reason: text() },
         Error::Adapter { path: path("adapter"), reason: text(), hint: "name its base".into() },
         Error::AdapterKey { file: path("adapter_config.json"), key: text(), reason: text(), hint: "merge it with PEFT".into() },
         Error::TensorNames { file: file(), reason: text(), hint: "save it again" },
         Error::ChatTemplate { source_name: text(), file: file(), reason: text() },
-        Error::Differs { first: text(), second: "y".into(), difference: "layers".into() },
+        Error::Incompatible { first: text(), second: "y".into(), difference: "layers".into() },
         Error::HubMissing { repo: text(), what: "file".into() },
         Error::HubGated { repo: text() },
         Error::HubUnreachable { endpoint: text(), reason: text() },
         Error::Hub { repo: text(), reason: text(), hint: "try again" },
         Error::Sources { what: text(), hint: "load more" },
         Error::EmptyData { file: file() },
-        Error::BadLine { file: file(), unit: "line", line: 3, reason: text(), hint: "correct the row" },
+        Error::InvalidRow { file: file(), unit: "line", line: 3, reason: text(), hint: "correct the row" },
         Error::TokenOutOfRange { file: file(), unit: "row", line: 3, id: 9, token: None, vocabulary: 8 },
         Error::TokenOutOfRange { file: file(), unit: "row", line: 3, id: 9, token: Some(text()), vocabulary: 8 },
         Error::NoData { source_name: text() },
@@ -117,24 +117,24 @@ fn examples() -> Vec<Error> {
         Error::SchemeShape { scheme: text(), tensor: tensor(), found: vec![1], dtype: "f16", sources: 2, rows: 1, columns: 3 },
         Error::SchemeParameter { scheme: text(), tensor: tensor(), parameter: text(), problem: text() },
         Error::SchemeGradient { scheme: text(), tensor: tensor(), parameter: text(), position: 0, found: 0.0, expected: 1.0 },
-        Error::CoefficientsMade { scheme: text(), tensor: tensor(), parameters: text() },
+        Error::ComputedCoefficients { scheme: text(), tensor: tensor(), parameters: text() },
         Error::Diverged { what: "loss", step: 1, value: f64::NAN },
         Error::NothingToTrain,
         Error::TooLarge { what: text(), needed: 2, available: 1, tokens: 5, fits: Some(2) },
         Error::TooLarge { what: text(), needed: 2, available: 1, tokens: 5, fits: None },
         Error::Exists { path: file() },
         Error::NotReplaced { path: file(), what: "a checkpoint" },
-        Error::NotBaked { tensor: tensor(), position: 0, value: f32::INFINITY, dtype: "f16" },
+        Error::Unrepresentable { tensor: tensor(), position: 0, value: f32::INFINITY, dtype: "f16" },
         Error::SessionFile { file: file(), reason: text() },
         Error::Yaml { file: file(), reason: text() },
         Error::Recipe { file: file(), key: text(), reason: text(), hint: "leave it out".into() },
         Error::BadTensor { tensor: tensor(), reason: text() },
-        Error::SchemeUnknown { file: file(), scheme: text() },
+        Error::UnknownScheme { file: file(), scheme: text() },
         Error::Picture { reason: text() },
         Error::Device { device: text(), reason: text() },
         Error::Refused { message: text(), hint: "do something else".into() },
         Error::Interrupted,
-        Error::Foreign { path: file(), file: text() },
+        Error::ExtraFile { path: file(), file: text() },
         Error::Candle(candle_core::Error::Msg(text())),
         Error::Candle(candle_core::Error::Msg("cuda: CUDA_ERROR_OUT_OF_MEMORY".into())),
         Error::Candle(candle_core::Error::Msg("cuda driver".into())),
@@ -172,7 +172,7 @@ fn examples() -> Vec<Error> {
 }
 
 #[test]
-fn every_error_has_a_message_and_a_remedy() {
+fn every_error_has_a_message_and_a_hint() {
     let examples = examples();
     let numbers: BTreeSet<usize> = examples.iter().map(number).collect();
     assert_eq!(numbers, (0..=59).collect(), "a variant without an example");
@@ -183,12 +183,12 @@ fn every_error_has_a_message_and_a_remedy() {
             assert!(!text.ends_with('.') || text.ends_with("..."), "ends with a full stop: {text}");
             assert!(!text.starts_with(|c: char| c.is_uppercase()) && !text.contains('\n'), "{text}");
         }
-        assert!(!message.contains(&hint), "the remedy only repeats the message: {message}");
+        assert!(!message.contains(&hint), "the hint only repeats the message: {message}");
         assert_eq!(format!("{error:?}"), format!("{message}\nhint: {hint}"));
     }
 }
 
-/// Whoever has a file is told which.
+/// An error with a file names it.
 #[test]
 fn messages_name_the_file() {
     for error in examples() {

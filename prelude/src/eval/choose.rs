@@ -1,5 +1,5 @@
-//! Multiple choice: the option that a model finds likeliest after the question, by the sum over its tokens of
-//! `log p(token | what is before it)`, as lm-evaluation-harness computes it.
+//! Multiple choice: selects the option with the highest log-likelihood given the question, the sum over its tokens of
+//! `log p(token | previous tokens)`, as in lm-evaluation-harness.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -11,20 +11,19 @@ use crate::interrupt;
 use crate::model::{Decoder, Weights};
 use crate::ops::cross_entropy;
 
-/// How a model chose among the options of questions.
+/// The result of answering multiple-choice questions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choices {
-    /// The share of questions whose right option is the likeliest, 0 to 1; of options that are as likely the first
-    /// counts.
+    /// The fraction of questions whose correct option is the most likely, 0 to 1. Ties go to the first option.
     pub accuracy: f64,
-    /// The likelihood of all right options.
+    /// The likelihood of all correct options.
     pub right: Likelihood,
 }
 
-/// Lets `weights` choose among the options of `questions`, each seen through `max_length` tokens.
+/// Answers `questions` with `weights`, with a context of `max_length` tokens.
 ///
 /// # Errors
-/// A missing weight, or a device that has no room.
+/// A missing weight, or out of memory on the device.
 pub fn choose<W: Weights + ?Sized>(
     architecture: &Architecture,
     weights: &W,
@@ -47,9 +46,9 @@ pub fn choose<W: Weights + ?Sized>(
     Ok(Choices { accuracy: correct as f64 / questions.len().max(1) as f64, right })
 }
 
-/// How likely `weights` finds each option of `question`. The model is given the last `max_length` tokens before an
-/// option's last one, so that a long question is cut on the left; of an option that is longer than that its last
-/// `max_length` tokens count.
+/// Returns the likelihood of each option of `question` under `weights`. The model receives the last `max_length`
+/// tokens before an option's last token, so long questions are truncated on the left. Of a longer option, only the
+/// last `max_length` tokens count.
 ///
 /// # Errors
 /// As for [`choose`].
@@ -62,7 +61,7 @@ pub fn option_likelihoods<W: Weights + ?Sized>(
 ) -> Result<Vec<Likelihood>> {
     let cut: Vec<&[u32]> = question.options.iter().map(|e| &e.ids[e.ids.len().saturating_sub(max_length.max(1) + 1)..]).collect();
     let decoder = Decoder::new(architecture, weights);
-    // What follows the last token is not asked for.
+    // The logits after the last token are not needed.
     let hidden = decoder.hidden(&Batch::new(cut.iter().map(|ids| &ids[..ids.len().saturating_sub(1)]), device)?)?;
     let mut begin = 0;
     let one = |(option, ids): (&crate::data::Example, &&[u32])| {
@@ -71,7 +70,7 @@ pub fn option_likelihoods<W: Weights + ?Sized>(
         let rows = hidden.narrow(0, begin + inputs - count, count)?;
         begin += inputs;
         let log_likelihood = match count {
-            // An option of no tokens is not said at all.
+            // An option without tokens is never chosen.
             0 => f64::NEG_INFINITY,
             _ => -loss(&decoder.logits(&rows)?, &ids[ids.len() - count..])?,
         };
@@ -80,7 +79,7 @@ pub fn option_likelihoods<W: Weights + ?Sized>(
     question.options.iter().zip(&cut).map(one).collect()
 }
 
-/// The cross entropy of `targets` in nats, a sum.
+/// Returns the sum of the cross entropy of `targets`, in nats.
 fn loss(logits: &Tensor, targets: &[u32]) -> Result<f64> {
     Ok(f64::from(cross_entropy(logits, targets)?.to_dtype(DType::F32)?.to_scalar::<f32>()?))
 }

@@ -1,4 +1,4 @@
-//! What a piece of work took: time, memory, and tokens run through a model.
+//! The cost of a task: time, memory, and tokens run through a model.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,23 +7,23 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-/// What a piece of work took.
+/// The cost of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
-    /// Tokens run through a model; one that goes back as well counts three times, as its arithmetic does.
+    /// Tokens run through a model. Tokens with a backward pass count three times, in proportion to the arithmetic.
     pub tokens: u64,
-    /// How long it took.
+    /// Wall-clock time.
     pub seconds: f64,
-    /// The most main memory of this process meanwhile, mapped files included.
+    /// The peak resident memory of this process during the task, mapped files included.
     pub peak_bytes: u64,
 }
 
-/// Runs `work`, which gives its result and the tokens it ran, and measures it.
+/// Runs `work`, which returns its result and the tokens it ran, and measures it.
 ///
 /// # Errors
-/// What `work` returns.
+/// The error of `work`.
 pub fn measured<T, E>(work: impl FnOnce() -> Result<(T, u64), E>) -> Result<(T, Cost), E> {
-    /// Between two looks at the memory.
+    /// The interval between memory readings.
     const PAUSE: Duration = Duration::from_millis(20);
     let (peak, done) = (Arc::new(AtomicU64::new(resident())), Arc::new(AtomicBool::new(false)));
     let watcher = {
@@ -44,7 +44,7 @@ pub fn measured<T, E>(work: impl FnOnce() -> Result<(T, u64), E>) -> Result<(T, 
     Ok((value, Cost { tokens, seconds, peak_bytes: peak.load(Ordering::Relaxed).max(resident()) }))
 }
 
-/// Bytes of main memory that this process has now.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> u64 {
     let pid = Pid::from_u32(std::process::id());
     let mut system = System::new();
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_and_time_of_work_are_seen() {
+    fn measures_time_and_memory() {
         let work = || {
             let block = vec![1u8; 64 << 20];
             std::thread::sleep(Duration::from_millis(100));

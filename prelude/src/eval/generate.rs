@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Cache, Decoder, Weights};
 
-/// The likeliest tokens after a prompt, one at a time: up to an end token, which is not given, the last of the positions
-/// that the model was made for, or an interrupt.
+/// Greedy decoding after a prompt, one token at a time. Ends at an end token (not returned), at the model's last
+/// position, or at an interrupt.
 ///
 /// ```
 /// use dam_prelude::candle_core::{DType, Device};
@@ -28,16 +28,16 @@ pub struct Generation<'a, W: Weights + ?Sized> {
     decoder: Decoder<'a, W>,
     device: &'a Device,
     cache: Cache,
-    /// Tokens that are run next; none when it is over.
+    /// Tokens to run next; empty when generation has ended.
     next: Option<Vec<u32>>,
-    /// Tokens so far, with the prompt.
+    /// The number of tokens so far, prompt included.
     length: usize,
-    /// Added to logits: minus infinity for tokens that are never taken.
+    /// Added to logits: minus infinity for excluded tokens.
     mask: Option<Tensor>,
 }
 
 impl<'a, W: Weights + ?Sized> Generation<'a, W> {
-    /// Goes on from `prompt`, which has at least one token.
+    /// Starts after `prompt`, which has at least one token.
     pub fn new(architecture: &'a Architecture, weights: &'a W, prompt: &[u32], device: &'a Device) -> Self {
         let decoder = Decoder::new(architecture, weights);
         Self {
@@ -51,10 +51,10 @@ impl<'a, W: Weights + ?Sized> Generation<'a, W> {
         }
     }
 
-    /// Never takes the tokens `lacking`: a source does not have them.
+    /// Excludes the tokens `lacking`, which the source does not have.
     ///
     /// # Errors
-    /// A device that has no room.
+    /// Out of memory on the device.
     pub fn without(mut self, lacking: &[u32]) -> Result<Self> {
         if !lacking.is_empty() {
             let mut mask = vec![0f32; self.architecture.vocabulary];
@@ -68,7 +68,7 @@ impl<'a, W: Weights + ?Sized> Generation<'a, W> {
         Ok(self)
     }
 
-    /// The likeliest token after `ids` and what was run before them.
+    /// Runs `ids` after the cached tokens and returns the most likely next token.
     fn likeliest(&mut self, ids: Vec<u32>) -> Result<u32> {
         let hidden = self.decoder.hidden_cached(&Tensor::new(ids, self.device)?, &mut self.cache)?;
         let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
@@ -87,7 +87,7 @@ impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
         let ids = self.next.take().filter(|_| !interrupt::requested() && self.length < self.architecture.max_positions)?;
         let token = match self.likeliest(ids) {
             Ok(token) => token,
-            // A token that was broken off is none.
+            // An interrupted token is discarded.
             Err(Error::Interrupted) => return None,
             Err(error) => return Some(Err(error)),
         };
@@ -100,8 +100,8 @@ impl<W: Weights + ?Sized> Iterator for Generation<'_, W> {
     }
 }
 
-/// The likeliest tokens after `prompt`, up to `limit` of them or an end token, which is not returned;
-/// those so far where it is interrupted.
+/// Generates greedily after `prompt`, up to `limit` tokens or an end token, which is not returned. If interrupted,
+/// returns the tokens so far.
 ///
 /// # Errors
 /// An empty prompt, or ids outside the vocabulary.

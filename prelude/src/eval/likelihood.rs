@@ -1,5 +1,5 @@
-//! How likely a model finds what another one said: `log p(token | all before it)`, token by token, from one forward
-//! pass over prompt and answer (teacher forcing).
+//! The likelihood of another model's answer: `log p(token | previous tokens)` for each token, from one forward pass
+//! over prompt and answer (teacher forcing).
 
 use candle_core::{DType, Device};
 use serde::Serialize;
@@ -7,46 +7,47 @@ use serde::Serialize;
 use crate::checkpoint::Architecture;
 use crate::data::Batch;
 use crate::error::Result;
-use crate::model::{Decoder, Weights, runs};
+use crate::model::{Decoder, Weights, chunks};
 
-/// What is likely enough apart to be told apart, in nats.
+/// The smallest difference in log-probability that counts, in nats.
 ///
-/// Sources that know an answer are all sure of most of its tokens: their log-probabilities are then near 0, and which
-/// is the highest is noise. 0.05 nats are probabilities whose ratio is 1.05.
+/// Sources that know an answer assign most of its tokens log-probabilities near 0, and which of them is the highest
+/// is noise. 0.05 nats correspond to a probability ratio of 1.05.
 pub const MARGIN: f64 = 0.05;
 
-/// The likelihood of some tokens.
+/// The likelihood of a sequence of tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Likelihood {
-    /// Tokens that were looked at: those that the model has.
+    /// The number of scored tokens: those in the model's vocabulary.
     pub tokens: usize,
     /// The sum of their log-probabilities, in nats.
     pub log_likelihood: f64,
 }
 
 impl Likelihood {
-    /// The likelihood of tokens with these log-probabilities; one without is left out.
+    /// Sums log-probabilities; `None` entries are skipped.
     pub fn of(log_probs: impl IntoIterator<Item = Option<f64>>) -> Self {
         let add = |sum: Self, x: f64| Self { tokens: sum.tokens + 1, log_likelihood: sum.log_likelihood + x };
         log_probs.into_iter().flatten().fold(Self::default(), add)
     }
 
-    /// The mean log-probability of a token in nats; none without tokens.
+    /// Returns the mean log-probability per token in nats; `None` without tokens.
     pub fn nats_per_token(&self) -> Option<f64> {
         (self.tokens > 0).then(|| self.log_likelihood / self.tokens as f64)
     }
 
-    /// `exp(-nats_per_token)`; none without tokens.
+    /// Returns `exp(-nats_per_token)`; `None` without tokens.
     pub fn perplexity(&self) -> Option<f64> {
         self.nats_per_token().map(|mean| (-mean).exp())
     }
 }
 
-/// The log-probability in nats of every token of `ids` from place `first` on, which is at least 1, given all tokens
-/// before it. The tokens `lacking` are not the model's: they have none, and the others share the probability.
+/// Returns the log-probability in nats of every token of `ids` from index `first` (at least 1), given all tokens
+/// before it. Tokens in `lacking` are outside the model's vocabulary: they have none, and the others share the
+/// probability.
 ///
 /// # Errors
-/// A missing weight, ids outside the vocabulary, or a device that has no room.
+/// A missing weight, ids outside the vocabulary, or out of memory on the device.
 pub fn log_probs<W: Weights + ?Sized>(
     architecture: &Architecture,
     weights: &W,
@@ -58,18 +59,18 @@ pub fn log_probs<W: Weights + ?Sized>(
     let first = first.max(1);
     let Some(targets) = ids.get(first..).filter(|targets| !targets.is_empty()) else { return Ok(Vec::new()) };
     let decoder = Decoder::new(architecture, weights);
-    // What follows the last token is not asked for.
+    // The logits after the last token are not needed.
     let hidden = decoder.hidden(&Batch::new([&ids[..ids.len() - 1]], device)?)?.narrow(0, first - 1, targets.len())?;
     let mut found = Vec::with_capacity(targets.len());
-    for run in runs(targets.len(), architecture.vocabulary) {
-        let logits = decoder.logits(&hidden.narrow(0, run.start, run.len())?)?;
+    for chunk in chunks(targets.len(), architecture.vocabulary) {
+        let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
         let rows: Vec<Vec<f32>> = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?;
-        found.extend(rows.into_iter().zip(&targets[run]).map(|(row, target)| log_prob(row, *target, lacking)));
+        found.extend(rows.into_iter().zip(&targets[chunk]).map(|(row, target)| log_prob(row, *target, lacking)));
     }
     Ok(found)
 }
 
-/// `log softmax(logits)[target]` over all but `lacking`.
+/// Computes `log softmax(logits)[target]` over all tokens except `lacking`.
 fn log_prob(mut logits: Vec<f32>, target: u32, lacking: &[u32]) -> Option<f64> {
     for id in lacking {
         if let Some(logit) = logits.get_mut(*id as usize) {
@@ -82,8 +83,8 @@ fn log_prob(mut logits: Vec<f32>, target: u32, lacking: &[u32]) -> Option<f64> {
     target.is_finite().then(|| target - f64::from(largest) - sum.ln())
 }
 
-/// Which of `log_probs` is the highest, if it is more than [`MARGIN`] above every other. Nothing is told of a token
-/// that fewer than two have.
+/// Returns the index of the highest of `log_probs`, if it exceeds every other by more than [`MARGIN`]. Returns `None`
+/// if fewer than two have a value.
 ///
 /// ```
 /// use dam_prelude::eval::favoured;
@@ -105,9 +106,9 @@ pub fn favoured(log_probs: &[Option<f64>]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// By hand: logits `ln 1`, `ln 2`, `ln 5` are probabilities of 1/8, 2/8 and 5/8, without the last 1/3 and 2/3.
+    /// By hand: logits `ln 1`, `ln 2`, `ln 5` are probabilities 1/8, 2/8 and 5/8; without the last, 1/3 and 2/3.
     #[test]
-    fn probabilities_are_shared_by_the_tokens_that_are_there() {
+    fn log_probs_exclude_missing_tokens() {
         let logits = || [1f32, 2.0, 5.0].map(f32::ln).to_vec();
         let close = |found: Option<f64>, p: f64| assert!((found.unwrap() - p.ln()).abs() < 1e-6, "{found:?} {p}");
         close(log_prob(logits(), 0, &[]), 1.0 / 8.0);
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_likelihood_is_of_the_tokens_that_are_there() {
+    fn likelihoods_skip_missing_tokens() {
         let found = Likelihood::of([Some(-1.0), None, Some(-2.0)]);
         assert_eq!((found.tokens, found.log_likelihood, found.nats_per_token()), (2, -3.0, Some(-1.5)));
         assert_eq!(found.perplexity(), Some(1.5f64.exp()));

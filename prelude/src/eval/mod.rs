@@ -1,4 +1,4 @@
-//! Floor 5: how well a model does on held-out data, what it says, and what finding out took.
+//! Evaluation on data, generation, and the cost of a task.
 
 mod choose;
 mod cost;

@@ -1,8 +1,7 @@
 //! Loss, perplexity and exact match of a model on examples.
 //!
-//! An exact match means that greedy decoding gives the reference answer to its last token. It holds
-//! exactly when every token of the answer is the likeliest after the ones before it, so one forward
-//! pass over question and answer tells, without generating.
+//! Exact match means that greedy decoding reproduces the reference answer. This holds exactly if every token of the
+//! answer is the most likely one given the tokens before it, so one forward pass over question and answer is enough.
 
 use candle_core::{D, DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -11,40 +10,40 @@ use crate::checkpoint::Architecture;
 use crate::data::{Batch, Example};
 use crate::error::Result;
 use crate::interrupt;
-use crate::model::{Decoder, Weights, runs};
+use crate::model::{Decoder, Weights, chunks};
 use crate::ops::cross_entropy;
 
-/// What a model scored on one set of examples.
+/// The scores on one set of examples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
-    /// Tokens predicted: of answers, or of whole texts where there are none.
+    /// The number of predicted tokens: of answers, or of whole texts without answers.
     pub tokens: usize,
-    /// Mean cross entropy of these tokens in nats.
+    /// The mean cross entropy of these tokens in nats.
     pub loss: f64,
     /// `exp(loss)`.
     pub perplexity: f64,
-    /// The share of questions answered exactly, 0 to 1; none where there are no questions.
+    /// The fraction of questions answered exactly, 0 to 1; `None` without questions.
     pub exact_match: Option<f64>,
-    /// The share of multiple-choice questions whose right option is the likeliest, 0 to 1; none where there are
-    /// none.
+    /// The fraction of multiple-choice questions whose correct option is the most likely, 0 to 1; `None` without such
+    /// questions.
     #[serde(default)]
     pub multiple_choice: Option<f64>,
 }
 
 impl Score {
-    /// The share of questions got right: by choice where there are choices, else by exact match.
+    /// Returns the fraction of correct answers: multiple choice if there are choices, else exact match.
     pub fn accuracy(&self) -> Option<f64> {
         self.multiple_choice.or(self.exact_match)
     }
 }
 
-/// Tokens run side by side.
+/// The maximum number of tokens per batch.
 const TOKENS: usize = 4096;
 
-/// Scores `weights` on `examples`, each cut at `max_length` tokens.
+/// Scores `weights` on `examples`, each truncated to `max_length` tokens.
 ///
 /// # Errors
-/// A missing weight, or a device that has no room.
+/// A missing weight, or out of memory on the device.
 pub fn score<W: Weights + ?Sized>(
     architecture: &Architecture,
     weights: &W,
@@ -71,10 +70,10 @@ pub fn score<W: Weights + ?Sized>(
                 targets.push(ids[at]);
             }
             begin += ids.len();
-            // A question counts when its whole answer was kept.
+            // A question counts only if its whole answer was kept.
             if example.prompt > 0 && example.prompt < example.ids.len() {
                 let kept = ids.len() == example.ids.len();
-                // Generation ends at the first end token; what a template writes after it is never met.
+                // Generation ends at the first end token; the template's text after it is ignored.
                 let answer = &targets[start..];
                 let end = answer.iter().position(|id| architecture.eos.contains(id)).map_or(answer.len(), |at| at + 1);
                 spans.push((start..start + end, kept));
@@ -86,9 +85,9 @@ pub fn score<W: Weights + ?Sized>(
         let rows = Tensor::new(rows, device)?;
         let hidden = decoder.hidden(&batch)?.index_select(&rows, 0)?;
         let mut best = Vec::new();
-        for run in runs(targets.len(), architecture.vocabulary) {
-            let logits = decoder.logits(&hidden.narrow(0, run.start, run.len())?)?;
-            loss += f64::from(cross_entropy(&logits, &targets[run])?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        for chunk in chunks(targets.len(), architecture.vocabulary) {
+            let logits = decoder.logits(&hidden.narrow(0, chunk.start, chunk.len())?)?;
+            loss += f64::from(cross_entropy(&logits, &targets[chunk])?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             best.extend(logits.argmax(D::Minus1)?.to_vec1::<u32>()?);
         }
         tokens += targets.len();
@@ -100,7 +99,7 @@ pub fn score<W: Weights + ?Sized>(
     Ok(Score { tokens, loss, perplexity: loss.exp(), exact_match, multiple_choice: None })
 }
 
-/// How many of `examples` are run side by side: one, or as many as have [`TOKENS`] tokens.
+/// Returns the number of examples in the next batch: as many as have [`TOKENS`] tokens, and at least one.
 fn pack(examples: &[Example], max_length: usize) -> usize {
     let mut tokens = 0;
     let fits = |e: &&Example| {

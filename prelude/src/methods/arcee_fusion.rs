@@ -1,9 +1,9 @@
-//! Arcee Fusion: of one source, the elements that matter most are taken, the others stay those of the base. An
-//! element matters by its change times the divergence of its row, `|W - base| KL(softmax(W row) || softmax(base row))`;
-//! taken are those from the median plus 1.5 times the distance between the quartiles on.
+//! Arcee Fusion: takes the most important elements of one source and keeps the base elsewhere. The importance of an
+//! element is its change times the divergence of its row, `|W - base| KL(softmax(W row) || softmax(base row))`.
+//! Elements at or above the median plus 1.5 times the interquartile range are taken.
 //!
-//! Arcee AI (2024); mergekit's `arcee_fusion`, which draws a million elements of larger tensors to find the quartiles:
-//! here they are exact.
+//! Arcee AI (2024); mergekit's `arcee_fusion`, which estimates the quartiles of large tensors from a sample of a
+//! million elements. Here they are exact.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::rank::{Rank, cuts};
-use super::{Base, Blend, Block, Entry, Method, Operands, Origin};
+use super::{Base, Blend, Block, Method, MethodEntry, Operands, Origin};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "arcee_fusion",
-    about: "the base, with the elements of one source that matter most",
+    about: "the base with the most important elements of one source",
     keys: &[],
     origin: Origin::Always,
     grid: &[],
     make: |_| Ok(Arc::new(ArceeFusion)),
 };
 
-/// What is added to probabilities.
+/// Added to probabilities.
 const EPSILON: f64 = 1e-8;
 
-/// The base, with the elements of one source that matter most.
+/// The base with the most important elements of one source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ArceeFusion;
 
@@ -59,15 +59,15 @@ impl Method for ArceeFusion {
     }
 }
 
-/// How much elements matter.
+/// The importance of elements.
 struct Importance {
     columns: usize,
-    /// By row.
+    /// One entry per row.
     divergence: Vec<f32>,
 }
 
 impl Importance {
-    /// Writes the importance of a block's elements over its source.
+    /// Overwrites the source of a block with the importance of its elements.
     #[inline(always)]
     fn write(&self, block: &mut Block<'_>) {
         block.subtract_base();
@@ -76,7 +76,7 @@ impl Importance {
         values.for_each(|(i, x)| *x = x.abs() * self.divergence[(start + i) / self.columns]);
     }
 
-    /// The elements a quarter, a half and three quarters up the order.
+    /// Returns the first, second and third quartile.
     fn quartiles(&self, tensor: &Operands) -> [f32; 3] {
         let n = tensor.elements();
         let places = [0.25, 0.5, 0.75].map(|share| (share * (n - 1) as f64) as usize);
@@ -95,7 +95,7 @@ impl Importance {
     }
 }
 
-/// Of each row, `KL(softmax(W) || softmax(base))`.
+/// Returns `KL(softmax(W) || softmax(base))` for each row.
 fn divergences(tensor: &Operands) -> Vec<f32> {
     let columns = tensor.columns();
     let one = |row: usize| {
@@ -143,22 +143,22 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn what_matters_most_is_taken() {
-        // One row: all elements share its divergence, so that only changes count: 0, 0, 0, 0.1, 0.1, 0.1, 0.2, 3.
+    fn takes_the_most_important_elements() {
+        // One row: all elements share its divergence, so only changes matter: 0, 0, 0, 0.1, 0.1, 0.1, 0.2, 3.
         let base = [0.0, 0.5, 1.0, 0.2, 0.3, 0.1, 0.4, 0.0];
         let change = [0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.2, 3.0];
         let source: Vec<f32> = base.iter().zip(change).map(|(base, change)| base + change).collect();
         let found = merged(&ArceeFusion, &operands(&[8], &[&source], Some(&base)));
-        // Quartiles 0, 0.1 and 0.1: from 0.25 on.
+        // Quartiles 0, 0.1 and 0.1, so the threshold is 0.25.
         assert_eq!(&found[..7], &base[..7]);
         assert_eq!(found[7], 3.0);
-        // Nothing changed: all stays.
+        // Nothing changed: the base is kept.
         assert_eq!(merged(&ArceeFusion, &operands(&[8], &[&base], Some(&base))), base);
         assert_eq!(merged(&ArceeFusion, &operands(&[1], &[&[2.0]], Some(&[1.0]))), [2.0]);
     }
 
     #[test]
-    fn quartiles_are_those_of_a_sorted_tensor() {
+    fn quartiles_equal_those_by_sorting() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let n = 70_000;
         let [source, base] = [(); 2].map(|()| (0..n).map(|_| rng.random::<f32>() - 0.5).collect::<Vec<f32>>());

@@ -1,39 +1,39 @@
-//! Model Breadcrumbs: neither the smallest elements of task vectors nor the largest, which are taken for outliers;
-//! summed as they are, or where signs agree (`breadcrumbs_ties`). Where the share `gamma` of a tensor is less
-//! than one element, none counts as an outlier.
+//! Model Breadcrumbs: drops both the smallest and the largest elements (outliers) of task vectors. They are summed
+//! directly, or by sign consensus (`breadcrumbs_ties`). If the fraction `gamma` of a tensor is less than one element,
+//! no element is an outlier.
 //!
 //! Davari and Belilovsky, arXiv 2312.06795; mergekit's `breadcrumbs` and `breadcrumbs_ties`.
 
 use super::parameters::{DENSITIES, INT8_MASK, Key, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, NORMALIZE_OFF, RESCALE_OFF};
-use super::{Entry, Origin, Signs, Sparsify, TaskVectors};
+use super::{MethodEntry, Origin, Signs, Sparsify, TaskVectors};
 
 const KEYS: &[Key] = &[WEIGHT, DENSITY, Key::each("gamma", "0.01"), NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK];
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "breadcrumbs",
-    about: "what sources have learnt without its smallest and largest elements",
+    about: "task vectors without their smallest and largest elements",
     keys: KEYS,
     origin: Origin::Always,
     grid: &[DENSITIES, SCALES],
     make: |given| breadcrumbs().given(given),
 };
 
-pub(super) const TIES: Entry = Entry {
+pub(super) const TIES: MethodEntry = MethodEntry {
     name: "breadcrumbs_ties",
-    about: "the same, where they agree on the sign",
+    about: "the same with sign consensus",
     keys: KEYS,
     origin: Origin::Always,
     grid: &[DENSITIES, SCALES],
     make: |given| breadcrumbs_ties().given(given),
 };
 
-/// Breadcrumbs with all elements kept; set `density` to drop some.
+/// Breadcrumbs with density 1; set `density` to drop elements.
 pub fn breadcrumbs() -> TaskVectors {
     TaskVectors { sparsify: Sparsify::Outliers { gamma: vec![0.01] }, ..TaskVectors::plain(ENTRY.name) }
 }
 
-/// [`breadcrumbs`] with elected signs.
+/// [`breadcrumbs`] with sign consensus.
 pub fn breadcrumbs_ties() -> TaskVectors {
     TaskVectors { name: TIES.name, signs: Signs::Elected, ..breadcrumbs() }
 }

@@ -1,37 +1,37 @@
-//! A sum of the sources with numbers in front: `W = (sum_i c_i W_i + c_base base) / divisor`, the same for
-//! the whole tensor, or others for each row or column.
+//! A linear combination of the sources: `W = (sum_i c_i W_i + c_base base) / divisor`, with coefficients for the
+//! whole tensor, or for each row or column.
 
 use pulp::Arch;
 
 use super::gram::Groups;
 use super::{Blend, Block};
 
-/// What linear methods come down to.
+/// The result of preparing a linear method.
 pub(super) struct Combination {
-    /// Which elements have which numbers.
+    /// The vectors that share coefficients.
     pub groups: Groups,
-    /// `c_i`, group by group, one a source.
+    /// `c_i`: group by group, one per source.
     pub coefficients: Vec<f32>,
-    /// `c_base` of each group; none: without the base.
+    /// `c_base` of each group; empty without the base.
     pub base: Vec<f32>,
-    /// What the sum is divided by.
+    /// The divisor of the sum.
     pub divisor: f32,
 }
 
 impl Combination {
-    /// The same numbers for the whole tensor.
+    /// Uses the same coefficients for the whole tensor.
     pub fn whole(coefficients: impl IntoIterator<Item = f64>) -> Self {
         let coefficients = coefficients.into_iter().map(|c| c as f32).collect();
         Self { groups: Groups::whole(), coefficients, base: Vec::new(), divisor: 1.0 }
     }
 
-    /// `base + sum_i c_i (W_i - base)`, with the numbers of each group, one a source.
+    /// Returns `base + sum_i c_i (W_i - base)`, with one coefficient per group and source.
     pub fn from_base(groups: Groups, coefficients: &[Vec<f64>]) -> Self {
         let base = coefficients.iter().map(|c| (1.0 - c.iter().sum::<f64>()) as f32).collect();
         Self { base, ..Self::of(groups, coefficients) }
     }
 
-    /// `sum_i c_i W_i`, with the numbers of each group, one a source.
+    /// Returns `sum_i c_i W_i`, with one coefficient per group and source.
     pub fn of(groups: Groups, coefficients: &[Vec<f64>]) -> Self {
         let coefficients = coefficients.iter().flatten().map(|c| *c as f32).collect();
         Self { groups, coefficients, base: Vec::new(), divisor: 1.0 }

@@ -1,24 +1,25 @@
-//! Random draws: a number for every element that is a function of a key and of the element's position, and so does
-//! not depend on threads, on order, or on where a block begins.
+//! Random draws: one per element, computed from a key and the element's position. They do not depend on threads,
+//! order or block boundaries.
 
 use crate::coefficients::seed_of;
 
-/// What draws of one source in one tensor are made from.
+/// The key of the draws of one source in one tensor.
 #[derive(Clone, Copy)]
 pub(super) struct Draws(u64);
 
 impl Draws {
-    /// The draws of `seed` for `source` in `tensor`.
+    /// Returns the draws of `seed` for `source` in `tensor`.
     pub fn new(seed: u64, tensor: &str, source: &str) -> Self {
         Self(seed_of(seed_of(seed, tensor), source))
     }
 
-    /// Writes into `drawn` whether each element from position `start` on is drawn by chance `below`, see [`below`].
+    /// For each element from position `start` on, writes to `drawn` whether its draw is below the threshold `below`;
+    /// see [`below`].
     #[inline(always)]
     pub fn fill(self, start: usize, below: u32, drawn: &mut [bool]) {
         let (first, last) = (start as u64 >> 32, (start + drawn.len()) as u64 >> 32);
         if first == last {
-            // 32 bits at a time fill wide registers.
+            // 32 bits per lane fill wide registers.
             let key = self.high(first);
             for (i, drawn) in drawn.iter_mut().enumerate() {
                 *drawn = scramble(scramble((start as u32).wrapping_add(i as u32) ^ self.0 as u32) ^ key) < below;
@@ -28,7 +29,7 @@ impl Draws {
         }
     }
 
-    /// The number drawn for the element at `position`: all of 32 bits are as likely.
+    /// Returns the draw at `position`, uniform over 32 bits.
     #[inline(always)]
     pub fn at(self, position: usize) -> u32 {
         scramble(scramble(position as u32 ^ self.0 as u32) ^ self.high(position as u64 >> 32))
@@ -40,12 +41,12 @@ impl Draws {
     }
 }
 
-/// The draws that happen with `probability`: those below this.
+/// Returns the threshold for `probability`: a draw below it is an event of that probability.
 pub(super) fn below(probability: f64) -> u32 {
     (probability * 2f64.powi(32)).clamp(0.0, f64::from(u32::MAX)) as u32
 }
 
-/// A permutation of 32 bits in which every bit depends on every other: `lowbias32` of Wellons' hash prospector.
+/// A permutation of 32 bits in which every bit depends on every other: `lowbias32` from Wellons' hash prospector.
 #[inline(always)]
 fn scramble(mut x: u32) -> u32 {
     x ^= x >> 16;
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draws_of_two_sources_and_of_two_tensors_are_independent() {
+    fn draws_of_sources_and_tensors_are_independent() {
         let (a, b, c) = (Draws::new(1, "w", "a"), Draws::new(1, "w", "b"), Draws::new(1, "v", "a"));
         for (one, other) in [(a, b), (a, c), (b, c)] {
             let both = (0..100_000).filter(|i| one.at(*i) < 1 << 31 && other.at(*i) < 1 << 31).count();
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_draws_what_its_elements_draw() {
+    fn draws_do_not_depend_on_blocks() {
         let draws = Draws::new(2, "w", "a");
         for start in [0, 7, (1 << 32) - 100, 1 << 33] {
             let mut drawn = [false; 200];

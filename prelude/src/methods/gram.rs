@@ -1,5 +1,5 @@
-//! The inner products of the sources, `G[i, j] = <W_i, W_j>`, or of their task vectors: all that methods of
-//! norms and angles need to know of a tensor, found in one pass, in f64.
+//! Inner products of the sources, `G[i, j] = <W_i, W_j>`, or of their task vectors, in f64. Methods based on norms
+//! and angles need nothing else from a tensor; one pass computes them.
 
 use std::ops::Range;
 
@@ -7,12 +7,12 @@ use pulp::Arch;
 
 use super::{Block, Operands};
 
-/// Which elements of a tensor form a vector.
+/// The partition of a tensor into vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Groups {
-    /// How many vectors.
+    /// The number of vectors.
     pub count: usize,
-    /// Elements of one that follow each other: all of a row; 1 of a column.
+    /// The number of consecutive elements of one vector: a whole row, or 1 for a column.
     run: usize,
 }
 
@@ -22,24 +22,25 @@ impl Groups {
         Self { count: 1, run: usize::MAX }
     }
 
-    /// Each row, along the last dimension, is one.
+    /// Each row, along the last dimension, is a vector.
     pub fn rows(shape: &[usize]) -> Self {
         let columns = shape.last().copied().unwrap_or(1).max(1);
         Self { count: (shape.iter().product::<usize>() / columns).max(1), run: columns }
     }
 
-    /// Each column, along the first dimension, is one; a vector is one column.
+    /// Each column, along the first dimension, is a vector; a one-dimensional tensor is one column.
     pub fn columns(shape: &[usize]) -> Self {
         let count = shape.iter().skip(1).product::<usize>();
         if count <= 1 { Self::whole() } else { Self { count, run: 1 } }
     }
 
-    /// Whether a vector's elements do not follow each other.
+    /// Whether the elements of a vector are not consecutive.
     fn scattered(&self) -> bool {
         self.count > 1 && self.run == 1
     }
 
-    /// The runs of one group among `length` elements from `start` on: the group, and where the run is.
+    /// Returns the runs of consecutive elements of one group among `length` elements from `start` on: the group and
+    /// the range.
     pub fn runs(self, start: usize, length: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -56,14 +57,14 @@ impl Groups {
     }
 }
 
-/// Inner products, a matrix a group.
+/// Gram matrices, one per group.
 pub(super) struct Grams {
     sources: usize,
     values: Vec<f64>,
 }
 
 impl Grams {
-    /// Of `tensor`'s sources; of `W_i - base` where the base is there.
+    /// Computes the inner products of `tensor`'s sources, or of `W_i - base` if there is a base.
     pub fn new(tensor: &Operands, groups: Groups) -> Self {
         let n = tensor.sources();
         let size = groups.count * n * n;
@@ -71,16 +72,16 @@ impl Grams {
         let mut values = vec![0.0; size];
         let add = |values: &mut [f64], sums: Vec<f64>| values.iter_mut().zip(sums).for_each(|(x, sum)| *x += sum);
         if groups.count == 1 {
-            tensor.stretches(|| vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
+            tensor.chunks(|| vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
         } else if groups.scattered() {
-            // A few long stretches, as each has a sum for every column.
+            // A few long chunks, because each has a sum for every column.
             let length = tensor.elements().div_ceil(16);
-            tensor.stretches_of(length, || vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
+            tensor.chunks_of(length, || vec![0.0; size], look).into_iter().for_each(|sums| add(&mut values, sums));
         } else {
-            // Whole rows each, so that every sum is made in one place.
+            // Chunks of whole rows, so that each sum is computed in one chunk.
             let rows = (1usize << 16).div_ceil(groups.run);
             let first = |block: &Block<'_>| block.start() / (rows * groups.run) * rows;
-            let found = tensor.stretches_of(
+            let found = tensor.chunks_of(
                 rows * groups.run,
                 || (0, Vec::new()),
                 |(at, sums), block| {
@@ -96,13 +97,13 @@ impl Grams {
         Self { sources: n, values }
     }
 
-    /// The matrix of each group.
+    /// Returns the matrix of each group.
     pub fn iter(&self) -> impl Iterator<Item = Gram<'_>> {
         self.values.chunks(self.sources * self.sources).map(|values| Gram { sources: self.sources, values })
     }
 }
 
-/// Adds a block's products to `sums`, the matrices of the groups from `first` on.
+/// Adds the products of a block to `sums`, the matrices of the groups from `first` on.
 fn accumulate(groups: Groups, first: usize, sums: &mut [f64], block: &mut Block<'_>) {
     block.subtract_base();
     let n = block.sources();
@@ -121,7 +122,7 @@ fn accumulate(groups: Groups, first: usize, sums: &mut [f64], block: &mut Block<
     );
 }
 
-/// The inner products of vectors, and of sums of them.
+/// The inner products of vectors and of their linear combinations.
 #[derive(Clone, Copy)]
 pub(super) struct Gram<'a> {
     sources: usize,
@@ -129,34 +130,34 @@ pub(super) struct Gram<'a> {
 }
 
 impl Gram<'_> {
-    /// How many vectors.
+    /// Returns the number of vectors.
     pub fn sources(&self) -> usize {
         self.sources
     }
 
-    /// `<W_i, W_j>`
+    /// Returns `<W_i, W_j>`.
     pub fn product(&self, i: usize, j: usize) -> f64 {
         self.values[i.max(j) * self.sources + i.min(j)]
     }
 
-    /// `|W_i|`
+    /// Returns `|W_i|`.
     pub fn norm(&self, i: usize) -> f64 {
         self.product(i, i).max(0.0).sqrt()
     }
 
-    /// `<sum_i a_i W_i, sum_j b_j W_j>`
+    /// Returns `<sum_i a_i W_i, sum_j b_j W_j>`.
     pub fn between(&self, a: &[f64], b: &[f64]) -> f64 {
         let term = |i: usize, j: usize| a[i] * b[j] * self.product(i, j);
         (0..self.sources).flat_map(|i| (0..self.sources).map(move |j| (i, j))).map(|(i, j)| term(i, j)).sum()
     }
 
-    /// `|sum_i a_i W_i|`
+    /// Returns `|sum_i a_i W_i|`.
     pub fn length(&self, a: &[f64]) -> f64 {
         self.between(a, a).max(0.0).sqrt()
     }
 }
 
-/// `<a, b>` in f64, in lanes that do not depend on the machine.
+/// Returns `<a, b>` in f64, summed in lanes that do not depend on the machine.
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 8;
@@ -171,7 +172,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.into_iter().chain(rest).sum()
 }
 
-/// `sum |x|` in f64, in the same lanes.
+/// Returns `sum |x|` in f64, in the same lanes.
 #[inline(always)]
 pub(super) fn size(x: &[f32]) -> f64 {
     const LANES: usize = 8;
@@ -191,7 +192,7 @@ mod tests {
     use crate::methods::stream::tests::operands;
 
     #[test]
-    fn products_of_the_whole_of_rows_and_of_columns() {
+    fn inner_products_of_tensors_rows_and_columns() {
         let tensor = operands(&[2, 3], &[&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]], None);
         let product = |groups| Grams::new(&tensor, groups).iter().map(|g| g.product(0, 1)).collect::<Vec<_>>();
         assert_eq!(product(Groups::whole()), [9.0]);
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_of_differences_where_there_is_a_base() {
+    fn inner_products_use_task_vectors_with_a_base() {
         let tensor = operands(&[2], &[&[1.0, 2.0], &[3.0, 1.0]], Some(&[1.0, 1.0]));
         let grams = Grams::new(&tensor, Groups::whole());
         let gram = grams.iter().next().unwrap();
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn long_tensors_are_summed_in_pieces() {
+    fn long_tensors_are_summed_in_chunks() {
         let (rows, columns) = (700, 300);
         let a: Vec<f32> = (0..rows * columns).map(|i| (i % 7) as f32).collect();
         let tensor = operands(&[rows, columns], &[&a, &a], None);

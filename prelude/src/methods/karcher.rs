@@ -1,6 +1,6 @@
-//! The Karcher mean: the point of the sphere with the least squared angles to all `u_i = W_i / |W_i|`, found by
-//! walking along the mean of the ways to them, `u <- exp_u(mean_i log_u(u_i))`, from their plain mean; the
-//! result has the mean length of the sources.
+//! The Karcher mean: the point on the sphere with the least sum of squared angles to all `u_i = W_i / |W_i|`.
+//! Starting from the normalised mean, it follows the mean tangent vector, `u <- exp_u(mean_i log_u(u_i))`. The result
+//! has the mean norm of the sources.
 //!
 //! Karcher, "Riemannian center of mass and mollifier smoothing" (1977); mergekit's `karcher`.
 
@@ -11,26 +11,26 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::{self, BASE, Key};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "karcher",
-    about: "the mean on the sphere, with the least squared angles to all sources",
+    about: "the mean on the sphere: least squared angles to all sources",
     keys: &[Key::whole("max_iter", "10"), Key::whole("tol", "1e-5"), BASE],
     origin: Origin::Never,
     grid: &[],
     make,
 };
 
-/// The Karcher mean of sources.
+/// The Karcher mean of the sources.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Karcher {
-    /// Most steps that are made.
+    /// The maximum number of iterations.
     pub max_iter: u64,
-    /// Length of a step below which it ends.
+    /// The step length at which the iteration ends.
     pub tol: f64,
-    /// Whether the base model is merged too, as a source of its own.
+    /// Whether the base model is merged too, as another source.
     pub with_base: bool,
 }
 
@@ -40,7 +40,7 @@ impl Default for Karcher {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     let with_base = given.switch("base")?;
     Ok(Arc::new(Karcher { max_iter: given.count("max_iter")?, tol: given.number("tol")?, with_base }))
 }
@@ -60,7 +60,7 @@ impl Method for Karcher {
 
     fn check(&self, _sources: usize) -> Result<()> {
         parameters::check("tol", &[self.tol], 1, |x| x > 0.0, "a small number above 0")?;
-        parameters::check("max_iter", &[self.max_iter as f64], 1, |x| x <= 1e6, "at most a million steps")
+        parameters::check("max_iter", &[self.max_iter as f64], 1, |x| x <= 1e6, "at most 1000000 iterations")
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
@@ -70,12 +70,12 @@ impl Method for Karcher {
 }
 
 impl Karcher {
-    /// The mean as a sum of the vectors: what is in front of each.
+    /// Returns the coefficients of the mean as a combination of the vectors.
     fn mean(&self, gram: Gram<'_>) -> Vec<f64> {
         let n = gram.sources();
         let lengths: Vec<f64> = (0..n).map(|i| gram.norm(i)).collect();
         let mean_length = lengths.iter().sum::<f64>() / n as f64;
-        // Tensors of zeros have no direction.
+        // Zero tensors have no direction.
         let valid: Vec<usize> = (0..n).filter(|i| lengths[*i] > self.tol).collect();
         let Some(first) = valid.first() else { return vec![0.0; n] };
         let share = 1.0 / valid.len() as f64;
@@ -96,7 +96,7 @@ impl Karcher {
                 let unit = unit(*i);
                 let cosine = gram.between(&u, &unit).clamp(-1.0, 1.0);
                 let theta = cosine.acos();
-                // The opposite point is as far in every direction.
+                // To the antipodal point, all directions are equally long.
                 if theta < self.tol || theta.sin() < f64::EPSILON {
                     continue;
                 }
@@ -124,7 +124,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn the_mean_of_two_is_half_way_and_zeros_only_shorten_it() {
+    fn the_mean_of_two_is_the_midpoint_and_zeros_only_shorten_it() {
         let half = 0.5f32.sqrt();
         let two = operands(&[2], &[&[1.0, 0.0], &[0.0, 3.0]], None);
         let with_zero = operands(&[2], &[&[3.0, 0.0], &[0.0, 3.0], &[0.0, 0.0]], None);

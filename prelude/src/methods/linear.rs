@@ -1,4 +1,4 @@
-//! The weighted average: `W = sum_i w_i W_i`, divided by `sum_i w_i` unless that is switched off.
+//! The weighted average: `W = sum_i w_i W_i`, divided by `sum_i w_i` unless `normalize` is off.
 //!
 //! Model Soups (arXiv 2203.05482) with equal weights; mergekit's `linear`.
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::combination::Combination;
 use super::parameters::{self, BASE, NORMALIZE, WEIGHT};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::{Error, Result};
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "linear",
     about: "the weighted average of the sources",
     keys: &[WEIGHT, NORMALIZE, BASE],
@@ -20,7 +20,7 @@ pub(super) const ENTRY: Entry = Entry {
     make,
 };
 
-/// The weighted average of sources.
+/// The weighted average of the sources.
 ///
 /// ```
 /// use dam_prelude::load;
@@ -35,11 +35,11 @@ pub(super) const ENTRY: Entry = Entry {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Linear {
-    /// One a source, in the order of loading, or one for all; none: 1 each.
+    /// One weight per source in load order, or one for all; empty: 1 each.
     pub weights: Vec<f64>,
-    /// Divide by the sum of the weights.
+    /// Divides by the sum of the weights.
     pub normalize: bool,
-    /// Whether the base model is merged too, as a source of its own.
+    /// Whether the base model is merged too, as another source.
     pub with_base: bool,
 }
 
@@ -49,7 +49,7 @@ impl Default for Linear {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     Ok(Arc::new(Linear {
         weights: given.numbers("weight")?,
         normalize: given.switch("normalize")?,
@@ -76,7 +76,7 @@ impl Method for Linear {
         match self.normalize && total.abs() < 1e-6 {
             true => {
                 let text = self.weights.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
-                let expected = "weights whose sum is not 0, which they are divided by; or normalize=off";
+                let expected = "weights with a non-zero sum, or normalize=off";
                 Err(Error::bad_value("weight", &text, expected))
             }
             false => Ok(()),

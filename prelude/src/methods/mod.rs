@@ -1,12 +1,11 @@
-//! Floor 4: the ways to merge that train nothing, one a file, each a [`Method`].
+//! Static merge methods (without training), one file each, each a [`Method`].
 //!
-//! A method never sees a whole model. For each tensor it may look at all of it first ([`Method::prepare`]:
-//! a norm, an angle, a threshold), and then makes its elements block by block ([`Blend::blend`]), on all
-//! threads, while blocks made before are written.
+//! A method works tensor by tensor. It may first read all of a tensor ([`Method::prepare`], for a norm, an angle or a
+//! threshold). Then it merges blocks of elements ([`Blend::blend`]) on all threads, while earlier blocks are written.
 //!
-//! Most are one of two things: a sum of the sources with numbers in front (`combination.rs`, the numbers
-//! from the angles in `gram.rs`), or task vectors that are thinned out, agree on signs and are added to the
-//! base (`task_vectors.rs`, `sparsify.rs`). Names, defaults and numbers of parameters are mergekit's.
+//! Most methods are one of two kinds: a linear combination of the sources (`combination.rs`, some with coefficients
+//! from the angles in `gram.rs`), or task vectors that are sparsified, pass sign consensus and are added to the base
+//! (`task_vectors.rs`, `sparsify.rs`). Parameters have mergekit's names and defaults.
 
 mod arcee_fusion;
 mod breadcrumbs;
@@ -52,11 +51,11 @@ pub use model_stock::ModelStock;
 pub use multislerp::MultiSlerp;
 pub use nearswap::NearSwap;
 pub use nuslerp::{Across, NuSlerp};
-pub use parameters::{Given, Grid, Key, Scope};
+pub use parameters::{Grid, Key, ParameterValues, Scope};
 pub use passthrough::Passthrough;
 pub(crate) use plan::{Plan, Planned};
 pub use ram::Ram;
-pub(crate) use recipe::{Documents, Followed, Recipe, configured};
+pub(crate) use recipe::{Documents, PlannedRecipe, Recipe, configured};
 pub use sce::Sce;
 pub use slerp::Slerp;
 pub use sparsify::{Rescale, Sparsify};
@@ -68,86 +67,84 @@ pub use ties::ties;
 
 use crate::error::{Error, Result};
 
-/// A way to merge.
+/// A static merge method.
 pub trait Method: Send + Sync {
-    /// What it is called in verbs and model cards.
+    /// Returns the name in verbs and model cards.
     fn name(&self) -> &'static str;
 
-    /// Its parameters, for the model card.
+    /// Returns the parameters for the model card.
     fn parameters(&self) -> Value;
 
-    /// How many sources it merges.
+    /// Returns the allowed numbers of sources.
     fn counts(&self) -> RangeInclusive<usize> {
         2..=usize::MAX
     }
 
-    /// What the base model is to it.
+    /// Returns the role of the base model.
     fn base(&self) -> Base {
         Base::Apart
     }
 
-    /// An error where its parameters do not fit `sources` sources.
+    /// Checks the parameters for `sources` sources.
     ///
     /// # Errors
-    /// As said.
+    /// Parameters that do not fit.
     fn check(&self, sources: usize) -> Result<()>;
 
-    /// Looks at one tensor, as much as it needs, and gives what merges its blocks.
+    /// Reads one tensor as far as needed, and returns what merges its blocks.
     ///
     /// # Errors
-    /// A tensor that it cannot merge.
+    /// The method cannot merge the tensor.
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>>;
 }
 
-/// Merges blocks of one tensor, in any order, on any thread; what it gives for an element depends on
-/// nothing else.
+/// Merges blocks of one tensor, in any order, on any thread. The result for an element depends on nothing else.
 pub trait Blend: Send + Sync {
-    /// Fills `out`, as long as the block is, with merged values. The block is the method's own: it may be
-    /// written over.
+    /// Fills `out`, which has the length of the block, with merged values. The block may be overwritten.
     fn blend(&self, block: &mut Block<'_>, out: &mut [f32]);
 }
 
-/// What the base model is to a method.
+/// The role of the base model in a method.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Base {
-    /// Not part of the merge.
+    /// Not used.
     #[default]
     Apart,
-    /// One more source.
+    /// An additional source.
     Source,
-    /// What sources are measured from, as `W_i - base`.
+    /// The origin of the task vectors `W_i - base`.
     Origin,
 }
 
-/// Whether a method measures sources from the base model that a recipe names.
+/// How a method uses the base model that a recipe names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The base is a source like the others.
+    /// As a source like the others.
     Never,
-    /// It does where one is named.
+    /// As the origin of task vectors, if it is named.
     Optional,
-    /// It needs one.
+    /// As the origin of task vectors; required.
     Always,
 }
 
-/// A method as verbs and recipes know it.
-pub struct Entry {
-    /// Its name.
+/// A named method for verbs and recipes.
+pub struct MethodEntry {
+    /// The name.
     pub name: &'static str,
-    /// What it does, in a line.
+    /// A one-line description.
     pub about: &'static str,
-    /// Its parameters.
+    /// The parameters.
     pub keys: &'static [Key],
-    /// What the base of a recipe is to it.
+    /// The role of a recipe's base.
     pub origin: Origin,
-    /// What to try where it is tuned: every combination.
+    /// The tuning grid; every combination is tried.
     pub grid: &'static [Grid],
-    /// Makes it, where every parameter is given.
-    pub make: fn(&Given) -> Result<Arc<dyn Method>>,
+    /// Builds the method from values for all parameters.
+    pub make: fn(&ParameterValues) -> Result<Arc<dyn Method>>,
 }
 
 /// All methods.
-pub const METHODS: &[Entry] = &[
+pub const METHODS: &[MethodEntry] = &[
     linear::ENTRY,
     slerp::ENTRY,
     nuslerp::ENTRY,
@@ -170,17 +167,17 @@ pub const METHODS: &[Entry] = &[
     passthrough::ENTRY,
 ];
 
-/// The method `name`.
+/// Returns the method `name`.
 ///
 /// # Errors
-/// An unknown one, with the nearest.
-pub fn find(name: &str) -> Result<&'static Entry> {
+/// An unknown name; the error names the nearest.
+pub fn find(name: &str) -> Result<&'static MethodEntry> {
     let found = METHODS.iter().find(|m| m.name == name);
     found.ok_or_else(|| Error::unknown("method", name, METHODS.iter().map(|m| m.name)))
 }
 
-impl Entry {
-    /// The method with the parameters `pairs`, as in `("weight", "1,0.5")`; the others are as by default.
+impl MethodEntry {
+    /// Builds the method with the parameters `pairs`, as in `("weight", "1,0.5")`; the others have their defaults.
     ///
     /// ```
     /// let ties = dam_prelude::methods::find("ties")?.build(&[("density", "0.5"), ("weight", "1,0.5")])?;
@@ -189,12 +186,12 @@ impl Entry {
     /// ```
     ///
     /// # Errors
-    /// An unknown key, or a value that does not fit.
+    /// An unknown key, or an invalid value.
     pub fn build(&self, pairs: &[(&str, &str)]) -> Result<Arc<dyn Method>> {
-        (self.make)(&Given::read(self.keys, pairs)?)
+        (self.make)(&ParameterValues::read(self.keys, pairs)?)
     }
 
-    /// Every combination of its grid, as pairs of key and value; one without pairs where it has none.
+    /// Returns every combination of the grid as pairs of key and value; one empty combination without a grid.
     pub fn candidates(&self) -> Vec<Vec<(&'static str, &'static str)>> {
         self.grid.iter().fold(vec![Vec::new()], |candidates, (key, values)| {
             let with = |pairs: &Vec<_>| values.iter().map(|v| [pairs.as_slice(), &[(*key, *v)]].concat()).collect::<Vec<_>>();
@@ -202,7 +199,7 @@ impl Entry {
         })
     }
 
-    /// Its parameters with their defaults: `[weight=1] [density=1]`.
+    /// Returns the parameters with their defaults: `[weight=1] [density=1]`.
     pub fn usage(&self) -> String {
         self.keys.iter().map(|key| format!("[{}={}]", key.name, key.default)).collect::<Vec<_>>().join(" ")
     }
@@ -213,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_default_is_said_once() {
+    fn defaults_agree_with_the_parameter_tables() {
         let defaults: [(&str, Arc<dyn Method>); 20] = [
             ("linear", Arc::new(Linear { weights: vec![1.0], ..Linear::default() })),
             ("slerp", Arc::new(Slerp::default())),

@@ -1,6 +1,6 @@
-//! Multi-SLERP: a weighted mean on the sphere. With `u_i = W_i / |W_i|` and `m` the direction of
-//! `sum_i w_i u_i`, each `u_i` is taken to the plane that touches the sphere at `m`, `v_i = u_i - <u_i, m> m`;
-//! `v = sum_i w_i v_i` is taken back, `cos(|v|) m + sin(|v|) v / |v|`; the result has the weighted mean length.
+//! Multi-SLERP: a weighted mean on the sphere. With `u_i = W_i / |W_i|` and `m` the direction of `sum_i w_i u_i`,
+//! each `u_i` is projected to the tangent plane at `m`, `v_i = u_i - <u_i, m> m`; `v = sum_i w_i v_i` is mapped back,
+//! `cos(|v|) m + sin(|v|) v / |v|`. The result has the weighted mean norm.
 //!
 //! Goddard, "Multi-SLERP" (2025); mergekit's `multislerp`.
 
@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::{self, BASE, Key, WEIGHT};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::{Error, Result};
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "multislerp",
-    about: "the weighted mean on the sphere of any number of sources, or of their task vectors (base=on)",
+    about: "the weighted mean on the sphere, of any number of sources or their task vectors (base=on)",
     keys: &[WEIGHT, Key::whole("normalize_weights", "on"), Key::whole("eps", "1e-8"), BASE],
     origin: Origin::Optional,
     grid: &[],
@@ -26,13 +26,13 @@ pub(super) const ENTRY: Entry = Entry {
 /// A weighted mean on the sphere.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MultiSlerp {
-    /// One a source, or one for all; none: 1 each.
+    /// One weight per source, or one for all; empty: 1 each.
     pub weights: Vec<f64>,
-    /// Divide the weights by their sum.
+    /// Divides the weights by their sum.
     pub normalize: bool,
-    /// What is added to lengths that are divided by.
+    /// Added to norms used as divisors.
     pub eps: f64,
-    /// Whether sources are measured from the base model.
+    /// Whether to merge task vectors instead of sources.
     pub from_base: bool,
 }
 
@@ -42,7 +42,7 @@ impl Default for MultiSlerp {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     Ok(Arc::new(MultiSlerp {
         weights: given.numbers("weight")?,
         normalize: given.switch("normalize_weights")?,
@@ -70,7 +70,7 @@ impl Method for MultiSlerp {
         parameters::check("eps", &[self.eps], 1, |x| x > 0.0, "a small number above 0")?;
         let total: f64 = (0..sources).map(|i| parameters::of(&self.weights, i)).sum();
         match self.normalize && total.abs() < 1e-6 {
-            true => Err(Error::bad_value("weight", "a sum of 0", "weights whose sum is not 0; or normalize_weights=off")),
+            true => Err(Error::bad_value("weight", "a sum of 0", "weights with a non-zero sum, or normalize_weights=off")),
             false => Ok(()),
         }
     }
@@ -79,10 +79,8 @@ impl Method for MultiSlerp {
         let mut weights: Vec<f64> = (0..tensor.sources()).map(|i| parameters::of(&self.weights, i)).collect();
         let total: f64 = if self.normalize { weights.iter().sum() } else { 1.0 };
         weights.iter_mut().for_each(|w| *w /= total);
-        let opposed = || Error::BadTensor {
-            tensor: tensor.spec().name.clone(),
-            reason: "its sources are opposite and their weights cancel out".into(),
-        };
+        let opposed =
+            || Error::BadTensor { tensor: tensor.spec().name.clone(), reason: "the weighted sources cancel out".into() };
         let mean = |gram| mean(gram, &weights, self.eps).ok_or_else(opposed);
         let coefficients = Grams::new(tensor, Groups::whole()).iter().map(mean).collect::<Result<Vec<_>>>()?;
         Ok(Box::new(match tensor.has_base() {
@@ -92,11 +90,11 @@ impl Method for MultiSlerp {
     }
 }
 
-/// The mean as a sum of the vectors; none where it has no direction.
+/// Returns the coefficients of the mean as a combination of the vectors; `None` if it has no direction.
 fn mean(gram: Gram<'_>, weights: &[f64], eps: f64) -> Option<Vec<f64>> {
     let n = weights.len();
     let lengths: Vec<f64> = (0..n).map(|i| gram.norm(i)).collect();
-    // Vectors are written as the numbers in front of the W_i.
+    // Vectors are represented by their coefficients of the W_i.
     let unit = |i: usize| (0..n).map(|k| if k == i { 1.0 / (lengths[i] + eps) } else { 0.0 }).collect::<Vec<f64>>();
     let mean: Vec<f64> = (0..n).map(|i| weights[i] / (lengths[i] + eps)).collect();
     let length = gram.length(&mean);
@@ -131,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn opposite_sources_that_cancel_out_are_refused_unless_they_are_two() {
+    fn sources_that_cancel_out_are_rejected_unless_there_are_two() {
         let two = operands(&[2], &[&[1.0, 1.0], &[-1.0, -1.0]], None);
         assert_eq!(merged(&MultiSlerp::default(), &two), [0.0, 0.0]);
         let four = operands(&[1], &[&[1.0], &[-1.0], &[1.0], &[-1.0]], None);

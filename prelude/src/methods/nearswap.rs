@@ -1,4 +1,4 @@
-//! NearSwap: elements of the base are swapped for those of the other source where the two are near: with
+//! NearSwap: swaps elements of the base for those of the other source if the two are close: with
 //! `w = min(t / max(|W - base|, 1e-6), 1)`, the merge is `w W + (1 - w) base`.
 //!
 //! alchemonaut, QuartetAnemoi-70B (2024); mergekit's `nearswap`.
@@ -9,22 +9,22 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parameters::{self, Key, Scope};
-use super::{Base, Blend, Block, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, Block, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "nearswap",
-    about: "the base, with what is near to it in one source swapped in",
+    about: "the base, with nearby elements of one source swapped in",
     keys: &[Key { name: "t", default: "0.0001", scope: Scope::NeededWhole }],
     origin: Origin::Always,
     grid: &[("t", &["0.0001", "0.001", "0.01"])],
     make,
 };
 
-/// The base, with what is near swapped in.
+/// The base with nearby elements swapped in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NearSwap {
-    /// How far an element may be to be swapped wholly; one that is further is moved by as much.
+    /// The distance up to which an element is swapped completely; other elements move by this much.
     pub t: f64,
 }
 
@@ -34,7 +34,7 @@ impl Default for NearSwap {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     Ok(Arc::new(NearSwap { t: given.number("t")? }))
 }
 
@@ -56,7 +56,7 @@ impl Method for NearSwap {
     }
 
     fn check(&self, _sources: usize) -> Result<()> {
-        parameters::check("t", &[self.t], 1, |t| t >= 0.0, "a distance from 0, such as 0.0001")
+        parameters::check("t", &[self.t], 1, |t| t >= 0.0, "a distance of at least 0, such as 0.0001")
     }
 
     fn prepare(&self, _tensor: &Operands) -> Result<Box<dyn Blend>> {
@@ -82,7 +82,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn what_is_near_is_swapped_and_the_rest_moves_by_t() {
+    fn close_elements_are_swapped_and_the_rest_move_by_t() {
         let tensor = operands(&[4], &[&[1.05, 2.0, 0.0, 1.0]], Some(&[1.0; 4]));
         let found = merged(&NearSwap { t: 0.1 }, &tensor);
         assert!(found.iter().zip([1.05, 1.1, 0.9, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");

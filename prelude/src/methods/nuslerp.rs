@@ -1,5 +1,5 @@
-//! NuSLERP: SLERP at `t = w_1 / (w_0 + w_1)` between two sources, or between their task vectors where a base is
-//! named, over whole tensors or for each row or column. No nearly parallel case but the exact one.
+//! NuSLERP: SLERP at `t = w_1 / (w_0 + w_1)` between two sources, or between their task vectors if a base is named,
+//! over whole tensors or for each row or column. Only exactly parallel vectors are interpolated linearly.
 //!
 //! mergekit's `nuslerp`.
 
@@ -12,42 +12,42 @@ use super::combination::Combination;
 use super::gram::{Gram, Grams, Groups};
 use super::parameters::{self, BASE, Key, WEIGHT};
 use super::slerp::{arc, line};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "nuslerp",
-    about: "SLERP of two sources by weights, or of their task vectors (base=on), whole or by rows or columns",
+    about: "SLERP of two sources or their task vectors (base=on) by weights; whole tensors, rows or columns",
     keys: &[WEIGHT, Key::whole("nuslerp_flatten", "on"), Key::whole("nuslerp_row_wise", "off"), BASE],
     origin: Origin::Optional,
     grid: &[("weight", &["2,1", "3,2", "1,1", "2,3", "1,2"])],
     make,
 };
 
-/// SLERP by weights.
+/// SLERP with weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NuSlerp {
-    /// One for each of the two sources; none: 1 each.
+    /// One weight for each of the two sources; empty: 1 each.
     pub weights: Vec<f64>,
-    /// What is interpolated as one vector.
+    /// The vectors that are interpolated.
     pub across: Across,
-    /// Whether sources are measured from the base model.
+    /// Whether to merge task vectors instead of sources.
     pub from_base: bool,
 }
 
-/// What is one vector of a tensor.
+/// The partition of a tensor into vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Across {
-    /// All of it.
+    /// The whole tensor.
     #[default]
     Whole,
     /// Each row: `nuslerp_flatten=off`.
     Rows,
-    /// Each column: `nuslerp_flatten=off nuslerp_row_wise=on`, as mergekit calls it.
+    /// Each column: `nuslerp_flatten=off nuslerp_row_wise=on`, in mergekit's terms.
     Columns,
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     let across = match (given.switch("nuslerp_flatten")?, given.switch("nuslerp_row_wise")?) {
         (true, _) => Across::Whole,
         (false, false) => Across::Rows,
@@ -115,19 +115,19 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_columns_have_angles_of_their_own() {
-        // Rows: at a right angle, and parallel. Columns: (1, 1) and (0, 3); (0, 1) and (1, 3).
+    fn rows_and_columns_have_their_own_angles() {
+        // Rows: orthogonal, and parallel. Columns: (1, 1) and (0, 3); (0, 1) and (1, 3).
         let tensor = operands(&[2, 2], &[&[1.0, 0.0, 1.0, 1.0], &[0.0, 1.0, 3.0, 3.0]], None);
         let half = 0.5f32.sqrt();
         close(merged(&NuSlerp { across: Across::Rows, ..NuSlerp::default() }, &tensor), &[half, half, 2.0, 2.0]);
-        // The first column is at 45 degrees: sin(22.5) / sin(45) of each.
+        // The first column is at 45 degrees: sin(22.5) / sin(45) for each.
         let c = (22.5f32.to_radians()).sin() / half;
         let found = merged(&NuSlerp { across: Across::Columns, ..NuSlerp::default() }, &tensor);
         close(vec![found[0], found[2]], &[c, 4.0 * c]);
     }
 
     #[test]
-    fn a_base_is_what_is_turned_around() {
+    fn interpolates_task_vectors_with_a_base() {
         let tensor = operands(&[2], &[&[3.0, 1.0], &[1.0, 3.0]], Some(&[1.0, 1.0]));
         let root = 2f32.sqrt();
         close(merged(&NuSlerp { from_base: true, ..NuSlerp::default() }, &tensor), &[1.0 + root, 1.0 + root]);

@@ -1,4 +1,4 @@
-//! Parameters of methods: their names and defaults, and what is given for them, as text or in a recipe.
+//! Parameters of methods: their names, defaults, and values from text or a recipe.
 
 use std::collections::BTreeMap;
 
@@ -9,36 +9,36 @@ use crate::error::{Error, Result};
 /// A parameter.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Its value where none is given, as one would type it.
+    /// The default value, as typed.
     pub default: &'static str,
-    /// Whether every source has its own.
+    /// Whether every source has its own value.
     pub scope: Scope,
 }
 
-/// What a parameter belongs to.
+/// The scope of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Every source has its own value.
+    /// One value per source.
     Each,
-    /// As [`Scope::Each`], and a recipe must say it.
+    /// Like [`Scope::Each`], but required in recipes.
     Needed,
-    /// The whole merge has one.
+    /// One value for the whole merge.
     Whole,
-    /// As [`Scope::Whole`], and a recipe must say it.
+    /// Like [`Scope::Whole`], but required in recipes.
     NeededWhole,
-    /// The whole merge, in verbs only: a recipe says it otherwise.
+    /// One value for the whole merge, in verbs only: recipes express it differently.
     Verb,
 }
 
 impl Key {
-    /// A parameter of its own for every source.
+    /// A parameter with one value per source.
     pub const fn each(name: &'static str, default: &'static str) -> Self {
         Self { name, default, scope: Scope::Each }
     }
 
-    /// A parameter of the whole merge.
+    /// A parameter with one value for the whole merge.
     pub const fn whole(name: &'static str, default: &'static str) -> Self {
         Self { name, default, scope: Scope::Whole }
     }
@@ -49,37 +49,37 @@ impl Key {
     }
 }
 
-/// How much of each source goes in; recipes must say it.
+/// The weight of each source; required in recipes.
 pub(super) const WEIGHT: Key = Key { name: "weight", default: "1", scope: Scope::Needed };
 
-/// Whether the sum is divided by that of the weights.
+/// Whether the sum is divided by the sum of the weights.
 pub(super) const NORMALIZE: Key = Key::whole("normalize", "on");
 
-/// Whether the base model takes part where a method does not ask for it.
+/// Whether the base model is used by methods that do not require it.
 pub(super) const BASE: Key = Key { name: "base", default: "off", scope: Scope::Verb };
 
-/// Memory that mergekit saves so; no number changes.
+/// Saves memory in mergekit; does not affect the result.
 pub(super) const INT8_MASK: Key = Key::whole("int8_mask", "off");
 
-/// Values worth trying for a parameter.
+/// Candidate values for tuning a parameter.
 pub type Grid = (&'static str, &'static [&'static str]);
 
-/// How much of each task vector is kept.
+/// Candidate densities of task vectors.
 pub(super) const DENSITIES: Grid = ("density", &["0.2", "0.5", "0.8"]);
 
-/// What the sum of task vectors is multiplied by.
+/// Candidate factors of the sum of task vectors.
 pub(super) const SCALES: Grid = ("lambda", &["0.3", "0.5", "0.7", "1", "1.4", "2"]);
 
-/// What is given for every parameter: one value, or one a source.
+/// The values of all parameters: one each, or one per source.
 #[derive(Clone, Debug, Default)]
-pub struct Given(BTreeMap<&'static str, Vec<Value>>);
+pub struct ParameterValues(BTreeMap<&'static str, Vec<Value>>);
 
-impl Given {
-    /// Reads `pairs` as typed; parameters among `keys` that are not given have their defaults. `weights`
-    /// is another name of `weight`.
+impl ParameterValues {
+    /// Reads `pairs` as typed; parameters among `keys` without a value have their defaults. `weights` is accepted for
+    /// `weight`.
     ///
     /// # Errors
-    /// An unknown key, or values that are no numbers.
+    /// An unknown key, or values that are not numbers.
     pub fn read(keys: &[Key], pairs: &[(&str, &str)]) -> Result<Self> {
         let mut given = Self::default();
         for key in keys {
@@ -94,48 +94,48 @@ impl Given {
         Ok(given)
     }
 
-    /// Gives `key` its values.
+    /// Sets the values of `key`.
     pub(super) fn set(&mut self, key: &Key, values: Vec<Value>) {
         self.0.insert(key.name, values);
     }
 
-    /// The numbers given for `key`: one, or one a source.
+    /// Returns the numbers of `key`: one, or one per source.
     ///
     /// # Errors
-    /// What is not a number that f32 can hold.
+    /// A value that is not a number representable in f32.
     pub fn numbers(&self, key: &str) -> Result<Vec<f64>> {
-        let bad = |value: &Value| Error::bad_value(key, &shown(value), "a number, or one for each source, as in 1,0.5,0.5");
+        let bad = |value: &Value| Error::bad_value(key, &shown(value), "a number, or one per source, as in 1,0.5,0.5");
         let number = |value: &Value| value.as_f64().filter(|x| (*x as f32).is_finite()).ok_or_else(|| bad(value));
         self.values(key).iter().map(number).collect()
     }
 
-    /// The number given for `key`.
+    /// Returns the number of `key`.
     ///
     /// # Errors
-    /// What is not a number that f32 can hold.
+    /// A value that is not a number representable in f32.
     pub fn number(&self, key: &str) -> Result<f64> {
         match self.numbers(key)?.as_slice() {
             [number] => Ok(*number),
-            _ => Err(Error::bad_value(key, &self.text(key), "one number")),
+            _ => Err(Error::bad_value(key, &self.text(key), "a single number")),
         }
     }
 
-    /// The whole number given for `key`.
+    /// Returns the non-negative integer of `key`.
     ///
     /// # Errors
-    /// What is not a whole number from 0.
+    /// A value that is not a non-negative integer.
     pub fn count(&self, key: &str) -> Result<u64> {
         let number = self.number(key)?;
         match number >= 0.0 && number.fract() == 0.0 && number <= 9e15 {
             true => Ok(number as u64),
-            false => Err(Error::bad_value(key, &self.text(key), "a whole number from 0")),
+            false => Err(Error::bad_value(key, &self.text(key), "an integer of at least 0")),
         }
     }
 
-    /// Whether `key` is on. As in mergekit, a number that is not 0 is.
+    /// Returns whether `key` is on. As in mergekit, non-zero numbers count as on.
     ///
     /// # Errors
-    /// What is neither.
+    /// A value that is neither on nor off.
     pub fn switch(&self, key: &str) -> Result<bool> {
         match self.values(key) {
             [Value::Bool(on)] => Ok(*on),
@@ -144,12 +144,12 @@ impl Given {
         }
     }
 
-    /// Whether there is a value for `key` that is not `none`.
+    /// Whether `key` has a value other than `none`.
     pub fn has(&self, key: &str) -> bool {
         !self.values(key).iter().all(|value| value == "none")
     }
 
-    /// What is given for `key`, as one would type it.
+    /// Returns the value of `key`, as typed.
     pub fn text(&self, key: &str) -> String {
         self.values(key).iter().map(shown).collect::<Vec<_>>().join(",")
     }
@@ -159,13 +159,13 @@ impl Given {
     }
 }
 
-/// What was typed: numbers, `on` and `off`, or a word, with commas between where every source has its own.
+/// Parses a typed value: numbers, `on` and `off`, or a word, separated by commas if every source has its own.
 pub(super) fn typed(key: &Key, text: &str) -> Result<Vec<Value>> {
     let one = |text: &str| match (text.trim(), text.trim().parse::<f64>()) {
         ("on" | "true", _) => Ok(json!(true)),
         ("off" | "false", _) => Ok(json!(false)),
         (_, Ok(number)) if number.is_finite() => Ok(json!(number)),
-        ("", _) => Err(Error::bad_value(key.name, text, "a number for each source, as in 1,0.5,0.5")),
+        ("", _) => Err(Error::bad_value(key.name, text, "one number per source, as in 1,0.5,0.5")),
         (word, _) => Ok(json!(word)),
     };
     if key.is_each() { text.split(',').map(one).collect() } else { Ok(vec![one(text)?]) }
@@ -180,16 +180,16 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// The value of source `i` among `values`: one for all, or one a source.
+/// Returns the value of source `i` among `values`: one for all, or one per source.
 pub(super) fn of(values: &[f64], i: usize) -> f64 {
     *values.get(i).or(values.first()).unwrap_or(&1.0)
 }
 
-/// An error where `values` of `key` are neither one nor one for each of `sources`, or not as `fits` says.
+/// Checks that `key` has one value or one per source, and that each satisfies `fits`.
 pub(super) fn check(key: &str, values: &[f64], sources: usize, fits: impl Fn(f64) -> bool, expected: &str) -> Result<()> {
     let text = || values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
     if values.len() > 1 && values.len() != sources {
-        return Err(Error::bad_value(key, &text(), format!("{sources} numbers, one for each source, or one for all")));
+        return Err(Error::bad_value(key, &text(), format!("{sources} numbers, one per source, or one for all")));
     }
     match values.iter().all(|x| (*x as f32).is_finite() && fits(*x)) {
         true => Ok(()),
@@ -197,9 +197,9 @@ pub(super) fn check(key: &str, values: &[f64], sources: usize, fits: impl Fn(f64
     }
 }
 
-/// [`check`] for weights, which may be any numbers.
+/// Applies [`check`] to weights, which may be any numbers.
 pub(super) fn check_weights(values: &[f64], sources: usize) -> Result<()> {
-    check("weight", values, sources, |_| true, "numbers that f32 can hold")
+    check("weight", values, sources, |_| true, "numbers representable in f32")
 }
 
 #[cfg(test)]
@@ -209,22 +209,22 @@ mod tests {
     const KEYS: &[Key] = &[WEIGHT, NORMALIZE, Key::whole("lambda", "1")];
 
     #[test]
-    fn what_is_typed_is_read() {
-        let given = Given::read(KEYS, &[("weights", "1, 0.5,-0.25"), ("normalize", "off")]).unwrap();
+    fn parses_typed_values() {
+        let given = ParameterValues::read(KEYS, &[("weights", "1, 0.5,-0.25"), ("normalize", "off")]).unwrap();
         assert_eq!(given.numbers("weight").unwrap(), [1.0, 0.5, -0.25]);
         assert!(!given.switch("normalize").unwrap());
         assert_eq!(given.number("lambda").unwrap(), 1.0);
         for (key, text) in [("weight", "1,x"), ("weight", "1,"), ("weight", "1e60"), ("lambda", "on")] {
-            let given = Given::read(KEYS, &[(key, text)]);
+            let given = ParameterValues::read(KEYS, &[(key, text)]);
             assert!(given.and_then(|given| given.numbers(key)).is_err(), "{key}={text}");
         }
-        assert!(Given::read(KEYS, &[("normalize", "maybe")]).unwrap().switch("normalize").is_err());
-        assert!(Given::read(KEYS, &[("lambda", "0.5")]).unwrap().count("lambda").is_err());
-        assert!(Given::read(KEYS, &[("density", "1")]).is_err());
+        assert!(ParameterValues::read(KEYS, &[("normalize", "maybe")]).unwrap().switch("normalize").is_err());
+        assert!(ParameterValues::read(KEYS, &[("lambda", "0.5")]).unwrap().count("lambda").is_err());
+        assert!(ParameterValues::read(KEYS, &[("density", "1")]).is_err());
     }
 
     #[test]
-    fn there_is_one_value_or_one_for_each_source() {
+    fn accepts_one_value_or_one_per_source() {
         let at_most_one = |x| x <= 1.0;
         assert!(check("density", &[0.5], 3, at_most_one, "").is_ok());
         assert!(check("density", &[0.5, 1.0], 3, at_most_one, "").is_err());

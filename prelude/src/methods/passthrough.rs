@@ -1,4 +1,4 @@
-//! Passthrough: one source as it is, times `scale`. With slices of a recipe, layers are stacked so.
+//! Passthrough: one source unchanged, times `scale`. With slices in a recipe, it stacks layers.
 //!
 //! mergekit's `passthrough`.
 
@@ -9,26 +9,26 @@ use serde_json::{Value, json};
 
 use super::combination::Combination;
 use super::parameters::{self, Key};
-use super::{Blend, Entry, Given, Method, Operands, Origin};
+use super::{Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "passthrough",
-    about: "one source as it is, or scaled; with slices, layers of sources stacked",
+    about: "one source, unchanged or scaled; with slices, stacks layers of sources",
     keys: &[Key::each("scale", "none")],
     origin: Origin::Never,
     grid: &[],
     make,
 };
 
-/// One source.
+/// One source, unchanged or scaled.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Passthrough {
-    /// What it is multiplied by; none: it stays.
+    /// The factor; `None` keeps the values.
     pub scale: Option<f64>,
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     let scale = if given.has("scale") { Some(given.number("scale")?) } else { None };
     Ok(Arc::new(Passthrough { scale }))
 }
@@ -47,7 +47,7 @@ impl Method for Passthrough {
     }
 
     fn check(&self, sources: usize) -> Result<()> {
-        parameters::check("scale", self.scale.as_slice(), sources, |_| true, "a number that f32 can hold")
+        parameters::check("scale", self.scale.as_slice(), sources, |_| true, "a number representable in f32")
     }
 
     fn prepare(&self, _tensor: &Operands) -> Result<Box<dyn Blend>> {
@@ -61,7 +61,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn it_passes_through() {
+    fn keeps_or_scales_the_source() {
         let tensor = operands(&[2], &[&[1.5, -2.0]], None);
         assert_eq!(merged(&Passthrough::default(), &tensor), [1.5, -2.0]);
         assert_eq!(merged(&*ENTRY.build(&[("scale", "-2")]).unwrap(), &tensor), [-3.0, 4.0]);

@@ -1,5 +1,5 @@
-//! A merge as it is to be made: for each of its tensors what goes in and which method, with its parameters, merges
-//! it. Nothing is made yet; [`Prepared`] makes a tensor, or rows of it, when asked.
+//! The plan of a merge: for each tensor, the operands, the method and its parameters. Nothing is computed until
+//! [`Prepared`] computes a tensor, or rows of it, on demand.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -13,53 +13,53 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::Weights;
 
-/// A merge to be made.
+/// The plan of a merge.
 pub(crate) struct Plan {
-    /// The name of its method.
+    /// The name of the method.
     pub method: &'static str,
     /// In the order of computation.
     pub tensors: Vec<Planned>,
-    /// What is merged, in the order of the weights, the base apart.
+    /// The merged sources in the order of their weights, without the base.
     pub sources: Vec<Source>,
-    /// What they are measured from, where the method does that.
+    /// The origin of task vectors, if the method uses them.
     pub base: Option<Source>,
-    /// All that goes in; the first that has a file gives it to the merge.
+    /// All models involved; the first model that has a file provides it.
     pub models: Vec<Source>,
-    /// Whose configuration the merge has.
+    /// The model whose configuration the merge uses.
     pub configured: Source,
-    /// What is copied as it is stored: whole numbers and truth values.
+    /// Integer and boolean tensors, copied unchanged.
     pub buffers: BTreeMap<String, Buffer>,
-    /// Layers that are stacked anew.
+    /// Stacked layers with their new numbers.
     pub restacked: Option<Restacked>,
-    /// Whose tokenizer it has; none: that of the base or of the first source.
+    /// The model whose tokenizer the merge uses; `None`: the base's or the first source's.
     pub tokenizer: Option<Source>,
-    /// What a recipe wants written: `f32`, `f16` or `bf16`.
+    /// The output dtype of a recipe: `f32`, `f16` or `bf16`.
     pub dtype: Option<&'static str>,
-    /// The recipe as a person would write it.
+    /// The text of the recipe.
     pub recipe: String,
-    /// What a reader should know of it.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// A tensor to be made.
+/// The plan of a tensor.
 pub(crate) struct Planned {
-    /// What goes in; its spec is that of the merged tensor.
+    /// The operands; their spec is that of the merged tensor.
     pub operands: Operands,
-    /// What merges it.
+    /// The method.
     pub method: Arc<dyn Method>,
 }
 
 impl Plan {
-    /// The tensor `name`.
+    /// Returns the tensor `name`.
     pub fn tensor(&self, name: &str) -> Result<&Planned> {
         let found = self.tensors.iter().find(|t| t.operands.spec().name == name);
         found.ok_or_else(|| Error::NoMatch { pattern: name.into() })
     }
 
-    /// What the merged model is.
+    /// Returns the architecture of the merged model.
     ///
     /// # Errors
-    /// A family or configuration that cannot be run here.
+    /// A family or configuration that cannot be run.
     pub fn architecture(&self) -> Result<&Architecture> {
         match &self.restacked {
             None => self.configured.architecture(),
@@ -73,7 +73,7 @@ impl Plan {
         }
     }
 
-    /// The merged weights in `dtype`, each made when it is asked for.
+    /// Returns the merged weights in `dtype`, each computed on demand.
     pub fn weights<'a>(&'a self, device: &'a Device, dtype: DType) -> PlanWeights<'a> {
         let prepared = self.tensors.iter().map(|t| (t.operands.spec().name.as_str(), (t, OnceLock::new()))).collect();
         PlanWeights { prepared, device, dtype }
@@ -81,18 +81,18 @@ impl Plan {
 }
 
 impl Planned {
-    /// Looks at what goes in, as much as the method needs.
+    /// Reads the operands as far as the method needs.
     ///
     /// # Errors
-    /// A tensor that it cannot merge, or a stop.
+    /// The method cannot merge the tensor, or a stop was requested.
     pub fn prepare(&self) -> Result<Prepared<'_>> {
         let blend = self.method.prepare(&self.operands);
-        // After a stop not all was looked at.
+        // After a stop, the operands were not read completely.
         interrupt::check()?;
         Ok(Prepared { operands: &self.operands, blend: blend? })
     }
 
-    /// Its merged elements, in pieces.
+    /// Returns the merged elements, in pieces.
     ///
     /// # Errors
     /// As for [`Planned::prepare`].
@@ -102,7 +102,7 @@ impl Planned {
     }
 }
 
-/// A tensor that can be made in pieces, in any order, on any thread.
+/// A tensor that can be computed in pieces, in any order, on any thread.
 pub(crate) struct Prepared<'a> {
     operands: &'a Operands,
     blend: Box<dyn Blend>,
@@ -114,20 +114,20 @@ impl Prepared<'_> {
         self.operands.merge(&*self.blend, start, out);
     }
 
-    /// All of it, f32, on the CPU.
+    /// Returns the whole tensor, f32, on the CPU.
     fn tensor(&self) -> Result<Tensor> {
-        const PIECE: usize = 1 << 13;
+        const BLOCK: usize = 1 << 13;
         let mut values = vec![0f32; self.operands.elements()];
-        values.par_chunks_mut(PIECE).enumerate().for_each(|(i, out)| self.fill(i * PIECE, out));
+        values.par_chunks_mut(BLOCK).enumerate().for_each(|(i, out)| self.fill(i * BLOCK, out));
         Ok(Tensor::from_vec(values, self.operands.spec().shape.as_slice(), &Device::Cpu)?)
     }
 
-    /// The rows `ids`, f32, on the CPU.
+    /// Returns the rows `ids`, f32, on the CPU.
     fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         let columns = self.operands.columns();
         let rows = self.operands.elements() / columns;
         if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
-            return Err(candle_core::Error::Msg(format!("there is no row {id} of {rows}")).into());
+            return Err(candle_core::Error::Msg(format!("row {id} is out of range: the tensor has {rows} rows")).into());
         }
         let mut values = vec![0f32; ids.len() * columns];
         values.par_chunks_mut(columns).zip(ids).for_each(|(out, id)| self.fill(*id as usize * columns, out));
@@ -141,8 +141,8 @@ impl Drop for Prepared<'_> {
     }
 }
 
-/// The weights of a merge that is not written: each is made when it is asked for and not kept; what the method
-/// found out about it is.
+/// The weights of a merge that is not written. Each weight is computed on demand and not kept; its preparation is
+/// cached.
 pub(crate) struct PlanWeights<'a> {
     prepared: BTreeMap<&'a str, (&'a Planned, OnceLock<Prepared<'a>>)>,
     device: &'a Device,

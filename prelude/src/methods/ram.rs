@@ -1,7 +1,7 @@
-//! Reinforced Agent Merging: an element that one source alone has changed since the base is taken as it is, one that
-//! several have changed is their mean. Where sources tuned by reinforcement touch few weights, an average would thin
-//! out what only one of them has learnt. `ramplus_tl` scales that by `1 + r min(s / u, alpha)`, with `s` the elements
-//! of a source's tensor that it shares with others and `u` those that are its own.
+//! Reinforced Agent Merging: an element changed by a single source since the base is taken unchanged; one changed by
+//! several sources is their mean. Sources tuned by reinforcement learning change few weights, and an average would
+//! dilute them. `ramplus_tl` scales unshared changes by `1 + r min(s / u, alpha)`, where `s` is the number of changed
+//! elements of a source's tensor that it shares with others and `u` the number that it does not.
 //!
 //! arXiv 2601.13572; mergekit's `ram` and `ramplus_tl`.
 
@@ -11,35 +11,35 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::parameters::{self, Key};
-use super::{Base, Blend, Block, Entry, Given, Method, Operands, Origin, TILE};
+use super::{Base, Blend, Block, Method, MethodEntry, Operands, Origin, ParameterValues, TILE};
 use crate::error::Result;
 
 const EPSILON: Key = Key::whole("epsilon", "1e-5");
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "ram",
-    about: "what one source alone has learnt as it is, what several have as their mean",
+    about: "changes of a single source unchanged, changes of several averaged",
     keys: &[EPSILON],
     origin: Origin::Always,
     grid: &[],
     make: |given| Ok(Arc::new(Ram { epsilon: given.number("epsilon")?, plus: None })),
 };
 
-pub(super) const PLUS: Entry = Entry {
+pub(super) const PLUS: MethodEntry = MethodEntry {
     name: "ramplus_tl",
-    about: "the same, with more of what is one's own where much is shared",
+    about: "the same, with unshared changes amplified if many are shared",
     keys: &[Key::whole("r", "0.1"), Key::whole("alpha", "0.2"), EPSILON],
     origin: Origin::Always,
     grid: &[],
     make: plus,
 };
 
-/// What sources have changed, alone or together.
+/// Merges changes, depending on whether sources share them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ram {
-    /// A change no larger than this is none.
+    /// Changes up to this size are ignored.
     pub epsilon: f64,
-    /// `r` and `alpha` of `ramplus_tl`; none: `ram`.
+    /// `r` and `alpha` of `ramplus_tl`; `None` for `ram`.
     pub plus: Option<(f64, f64)>,
 }
 
@@ -50,13 +50,13 @@ impl Default for Ram {
 }
 
 impl Ram {
-    /// `ramplus_tl` as it is by default.
+    /// Returns `ramplus_tl` with its default parameters.
     pub fn plus() -> Self {
         Self { plus: Some((0.1, 0.2)), ..Self::default() }
     }
 }
 
-fn plus(given: &Given) -> Result<Arc<dyn Method>> {
+fn plus(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     let plus = Some((given.number("r")?, given.number("alpha")?));
     Ok(Arc::new(Ram { epsilon: given.number("epsilon")?, plus }))
 }
@@ -83,9 +83,9 @@ impl Method for Ram {
 
     fn check(&self, _sources: usize) -> Result<()> {
         let (r, alpha) = self.plus.unwrap_or_default();
-        parameters::check("epsilon", &[self.epsilon], 1, |x| x >= 0.0, "a size from 0, such as 1e-5")?;
+        parameters::check("epsilon", &[self.epsilon], 1, |x| x >= 0.0, "a size of at least 0, such as 1e-5")?;
         parameters::check("r", &[r], 1, |_| true, "a number, such as 0.1")?;
-        parameters::check("alpha", &[alpha], 1, |x| x >= 0.0, "a share from 0, such as 0.2")
+        parameters::check("alpha", &[alpha], 1, |x| x >= 0.0, "a ratio of at least 0, such as 0.2")
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
@@ -108,7 +108,7 @@ impl Method for Ram {
     }
 }
 
-/// Turns sources into task vectors; how many of them change each element.
+/// Turns sources into task vectors; returns how many of them change each element.
 #[inline(always)]
 fn changing(epsilon: f32, block: &mut Block<'_>) -> [u32; TILE] {
     block.subtract_base();
@@ -121,7 +121,7 @@ fn changing(epsilon: f32, block: &mut Block<'_>) -> [u32; TILE] {
 
 struct Changed {
     epsilon: f32,
-    /// By source, of what is its own.
+    /// The factor of unshared changes, by source.
     scales: Vec<f32>,
 }
 
@@ -147,11 +147,11 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn what_is_ones_own_is_kept_and_what_is_shared_is_averaged() {
-        // Task vectors (2, 0, 1, 0) and (4, 3, 0, 0): one is shared, each has one of its own.
+    fn unshared_changes_are_kept_and_shared_ones_averaged() {
+        // Task vectors (2, 0, 1, 0) and (4, 3, 0, 0): one change is shared, each has one unshared.
         let tensor = operands(&[4], &[&[3.0, 1.0, 2.0, 1.0], &[5.0, 4.0, 1.0, 1.0]], Some(&[1.0; 4]));
         assert_eq!(merged(&Ram::default(), &tensor), [4.0, 4.0, 2.0, 1.0]);
-        // A share of 1, of which 0.2 counts: times 1.02.
+        // A ratio of 1, limited to 0.2: factor 1.02.
         let found = merged(&Ram::plus(), &tensor);
         assert!(found.iter().zip([4.0, 4.06, 2.02, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
         assert!(Ram { epsilon: -1.0, ..Ram::default() }.check(2).is_err());

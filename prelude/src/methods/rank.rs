@@ -1,13 +1,12 @@
-//! Exact ranks of a tensor's elements by size, without sorting or copying it: the value at a rank is found by
-//! counting leading and then trailing bits, two passes, and where more elements have that value than are
-//! wanted, the first of them by position are taken, a third pass. A float that is not negative is in the
-//! order of its bits.
+//! Exact ranks of a tensor's elements by magnitude, without sorting or copying the tensor. Two passes count the
+//! leading and then the trailing bits to find the value at a rank. If only some of the elements with that value are
+//! selected, a third pass finds the first of them by position. Non-negative floats are ordered like their bits.
 
 use std::collections::BTreeSet;
 
 use super::{Block, Operands, TILE};
 
-/// A place in the order from the largest to the smallest, equals by position.
+/// A position in the order from the largest to the smallest element; ties are ordered by position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cut {
     bits: u32,
@@ -20,16 +19,16 @@ impl Cut {
     /// After all elements.
     pub const LAST: Self = Self { bits: 0, position: usize::MAX };
 
-    /// The value at the rank that was asked for, where that is inside.
+    /// Returns the value at the rank, if the rank is in range.
     pub fn value(&self) -> f32 {
         f32::from_bits(self.bits)
     }
 
-    /// Writes into `kept` whether each element of `keys`, which are not negative, from position `start` on,
-    /// is ahead of the cut.
+    /// For each element of `keys` (non-negative) from position `start` on, writes to `kept` whether it is ahead of
+    /// the cut.
     #[inline(always)]
     pub fn ahead(&self, start: usize, keys: &[f32], kept: &mut [bool]) {
-        // Positions matter only for equals, and only in the block that has the last of them.
+        // Positions matter only for ties, and only in the block with the last of them.
         let pairs = kept.iter_mut().zip(keys);
         if start + keys.len() <= self.position {
             pairs.for_each(|(kept, x)| *kept = x.to_bits() >= self.bits);
@@ -44,28 +43,28 @@ impl Cut {
     }
 }
 
-/// A rank that is asked for: how many elements of the keys `row` are ahead of the cut.
+/// A requested rank: the number of elements of the keys of `row` ahead of the cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rank {
     pub row: usize,
     pub rank: usize,
 }
 
-/// Values of the leading and the trailing bits that are counted; the sign is always 0.
+/// The numbers of values of the leading and the trailing bits; the sign bit is always 0.
 const HIGH: usize = 1 << 15;
 const LOW: usize = 1 << 16;
 
-/// The cuts at `ranks`. `keys` writes over the sources of a block with the keys, which are not negative; the
-/// keys of row `r` are those of source `r`.
+/// Returns the cuts at `ranks`. `keys` overwrites the sources of a block with non-negative keys; row `r` has the keys
+/// of source `r`.
 pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'_>) + Sync) -> Vec<Cut> {
     let n = tensor.elements();
     let inside: Vec<Rank> = ranks.iter().copied().filter(|r| r.rank > 0 && r.rank < n).collect();
-    // Only the rows that are asked for have keys.
+    // Only requested rows have keys.
     let rows: Vec<usize> = inside.iter().map(|r| r.row).collect::<BTreeSet<_>>().into_iter().collect();
     let place = |row: usize| rows.binary_search(&row).unwrap_or(0);
     let join = |a: &mut Vec<u64>, b: Vec<u64>| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
 
-    // The leading bits of the element at each rank, and how many are ahead within those bits.
+    // The leading bits of the element at each rank, and how many elements are ahead within these bits.
     let high = tensor.tally(
         || vec![0u64; rows.len() * HIGH],
         |counts, block| {
@@ -97,7 +96,7 @@ pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'
     });
     let found: Vec<(u32, usize, usize)> = found.collect();
 
-    // Where the last of the equals that are wanted is.
+    // The position of the last selected tie.
     let split = found.iter().any(|(_, wanted, equals)| wanted < equals);
     let equals = |sums: &mut Vec<(usize, Vec<usize>)>, block: &mut Block<'_>| {
         keys(block);
@@ -106,7 +105,7 @@ pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'
         };
         sums.push((block.start(), inside.iter().zip(&found).map(count).collect()));
     };
-    let blocks = if split { tensor.stretches(Vec::new, equals).concat() } else { Vec::new() };
+    let blocks = if split { tensor.chunks(Vec::new, equals).concat() } else { Vec::new() };
     let cut = |i: usize| {
         let (bits, wanted, equals) = found[i];
         if wanted == equals {
@@ -140,8 +139,8 @@ pub(super) fn cuts(tensor: &Operands, ranks: &[Rank], keys: impl Fn(&mut Block<'
     ranks.iter().map(place).collect()
 }
 
-/// The slot of `counts`, from the last down, in which the element number `rank` (from 1) is, and its number
-/// in there.
+/// Finds the slot of `counts`, from the last downwards, that contains element number `rank` (from 1), and the number
+/// of the element within the slot.
 fn find(counts: &[u64], rank: usize) -> (usize, usize) {
     let mut left = rank;
     for (slot, count) in counts.iter().enumerate().rev() {
@@ -165,7 +164,7 @@ mod tests {
         (0..block.sources()).for_each(|i| block.source_mut(i).iter_mut().for_each(|x| *x = x.abs()));
     }
 
-    /// Which elements are ahead of the cut at `rank`, as sorting tells it.
+    /// Returns which elements are ahead of the cut at `rank`, by sorting.
     fn sorted(values: &[f32], rank: usize) -> Vec<bool> {
         let mut order: Vec<usize> = (0..values.len()).collect();
         order.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()).then(a.cmp(b)));
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_are_those_of_a_sorted_tensor_with_many_equals() {
+    fn cuts_equal_those_by_sorting_with_many_ties() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let n = 150_001;
         let fine: Vec<f32> = (0..n).map(|_| rng.random::<f32>() - 0.5).collect();
@@ -194,9 +193,9 @@ mod tests {
         }
     }
 
-    /// A source that keeps all has no keys, and its negative values are none.
+    /// A source with density 1 has no keys; its negative values must not be read as keys.
     #[test]
-    fn rows_that_are_not_asked_for_are_not_looked_at() {
+    fn ignores_rows_that_are_not_requested() {
         let values: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin()).collect();
         let tensor = operands(&[1000], &[&values, &values], None);
         let second = |block: &mut Block<'_>| block.source_mut(1).iter_mut().for_each(|x| *x = x.abs());

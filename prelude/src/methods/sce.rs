@@ -1,5 +1,5 @@
-//! SCE, select, calculate, erase: where task vectors vary most between sources they are kept; each source weighs by
-//! the mean square of what is kept of it; what is against the elected sign is erased; the rest is averaged.
+//! SCE (select, calculate, erase): keeps task vectors where they vary most between sources; weights each source by
+//! the mean square of its kept elements; erases elements that conflict with the elected sign; averages the rest.
 //!
 //! Wan et al. (FuseChat), arXiv 2408.07990; mergekit's `sce`.
 
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use super::gram::dot;
 use super::parameters::{self, INT8_MASK, Key};
 use super::rank::{Cut, Rank, cuts};
-use super::task_vectors::{Consensus, Divided, Weighed};
-use super::{Base, Blend, Block, Entry, Given, Method, Operands, Origin, Signs, TILE};
+use super::task_vectors::{Consensus, Divisor, WeightOrder};
+use super::{Base, Blend, Block, Method, MethodEntry, Operands, Origin, ParameterValues, Signs, TILE};
 use crate::error::Result;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "sce",
-    about: "what sources have learnt where they differ most, weighed by its size, where they agree on the sign",
+    about: "task vectors where they differ most, weighted by magnitude, with sign consensus",
     keys: &[Key::whole("select_topk", "1"), INT8_MASK],
     origin: Origin::Always,
     grid: &[("select_topk", &["0.1", "0.3", "0.6", "1"])],
@@ -27,7 +27,7 @@ pub(super) const ENTRY: Entry = Entry {
 /// Select, calculate, erase.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sce {
-    /// The share of the elements that vary at all which is kept, 0 to 1.
+    /// The fraction kept of the elements with non-zero variance, 0 to 1.
     pub select_topk: f64,
 }
 
@@ -37,7 +37,7 @@ impl Default for Sce {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     given.switch(INT8_MASK.name)?;
     Ok(Arc::new(Sce { select_topk: given.number("select_topk")? }))
 }
@@ -60,7 +60,7 @@ impl Method for Sce {
     }
 
     fn check(&self, _sources: usize) -> Result<()> {
-        parameters::check("select_topk", &[self.select_topk], 1, |x| (0.0..=1.0).contains(&x), "a share from 0 to 1")
+        parameters::check("select_topk", &[self.select_topk], 1, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
@@ -85,7 +85,7 @@ impl Method for Sce {
             }
             false => Cut::LAST,
         };
-        let squares = tensor.stretches(
+        let squares = tensor.chunks(
             || vec![0.0; tensor.sources()],
             |sums: &mut Vec<f64>, block| {
                 select(selected, block);
@@ -98,11 +98,11 @@ impl Method for Sce {
         }
         let total: f64 = weights.iter().sum();
         let equal = 1.0 / tensor.sources() as f64;
-        // So little that its share means nothing.
+        // Below this, the weights are meaningless.
         let weights = weights.iter().map(|w| if total.abs() < 1e-6 { equal } else { w / total } as f32).collect();
-        let divided = Divided::ByWeightsInFrom(1e-6);
-        let weighed = Weighed::AfterElection;
-        let consensus = Consensus { weights, signs: Signs::Elected, weighed, divided, lambda: 1.0 };
+        let divisor = Divisor::WeightsAtLeast(1e-6);
+        let weight_order = WeightOrder::AfterElection;
+        let consensus = Consensus { weights, signs: Signs::Elected, weight_order, divisor, lambda: 1.0 };
         Ok(Box::new(Selected { selected, consensus }))
     }
 }
@@ -124,7 +124,7 @@ impl Blend for Selected {
     }
 }
 
-/// Turns a block's sources into their task vectors where they vary enough, and 0 elsewhere.
+/// Replaces a block's sources by their task vectors where the variance is large enough, and by 0 elsewhere.
 #[inline(always)]
 fn select(selected: Cut, block: &mut Block<'_>) {
     block.subtract_base();
@@ -140,7 +140,7 @@ fn select(selected: Cut, block: &mut Block<'_>) {
     }
 }
 
-/// Of each element, how much the sources of a block vary: `mean_i (x_i - mean)^2`.
+/// Returns the variance of each element over the sources of a block: `mean_i (x_i - mean)^2`.
 #[inline(always)]
 fn variances(block: &Block<'_>) -> [f32; TILE] {
     let n = block.sources() as f64;
@@ -161,13 +161,13 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn sources_weigh_by_what_is_selected() {
-        // Task vectors (2, 4, 1, 3) and (4, 0, 1, -1): variances 1, 4, 0, 4; a share of 2/3 of three are two,
-        // the second and the fourth. Mean squares 16 + 9 and 0 + 1, over 4: weights 25/26 and 1/26.
+    fn weights_come_from_the_selected_elements() {
+        // Task vectors (2, 4, 1, 3) and (4, 0, 1, -1): variances 1, 4, 0, 4. A fraction of 2/3 of three elements is
+        // two: the second and the fourth. Mean squares (16 + 9) / 4 and (0 + 1) / 4: weights 25/26 and 1/26.
         let tensor = operands(&[4], &[&[2.0, 4.0, 1.0, 3.0], &[4.0, 0.0, 1.0, -1.0]], Some(&[0.0; 4]));
         let found = merged(&Sce { select_topk: 0.67 }, &tensor);
         assert!(found.iter().zip([0.0, 4.0, 0.0, 3.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
-        // All: 30 and 18 over 48.
+        // All elements: 30/48 and 18/48.
         let found = merged(&Sce::default(), &tensor);
         let expected = [2.0 * 30.0 / 48.0 + 4.0 * 18.0 / 48.0, 4.0, 1.0, 3.0];
         assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");

@@ -1,6 +1,6 @@
-//! SLERP, along the great circle from the first source to the second: with `theta` the angle between the two
-//! tensors, `W = sin((1 - t) theta) / sin(theta) W_0 + sin(t theta) / sin(theta) W_1`. The tensors
-//! themselves are weighed, not their directions; where they are nearly parallel, the line is taken.
+//! SLERP: interpolation along the great circle from the first source to the second. With `theta` the angle between
+//! the two tensors, `W = sin((1 - t) theta) / sin(theta) W_0 + sin(t theta) / sin(theta) W_1`. The weights apply to
+//! the tensors, not to their directions; nearly parallel tensors are interpolated linearly.
 //!
 //! Shoemake, "Animating rotation with quaternion curves" (1985); mergekit's `slerp`.
 
@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 use super::combination::Combination;
 use super::gram::{Grams, Groups};
 use super::parameters::{BASE, Key, Scope};
-use super::{Base, Blend, Entry, Given, Method, Operands, Origin};
+use super::{Base, Blend, Method, MethodEntry, Operands, Origin, ParameterValues};
 use crate::error::{Error, Result};
 
-/// The cosine past which the line is taken.
+/// The cosine above which interpolation is linear.
 const PARALLEL: f64 = 0.9995;
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "slerp",
-    about: "along the great circle from the first of two sources to the second, the share t of the way",
+    about: "spherical interpolation from the first of two sources (t=0) to the second (t=1)",
     keys: &[Key { name: "t", default: "0.5", scope: Scope::NeededWhole }, BASE],
     origin: Origin::Never,
     grid: &[("t", &["0.3", "0.4", "0.5", "0.6", "0.7"])],
@@ -30,7 +30,7 @@ pub(super) const ENTRY: Entry = Entry {
 /// Spherical interpolation between two sources.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slerp {
-    /// 0 is the first source, 1 the second.
+    /// The position: 0 is the first source, 1 the second.
     pub t: f64,
     /// Whether the base model is one of the two.
     pub with_base: bool,
@@ -42,7 +42,7 @@ impl Default for Slerp {
     }
 }
 
-fn make(given: &Given) -> Result<Arc<dyn Method>> {
+fn make(given: &ParameterValues) -> Result<Arc<dyn Method>> {
     Ok(Arc::new(Slerp { t: given.number("t")?, with_base: given.switch("base")? }))
 }
 
@@ -66,14 +66,14 @@ impl Method for Slerp {
     fn check(&self, _sources: usize) -> Result<()> {
         match (self.t as f32).is_finite() {
             true => Ok(()),
-            false => Err(Error::bad_value("t", &self.t.to_string(), "a number, 0 for the first source and 1 for the second")),
+            false => Err(Error::bad_value("t", &self.t.to_string(), "a number: 0 for the first source, 1 for the second")),
         }
     }
 
     fn prepare(&self, tensor: &Operands) -> Result<Box<dyn Blend>> {
         let grams = Grams::new(tensor, Groups::whole());
         let coefficients = grams.iter().map(|gram| {
-            // A tensor of zeros keeps its length.
+            // Norms near 0 are replaced by 1.
             let unit = |norm: f64| if norm > 1e-8 { norm } else { 1.0 };
             let cosine = gram.product(0, 1) / (unit(gram.norm(0)) * unit(gram.norm(1)));
             match cosine.abs() > PARALLEL {
@@ -85,12 +85,12 @@ impl Method for Slerp {
     }
 }
 
-/// The shares of two points at `t` on the line between them.
+/// Returns the weights of two points at `t` on the line between them.
 pub(super) fn line(t: f64) -> [f64; 2] {
     [1.0 - t, t]
 }
 
-/// The shares of two points at `t` on the arc between them, of angle `theta`.
+/// Returns the weights of two points at `t` on the arc between them, of angle `theta`.
 pub(super) fn arc(t: f64, theta: f64) -> [f64; 2] {
     [((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin()]
 }
@@ -101,7 +101,7 @@ mod tests {
     use crate::methods::stream::tests::{merged, operands};
 
     #[test]
-    fn half_way_between_two_axes_is_the_diagonal() {
+    fn the_midpoint_of_two_axes_is_the_diagonal() {
         let tensor = operands(&[2], &[&[2.0, 0.0], &[0.0, 2.0]], None);
         let root = 2f32.sqrt();
         for (x, expected) in merged(&Slerp::default(), &tensor).iter().zip([root, root]) {
@@ -110,11 +110,11 @@ mod tests {
     }
 
     #[test]
-    fn parallel_tensors_and_zeros_are_interpolated_in_a_line() {
+    fn parallel_tensors_and_zeros_are_interpolated_linearly() {
         let parallel = operands(&[2], &[&[1.0, 1.0], &[3.0, 3.0]], None);
         assert_eq!(merged(&Slerp { t: 0.25, ..Slerp::default() }, &parallel), [1.5, 1.5]);
         let zero = operands(&[2], &[&[0.0, 0.0], &[4.0, 0.0]], None);
-        // The angle to nothing counts as a right one: sin(pi / 4).
+        // The angle to a zero tensor counts as a right angle: sin(pi / 4).
         assert!((merged(&Slerp::default(), &zero)[0] - 4.0 * 0.5f32.sqrt()).abs() < 1e-6);
     }
 }

@@ -1,14 +1,14 @@
-//! Task vectors thinned out: which elements of `d = W_i - base` are kept, and what they are multiplied by so
-//! that as much is left as there was.
+//! Sparsifies task vectors: selects the kept elements of `d = W_i - base`, and rescales them to compensate for the
+//! dropped ones.
 //!
-//! | | kept, of n elements | source |
+//! | variant | kept elements, of n | source |
 //! | --- | --- | --- |
-//! | magnitude | the `density n` largest in size, at least one | TIES, arXiv 2306.01708 |
-//! | outliers | the `density n` largest but the `gamma n` largest of all | Model Breadcrumbs, arXiv 2312.06795 |
+//! | magnitude | the `density n` largest in magnitude, at least one | TIES, arXiv 2306.01708 |
+//! | outliers | the `density n` largest after the `gamma n` largest | Model Breadcrumbs, arXiv 2312.06795 |
 //! | random | each with probability `density` | DARE, arXiv 2311.03099 |
-//! | ranked | each with a probability from `density - epsilon` to `density + epsilon`, by its rank in its row | DELLA, arXiv 2406.11617 |
+//! | ranked | each with probability `density - epsilon` to `density + epsilon`, by rank in its row | DELLA, arXiv 2406.11617 |
 //!
-//! Random draws are a function of seed, tensor, source and position: they do not depend on threads or order.
+//! Random draws are a function of seed, tensor, source and position; they do not depend on threads or order.
 
 use pulp::Arch;
 use rayon::prelude::*;
@@ -19,73 +19,73 @@ use super::parameters::of;
 use super::rank::{Cut, Rank, cuts};
 use super::{Block, Operands, TILE};
 
-/// Which elements of a task vector are kept.
+/// The rule that selects the kept elements of a task vector.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sparsify {
-    /// All of them, whatever the density.
+    /// All, whatever the density.
     Nothing,
-    /// The largest.
+    /// The largest in magnitude.
     Magnitude,
-    /// The largest but the `gamma` largest: one share, or one a source.
+    /// The largest after the fraction `gamma` of outliers: one value, or one per source.
     Outliers {
-        /// 0 to 1.
+        /// The fraction, 0 to 1.
         gamma: Vec<f64>,
     },
-    /// Drawn, all alike.
+    /// At random, with equal probability.
     Random {
-        /// Another one, other draws.
+        /// The seed of the draws.
         seed: u64,
     },
-    /// Drawn, the larger the likelier.
+    /// At random, with a higher probability for larger elements.
     Ranked {
-        /// How far from the density probabilities go: one number, or one a source.
+        /// The range of the probability around the density: one number, or one per source.
         epsilon: Vec<f64>,
-        /// Another one, other draws.
+        /// The seed of the draws.
         seed: u64,
     },
 }
 
-/// What is kept is multiplied by.
+/// The rescaling of kept elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rescale {
-    /// Nothing.
+    /// None.
     Off,
-    /// What keeps the sum of sizes, as mergekit does.
+    /// Preserves the L1 norm, as mergekit does.
     L1,
-    /// One over the density, as in the DARE paper.
+    /// Divides by the density, as in the DARE paper.
     Density,
 }
 
-/// What is kept of one source's task vector.
-pub(super) struct Kept {
-    which: Which,
+/// The kept elements of one source's task vector.
+pub(super) struct Selection {
+    which: KeptElements,
     scale: f32,
 }
 
-enum Which {
+enum KeptElements {
     All,
-    /// Between two ranks by size.
+    /// Between two ranks by magnitude.
     Window(Cut, Cut),
-    /// Draws below a limit.
+    /// Draws below a threshold.
     Drawn(Draws, u32),
-    /// A bit an element.
+    /// One bit per element.
     Bits(Vec<u64>),
 }
 
-impl Kept {
-    /// All of it.
+impl Selection {
+    /// Keeps all elements.
     pub fn all() -> Self {
-        Self { which: Which::All, scale: 1.0 }
+        Self { which: KeptElements::All, scale: 1.0 }
     }
 
-    /// Sets what is not kept of `values`, a block from position `start` on, to 0, and scales the rest.
+    /// In `values`, a block from position `start` on, sets dropped elements to 0 and rescales the others.
     #[inline(always)]
     pub fn apply(&self, start: usize, values: &mut [f32]) {
         let mut kept = [true; TILE];
         let kept = &mut kept[..values.len()];
         match &self.which {
-            Which::All => return,
-            Which::Window(above, below) => {
+            KeptElements::All => return,
+            KeptElements::Window(above, below) => {
                 let mut keys = [0f32; TILE];
                 let keys = &mut keys[..values.len()];
                 keys.iter_mut().zip(values.iter()).for_each(|(key, x)| *key = x.abs());
@@ -96,8 +96,8 @@ impl Kept {
                     kept.iter_mut().zip(dropped).for_each(|(kept, dropped)| *kept &= !dropped);
                 }
             }
-            Which::Drawn(draws, below) => draws.fill(start, *below, kept),
-            Which::Bits(bits) => {
+            KeptElements::Drawn(draws, below) => draws.fill(start, *below, kept),
+            KeptElements::Bits(bits) => {
                 let bit = |at: usize| bits[at / 64] >> (at % 64) & 1 == 1;
                 kept.iter_mut().enumerate().for_each(|(i, kept)| *kept = bit(start + i));
             }
@@ -107,10 +107,10 @@ impl Kept {
 }
 
 impl Sparsify {
-    /// What is kept of each source of `tensor`, of the densities given.
-    pub(super) fn kept(&self, tensor: &Operands, densities: &[f64], rescale: Rescale) -> Vec<Kept> {
+    /// Returns the kept elements of each source of `tensor` for the given densities.
+    pub(super) fn kept(&self, tensor: &Operands, densities: &[f64], rescale: Rescale) -> Vec<Selection> {
         let all = |i: &usize| of(densities, *i) >= 1.0 || *self == Self::Nothing;
-        let mut kept: Vec<Kept> = (0..tensor.sources()).map(|_| Kept::all()).collect();
+        let mut kept: Vec<Selection> = (0..tensor.sources()).map(|_| Selection::all()).collect();
         let thinned: Vec<usize> = (0..tensor.sources()).filter(|i| !all(i)).collect();
         let draws = |seed, i: usize| Draws::new(seed, &tensor.spec().name, &tensor.names()[i]);
         match self {
@@ -125,21 +125,21 @@ impl Sparsify {
                     thinned.iter().for_each(|i| block.source_mut(*i).iter_mut().for_each(|x| *x = x.abs()));
                 });
                 for (i, cut) in thinned.iter().zip(cuts.chunks(2)) {
-                    kept[*i].which = Which::Window(cut[0], cut[1]);
+                    kept[*i].which = KeptElements::Window(cut[0], cut[1]);
                 }
             }
             Self::Random { seed } => {
                 for i in &thinned {
-                    kept[*i].which = Which::Drawn(draws(*seed, *i), below(of(densities, *i)));
+                    kept[*i].which = KeptElements::Drawn(draws(*seed, *i), below(of(densities, *i)));
                 }
             }
             Self::Ranked { epsilon, seed } => {
                 for i in &thinned {
                     if of(densities, *i) <= 0.0 {
-                        kept[*i].which = Which::Drawn(draws(*seed, *i), below(0.0));
+                        kept[*i].which = KeptElements::Drawn(draws(*seed, *i), below(0.0));
                         continue;
                     }
-                    kept[*i].which = Which::Bits(ranked(tensor, *i, of(densities, *i), of(epsilon, *i), draws(*seed, *i)));
+                    kept[*i].which = KeptElements::Bits(ranked(tensor, *i, of(densities, *i), of(epsilon, *i), draws(*seed, *i)));
                 }
             }
         }
@@ -156,19 +156,20 @@ impl Sparsify {
     }
 }
 
-/// The ranks between which `density n` elements are, of `n`, below the `skipped n` largest; `least` of them if any.
+/// Returns the ranks of the `density n` largest of `n` elements after the `skipped n` largest; at least `least`
+/// elements if there are any.
 fn window(n: usize, density: f64, skipped: f64, least: usize) -> [usize; 2] {
     let least = if density > 0.0 { least } else { 0 };
     let count = ((density * n as f64) as usize).max(least).min(n);
-    // Fewer of the largest go where there would be too few left.
+    // Skips fewer of the largest if too few would remain.
     let first = ((skipped * n as f64) as usize).min(n - count);
     [first, first + count]
 }
 
-/// Of each source, the sum of sizes over that of what is kept; 1 where either is nothing.
-fn l1_scales(tensor: &Operands, kept: &[Kept]) -> Vec<f32> {
+/// Returns, for each source, the L1 norm divided by that of the kept elements; 1 if either is 0.
+fn l1_scales(tensor: &Operands, kept: &[Selection]) -> Vec<f32> {
     let n = kept.len();
-    let sums = tensor.stretches(
+    let sums = tensor.chunks(
         || vec![(0.0, 0.0); n],
         |sums: &mut Vec<(f64, f64)>, block| {
             block.subtract_base();
@@ -193,7 +194,7 @@ fn l1_scales(tensor: &Operands, kept: &[Kept]) -> Vec<f32> {
     total.into_iter().map(|(all, left)| if all < LEAST || left < LEAST { 1.0 } else { (all / left) as f32 }).collect()
 }
 
-/// DELLA's draws for source `i`: a bit an element. A tensor's rows are ranked one by one.
+/// Returns DELLA's draws for source `i`, one bit per element. Rows are ranked one by one.
 fn ranked(tensor: &Operands, i: usize, density: f64, epsilon: f64, draws: Draws) -> Vec<u64> {
     let (columns, elements) = (tensor.columns(), tensor.elements());
     let last = (columns - 1).max(1) as f64;
@@ -224,9 +225,9 @@ fn ranked(tensor: &Operands, i: usize, density: f64, epsilon: f64, draws: Draws)
     words.collect::<Vec<_>>().concat()
 }
 
-/// Turns a block's sources into what is kept of their task vectors.
+/// Replaces a block's sources by their sparsified task vectors.
 #[inline(always)]
-pub(super) fn thin(kept: &[Kept], block: &mut Block<'_>) {
+pub(super) fn thin(kept: &[Selection], block: &mut Block<'_>) {
     block.subtract_base();
     let start = block.start();
     kept.iter().enumerate().for_each(|(i, kept)| kept.apply(start, block.source_mut(i)));
@@ -249,31 +250,31 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_are_kept_equals_by_position() {
+    fn keeps_the_largest_with_ties_by_position() {
         let values = [1.0, -3.0, 2.0, -2.0, 0.5, 2.0];
         assert_eq!(kept(&Sparsify::Magnitude, 0.5, Rescale::Off, &values, &[6]), [0.0, -3.0, 2.0, -2.0, 0.0, 0.0]);
-        // 10.5 of 7 are left.
+        // 10.5 / 7: the L1 norm over that of the kept elements.
         let scaled = kept(&Sparsify::Magnitude, 0.5, Rescale::L1, &values, &[6]);
         assert_eq!(scaled, [0.0, -4.5, 3.0, -3.0, 0.0, 0.0]);
         assert_eq!(kept(&Sparsify::Magnitude, 1.0, Rescale::L1, &values, &[6]), values);
-        // As in mergekit, one is left of whatever there is some of.
+        // As in mergekit, at least one element is kept of a non-empty tensor.
         assert_eq!(kept(&Sparsify::Magnitude, 0.1, Rescale::Off, &values, &[6]), [0.0, -3.0, 0.0, 0.0, 0.0, 0.0]);
         assert_eq!(kept(&Sparsify::Magnitude, 0.0, Rescale::L1, &values, &[6]), [0.0; 6]);
     }
 
     #[test]
-    fn breadcrumbs_leave_the_largest_out() {
+    fn breadcrumbs_drop_outliers() {
         let values = [1.0, -3.0, 2.0, -4.0, 0.5, 2.5];
         let outliers = |gamma| Sparsify::Outliers { gamma: vec![gamma] };
         assert_eq!(kept(&outliers(0.2), 0.5, Rescale::Off, &values, &[6]), [0.0, -3.0, 2.0, 0.0, 0.0, 2.5]);
-        // Less than one element is none.
+        // Less than one element counts as none.
         assert_eq!(kept(&outliers(0.1), 0.5, Rescale::Off, &values, &[6]), [0.0, -3.0, 0.0, -4.0, 0.0, 2.5]);
-        // No more can go than leaves the density.
+        // The outliers are limited so that the density is kept.
         assert_eq!(kept(&outliers(0.9), 0.5, Rescale::Off, &values, &[6]), [1.0, 0.0, 2.0, 0.0, 0.5, 0.0]);
     }
 
     #[test]
-    fn draws_keep_the_density_and_the_size() {
+    fn random_draws_preserve_density_and_l1_norm() {
         let values: Vec<f32> = (0..40_000).map(|i| (i % 13) as f32 - 6.0).collect();
         let size = |values: &[f32]| values.iter().map(|x| x.abs()).sum::<f32>();
         let share = |values: &[f32]| values.iter().filter(|x| **x != 0.0).count() as f32 / 40_000.0 * 13.0 / 12.0;
@@ -291,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn of_no_density_nothing_is_drawn() {
+    fn density_zero_keeps_nothing() {
         for sparsify in [Sparsify::Random { seed: 0 }, Sparsify::Ranked { epsilon: vec![0.2], seed: 0 }] {
             assert_eq!(kept(&sparsify, 0.0, Rescale::L1, &[1.0; 100], &[10, 10]), [0.0; 100]);
         }
     }
 
     #[test]
-    fn the_larger_are_drawn_likelier() {
+    fn larger_elements_are_kept_with_higher_probability() {
         // Rows of one small and one large element: probabilities 0.1 and 0.9.
         let values: Vec<f32> = (0..20_000).map(|i| if i % 2 == 0 { 0.5 } else { -3.0 }).collect();
         let sparsify = Sparsify::Ranked { epsilon: vec![0.4], seed: 5 };
@@ -307,9 +308,9 @@ mod tests {
         assert!((share(0.5) - 0.1).abs() < 0.02 && (share(-3.0) - 0.9).abs() < 0.02, "{} {}", share(0.5), share(-3.0));
     }
 
-    /// What is drawn for a source in a tensor is the same in whatever order the blocks come, with whatever others.
+    /// The draws for a source in a tensor do not depend on the order of blocks or on the other sources.
     #[test]
-    fn draws_belong_to_a_tensor_and_a_source() {
+    fn draws_depend_on_tensor_and_source_only() {
         let (a, b): (Vec<f32>, Vec<f32>) = (0..5_000u16).map(|i| (f32::from(i) + 1.0, -f32::from(i) - 1.0)).unzip();
         let base = vec![0.0; a.len()];
         let both = operands(&[50, 100], &[&a, &b], Some(&base));

@@ -1,4 +1,4 @@
-//! What a method sees of one tensor, decoded block by block from where the sources are mapped.
+//! The operands of a method for one tensor, decoded block by block from the memory-mapped sources.
 
 use candle_core::DType;
 use pulp::Arch;
@@ -9,7 +9,7 @@ pub(crate) use crate::checkpoint::TILE;
 use crate::checkpoint::{TensorSpec, View, common_dtype};
 use crate::interrupt;
 
-/// One tensor of every source, and of the base where the method measures from it.
+/// One tensor of every source, and of the base if the method uses task vectors.
 pub struct Operands {
     spec: TensorSpec,
     names: Vec<String>,
@@ -17,59 +17,59 @@ pub struct Operands {
     base: Option<View>,
 }
 
-/// Elements that one task looks at, where what it finds is small.
+/// Elements per task if the result is small.
 const CHUNK: usize = 1 << 16;
 
 impl Operands {
-    /// The tensor `spec` of the sources `names` and of `base`, all of its shape.
+    /// Creates the operands: the tensor `spec` of the sources `names` and of `base`, all of the same shape.
     pub(crate) fn new(spec: TensorSpec, names: Vec<String>, sources: Vec<View>, base: Option<View>) -> Self {
         Self { spec, names, sources, base }
     }
 
-    /// Its name, kind and shape.
+    /// Returns the name, kind and shape.
     pub fn spec(&self) -> &TensorSpec {
         &self.spec
     }
 
-    /// The names of the sources, without the base.
+    /// Returns the names of the sources, without the base.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The number of sources, without the base.
+    /// Returns the number of sources, without the base.
     pub fn sources(&self) -> usize {
         self.sources.len()
     }
 
-    /// Whether the base is there to measure from.
+    /// Whether there is a base for task vectors.
     pub fn has_base(&self) -> bool {
         self.base.is_some()
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     pub fn elements(&self) -> usize {
         self.spec.shape.iter().product()
     }
 
-    /// How the sources store it; f32 where they differ.
+    /// Returns the dtype of the sources; f32 if they differ.
     pub(crate) fn dtype(&self) -> DType {
         common_dtype(&self.sources)
     }
 
-    /// Elements of a row; a vector is one row.
+    /// Returns the number of elements per row; a one-dimensional tensor is one row.
     pub fn columns(&self) -> usize {
         self.spec.shape.last().copied().unwrap_or(1).max(1)
     }
 
-    /// Looks at all of it, on all threads, a stretch at a time; gives what was found of each stretch, in
-    /// order, so that what is made of it does not depend on the number of threads. Where a stop is asked for the rest
-    /// is not looked at: whoever prepares a merge asks afterwards, and makes nothing of it.
-    pub fn stretches<T: Send>(&self, make: impl Fn() -> T + Sync, look: impl Fn(&mut T, &mut Block<'_>) + Sync) -> Vec<T> {
-        self.stretches_of(CHUNK, make, look)
+    /// Reads the tensor on all threads, in chunks, and returns the result of each chunk in order, so that the total
+    /// does not depend on the number of threads. After a stop request, the remaining chunks are skipped: callers
+    /// check for it afterwards and discard the result.
+    pub fn chunks<T: Send>(&self, make: impl Fn() -> T + Sync, look: impl Fn(&mut T, &mut Block<'_>) + Sync) -> Vec<T> {
+        self.chunks_of(CHUNK, make, look)
     }
 
-    /// [`Operands::stretches`] of `length` elements.
-    pub fn stretches_of<T: Send>(
+    /// Like [`Operands::chunks`], with chunks of `length` elements.
+    pub fn chunks_of<T: Send>(
         &self,
         length: usize,
         make: impl Fn() -> T + Sync,
@@ -87,7 +87,7 @@ impl Operands {
         (0..count).into_par_iter().map(stretch).collect()
     }
 
-    /// Looks at all of it, on all threads, for what does not depend on order, such as counts.
+    /// Reads the tensor on all threads, for results that do not depend on order, such as counts.
     pub fn tally<T: Send>(
         &self,
         make: impl Fn() -> T + Sync + Send,
@@ -124,7 +124,7 @@ impl Operands {
         }
     }
 
-    /// Memory for one block.
+    /// Allocates memory for one block.
     fn room(&self) -> Vec<f32> {
         vec![0.0; (self.sources.len() + 1) * TILE]
     }
@@ -139,54 +139,54 @@ impl Operands {
         Block { start, length, sources: self.sources.len(), has_base: self.base.is_some(), values }
     }
 
-    /// A merge reads every byte in turn: what it has read need not stay in memory.
+    /// Releases mapped memory: a merge reads every byte once, in order.
     pub(crate) fn release(&self) {
         self.sources.iter().chain(&self.base).for_each(View::release);
     }
 }
 
-/// Elements that follow each other, of every source, as f32.
+/// Consecutive elements of every source, as f32.
 pub struct Block<'a> {
     start: usize,
     length: usize,
     sources: usize,
     has_base: bool,
-    /// A stretch of [`TILE`] for each source, then one for the base.
+    /// [`TILE`] elements for each source, then for the base.
     values: &'a mut [f32],
 }
 
 impl Block<'_> {
-    /// The first element's place in the tensor, row by row.
+    /// Returns the position of the first element in the tensor, in row-major order.
     pub fn start(&self) -> usize {
         self.start
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// The number of sources, without the base.
+    /// Returns the number of sources, without the base.
     pub fn sources(&self) -> usize {
         self.sources
     }
 
-    /// The elements of source `i`.
+    /// Returns the elements of source `i`.
     pub fn source(&self, i: usize) -> &[f32] {
         &self.values[i * TILE..][..self.length]
     }
 
-    /// The elements of source `i`, to be written over.
+    /// Returns the elements of source `i` for overwriting.
     pub fn source_mut(&mut self, i: usize) -> &mut [f32] {
         &mut self.values[i * TILE..][..self.length]
     }
 
-    /// The elements of the base model, where the method measures from it.
+    /// Returns the elements of the base model, if the method uses task vectors.
     pub fn base(&self) -> Option<&[f32]> {
         self.has_base.then(|| self.source(self.sources))
     }
 
-    /// Turns every source into its task vector, `W_i - base`; without a base they stay.
+    /// Replaces every source by its task vector, `W_i - base`; without a base, does nothing.
     pub fn subtract_base(&mut self) {
         if !self.has_base {
             return;
@@ -210,7 +210,7 @@ pub(super) mod tests {
     use super::*;
     use crate::checkpoint::Kind;
 
-    /// A tensor of `shape` with the values of each source and of the base.
+    /// Returns a tensor of `shape` with the values of each source and of the base.
     pub(in crate::methods) fn operands(shape: &[usize], sources: &[&[f32]], base: Option<&[f32]>) -> Operands {
         let view = |values: &[f32]| View::of(values.iter().flat_map(|x| x.to_le_bytes()).collect(), DType::F32, shape);
         let spec = TensorSpec { name: "w".into(), kind: Kind::Linear, shape: shape.to_vec() };
@@ -218,7 +218,7 @@ pub(super) mod tests {
         Operands::new(spec, names, sources.iter().map(|v| view(v)).collect(), base.map(view))
     }
 
-    /// All that `method` makes of `tensor`.
+    /// Returns the merge of `tensor` by `method`.
     pub(in crate::methods) fn merged(method: &dyn super::super::Method, tensor: &Operands) -> Vec<f32> {
         let mut out = vec![0.0; tensor.elements()];
         tensor.merge(&*method.prepare(tensor).unwrap(), 0, &mut out);

@@ -4,18 +4,18 @@
 
 use super::parameters::SCALES;
 use super::task_vectors::TASK_ARITHMETIC;
-use super::{Entry, Origin, TaskVectors};
+use super::{MethodEntry, Origin, TaskVectors};
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "task_arithmetic",
-    about: "what sources have learnt since the base, added to it",
+    about: "task vectors, summed and added to the base",
     keys: TASK_ARITHMETIC,
     origin: Origin::Always,
     grid: &[SCALES],
     make: |given| task_arithmetic().given(given),
 };
 
-/// The sum of task vectors, each of weight 1.
+/// The sum of task vectors, each with weight 1.
 pub fn task_arithmetic() -> TaskVectors {
     TaskVectors::plain(ENTRY.name)
 }

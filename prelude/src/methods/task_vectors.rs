@@ -1,12 +1,12 @@
-//! Task vectors added to the base, which TIES, DARE, DELLA, Breadcrumbs and task arithmetic have in common:
+//! Task vectors added to the base: the common part of TIES, DARE, DELLA, Breadcrumbs and task arithmetic.
 //!
-//! 1. `d_i = W_i - base`, thinned out and rescaled (`sparsify.rs`), times `w_i`;
-//! 2. where signs are elected, each element's is that of `sum_i w_i d_i` (0 counts as +), and what has
-//!    another sign is left out;
-//! 3. summed, with `normalize` divided by the sum of the weights that are in;
+//! 1. `d_i = W_i - base`, sparsified and rescaled (`sparsify.rs`), times `w_i`;
+//! 2. with sign consensus, each element's elected sign is that of `sum_i w_i d_i` (0 counts as +), and elements of
+//!    the other sign are dropped;
+//! 3. the sum, with `normalize` divided by the sum of the weights of the remaining elements;
 //! 4. `W = base + lambda * sum`.
 //!
-//! The order and the numbers are mergekit's.
+//! The order of operations and the numbers are mergekit's.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::parameters::{self, INT8_MASK, Key, WEIGHT, of};
-use super::sparsify::{Kept, thin};
-use super::{Base, Blend, Block, Given, Method, Operands, Rescale, Sparsify};
+use super::sparsify::{Selection, thin};
+use super::{Base, Blend, Block, Method, Operands, ParameterValues, Rescale, Sparsify};
 use crate::error::{Error, Result};
 
-/// A merge of task vectors. `ties()` and the others make one; its fields may be set to taste.
+/// A merge of task vectors. `ties()` and similar functions create one; its fields can be changed.
 ///
 /// ```
 /// use dam_prelude::methods::{Method, TaskVectors, ties};
@@ -28,34 +28,34 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskVectors {
-    /// What this choice is called.
+    /// The name of the method.
     pub name: &'static str,
-    /// One a source, or one for all; none: 1 each.
+    /// One weight per source, or one for all; empty: 1 each.
     pub weight: Vec<f64>,
-    /// The share of elements that is kept, 0 to 1: one a source, or one for all.
+    /// The fraction of kept elements, 0 to 1: one per source, or one for all.
     pub density: Vec<f64>,
-    /// Which are kept.
+    /// The rule that selects the kept elements.
     pub sparsify: Sparsify,
-    /// What they are multiplied by.
+    /// The rescaling of the kept elements.
     pub rescale: Rescale,
-    /// Whether sources must agree on signs.
+    /// Whether sign consensus is applied.
     pub signs: Signs,
-    /// Divide by the sum of the weights.
+    /// Divides by the sum of the weights.
     pub normalize: bool,
-    /// What the sum is multiplied by before it is added to the base.
+    /// The factor of the sum before it is added to the base.
     pub lambda: f64,
 }
 
-/// Whose elements are summed.
+/// Which elements are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signs {
-    /// Everyone's.
+    /// All elements.
     All,
-    /// Those of the sign that most weigh for.
+    /// Those of the elected sign.
     Elected,
 }
 
-/// The parameters that all of these have.
+/// The parameters common to these methods.
 pub(super) const DENSITY: Key = Key::each("density", "1");
 pub(super) const NORMALIZE_OFF: Key = Key::whole("normalize", "off");
 pub(super) const RESCALE: Key = Key::whole("rescale", "on");
@@ -65,7 +65,7 @@ pub(super) const SEED: Key = Key::whole("seed", "0");
 pub(super) const TASK_ARITHMETIC: &[Key] = &[WEIGHT, DENSITY, NORMALIZE_OFF, RESCALE_OFF, LAMBDA, INT8_MASK];
 
 impl TaskVectors {
-    /// The plain sum, `base + sum_i W_i - base`.
+    /// The plain sum, `base + sum_i (W_i - base)`.
     pub(super) fn plain(name: &'static str) -> Self {
         Self {
             name,
@@ -79,8 +79,8 @@ impl TaskVectors {
         }
     }
 
-    /// This choice with the parameters given.
-    pub(super) fn given(self, given: &Given) -> Result<Arc<dyn Method>> {
+    /// Returns this method with the given parameters.
+    pub(super) fn given(self, given: &ParameterValues) -> Result<Arc<dyn Method>> {
         let rescale = match given.text("rescale").as_str() {
             "density" if matches!(self.sparsify, Sparsify::Random { .. }) => Rescale::Density,
             _ if given.switch("rescale")? => Rescale::L1,
@@ -146,10 +146,10 @@ impl Method for TaskVectors {
     fn check(&self, sources: usize) -> Result<()> {
         let share = |x: f64| (0.0..=1.0).contains(&x);
         parameters::check_weights(&self.weight, sources)?;
-        parameters::check("density", &self.density, sources, share, "shares from 0 to 1")?;
-        parameters::check("lambda", &[self.lambda], 1, |_| true, "a number that f32 can hold")?;
+        parameters::check("density", &self.density, sources, share, "numbers from 0 to 1")?;
+        parameters::check("lambda", &[self.lambda], 1, |_| true, "a number representable in f32")?;
         match &self.sparsify {
-            Sparsify::Outliers { gamma } => parameters::check("gamma", gamma, sources, share, "shares from 0 to 1"),
+            Sparsify::Outliers { gamma } => parameters::check("gamma", gamma, sources, share, "numbers from 0 to 1"),
             Sparsify::Ranked { epsilon, .. } => {
                 parameters::check("epsilon", epsilon, sources, share, "numbers from 0 to 1")?;
                 let probabilities = |i| (of(&self.density, i) - of(epsilon, i), of(&self.density, i) + of(epsilon, i));
@@ -159,7 +159,7 @@ impl Method for TaskVectors {
                 };
                 match (0..sources).find(|i| !fits(*i)) {
                     Some(i) => {
-                        let expected = "one with which density - epsilon and density + epsilon are between 0 and 1";
+                        let expected = "a value for which density - epsilon and density + epsilon are between 0 and 1";
                         Err(Error::bad_value("epsilon", &of(epsilon, i).to_string(), expected))
                     }
                     None => Ok(()),
@@ -176,11 +176,11 @@ impl Method for TaskVectors {
             consensus: Consensus {
                 weights: (0..tensor.sources()).map(|i| of(&self.weight, i) as f32).collect(),
                 signs: self.signs,
-                weighed: Weighed::BeforeElection,
-                divided: match (self.normalize, self.signs) {
-                    (false, _) => Divided::By(1.0),
-                    (true, Signs::All) => Divided::By(if total.abs() < 1e-8 { 1.0 } else { total }),
-                    (true, Signs::Elected) => Divided::ByWeightsIn,
+                weight_order: WeightOrder::BeforeElection,
+                divisor: match (self.normalize, self.signs) {
+                    (false, _) => Divisor::Constant(1.0),
+                    (true, Signs::All) => Divisor::Constant(if total.abs() < 1e-8 { 1.0 } else { total }),
+                    (true, Signs::Elected) => Divisor::Weights,
                 },
                 lambda: self.lambda as f32,
             },
@@ -190,7 +190,7 @@ impl Method for TaskVectors {
 
 /// Steps 1 to 4.
 struct Added {
-    kept: Vec<Kept>,
+    kept: Vec<Selection>,
     consensus: Consensus,
 }
 
@@ -206,32 +206,32 @@ impl Blend for Added {
     }
 }
 
-/// Steps 2 to 4, which SCE has too.
+/// Steps 2 to 4, shared with SCE.
 pub(super) struct Consensus {
     pub weights: Vec<f32>,
     pub signs: Signs,
-    /// Whether weights count when signs are elected; if not, in the sum alone.
-    pub weighed: Weighed,
-    pub divided: Divided,
+    /// Whether weights apply before signs are elected, or only in the sum.
+    pub weight_order: WeightOrder,
+    pub divisor: Divisor,
     pub lambda: f32,
 }
 
 /// When task vectors are multiplied by their weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weighed {
+pub(super) enum WeightOrder {
     BeforeElection,
     AfterElection,
 }
 
-/// What a sum is divided by.
+/// The divisor of the sum.
 #[derive(Clone, Copy)]
-pub(super) enum Divided {
-    /// The same everywhere.
-    By(f32),
-    /// The weights of the elements that are in; 1 where they are 0 together.
-    ByWeightsIn,
-    /// The same, and no less than this.
-    ByWeightsInFrom(f32),
+pub(super) enum Divisor {
+    /// A constant.
+    Constant(f32),
+    /// The sum of the weights of the remaining elements; 1 if that is 0.
+    Weights,
+    /// The same with a lower bound.
+    WeightsAtLeast(f32),
 }
 
 impl Consensus {
@@ -240,8 +240,8 @@ impl Consensus {
     pub fn add(&self, block: &mut Block<'_>, out: &mut [f32]) {
         let [mut sums, mut divisor] = [[0f32; super::TILE]; 2];
         let (sums, divisor) = (&mut sums[..out.len()], &mut divisor[..out.len()]);
-        // What a vector is multiplied by before signs are elected, and after.
-        let factors = |weight: f32| if self.weighed == Weighed::BeforeElection { (weight, 1.0) } else { (1.0, weight) };
+        // The factors of a task vector before and after signs are elected.
+        let factors = |weight: f32| if self.weight_order == WeightOrder::BeforeElection { (weight, 1.0) } else { (1.0, weight) };
         for (i, weight) in self.weights.iter().enumerate() {
             let (weight, _) = factors(*weight);
             let elements = sums.iter_mut().zip(block.source_mut(i));
@@ -265,13 +265,13 @@ impl Consensus {
                 }
             }
         }
-        match self.divided {
-            Divided::By(1.0) => {}
-            Divided::By(total) => out.iter_mut().for_each(|x| *x /= total),
-            Divided::ByWeightsIn => {
+        match self.divisor {
+            Divisor::Constant(1.0) => {}
+            Divisor::Constant(total) => out.iter_mut().for_each(|x| *x /= total),
+            Divisor::Weights => {
                 out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= if *total == 0.0 { 1.0 } else { *total });
             }
-            Divided::ByWeightsInFrom(least) => out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= total.max(least)),
+            Divisor::WeightsAtLeast(least) => out.iter_mut().zip(divisor).for_each(|(x, total)| *x /= total.max(least)),
         }
         if self.lambda != 1.0 {
             out.iter_mut().for_each(|x| *x *= self.lambda);
@@ -289,12 +289,12 @@ mod tests {
     use crate::methods::{della, ties};
 
     #[test]
-    fn signs_are_elected_and_weights_that_are_in_divide() {
+    fn elects_signs_and_divides_by_the_remaining_weights() {
         // Task vectors (1, -2, 0) and (3, 1, 0); sums 4, -1, 0.
         let tensor = operands(&[3], &[&[2.0, -1.0, 1.0], &[4.0, 2.0, 1.0]], Some(&[1.0; 3]));
         assert_eq!(merged(&ties(), &tensor), [3.0, -1.0, 1.0]);
         let weighed = TaskVectors { weight: vec![0.5, 2.0], lambda: 2.0, ..ties() };
-        // 0.5 + 6 over 2.5, and 2 over 2 as the second weighs more there.
+        // (0.5 + 6) / 2.5, and 2 / 2 because the second source has the larger weight there.
         assert_eq!(merged(&weighed, &tensor), [1.0 + 2.0 * 6.5 / 2.5, 1.0 + 2.0, 1.0]);
         let sum = TaskVectors { normalize: false, ..ties() };
         assert_eq!(merged(&sum, &tensor), [5.0, -1.0, 1.0]);

@@ -1,21 +1,21 @@
-//! TIES: the largest elements of each task vector, of elected signs, averaged.
+//! TIES: the largest elements of each task vector, averaged with sign consensus.
 //!
 //! Yadav et al., arXiv 2306.01708; mergekit's `ties`.
 
 use super::parameters::{DENSITIES, INT8_MASK, NORMALIZE, SCALES, WEIGHT};
 use super::task_vectors::{DENSITY, LAMBDA, RESCALE_OFF};
-use super::{Entry, Origin, Signs, Sparsify, TaskVectors};
+use super::{MethodEntry, Origin, Signs, Sparsify, TaskVectors};
 
-pub(super) const ENTRY: Entry = Entry {
+pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "ties",
-    about: "the largest of what sources have learnt, where they agree on the sign",
+    about: "the largest elements of task vectors, with sign consensus",
     keys: &[WEIGHT, DENSITY, NORMALIZE, RESCALE_OFF, LAMBDA, INT8_MASK],
     origin: Origin::Always,
     grid: &[DENSITIES, SCALES],
     make: |given| ties().given(given),
 };
 
-/// TIES with all elements kept; set `density` to keep the largest.
+/// TIES with density 1; set `density` to keep only the largest elements.
 pub fn ties() -> TaskVectors {
     TaskVectors { sparsify: Sparsify::Magnitude, signs: Signs::Elected, normalize: true, ..TaskVectors::plain(ENTRY.name) }
 }

@@ -1,63 +1,62 @@
-//! A pre-norm decoder of the llama kind, every operation of it differentiable.
+//! A pre-norm decoder of the Llama type; every operation is differentiable.
 //!
-//! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`. What
-//! families add or lack (norms of queries, keys and results, caps, scales) is asked of the architecture.
-//! Sequences stand one after another: `x` is tokens x hidden, and only attention and positions know where
-//! one ends. A stop that is asked for is heeded before every layer.
+//! `x = embed(ids)`; per layer `x += attention(norm(x))`, `x += mlp(norm(x))`; `logits = W norm(x)`. Variants between
+//! families (norms of queries, keys and results, caps, scales) come from the architecture. Sequences are packed: `x`
+//! is tokens x hidden, and only attention and positions depend on sequence boundaries. Before every layer, a stop
+//! request is checked.
 
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
 use super::weights::Weights;
-use crate::checkpoint::{Architecture, Attends, QkNorm, TensorSpec};
+use crate::checkpoint::{Architecture, LayerAttention, QkNorm, TensorSpec};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::interrupt;
 use crate::ops::{Attention, RotaryTable, gated, is_fused, linear, linear_into, mlp, rms_norm, rotary, soft_cap};
 
-/// A decoder of `architecture` over `weights`.
+/// A decoder of `architecture` with `weights`.
 pub struct Decoder<'a, W: Weights + ?Sized> {
     architecture: &'a Architecture,
     weights: &'a W,
 }
 
-/// Where packed tokens stand: the lengths of their sequences, and the angles of their positions.
-pub struct Places {
+/// The positions of packed tokens: the lengths of their sequences, and the rotary angles.
+pub struct Positions {
     lengths: Vec<usize>,
-    /// The position of every sequence's first token.
+    /// The position of each sequence's first token.
     start: usize,
-    /// One a rotary embedding of the architecture.
+    /// One table per rotary embedding of the architecture.
     tables: Vec<RotaryTable>,
 }
 
-impl Places {
-    /// Sequences of `lengths` tokens, each from position `start` on.
+impl Positions {
+    /// Creates positions for sequences of `lengths` tokens, each starting at position `start`.
     pub fn new(architecture: &Architecture, lengths: &[usize], start: usize) -> Self {
         let tables = architecture.ropes.iter().map(|rope| RotaryTable::new(rope, lengths, start)).collect();
         Self { lengths: lengths.to_vec(), start, tables }
     }
 }
 
-/// Keys and values of the positions of one sequence run so far, a pair a layer, each
-/// positions x (key_value_heads * head_dim).
+/// Cached keys and values of one sequence: one pair per layer, each positions x (key_value_heads * head_dim).
 #[derive(Default)]
 pub struct Cache {
     layers: Vec<(Tensor, Tensor)>,
 }
 
 impl Cache {
-    /// Positions it holds.
+    /// Returns the number of cached positions.
     pub fn len(&self) -> usize {
         self.layers.first().and_then(|(k, _)| k.dim(0).ok()).unwrap_or(0)
     }
 
-    /// Whether nothing has been run with it yet.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.layers.is_empty()
     }
 
-    /// Adds the keys and values of `layer` and gives back all of its.
+    /// Appends keys and values of `layer` and returns all of that layer.
     fn extend(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
         let all = match self.layers.get(layer) {
             Some((keys, values)) => (Tensor::cat(&[keys, &k], 0)?, Tensor::cat(&[values, &v], 0)?),
@@ -73,59 +72,59 @@ impl Cache {
 }
 
 impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
-    /// Runs `weights`, whose names and shapes must be those of [`Architecture::tensors`].
+    /// Creates a decoder with `weights`, whose names and shapes must match [`Architecture::tensors`].
     pub fn new(architecture: &'a Architecture, weights: &'a W) -> Self {
         Self { architecture, weights }
     }
 
-    /// Final hidden states, after the last norm, of a batch: tokens x hidden.
+    /// Computes the final hidden states of a batch, after the final norm: tokens x hidden.
     ///
     /// # Errors
     /// A missing weight, ids outside the vocabulary, or [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn hidden(&self, batch: &Batch) -> Result<Tensor> {
-        self.run(&batch.ids, &Places::new(self.architecture, &batch.lengths, 0), None)
+        self.run(&batch.ids, &Positions::new(self.architecture, &batch.lengths, 0), None)
     }
 
-    /// [`Decoder::hidden`] of the next tokens `ids` (u32) of the one sequence in `cache`.
+    /// Like [`Decoder::hidden`], for the next tokens `ids` (u32) of the sequence in `cache`.
     ///
     /// # Errors
     /// As for `hidden`.
     pub fn hidden_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
-        let places = Places::new(self.architecture, &[ids.dim(0)?], cache.len());
-        self.run(ids, &places, Some(cache))
+        let positions = Positions::new(self.architecture, &[ids.dim(0)?], cache.len());
+        self.run(ids, &positions, Some(cache))
     }
 
-    fn run(&self, ids: &Tensor, places: &Places, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+    fn run(&self, ids: &Tensor, positions: &Positions, mut cache: Option<&mut Cache>) -> Result<Tensor> {
         let mut x = self.embed(ids)?;
         for layer in 0..self.architecture.layers {
-            x = self.layer_cached(layer, &x, places, cache.as_deref_mut())?;
+            x = self.layer_cached(layer, &x, positions, cache.as_deref_mut())?;
         }
         self.last_norm(&x)
     }
 
-    /// [`Decoder::hidden`] of every one of `batches` by itself, so that a result does not depend on its
-    /// company. A layer's weights are asked for once and held only while it runs.
+    /// Like [`Decoder::hidden`], for each of `batches` separately, so that no result depends on the other batches.
+    /// Each layer's weights are requested once and held only while the layer runs.
     ///
     /// # Errors
     /// As for `hidden`.
     pub fn hidden_each(&self, batches: &[Batch]) -> Result<Vec<Tensor>> {
         let a = self.architecture;
         let mut states = batches.iter().map(|b| self.embed(&b.ids)).collect::<Result<Vec<_>>>()?;
-        let places: Vec<Places> = batches.iter().map(|b| Places::new(a, &b.lengths, 0)).collect();
+        let positions: Vec<Positions> = batches.iter().map(|b| Positions::new(a, &b.lengths, 0)).collect();
         let specs = a.tensors();
         for layer in 0..a.layers {
             let own = specs.iter().filter(|spec| spec.layer() == Some(layer));
             let held = own.map(|spec| Ok((spec.name.clone(), self.weights.weight(&spec.name)?)));
             let held = held.collect::<Result<BTreeMap<String, Tensor>>>()?;
             let decoder = Decoder::new(a, &held);
-            for (x, places) in states.iter_mut().zip(&places) {
-                *x = decoder.layer(layer, x, places)?;
+            for (x, positions) in states.iter_mut().zip(&positions) {
+                *x = decoder.layer(layer, x, positions)?;
             }
         }
         states.iter().map(|x| self.last_norm(x)).collect()
     }
 
-    /// What the first layer is given for `ids` (u32): tokens x hidden.
+    /// Computes the input of the first layer for `ids` (u32): tokens x hidden.
     ///
     /// # Errors
     /// A missing weight, or ids outside the vocabulary.
@@ -135,15 +134,15 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         Ok(if scale == 1.0 { rows } else { (rows * scale)? })
     }
 
-    /// Layer `layer` on `x` (tokens x hidden).
+    /// Applies layer `layer` to `x` (tokens x hidden).
     ///
     /// # Errors
     /// A missing weight, or [`Error::Interrupted`](crate::Error::Interrupted).
-    pub fn layer(&self, layer: usize, x: &Tensor, places: &Places) -> Result<Tensor> {
-        self.layer_cached(layer, x, places, None)
+    pub fn layer(&self, layer: usize, x: &Tensor, positions: &Positions) -> Result<Tensor> {
+        self.layer_cached(layer, x, positions, None)
     }
 
-    /// The norm after the last layer.
+    /// Applies the norm after the last layer.
     ///
     /// # Errors
     /// A missing weight.
@@ -151,7 +150,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         self.norm(x, "model.norm")
     }
 
-    /// The output layer: `hidden` (tokens x hidden) to logits (tokens x vocabulary).
+    /// Applies the output layer: `hidden` (tokens x hidden) to logits (tokens x vocabulary).
     ///
     /// # Errors
     /// A missing weight, or [`Error::Interrupted`](crate::Error::Interrupted).
@@ -160,7 +159,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         capped(self.architecture, self.linear(hidden, self.architecture.output(), None)?)
     }
 
-    fn layer_cached(&self, layer: usize, x: &Tensor, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
+    fn layer_cached(&self, layer: usize, x: &Tensor, positions: &Positions, cache: Option<&mut Cache>) -> Result<Tensor> {
         interrupt::check()?;
         let (norms, scale) = (self.architecture.norms, self.architecture.residual_scale);
         let norm = |x: Tensor, name: Option<&str>| match name {
@@ -168,18 +167,18 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             None => Ok(x),
         };
         let add = |x: &Tensor, y: Tensor| x + if scale == 1.0 { y } else { (y * scale)? };
-        let y = self.attention(&norm(x.clone(), norms.before_attention)?, layer, places, cache)?;
+        let y = self.attention(&norm(x.clone(), norms.before_attention)?, layer, positions, cache)?;
         let x = add(x, norm(y, norms.after_attention)?)?;
         let y = self.mlp(&norm(x.clone(), norms.before_mlp)?, layer)?;
         Ok(add(&x, norm(y, norms.after_mlp)?)?)
     }
 
-    fn attention(&self, x: &Tensor, layer: usize, places: &Places, cache: Option<&mut Cache>) -> Result<Tensor> {
-        let (a, attends) = (self.architecture, self.architecture.attends[layer]);
+    fn attention(&self, x: &Tensor, layer: usize, positions: &Positions, cache: Option<&mut Cache>) -> Result<Tensor> {
+        let (a, attention) = (self.architecture, self.architecture.attention[layer]);
         let prefix = format!("model.layers.{layer}.self_attn");
         let (mut q, mut k, mut v) = self.queries_keys_values(x, &prefix)?;
-        q = self.placed(&q, a.heads, &format!("{prefix}.q_norm"), attends, places)?;
-        k = self.placed(&k, a.key_value_heads, &format!("{prefix}.k_norm"), attends, places)?;
+        q = self.with_positions(&q, a.heads, &format!("{prefix}.q_norm"), attention, positions)?;
+        k = self.with_positions(&k, a.key_value_heads, &format!("{prefix}.k_norm"), attention, positions)?;
         if let Some(cache) = cache {
             (k, v) = cache.extend(layer, k, v)?;
         }
@@ -187,10 +186,10 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             heads: a.heads,
             key_value_heads: a.key_value_heads,
             scale: a.attention_scale,
-            window: attends.window,
+            window: attention.window,
             soft_cap: a.attention_cap,
         };
-        let y = attention.run(&q, &k, &v, &places.lengths, places.start)?;
+        let y = attention.run(&q, &k, &v, &positions.lengths, positions.start)?;
         self.linear_named(&y, &format!("{prefix}.o_proj"), a.output_bias)
     }
 
@@ -205,15 +204,22 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
         Ok((part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?))
     }
 
-    /// Queries or keys (tokens x (heads * head_dim)), normed and turned as their layer has it.
-    fn placed(&self, x: &Tensor, heads: usize, norm: &str, attends: Attends, places: &Places) -> Result<Tensor> {
+    /// Normalises and rotates queries or keys (tokens x (heads * head_dim)) as their layer requires.
+    fn with_positions(
+        &self,
+        x: &Tensor,
+        heads: usize,
+        norm: &str,
+        attention: LayerAttention,
+        positions: &Positions,
+    ) -> Result<Tensor> {
         let apart = |x: &Tensor| x.reshape((x.dim(0)?, heads, self.architecture.head_dim));
         let mut x = match self.architecture.qk_norm {
             QkNorm::None => apart(x)?,
             QkNorm::Heads => self.norm(&apart(x)?, norm)?,
             QkNorm::Whole => apart(&self.norm(x, norm)?)?,
         };
-        if let Some(table) = attends.rope.and_then(|rope| places.tables.get(rope)) {
+        if let Some(table) = attention.rope.and_then(|rope| positions.tables.get(rope)) {
             x = rotary(&x, table)?;
         }
         Ok(x.flatten_from(1)?)
@@ -225,7 +231,7 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
             let names = ["gate", "up", "down"].map(|part| format!("{prefix}.{part}_proj.weight"));
             let weight = |name: &String| -> Result<_> {
                 let (weight, gradient) = (self.weights.weight(name)?, self.weights.gradient(name));
-                // A gradient that adds up elsewhere is not the graph's.
+                // A gradient accumulated outside the graph needs a separate operation.
                 Ok((if gradient.is_some() { weight.detach() } else { weight }, gradient))
             };
             let [gate, up, down] = [weight(&names[0])?, weight(&names[1])?, weight(&names[2])?];
@@ -269,11 +275,11 @@ impl<'a, W: Weights + ?Sized> Decoder<'a, W> {
     }
 }
 
-/// What the output layer's product becomes: scaled as the architecture has it, and `c tanh(z / c)` where it caps
-/// logits.
+/// Post-processes the product of the output layer: applies the architecture's scale and, if it caps logits,
+/// `c tanh(z / c)`.
 ///
 /// # Errors
-/// A device that has no room.
+/// Out of memory on the device.
 pub fn capped(architecture: &Architecture, logits: Tensor) -> Result<Tensor> {
     let scale = architecture.logit_scale;
     let logits = if scale == 1.0 { logits } else { (logits * scale)? };

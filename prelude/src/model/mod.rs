@@ -1,10 +1,10 @@
-//! Floor 3: the decoder, run over any source of weights: one model, a merge, or weights in training.
+//! The decoder, generic over its weights: those of a source, of a merge, or of a merge in training.
 
+mod chunks;
 mod decoder;
-mod runs;
 mod weights;
 
-pub use decoder::{Cache, Decoder, Places, capped};
-pub use runs::runs;
+pub use chunks::chunks;
+pub use decoder::{Cache, Decoder, Positions, capped};
 pub(crate) use weights::collect;
 pub use weights::{SourceWeights, Weights};

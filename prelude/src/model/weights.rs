@@ -1,4 +1,4 @@
-//! Where a decoder's weights come from.
+//! The source of a decoder's weights.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,24 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::ops::{Gradient, decode_rows};
 
-/// Weights by name, in the shape the architecture gives them.
+/// Weights by name, in the shapes of the architecture.
 pub trait Weights {
-    /// The weight `name`.
+    /// Returns the weight `name`.
     ///
     /// # Errors
-    /// A name that is not there.
+    /// An unknown name.
     fn weight(&self, name: &str) -> Result<Tensor>;
 
-    /// The rows `ids` (u32) of the weight `name`: ids x columns.
+    /// Returns the rows `ids` (u32) of the weight `name`: ids x columns.
     ///
     /// # Errors
-    /// As for `weight`, or ids beyond its rows.
+    /// As for `weight`, or ids out of range.
     fn rows(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
         Ok(self.weight(name)?.index_select(ids, 0)?)
     }
 
-    /// Where the gradient of the linear weight `name` is to add up; none: the weight is an operand like
-    /// any other.
+    /// Returns the accumulator for the gradient of the linear weight `name`; `None` if the weight is an ordinary
+    /// operand.
     fn gradient(&self, _name: &str) -> Option<&Gradient> {
         None
     }
@@ -38,30 +38,30 @@ impl Weights for BTreeMap<String, Tensor> {
     }
 }
 
-/// A source's own weights, copied out of its file one at a time, as they are asked for.
+/// A source's own weights, copied from its file one at a time, on request.
 pub struct SourceWeights<'a> {
-    /// Where they are read from.
+    /// The source they are read from.
     pub source: &'a Source,
-    /// Where they are copied to.
+    /// The device they are copied to.
     pub device: &'a Device,
-    /// What they are converted to.
+    /// The dtype they are converted to.
     pub dtype: DType,
 }
 
 impl SourceWeights<'_> {
-    /// All that its decoder has at once, for many runs of one model.
+    /// Loads all weights of its decoder, for repeated passes through one model.
     ///
     /// # Errors
-    /// A family that cannot be run here, or a device that has no room.
+    /// A family that cannot be run, or out of memory on the device.
     pub fn collect(&self) -> Result<BTreeMap<String, Tensor>> {
         collect(self.source.architecture()?, self)
     }
 }
 
-/// All weights that a decoder of `architecture` has, at once.
+/// Loads all weights of a decoder of `architecture`.
 ///
 /// # Errors
-/// A missing weight, a device that has no room, or [`Error::Interrupted`].
+/// A missing weight, out of memory on the device, or [`Error::Interrupted`].
 pub(crate) fn collect<W: Weights + ?Sized>(architecture: &Architecture, weights: &W) -> Result<BTreeMap<String, Tensor>> {
     let one = |spec: TensorSpec| {
         interrupt::check()?;

@@ -1,11 +1,11 @@
-//! What the kernel says, on a socket of its own: a line of JSON each.
+//! Receives the kernel's messages on a socket, one line of JSON each.
 //!
 //! ```text
-//! {"op": "begin"}                        a cell begins: no stop is asked for
-//! {"op": "stop"}                         what is under way is to stop
-//! {"op": "flush"}                        what was printed is to be written; {"done": true} answers
-//! {"op": "verb", "line": "train 50"}     a line of verbs, which is answered by
-//!     {"shown": {"text/plain": ...}}     for every verb, and at last
+//! {"op": "begin"}                        a cell starts: clears the stop flag
+//! {"op": "stop"}                         sets the stop flag
+//! {"op": "flush"}                        writes buffered output; the reply is {"done": true}
+//! {"op": "verb", "line": "train 50"}     runs a line of verbs; the replies are
+//!     {"shown": {"text/plain": ...}}     one per verb, and finally
 //!     {"done": true} or {"error": ..., "hint": ...}
 //! ```
 
@@ -19,9 +19,9 @@ use super::run;
 use crate::error::Error;
 use crate::interrupt;
 
-/// Listens on `socket` until the kernel is gone.
+/// Receives messages on `socket` until the kernel closes it.
 pub fn listen(socket: &OsStr) {
-    // Without a socket cells still run; only verbs and stops would not arrive, which the kernel then says.
+    // Without a socket, cells still run, but verbs and stops do not arrive; the kernel reports that.
     let Ok(mut stream) = UnixStream::connect(socket) else { return };
     let Ok(reading) = stream.try_clone() else { return };
     if writeln!(stream, "{}", json!({"hello": "prelude"})).is_err() {
@@ -46,7 +46,7 @@ pub fn listen(socket: &OsStr) {
                 Some("verb") => {
                     let Ok(stream) = stream.try_clone() else { return };
                     let line = message["line"].as_str().unwrap_or_default().to_owned();
-                    // On a thread of its own, so that a stop is heard meanwhile.
+                    // Runs on its own thread, so that a stop can be received meanwhile.
                     std::thread::spawn(move || verb(&line, stream));
                 }
                 _ => {}
@@ -56,13 +56,13 @@ pub fn listen(socket: &OsStr) {
 }
 
 fn verb(line: &str, mut stream: UnixStream) {
-    let mut say = |message: Value| drop(writeln!(stream, "{message}"));
+    let mut send = |message: Value| drop(writeln!(stream, "{message}"));
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        run(line, |reply| say(json!({"shown": {"text/plain": reply.text, "text/html": reply.html}})))
+        run(line, |reply| send(json!({"shown": {"text/plain": reply.text, "text/html": reply.html}})))
     }));
-    say(match done {
+    send(match done {
         Ok(Ok(())) => json!({"done": true}),
         Ok(Err(error)) => json!({"error": error.to_string(), "hint": Error::hint(&error)}),
-        Err(_) => json!({"error": "the verb failed in a way it should not", "hint": "please report what led to it"}),
+        Err(_) => json!({"error": "internal error in a verb", "hint": "please report the steps that led to it"}),
     });
 }

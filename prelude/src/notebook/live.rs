@@ -1,5 +1,5 @@
-//! What is under way, seen in a cell while it runs: a bar with its numbers, the loss curve and the coefficients, or the
-//! text that is generated.
+//! Shows the progress of a running cell: a bar with numbers, the loss curve and the coefficients, or the generated
+//! text.
 
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -12,30 +12,30 @@ use crate::session::{Counts, GENERATE, Progress};
 use crate::show::{Figure, bytes, escape};
 use crate::train::History;
 
-/// Pictures are at least so far apart.
+/// The minimum interval between updates.
 const PACE: Duration = Duration::from_millis(300);
 
-/// Characters of a bar.
+/// The length of the bar in characters.
 const BAR: usize = 30;
 
-/// A task that is shown.
-struct Shown {
+/// A task on display.
+struct TaskDisplay {
     id: String,
     begin: Instant,
     last: Option<Instant>,
     history: History,
 }
 
-/// A watcher that shows the outermost task.
+/// Returns a watcher that displays the outermost task.
 pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
-    let tasks: Mutex<(u64, Vec<Shown>)> = Mutex::new((0, Vec::new()));
+    let tasks: Mutex<(u64, Vec<TaskDisplay>)> = Mutex::new((0, Vec::new()));
     move |progress| {
         let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let (count, tasks) = &mut *tasks;
         if progress.done == 0 && !progress.finished {
             *count += 1;
             let id = format!("dam-{}-{count}", std::process::id());
-            tasks.push(Shown { id, begin: Instant::now(), last: None, history: History::default() });
+            tasks.push(TaskDisplay { id, begin: Instant::now(), last: None, history: History::default() });
             return;
         }
         let outermost = tasks.len() == 1;
@@ -46,7 +46,7 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
                 (None, None) => {}
             }
             let due = shown.last.unwrap_or(shown.begin).elapsed() > PACE;
-            // What is over before it could be seen is not shown at all.
+            // A task that ends before its first update is not displayed.
             if outermost && (due || progress.finished && shown.last.is_some()) {
                 shown.show(progress);
                 shown.last = Some(Instant::now());
@@ -58,31 +58,31 @@ pub fn watcher() -> impl Fn(&Progress<'_>) + Send + Sync {
     }
 }
 
-impl Shown {
+impl TaskDisplay {
     fn show(&self, progress: &Progress<'_>) {
         println!("EVCXR_BEGIN_CONTENT {LIVE}\n{}\nEVCXR_END_CONTENT", json!({"id": self.id, "data": self.data(progress)}));
     }
 
-    /// Its contents by type.
+    /// Returns the contents by MIME type.
     fn data(&self, progress: &Progress<'_>) -> Value {
         let line = match self.line(progress) {
-            // Below the bar; at the end it is in what is returned.
+            // Below the bar; at the end, the returned value contains it.
             line if progress.task == GENERATE && !progress.finished => format!("{line}\n{}", progress.message),
             line => line,
         };
-        // At the end the losses are in what training returns.
+        // At the end, the returned value contains the losses.
         let losses = (!progress.finished && self.history.total.len() > 1).then(|| Figure::losses(&self.history));
         let coefficients = progress.dam.and_then(|dam| dam.plot("coefficients").ok());
         let pictures: Vec<Figure> = losses.into_iter().chain(coefficients).collect();
-        // What stays must survive in a notebook that somebody else opens; what changes should not flicker.
+        // The final figure must survive in a notebook opened elsewhere; intermediate ones must not flicker.
         let html: String = pictures.iter().map(if progress.finished { Figure::html } else { Figure::inline }).collect();
         let text: String = pictures.iter().map(|picture| format!("\n\n{picture}")).collect();
-        // Text is broken where it is too long for the page.
+        // Generated text wraps at the width of the page.
         let above = format!("<pre style=\"white-space:pre-wrap\">{}</pre>", escape(&line));
         json!({"text/plain": format!("{line}{text}"), "text/html": format!("{above}{html}")})
     }
 
-    /// `train ━━━━━╸      120/200  step 120: loss 0.4312  5.1 steps/s  16 s left`
+    /// `train ━━━━━╸      120/200  step 120: loss 0.4312  5.1 per second  16 s left`
     fn line(&self, progress: &Progress<'_>) -> String {
         let Progress { task, done, counts, total, message, finished, .. } = *progress;
         let seconds = self.begin.elapsed().as_secs_f64();
@@ -104,10 +104,10 @@ impl Shown {
         } else if let Some(total) = total {
             let rate = done as f64 / seconds;
             match counts {
-                Counts::Steps => put(&mut line, format_args!("  {rate:.1} a second")),
-                Counts::Bytes => put(&mut line, format_args!("  {} a second", bytes(rate as u64))),
+                Counts::Steps => put(&mut line, format_args!("  {rate:.1} per second")),
+                Counts::Bytes => put(&mut line, format_args!("  {}/s", bytes(rate as u64))),
             }
-            // An answer mostly ends before it is as long as it may be.
+            // An answer usually ends before its length limit, so no time is estimated.
             if task != GENERATE {
                 let left = seconds / done.max(1) as f64 * total.saturating_sub(done) as f64;
                 put(&mut line, format_args!("  {left:.0} s left"));
@@ -121,10 +121,11 @@ impl Shown {
 mod tests {
     use super::*;
 
-    /// Below the bar while it grows, in lines of its own, and no markup; not at the end, where it is returned.
+    /// Generated text is shown below the bar while it grows, line by line and escaped; at the end, the returned value
+    /// contains it.
     #[test]
     fn generated_text_is_shown_as_it_grows() {
-        let shown = Shown { id: "x".into(), begin: Instant::now(), last: None, history: History::default() };
+        let shown = TaskDisplay { id: "x".into(), begin: Instant::now(), last: None, history: History::default() };
         let message = "DAM: a < b\nmath: <script>";
         let mut progress = Progress {
             task: GENERATE,
@@ -144,7 +145,7 @@ mod tests {
         assert!(html.contains("DAM: a &lt; b\nmath: &lt;script&gt;</pre>") && !html.contains("<script>"), "{html}");
         (progress.message, progress.finished) = ("", true);
         assert_eq!(shown.data(&progress)["text/plain"].as_str().unwrap().lines().count(), 1);
-        // Of any other task it stands beside the bar.
+        // Other tasks show their message next to the bar.
         (progress.task, progress.message, progress.finished) = ("evolve", "candidate 3", false);
         let data = shown.data(&progress);
         assert!(data["text/plain"].as_str().unwrap().contains("3/64  candidate 3  "), "{data}");

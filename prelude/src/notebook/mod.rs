@@ -1,13 +1,13 @@
-//! Floor 9: what a notebook adds: verbs beside the cells, pictures while a cell runs, and a stop that keeps everything.
+//! Notebook support: verbs in cells, live figures while a cell runs, and a stop that keeps all results.
 //!
 //! ```text
 //! kernel --- lines of JSON on a socket ---> listen   begin, stop, verb
-//! kernel <-- blocks on standard output ---- live     a picture, and its later states
-//!                                           panic    why a cell ended
+//! kernel <-- blocks on standard output ---- live     a figure, and its updates
+//!                                           panic    the panic that ended a cell
 //!                                           shown    the value of its last line
 //! ```
 //!
-//! Only the kernel of `dam` sets this up; under another evcxr kernel training tells its progress in lines.
+//! Only the kernel of `dam` enables this; under another evcxr kernel, progress is printed in lines.
 
 mod listen;
 mod live;
@@ -21,85 +21,82 @@ use crate::session::{latest, watch};
 use crate::verbs::{Context, Reply, quits, refuse, statements};
 
 pub use panic::PANIC;
-pub use shown::{ByDebug, ByNumbers, InResult, Itself, Nameless, Summed, show_error, variables};
+pub use shown::{Bare, ByDebug, ByNumbers, NoSummary, Summary, Unwrap, show_error, variables};
 
-/// The environment variable with the path of the kernel's socket.
+/// The environment variable that holds the path of the kernel's socket.
 pub const SOCKET: &str = "DAM_NOTEBOOK";
 
-/// The type of a block on standard output that is shown at once, and again in its place when it comes with the id
-/// of an earlier one: JSON with `id` and `data`, an object of contents by type.
+/// The MIME type of a live output block: JSON with `id` and `data`, an object of contents by MIME type. A block with
+/// the id of an earlier one replaces it.
 pub const LIVE: &str = "application/vnd.dam.live+json";
 
-/// What verbs act on; the merge is the one that was wrapped last, also in a cell.
+/// The context of the verbs. Its merge is the one most recently wrapped, also by a cell.
 static CONTEXT: Mutex<Option<Context>> = Mutex::new(None);
 
-/// Begins to listen to the kernel of `dam`, and to show what is under way; does nothing elsewhere, or again.
+/// Connects to the kernel of `dam` and displays progress. Does nothing elsewhere, or on a second call.
 pub fn attach() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if let Some(socket) = std::env::var_os(SOCKET) {
             watch(live::watcher());
-            panic::tell();
+            panic::install_hook();
             listen::listen(&socket);
         }
     });
 }
 
-/// Runs a line of verbs on the merge that was made last, and gives every verb's reply to `shown`.
+/// Runs a line of verbs on the latest merge, and passes every verb's reply to `shown`.
 ///
 /// # Errors
-/// What a verb says; those before it are done.
+/// The error of a verb; the verbs before it have taken effect.
 fn run(line: &str, mut shown: impl FnMut(Reply)) -> Result<()> {
     let statements = match statements(line) {
         Ok(statements) => statements,
-        Err(open) => return refuse(open.to_string(), "close it in the same line"),
+        Err(open) => return refuse(open.to_string(), "close it on the same line"),
     };
     let mut context = CONTEXT.lock().unwrap_or_else(PoisonError::into_inner);
     let context = context.get_or_insert_default();
     for statement in statements {
         if quits(&statement.verb) {
-            return refuse("a notebook is not left by a verb", "shut its kernel down");
+            return refuse("quit does not work in a notebook", "shut down the kernel");
         }
         follow(context);
         let (before, of_cell) = (context.timeline().here(), of_cell(context));
         let reply = context.run(&statement)?;
-        // The variable of the cell would stay, and the merge in it be that of no verb.
+        // Without this, the cell's variable would hold a merge that no verb acts on.
         if of_cell && context.dam.is_none() && is_undo(&statement.verb) {
             let depth = |state: usize| context.timeline().path(state).len();
             match depth(before) - depth(context.timeline().here()) {
                 back if statement.verb == "undo" => context.redo(back)?,
                 _ => context.go(before)?,
             }
-            return refuse(
-                "what is before was made by no verb: a cell of Rust made this merge",
-                "run that cell again for a new one",
-            );
+            return refuse("cannot undo: a Rust cell created this merge", "run that cell again to create a new merge");
         }
         shown(reply);
     }
     Ok(())
 }
 
-/// A cell is about to run: what the one before did is a state that can be gone back to.
+/// Prepares for the next cell: records the state after the previous one, so that undo can return to it.
 fn begin() {
-    // A verb of a cell that was given up may still work on it; what changes then is kept with the next.
+    // A verb of an interrupted cell may still be running; its changes are recorded later.
     let Ok(mut context) = CONTEXT.try_lock() else { return };
     let context = context.get_or_insert_default();
     follow(context);
-    // What cannot be kept can only not be gone back to.
+    // If recording fails, only undo to this state is lost.
     let _ = context.note_cell();
 }
 
-/// The merge that a cell made last is what verbs act on.
+/// Makes the merge most recently created by a cell the current one.
 fn follow(context: &mut Context) {
     if let Ok(dam) = latest()
-        && context.dam.as_ref().is_none_or(|known| !known.is(&dam))
+        && context.dam.as_ref().is_none_or(|known| !known.is_same(&dam))
     {
         context.wrapped(dam);
     }
 }
 
-/// Whether a cell made the merge, and no verb.
+/// Whether a cell created the merge, and not a verb.
 fn of_cell(context: &Context) -> bool {
     let timeline = context.timeline();
     let path = timeline.path(timeline.here());
@@ -107,7 +104,7 @@ fn of_cell(context: &Context) -> bool {
         && path.iter().all(|state| timeline.states()[*state].done.as_ref().is_none_or(|done| !makes(&done.verb)))
 }
 
-/// Whether a verb makes a merge to be trained.
+/// Whether a verb creates a trainable merge.
 fn makes(verb: &str) -> bool {
     ["wrap", "open"].contains(&verb)
 }

@@ -1,23 +1,23 @@
-//! What the last line of a cell shows, of any type.
+//! Displays the value of the last line of a cell, for any type.
 //!
-//! evcxr calls `evcxr_display` where a type has it, and shows what `Debug` writes where that does not compile: also
-//! where a variable was moved into what is shown, and without numbers of a tensor. So the kernel of `dam` has the value
-//! shown by [`shown!`](crate::shown), which chooses by the type alone. Method calls do the choosing: what takes the value as it is
-//! comes before what takes a reference to it, and a type's own methods before all.
+//! evcxr calls `evcxr_display` if the type has it, and otherwise prints `Debug` if that compiles. That fails for a
+//! moved variable, and omits the values of tensors. The kernel of `dam` therefore uses [`shown!`](crate::shown),
+//! which selects by type with method resolution: methods on the value come before methods on a reference, and a
+//! type's own methods before both.
 
 use std::fmt::{Debug, Write};
 
 use candle_core::{Tensor, Var};
 
-/// Shows the value of an expression as the result of a cell: what is in a `Result`, or its error; by `evcxr_display`, if
-/// its type has that; a tensor by its numbers; all else by `Debug`.
+/// Displays the value of an expression as the result of a cell: the content of a `Result`, or its error; with
+/// `evcxr_display` if the type has it; a tensor with its values; anything else with `Debug`.
 #[macro_export]
 macro_rules! shown {
     ($value:expr) => {
         match &$value {
             value => {
                 #[allow(unused_imports)]
-                use $crate::notebook::{ByDebug as _, ByNumbers as _, InResult as _, Itself as _};
+                use $crate::notebook::{Bare as _, ByDebug as _, ByNumbers as _, Unwrap as _};
                 match value.dam_inside() {
                     ::std::result::Result::Ok(inside) => inside.evcxr_display(),
                     ::std::result::Result::Err(error) => $crate::notebook::show_error(&error),
@@ -27,29 +27,29 @@ macro_rules! shown {
     };
 }
 
-/// What stands in the table of variables for the value of one.
+/// Returns the value of a variable for the table of variables.
 #[macro_export]
 macro_rules! summary {
     ($value:expr) => {{
         #[allow(unused_imports)]
-        use $crate::notebook::{Nameless as _, Summed as _};
+        use $crate::notebook::{NoSummary as _, Summary as _};
         (&&$value).dam_summary()
     }};
 }
 
-/// What has something inside that is shown instead.
-pub trait InResult {
-    /// What is inside.
+/// A wrapper whose content is displayed.
+pub trait Unwrap {
+    /// The type of the content.
     type Inside: ?Sized;
 
-    /// What is inside, or the error that is, as `Debug` writes it.
+    /// Returns the content, or the error formatted with `Debug`.
     ///
     /// # Errors
-    /// That error.
+    /// The error in the `Result`.
     fn dam_inside(&self) -> Result<&Self::Inside, String>;
 }
 
-impl<T, E: Debug> InResult for Result<T, E> {
+impl<T, E: Debug> Unwrap for Result<T, E> {
     type Inside = T;
 
     fn dam_inside(&self) -> Result<&T, String> {
@@ -57,24 +57,24 @@ impl<T, E: Debug> InResult for Result<T, E> {
     }
 }
 
-/// What is shown itself.
-pub trait Itself<T: ?Sized> {
-    /// It itself.
+/// A value that is displayed itself.
+pub trait Bare<T: ?Sized> {
+    /// Returns the value.
     ///
     /// # Errors
     /// None.
     fn dam_inside(&self) -> Result<&T, String>;
 }
 
-impl<T: ?Sized> Itself<T> for &T {
+impl<T: ?Sized> Bare<T> for &T {
     fn dam_inside(&self) -> Result<&T, String> {
         Ok(self)
     }
 }
 
-/// What shows itself by its numbers.
+/// A value displayed by its numbers.
 pub trait ByNumbers {
-    /// Shows it as the result of a cell.
+    /// Displays it as the result of a cell.
     fn evcxr_display(&self);
 }
 
@@ -90,9 +90,9 @@ impl ByNumbers for Var {
     }
 }
 
-/// What shows itself as `Debug` writes it.
+/// A value displayed with `Debug`.
 pub trait ByDebug<T: ?Sized> {
-    /// Shows it as the result of a cell.
+    /// Displays it as the result of a cell.
     fn evcxr_display(&self)
     where
         T: Debug;
@@ -107,49 +107,49 @@ impl<T: ?Sized> ByDebug<T> for &T {
     }
 }
 
-/// Shows the error in a `Result` that no `?` looked into.
+/// Displays the error of a `Result` used without `?`.
 pub fn show_error(error: &str) {
-    plain(&format!("error: {error}\n(this value is an error; a `?` behind it makes the cell fail)"));
+    plain(&format!("error: {error}\n(this value is an error; add `?` to make the cell fail)"));
 }
 
 fn plain(text: &str) {
     println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");
 }
 
-/// What the table of variables says of one.
-pub trait Summed {
-    /// Its value, in a line.
+/// A value with a summary for the table of variables.
+pub trait Summary {
+    /// Returns the value in one line.
     fn dam_summary(&self) -> String;
 }
 
-impl<T: Debug + ?Sized> Summed for &T {
+impl<T: Debug + ?Sized> Summary for &T {
     fn dam_summary(&self) -> String {
-        let mut line = Line(String::new());
-        // That there is no more room is no error.
+        let mut line = OneLine(String::new());
+        // A full line is not an error.
         let _ = write!(line, "{self:?}");
         line.0
     }
 }
 
-/// What has no value to be written.
-pub trait Nameless {
-    /// Nothing.
+/// A value without a summary.
+pub trait NoSummary {
+    /// Returns an empty string.
     fn dam_summary(&self) -> String;
 }
 
-impl<T: ?Sized> Nameless for &&T {
+impl<T: ?Sized> NoSummary for &&T {
     fn dam_summary(&self) -> String {
         String::new()
     }
 }
 
-/// The characters of a line.
+/// The maximum length of a summary in characters.
 const LINE: usize = 60;
 
-/// The beginning of what is written, in one line; the rest is not even made.
-struct Line(String);
+/// Collects the start of formatted text, in one line; formatting stops when it is full.
+struct OneLine(String);
 
-impl Write for Line {
+impl Write for OneLine {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         for c in text.chars() {
             if self.0.chars().count() == LINE {
@@ -164,10 +164,10 @@ impl Write for Line {
     }
 }
 
-/// Shows variables, each with its type and value, as a table.
+/// Displays variables as a table with types and values.
 pub fn variables(all: &[(&str, &str, String)]) {
     let mut table = crate::show::Table::new("", ["variable", "type", "value"]);
-    table.words.extend([1, 2]);
+    table.text_columns.extend([1, 2]);
     table.rows = all.iter().map(|(name, kind, value)| vec![(*name).to_owned(), (*kind).to_owned(), value.clone()]).collect();
     if all.is_empty() {
         table.notes.push("no variables yet".into());
@@ -178,7 +178,7 @@ pub fn variables(all: &[(&str, &str, String)]) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_summary_is_a_line_and_of_what_cannot_be_written_nothing() {
+    fn summaries_are_one_line_and_empty_without_debug() {
         struct Silent;
         let (long, list) = ("x\n".repeat(100), vec![1, 2]);
         assert_eq!(crate::summary!(list), "[1, 2]");

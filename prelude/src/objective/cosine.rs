@@ -1,12 +1,12 @@
-//! `mean over pairs of cos(c[a], c[b])`: pushes sources to different columns.
+//! `mean over pairs of cos(c[a], c[b])`: encourages sources to use distinct columns.
 //!
-//! Its gradient is zero where all vectors are parallel, as at the uniform start.
+//! The gradient is zero if all vectors are parallel, as at the uniform start.
 
 use candle_core::{Result, Tensor};
 
 use super::{norms_of_each, pairs, sum_of_each};
 
-/// The mean cosine of all pairs of sources in `c` (sources x ...); 0 for a single source.
+/// Returns the mean cosine of all pairs of sources in `c` (sources x ...); 0 for a single source.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};

@@ -1,4 +1,4 @@
-//! The data terms of one source: how far the merge's logits are from the source's own on its data.
+//! The data terms of one source: compares the merge's logits with the source's on the source's data.
 //!
 //! ```text
 //! KL      = T^2 / (B n) * sum of KL(softmax(z_i / T) || softmax(z / T))     reduction=reference
@@ -7,8 +7,8 @@
 //! entropy = T^2 / n     * sum over tokens of H(softmax(z / T))
 //! ```
 //!
-//! with B the batch size and n its unmasked tokens. Masked positions, whose logits the published
-//! code multiplies by zero on both sides, add nothing and are never computed.
+//! where B is the batch size and n the number of unmasked tokens. Masked positions, whose logits the published code
+//! multiplies by zero on both sides, contribute nothing and are not computed.
 
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -19,28 +19,28 @@ use crate::ops;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
-    /// As the published code: by tokens and once more by the batch size.
+    /// Over tokens, and divided by the batch size again, as in the published code.
     #[default]
     Reference,
-    /// By tokens.
+    /// Over tokens.
     TokenMean,
 }
 
-/// A source's own logits on a batch.
+/// A teacher's logits on a batch.
 pub enum TeacherLogits {
-    /// tokens x vocabulary.
+    /// All logits: tokens x vocabulary.
     Whole(Tensor),
-    /// Each token's largest: `values` and `indices` (u32) are tokens x k.
+    /// The largest logits of each token: `values` and `indices` (u32) are tokens x k.
     TopK {
         /// The logits.
         values: Tensor,
-        /// Where in the vocabulary they stand.
+        /// Their indices in the vocabulary.
         indices: Tensor,
     },
 }
 
-/// Compares `student` (rows x vocabulary) with a teacher on some of the tokens of a batch; over the whole
-/// batch, the terms of its parts add up.
+/// Compares `student` (rows x vocabulary) with a teacher on some tokens of a batch. The terms of all parts sum to
+/// those of the batch.
 pub struct Distillation<'a> {
     /// The merge's logits.
     pub student: &'a Tensor,
@@ -48,41 +48,41 @@ pub struct Distillation<'a> {
     pub teacher: &'a TeacherLogits,
     /// `T`.
     pub temperature: f64,
-    /// `B`, the number of sequences of the batch.
+    /// `B`, the number of sequences in the batch.
     pub size: usize,
-    /// `n`, the number of its tokens.
+    /// `n`, the number of tokens in the batch.
     pub tokens: usize,
 }
 
 impl Distillation<'_> {
-    /// `KL`, a scalar. Over the teacher's top-k entries, both sides are normalised on those alone.
+    /// Computes `KL`, a scalar. With top-k logits, both sides are normalised over these entries only.
     ///
     /// # Errors
-    /// Logits that do not fit each other.
+    /// The shapes of the logits do not match.
     pub fn kl(&self, reduction: Reduction) -> Result<Tensor> {
         let (student, teacher) = self.compared()?;
         let batch = if reduction == Reduction::Reference { self.size as f64 } else { 1.0 };
         ops::kl_divergence(&student, teacher, self.temperature)? * (self.temperature.powi(2) / (batch * self.tokens as f64))
     }
 
-    /// `MSE`, a scalar.
+    /// Computes `MSE`, a scalar.
     ///
     /// # Errors
-    /// Logits that do not fit each other.
+    /// The shapes of the logits do not match.
     pub fn mse(&self) -> Result<Tensor> {
         let (student, teacher) = self.compared()?;
         ops::squared_error(&student, teacher)? / self.tokens as f64
     }
 
-    /// `entropy` of the merge alone over the whole vocabulary, a scalar.
+    /// Computes the `entropy` of the merge over the whole vocabulary, a scalar.
     ///
     /// # Errors
-    /// Logits that are not tokens x vocabulary.
+    /// The logits are not tokens x vocabulary.
     pub fn entropy(&self) -> Result<Tensor> {
         ops::entropy(self.student, self.temperature)? * (self.temperature.powi(2) / self.tokens as f64)
     }
 
-    /// Both sides on the entries that are compared.
+    /// Returns both sides restricted to the compared entries.
     fn compared(&self) -> Result<(Tensor, &Tensor)> {
         match self.teacher {
             TeacherLogits::Whole(logits) => Ok((self.student.clone(), logits)),

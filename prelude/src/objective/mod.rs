@@ -1,7 +1,7 @@
-//! Floor 4: the terms of the objective. Source of all formulas: arXiv 2410.08371 and its code.
+//! The terms of the objective. Source of all formulas: arXiv 2410.08371 and its code.
 //!
-//! Data terms compare the merge's logits with a source's own on that source's data; penalties act on
-//! the coefficients of every weight that trains, in broadcast form: sources x columns, or sources x R x C.
+//! Data terms compare the merge's logits with those of a source on that source's data. Penalties apply to the
+//! coefficients of every trainable weight, in broadcast form: sources x columns, or sources x R x C.
 
 mod cosine;
 mod distillation;
@@ -15,7 +15,7 @@ pub use overlap::{column_angles, overlap};
 
 use candle_core::{Device, Result, Tensor};
 
-/// The sources `a` and `b` of all pairs `a < b` in `c` (sources x ...).
+/// Returns the sources `a` and `b` of all pairs `a < b` in `c` (sources x ...).
 fn pairs(c: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
     let sources = c.dim(0)? as u32;
     let (a, b): (Vec<u32>, Vec<u32>) = (0..sources).flat_map(|a| (a + 1..sources).map(move |b| (a, b))).unzip();
@@ -26,12 +26,12 @@ fn pairs(c: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
     Ok(Some((rows(a)?, rows(b)?)))
 }
 
-/// The sum over everything but the first dimension.
+/// Returns the sum over all dimensions but the first.
 fn sum_of_each(c: &Tensor) -> Result<Tensor> {
     c.flatten_from(1)?.sum(1)
 }
 
-/// `sqrt(sum_j c[i, j]^2)` of every source; its gradient at 0 is 0.
+/// Returns `sqrt(sum_j c[i, j]^2)` for every source; the gradient at 0 is 0.
 fn norms_of_each(c: &Tensor) -> Result<Tensor> {
     (sum_of_each(&c.sqr()?)? + 1e-24)?.sqrt()
 }
@@ -50,7 +50,7 @@ mod tests {
         differentiates(&c, |v| overlap(&v[0], None));
         let weights = random(&[3, 6], 2).abs().unwrap();
         differentiates(&c, |v| overlap(&v[0], Some(&weights)));
-        // Of rows, and of elements, weighted by column.
+        // Per row, and per element, weighted by column.
         let c = [random(&[3, 4, 1], 1)];
         differentiates(&c, |v| overlap(&v[0], Some(&weights)));
         let c = [random(&[3, 4, 6], 1)];
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_columns_is_penalised_as_columns() {
+    fn broadcast_columns_are_penalised_like_columns() {
         let (flat, weights) = (random(&[3, 6], 1), random(&[3, 6], 2).abs().unwrap());
         let form = flat.reshape((3, 1, 6)).unwrap();
         for penalty in [cosine, l1, l2, |c: &Tensor| overlap(c, None)] {

@@ -1,10 +1,10 @@
-//! `L1 = sum_i ||c[i]||_1` and `L2 = sum_i ||c[i]||_2`: keep coefficients small.
+//! `L1 = sum_i ||c[i]||_1` and `L2 = sum_i ||c[i]||_2`: keep the coefficients small.
 
 use candle_core::{Result, Tensor};
 
 use super::norms_of_each;
 
-/// The sum of the 1-norms of the sources in `c` (sources x ...).
+/// Returns the sum of the 1-norms of the sources in `c` (sources x ...).
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -21,7 +21,7 @@ pub fn l1(c: &Tensor) -> Result<Tensor> {
     c.abs()?.sum_all()
 }
 
-/// The sum of the 2-norms (not squared) of the sources in `c` (sources x ...).
+/// Returns the sum of the 2-norms (not squared) of the sources in `c` (sources x ...).
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};

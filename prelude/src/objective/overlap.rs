@@ -1,15 +1,15 @@
-//! `mean over pairs of sum_j w_j min(|c[a, j]|, |c[b, j]|)`: two sources should not share a column.
+//! `mean over pairs of sum_j w_j min(|c[a, j]|, |c[b, j]|)`: penalises columns shared by two sources.
 //!
-//! Plain overlap has `w = 1`; weighted overlap `w_j = sin^2(2 theta_j)`, with `theta_j` the angle between
-//! the pair's task vectors (source - base) in column `j`: most where they are at 45 degrees.
+//! Plain overlap has `w = 1`; weighted overlap has `w_j = sin^2(2 theta_j)`, where `theta_j` is the angle between the
+//! pair's task vectors (source - base) in column `j`. The weight is largest at 45 degrees.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{pairs, sum_of_each};
 use crate::checkpoint::{TensorSpec, View};
 
-/// The overlap of the sources in `c` (sources x columns, or sources x R x C), weighted by `weights` (pairs x columns). What
-/// scales several columns counts once for each weight.
+/// Returns the overlap of the sources in `c` (sources x columns, or sources x R x C), weighted by `weights` (pairs x
+/// columns). A coefficient that scales several columns counts once per weight.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -21,7 +21,7 @@ use crate::checkpoint::{TensorSpec, View};
 /// ```
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Shapes that do not match.
 pub fn overlap(c: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
     let Some((a, b)) = pairs(c)? else { return c.zeros_like()?.sum_all() };
     let shared = a.abs()?.minimum(&b.abs()?)?;
@@ -33,11 +33,11 @@ pub fn overlap(c: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
     sum_of_each(&shared)?.mean_all()
 }
 
-/// `sin^2(2 theta)` of every pair of sources and column of one weight: pairs x columns, f32. A task
-/// vector that is zero in a column has no angle there and weighs 0.
+/// Returns `sin^2(2 theta)` for every pair of sources and every column of one weight: pairs x columns, f32. If a task
+/// vector is zero in a column, the weight is 0.
 ///
 /// # Errors
-/// Views of another shape than `spec`.
+/// Views whose shape differs from `spec`.
 pub fn column_angles(spec: &TensorSpec, base: &View, sources: &[View]) -> crate::error::Result<Tensor> {
     let columns = spec.shape.last().copied().unwrap_or(1);
     let read = |view: &View| -> crate::error::Result<Tensor> {
@@ -66,7 +66,7 @@ mod tests {
     use crate::checkpoint::Kind;
     use crate::checkpoint::encoded;
 
-    /// Task vectors (1, 0) and, column by column: parallel, at 45, 60 and 90 degrees, opposite, none.
+    /// Task vectors (1, 0) and, column by column: parallel, at 45, 60 and 90 degrees, opposite, zero.
     #[test]
     fn weights_are_largest_at_45_degrees() {
         let spec = TensorSpec { name: "w".into(), kind: Kind::Linear, shape: vec![2, 6] };

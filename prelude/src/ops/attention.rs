@@ -1,23 +1,23 @@
-//! Causal softmax: `p[i, j] = softmax_j(scale * s[i, j])` over the positions `j` that `i` may see, in candle's
-//! operations: what attention is made of where it is not fused.
+//! Causal softmax: `p[i, j] = softmax_j(scale * s[i, j])` over the positions `j` visible to `i`, in candle's
+//! operations. Used by attention without a fused kernel.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-/// Which positions a query sees: those up to its own, at most `window` of them.
+/// The positions visible to a query: those up to its own, at most `window` of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Causal {
-    /// What scores are multiplied by.
+    /// The factor of the scores.
     pub scale: f64,
-    /// The position of the first query (keys before it come from a cache).
+    /// The position of the first query (earlier keys come from a cache).
     pub start: usize,
-    /// Positions seen, the query's own included.
+    /// The number of visible positions, including the query's own.
     pub window: Option<usize>,
-    /// Queries a head; rows go round this number.
+    /// The number of queries per head; rows repeat with this period.
     pub queries: usize,
 }
 
 impl Causal {
-    /// The keys that row `row` sees, of `keys` in all.
+    /// Returns the range of keys visible to row `row`, out of `keys`.
     fn seen(&self, row: usize, keys: usize) -> std::ops::Range<usize> {
         let position = self.start + row % self.queries;
         let first = self.window.map_or(0, |w| (position + 1).saturating_sub(w));
@@ -33,10 +33,10 @@ impl Causal {
     }
 }
 
-/// Attention weights for scores of shape ... x (heads * queries) x keys.
+/// Returns attention weights for scores of shape ... x (heads * queries) x keys.
 ///
 /// # Errors
-/// Rows that are not a multiple of `causal.queries`.
+/// The number of rows is not a multiple of `causal.queries`.
 pub fn causal_softmax(scores: &Tensor, causal: Causal) -> Result<Tensor> {
     let rows = scores.dim(D::Minus2)?;
     if causal.queries == 0 || !rows.is_multiple_of(causal.queries) {
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
     use crate::ops::check::{agrees, differentiates, random, values};
 
-    /// The same row by row.
+    /// The same computation, row by row.
     fn by_rows(s: &Tensor, causal: Causal) -> Tensor {
         let keys = s.dim(D::Minus1).unwrap();
         let scores = values(s);

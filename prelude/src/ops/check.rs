@@ -1,11 +1,11 @@
-//! What an operation must pass: its fused kernel agrees with its composition, and its backward with
-//! central finite differences, both in f64.
+//! Checks an operation in f64: its fused kernel against its composition, and its backward pass against central finite
+//! differences.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Values in -1.5..1.5, f64.
+/// Returns values in -1.5..1.5, f64.
 pub(crate) fn random(shape: &[usize], seed: u64) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let values: Vec<f64> = (0..shape.iter().product()).map(|_| rng.random_range(-1.5..1.5)).collect();

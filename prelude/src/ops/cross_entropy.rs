@@ -1,4 +1,4 @@
-//! Next-token loss: `-log softmax(z)[target]`, a sum over rows; gradient `softmax(z) - onehot(target)`.
+//! Next-token loss: `-log softmax(z)[target]`, summed over rows; gradient `softmax(z) - onehot(target)`.
 
 use candle_core::{Result, Tensor};
 
@@ -31,7 +31,8 @@ impl RowLoss for CrossEntropy {
     }
 }
 
-/// The sum over rows of the cross entropy in nats of `z` (rows x vocabulary) and `targets` (one a row).
+/// Returns the sum over rows of the cross entropy in nats between `z` (rows x vocabulary) and `targets` (one per
+/// row).
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -44,7 +45,7 @@ impl RowLoss for CrossEntropy {
 /// ```
 ///
 /// # Errors
-/// A target outside the vocabulary, or another number of targets than rows.
+/// A target outside the vocabulary, or a number of targets that differs from the number of rows.
 pub fn cross_entropy(z: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let (rows, vocabulary) = z.dims2()?;
     if rows != targets.len() || targets.iter().any(|t| *t as usize >= vocabulary) {

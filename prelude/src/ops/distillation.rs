@@ -1,4 +1,4 @@
-//! How far a student's logits `z` are from a teacher's `t`, a sum over rows; softmax at temperature T.
+//! Losses between a student's logits `z` and a teacher's `t`, summed over rows; softmax at temperature T.
 //!
 //! * KL: `sum p_t (log p_t - log p_z)`, gradient `(p_z - p_t) / T`
 //! * entropy: `-sum p_z log p_z`, gradient `-p_z (log p_z + H) / T`
@@ -73,8 +73,8 @@ impl RowLoss for Entropy {
     }
 }
 
-/// `sum over rows KL(softmax(teacher / T) || softmax(z / T))`, without the factor T^2.
-/// `z` and `teacher` are rows x width of one dtype; the teacher gets no gradient.
+/// Returns `sum over rows KL(softmax(teacher / T) || softmax(z / T))`, without the factor T^2. `z` and `teacher` are
+/// rows x width, of the same dtype; the teacher gets no gradient.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -93,7 +93,7 @@ pub fn kl_divergence(z: &Tensor, teacher: &Tensor, temperature: f64) -> Result<T
     row_loss(z, Kl { teacher: teacher.detach(), temperature })
 }
 
-/// `sum over rows` of the entropy of `softmax(z / T)` in nats, without the factor T^2.
+/// Returns the entropy of `softmax(z / T)` in nats, summed over rows, without the factor T^2.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -111,7 +111,7 @@ pub fn entropy(z: &Tensor, temperature: f64) -> Result<Tensor> {
     row_loss(z, Entropy { temperature })
 }
 
-/// `sum over rows` of the mean over the vocabulary of `(z - teacher)^2`.
+/// Returns the mean over the vocabulary of `(z - teacher)^2`, summed over rows.
 ///
 /// # Errors
 /// Shapes or dtypes that differ.

@@ -12,7 +12,7 @@ use crate::checkpoint::Activation;
 struct Gated(Activation);
 
 impl Activation {
-    /// `f(g)` and `f'(g)`.
+    /// Returns `f(g)` and `f'(g)`.
     #[inline(always)]
     pub(super) fn value_and_slope<T: Real>(self, g: T) -> (T, T) {
         match self {
@@ -30,7 +30,7 @@ impl Activation {
     }
 }
 
-/// Elements of one row of work.
+/// Elements per row of work.
 const WIDTH: usize = 256;
 
 #[inline(always)]
@@ -38,7 +38,7 @@ fn sigmoid<T: Real>(x: T) -> T {
     (T::one() + (-x).exp_fast()).recip()
 }
 
-/// `f(g) * u` of every element.
+/// Computes `f(g) * u` for every element.
 pub(super) fn gate<T: Real>(f: Activation, g: &[T], u: &[T]) -> Vec<T> {
     let mut y = vec![T::default(); g.len()];
     for_rows(&mut y, WIDTH, |row, y| {
@@ -83,7 +83,7 @@ fn backward<T: Real>(f: Activation, g: &Tensor, u: &Tensor, dy: &Tensor) -> Resu
     })
 }
 
-/// `f(gate) * up`, elementwise over equal shapes.
+/// Returns `f(gate) * up`, elementwise over equal shapes.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};

@@ -1,5 +1,5 @@
-//! The gradient of a weight, `dW = sum over products of dy^T x`, in memory that stays from step to step:
-//! fresh memory of that size costs more than the sum, since every page of it must be mapped first.
+//! The gradient of a weight, `dW = sum over products of dy^T x`, accumulated in memory that is reused in every step:
+//! mapping the pages of fresh memory of that size would cost more than the sum.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
 use super::product::{Into, Matrix, product};
 use super::{Real, elements, is_fused, with_real};
 
-/// Where the gradient of one weight adds up. A handle: clones share it.
+/// The accumulator of the gradient of one weight. It is a handle: clones share the sum.
 #[derive(Clone, Default)]
 pub struct Gradient(Arc<Mutex<Sum>>);
 
@@ -16,7 +16,7 @@ pub struct Gradient(Arc<Mutex<Sum>>);
 struct Sum {
     /// out x in.
     total: Option<Tensor>,
-    /// Whether anything was added since it was cleared.
+    /// Whether anything was added since the last `clear`.
     reached: bool,
 }
 
@@ -25,10 +25,10 @@ impl Gradient {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds `dy^T x` of `dy` (rows x out) and `x` (rows x in).
+    /// Adds `dy^T x` for `dy` (rows x out) and `x` (rows x in).
     ///
     /// # Errors
-    /// Shapes that do not fit each other or what was added before.
+    /// Shapes that do not match each other or the sum.
     pub fn add_product(&self, dy: &Tensor, x: &Tensor) -> Result<()> {
         let ((rows, out), (more, inner)) = (dy.dims2()?, x.dims2()?);
         let mut sum = self.lock();
@@ -53,20 +53,20 @@ impl Gradient {
         Ok(())
     }
 
-    /// The sum: out x in; none where nothing was added. It is overwritten after the next `clear`.
+    /// Returns the sum: out x in; `None` if nothing was added. It is overwritten after the next `clear`.
     pub fn total(&self) -> Option<Tensor> {
         let sum = self.lock();
         sum.total.clone().filter(|_| sum.reached)
     }
 
-    /// Begins anew, in the same memory.
+    /// Starts a new sum in the same memory.
     pub fn clear(&self) {
         self.lock().reached = false;
     }
 }
 
 struct AddProduct {
-    /// Whether what is there counts.
+    /// Whether the existing sum is kept.
     read: bool,
 }
 

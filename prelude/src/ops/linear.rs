@@ -1,4 +1,4 @@
-//! `y = x W^T`, whose backward makes both gradients contiguous: `dx = dy W`, `dW = dy^T x`.
+//! `y = x W^T`, with a backward pass that makes both gradients contiguous: `dx = dy W`, `dW = dy^T x`.
 
 use candle_core::WithDType;
 use candle_core::backend::BackendStorage;
@@ -7,16 +7,16 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, 
 use super::product::{Matrix, new_product};
 use super::{Gradient, Real, elements, is_fused, with_elements, with_real};
 
-/// A product whose weight is an operand like any other.
+/// A product whose weight is an ordinary operand.
 struct Linear;
 
-/// A product with a weight of its own, whose gradient adds up elsewhere.
+/// A product that owns its weight and accumulates the weight's gradient elsewhere.
 struct LinearInto {
     weight: Tensor,
     gradient: Gradient,
 }
 
-/// [`forward`] on the CPU, where candle would fill the result with zeros first.
+/// [`forward`] on the CPU, without zero-filling the result first as candle does.
 fn cpu_forward(x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
     if !matches!(x.dtype(), DType::F32 | DType::F64) {
         return forward(x, xl, w, wl);
@@ -29,7 +29,7 @@ fn cpu_forward(x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Resu
     })
 }
 
-/// `dy W`.
+/// Computes `dy W`.
 fn backward(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     fn fused<T: Real>(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
         let ((rows, out), (_, inner)) = (dy.dims2()?, w.dims2()?);
@@ -75,7 +75,7 @@ impl CustomOp2 for Linear {
     }
 }
 
-/// Calls `forward` with the storage of the op's weight, which must be where `x` is.
+/// Calls `forward` with the storage of the weight, which must be on the device of `x`.
 macro_rules! with_weight {
     ($op:expr, $kind:ident, $forward:ident, $x:expr, $xl:expr) => {{
         let (storage, layout) = $op.weight.storage_and_layout();
@@ -109,7 +109,7 @@ impl CustomOp1 for LinearInto {
     }
 }
 
-/// `x` (... x in) times the transpose of `w` (out x in): ... x out.
+/// Returns `x` (... x in) times the transpose of `w` (out x in): ... x out.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -122,14 +122,14 @@ impl CustomOp1 for LinearInto {
 /// ```
 ///
 /// # Errors
-/// Dimensions or dtypes that do not fit.
+/// Dimensions or dtypes that do not match.
 pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (x, dims) = rows(x, w)?;
     x.apply_op2(&w.contiguous()?, Linear)?.reshape(dims)
 }
 
-/// [`linear`], with the weight's gradient added to `gradient` in the backward pass instead of being a
-/// tensor of its own. `x` must be tracked; what `w` holds may change until then and back.
+/// Like [`linear`], but the backward pass adds the weight's gradient to `gradient` instead of creating a tensor. `x`
+/// must be tracked. The contents of `w` may change before the backward pass if they are restored for it.
 ///
 /// # Errors
 /// As for `linear`.
@@ -138,7 +138,7 @@ pub fn linear_into(x: &Tensor, w: &Tensor, gradient: &Gradient) -> Result<Tensor
     x.apply_op1(LinearInto { weight: w.contiguous()?.detach(), gradient: gradient.clone() })?.reshape(dims)
 }
 
-/// `x` as rows, and the shape of its product with `w`.
+/// Returns `x` as rows, and the shape of its product with `w`.
 fn rows(x: &Tensor, w: &Tensor) -> Result<(Tensor, Vec<usize>)> {
     let mut dims = x.dims().to_vec();
     let (out, inner) = w.dims2()?;

@@ -1,9 +1,8 @@
-//! A whole MLP as one operation, `y = (f(x Wg^T) * (x Wu^T)) Wd^T` (arXiv 2002.05202), with weights whose
-//! gradients add up elsewhere.
+//! A whole MLP as one operation, `y = (f(x Wg^T) * (x Wu^T)) Wd^T` (arXiv 2002.05202), with weights whose gradients
+//! are accumulated elsewhere.
 //!
-//! What candle would do between the products, it does in passes of their own: gradients begin as zeros and are
-//! added to. Here `da = dy Wd`, `dg = da * u * f'(g)`, `du = da * f(g)` are one pass, and
-//! `dx = dg Wg + du Wu` is made in place.
+//! candle would make separate passes between the products and add gradients to zeros. Here `da = dy Wd`, `dg = da * u
+//! * f'(g)`, `du = da * f(g)` are one pass, and `dx = dg Wg + du Wu` is computed in place.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,7 +14,7 @@ use super::product::{Into, Matrix, new_product, product};
 use super::{Gradient, PARALLEL, Real, elements, is_fused, with_elements, with_real};
 use crate::checkpoint::Activation;
 
-/// A weight (out x in) that is not tracked, and where its gradient adds up.
+/// A weight (out x in) that is not tracked, and the accumulator of its gradient.
 pub type Weight<'a> = (&'a Tensor, Option<&'a Gradient>);
 
 struct Mlp {
@@ -102,10 +101,10 @@ impl CustomOp1 for Mlp {
     }
 }
 
-/// The MLP of `x` (rows x hidden) on the CPU: gate and up are inner x hidden, down is hidden x inner.
+/// Returns the MLP of `x` (rows x hidden) on the CPU: gate and up are inner x hidden, down is hidden x inner.
 ///
 /// # Errors
-/// Shapes or dtypes that do not fit, another device, or weights that are tracked.
+/// Shapes or dtypes that do not match, another device, or tracked weights.
 pub fn mlp(x: &Tensor, [gate, up, down]: [Weight<'_>; 3], f: Activation) -> Result<Tensor> {
     let ((_, hidden), (inner, _)) = (x.dims2()?, gate.0.dims2()?);
     let all = [gate, up, down];

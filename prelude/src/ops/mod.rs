@@ -1,7 +1,7 @@
-//! Floor 2: the differentiable operations of a merge and of a decoder.
+//! The differentiable operations of the merge and the decoder.
 //!
-//! Each has a fused CPU kernel for f32 and f64 with a backward of its own, where candle has none or a
-//! wasteful one, and the same in candle's operations for other devices and dtypes.
+//! Each has a fused CPU kernel for f32 and f64 with its own backward pass, where candle has none or an inefficient
+//! one, and a composition of candle's operations for other devices and dtypes.
 
 mod attention;
 mod cross_entropy;
@@ -38,29 +38,29 @@ pub(crate) use truncated::{Made, Truncated, truncated};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType};
 
-/// The dtypes that fused kernels run in.
+/// The dtypes of fused kernels.
 pub(crate) trait Real: WithDType + num_traits::Float + std::iter::Sum + Default {
-    /// `exp(self)`, in a form that compilers turn into vector instructions.
+    /// Computes `exp(self)` in a form that compilers vectorise.
     fn exp_fast(self) -> Self;
 
-    /// `tanh(self) = 1 - 2 / (exp(2 self) + 1)`, likewise.
+    /// Computes `tanh(self) = 1 - 2 / (exp(2 self) + 1)`, vectorisable too.
     #[inline(always)]
     fn tanh_fast(self) -> Self {
         let one = Self::one();
         one - (one + one) / ((self + self).exp_fast() + one)
     }
 
-    /// The elements of a storage of this dtype.
+    /// Returns the elements of a storage of this dtype.
     fn slice_mut(storage: &mut CpuStorage) -> Result<&mut [Self]>;
 }
 
 impl Real for f32 {
-    /// Within two units in the last place; what would underflow or overflow stays finite (`1e-38`, `1e38`).
-    /// `exp(x) = 2^n exp(r)` with `n` the whole number nearest to `x / ln 2` and a polynomial for `exp(r)`
-    /// (coefficients of the Cephes library).
+    /// Accurate to two units in the last place; results that would underflow or overflow are clamped to finite values
+    /// (`1e-38`, `1e38`). `exp(x) = 2^n exp(r)`, where `n` is the integer nearest to `x / ln 2`, with a polynomial
+    /// for `exp(r)` (coefficients of the Cephes library).
     #[inline(always)]
     fn exp_fast(self) -> Self {
-        // Adding it leaves the whole part in the lowest bits.
+        // Adding this leaves the integer part in the lowest bits.
         const SHIFT: f32 = 12_582_912.0;
         let x = self.clamp(-87.0, 88.0);
         let shifted = x * std::f32::consts::LOG2_E + SHIFT;
@@ -98,11 +98,10 @@ impl Real for f64 {
     }
 }
 
-/// Sums and maxima run in this many lanes, so that they become vector instructions: a plain sum must add
-/// one after another.
+/// The number of lanes of sums and maxima, which lets compilers vectorise them; a plain sum is sequential.
 const LANES: usize = 32;
 
-/// Folds `f` of every N-tuple of elements of slices of one length, lane by lane.
+/// Folds `f` of every N-tuple of elements of slices of equal length, lane by lane.
 #[inline(always)]
 fn fold<T: Real, const N: usize>(slices: [&[T]; N], start: T, f: impl Fn([T; N]) -> T, join: impl Fn(T, T) -> T) -> T {
     let mut lanes = [start; LANES];
@@ -126,13 +125,13 @@ fn fold<T: Real, const N: usize>(slices: [&[T]; N], start: T, f: impl Fn([T; N])
     lanes[0]
 }
 
-/// The sum of `f` of every N-tuple of elements.
+/// Returns the sum of `f` of every N-tuple of elements.
 #[inline(always)]
 pub(crate) fn sum_of<T: Real, const N: usize>(slices: [&[T]; N], f: impl Fn([T; N]) -> T) -> T {
     fold(slices, T::zero(), f, |a, b| a + b)
 }
 
-/// The largest element; minus infinity of none.
+/// Returns the largest element; minus infinity for an empty slice.
 #[inline(always)]
 pub(crate) fn max_of<T: Real>(slice: &[T]) -> T {
     fold([slice], T::neg_infinity(), |[x]| x, |a, b| if b > a { b } else { a })
@@ -143,7 +142,7 @@ pub(crate) fn is_fused(x: &Tensor) -> bool {
     x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
 }
 
-/// The elements of a contiguous operand.
+/// Returns the elements of a contiguous operand.
 pub(crate) fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
@@ -151,7 +150,7 @@ pub(crate) fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layou
     }
 }
 
-/// Calls `f` with the elements of CPU tensors, copying only those that are not contiguous.
+/// Calls `f` with the elements of CPU tensors; copies only tensors that are not contiguous.
 pub(crate) fn with_elements<T: WithDType, const N: usize, R>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[T]; N]) -> Result<R>,
@@ -168,7 +167,7 @@ pub(crate) fn with_elements<T: WithDType, const N: usize, R>(
     f(slices)
 }
 
-/// Elements below which a loop is not worth sharing among threads.
+/// The minimum number of elements for which a loop is parallelised.
 pub(crate) const PARALLEL: usize = 1 << 14;
 
 /// Calls `$body` with `$T` as the element type of `$storage`.
@@ -189,13 +188,13 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
-/// Runs `f(row, out)` over all rows of `out`, `width` elements each: on all cores where that pays,
-/// with the widest vector instructions this machine has.
+/// Runs `f(row, out)` over all rows of `out`, `width` elements each: in parallel if that pays off, with the widest
+/// vector instructions of the machine.
 pub(crate) fn for_rows<T: Real>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     for_rows_of(out, width, width, f);
 }
 
-/// [`for_rows`] where a row costs as much as `cost` elements.
+/// Like [`for_rows`], for rows that cost as much as `cost` elements.
 pub(crate) fn for_rows_of<T: Real>(out: &mut [T], width: usize, cost: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     use rayon::prelude::*;
     let width = width.max(1);
@@ -210,7 +209,7 @@ pub(crate) fn for_rows_of<T: Real>(out: &mut [T], width: usize, cost: usize, f: 
     });
 }
 
-/// Runs `f(start, a, b)` over equal pieces of two outputs of one length, as [`for_rows`] does.
+/// Runs `f(start, a, b)` over equal pieces of two outputs of equal length, like [`for_rows`].
 pub(crate) fn for_pieces<T: Real>(a: &mut [T], b: &mut [T], f: impl Fn(usize, &mut [T], &mut [T]) + Sync) {
     use rayon::prelude::*;
     let arch = pulp::Arch::new();

@@ -1,11 +1,10 @@
-//! Attention of sequences that stand one after another, without padding:
-//! `out[i] = sum_j softmax_j(scale * q[i] . k[j]) v[j]` over the positions `j` of its own sequence that
-//! `i` may see (arXiv 1706.03762; heads share keys in groups, arXiv 2305.13245).
+//! Attention of packed sequences, without padding: `out[i] = sum_j softmax_j(scale * q[i] . k[j]) v[j]` over the
+//! positions `j` of its own sequence visible to `i` (arXiv 1706.03762; grouped heads share keys, arXiv 2305.13245).
 //!
-//! The weights are made again in the backward pass, a block of queries at a time, so memory grows with
-//! the tokens, not with their square (as in arXiv 2205.14135). With `p` the weights and `dp = dout v^T`:
-//! `ds = p * (dp - sum_j p dp)`, `dq = scale ds k`, `dk = scale ds^T q`, `dv = p^T dout`; a soft cap
-//! `c tanh(s / c)` multiplies `ds` by `1 - tanh^2`.
+//! The backward pass recomputes the weights, a block of queries at a time, so memory grows linearly with the number
+//! of tokens (as in arXiv 2205.14135). With `p` the weights and `dp = dout v^T`: `ds = p * (dp - sum_j p dp)`,
+//! `dq = scale ds k`, `dk = scale ds^T q`, `dv = p^T dout`; a soft cap `c tanh(s / c)` multiplies `ds` by
+//! `1 - tanh^2`.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
@@ -13,22 +12,22 @@ use rayon::prelude::*;
 use super::product::{Into, Matrix, product};
 use super::{Causal, Real, causal_softmax, elements, is_fused, max_of, sum_of, with_elements, with_real};
 
-/// How heads attend.
+/// The parameters of attention.
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// Query heads.
     pub heads: usize,
     /// Key-value heads.
     pub key_value_heads: usize,
-    /// What scores are multiplied by.
+    /// The factor of the scores.
     pub scale: f64,
-    /// Positions seen, the query's own included; none: all before it.
+    /// The number of visible positions, including the query's own; `None`: all earlier ones.
     pub window: Option<usize>,
-    /// `c` of `c tanh(s / c)`, which scores go through.
+    /// `c` of the soft cap `c tanh(s / c)` of the scores.
     pub soft_cap: Option<f64>,
 }
 
-/// Queries that are scored at a time.
+/// Queries per block.
 const BLOCK: usize = 64;
 
 struct Op {
@@ -39,19 +38,19 @@ struct Op {
     dim: usize,
 }
 
-/// A run of queries of one sequence, and the keys of that sequence.
+/// Consecutive queries of one sequence, and the keys of that sequence.
 #[derive(Clone, Copy)]
 struct Block {
     /// The first query, and the first key of its sequence.
     query: usize,
     key: usize,
-    /// How many queries.
+    /// The number of queries.
     rows: usize,
     /// The position of the first query in its sequence.
     position: usize,
 }
 
-/// What a block of scores is computed in, kept from block to block.
+/// Buffers for a block of scores, reused from block to block.
 struct Scratch<T> {
     p: Vec<T>,
     dp: Vec<T>,
@@ -77,7 +76,7 @@ impl Op {
         self.attention.heads / self.attention.key_value_heads
     }
 
-    /// The blocks of a sequence of `length` queries from `query` on.
+    /// Returns the blocks of a sequence of `length` queries from `query` on.
     fn blocks(&self, query: usize, key: usize, length: usize) -> impl Iterator<Item = Block> {
         let start = self.start;
         (0..length).step_by(BLOCK).map(move |at| Block {
@@ -88,7 +87,7 @@ impl Op {
         })
     }
 
-    /// Every sequence: its first query and key, and its number of queries.
+    /// Returns every sequence: its first query and key, and its number of queries.
     fn sequences(&self) -> Vec<(usize, usize, usize)> {
         let (mut query, mut key) = (0, 0);
         let place = |length: &usize| {
@@ -100,13 +99,13 @@ impl Op {
         self.lengths.iter().map(place).collect()
     }
 
-    /// Keys (counted within the sequence) that the block sees.
+    /// Returns the keys (counted within the sequence) visible to the block.
     fn seen(&self, block: Block) -> std::ops::Range<usize> {
         let first = self.attention.window.map_or(0, |w| (block.position + 1).saturating_sub(w));
         first..block.position + block.rows
     }
 
-    /// The weights of one block and head: rows x seen keys, in `scratch.p`.
+    /// Computes the weights of one block and head in `scratch.p`: rows x visible keys.
     #[inline(always)]
     fn weights<T: Real>(&self, block: Block, head: usize, q: &[T], k: &[T], scratch: &mut Scratch<T>) {
         let seen = self.seen(block);
@@ -166,7 +165,7 @@ impl Op {
         out
     }
 
-    /// `dq`, `dk` and `dv` of one sequence and key-value head, each row by row.
+    /// Returns `dq`, `dk` and `dv` of one sequence and key-value head, each row by row.
     fn head_backward<T: Real>(
         &self,
         (query, key, length): (usize, usize, usize),
@@ -229,7 +228,7 @@ impl Op {
     }
 }
 
-/// Writes the rows of `part`, `width` elements each, as column block `block` of `whole` from row `first` on.
+/// Writes the rows of `part`, `width` elements each, as column block `block` of `whole`, from row `first` on.
 fn scatter<T: Real>(whole: &mut [T], (first, stride): (usize, usize), block: usize, part: &[T], width: usize) {
     for (row, part) in whole[first * stride..].chunks_mut(stride).zip(part.chunks(width)) {
         row[block * width..][..width].copy_from_slice(part);
@@ -278,12 +277,12 @@ impl CustomOp3 for Op {
 }
 
 impl Attention {
-    /// Sequences of `lengths` queries, one after another: `q` is tokens x (heads * dim), `k` and `v` are
-    /// keys x (key_value_heads * dim), where every sequence has `start` keys before its first query
-    /// (those of a cache). Gives tokens x (heads * dim).
+    /// Returns the attention of sequences of `lengths` queries, one after another: tokens x (heads * dim). `q` is
+    /// tokens x (heads * dim), `k` and `v` are keys x (key_value_heads * dim), where every sequence has `start` keys
+    /// (of a cache) before its first query.
     ///
     /// # Errors
-    /// Shapes that do not fit each other.
+    /// Shapes that do not match.
     pub fn run(&self, q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[usize], start: usize) -> Result<Tensor> {
         let ((tokens, width), (keys, keys_width)) = (q.dims2()?, k.dims2()?);
         let (heads, kv) = (self.heads, self.key_value_heads);
@@ -308,7 +307,7 @@ fn composed(op: &Op, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let q = heads_first(q.narrow(0, query, length)?.reshape((length, a.heads, dim))?)?;
         let k = heads_first(k.narrow(0, key, keys)?.reshape((keys, kv, dim))?)?;
         let v = heads_first(v.narrow(0, key, keys)?.reshape((keys, kv, dim))?)?;
-        // The queries of a group share their keys: one product a key-value head, keys never repeated.
+        // The queries of a group share keys: one product per key-value head, without repeating keys.
         let q = q.reshape((kv, op.group() * length, dim))?;
         let (mut scores, mut scale) = (q.matmul(&k.t()?)?, a.scale);
         if let Some(cap) = a.soft_cap {

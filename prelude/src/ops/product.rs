@@ -1,4 +1,4 @@
-//! Matrix products of slices with strides, through the gemm crate, whose kernels candle runs on too.
+//! Matrix products of strided slices with the gemm crate, which provides candle's kernels too.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::Real;
 
-/// A matrix within a slice: element (i, j) at `i * row + j * column`.
+/// A matrix in a slice: element (i, j) is at `i * row + j * column`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, T> {
     data: &'a [T],
@@ -18,40 +18,40 @@ pub(crate) struct Matrix<'a, T> {
 }
 
 impl<'a, T> Matrix<'a, T> {
-    /// `rows` rows of `columns` elements, their starts `stride` apart.
+    /// Creates a matrix of `rows` rows of `columns` elements; the rows start `stride` apart.
     #[inline(always)]
     pub fn new(data: &'a [T], rows: usize, columns: usize, stride: usize) -> Self {
         Self { data, rows, columns, row: stride, column: 1 }
     }
 
-    /// Its transpose.
+    /// Returns the transpose.
     #[inline(always)]
     pub fn t(self) -> Self {
         Self { rows: self.columns, columns: self.rows, row: self.column, column: self.row, ..self }
     }
 
-    /// Those of its rows.
+    /// Returns a range of rows.
     #[inline(always)]
     fn of_rows(self, rows: Range<usize>) -> Self {
         let data = if rows.is_empty() { &[] } else { &self.data[rows.start * self.row..] };
         Self { data, rows: rows.len(), ..self }
     }
 
-    /// Elements from its first to its last.
+    /// Returns the number of elements from the first to the last.
     fn extent(&self) -> usize {
         if self.rows == 0 || self.columns == 0 { 0 } else { (self.rows - 1) * self.row + (self.columns - 1) * self.column + 1 }
     }
 }
 
-/// What a product does with what was there.
+/// What a product does with existing values.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Into {
     Replace,
     Add,
 }
 
-/// `out = scale * a b`, or that added; `out` is a row-major matrix whose rows start `stride` apart.
-/// `parallel`: on all threads of the current pool.
+/// Computes `out = scale * a b`, or adds to `out`; `out` is a row-major matrix whose rows start `stride` apart.
+/// `parallel` uses all threads of the current pool.
 #[inline(always)]
 pub(crate) fn product<T: Real>(
     a: Matrix<'_, T>,
@@ -67,7 +67,7 @@ pub(crate) fn product<T: Real>(
     unsafe { run(a, b, scale, (out.as_mut_ptr(), stride), into, parallel) }
 }
 
-/// `a b` in memory of its own, row by row, on all threads of the current pool.
+/// Returns `a b` in new memory, row by row, on all threads of the current pool.
 pub(crate) fn new_product<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
     let (m, n) = (a.rows, b.columns);
     if a.columns == 0 {
@@ -95,7 +95,7 @@ unsafe fn run<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T, (out, strid
     assert!(a.extent() <= a.data.len() && b.extent() <= b.data.len(), "a matrix beyond its slice");
     let threads = if parallel { rayon::current_num_threads() } else { 1 };
     let longer = m.max(n);
-    // SAFETY: every element that is read lies within its slice, as asserted above; `out` is the caller's.
+    // SAFETY: every element read lies within its slice, as asserted above; `out` is the caller's.
     unsafe {
         match threads {
             1 => block(a, b, scale, (out, stride), into, Parallelism::None),
@@ -105,38 +105,38 @@ unsafe fn run<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>, scale: T, (out, strid
     }
 }
 
-/// A block of the result that one thread makes has so many rows, or columns, at least: fewer are slow.
+/// The minimum number of rows or columns of the block of one thread; smaller blocks are slow.
 const FEWEST: usize = 128;
 
-/// And at most: where there are more, what the kernel has at hand is not in the cache when it is needed again.
+/// The maximum; with larger blocks, the kernel's operands fall out of the cache between uses.
 const MOST: usize = 6144;
 
-/// Blocks begin at a multiple of so many rows and columns: what kernels make at a time.
+/// The alignment of blocks in rows and columns: the tile size of the kernels.
 const UNIT: usize = 192;
 
-/// Where a result goes, for several threads that write different parts of it.
+/// The destination of a result, for several threads that write disjoint parts.
 #[derive(Clone, Copy)]
 struct Out<T>(*mut T);
 
-// SAFETY: what it is for is said above.
+// SAFETY: threads write disjoint parts only.
 unsafe impl<T> Send for Out<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Out<T> {}
 
 impl<T> Out<T> {
     /// # Safety
-    /// As for a pointer's own.
+    /// As for a raw pointer.
     unsafe fn add(self, count: usize) -> *mut T {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.0.add(count) }
     }
 }
 
-/// The product in `count` blocks of rows or columns, whichever are more: threads that need not wait for each other
-/// are faster than the kernels' own division of the work.
+/// Computes the product in `count` blocks of rows or columns, whichever are more numerous. Independent threads are
+/// faster than the kernels' own parallelism.
 ///
 /// # Safety
-/// As for [`run`]; what is read must lie within its slices.
+/// As for [`run`]; all elements read must lie within their slices.
 unsafe fn blocks<T: Real>(
     a: Matrix<'_, T>,
     b: Matrix<'_, T>,
@@ -150,7 +150,7 @@ unsafe fn blocks<T: Real>(
     let start = |i: usize| if i == count { longer } else { i * longer / count / UNIT * UNIT };
     (0..count).into_par_iter().with_max_len(1).for_each(|i| {
         let range = start(i)..start(i + 1);
-        // SAFETY: the blocks are parts of the matrices, those of the result apart from each other.
+        // SAFETY: the blocks lie within the matrices, and those of the result are disjoint.
         unsafe {
             let at = |step: usize| out.add(range.start * step);
             match m > n {
@@ -162,7 +162,7 @@ unsafe fn blocks<T: Real>(
 }
 
 /// # Safety
-/// As for [`run`]; what is read must lie within its slices.
+/// As for [`run`]; all elements read must lie within their slices.
 #[inline(always)]
 unsafe fn block<T: Real>(
     a: Matrix<'_, T>,
@@ -177,7 +177,7 @@ unsafe fn block<T: Real>(
     }
     let step = |x: usize| x as isize;
     let alpha = if into == Into::Add { T::one() } else { T::zero() };
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         gemm::gemm(
             a.rows,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{Real, elements, for_rows, is_fused, sum_of, with_elements, with_real};
 
-/// Rows whose part of the weight's gradient is summed at a time.
+/// Rows per block of the sum for the weight's gradient.
 const BLOCK: usize = 64;
 
 struct RmsNorm {
@@ -64,7 +64,7 @@ fn backward<T: Real>(eps: f64, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(O
                 *dx = r * *dy * *w - *x * pull;
             }
         });
-        // Blocks of rows add up by themselves and then in order, whatever the number of threads.
+        // Blocks of rows are summed separately, then in order, whatever the number of threads.
         let blocks = xs.par_chunks(n * BLOCK).zip(dys.par_chunks(n * BLOCK));
         let arch = pulp::Arch::new();
         let sums: Vec<Vec<T>> = blocks
@@ -103,7 +103,7 @@ fn backward<T: Real>(eps: f64, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(O
 /// ```
 ///
 /// # Errors
-/// Dimensions or dtypes that do not fit.
+/// Dimensions or dtypes that do not match.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     if is_fused(x) {
         return x.contiguous()?.apply_op2(&w.contiguous()?, RmsNorm { eps });

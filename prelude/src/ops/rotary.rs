@@ -1,15 +1,15 @@
-//! Rotary position embedding (arXiv 2104.09864), in the half-split layout of most Hugging Face checkpoints
-//! `y[k] = x[k] cos - x[k + d/2] sin`, `y[k + d/2] = x[k + d/2] cos + x[k] sin`, or of neighbours, `2k` and
-//! `2k + 1`, as published.
+//! Rotary position embedding (arXiv 2104.09864): in the half-split layout of most Hugging Face checkpoints,
+//! `y[k] = x[k] cos - x[k + d/2] sin`, `y[k + d/2] = x[k + d/2] cos + x[k] sin`, or in the published layout, which
+//! pairs the neighbours `2k` and `2k + 1`.
 //!
-//! A rotation's backward is the rotation by the opposite angle.
+//! The backward pass is the rotation by the opposite angle.
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 
 use super::{Real, elements, for_rows, is_fused, with_real};
 use crate::checkpoint::{Pairs, Rope};
 
-/// Cosines and sines of tokens' positions: each tokens x head_dim/2, f64, computed once.
+/// The cosines and sines of token positions: each tokens x head_dim/2, f64, computed once.
 #[derive(Clone)]
 pub struct RotaryTable {
     cos: Vec<f64>,
@@ -19,7 +19,7 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// Angles of sequences of `lengths` tokens, one after another, each from position `start` on.
+    /// Computes the angles of sequences of `lengths` tokens, one after another, each starting at position `start`.
     pub fn new(rope: &Rope, lengths: &[usize], start: usize) -> Self {
         let (half, factor) = (rope.dims / 2, rope.attention_factor());
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
@@ -47,7 +47,7 @@ impl RotaryTable {
 struct Rotary {
     table: RotaryTable,
     heads: usize,
-    /// 1 to turn, -1 to turn back.
+    /// 1 to rotate, -1 to rotate back.
     direction: f64,
 }
 
@@ -94,11 +94,11 @@ fn rotate<T: Real>(x: &[T], table: &RotaryTable, heads: usize, direction: f64) -
     y
 }
 
-/// Turns `x` (tokens x heads x head_dim) by the angles of `table`: the first features of every head, as many
-/// as the table is for.
+/// Rotates `x` (tokens x heads x head_dim) by the angles of `table`: the first features of every head, as many as the
+/// table covers.
 ///
 /// # Errors
-/// Dimensions that do not fit the table.
+/// Dimensions that do not match the table.
 pub fn rotary(x: &Tensor, table: &RotaryTable) -> Result<Tensor> {
     let (tokens, heads, dim) = x.dims3()?;
     if dim < 2 * table.half || tokens * table.half != table.cos.len() {
@@ -145,7 +145,7 @@ mod tests {
             let x = random(&[5, 3, 6], 1);
             agrees(&rotary(&x, &table).unwrap(), &composed(&x, &table).unwrap());
             differentiates(&[x], |v| rotary(&v[0], &table));
-            // Features beyond the table's stay.
+            // Features beyond the table's are unchanged.
             let wide = random(&[5, 3, 8], 2);
             let turned = rotary(&wide, &table).unwrap();
             agrees(&turned.narrow(2, 6, 2).unwrap(), &wide.narrow(2, 6, 2).unwrap());

@@ -1,5 +1,5 @@
-//! Losses that are a sum over rows of a function of one row of logits: what KL, entropy and cross
-//! entropy share. Where a gradient will be wanted it is made with the loss, from one look at a row.
+//! Losses that sum a function over rows of logits: the common part of KL, entropy and cross entropy. If a gradient
+//! will be needed, it is computed together with the loss in one pass over the row.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,12 +12,12 @@ use super::{Real, elements, for_rows_of, is_fused, max_of, sum_of, with_elements
 pub(crate) trait RowLoss: Clone + Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// Logits of the teacher (rows x width), where the loss has one.
+    /// The teacher's logits (rows x width), if the loss has a teacher.
     fn teacher(&self) -> Option<&Tensor> {
         None
     }
 
-    /// The loss of row `index`; with `dz`, its gradient goes there.
+    /// Returns the loss of row `index`; with `dz`, also writes its gradient there.
     fn row<T: Real>(&self, index: usize, z: &[T], teacher: &[T], dz: Option<&mut [T]>) -> T;
 
     /// The same in candle's operations, summed over rows.
@@ -26,7 +26,7 @@ pub(crate) trait RowLoss: Clone + Send + Sync + 'static {
 
 struct Op<L> {
     loss: L,
-    /// The gradient that the forward pass made, until the backward pass takes it.
+    /// The gradient from the forward pass, until the backward pass takes it.
     gradient: Mutex<Option<Tensor>>,
     wanted: bool,
 }
@@ -51,7 +51,7 @@ impl<L: RowLoss> Op<L> {
         })
     }
 
-    /// The loss of every row, and with it the gradient of `z` where that is wanted.
+    /// Computes the loss of every row and, if needed, the gradient of `z`.
     fn forward<T: Real>(&self, z: &[T], (count, width): (usize, usize)) -> Result<Vec<T>> {
         let mut losses = vec![T::default(); count];
         if !self.wanted {
@@ -60,7 +60,7 @@ impl<L: RowLoss> Op<L> {
             })?;
             return Ok(losses);
         }
-        // A row of the gradient, and its loss behind it.
+        // A row of the gradient, followed by its loss.
         let mut dz = vec![T::default(); z.len()];
         let sums: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
         self.rows((count, width), &mut dz, width, |row, teacher, dz| {
@@ -86,7 +86,7 @@ impl<L: RowLoss> CustomOp1 for Op<L> {
         with_real!(z, T => {
             let z = elements::<T>(z, zl)?;
             let losses = self.forward(z, (count, width))?;
-            // Summed in f64: thousands of rows would lose digits in f32.
+            // Summed in f64: over thousands of rows, f32 would lose digits.
             let sum: f64 = losses.iter().map(|loss| WithDType::to_f64(*loss)).sum();
             Ok((T::to_cpu_storage_owned(vec![<T as WithDType>::from_f64(sum)]), Shape::from(())))
         })
@@ -102,7 +102,7 @@ impl<L: RowLoss> CustomOp1 for Op<L> {
     }
 }
 
-/// The sum over rows of `z` (rows x width) of `loss`.
+/// Returns `loss` summed over the rows of `z` (rows x width).
 pub(crate) fn row_loss<L: RowLoss>(z: &Tensor, loss: L) -> Result<Tensor> {
     let (rows, _) = z.dims2()?;
     if let Some(teacher) = loss.teacher()
@@ -117,14 +117,14 @@ pub(crate) fn row_loss<L: RowLoss>(z: &Tensor, loss: L) -> Result<Tensor> {
     }
 }
 
-/// `log(sum(exp(z / temperature)))` of one row, without overflow.
+/// Returns `log(sum(exp(z / temperature)))` of one row, without overflow.
 #[inline(always)]
 pub(crate) fn log_sum_exp<T: Real>(z: &[T], temperature: T) -> T {
     let (top, scale) = (max_of(z), temperature.recip());
     top * scale + sum_of([z], |[z]| ((z - top) * scale).exp_fast()).ln()
 }
 
-/// `z / temperature - log_sum_exp(z / temperature)` over the last dimension, differentiable.
+/// Returns `z / temperature - log_sum_exp(z / temperature)` over the last dimension, differentiable.
 pub(crate) fn log_softmax(z: &Tensor, temperature: f64) -> Result<Tensor> {
     let z = (z.to_dtype(if z.dtype() == DType::F64 { DType::F64 } else { DType::F32 })? / temperature)?;
     let z = z.broadcast_sub(&z.max_keepdim(D::Minus1)?.detach())?;

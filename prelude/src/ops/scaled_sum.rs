@@ -1,14 +1,15 @@
-//! The merge: `W[o, j] = sum_i s[i, o, j] W_i[o, j]`, with the scales `s` in broadcast form, and its gradient by them.
+//! The merge: `W[o, j] = sum_i s[i, o, j] W_i[o, j]` with scales `s` in broadcast form, and its gradient with respect
+//! to `s`.
 //!
 //! ```text
 //! s:  sources x R x C, R is 1 or the rows of W, C is 1 or its columns
-//!     1 x C: a scale a column     R x 1: a row     1 x 1: a weight     R x C: an element
+//!     1 x C: a scale per column     R x 1: per row     1 x 1: per weight     R x C: per element
 //! ds[i, r, c] = sum of dW[o, j] W_i[o, j] over the elements that s[i, r, c] scales
 //! ```
 //!
-//! The sources are frozen, so nothing is spent on their gradients. On the CPU they are read where
-//! they are mapped, in their own dtype, row by row; both directions run at memory speed.
-//! Source: arXiv 2410.08371, section 3, where scales are columns'.
+//! The sources are frozen, so no gradients are computed for them. On the CPU they are read from memory-mapped files
+//! in their own dtype, row by row; the forward and backward pass run at memory speed. Source: arXiv 2410.08371,
+//! section 3, with one scale per column.
 
 mod composed;
 mod fused;
@@ -20,17 +21,17 @@ use crate::checkpoint::{Values, View};
 use crate::error::{Error, Result};
 use fused::Fused;
 
-/// One weight of every source, to be summed with scales.
+/// One weight of every source, for a sum with scales.
 ///
-/// A weight of shape `out x in` has `in` columns; a norm of `in` features is one row of them; a bias
-/// of `out` features is one column of `out` rows.
+/// A weight of shape `out x in` has `in` columns; a norm of `in` features is one row; a bias of `out` features is one
+/// column of `out` rows.
 pub struct ScaledSum {
     operands: Operands,
     shape: Vec<usize>,
     columns: usize,
 }
 
-/// Scales of one source: how many rows and columns of them, each 1 or the weight's own.
+/// The form of the scales of one source: the numbers of rows and columns, each 1 or the weight's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
     /// `R`
@@ -42,7 +43,7 @@ pub struct Form {
 enum Operands {
     /// Memory-mapped, for the CPU.
     Mapped(Vec<View>),
-    /// Copied to another device once, in their own dtype.
+    /// Copied once to another device, in their own dtype.
     Resident(Vec<Tensor>),
 }
 
@@ -51,10 +52,10 @@ fn misfit<T>(message: String) -> Result<T> {
 }
 
 impl ScaledSum {
-    /// Sums `views` (equal shapes) on `device`. `columns` is the last dimension, or 1 for a bias.
+    /// Prepares the sum of `views` (equal shapes) on `device`. `columns` is the last dimension, or 1 for a bias.
     ///
     /// # Errors
-    /// No views, or a device that has no room for them.
+    /// No views, or out of memory on the device.
     pub fn new(views: Vec<View>, columns: usize, device: &Device) -> Result<Self> {
         match device {
             Device::Cpu => {
@@ -65,7 +66,7 @@ impl ScaledSum {
         }
     }
 
-    /// Sums tensors where they are, in candle's own operations.
+    /// Prepares the sum of tensors on their device, in candle's own operations.
     fn resident(tensors: Vec<Tensor>, columns: usize) -> Result<Self> {
         let shape = tensors.first().map(|t| t.dims().to_vec()).unwrap_or_default();
         Self::of(Operands::Resident(tensors), shape, columns)
@@ -79,7 +80,7 @@ impl ScaledSum {
         Ok(sum)
     }
 
-    /// The number of sources.
+    /// Returns the number of sources.
     pub fn sources(&self) -> usize {
         match &self.operands {
             Operands::Mapped(views) => views.len(),
@@ -91,8 +92,8 @@ impl ScaledSum {
         self.shape.iter().product::<usize>() / self.columns
     }
 
-    /// The merged weight for `scales` (sources x R x C, f32 or f64), in their dtype. It is a variable, so
-    /// that a loss has a gradient by it; [`ScaledSum::backward`] takes that further.
+    /// Returns the merged weight for `scales` (sources x R x C, f32 or f64), in their dtype. It is a variable, so a
+    /// loss has a gradient with respect to it; [`ScaledSum::backward`] maps that to the scales.
     ///
     /// # Errors
     /// Scales of another shape or dtype.
@@ -111,8 +112,8 @@ impl ScaledSum {
         }
     }
 
-    /// [`ScaledSum::forward`] into `merged`, what it gave before. On the CPU nothing is allocated:
-    /// fresh memory costs more than the merge, since every page of it must be mapped first.
+    /// Like [`ScaledSum::forward`], into `merged`, an earlier result. On the CPU nothing is allocated: mapping the
+    /// pages of fresh memory would cost more than the merge.
     ///
     /// # Errors
     /// As for `forward`; a `merged` of another shape, or on the CPU of another dtype.
@@ -134,8 +135,8 @@ impl ScaledSum {
         }
     }
 
-    /// [`ScaledSum::forward`] in `dtype`: in `kept`, where that is a weight of this shape, dtype and place,
-    /// or else in memory of its own.
+    /// Like [`ScaledSum::forward`] in `dtype`: into `kept` if that has the right shape, dtype and device, else into
+    /// new memory.
     ///
     /// # Errors
     /// As for `forward`.
@@ -149,10 +150,10 @@ impl ScaledSum {
         Ok(if dtype == merged.dtype() { merged } else { Var::from_tensor(&merged.to_dtype(dtype)?)? })
     }
 
-    /// The merge of the rows `ids` (u32) alone: ids x columns, in the scales' dtype.
+    /// Returns the merge of the rows `ids` (u32): ids x columns, in the scales' dtype.
     ///
     /// # Errors
-    /// As for `forward`; a row that is not there.
+    /// As for `forward`; ids out of range.
     pub fn forward_rows(&self, scales: &Tensor, ids: &Tensor) -> Result<Tensor> {
         let form = self.form(scales)?;
         match &self.operands {
@@ -178,8 +179,8 @@ impl ScaledSum {
         })
     }
 
-    /// The merged weight for `scales` (sources x R x C, f32), in pieces: what is given fills a slice with the
-    /// elements from one on, on any thread, so that a merge can be written without being held.
+    /// Returns the merged weight for `scales` (sources x R x C, f32) in pieces: a function that fills a slice with
+    /// consecutive elements, on any thread, so that a merge can be written without being held in memory.
     ///
     /// # Errors
     /// As for `forward`.
@@ -198,10 +199,10 @@ impl ScaledSum {
         }
     }
 
-    /// The gradient of the scales in `form` (sources x R x C) for that of the merged weight.
+    /// Maps the gradient of the merged weight to the gradient of the scales in `form` (sources x R x C).
     ///
     /// # Errors
-    /// A gradient of another shape or dtype, or a form that does not fit the weight.
+    /// A gradient of another shape or dtype, or a form that does not match the weight.
     pub fn backward(&self, gradient: &Tensor, form: Form) -> Result<Tensor> {
         if gradient.dims() != self.shape {
             return misfit(format!("a gradient of shape {:?}, not {:?}", gradient.dims(), self.shape));
@@ -209,10 +210,10 @@ impl ScaledSum {
         self.backward_of(gradient, None, form)
     }
 
-    /// [`ScaledSum::backward`] of [`ScaledSum::forward_rows`], for the gradient of those rows.
+    /// The backward pass of [`ScaledSum::forward_rows`], for the gradient of those rows.
     ///
     /// # Errors
-    /// As for `backward`; a row that is not there.
+    /// As for `backward`; ids out of range.
     pub fn backward_rows(&self, gradient: &Tensor, ids: &Tensor, form: Form) -> Result<Tensor> {
         if gradient.dims() != [ids.dim(0)?, self.columns] {
             return misfit(format!("a gradient of shape {:?} of {:?} rows", gradient.dims(), ids.dims()));
@@ -250,7 +251,7 @@ impl ScaledSum {
         }
     }
 
-    /// `tensors` as rows x columns.
+    /// Returns `tensors` as rows x columns.
     fn as_rows(&self, tensors: &[Tensor]) -> candle_core::Result<Vec<Tensor>> {
         tensors.iter().map(|t| t.reshape(((), self.columns))).collect()
     }
@@ -259,7 +260,7 @@ impl ScaledSum {
         self.as_rows(tensors)?.iter().map(|t| t.index_select(ids, 0)).collect()
     }
 
-    /// `ids`, each of them a row.
+    /// Returns `ids`, checked to be rows.
     fn checked(&self, ids: &Tensor) -> candle_core::Result<Vec<u32>> {
         let (ids, rows) = (ids.to_vec1::<u32>()?, self.rows());
         match ids.iter().find(|id| **id as usize >= rows) {
@@ -268,7 +269,7 @@ impl ScaledSum {
         }
     }
 
-    /// The form of `scales`, which must fit.
+    /// Returns the form of `scales`, checked against the weight.
     fn form(&self, scales: &Tensor) -> Result<Form> {
         let (sources, rows, columns) = scales.dims3()?;
         if sources != self.sources() || !matches!(scales.dtype(), DType::F32 | DType::F64) {
@@ -316,10 +317,10 @@ impl InplaceOp1 for Overwrite<'_> {
     }
 }
 
-/// The rows `ids` of `view` as f32: ids x columns.
+/// Returns the rows `ids` of `view` as f32: ids x columns.
 ///
 /// # Errors
-/// A row that is not there.
+/// Ids out of range.
 pub(crate) fn decode_rows(view: &View, ids: &Tensor) -> Result<Tensor> {
     let alone = ScaledSum::new(vec![view.clone()], view.columns(), &Device::Cpu)?;
     alone.forward_rows(&Tensor::ones((1, 1, 1), DType::F32, &Device::Cpu)?, ids)

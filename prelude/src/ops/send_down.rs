@@ -1,15 +1,15 @@
-//! The start of a way down from the middle: a gradient that is known already.
+//! Starts a backward pass inside the graph, from a known gradient.
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Storage, Tensor};
 
-/// A zero whose gradient by its operand is given.
+/// A zero with a given gradient with respect to its operand.
 struct SendDown {
     gradient: Tensor,
-    /// The zero, where the operand is.
+    /// The zero, on the device of the operand.
     zero: Tensor,
 }
 
-/// The storage of the op's zero, copied.
+/// Copies the storage of the zero.
 macro_rules! zero {
     ($op:expr, $kind:ident) => {{
         let (storage, layout) = $op.zero.storage_and_layout();
@@ -42,7 +42,7 @@ impl CustomOp1 for SendDown {
     }
 }
 
-/// A scalar whose backward pass begins with `gradient` at `y` (equal shapes).
+/// Returns a scalar whose backward pass starts with `gradient` at `y` (equal shapes).
 ///
 /// # Errors
 /// Shapes or dtypes that differ.

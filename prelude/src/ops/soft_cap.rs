@@ -1,4 +1,4 @@
-//! A soft cap: `y = c tanh(x / c)`, which keeps values between `-c` and `c`; `dx = dy (1 - (y / c)^2)`.
+//! Soft cap: `y = c tanh(x / c)`, which limits values to between `-c` and `c`; `dx = dy (1 - (y / c)^2)`.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType};
 
@@ -6,7 +6,7 @@ use super::{Real, elements, for_rows, is_fused, with_elements, with_real};
 
 struct SoftCap(f64);
 
-/// Elements of one row of work.
+/// Elements per row of work.
 const WIDTH: usize = 256;
 
 impl CustomOp1 for SoftCap {
@@ -49,7 +49,7 @@ fn backward<T: Real>(cap: f64, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>
     })
 }
 
-/// `cap * tanh(x / cap)`, elementwise, for a `cap` above 0.
+/// Returns `cap * tanh(x / cap)`, elementwise, for `cap` above 0.
 ///
 /// ```
 /// # use dam_prelude::candle_core::{Device, Result, Tensor};
@@ -62,7 +62,7 @@ fn backward<T: Real>(cap: f64, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>
 /// ```
 ///
 /// # Errors
-/// A device that has no room.
+/// Out of memory on the device.
 pub fn soft_cap(x: &Tensor, cap: f64) -> Result<Tensor> {
     if is_fused(x) {
         return x.contiguous()?.apply_op1(SoftCap(cap));

@@ -1,10 +1,10 @@
-//! The truncated singular value decomposition of a matrix that is made piece by piece: the `r` largest singular values
-//! `s` of `D` (rows x columns) with their vectors, `D ~ U diag(s) V^T`.
+//! The truncated singular value decomposition of a matrix that is computed piece by piece: the `r` largest singular
+//! values `s` of `D` (rows x columns) with their vectors, `D ~ U diag(s) V^T`.
 //!
 //! Subspace iteration from a random start (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithms 4.4 and 5.1) with
-//! more vectors than are asked for; a matrix whose shorter side has no more of them than that is decomposed exactly.
-//! `D` is looked at a block of rows at a time and held only where it is small. The start is seeded, and nothing depends
-//! on the number of threads. Singular values below about `1e-6` of the largest are lost in its f32.
+//! more vectors than requested; a matrix whose shorter side has no more vectors than that is decomposed exactly. `D`
+//! is read a block of rows at a time, and held only if it is small. The start is seeded, and the result does not
+//! depend on the number of threads. Singular values below about `1e-6` of the largest are lost in its f32 precision.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use rand::{RngCore, SeedableRng};
@@ -15,13 +15,13 @@ use super::product::{Into, Matrix, product};
 use crate::error::{Error, Result};
 use crate::interrupt;
 
-/// A matrix that is made when it is asked for.
+/// A matrix computed on demand.
 pub(crate) struct Made<'a> {
-    /// What it is called in messages.
+    /// Its name in messages.
     pub name: &'a str,
     pub rows: usize,
     pub columns: usize,
-    /// Fills a slice with elements from one on, row by row.
+    /// Fills a slice with elements from an index on, in row-major order.
     pub fill: &'a (dyn Fn(usize, &mut [f32]) + Sync),
 }
 
@@ -40,29 +40,29 @@ pub(crate) struct Truncated {
     pub lost: f64,
 }
 
-/// Elements that are held where there are no more: 256 MB.
+/// The maximum number of elements held in memory: 256 MB.
 const HELD: usize = 1 << 26;
 
-/// Elements that are made at a time.
+/// Elements computed at a time.
 const BLOCK: usize = 1 << 22;
 
-/// Elements that one thread makes at a time.
+/// Elements computed per thread at a time.
 const PIECE: usize = 1 << 13;
 
-/// A shorter side that is decomposed whole.
+/// The maximum length of the shorter side for an exact decomposition.
 const SMALL: usize = 256;
 
-/// Times that the subspace is multiplied by `D` and back.
+/// The number of power iterations.
 const ITERATIONS: usize = 4;
 
-/// Directions below this share of the longest are no directions, squared.
+/// Squared norms below this fraction of the largest do not count as directions.
 const NEGLIGIBLE: f64 = 1e-14;
 
-/// The truncated decomposition of `matrix`, of rank `rank` or of its own where that is lower. Singular values up to
-/// `noise` count as zero.
+/// Computes the truncated decomposition of `matrix`, of rank `rank` or the matrix's own rank if lower. Singular
+/// values up to `noise` count as zero.
 ///
 /// # Errors
-/// [`Error::Interrupted`], or numbers that are not finite.
+/// [`Error::Interrupted`], or values that are not finite.
 pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Truncated> {
     let Made { rows, columns, .. } = *matrix;
     let shorter = rows.min(columns);
@@ -90,7 +90,7 @@ pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Tr
     let (basis, across) = loop {
         let basis = orthonormal(&left, rows, wide);
         wide = basis.len() / rows.max(1);
-        // D^T Q: columns x the width of Q.
+        // D^T Q: columns x width of Q.
         let mut across = vec![0f32; columns * wide];
         blocks(&mut |row, block| {
             let count = block.len() / columns;
@@ -123,7 +123,7 @@ pub(crate) fn truncated(matrix: &Made<'_>, rank: usize, noise: f64) -> Result<Tr
 }
 
 impl Made<'_> {
-    /// All of it, where it is small.
+    /// Returns the whole matrix, if it is small.
     fn held(&self) -> Option<Vec<f32>> {
         let elements = self.rows * self.columns;
         (elements <= HELD).then(|| {
@@ -157,20 +157,20 @@ impl Made<'_> {
     }
 }
 
-/// The sum of squares.
+/// Returns the sum of squares.
 fn square(values: &[f32]) -> f64 {
     let stretches: Vec<f64> = values.par_chunks(1 << 16).map(|x| x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum()).collect();
     stretches.into_iter().sum()
 }
 
-/// `block` (rows of `columns`) times `right` (columns x width), into the first rows of `out`.
+/// Computes `block` (rows of `columns`) times `right` (columns x width) into the first rows of `out`.
 fn times(block: &[f32], right: &[f32], (columns, width): (usize, usize), out: &mut [f32]) {
     let count = block.len() / columns.max(1);
     let (block, right) = (Matrix::new(block, count, columns, columns), Matrix::new(right, columns, width, width));
     product(block, right, 1.0, (&mut out[..count * width], width), Into::Replace, true);
 }
 
-/// `M^T M` of a matrix (rows x width), in f64.
+/// Returns `M^T M` of a matrix (rows x width), in f64.
 fn gram(matrix: &[f32], rows: usize, width: usize) -> DMatrix<f64> {
     const ROWS: usize = 1 << 12;
     let mut sum = vec![0f64; width * width];
@@ -180,13 +180,13 @@ fn gram(matrix: &[f32], rows: usize, width: usize) -> DMatrix<f64> {
         product(block.t(), block, 1.0, (&mut sum[..], width), Into::Add, true);
     }
     debug_assert_eq!(matrix.len(), rows * width);
-    // Symmetric to the last bit, whatever the order of its sums.
+    // Makes the matrix exactly symmetric, whatever the order of its sums.
     DMatrix::from_fn(width, width, |i, j| sum[i.min(j) * width + i.max(j)])
 }
 
-/// The eigenvalues of `symmetric`, largest first, with their vectors as columns.
+/// Returns the eigenvalues of `symmetric`, largest first, with their vectors as columns.
 fn eigen(symmetric: DMatrix<f64>) -> (Vec<f64>, DMatrix<f64>) {
-    // What has overflown has no directions.
+    // After an overflow, there are no directions.
     if symmetric.is_empty() || symmetric.iter().any(|x| !x.is_finite()) {
         return (Vec::new(), DMatrix::zeros(symmetric.nrows(), 0));
     }
@@ -197,11 +197,11 @@ fn eigen(symmetric: DMatrix<f64>) -> (Vec<f64>, DMatrix<f64>) {
     (order.into_iter().map(|i| found.eigenvalues[i].max(0.0)).collect(), vectors)
 }
 
-/// An orthonormal basis of the columns of `matrix` (rows x width), as rows x as many as there are directions.
+/// Returns an orthonormal basis of the columns of `matrix` (rows x width): rows x number of directions.
 fn orthonormal(matrix: &[f32], rows: usize, width: usize) -> Vec<f32> {
     let mut basis = matrix.to_vec();
     let mut width = width;
-    // The second time takes away what the first has lost to rounding.
+    // The second pass removes the rounding errors of the first.
     for _ in 0..2 {
         let (values, vectors) = eigen(gram(&basis, rows, width));
         let most = values.first().copied().unwrap_or(0.0);
@@ -213,7 +213,7 @@ fn orthonormal(matrix: &[f32], rows: usize, width: usize) -> Vec<f32> {
     basis
 }
 
-/// `matrix` (rows x width) times `turn` (width x count).
+/// Returns `matrix` (rows x width) times `turn` (width x count).
 fn turned(matrix: &[f32], rows: usize, turn: &DMatrix<f64>) -> Vec<f32> {
     let (width, count) = turn.shape();
     let flat: Vec<f64> = (0..width * count).map(|i| turn[(i / count, i % count)]).collect();
@@ -231,7 +231,7 @@ fn turned(matrix: &[f32], rows: usize, turn: &DMatrix<f64>) -> Vec<f32> {
     out
 }
 
-/// The decomposition from a basis `Q` of the column space (rows x width) and `D^T Q` (columns x width).
+/// Computes the decomposition from a basis `Q` of the column space (rows x width) and `D^T Q` (columns x width).
 fn rotated(basis: &[f32], across: &[f32], (rows, columns): (usize, usize), rank: usize, noise: f64) -> Truncated {
     let width = across.len() / columns.max(1);
     // D = Q Z^T; Z^T Z = E diag(s^2) E^T; then D = (Q E diag(s)) (Z E diag(1/s))^T.
@@ -254,7 +254,7 @@ fn rotated(basis: &[f32], across: &[f32], (rows, columns): (usize, usize), rank:
 mod tests {
     use super::*;
 
-    /// `sum of values[i] u_i v_i^T` of random orthonormal vectors, row by row.
+    /// Returns `sum of values[i] u_i v_i^T` of random orthonormal vectors, row by row.
     fn matrix(rows: usize, columns: usize, values: &[f64]) -> Vec<f32> {
         let mut random = ChaCha8Rng::seed_from_u64(7);
         let mut vectors = |n: usize| {
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn singular_values_are_those_known_and_the_rest_is_what_is_lost() {
-        // A slow decline, as differences of weights have it.
+        // Slowly decreasing values, as for differences of weights.
         let values: Vec<f64> = (0..300).map(|i| 3.0 * 0.98f64.powi(i)).collect();
         let squares = |values: &[f64]| values.iter().map(|x| x * x).sum::<f64>();
         for (rows, columns) in [(300, 420), (420, 300), (40, 90), (90, 40)] {
@@ -283,7 +283,7 @@ mod tests {
                 let found = decomposed(&matrix, rows, rank);
                 assert_eq!((found.rank, found.left.len(), found.right.len()), (rank, rows * rank, rank * columns));
                 assert!((found.whole / squares(values) - 1.0).abs() < 1e-5);
-                // No factors of this rank lose less; these lose at most a thousandth more.
+                // No factors of this rank lose less; these lose at most 0.1% more.
                 let least = squares(&values[rank..]);
                 assert!(found.lost > least * (1.0 - 1e-5) && found.lost < least * 1.001, "{rank}: {} {least}", found.lost);
                 let worst = found.values.iter().zip(values).map(|(found, x)| (found / x - 1.0).abs()).fold(0.0, f64::max);

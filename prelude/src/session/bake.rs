@@ -1,4 +1,4 @@
-//! bake: the merge as an ordinary Hugging Face checkpoint.
+//! bake: writes the merge as a Hugging Face checkpoint.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use crate::coefficients::{COLUMNS, Wrap};
 use crate::error::Result;
 use crate::methods::Planned;
 
-/// How to bake.
+/// Options of `bake`.
 ///
 /// ```
 /// use dam_prelude::{Bake, Columns, load};
@@ -26,14 +26,15 @@ use crate::methods::Planned;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bake {
-    /// `f32`, `f16` or `bf16`, or `q8_0` for a GGUF file; none: as the sources have each tensor (f32 where they differ).
+    /// `f32`, `f16` or `bf16`, or `q8_0` for a GGUF file. `None` keeps the sources' dtype of each tensor (f32 if they
+    /// differ).
     pub dtype: Option<String>,
-    /// Bytes past which another file is begun; a GGUF file is always one.
+    /// The maximum size of a shard in bytes. A GGUF file is always one file.
     pub shard_bytes: u64,
-    /// Replace a checkpoint that is there.
+    /// Replaces an existing checkpoint.
     pub force: bool,
-    /// The rank of a LoRA adapter to write in place of a checkpoint: the merge's difference to its base, which is the
-    /// source marked `base`, or the one model that the sources' own adapters are of.
+    /// The rank of a LoRA adapter to write instead of a checkpoint. The adapter holds the difference from the base:
+    /// the source marked `base`, or the one base model of the sources' own adapters.
     pub adapter: Option<usize>,
 }
 
@@ -45,7 +46,7 @@ impl Default for Bake {
 
 impl Session {
     pub(super) fn bake(&self, directory: &Path, options: &Bake) -> Result<Written> {
-        self.models.check_whole()?;
+        self.models.check_files_unchanged()?;
         let output = Output {
             options,
             loaded: &self.models.sources,
@@ -79,13 +80,13 @@ impl Session {
         })
     }
 
-    /// The model card: what was merged, how, and how well it does.
+    /// Returns the model card: what was merged, how, and the scores.
     fn card(&self) -> String {
         let mut card = String::from("---\nlibrary_name: transformers\ntags:\n- merge\n- dam\n---\n\n# A DAM merge\n\n");
         let mut line = |text: String| writeln!(card, "{text}").unwrap_or(());
         let coefficients = match self.merge.wrap.scheme.name().as_str() {
             COLUMNS => "a coefficient per source and weight column".into(),
-            _ => format!("coefficients by the scheme `{}`", self.merge.wrap.title()),
+            _ => format!("coefficients of the scheme `{}`", self.merge.wrap.title()),
         };
         line(format!("Merged by Differentiable Adaptive Merging (arXiv 2410.08371): {coefficients},"));
         line("learnt by making the merge agree with each source on that source's own data.\n".into());
@@ -95,8 +96,7 @@ impl Session {
                 Some(data) => format!("{} examples of `{}`", data.examples.len(), last(&data.spec)),
                 None => "no data".into(),
             };
-            let merged =
-                if self.sources.iter().any(|s| s.name() == source.name()) { "" } else { " (the base, not merged itself)" };
+            let merged = if self.sources.iter().any(|s| s.name() == source.name()) { "" } else { " (the base; not merged)" };
             line(format!("- `{}`: `{}`, {data}{merged}", source.name(), last(source.spec())));
         }
         if let Some(note) = self.rest_note() {
@@ -110,13 +110,13 @@ impl Session {
         line(serde_json::to_string_pretty(&recipe).unwrap_or_default());
         line("```".into());
         if self.step == 0 {
-            line("\nNot trained: this is the merge as it was wrapped.".into());
+            line("\nNot trained: these are the initial coefficients.".into());
         }
         if let (Some((_, first)), Some((_, last))) = (self.history.total.first(), self.history.total.last()) {
             line(format!("\nLoss at step 1: {first:.5}, at step {}: {last:.5}.", self.history.total.len()));
         }
         if let Some(scores) = &self.scores {
-            let held_out = if scores.held_out { "On held-out data." } else { "On the data that the merge learnt from." };
+            let held_out = if scores.held_out { "On held-out data." } else { "On the training data." };
             line(format!("\n## Scores\n\n{held_out}"));
             line("\n| data | loss | perplexity | exact match |\n| --- | --- | --- | --- |".into());
             for (name, s) in &scores.data {

@@ -1,11 +1,11 @@
-//! check_scheme: whether a scheme of one's own is right, before it is trained.
+//! check_scheme: verifies a custom scheme before it is trained.
 
 use super::{BASE, Models};
-use crate::coefficients::{Checked, Scheme, check};
+use crate::coefficients::{Scheme, SchemeReport, check};
 use crate::error::Result;
 
-/// Checks `scheme` on every tensor of a merge of `models`: the shape of its coefficients, the start of its
-/// parameters, and their gradients beside finite differences. The sources themselves are not read.
+/// Checks `scheme` on every tensor of a merge of `models`: the shape of its coefficients, the initial values of its
+/// parameters, and its gradients against finite differences. The weights of the sources are not read.
 ///
 /// ```
 /// use dam_prelude::{Parameter, Scheme, Site, Tensor, candle_core, check_scheme, load};
@@ -17,19 +17,19 @@ use crate::error::Result;
 ///         vec![site.parameter(site.name(), 1, 1)]
 ///     }
 ///     fn coefficients(&self, _: &Site<'_>, parameters: &[Tensor]) -> candle_core::Result<Tensor> {
-///         Ok(parameters[0].detach()) // no gradient gets past this
+///         Ok(parameters[0].detach()) // blocks the gradient
 ///     }
 /// }
 ///
 /// let error = check_scheme(&Cut, &load(["builtin:japanese", "builtin:math"])?).unwrap_err();
-/// assert!(error.to_string().contains("no gradient reached"));
+/// assert!(error.to_string().contains("received no gradient"));
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
 ///
 /// # Errors
-/// The first thing that is wrong, with the tensor and the parameter, as [`check`] says; fewer than two
-/// sources, or no base model where the scheme needs one.
-pub fn check_scheme(scheme: &dyn Scheme, models: &Models) -> Result<Checked> {
+/// The first problem found, with the tensor and the parameter, as for [`check`]; fewer than two sources, or no base
+/// model if the scheme needs one.
+pub fn check_scheme(scheme: &dyn Scheme, models: &Models) -> Result<SchemeReport> {
     let sources = models.merged_by(scheme, scheme.options().with_base)?;
     let base = sources.iter().position(|s| s.name() == BASE);
     check(scheme, sources[0].architecture()?, sources.len(), base)
@@ -43,7 +43,7 @@ mod tests {
     use crate::session::{Dam, load};
     use crate::{Nonlinearity, Options, Wrap};
 
-    /// The whole objective at the parameter `which` moved by `h` at `position`.
+    /// The objective after element `position` of variable `which` has changed by `h`.
     fn total(dam: &Dam, which: usize, position: usize, h: f32) -> f64 {
         let mut session = dam.session();
         let variable = &session.merge.variables[which].value;
@@ -56,7 +56,7 @@ mod tests {
         total
     }
 
-    /// What the optimiser gets, of data and penalties together, is the gradient of the loss.
+    /// The gradient that the optimiser receives, from data and penalties, is the gradient of the loss.
     #[test]
     fn the_gradient_of_a_step_passes_finite_differences() {
         let mut models = load(["builtin:japanese", "builtin:math"]).unwrap();

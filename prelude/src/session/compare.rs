@@ -1,52 +1,52 @@
-//! compare: DAM, evolution and the static methods on the same sources and the same held-out data, with what each
-//! of them cost.
+//! compare: runs DAM, evolutionary search and the static methods on the same sources and the same held-out data, and
+//! reports the scores and costs.
 //!
-//! Every method's own parameters are tuned: the static ones over a small grid, by their loss on a part of the
-//! data that the sources were tuned on; what that took is part of their cost. DAM and evolution learn from that
-//! data too. Nobody sees what is scored at the end.
+//! The parameters of every method are tuned. Static methods are tuned over a small grid by their loss on part of the
+//! sources' training data; tuning is part of their cost. DAM and evolution use the same data. The held-out data is
+//! used only for the final scores.
 
 use std::ops::ControlFlow;
 
 use super::evolve::Evolve;
 use super::progress::Task;
-use super::tune::{EXAMPLES, greedy_soup, tuned};
+use super::tune::{EXAMPLES, greedy_soup, tune};
 use super::{Dam, Models};
 use crate::coefficients::Columns;
 use crate::error::{Error, Result};
 use crate::eval::{Cost, measured};
 use crate::interrupt;
 use crate::methods::{GREEDY_SOUP, METHODS, find};
-use crate::show::{Comparison, Contender, Scores};
+use crate::show::{Comparison, MethodResult, Scores};
 
-/// The name of DAM among methods.
+/// The method name of DAM.
 pub const DAM: &str = "dam";
 
-/// The name of evolution among methods.
+/// The method name of evolutionary search.
 pub const EVOLVE: &str = "evolve";
 
-/// What to compare, and how hard each may try.
+/// The methods to compare, and their budgets.
 ///
 /// ```
 /// use std::ops::ControlFlow;
 /// use dam_prelude::{Compare, load};
 ///
 /// let models = load(["builtin:japanese", "builtin:math"])?;
-/// let contest = Compare { methods: vec!["dam".into(), "slerp".into()], steps: 2, examples: 2, ..Compare::default() };
-/// let table = models.compare(&contest, |_| ControlFlow::Continue(()))?;
+/// let options = Compare { methods: vec!["dam".into(), "slerp".into()], steps: 2, examples: 2, ..Compare::default() };
+/// let table = models.compare(&options, |_| ControlFlow::Continue(()))?;
 /// assert_eq!(table.rows.iter().map(|row| row.method.as_str()).collect::<Vec<_>>(), ["dam", "slerp"]);
 /// # Ok::<(), dam_prelude::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// `dam`, `evolve`, `greedy_soup` and names of methods, a row each.
+    /// `dam`, `evolve`, `greedy_soup` and names of static methods; one row each.
     pub methods: Vec<String>,
-    /// Data to score on; none: the held-out data of built-in sources, or else the session's own.
+    /// Data files to score on. Empty: the held-out data of built-in sources, or else the session's own data.
     pub files: Vec<String>,
-    /// Steps that DAM trains, with the session's settings.
+    /// Training steps of DAM, with the session's settings.
     pub steps: usize,
-    /// Candidates that evolution tries.
+    /// Candidates of the evolutionary search.
     pub budget: usize,
-    /// Examples of each source's data that parameters are chosen by.
+    /// Examples per source for tuning parameters.
     pub examples: usize,
 }
 
@@ -58,14 +58,14 @@ impl Default for Compare {
 }
 
 impl Models {
-    /// Makes a merge by every method and scores all of them. `watch` is told what is done next; `Break` ends the
-    /// comparison with the rows that are there.
+    /// Makes a merge by every method and scores each of them. `watch` is called with a description of the next task;
+    /// `Break` ends the comparison and keeps the finished rows.
     ///
     /// # Errors
-    /// An unknown method, sources without data or of a family that cannot be run. A method that cannot merge
-    /// these sources has a row that says why.
-    pub fn compare(&self, contest: &Compare, mut watch: impl FnMut(&str) -> ControlFlow<()>) -> Result<Comparison> {
-        for name in &contest.methods {
+    /// An unknown method, sources without data, or a model family that cannot be run. If a method cannot merge these
+    /// sources, its row gives the reason.
+    pub fn compare(&self, options: &Compare, mut watch: impl FnMut(&str) -> ControlFlow<()>) -> Result<Comparison> {
+        for name in &options.methods {
             let own = [DAM, EVOLVE, GREEDY_SOUP];
             if !own.contains(&name.as_str()) && find(name).is_err() {
                 return Err(Error::unknown("method", name, own.into_iter().chain(METHODS.iter().map(|m| m.name))));
@@ -75,28 +75,28 @@ impl Models {
         let mut table = Comparison {
             notes: vec![
                 format!(
-                    "tuned on {} training examples a source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates",
-                    contest.examples, settings.seed, contest.steps, settings.lr, settings.batch_size, contest.budget
+                    "tuned on {} training examples per source; seed {}; dam: {} steps, lr {}, batch size {}; evolve: {} candidates",
+                    options.examples, settings.seed, options.steps, settings.lr, settings.batch_size, options.budget
                 ),
-                "tokens: run through a model to make the merge; one that goes back too counts three times; memory: of the whole program"
+                "tokens: run through a model to make the merge; tokens with a backward pass count three times; memory: peak of the whole program"
                     .into(),
             ],
             ..Comparison::default()
         };
-        let mut task = Task::begin("compare", Some(contest.methods.len()), None);
-        for name in &contest.methods {
+        let mut task = Task::begin("compare", Some(options.methods.len()), None);
+        for name in &options.methods {
             if watch(name).is_break() || interrupt::requested() {
                 table.notes.push(format!("stopped before {name}"));
                 break;
             }
-            table.rows.push(match self.contend(name, contest, &mut watch) {
+            table.rows.push(match self.run_method(name, options, &mut watch) {
                 Ok((chosen, scores, cost)) => {
-                    Contender { method: name.clone(), chosen, scores: Some(scores), cost: Some(cost), refused: None }
+                    MethodResult { method: name.clone(), chosen, scores: Some(scores), cost: Some(cost), refused: None }
                 }
-                // What is wrong with these sources, or with the method for them.
+                // The sources are unsuitable, or unsuitable for this method.
                 Err(error @ (Error::Sources { .. } | Error::BadValue { .. })) => {
                     let refused = Some(error.to_string());
-                    Contender { method: name.clone(), refused, ..Contender::default() }
+                    MethodResult { method: name.clone(), refused, ..MethodResult::default() }
                 }
                 Err(Error::Interrupted) => {
                     table.notes.push(format!("stopped at {name}"));
@@ -109,48 +109,48 @@ impl Models {
         Ok(table)
     }
 
-    fn contend(
+    fn run_method(
         &self,
         name: &str,
-        contest: &Compare,
+        options: &Compare,
         watch: &mut impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<(String, Scores, Cost)> {
         match name {
             DAM => {
-                let ((dam, said), cost) = measured(|| self.trained(contest, watch))?;
-                Ok((said, dam.eval(&contest.files)?, cost))
+                let ((dam, chosen), cost) = measured(|| self.train_dam(options, watch))?;
+                Ok((chosen, dam.eval(&options.files)?, cost))
             }
             EVOLVE => {
                 let search =
-                    Evolve { budget: contest.budget, examples: contest.examples, seed: self.settings.seed, ..Evolve::default() };
-                let ((merged, said), cost) = measured(|| {
-                    let evolved = self.evolve(&search, |tried| watch(&format!("{EVOLVE}: candidate {}", tried.tried)))?;
+                    Evolve { budget: options.budget, examples: options.examples, seed: self.settings.seed, ..Evolve::default() };
+                let ((merged, chosen), cost) = measured(|| {
+                    let evolved = self.evolve(&search, |tried| watch(&format!("{EVOLVE}: candidate {}", tried.number)))?;
                     let report = &evolved.report;
-                    let said = format!("{} of {} numbers, {} candidates", report.method, report.dimensions, report.tried);
-                    Ok::<_, Error>(((evolved.merged.clone(), said), report.tokens))
+                    let chosen = format!("{} with {} dimensions, {} candidates", report.method, report.dimensions, report.tried);
+                    Ok::<_, Error>(((evolved.merged.clone(), chosen), report.tokens))
                 })?;
-                Ok((said, merged.eval(&contest.files)?, cost))
+                Ok((chosen, merged.eval(&options.files)?, cost))
             }
             _ => {
-                let ((merged, said), cost) = measured(|| {
-                    let (merged, said, tokens) = match name {
-                        GREEDY_SOUP => greedy_soup(self, contest.examples)?,
-                        _ => tuned(self, find(name)?, contest.examples)?,
+                let ((merged, chosen), cost) = measured(|| {
+                    let (merged, chosen, tokens) = match name {
+                        GREEDY_SOUP => greedy_soup(self, options.examples)?,
+                        _ => tune(self, find(name)?, options.examples)?,
                     };
-                    // A merge that is never made costs nothing.
+                    // A merge that is never computed costs nothing.
                     merged.inspect("")?;
-                    Ok::<_, Error>(((merged, said), tokens))
+                    Ok::<_, Error>(((merged, chosen), tokens))
                 })?;
-                Ok((said, merged.eval(&contest.files)?, cost))
+                Ok((chosen, merged.eval(&options.files)?, cost))
             }
         }
     }
 
-    fn trained(&self, contest: &Compare, watch: &mut impl FnMut(&str) -> ControlFlow<()>) -> Result<((Dam, String), u64)> {
-        // Not the latest: it is gone when it is scored.
+    fn train_dam(&self, options: &Compare, watch: &mut impl FnMut(&str) -> ControlFlow<()>) -> Result<((Dam, String), u64)> {
+        // Not the latest merge: it is dropped after scoring.
         let dam = Dam::new(self.clone(), Columns::default().into())?;
-        dam.train_with(contest.steps, |step| watch(&format!("{DAM}: step {}", step.step)))?;
-        let (said, tokens) = (format!("{} steps", dam.steps()), dam.tokens());
-        Ok(((dam, said), tokens))
+        dam.train_with(options.steps, |step| watch(&format!("{DAM}: step {}", step.step)))?;
+        let (chosen, tokens) = (format!("{} steps", dam.steps()), dam.tokens());
+        Ok(((dam, chosen), tokens))
     }
 }

@@ -1,4 +1,4 @@
-//! diff: how far the coefficients of two merges are apart, tensor by tensor, and what each scores.
+//! diff: compares the coefficients of two merges tensor by tensor, and their scores.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,12 @@ use super::Dam;
 use crate::error::{Error, Result};
 use crate::show::{Difference, TensorDifference};
 
-/// Names of sources, and the coefficients of all of them in order.
+/// Names of the sources, and their coefficients in that order.
 type Coefficients = (Vec<String>, Vec<f64>);
 
 impl Dam {
-    /// How far the coefficients of `other` are from these, for every tensor that both have with coefficients of one
-    /// shape; and the scores of both on the data that [`Dam::eval`] uses, where they are not known yet.
+    /// Compares the coefficients of `other` with those of this merge, for every tensor whose coefficients have the
+    /// same shape in both, and their scores on the data that [`Dam::eval`] uses; missing scores are computed.
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -27,7 +27,7 @@ impl Dam {
     /// ```
     ///
     /// # Errors
-    /// Nothing to compare, neither tensors nor scores, or data that cannot be used.
+    /// The merges have neither tensors nor scores to compare, or the data is invalid.
     pub fn diff(&self, other: &Dam) -> Result<Difference> {
         let (mine, theirs) = (self.all_coefficients()?, other.all_coefficients()?);
         let mut tensors = Vec::new();
@@ -40,7 +40,7 @@ impl Dam {
             tensors.push(TensorDifference { name: name.clone(), coefficients: values.len(), changed, mean, most });
         }
         if tensors.is_empty() && self.models().data.is_empty() {
-            let what = "these merges have neither coefficients of the same sources and shape nor data to be scored on".into();
+            let what = "the merges have no coefficients of the same sources and shape, and no data to score on".into();
             return Err(Error::Sources { what, hint: "compare merges wrapped with the same scheme, or give them data" });
         }
         tensors.sort_by(|a, b| b.mean.total_cmp(&a.mean).then_with(|| a.name.cmp(&b.name)));
@@ -54,7 +54,7 @@ impl Dam {
         Ok(Difference { tensors, incomparable: only, scores, steps: (self.steps(), other.steps()) })
     }
 
-    /// By tensor.
+    /// The coefficients by tensor.
     fn all_coefficients(&self) -> Result<BTreeMap<String, Coefficients>> {
         let session = self.session();
         let names: Vec<String> = session.sources.iter().map(|s| s.name().to_owned()).collect();

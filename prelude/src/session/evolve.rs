@@ -1,9 +1,9 @@
-//! evolve: weights and densities for every source and group of layers, searched by CMA-ES.
+//! evolve: searches weights and densities per source and group of layers with CMA-ES.
 //!
-//! The candidates are mergekit recipes: a slice a group of layers, with a weight and, where the method has it, a
-//! density for every source. They start at `1/N` and 1, with a step of 1/6, and are judged by their loss on a part
-//! of the data that the sources were tuned on. Source: Hansen, arXiv 1604.00772; for merging, Akiba et al.,
-//! arXiv 2403.13187.
+//! A candidate is a mergekit recipe with one slice per group of layers; each slice has a weight per source and, if
+//! the method uses it, a density per source. The search starts at weights `1/N` and densities 1 with step size 1/6.
+//! Candidates are ranked by their loss on part of the sources' training data. Source: Hansen, arXiv 1604.00772; for
+//! merging, Akiba et al., arXiv 2403.13187.
 
 use std::fmt::{self, Write};
 use std::ops::{ControlFlow, Range};
@@ -17,16 +17,16 @@ use super::{BASE, Merged, Models};
 use crate::checkpoint::{Written, new_file};
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::methods::{Entry, Origin, find};
+use crate::methods::{MethodEntry, Origin, find};
 use crate::show::EvolveReport;
 
-/// The first step of the search.
+/// The initial step size of the search.
 const SIGMA: f64 = 1.0 / 6.0;
 
-/// The loss of a candidate that cannot be made.
+/// The loss of an infeasible candidate.
 const WORST: f64 = 1e6;
 
-/// How to search.
+/// Settings of the search.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -41,15 +41,15 @@ const WORST: f64 = 1e6;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evolve {
-    /// What merges a candidate; empty: `dare_ties` where there is a base, else `linear`.
+    /// The merge method of the candidates. Empty: `dare_ties` if there is a base, else `linear`.
     pub method: String,
-    /// Candidates that are tried, at most.
+    /// The maximum number of candidates.
     pub budget: usize,
-    /// Groups of layers that have weights of their own.
+    /// The number of layer groups; each has its own weights.
     pub groups: usize,
-    /// Examples of each source's data that a candidate is judged by.
+    /// Examples per source for ranking candidates.
     pub examples: usize,
-    /// Seeds the search and the draws of the method.
+    /// The seed of the search and of the method's random draws.
     pub seed: u64,
 }
 
@@ -59,25 +59,25 @@ impl Default for Evolve {
     }
 }
 
-/// A look at the search after a candidate.
+/// The state of the search after a candidate.
 #[derive(Clone, Copy, Debug)]
-pub struct Tried {
-    /// Candidates so far.
-    pub tried: usize,
-    /// The loss of this one.
+pub struct EvolveProgress {
+    /// The number of candidates tried so far.
+    pub number: usize,
+    /// The loss of this candidate.
     pub loss: f64,
-    /// The least so far.
+    /// The lowest loss so far.
     pub best: f64,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Clone)]
 pub struct Evolved {
     /// The best merge.
     pub merged: Merged,
-    /// Its mergekit recipe, in YAML.
+    /// The mergekit recipe of the best merge, in YAML.
     pub recipe: String,
-    /// How the search went.
+    /// A report of the search.
     pub report: EvolveReport,
 }
 
@@ -85,12 +85,12 @@ impl Evolved {
     /// Writes the recipe to a new file.
     ///
     /// # Errors
-    /// A place that is taken, has no room or may not be written.
+    /// The file exists, the disk is full, or the path is not writable.
     pub fn write(&self, file: impl AsRef<Path>) -> Result<Written> {
         new_file(file.as_ref(), self.recipe.as_bytes())
     }
 
-    /// Shows how the search went as the result of an evcxr cell.
+    /// Shows the report as the result of an evcxr cell.
     pub fn evcxr_display(&self) {
         self.report.evcxr_display();
     }
@@ -108,36 +108,36 @@ impl fmt::Debug for Evolved {
     }
 }
 
-/// What the numbers of a candidate mean.
-struct Space<'a> {
-    method: &'a Entry,
+/// The meaning of a candidate's numbers.
+struct SearchSpace<'a> {
+    method: &'a MethodEntry,
     sources: Vec<&'a str>,
     base: Option<&'a str>,
     groups: Vec<Range<usize>>,
     has_density: bool,
-    /// Whether density and what it varies by must stay between 0 and 1, as in DELLA.
+    /// Whether `density +- epsilon` must stay between 0 and 1, as in DELLA.
     has_epsilon: bool,
     has_seed: bool,
     seed: u64,
 }
 
 impl Models {
-    /// Searches for the best merge by a method; `watch` looks on after every candidate, and `Break` ends the
-    /// search with the best so far.
+    /// Searches for the best merge by a method. `watch` is called after every candidate; `Break` ends the search with
+    /// the best candidate so far.
     ///
     /// # Errors
-    /// A method that has no weights, sources without data or of a family that cannot be run, a budget of 0.
-    pub fn evolve(&self, search: &Evolve, mut watch: impl FnMut(&Tried) -> ControlFlow<()>) -> Result<Evolved> {
+    /// A method without weights, sources without data, a family that cannot be run, or a budget of 0.
+    pub fn evolve(&self, search: &Evolve, mut watch: impl FnMut(&EvolveProgress) -> ControlFlow<()>) -> Result<Evolved> {
         for (key, value) in [("budget", search.budget), ("groups", search.groups), ("examples", search.examples)] {
             if value == 0 {
-                return Err(Error::bad_value(key, "0", "a whole number from 1"));
+                return Err(Error::bad_value(key, "0", "an integer of at least 1"));
             }
         }
-        let space = Space::new(self, search)?;
+        let space = SearchSpace::new(self, search)?;
         let start = space.start();
         let mut task = Task::begin("evolve", Some(search.budget), None);
-        let mut watch = |tried: &Tried| {
-            task.step(|| format!("candidate {}: best loss {:.4}", tried.tried, tried.best), Some(tried.best), None);
+        let mut watch = |tried: &EvolveProgress| {
+            task.step(|| format!("candidate {}: best loss {:.4}", tried.number, tried.best), Some(tried.best), None);
             if interrupt::requested() { ControlFlow::Break(()) } else { watch(tried) }
         };
         let attempt = |x: &[f64]| -> Result<(String, Merged, Trial)> {
@@ -146,7 +146,7 @@ impl Models {
             let trial = merged.trial(search.examples)?;
             Ok((recipe, merged, trial))
         };
-        // Where the search starts is a candidate too; what is wrong with it is wrong with all.
+        // The starting point is a candidate too; if it fails, all candidates fail.
         let whole = |error| match error {
             Error::Recipe { reason, .. } => {
                 Error::bad_value("method", space.method.name, format!("a method for these sources: {reason}"))
@@ -155,9 +155,9 @@ impl Models {
         };
         let (recipe, merged, trial) = attempt(&start).map_err(whole)?;
         let first = if trial.loss.is_finite() { trial.loss } else { WORST };
-        let mut stopped = watch(&Tried { tried: 1, loss: first, best: first }).is_break();
+        let mut stopped = watch(&EvolveProgress { number: 1, loss: first, best: first }).is_break();
         let (mut tried, mut tokens, mut best) = (1, trial.tokens, (first, recipe, merged));
-        let judge = |x: &DVector<f64>| {
+        let evaluate = |x: &DVector<f64>| {
             if stopped {
                 return WORST;
             }
@@ -170,21 +170,21 @@ impl Models {
                         best = (loss, recipe, merged);
                     }
                 }
-                // One that was broken off says nothing of itself.
+                // An interrupted candidate has no result.
                 Err(Error::Interrupted) => {
                     stopped = true;
                     return WORST;
                 }
-                // Weights that no merge can have, or that overflow, are no better than any other.
+                // Infeasible weights and weights that overflow get the worst loss.
                 Err(_) => {}
             }
             tried += 1;
-            stopped = watch(&Tried { tried, loss, best: best.0 }).is_break() || tried >= search.budget;
+            stopped = watch(&EvolveProgress { number: tried, loss, best: best.0 }).is_break() || tried >= search.budget;
             loss
         };
         let options = CMAESOptions::new(start.clone(), SIGMA).seed(search.seed);
-        let invalid = |_| Error::bad_value("groups", &search.groups.to_string(), "groups that leave something to search for");
-        let mut state = options.build(judge).map_err(invalid)?;
+        let invalid = |_| Error::bad_value("groups", &search.groups.to_string(), "a number that leaves something to search");
+        let mut state = options.build(evaluate).map_err(invalid)?;
         while state.function_evals() + 1 < search.budget && state.next().is_none() {}
         drop(state);
         let (method, dimensions) = (space.method.name.into(), start.len());
@@ -193,14 +193,14 @@ impl Models {
     }
 }
 
-impl<'a> Space<'a> {
+impl<'a> SearchSpace<'a> {
     fn new(models: &'a Models, search: &Evolve) -> Result<Self> {
         let base = models.base();
         let default = if base.is_some() { "dare_ties" } else { "linear" };
         let method = find(if search.method.is_empty() { default } else { &search.method })?;
         let has = |name: &str| method.keys.iter().any(|key| key.name == name);
         if !has("weight") {
-            return Err(Error::bad_value("method", method.name, "a method that has weights, such as linear, ties or dare_ties"));
+            return Err(Error::bad_value("method", method.name, "a method with weights, such as linear, ties or dare_ties"));
         }
         let sources: Vec<&str> = models.names().filter(|name| *name != BASE).collect();
         let Some(first) = sources.first() else { return Err(models.too_few(0, false)) };
@@ -218,7 +218,7 @@ impl<'a> Space<'a> {
         })
     }
 
-    /// Weights of `1/N`, then densities of 1, by group and source.
+    /// Returns weights of `1/N`, then densities of 1, by group and source.
     fn start(&self) -> Vec<f64> {
         let count = self.groups.len() * self.sources.len();
         let weights = vec![1.0 / self.sources.len() as f64; count];
@@ -226,9 +226,9 @@ impl<'a> Space<'a> {
         [weights, densities].concat()
     }
 
-    /// The density that a number means.
+    /// Maps a search variable to a density.
     fn density(&self, x: f64) -> f64 {
-        // Beside an epsilon of 0.15, its default, only these are densities.
+        // With the default epsilon of 0.15, only these densities are valid.
         match self.has_epsilon {
             true if x < 0.925 => x.clamp(0.16, 0.84),
             true => 1.0,
@@ -236,10 +236,10 @@ impl<'a> Space<'a> {
         }
     }
 
-    /// The recipe of a candidate.
+    /// Returns the recipe of a candidate.
     fn recipe(&self, x: &[f64]) -> String {
         let (mut text, count) = (format!("merge_method: {}\n", self.method.name), self.groups.len() * self.sources.len());
-        // A name may hold what YAML reads otherwise; JSON's strings are YAML's.
+        // A name may contain characters special in YAML; JSON strings are valid YAML.
         let quoted = |name: &str| serde_json::Value::from(name).to_string();
         let mut line = |text_line: String| writeln!(text, "{text_line}").unwrap_or(());
         if let Some(base) = self.base {

@@ -1,4 +1,4 @@
-//! A merge as one GGUF file, which llama.cpp and what is built on it run.
+//! Writes a merge as one GGUF file for llama.cpp and programs based on it.
 
 use std::fs;
 use std::io::Read;
@@ -9,25 +9,25 @@ use candle_core::quantized::gguf_file::Value;
 
 use super::output::Output;
 use crate::checkpoint::{
-    Content, Encoding, Entry, GgufFile, GgufTensor, Keys, Of, Source, Told, Written, encoding, fill_file, ids_alone,
-    tokenizer_keys,
+    Content, Encoding, Entry, GgufFile, GgufKeys, GgufTensor, Source, TensorData, TokenizerInput, Written, encoding, fill_file,
+    token_id_keys, tokenizer_keys,
 };
 use crate::error::{Error, Result};
 
-/// The dtype that only GGUF files have.
+/// The dtype available only in GGUF files.
 pub(super) const Q8_0: &str = "q8_0";
 
-/// Whether a place is to be a GGUF file.
+/// Whether `path` names a GGUF file.
 pub(super) fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
 impl Output<'_> {
-    /// Writes `tensors`, made of `content`, to the file `path`.
+    /// Writes `tensors`, whose values `content` returns, to the file `path`.
     ///
     /// # Errors
-    /// A model or tokenizer that llama.cpp has no name for; a file that exists and may not be replaced, or cannot be
-    /// written. Nothing is left behind.
+    /// A model or tokenizer that llama.cpp does not support; a file that exists and may not be replaced, or cannot be
+    /// written. No partial output remains.
     pub fn write_gguf<'c>(
         &self,
         path: &Path,
@@ -37,15 +37,17 @@ impl Output<'_> {
         self.check_place(path)?;
         let reference = self.loaded.iter().find(|s| s.numbering().is_some_and(|n| n.is_reference));
         let models: Vec<&Source> = reference.into_iter().chain(self.merged).collect();
-        let Some(first) = models.first() else { return Err(Error::GgufOut { reason: "nothing is merged".into() }) };
-        if let Some(rest) = first.rest_in_words() {
-            return Err(Error::GgufOut {
-                reason: format!("it is a multimodal model: {rest} have no place in the file of its text"),
+        let Some(first) = models.first() else { return Err(Error::GgufExport { reason: "nothing is merged".into() }) };
+        if let Some(rest) = first.describe_rest() {
+            return Err(Error::GgufExport {
+                reason: format!("it is a multimodal model: {rest} do not fit into the GGUF file of the text model"),
             });
         }
         let keys = match self.restacked {
-            Some(restacked) => Keys::new(&first.path().join("config.json"), &restacked.config)?,
-            None => Keys::new(&first.path().join("config.json"), first.side_file("config.json")?.as_deref().unwrap_or(b"{}"))?,
+            Some(restacked) => GgufKeys::new(&first.path().join("config.json"), &restacked.config)?,
+            None => {
+                GgufKeys::new(&first.path().join("config.json"), first.side_file("config.json")?.as_deref().unwrap_or(b"{}"))?
+            }
         };
         let wanted = |entry: &Entry| match self.options.dtype.as_deref() {
             Some(Q8_0) => Encoding::Q8_0,
@@ -53,46 +55,46 @@ impl Output<'_> {
         };
         let mut all = Vec::with_capacity(tensors.len());
         for entry in tensors {
-            let (place, shape, of) = (keys.place(&entry.name)?, entry.shape.clone(), Of::Merged(&entry.name));
-            all.push(GgufTensor { place, encoding: encoding(&shape, wanted(entry)), shape, of });
+            let (mapping, shape, data) = (keys.map_tensor(&entry.name)?, entry.shape.clone(), TensorData::Merged(&entry.name));
+            all.push(GgufTensor { mapping, encoding: encoding(&shape, wanted(entry)), shape, data });
         }
         let made = keys.factors.iter().map(|(name, values)| GgufTensor {
-            place: keys.made(name),
+            mapping: keys.map_generated(name),
             shape: vec![values.len()],
             encoding: Encoding::Plain(DType::F32),
-            of: Of::Made(values),
+            data: TensorData::Generated(values),
         });
         all.extend(made);
         let mut notes = keys.notes.clone();
         let coarse = all.iter().filter(|t| t.shape.len() > 1 && t.encoding != Encoding::Q8_0).count();
         if self.options.dtype.as_deref() == Some(Q8_0) && coarse > 0 {
-            notes.push(format!("{coarse} tensors have rows that are no whole blocks of 32, and are f16"));
+            notes.push(format!("{coarse} tensors are stored as f16: their row length is not a multiple of 32"));
         }
         let mut values = general(path, &keys, &all, self.license(&models));
         values.extend(keys.values.iter().cloned());
-        let speakers = self.tokenizer.into_iter().chain(models.iter().copied());
-        match speakers.into_iter().find(|s| s.tokenizer().is_some()) {
-            Some(speaker) => {
-                let (tokenizer, more) = self.tokenizer_of(speaker, all_rows(tensors))?;
+        let tokenizer_sources = self.tokenizer.into_iter().chain(models.iter().copied());
+        match tokenizer_sources.into_iter().find(|s| s.tokenizer().is_some()) {
+            Some(tokenizer_source) => {
+                let (tokenizer, more) = self.tokenizer_of(tokenizer_source, all_rows(tensors))?;
                 values.extend(tokenizer);
                 notes.extend(more);
             }
             None => {
                 let config = first.side_file("config.json")?;
-                values.extend(ids_alone(&serde_json::from_slice(config.as_deref().unwrap_or(b"null")).unwrap_or_default()));
-                notes.push("no source has a tokenizer: the file has none, and takes and gives ids alone".into());
+                values.extend(token_id_keys(&serde_json::from_slice(config.as_deref().unwrap_or(b"null")).unwrap_or_default()));
+                notes.push("no source has a tokenizer, so the file has none and works with token ids only".into());
             }
         }
         let file = GgufFile { keys: values, tensors: all };
         let by_name = |name: &str| match tensors.iter().find(|entry| entry.name == name) {
             Some(entry) => content(entry),
-            None => Err(Error::GgufOut { reason: format!("there is no tensor `{name}`") }),
+            None => Err(Error::GgufExport { reason: format!("there is no tensor `{name}`") }),
         };
         let written = fill_file(path, self.options.force, |out| file.write(out, path, by_name))?;
         Ok(Written { notes, ..written })
     }
 
-    /// An error where something is at `path` that may not be replaced.
+    /// Returns an error if `path` exists and may not be replaced.
     fn check_place(&self, path: &Path) -> Result<()> {
         let Ok(found) = path.symlink_metadata() else { return Ok(()) };
         if !self.options.force {
@@ -104,22 +106,22 @@ impl Output<'_> {
         if is_one { Ok(()) } else { Err(Error::NotReplaced { path: path.into(), what: "a GGUF file" }) }
     }
 
-    fn tokenizer_of(&self, speaker: &Source, rows: usize) -> Result<(crate::checkpoint::Keyed, Vec<String>)> {
-        let file = speaker.path().join("tokenizer.json");
-        let bytes = speaker.side_file("tokenizer.json")?.unwrap_or_else(|| crate::checkpoint::Bytes::Static(b"{}"));
-        // What ends an answer, of either configuration.
+    fn tokenizer_of(&self, tokenizer_source: &Source, rows: usize) -> Result<(crate::checkpoint::KeyValues, Vec<String>)> {
+        let file = tokenizer_source.path().join("tokenizer.json");
+        let bytes = tokenizer_source.side_file("tokenizer.json")?.unwrap_or_else(|| crate::checkpoint::Bytes::Static(b"{}"));
+        // The end-of-answer tokens, from either configuration.
         let mut ends: Vec<u32> = Vec::new();
         for name in ["config.json", "generation_config.json"] {
-            let Some(bytes) = speaker.side_file(name)? else { continue };
+            let Some(bytes) = tokenizer_source.side_file(name)? else { continue };
             let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let found = &json["eos_token_id"];
             let found = found.as_array().map_or(std::slice::from_ref(found), Vec::as_slice).iter();
             ends.extend(found.filter_map(|id| u32::try_from(id.as_u64()?).ok()));
         }
-        tokenizer_keys(&Told { file: &file, bytes: &bytes, chat: speaker.chat(), ends: &ends, rows })
+        tokenizer_keys(&TokenizerInput { file: &file, bytes: &bytes, chat: tokenizer_source.chat(), ends: &ends, rows })
     }
 
-    /// The licence that the model cards of all of `models` name.
+    /// The licence named by the model cards of all `models`.
     fn license(&self, models: &[&Source]) -> Option<String> {
         let of = |source: &&Source| -> Option<String> {
             let card = source.side_file("README.md").ok().flatten()?;
@@ -133,19 +135,19 @@ impl Output<'_> {
     }
 }
 
-/// Rows of the embedding.
+/// The number of rows of the embedding.
 fn all_rows(tensors: &[Entry]) -> usize {
     let embedding = tensors.iter().find(|entry| entry.name == crate::checkpoint::TensorSpec::EMBEDDING);
     embedding.and_then(|entry| entry.shape.first().copied()).unwrap_or(0)
 }
 
-/// What every file says of itself.
-fn general(path: &Path, keys: &Keys, tensors: &[GgufTensor<'_>], license: Option<String>) -> Vec<(String, Value)> {
+/// The general metadata of every GGUF file.
+fn general(path: &Path, keys: &GgufKeys, tensors: &[GgufTensor<'_>], license: Option<String>) -> Vec<(String, Value)> {
     let name = path.file_stem().map_or_else(|| "merge".to_owned(), |name| name.to_string_lossy().into_owned());
     let text = |key: &str, value: &str| (format!("general.{key}"), Value::String(value.into()));
     let mut values = vec![text("architecture", keys.architecture()), text("type", "model"), text("name", &name)];
     values.extend(license.map(|license| text("license", &license)));
-    // Of what most is stored as.
+    // The file type is that of most tensors.
     let most = tensors.iter().max_by_key(|t| t.shape.iter().product::<usize>()).map(|t| t.encoding);
     let kind: u32 = match most {
         Some(Encoding::Plain(DType::F16)) => 1,

@@ -1,4 +1,4 @@
-//! inspect: what the coefficients became.
+//! inspect: statistics of the coefficients.
 
 use candle_core::DType;
 use globset::Glob;
@@ -56,20 +56,20 @@ impl Session {
     }
 }
 
-/// The `tensors` whose name is, or is matched by, or has a part of, `pattern`, as it is or as tables have it.
+/// Returns the `tensors` selected by `pattern`: a name, a glob or a part of a name, in its full or its short form.
 ///
 /// # Errors
-/// None of them.
+/// The pattern matches no tensor.
 pub(crate) fn matching<'a, T>(
     pattern: &str,
     tensors: impl Iterator<Item = &'a T> + Clone,
     name: impl Fn(&T) -> &str,
 ) -> Result<Vec<&'a T>> {
-    // What ends with a part is of all that go on from there.
+    // A pattern that ends with a dot matches all longer names.
     let whole = if pattern.ends_with('.') { format!("{pattern}*") } else { pattern.to_owned() };
     let glob = Glob::new(&whole).map_err(|_| Error::NoMatch { pattern: pattern.into() })?.compile_matcher();
     let exact = tensors.clone().any(|t| name(t) == pattern);
-    // A name matches whole, from any of its parts on, or by a piece of it.
+    // Tries the full name, then its suffixes that start at a part, then any substring.
     let starts = |name: &str| std::iter::once(0).chain(name.match_indices('.').map(|(i, _)| i + 1)).collect::<Vec<_>>();
     let globbed = |name: &str| starts(name).into_iter().any(|i| glob.is_match(&name[i..]));
     let fits = |name: &str| name.contains(pattern) || globbed(name) || globbed(short_name(name));
@@ -78,10 +78,10 @@ pub(crate) fn matching<'a, T>(
     if found.is_empty() { Err(Error::NoMatch { pattern: pattern.into() }) } else { Ok(found) }
 }
 
-/// The one of `tensors` that is named `pattern`, whole or as tables have it, or the only one that matches it.
+/// Returns the tensor whose full or short name is `pattern`, or the only one that matches it.
 ///
 /// # Errors
-/// None of them, with the nearest, or several.
+/// No match (the error names the nearest), or several matches.
 pub(crate) fn single<'a, T>(
     pattern: &str,
     tensors: impl Iterator<Item = &'a T> + Clone,
@@ -94,8 +94,8 @@ pub(crate) fn single<'a, T>(
         [one] => Ok(one),
         [] => Err(Error::unknown("tensor", pattern, tensors.map(|t| short_name(name(t))))),
         [one, ..] => Err(Error::Sources {
-            what: format!("`{pattern}` is several tensors, and the picture is of one, such as {}", short_name(name(one))),
-            hint: "see which they are: inspect GLOB",
+            what: format!("`{pattern}` matches several tensors, and a plot shows one, such as {}", short_name(name(one))),
+            hint: "list the matches: inspect GLOB",
         }),
     }
 }

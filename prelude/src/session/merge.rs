@@ -1,4 +1,4 @@
-//! merge: a merge by a method that trains nothing, of the sources or as a recipe says, planned and ready to be tried.
+//! merge: plans a merge by a method without training, of the sources or from a recipe.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use super::{Merged, Models};
 use crate::checkpoint::{Source, private_directory};
 use crate::error::{Error, Result};
 use crate::methods::{
-    Base, Documents, Followed, GREEDY_SOUP, Linear, Method, Operands, Plan, Planned, Recipe, configured, find, greedy_soup,
+    Base, Documents, GREEDY_SOUP, Linear, Method, Operands, Plan, Planned, PlannedRecipe, Recipe, configured, find, greedy_soup,
 };
 
 impl Models {
-    /// The sources merged by `method`. Nothing is read or written until something is asked of it.
+    /// Merges the sources by `method`. Weights are read and computed only when they are needed.
     ///
     /// ```
     /// use dam_prelude::load;
@@ -27,34 +27,33 @@ impl Models {
     /// ```
     ///
     /// # Errors
-    /// Sources of another number than the method merges, parameters that do not fit them, no base where the
-    /// method measures from it.
+    /// The method merges another number of sources, parameters do not fit the sources, or a method of task vectors
+    /// has no base.
     pub fn merge(&self, method: impl Method + 'static) -> Result<Merged> {
         Ok(Merged::new(self.clone(), self.plan(Arc::new(method))?))
     }
 
-    /// The sources merged by the method `name` with parameters as verbs give them: `("weight", "1,0.5")`.
+    /// Merges the sources by the method `name`, with parameters as in the verb: `("weight", "1,0.5")`.
     ///
     /// # Errors
-    /// An unknown method or parameter, and as for [`Models::merge`].
+    /// An unknown method or parameter; otherwise as for [`Models::merge`].
     pub fn merge_named(&self, name: &str, parameters: &[(&str, &str)]) -> Result<Merged> {
         Ok(Merged::new(self.clone(), self.plan(find(name)?.build(parameters)?)?))
     }
 
-    /// The greedy soup: sources in the order of their own scores, each averaged in if the score does not drop.
-    /// `score` says how well a candidate does, the higher the better; it is asked about twice as often as there
-    /// are sources.
+    /// Makes the greedy soup: tries sources in the order of their own scores and keeps each one that does not lower
+    /// the score. `score` rates a candidate, higher is better; it is called about twice per source.
     ///
     /// ```
     /// let models = dam_prelude::load(["builtin:japanese", "builtin:math"])?;
     /// let files = ["builtin:math-heldout".to_owned()];
     /// let soup = models.greedy_soup(|candidate| Ok(-candidate.eval(&files)?.mean_loss()))?;
-    /// assert_eq!(soup.report().notes, ["the soup is of math"]);
+    /// assert_eq!(soup.report().notes, ["the soup contains math"]);
     /// # Ok::<(), dam_prelude::Error>(())
     /// ```
     ///
     /// # Errors
-    /// Fewer than two sources, or those of `score`.
+    /// Fewer than two sources, or an error of `score`.
     pub fn greedy_soup(&self, mut score: impl FnMut(&Merged) -> Result<f64>) -> Result<Merged> {
         let names: Vec<String> = self.merged(false)?.iter().map(|s| s.name().to_owned()).collect();
         let average = |chosen: &[usize]| {
@@ -63,42 +62,42 @@ impl Models {
         };
         let chosen = greedy_soup(names.len(), |chosen| score(&Merged::new(self.clone(), average(chosen)?)))?;
         let within = chosen.iter().map(|i| names[*i].as_str()).collect::<Vec<_>>().join(", ");
-        let notes = vec![format!("the soup is of {within}")];
+        let notes = vec![format!("the soup contains {within}")];
         Ok(Merged::new(self.clone(), Plan { method: GREEDY_SOUP, notes, ..average(&chosen)? }))
     }
 
-    /// The merge that the mergekit recipe `file` describes. Its models are sources that are loaded, by name,
-    /// or else directories beside the recipe, or whatever [`load`](crate::load) takes. Where the file has several
-    /// recipes, it is that of the one without a name, or of the last; what it uses of the others is made first, in a
-    /// temporary directory (`TMPDIR`), which goes with it.
+    /// Makes the merge that the mergekit recipe `file` describes. Its models are loaded sources, by name, or else
+    /// directories next to the recipe, or anything that [`load`](crate::load) accepts. In a file with several
+    /// recipes, the result is the one without a name, or else the last. The recipes it uses are made first in a
+    /// temporary directory (`TMPDIR`), which is deleted with the merge.
     ///
     /// # Errors
-    /// A recipe that is no YAML, or says what is not followed; models that are missing or do not fit together.
+    /// The recipe is invalid YAML or uses an unsupported feature, or its models are missing or do not fit together.
     pub fn merge_recipe(&self, file: impl AsRef<Path>) -> Result<Merged> {
         self.follow(Documents::open(file.as_ref())?)
     }
 
-    /// The merge that a recipe of these sources describes, whose text is `yaml`.
+    /// Makes the merge that the recipe `yaml` of these sources describes.
     ///
     /// # Errors
     /// As for [`Models::merge_recipe`].
     pub(crate) fn merge_yaml(&self, yaml: &str) -> Result<Merged> {
-        Ok(self.follow(Documents::parse(Path::new("recipe.yml"), yaml.to_owned())?)?.of_recipe(yaml))
+        Ok(self.follow(Documents::parse(Path::new("recipe.yml"), yaml.to_owned())?)?.with_recipe(yaml))
     }
 
     fn follow(&self, documents: Documents) -> Result<Merged> {
         let (Some(last), others) = documents.last() else {
-            return Err(Error::Sources { what: "the recipe is empty".into(), hint: "write merge_method and models" });
+            return Err(Error::Sources { what: "the recipe is empty".into(), hint: "add `merge_method` and `models`" });
         };
-        let mut kitchen = Kitchen { models: self, waiting: others, made: BTreeMap::new(), parts: Vec::new() };
-        let merged = kitchen.make(last)?;
-        Ok(match kitchen.parts.is_empty() {
+        let mut runner = RecipeRunner { models: self, pending: others, finished: BTreeMap::new(), parts: Vec::new() };
+        let merged = runner.make(last)?;
+        Ok(match runner.parts.is_empty() {
             true => merged,
-            false => merged.keeping(kitchen.parts),
+            false => merged.with_parts(runner.parts),
         })
     }
 
-    /// The sources merged by `method`, all tensors alike.
+    /// Plans the merge of the sources by `method`, with the same parameters for all tensors.
     fn plan(&self, method: Arc<dyn Method>) -> Result<Plan> {
         let with_base = method.base() == Base::Source;
         let sources: Vec<Source> =
@@ -110,14 +109,14 @@ impl Models {
         if !method.counts().contains(&sources.len()) {
             let names: Vec<&str> = sources.iter().map(Source::name).collect();
             let wanted = if least == most { least.to_string() } else { format!("{least} or more") };
-            let what = format!("{} merges {wanted} sources, and there are {}: {}", method.name(), names.len(), names.join(", "));
-            return Err(Error::Sources { what, hint: "load as many as it merges; base=on counts the base in" });
+            let what = format!("{} merges {wanted} sources, but {} are loaded: {}", method.name(), names.len(), names.join(", "));
+            return Err(Error::Sources { what, hint: "load that many; base=on merges the base too" });
         }
         method.check(sources.len())?;
         let base = match method.base() {
             Base::Origin => Some(self.base().ok_or_else(|| Error::Sources {
-                what: format!("{} merges what sources have learnt since their base model, and none is marked", method.name()),
-                hint: "load base=SOURCE too",
+                what: format!("{} merges task vectors, which need a base model, and none is marked", method.name()),
+                hint: "mark the base: load base=SOURCE",
             })?),
             _ => None,
         };
@@ -151,44 +150,44 @@ impl Models {
     }
 }
 
-/// Recipes of one file that use each other.
-struct Kitchen<'a> {
+/// Makes the recipes of one file that use each other.
+struct RecipeRunner<'a> {
     models: &'a Models,
-    /// Those that nobody has asked for yet.
-    waiting: Vec<Recipe>,
-    /// Where those are that were made, by name.
-    made: BTreeMap<String, PathBuf>,
+    /// Recipes that are not made yet.
+    pending: Vec<Recipe>,
+    /// The directories of finished merges, by name.
+    finished: BTreeMap<String, PathBuf>,
     parts: Vec<Arc<TempDir>>,
 }
 
-impl Kitchen<'_> {
-    /// The merge of `recipe`, after those that it uses.
+impl RecipeRunner<'_> {
+    /// Makes the merge of `recipe`, after the recipes it uses.
     fn make(&mut self, recipe: Recipe) -> Result<Merged> {
         for name in recipe.models() {
-            // What stands before an adapter or revision.
+            // Without adapters and revision.
             let name = name.split(['+', '@']).next().unwrap_or(name);
-            let Some(at) = self.waiting.iter().position(|other| other.name() == Some(name)) else { continue };
-            // Taken out, so that one that uses itself finds nothing.
-            let other = self.waiting.remove(at);
+            let Some(at) = self.pending.iter().position(|other| other.name() == Some(name)) else { continue };
+            // Removed from the list, so that a recipe cannot use itself.
+            let other = self.pending.remove(at);
             let merged = self.make(other)?;
             let directory = private_directory("dam-recipe-");
             let directory = Arc::new(directory.map_err(|e| Error::io("write", std::env::temp_dir(), e))?);
             let path = directory.path().join(name);
             merged.bake(&path)?;
             self.parts.push(directory);
-            self.made.insert(name.to_owned(), path);
+            self.finished.insert(name.to_owned(), path);
         }
-        self.one(recipe)
+        self.make_one(recipe)
     }
 
-    fn one(&self, recipe: Recipe) -> Result<Merged> {
+    fn make_one(&self, recipe: Recipe) -> Result<Merged> {
         let loaded = self.models;
         let mut models = Models { settings: loaded.settings.clone(), ..Models::default() };
         let mut opened = Vec::new();
         for name in recipe.models() {
             let source = match loaded.sources.iter().find(|s| s.name() == name) {
-                Some(known) if !self.made.contains_key(name) => known.clone(),
-                _ => self.opened(&self.place(recipe.file(), name), name, &models)?,
+                Some(known) if !self.finished.contains_key(name) => known.clone(),
+                _ => self.open(&self.spec(recipe.file(), name), name, &models)?,
             };
             opened.push((name.to_owned(), source.name().to_owned()));
             match recipe.is_whole() {
@@ -196,47 +195,48 @@ impl Kitchen<'_> {
                 false => models.add_to_stack(source)?,
             }
         }
-        // As they are seen among each other.
+        // Sources as renumbered among each other.
         let seen = |(name, source): (String, String)| Ok((name, models.source(&source)?.clone()));
         let opened = opened.into_iter().map(seen).collect::<Result<Vec<_>>>()?;
-        let Followed { plan, opened } = recipe.plan(opened)?;
+        let PlannedRecipe { plan, opened } = recipe.plan(opened)?;
         for (_, source) in opened {
             if let Some(place) = models.sources.iter_mut().find(|s| s.name() == source.name()) {
                 *place = source;
             }
         }
-        models.read_again(loaded)?;
+        models.take_data_from(loaded)?;
         Ok(Merged::new(models, plan))
     }
 
-    /// What opens the model that a recipe calls `name`: another recipe's merge, or what lies beside the `recipe`.
-    fn place(&self, recipe: &Path, name: &str) -> String {
+    /// Returns the path or spec of the model that a recipe calls `name`: another recipe's merge, or a path next to
+    /// `recipe`.
+    fn spec(&self, recipe: &Path, name: &str) -> String {
         let end = name.find(['+', '@']).unwrap_or(name.len());
-        match self.made.get(&name[..end]) {
+        match self.finished.get(&name[..end]) {
             Some(path) => {
                 format!("{}{}", path.display(), name[end..].split_once('+').map_or(String::new(), |(_, a)| format!("+{a}")))
             }
-            None => beside(recipe, name),
+            None => model_spec(recipe, name),
         }
     }
 
-    /// The model at `place`: as it is loaded, or else opened, under a name that no other of `models` has.
-    fn opened(&self, place: &str, name: &str, models: &Models) -> Result<Source> {
-        if self.made.contains_key(name) {
-            return Source::open_as(Some(name), place);
+    /// Returns the loaded model of this spec, or opens it under a name unique in `models`.
+    fn open(&self, spec: &str, name: &str, models: &Models) -> Result<Source> {
+        if self.finished.contains_key(name) {
+            return Source::open_as(Some(name), spec);
         }
-        let source = Source::open_as(None, place)?;
+        let source = Source::open_as(None, spec)?;
         if let Some(loaded) = self.models.sources.iter().find(|s| s.spec() == source.spec()) {
             return Ok(loaded.clone());
         }
         let taken = |source: &Source| models.sources.iter().any(|s| s.name() == source.name());
-        if taken(&source) { Source::open_as(Some(place), place) } else { Ok(source) }
+        if taken(&source) { Source::open_as(Some(spec), spec) } else { Ok(source) }
     }
 }
 
-/// What a recipe calls `name`, as one would load it: a path beside `recipe` where there is one. A directory has no
-/// revisions, so that what stands behind its `@` is of no use.
-fn beside(recipe: &Path, name: &str) -> String {
+/// Returns the spec to load for the model that a recipe calls `name`: a path next to `recipe` if it exists. A
+/// directory has no revisions, so `@REVISION` is dropped.
+fn model_spec(recipe: &Path, name: &str) -> String {
     let directory = recipe.parent().unwrap_or(Path::new(""));
     let place = |part: &str| {
         let revised = part.rsplit_once('@').map_or(part, |(path, _)| path);

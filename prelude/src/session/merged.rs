@@ -1,4 +1,4 @@
-//! A merge that is not written: scored, asked, looked at and baked all the same.
+//! A merge by a static method: it can be scored, prompted, inspected and baked without being written first.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::adapter::AsAdapter;
 use super::inspect::matching;
 use super::output::{Output, last};
-use super::score::{Judge, Scored};
+use super::score::{EvalData, Scorer};
 use super::{Bake, Models, on_threads};
 use crate::checkpoint::{Content, Source, TensorSpec, Written};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use crate::interrupt;
 use crate::methods::{Plan, Planned};
 use crate::show::{Distance, Distances, MergeReport, Scoreboard, Scores, TensorDistances};
 
-/// A merge by a method that trains nothing. Cheap to clone; its weights are made when they are asked for.
+/// A merge by a method without training. Cheap to clone; weights are computed when they are needed.
 #[derive(Clone)]
 pub struct Merged(Arc<Inner>);
 
@@ -28,16 +28,16 @@ pub struct Merged(Arc<Inner>);
 struct Inner {
     models: Models,
     plan: Arc<Plan>,
-    /// The text of the recipe that it was made from, which makes it again among the same sources.
+    /// The text of the recipe of this merge, which makes it again from the same sources.
     recipe: Option<Arc<str>>,
-    /// Merges that it is made of, which are there as long as it is.
+    /// Temporary merges that this one is made of; they live as long as it does.
     #[allow(dead_code, reason = "dropping it is its use")]
     parts: Vec<Arc<TempDir>>,
 }
 
 impl Merged {
-    /// Whether both are one merge.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    /// Whether both are the same merge.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -45,17 +45,17 @@ impl Merged {
         Self(Arc::new(Inner { models, plan: Arc::new(plan), recipe: None, parts: Vec::new() }))
     }
 
-    /// The same merge, which keeps the merges that it is made of.
-    pub(super) fn keeping(&self, parts: Vec<Arc<TempDir>>) -> Self {
+    /// Returns the merge with ownership of the temporary merges that it is made of.
+    pub(super) fn with_parts(&self, parts: Vec<Arc<TempDir>>) -> Self {
         Self(Arc::new(Inner { parts, ..(*self.0).clone() }))
     }
 
-    /// The same merge, which is made again by the text of a recipe.
-    pub(super) fn of_recipe(&self, text: &str) -> Self {
+    /// Returns the merge with the text of its recipe.
+    pub(super) fn with_recipe(&self, text: &str) -> Self {
         Self(Arc::new(Inner { recipe: Some(text.into()), ..(*self.0).clone() }))
     }
 
-    /// The text of the recipe that makes it again among the same sources, where it was searched for.
+    /// Returns the recipe that makes it again from the same sources, if it came from a search.
     pub(crate) fn recipe(&self) -> Option<&str> {
         self.0.recipe.as_deref()
     }
@@ -64,20 +64,20 @@ impl Merged {
         &self.0.plan
     }
 
-    /// The same merge with the data and settings of `models`.
-    pub fn among(&self, models: &Models) -> Self {
+    /// Returns the merge with the data and settings of `models`.
+    pub fn with_models(&self, models: &Models) -> Self {
         let mut inner = (*self.0).clone();
         inner.models.data.extend(models.data.clone());
         inner.models.settings = models.settings.clone();
         Self(Arc::new(inner))
     }
 
-    /// The models it is of, with their data and settings.
+    /// Returns the models it merges, with their data and settings.
     pub fn models(&self) -> &Models {
         &self.0.models
     }
 
-    /// What is merged and how.
+    /// Returns a report of the sources and the method.
     pub fn report(&self) -> MergeReport {
         let Inner { plan, .. } = &*self.0;
         MergeReport {
@@ -92,42 +92,42 @@ impl Merged {
         }
     }
 
-    /// Scores it on data files; without any, on the held-out data of built-in sources, or else on the session's
-    /// own data.
+    /// Scores the merge on data files. Without files, uses the held-out data of built-in sources, or else the
+    /// session's own data.
     ///
     /// # Errors
-    /// Data that cannot be used, or a family that cannot be run here.
+    /// The data is invalid, or the model family cannot be run.
     pub fn eval(&self, files: &[String]) -> Result<Scores> {
-        self.judged(|judge, plan| judge.score(&plan.weights(judge.device, judge.dtype), &judge.scored(files)?))
+        self.with_scorer(|scorer, plan| scorer.score(&plan.weights(scorer.device, scorer.dtype), &scorer.eval_data(files)?))
     }
 
-    pub(super) fn score_on(&self, data: &Scored) -> Result<Scores> {
-        self.judged(|judge, plan| judge.score(&plan.weights(judge.device, judge.dtype), data))
+    pub(super) fn score_on(&self, data: &EvalData) -> Result<Scores> {
+        self.with_scorer(|scorer, plan| scorer.score(&plan.weights(scorer.device, scorer.dtype), data))
     }
 
-    /// Scores every source, their average and the merge, which has the last row.
+    /// Scores every source, their average and the merge (the last row).
     ///
     /// # Errors
     /// As for [`Merged::eval`].
     pub fn scoreboard(&self, files: &[String]) -> Result<Scoreboard> {
-        self.judged(|judge, plan| judge.scoreboard(plan.method, &plan.weights(judge.device, judge.dtype), files))
+        self.with_scorer(|scorer, plan| scorer.scoreboard(plan.method, &plan.weights(scorer.device, scorer.dtype), files))
     }
 
-    pub(super) fn judged<T: Send>(&self, f: impl FnOnce(&Judge<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
+    pub(super) fn with_scorer<T: Send>(&self, f: impl FnOnce(&Scorer<'_>, &Plan) -> Result<T> + Send) -> Result<T> {
         let Inner { models, plan, .. } = &*self.0;
         models.settings.check()?;
         plan.models.iter().try_for_each(Source::check_unchanged)?;
         let architecture = plan.architecture()?;
-        let (device, dtype): (Device, DType) = models.settings.place()?;
-        let judge = Judge { models, sources: &plan.sources, architecture, device: &device, dtype };
-        on_threads(models.settings.threads, || f(&judge, plan))
+        let (device, dtype): (Device, DType) = models.settings.device_and_dtype()?;
+        let scorer = Scorer { models, sources: &plan.sources, architecture, device: &device, dtype };
+        on_threads(models.settings.threads, || f(&scorer, plan))
     }
 
-    /// How far the tensors named or matched by `pattern` are from each source: a name, a glob, or a part of a
-    /// name. `""` is all.
+    /// Reports the distances of the selected tensors from each source. `pattern` is a name, a glob or a part of a
+    /// name; `""` selects all.
     ///
     /// # Errors
-    /// A pattern that matches nothing, or a tensor that the method cannot merge.
+    /// The pattern matches no tensor, or the method cannot merge a tensor.
     pub fn inspect(&self, pattern: &str) -> Result<Distances> {
         let Inner { models, plan, .. } = &*self.0;
         plan.models.iter().try_for_each(Source::check_unchanged)?;
@@ -136,23 +136,24 @@ impl Merged {
         Ok(Distances { method: plan.method.into(), tensors })
     }
 
-    /// Writes it as a Hugging Face checkpoint to a new directory, or as a GGUF file where `directory` ends in `.gguf`.
+    /// Writes the merge as a Hugging Face checkpoint to a new directory, or as a GGUF file if `directory` ends in
+    /// `.gguf`.
     ///
     /// # Errors
-    /// A tensor that the method cannot merge, a value that the dtype cannot hold, or a directory that exists, has
-    /// no room or may not be written; nothing is left behind.
+    /// The method cannot merge a tensor, the dtype cannot hold a value, or the directory exists, is not writable or
+    /// its disk is full. No partial output remains.
     pub fn bake(&self, directory: impl AsRef<Path>) -> Result<Written> {
         self.bake_with(directory, &Bake::default())
     }
 
-    /// [`Merged::bake`] with options. No forward pass is needed, so that models of any family can be merged; little
-    /// memory is, as sources are read where they are mapped and the merge is written block by block.
+    /// Like [`Merged::bake`], with options. It needs no forward pass, so models of any family can be merged. It needs
+    /// little memory: sources are memory-mapped, and the merge is written block by block.
     ///
     /// # Errors
     /// As for `bake`.
     pub fn bake_with(&self, directory: impl AsRef<Path>, options: &Bake) -> Result<Written> {
         let Inner { models, plan, .. } = &*self.0;
-        plan.models.iter().try_for_each(Source::check_whole)?;
+        plan.models.iter().try_for_each(Source::check_files_unchanged)?;
         let options = Bake { dtype: options.dtype.clone().or_else(|| plan.dtype.map(str::to_owned)), ..options.clone() };
         let output = Output {
             options: &options,
@@ -181,7 +182,7 @@ impl Merged {
         })
     }
 
-    /// The model card: what was merged, and how.
+    /// Returns the model card: what was merged, and how.
     fn card(&self) -> String {
         let Inner { plan, .. } = &*self.0;
         let name = plan.method;
@@ -195,28 +196,28 @@ impl Merged {
         card
     }
 
-    /// Shows what it is as the result of an evcxr cell.
+    /// Shows the report as the result of an evcxr cell.
     pub fn evcxr_display(&self) {
         self.report().evcxr_display();
     }
 }
 
-/// How far a merged tensor is from each source: `|M - W_i| / |W_i|`, and the cosine between them.
+/// Computes the distance of a merged tensor from each source, `|M - W_i| / |W_i|`, and the cosine between them.
 fn distances(planned: &Planned) -> Result<TensorDistances> {
-    /// Elements that one task compares; sums over them are added in order.
-    const STRETCH: usize = 1 << 16;
+    /// Elements compared per task; the sums are added in order.
+    const CHUNK: usize = 1 << 16;
     let (operands, prepared) = (&planned.operands, planned.prepare()?);
     let (n, elements) = (operands.sources(), operands.elements());
     // For each source: the squares of M, of W and of M - W, and <M, W>.
-    let sums = (0..elements.div_ceil(STRETCH)).into_par_iter().map(|i| {
+    let sums = (0..elements.div_ceil(CHUNK)).into_par_iter().map(|i| {
         let mut sums = vec![[0f64; 4]; n];
-        let mut merged = vec![0f32; STRETCH.min(elements - i * STRETCH)];
+        let mut merged = vec![0f32; CHUNK.min(elements - i * CHUNK)];
         if interrupt::requested() {
             return sums;
         }
-        prepared.fill(i * STRETCH, &mut merged);
-        operands.for_blocks(i * STRETCH, merged.len(), |block| {
-            let merged = &merged[block.start() - i * STRETCH..][..block.length()];
+        prepared.fill(i * CHUNK, &mut merged);
+        operands.for_blocks(i * CHUNK, merged.len(), |block| {
+            let merged = &merged[block.start() - i * CHUNK..][..block.length()];
             for (source, sums) in sums.iter_mut().enumerate() {
                 for (m, w) in merged.iter().zip(block.source(source)) {
                     let (m, w) = (f64::from(*m), f64::from(*w));
@@ -228,7 +229,7 @@ fn distances(planned: &Planned) -> Result<TensorDistances> {
     });
     let mut total = vec![[0f64; 4]; n];
     let sums = sums.collect::<Vec<_>>();
-    // After a stop not all was looked at.
+    // After a stop, the sums are incomplete.
     interrupt::check()?;
     for sums in sums {
         total.iter_mut().flatten().zip(sums.iter().flatten()).for_each(|(total, sum)| *total += sum);

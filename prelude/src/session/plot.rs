@@ -1,4 +1,4 @@
-//! plot: the pictures of a session and of a merge.
+//! plot: figures of sources, a session or a merge.
 
 use candle_core::{DType, Tensor};
 
@@ -9,49 +9,50 @@ use crate::show::{Distances, Figure, short_name};
 
 use super::{Dam, Merged, Models, Session, single};
 
-/// The pictures that there are, of which a merge without coefficients has the last two.
-const PICTURES: [&str; 5] = ["loss", "coefficients", "histogram", "distances", "lean"];
+/// The available figures; a merge without coefficients has the last two.
+const FIGURES: [&str; 5] = ["loss", "coefficients", "histogram", "distances", "lean"];
 
-/// Cells beside each other that are still seen: more columns are drawn as the mean of some.
+/// The maximum number of cells per row; more columns are averaged in groups.
 const CELLS: usize = 512;
 
-/// `what` in its first word and the rest.
-fn asked(what: &str) -> Result<(&'static str, &str)> {
+/// Splits `what` into the name of a figure and the rest.
+fn parse(what: &str) -> Result<(&'static str, &str)> {
     let what = what.trim();
     let (word, rest) = what.split_once(char::is_whitespace).unwrap_or((what, ""));
-    let found = PICTURES.into_iter().find(|known| *known == word);
-    let (word, rest) = (found.ok_or_else(|| Error::unknown("picture", word, PICTURES))?, rest.trim());
+    let found = FIGURES.into_iter().find(|known| *known == word);
+    let (word, rest) = (found.ok_or_else(|| Error::unknown("figure", word, FIGURES))?, rest.trim());
     if !rest.is_empty() && !["coefficients", "histogram"].contains(&word) {
         return Err(Error::bad_value(
             &format!("plot {word}"),
             rest,
-            "a file that ends in .svg or .png, or nothing: only coefficients and histogram are of one tensor",
+            "a path that ends in .svg or .png, or nothing; only coefficients and histogram accept a tensor",
         ));
     }
     Ok((word, rest))
 }
 
 impl Models {
-    /// `distances`, the picture that sources have before they are wrapped: how far each is from their average, or
-    /// from the base model where there is one, and the share of elements whose signs conflict, tensor by tensor.
+    /// Plots `distances`, the only figure available before `wrap`: the distance of each source from the average (or
+    /// from the base model, if there is one) and the fraction of elements whose signs conflict, tensor by tensor.
     ///
     /// # Errors
-    /// Another picture, or fewer than two sources.
+    /// Another figure, or fewer than two sources.
     pub fn plot(&self, what: &str) -> Result<Figure> {
-        match asked(what)?.0 {
-            "distances" => self.apart(),
+        match parse(what)?.0 {
+            "distances" => self.distances(),
             other => Err(Error::Sources {
-                what: format!("there is no {other} of sources that are not wrapped"),
-                hint: "wrap them first; of sources alone: plot distances",
+                what: format!("the plot `{other}` needs a wrapped merge"),
+                hint: "run `wrap` first; available now: plot distances",
             }),
         }
     }
 }
 
 impl Dam {
-    /// A picture of `what`: `loss` (every term over steps), `coefficients` (their mean, layer by source) or
-    /// `coefficients TENSOR` (column by source), `histogram` (of all coefficients) or `histogram TENSOR`, `distances`
-    /// (as [`Models::plot`]), or `lean` (each source's share of the effective coefficients `f(c)`, layer by layer).
+    /// Plots `what`: `loss` (every term over steps), `coefficients` (means by layer and source),
+    /// `coefficients TENSOR` (by column and source), `histogram` (of all coefficients), `histogram TENSOR`,
+    /// `distances` (as [`Models::plot`]), or `lean` (each source's share of the effective coefficients `f(c)`, layer
+    /// by layer).
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -64,37 +65,39 @@ impl Dam {
     /// ```
     ///
     /// # Errors
-    /// Another word, with the nearest, or a tensor that is not there.
+    /// An unknown figure (the error names the nearest) or an unknown tensor.
     pub fn plot(&self, what: &str) -> Result<Figure> {
-        match asked(what)? {
+        match parse(what)? {
             ("loss", _) => Ok(Figure::losses(&self.history())),
             ("distances", _) => self.models().plot("distances"),
-            ("coefficients", "") => self.look(|session| session.layers("coefficients")),
-            ("coefficients", tensor) => self.look(|session| session.columns(session.one(tensor)?)),
-            ("histogram", "") => self.look(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors")),
-            ("histogram", tensor) => self.look(|session| {
+            ("coefficients", "") => self.with_session(|session| session.layers("coefficients")),
+            ("coefficients", tensor) => self.with_session(|session| session.columns(session.one(tensor)?)),
+            ("histogram", "") => {
+                self.with_session(|session| session.histogram(session.merge.tensors.iter().collect(), "all tensors"))
+            }
+            ("histogram", tensor) => self.with_session(|session| {
                 let tensor = session.one(tensor)?;
                 session.histogram(vec![tensor], short_name(&tensor.spec.name))
             }),
-            _ => self.look(|session| session.layers("lean")),
+            _ => self.with_session(|session| session.layers("lean")),
         }
     }
 }
 
 impl Merged {
-    /// A picture of `what`: `distances`, how far apart the sources are, as [`Models::plot`], or `lean`, how near the
-    /// merge is to each source, layer by layer: the share `(1 / d_i) / sum_j (1 / d_j)`, where `d_i` is the mean of
-    /// `|M - W_i| / |W_i|` over the layer's tensors.
+    /// Plots `what`: `distances` (between the sources, as [`Models::plot`]), or `lean`, the closeness of the merge to
+    /// each source, layer by layer: the share `(1 / d_i) / sum_j (1 / d_j)`, where `d_i` is the mean of `|M - W_i| /
+    /// |W_i|` over the tensors of the layer.
     ///
     /// # Errors
-    /// Another picture, or a tensor that the method cannot merge.
+    /// Another figure, or a tensor that the method cannot merge.
     pub fn plot(&self, what: &str) -> Result<Figure> {
-        match asked(what)?.0 {
+        match parse(what)?.0 {
             "distances" => self.models().plot("distances"),
-            "lean" => Ok(nearness(&self.inspect("")?)),
+            "lean" => Ok(closeness(&self.inspect("")?)),
             other => Err(Error::Sources {
-                what: format!("there is no {other} of a merge that trains nothing"),
-                hint: "wrap and train to have it; of this merge: plot distances, plot lean",
+                what: format!("the plot `{other}` needs trained coefficients, and this merge has none"),
+                hint: "run `wrap` and `train`; available now: plot distances, plot lean",
             }),
         }
     }
@@ -105,22 +108,22 @@ impl Session {
         self.sources.iter().map(|s| s.name().to_owned()).collect()
     }
 
-    /// What every source has in a uniform merge.
+    /// Returns each source's coefficient in a uniform merge.
     fn neutral(&self) -> f64 {
         1.0 / self.sources.len() as f64
     }
 
-    /// The tensor that is meant by `name`.
+    /// Returns the tensor that `name` selects.
     fn one(&self, name: &str) -> Result<&MergedTensor> {
         single(name, self.merge.tensors.iter(), |t| &t.spec.name)
     }
 
-    /// The coefficients of a tensor, sources x (rows x columns), f64.
+    /// Returns the coefficients of a tensor, sources x (rows x columns), f64.
     fn values(&self, tensor: &MergedTensor) -> Result<Vec<Vec<f64>>> {
         Ok(self.merge.coefficients(tensor)?.detach().flatten_from(1)?.to_dtype(DType::F64)?.to_vec2()?)
     }
 
-    /// Layer by source: the mean coefficient over the weights of a layer, or each source's share of what they are.
+    /// Plots layer by source: the mean coefficient over the weights of a layer, or each source's share.
     fn layers(&self, what: &str) -> Result<Figure> {
         let mut layers: Vec<(String, Vec<f64>, usize)> = Vec::new();
         let weights = self.merge.tensors.iter().filter(|t| t.spec.kind != Kind::Bias);
@@ -146,15 +149,15 @@ impl Session {
         let f = self.merge.wrap.options.f;
         let effective = if f == Nonlinearity::None { "coefficients".to_owned() } else { format!("{}(c)", f.name()) };
         let (title, cells) = match what {
-            "lean" => (format!("where the merge leans: each source's share of the {effective}"), "share"),
+            "lean" => (format!("each source's share of the {effective}"), "share"),
             _ => ("mean coefficient, layer by layer".into(), "mean coefficient"),
         };
         let figure = Figure::heatmap(title, "source", cells, rows, self.names(), values, self.neutral());
         Ok(if what == "lean" { figure.percent() } else { figure })
     }
 
-    /// The coefficients of one tensor, source by column: of rows where those differ, and the mean over rows where
-    /// every element has its own.
+    /// Plots the coefficients of one tensor, source by column; by row if the scheme has one coefficient per row;
+    /// averaged over rows if every element has its own.
     pub(super) fn columns(&self, tensor: &MergedTensor) -> Result<Figure> {
         let c = self.merge.coefficients(tensor)?.detach().to_dtype(DType::F64)?;
         let (_, rows, columns) = c.dims3()?;
@@ -179,7 +182,7 @@ impl Session {
         Ok(if each { figure.note(format!("every element has a coefficient: the mean over {rows} rows")) } else { figure })
     }
 
-    /// How often coefficients of `tensors` fall where, a series a source. Made tensor by tensor.
+    /// Plots the distribution of the coefficients of `tensors`, one series per source. Tensors are read one by one.
     fn histogram(&self, tensors: Vec<&MergedTensor>, of: &str) -> Result<Figure> {
         let (mut low, mut high, mut count) = (f64::INFINITY, f64::NEG_INFINITY, 0);
         for tensor in &tensors {
@@ -187,7 +190,7 @@ impl Session {
                 (low, high, count) = (low.min(*c), high.max(*c), count + 1);
             }
         }
-        // Few values make few bins, or what is seen is chance.
+        // Few values get few bins, to limit noise.
         let bins = ((count as f64 / self.sources.len() as f64).sqrt() as usize).clamp(8, 40);
         if high - low < 1e-9 {
             (low, high) = (low - 0.5, high + 0.5);
@@ -205,12 +208,12 @@ impl Session {
     }
 }
 
-/// The mean of each source's coefficients.
+/// Returns the mean of each source's coefficients.
 fn means(c: &Tensor) -> Result<Vec<f64>> {
     Ok(c.flatten_from(1)?.to_dtype(DType::F64)?.mean(1)?.to_vec1()?)
 }
 
-/// The layer that a tensor belongs to, or what it is outside layers.
+/// Returns the name of the layer of a tensor, or its role outside the layers.
 fn layer_name(spec: &TensorSpec) -> String {
     match (spec.layer(), spec.kind) {
         (Some(layer), _) => format!("layer {layer}"),
@@ -220,8 +223,8 @@ fn layer_name(spec: &TensorSpec) -> String {
     }
 }
 
-/// How near a merge is to each source, layer by layer, as shares.
-fn nearness(distances: &Distances) -> Figure {
+/// Plots the closeness of a merge to each source, layer by layer, as shares.
+fn closeness(distances: &Distances) -> Figure {
     let mut sources: Vec<String> = Vec::new();
     for (name, _) in distances.tensors.iter().flat_map(|t| &t.sources) {
         if !sources.contains(name) {
@@ -245,14 +248,15 @@ fn nearness(distances: &Distances) -> Figure {
     }
     let values = layers.iter().map(|(_, sums)| shares(sums)).collect();
     let rows = layers.into_iter().map(|(name, _)| name).collect();
-    let title = format!("where the {} merge leans: how near it is to each source", distances.method);
+    let title = format!("closeness of the {} merge to each source", distances.method);
     let neutral = 1.0 / sources.len().max(1) as f64;
-    Figure::heatmap(title, "source", "share of nearness", rows, sources, values, neutral).percent()
+    Figure::heatmap(title, "source", "share of closeness", rows, sources, values, neutral).percent()
 }
 
-/// `(1 / d_i) / sum_j (1 / d_j)` for the mean `d` of each; those that are the merge itself share all.
+/// Returns `(1 / d_i) / sum_j (1 / d_j)` for the mean `d` of each source. Sources equal to the merge divide the
+/// whole.
 fn shares(sums: &[(f64, usize)]) -> Vec<f64> {
-    // What is nearer than this is the same.
+    // Smaller distances count as 0.
     const SAME: f64 = 1e-9;
     let near = |(sum, count): &(f64, usize)| if *count > 0 { 1.0 / (sum / *count as f64).max(SAME) } else { f64::NAN };
     let near: Vec<f64> = sums.iter().map(near).collect();

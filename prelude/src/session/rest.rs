@@ -1,5 +1,5 @@
-//! What a multimodal model has beside the decoder of its text: it does not train, and goes into what is baked as
-//! [`Rest`] says.
+//! Tensors of a multimodal model outside the text decoder. They are not trained; [`Rest`] sets what `bake` writes for
+//! them.
 
 use std::sync::Arc;
 
@@ -10,33 +10,37 @@ use crate::error::{Error, Result};
 use crate::methods::{Linear, Method, Operands, Passthrough, Planned};
 
 impl Session {
-    /// The tensors beside the decoder, each with what makes it.
+    /// Plans the tensors outside the decoder.
     ///
     /// # Errors
-    /// The base model's are asked for, and none is marked.
+    /// The options ask for the base model's tensors, and no base is marked.
     pub(super) fn rest(&self) -> Result<Vec<Planned>> {
         let rest = self.sources[0].rest();
         if rest.is_empty() {
             return Ok(Vec::new());
         }
-        let (givers, method): (Vec<&Source>, Arc<dyn Method>) = match self.merge.wrap.options.rest {
+        let (providers, method): (Vec<&Source>, Arc<dyn Method>) = match self.merge.wrap.options.rest {
             Rest::Average => (self.sources.iter().collect(), Arc::new(Linear::default())),
             Rest::First => (vec![&self.sources[0]], Arc::new(Passthrough::default())),
             Rest::Base => {
-                let what = "the tensors beside the decoder are to be those of the base model, and none is marked".to_owned();
-                let base = self.models.base().ok_or(Error::Sources { what, hint: "load base=SOURCE too, or rest=average" })?;
+                let what =
+                    "rest=base takes the tensors outside the text decoder from the base model, and none is marked".to_owned();
+                let base = self
+                    .models
+                    .base()
+                    .ok_or(Error::Sources { what, hint: "mark the base: load base=SOURCE, or wrap with rest=average" })?;
                 (vec![base], Arc::new(Passthrough::default()))
             }
         };
-        let names: Vec<String> = givers.iter().map(|s| s.name().to_owned()).collect();
+        let names: Vec<String> = providers.iter().map(|s| s.name().to_owned()).collect();
         let planned = rest.iter().map(|spec| {
-            let views = givers.iter().map(|s| s.view(&spec.name).cloned()).collect::<Result<_>>()?;
+            let views = providers.iter().map(|s| s.view(&spec.name).cloned()).collect::<Result<_>>()?;
             Ok(Planned { operands: Operands::new(spec.clone(), names.clone(), views, None), method: method.clone() })
         });
         planned.collect()
     }
 
-    /// What becomes of them, for a reader; none where there are none.
+    /// Returns a note about these tensors, if there are any.
     pub(super) fn rest_note(&self) -> Option<String> {
         let source = &self.sources[0];
         let what = match self.merge.wrap.options.rest {
@@ -44,6 +48,6 @@ impl Session {
             Rest::Base => "taken from the base model".to_owned(),
             Rest::First => format!("taken from `{}`", source.name()),
         };
-        source.rest_in_words().map(|tensors| format!("{tensors} are not trained but {what} (wrap rest=average|base|first)"))
+        source.describe_rest().map(|tensors| format!("{tensors} are not trained but {what} (wrap rest=average|base|first)"))
     }
 }

@@ -1,7 +1,7 @@
-//! save and open: a session in one safetensors file, from which training goes on as it would have.
-//!
-//! Tensors `c.KEY` (parameters of the scheme; of columns the coefficients, under the name of their tensor), `m.KEY` and
-//! `v.KEY` (moments), f32; the rest is JSON in the metadata, beside a checksum of it and of the tensors.
+//! save and open: stores a session in one safetensors file; training continues from it exactly.
+//! Tensors, f32: `c.KEY` (parameters of the scheme; with columns, the coefficients under the name of their tensor),
+//! `m.KEY` and `v.KEY` (moments of the optimiser). The rest is JSON in the metadata, with a checksum of the JSON and
+//! the tensors.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -12,7 +12,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::{Content, Snapshot};
+use super::snapshot::{Snapshot, SnapshotContent};
 use super::{Dam, Models, Session};
 use crate::checkpoint::{Source, Written, hash, map, mix, replace_file};
 use crate::coefficients::{COLUMNS, Options, Scheme, Variable, Wrap, find};
@@ -23,25 +23,25 @@ use crate::train::{History, Moments, Settings};
 
 const KEY: &str = "dam";
 
-/// What the JSON begins with, before the digits of its checksum; files of before there was one begin otherwise.
+/// The start of the JSON, before the digits of its checksum; files of older versions have no checksum.
 const CHECKSUM: &str = "{\"checksum\":\"";
 
 const VERSION: u32 = 2;
 
-/// The version that had columns alone, which is read too.
+/// The first version, which has the columns scheme only; it can still be read.
 const COLUMNS_ALONE: u32 = 1;
 
-/// Steps, and examples drawn, that a session has at most.
+/// The maximum number of steps and of drawn examples.
 const MOST: usize = 1 << 48;
 
-/// The JSON of a session in the bytes of its file, or why there is none.
+/// Returns the JSON of a session from the bytes of its file, or the reason it cannot be read.
 fn session_text(bytes: &[u8]) -> std::result::Result<String, String> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
     let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY).cloned());
-    text.ok_or_else(|| "it has no session in it".into())
+    text.ok_or_else(|| "it contains no session".into())
 }
 
-/// The step of the session in `file`.
+/// Returns the step of the session in `file`.
 pub(crate) fn step_of(file: &Path) -> Option<usize> {
     let text = session_text(&map(file).ok()?).ok()?;
     serde_json::from_str::<Saved>(&text).ok().map(|saved| saved.step)
@@ -60,7 +60,7 @@ struct Saved {
     step: usize,
     drawn: usize,
     losses: Vec<f64>,
-    /// The terms of `losses`, by name and step; files of before they were kept have none.
+    /// The terms of `losses`, by name and step; empty in files of older versions.
     #[serde(default)]
     terms: Vec<(String, Vec<(usize, f64)>)>,
     scores: Option<Scores>,
@@ -111,22 +111,22 @@ fn checksum<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) 
     format!("{sum:016x}")
 }
 
-/// The object `text` with `sum` for the first of its keys.
+/// Inserts `sum` as the first key of the JSON object `text`.
 fn sealed(text: &str, sum: &str) -> String {
     format!("{CHECKSUM}{sum}\",{}", text.strip_prefix('{').unwrap_or(text))
 }
 
-/// The sum that [`sealed`] put into `text`, and the text without it; none where there is none.
+/// Returns the checksum that [`sealed`] inserted and the text without it, if there is one.
 fn unsealed(text: &str) -> Option<(&str, String)> {
     let (sum, rest) = text.strip_prefix(CHECKSUM)?.split_once("\",")?;
     Some((sum, format!("{{{rest}")))
 }
 
-/// What is large of the moment in `file`, whose merge has these `variables`.
+/// Reads the content of the snapshot in `file`, whose merge has these `variables`.
 ///
 /// # Errors
-/// A file that is gone or damaged, or of another merge.
-pub(super) fn content(file: &Path, variables: &[Variable]) -> Result<Content> {
+/// The file is missing or damaged, or is of another merge.
+pub(super) fn content(file: &Path, variables: &[Variable]) -> Result<SnapshotContent> {
     let bytes = map(file)?;
     let invalid = |reason: String| Error::SessionFile { file: file.into(), reason };
     let text = session_text(&bytes).map_err(invalid)?;
@@ -135,17 +135,18 @@ pub(super) fn content(file: &Path, variables: &[Variable]) -> Result<Content> {
 }
 
 impl Saved {
-    /// What is large of it, of a merge that has these `variables`; or why there is none. `text` is its JSON in `bytes`.
-    fn content(&self, bytes: &[u8], text: &str, variables: &[Variable]) -> std::result::Result<Content, String> {
-        // What no training reaches would overflow what is counted from it.
+    /// Returns the content for a merge with these `variables`, or the reason it is invalid. `text` is the JSON in
+    /// `bytes`.
+    fn content(&self, bytes: &[u8], text: &str, variables: &[Variable]) -> std::result::Result<SnapshotContent, String> {
+        // Impossibly large counts would overflow later arithmetic.
         if self.step > MOST || self.drawn > MOST {
-            return Err(format!("it says that it is at step {}", self.step));
+            return Err(format!("the step {} is out of range", self.step));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
         if let Some((expected, text)) = unsealed(text) {
             let all = tensors.iter().map(|(name, view)| (name, view.data()));
             if expected != checksum(&text, all) {
-                return Err("its checksum does not fit what is in it: it is damaged".into());
+                return Err("it is damaged: the checksum does not match the contents".into());
             }
         }
         let read = |name: String| -> std::result::Result<Vec<f32>, String> {
@@ -166,7 +167,7 @@ impl Saved {
             let found = Moments { m: read(format!("m.{key}"))?, v: read(format!("v.{key}"))? };
             let fits = |n: usize| n == 0 || n == value.elem_count();
             if c.len() != value.elem_count() || !fits(found.m.len()) || found.v.len() != found.m.len() {
-                return Err(format!("`{key}` has another number of coefficients"));
+                return Err(format!("`{key}` has the wrong number of coefficients"));
             }
             if let Some(square) = found.v.iter().find(|v| **v < 0.0) {
                 return Err(format!("the mean square `{square}` of a gradient of `{key}` is negative"));
@@ -175,12 +176,12 @@ impl Saved {
             moments.push(found);
         }
         if self.losses.len() > self.step {
-            return Err(format!("it has {} losses of {} steps", self.losses.len(), self.step));
+            return Err(format!("it has {} losses for {} steps", self.losses.len(), self.step));
         }
         let first = self.step + 1 - self.losses.len();
         let total = self.losses.iter().enumerate().map(|(i, loss)| (first + i, *loss)).collect();
         let history = History { total, terms: self.terms.clone() };
-        Ok(Content { values, moments, drawn: self.drawn, history })
+        Ok(SnapshotContent { values, moments, drawn: self.drawn, history })
     }
 }
 
@@ -192,7 +193,7 @@ impl Session {
         replace_file(file, &self.serialized(&self.snapshot()?)?)
     }
 
-    /// The file of the session as it was at `snapshot`.
+    /// Returns the session file for the state at `snapshot`.
     pub(super) fn serialized(&self, snapshot: &Snapshot) -> Result<Vec<u8>> {
         let (models, content) = (&snapshot.models, snapshot.content(self)?);
         let source = |s: &Source| -> Result<SavedSource> {
@@ -236,7 +237,7 @@ impl Session {
 }
 
 impl Dam {
-    /// Opens what [`Dam::save`] wrote: sources and data are read again and must be the same.
+    /// Opens a file written by [`Dam::save`]. Sources and data are read again and must not have changed.
     ///
     /// ```
     /// use dam_prelude::{Columns, Dam, load};
@@ -251,23 +252,23 @@ impl Dam {
     /// ```
     ///
     /// # Errors
-    /// A file that is no session; sources or data that are missing or have changed; a scheme that is not built
-    /// in, which [`Dam::open_with`] takes.
+    /// The file is not a session; sources or data are missing or have changed; the scheme is not built in (use
+    /// [`Dam::open_with`]).
     pub fn open(file: impl AsRef<Path>) -> Result<Self> {
         Self::opened(file.as_ref(), |saved| {
             let SavedScheme { name, settings } = &saved.scheme;
             let Ok(builtin) = find(name) else {
-                return Err(Error::SchemeUnknown { file: file.as_ref().into(), scheme: name.clone() });
+                return Err(Error::UnknownScheme { file: file.as_ref().into(), scheme: name.clone() });
             };
             let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
             (builtin.build)(&settings)
         })
     }
 
-    /// [`Dam::open`] for a session that was wrapped with `scheme`, a scheme of your own.
+    /// Like [`Dam::open`], for a session with your own scheme `scheme`.
     ///
     /// # Errors
-    /// As for `open`; a session of a scheme of another name or other parameters.
+    /// As for `open`; the session has a scheme of another name or other parameters.
     pub fn open_with(file: impl AsRef<Path>, scheme: impl Scheme + 'static) -> Result<Self> {
         Self::opened(file.as_ref(), |saved| match saved.scheme.name == scheme.name() {
             true => Ok(Arc::new(scheme)),
@@ -284,14 +285,17 @@ impl Dam {
         let text = session_text(&bytes).map_err(invalid)?;
         let saved: Saved = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
         if ![COLUMNS_ALONE, VERSION].contains(&saved.version) {
-            return Err(invalid(format!("it has version {}, this program reads {VERSION}", saved.version)));
+            return Err(invalid(format!("it has version {}; this program reads version {VERSION}", saved.version)));
         }
         let wrap = Wrap { scheme: scheme(&saved)?, options: saved.options.clone() };
         let mut models = Models { settings: saved.settings.clone(), ..Models::default() };
         for source in &saved.sources {
             let opened = Source::open_as(Some(&source.name), &source.spec)?;
             if opened.fingerprint()? != source.fingerprint {
-                return Err(invalid(format!("source `{}` ({}) has changed since", source.name, source.spec)));
+                return Err(invalid(format!(
+                    "source `{}` ({}) has changed since the session was saved",
+                    source.name, source.spec
+                )));
             }
             models.add(opened)?;
         }
@@ -299,7 +303,7 @@ impl Dam {
         for (name, data) in &saved.data {
             models.data(name, &data.spec)?;
             if models.data.get(name).map(|d| data_fingerprint(d)).as_ref() != Some(&data.fingerprint) {
-                return Err(invalid(format!("data of `{name}` ({}) has changed since", data.spec)));
+                return Err(invalid(format!("data of `{name}` ({}) has changed since the session was saved", data.spec)));
             }
         }
         let dam = Dam::new(models, wrap)?;

@@ -1,4 +1,4 @@
-//! How good models are on data: scores of a merge, its sources and their average.
+//! Scores a merge, its sources and their average on data.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,58 +15,60 @@ use crate::show::{AVERAGE, Scoreboard, Scores};
 
 use super::Models;
 
-/// Data to score on, each by its name.
-pub(super) struct Scored {
+/// Data sets to score on, by name.
+pub(super) struct EvalData {
     sets: Vec<(String, Dataset)>,
     held_out: bool,
 }
 
-/// What scoring a merge of sources takes.
-pub(super) struct Judge<'a> {
-    /// All that is loaded, with its data and settings.
+/// What scoring a merge of sources needs.
+pub(super) struct Scorer<'a> {
+    /// All loaded models, with their data and settings.
     pub models: &'a Models,
-    /// What is merged.
+    /// The merged sources.
     pub sources: &'a [Source],
-    /// What the merge is.
+    /// The architecture of the merge.
     pub architecture: &'a Architecture,
     pub device: &'a Device,
     pub dtype: DType,
 }
 
-impl Scored {
+impl EvalData {
     pub fn new(sets: Vec<(String, Dataset)>, held_out: bool) -> Self {
         Self { sets, held_out }
     }
 
-    /// Tokens of all examples, each cut at `max_length`.
+    /// Returns the tokens of all examples, each truncated to `max_length`.
     pub fn tokens(&self, max_length: usize) -> u64 {
         let examples = self.sets.iter().flat_map(|(_, d)| &d.examples);
         examples.map(|e| e.ids.len().min(max_length) as u64).sum()
     }
 }
 
-impl Judge<'_> {
+impl Scorer<'_> {
     /// Scores `weights` on every data set of `data`.
-    pub fn score<W: Weights + ?Sized>(&self, weights: &W, data: &Scored) -> Result<Scores> {
+    pub fn score<W: Weights + ?Sized>(&self, weights: &W, data: &EvalData) -> Result<Scores> {
         self.score_as(self.architecture, weights, data)
     }
 
-    fn score_as<W: Weights + ?Sized>(&self, architecture: &Architecture, weights: &W, data: &Scored) -> Result<Scores> {
+    fn score_as<W: Weights + ?Sized>(&self, architecture: &Architecture, weights: &W, data: &EvalData) -> Result<Scores> {
         let limit = self.models.settings.max_length;
         let one = |(name, d): &(String, Dataset)| {
             let mut score = score(architecture, weights, &d.examples, limit, self.device)?;
             if !d.questions.is_empty() {
                 let choices = choose(architecture, weights, &d.questions, limit, self.device)?;
                 score.multiple_choice = Some(choices.accuracy);
-                // Questions that leave no room for their answers are cut on the left where options are chosen among.
+                // Multiple-choice questions are truncated on the left, so they can be scored even if `score` has no
+                // token left.
                 if let (0, Some(mean)) = (score.tokens, choices.right.nats_per_token()) {
                     score = Score { tokens: choices.right.tokens, loss: -mean, perplexity: (-mean).exp(), ..score };
                 }
             }
             if score.tokens == 0 {
-                let what =
-                    format!("`{name}` has no token to predict: its examples have one token each, or are cut before their answer");
-                return Err(Error::Sources { what, hint: "give longer examples, or raise max_length: set max_length=2048" });
+                let what = format!(
+                    "`{name}` has no token to predict: each example has a single token or is truncated before its answer"
+                );
+                return Err(Error::Sources { what, hint: "use longer examples, or raise max_length: set max_length=2048" });
             }
             Ok((name.clone(), score))
         };
@@ -75,9 +77,9 @@ impl Judge<'_> {
         Ok(Scores { data: scores, held_out: data.held_out, unused: unused.collect() })
     }
 
-    /// The data to score on: the files named, or the held-out sets of built-in sources, or else the
-    /// data that the session merges on.
-    pub fn scored(&self, files: &[String]) -> Result<Scored> {
+    /// Returns the data to score on: the given files, or the held-out sets of built-in sources, or else the session's
+    /// own data.
+    pub fn eval_data(&self, files: &[String]) -> Result<EvalData> {
         let mut sets = self.named(files)?;
         if sets.is_empty() {
             sets = self.models.data.iter().map(|(name, d)| (name.clone(), (**d).clone())).collect();
@@ -85,15 +87,15 @@ impl Judge<'_> {
         if sets.is_empty() {
             return Err(Error::NoData { source_name: self.sources[0].name().into() });
         }
-        // What the merge learns from is not held out, whoever names it.
+        // Training data is never held out, even if it is named explicitly.
         let learnt = |spec: &str| self.models.data.values().any(|d| d.spec == spec);
         let held_out = !sets.iter().any(|(_, d)| learnt(&d.spec));
-        Ok(Scored { sets, held_out })
+        Ok(EvalData { sets, held_out })
     }
 
-    /// The files named; without any, the held-out sets of built-in sources.
+    /// Returns the given files, or, if there are none, the held-out sets of built-in sources.
     fn named(&self, files: &[String]) -> Result<Vec<(String, Dataset)>> {
-        let reader = self.models.speaker().unwrap_or(&self.sources[0]);
+        let reader = self.models.tokenizer_source().unwrap_or(&self.sources[0]);
         if !files.is_empty() {
             let stem = |f: &String| Path::new(f).file_stem().map_or_else(|| f.clone(), |s| s.to_string_lossy().into_owned());
             let unique = files.iter().map(stem).collect::<BTreeSet<_>>().len() == files.len();
@@ -108,9 +110,9 @@ impl Judge<'_> {
         builtin_datasets().into_iter().filter(needs).map(read).collect()
     }
 
-    /// The scores of every source, of their average and of the merge `weights`, which is called `name`.
+    /// Scores every source, their average and the merge `weights`, which is called `name`.
     pub fn scoreboard<W: Weights + ?Sized>(&self, name: &str, weights: &W, files: &[String]) -> Result<Scoreboard> {
-        let data = self.scored(files)?;
+        let data = self.eval_data(files)?;
         let mut rows = Vec::new();
         for source in &self.models.sources {
             let weights = SourceWeights { source, device: self.device, dtype: self.dtype };

@@ -1,4 +1,4 @@
-//! Going back: a moment of a session, kept; and a session of its own that begins there.
+//! Snapshots of a session, and forks that start from them.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,51 +13,51 @@ use crate::error::{Error, Result};
 use crate::show::Scores;
 use crate::train::{History, Moments};
 
-/// Counts states of all sessions, so that none has the number of another.
+/// Counts the states of all sessions, so that every state has its own id.
 static STATES: AtomicU64 = AtomicU64::new(1);
 
-/// The number of a state that nothing had before.
+/// Returns a new state id.
 pub(super) fn new_state() -> u64 {
     STATES.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A moment of a session: coefficients, moments of the optimiser, settings, data and what training has come through.
-/// Cheap to clone.
+/// The state of a session at one moment: coefficients, optimiser moments, settings, data and training history. Cheap
+/// to clone.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(super) models: Models,
-    /// The scheme by name and settings, and its options: a moment of another merge does not fit.
+    /// The scheme by name and settings, and its options. A snapshot cannot be restored into another merge.
     wrap: Identity,
     pub(super) step: usize,
     loss: Option<f64>,
     pub(super) scores: Option<Scores>,
     state: u64,
-    held: Arc<Mutex<Held>>,
+    storage: Arc<Mutex<Storage>>,
 }
 
-/// What tells one way to make coefficients from another.
+/// What distinguishes one parametrisation from another.
 type Identity = (String, Vec<(&'static str, String)>, Options);
 
-/// Where the large part of a moment is.
-enum Held {
-    Memory(Arc<Content>),
-    /// In the file of a session.
+/// Where the content of a snapshot is stored.
+enum Storage {
+    Memory(Arc<SnapshotContent>),
+    /// In a session file.
     File(PathBuf),
 }
 
-/// What is large of a moment.
-pub(super) struct Content {
-    /// Of every variable, in the order of the merge's.
+/// The large part of a snapshot.
+pub(super) struct SnapshotContent {
+    /// The values of every variable, in the order of the merge's variables.
     pub values: Vec<Vec<f32>>,
-    /// Of the optimiser, likewise.
+    /// The optimiser's moments, in the same order.
     pub moments: Vec<Moments>,
     /// Examples drawn from each source's data.
     pub drawn: usize,
     pub history: History,
 }
 
-impl Content {
-    /// Bytes in memory, nearly.
+impl SnapshotContent {
+    /// Returns the approximate size in memory.
     fn bytes(&self) -> usize {
         let moments = self.moments.iter().map(|m| 4 * (m.m.len() + m.v.len())).sum::<usize>();
         let steps = self.history.total.len() + self.history.terms.iter().map(|(_, steps)| steps.len()).sum::<usize>();
@@ -66,52 +66,52 @@ impl Content {
 }
 
 impl Snapshot {
-    /// Steps made until then.
+    /// Returns the number of steps made up to the snapshot.
     pub fn steps(&self) -> usize {
         self.step
     }
 
-    /// The loss before the last step, where there was one.
+    /// Returns the loss before the last step, if there was one.
     pub fn loss(&self) -> Option<f64> {
         self.loss
     }
 
-    /// What `eval` gave last for these coefficients.
+    /// Returns the last scores of these coefficients.
     pub fn scores(&self) -> Option<&Scores> {
         self.scores.as_ref()
     }
 
-    /// The number of the state, as [`Dam::state`] gives it.
+    /// Returns the state id, as [`Dam::state`] does.
     pub fn state(&self) -> u64 {
         self.state
     }
 
-    /// The same with the scores that were given since.
-    pub(crate) fn scored(&mut self, scores: Option<Scores>) {
+    /// Sets the scores that were computed since.
+    pub(crate) fn set_scores(&mut self, scores: Option<Scores>) {
         self.scores = scores;
     }
 
-    /// The bytes that it takes in memory.
+    /// Returns the bytes it uses in memory.
     pub(crate) fn bytes(&self) -> usize {
-        match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
-            Held::Memory(content) => content.bytes(),
-            Held::File(_) => 0,
+        match &*self.storage.lock().unwrap_or_else(PoisonError::into_inner) {
+            Storage::Memory(content) => content.bytes(),
+            Storage::File(_) => 0,
         }
     }
 
-    /// Lets go of the memory of what `file`, which [`Dam::save_at`] wrote of it, has too.
+    /// Frees the content in memory; `file`, written by [`Dam::save_at`], has it too.
     pub(crate) fn spill(&self, file: &Path) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Held::File(file.into());
+        *self.storage.lock().unwrap_or_else(PoisonError::into_inner) = Storage::File(file.into());
     }
 
-    /// What is large of it.
+    /// Returns the content.
     ///
     /// # Errors
-    /// A file that is gone or damaged.
-    pub(super) fn content(&self, session: &Session) -> Result<Arc<Content>> {
-        let file = match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
-            Held::Memory(content) => return Ok(content.clone()),
-            Held::File(file) => file.clone(),
+    /// The file is missing or damaged.
+    pub(super) fn content(&self, session: &Session) -> Result<Arc<SnapshotContent>> {
+        let file = match &*self.storage.lock().unwrap_or_else(PoisonError::into_inner) {
+            Storage::Memory(content) => return Ok(content.clone()),
+            Storage::File(file) => file.clone(),
         };
         saved::content(&file, &session.merge.variables).map(Arc::new)
     }
@@ -122,11 +122,11 @@ fn identity(wrap: &Wrap) -> Identity {
 }
 
 impl Session {
-    /// This moment.
+    /// Takes a snapshot.
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
         let values = self.merge.variables.iter().map(|v| Ok(v.value.flatten_all()?.to_vec1()?)).collect::<Result<_>>()?;
         let (moments, history) = (self.moments.clone(), self.history.clone());
-        let content = Content { values, moments, drawn: self.drawn, history };
+        let content = SnapshotContent { values, moments, drawn: self.drawn, history };
         Ok(Snapshot {
             models: self.models.clone(),
             wrap: identity(&self.merge.wrap),
@@ -134,13 +134,13 @@ impl Session {
             loss: self.history.total.last().map(|(_, loss)| *loss),
             scores: self.scores.clone(),
             state: self.state,
-            held: Arc::new(Mutex::new(Held::Memory(Arc::new(content)))),
+            storage: Arc::new(Mutex::new(Storage::Memory(Arc::new(content)))),
         })
     }
 }
 
 impl Snapshot {
-    /// The first thing in which its merge differs from that of `session`.
+    /// Returns the first difference between its merge and that of `session`.
     fn difference(&self, session: &Session) -> Option<String> {
         let (name, settings, options) = &self.wrap;
         let (other_name, other_settings, other_options) = identity(&session.merge.wrap);
@@ -157,13 +157,13 @@ impl Snapshot {
 }
 
 impl Dam {
-    /// The number of the state that it is in: another after every change of coefficients, settings or data, and the
-    /// same again after going back.
+    /// Returns the id of the current state. Every change of coefficients, settings or data gives a new id; restoring
+    /// a snapshot restores its id.
     pub fn state(&self) -> u64 {
         self.session().state
     }
 
-    /// This moment, to go back to.
+    /// Takes a snapshot, which [`Dam::restore`] goes back to.
     ///
     /// ```
     /// use dam_prelude::{Columns, load};
@@ -182,16 +182,16 @@ impl Dam {
         self.session().snapshot()
     }
 
-    /// Goes back to a moment of this session, or of one of the same sources, scheme and options.
+    /// Restores a snapshot of this session, or of one with the same sources, scheme and options.
     ///
     /// # Errors
-    /// A moment of another merge, one whose file is gone, or a device that is gone; nothing has changed then.
+    /// The snapshot is of another merge, its file is missing, or its device is not available. Nothing changes then.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
         let content = {
             let session = self.session();
             if let Some(difference) = snapshot.difference(&session) {
-                let what = format!("this is a moment of another merge: {difference}");
-                return Err(Error::Sources { what, hint: "restore it in the merge that it was taken of" });
+                let what = format!("the snapshot is of another merge: {difference}");
+                return Err(Error::Sources { what, hint: "restore it into the merge it was taken from" });
             }
             snapshot.content(&session)?
         };
@@ -213,7 +213,7 @@ impl Dam {
         Ok(())
     }
 
-    /// Writes the session as it was at `snapshot`, as [`Dam::save`] writes it as it is.
+    /// Writes the session at `snapshot`, in the format of [`Dam::save`].
     ///
     /// # Errors
     /// As for [`Dam::save`].
@@ -222,16 +222,16 @@ impl Dam {
         replace_file(file, &session.serialized(snapshot)?).map(drop)
     }
 
-    /// What [`Dam::save`] would write now, for a thread that writes it while training goes on.
+    /// Returns what [`Dam::save`] would write now, for a thread that writes it during training.
     ///
     /// # Errors
-    /// A source whose weights cannot be read.
+    /// A source's weights cannot be read.
     pub(crate) fn serialized(&self) -> Result<Vec<u8>> {
         let session = self.session();
         session.serialized(&session.snapshot()?)
     }
 
-    /// A session of its own at the same moment: what one does the other does not see.
+    /// Returns an independent session at the same state.
     ///
     /// # Errors
     /// As for [`Models::wrap`].
@@ -239,7 +239,7 @@ impl Dam {
         self.fork_at(&self.snapshot()?)
     }
 
-    /// [`Dam::fork`] at another moment.
+    /// Like [`Dam::fork`], at the state of a snapshot.
     ///
     /// # Errors
     /// As for [`Dam::restore`].

@@ -1,22 +1,22 @@
-//! What `generate` gives: an answer, or those of the merge and of its sources side by side.
+//! The results of `generate`: one answer, or those of the merge and its sources side by side.
 
 use std::fmt;
 
 use serde::Serialize;
 
 use super::lines::{printable, side_by_side};
-use super::{COLUMNS, Shown, Table, cell};
+use super::{COLUMNS, Render, Table, cell};
 
 shown_as_table!(Answer);
 
-/// What `generate` gives.
+/// The result of `generate`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answer {
-    /// What was asked.
+    /// The prompt.
     pub prompt: String,
-    /// What the merge says, without special tokens.
+    /// The merge's answer, without special tokens.
     pub text: String,
-    /// The model's positions, where the answer ended because prompt and answer took all of them.
+    /// The model's positions, if the answer ended because they were all used.
     pub full: Option<usize>,
 }
 
@@ -29,32 +29,32 @@ impl Answer {
     }
 }
 
-/// What `generate --all` gives.
+/// The result of `generate --all`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answers {
-    /// What was asked.
+    /// The prompt.
     pub prompt: String,
-    /// What each model says, without special tokens: the merge, which is called `DAM` or by its method, then the
+    /// Each model's name and answer, without special tokens: the merge (named `DAM` or by its method), then the
     /// sources, the base last.
     pub rows: Vec<(String, String)>,
-    /// Whether an interrupt ended them.
+    /// Whether generation was interrupted.
     pub stopped: bool,
-    /// The model's positions, where an answer ended because it took all of them.
+    /// The model's positions, if an answer ended because they were all used.
     pub full: Option<usize>,
 }
 
 impl Answers {
-    /// What the merge says.
+    /// Returns the merge's answer.
     pub fn text(&self) -> &str {
         self.rows.first().map_or("", |(_, text)| text)
     }
 
-    /// What the source `name` says.
+    /// Returns the answer of the source `name`.
     pub fn source(&self, name: &str) -> Option<&str> {
         self.rows.iter().skip(1).find(|(row, _)| row == name).map(|(_, text)| text.as_str())
     }
 
-    /// The answers in lines of at most `width` columns: side by side where there is room, else one after the other.
+    /// Formats the answers in lines of at most `width` columns: side by side if they fit, else one after the other.
     pub fn lines(&self, width: usize) -> String {
         let rows: Vec<(&str, &str)> = self.rows.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
         let notes: String = self.notes().into_iter().map(|note| format!("\n{note}")).collect();
@@ -63,7 +63,7 @@ impl Answers {
 
     fn table(&self) -> Table {
         let mut table = Table::new("", ["model", "answer"]);
-        table.words.insert(1);
+        table.text_columns.insert(1);
         table.rows = self.rows.iter().map(|(name, text)| vec![name.clone(), printable(text)]).collect();
         table.notes.extend(self.notes());
         table
@@ -79,13 +79,13 @@ impl Answers {
     }
 }
 
-/// Said where answers ended at the last of so many positions.
+/// The note on answers that ended at the model's last position.
 pub(crate) fn full(positions: usize) -> String {
-    format!("ended early: prompt and answer take all {positions} positions that the model was made for")
+    format!("ended early: prompt and answer use all {positions} positions of the model")
 }
 
-/// Said where an interrupt ended generation.
-pub(super) const STOPPED: &str = "stopped: answers are as far as they had come";
+/// The note on interrupted generation.
+pub(super) const STOPPED: &str = "stopped: answers are incomplete";
 
 impl fmt::Display for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,7 +93,7 @@ impl fmt::Display for Answers {
     }
 }
 
-impl Shown for Answers {
+impl Render for Answers {
     fn html(&self) -> String {
         self.table().html()
     }

@@ -1,4 +1,4 @@
-//! The table of methods beside each other: a row a method, the best of every column marked.
+//! The comparison of methods: one row per method, with the best value of every column marked.
 
 use std::path::Path;
 
@@ -14,30 +14,30 @@ shown_with_picture!(Comparison);
 
 /// One method.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Contender {
-    /// Its name.
+pub struct MethodResult {
+    /// The method's name.
     pub method: String,
-    /// The parameters that were chosen for it.
+    /// The parameters selected for it.
     pub chosen: String,
-    /// How its merge did; none where it cannot merge these sources.
+    /// The scores of its merge; `None` if it cannot merge these sources.
     pub scores: Option<Scores>,
-    /// What making it took, tuning included.
+    /// The cost of making the merge, tuning included.
     pub cost: Option<Cost>,
-    /// Why it cannot merge these sources.
+    /// The reason it cannot merge these sources.
     pub refused: Option<String>,
 }
 
-/// What `compare` gives.
+/// The result of `compare`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Comparison {
-    /// In the order asked for.
-    pub rows: Vec<Contender>,
+    /// In the requested order.
+    pub rows: Vec<MethodResult>,
     /// Seed and settings.
     pub notes: Vec<String>,
 }
 
-impl Contender {
-    /// The mean over data sets: of accuracies where all have them (to be large), or else of losses.
+impl MethodResult {
+    /// Returns the mean over data sets: of accuracies (higher is better) if all have them, else of losses.
     pub fn mean(&self) -> Option<f64> {
         let scores = self.scores.as_ref()?;
         Some(scores.mean_accuracy().unwrap_or_else(|| scores.mean_loss()))
@@ -45,24 +45,24 @@ impl Contender {
 }
 
 impl Comparison {
-    /// The row of `method`.
-    pub fn row(&self, method: &str) -> Option<&Contender> {
+    /// Returns the row of `method`.
+    pub fn row(&self, method: &str) -> Option<&MethodResult> {
         self.rows.iter().find(|row| row.method == method)
     }
 
-    /// A bar for every method: the mean over data sets of the exact match, or of the loss where there is none.
+    /// Plots one bar per method: the mean over data sets of exact match, or of the loss if there is none.
     pub fn plot(&self) -> Figure {
         let exact = self.rows.iter().filter_map(|row| row.scores.as_ref()).any(|s| s.mean_accuracy().is_some());
         let methods = self.rows.iter().map(|row| row.method.clone()).collect();
         let values = self.rows.iter().map(|row| row.mean().unwrap_or(f64::NAN)).collect();
         let series = vec![("mean".to_owned(), values)];
         match exact {
-            true => Figure::bars("exact match, the mean over data sets", "", methods, series).percent(),
-            false => Figure::bars("loss, the mean over data sets", "nats; less is better", methods, series),
+            true => Figure::bars("exact match, mean over data sets", "", methods, series).percent(),
+            false => Figure::bars("loss, mean over data sets", "nats; lower is better", methods, series),
         }
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Some(self.plot()).filter(|_| !self.rows.is_empty())
     }
 
@@ -72,7 +72,7 @@ impl Comparison {
         let exact = first.is_some_and(|scores| scores.mean_accuracy().is_some());
         let header = [vec!["method".to_owned()], data.clone(), ["mean", "tokens", "time", "memory"].map(str::to_owned).into()];
         let mut table = Table::new(if exact { "exact match (loss)" } else { "loss" }, header.concat());
-        // What is compared in each column, small being good.
+        // The values compared in each column; lower is better.
         let mut ranks: Vec<Vec<Option<f64>>> = Vec::new();
         for row in &self.rows {
             let Some(scores) = &row.scores else {
@@ -114,13 +114,13 @@ impl Comparison {
         table
     }
 
-    /// What a table can be written as, by the end of its name.
+    /// The file formats of tables, by suffix.
     pub const FORMATS: [&str; 3] = [".md", ".html", ".json"];
 
-    /// Writes the table to a new file: Markdown, an HTML fragment or JSON, as its name ends.
+    /// Writes the table to a new file: Markdown, an HTML fragment or JSON, depending on the suffix.
     ///
     /// # Errors
-    /// Another ending; a place that is taken, has no room or may not be written.
+    /// Another suffix; the file exists, the disk is full, or the path is not writable.
     pub fn write(&self, file: impl AsRef<Path>) -> Result<Written> {
         let file = file.as_ref();
         let json = |e: serde_json::Error| Error::Json { file: file.into(), reason: e.to_string() };

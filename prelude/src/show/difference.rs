@@ -1,4 +1,4 @@
-//! What `diff` gives.
+//! The result of `diff`.
 
 use serde::Serialize;
 
@@ -8,30 +8,30 @@ use super::{Scores, Table};
 
 shown_as_table!(Difference);
 
-/// Tensors that are shown; the others are counted.
+/// The number of tensors shown; the rest are counted.
 const SHOWN: usize = 10;
 
-/// How far the coefficients of two merges are apart.
+/// The differences between the coefficients of two merges.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// Every tensor that can be compared, the one that differs most first.
+    /// The comparable tensors, the largest difference first.
     pub tensors: Vec<TensorDifference>,
-    /// Tensors that only one has, or with coefficients of another shape.
+    /// The number of tensors that only one merge has, or whose coefficients differ in shape.
     pub incomparable: usize,
-    /// The scores of both, where there is data.
+    /// The scores of both merges, if there is data.
     pub scores: Option<(Scores, Scores)>,
-    /// Steps that both made.
+    /// The steps of both merges.
     pub steps: (usize, usize),
 }
 
-/// How far the coefficients of one tensor are apart.
+/// The differences between the coefficients of one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TensorDifference {
-    /// The tensor.
+    /// The name of the tensor.
     pub name: String,
-    /// All its coefficients.
+    /// The number of coefficients.
     pub coefficients: usize,
-    /// Those that are not the same.
+    /// The number of coefficients that differ.
     pub changed: usize,
     /// The mean of `|a - b|`.
     pub mean: f64,
@@ -50,22 +50,22 @@ impl Difference {
             table.notes.push("all coefficients are the same".into());
         }
         if changed.len() > SHOWN {
-            table.notes.push(format!("and {} tensors more that differ less", changed.len() - SHOWN));
+            table.notes.push(format!("and {} more tensors with smaller differences", changed.len() - SHOWN));
         }
         match self.tensors.len() - changed.len() {
             0 => {}
-            same if changed.is_empty() => table.notes.push(format!("in {same} tensors")),
-            same => table.notes.push(format!("{same} tensors are the same in both")),
+            same if changed.is_empty() => table.notes.push(format!("compared {same} tensors")),
+            same => table.notes.push(format!("{same} tensors are equal")),
         }
         if self.incomparable > 0 {
-            table.notes.push(format!("{} tensors are not comparable: other sources or another scheme", self.incomparable));
+            table.notes.push(format!("{} tensors are not comparable: their sources or schemes differ", self.incomparable));
         }
-        table.notes.extend(self.scored());
+        table.notes.extend(self.score_lines());
         table
     }
 
-    /// A line a data set: what a is and what b is.
-    fn scored(&self) -> Vec<String> {
+    /// Returns one line per data set with both scores.
+    fn score_lines(&self) -> Vec<String> {
         let Some((a, b)) = &self.scores else { return Vec::new() };
         let of = |name: &str, scores: &Scores| {
             let score = scores.data.get(name)?;
@@ -74,11 +74,11 @@ impl Difference {
         };
         let line = |name: &String| {
             let (a, b) = (of(name, a)?, of(name, b)?);
-            Some(format!("{name}: {a} here, {b} there"))
+            Some(format!("{name}: a {a}, b {b}"))
         };
         let mut lines: Vec<String> = a.data.keys().filter_map(line).collect();
-        lines.push(format!("mean loss: {:.4} here, {:.4} there", a.mean_loss(), b.mean_loss()));
-        lines.insert(0, format!("here: step {}, there: step {}; exact match (loss):", self.steps.0, self.steps.1));
+        lines.push(format!("mean loss: a {:.4}, b {:.4}", a.mean_loss(), b.mean_loss()));
+        lines.insert(0, format!("a: step {}, b: step {}; exact match (loss):", self.steps.0, self.steps.1));
         lines
     }
 }

@@ -1,4 +1,4 @@
-//! What `inspect` gives: coefficients, or how far a merge is from its sources.
+//! The results of `inspect`: statistics of coefficients, or distances of a merge from its sources.
 
 use serde::Serialize;
 
@@ -6,63 +6,64 @@ use super::{Figure, Table};
 
 shown_with_picture!(Inspection, Distances);
 
-/// What the coefficients of a tensor differ along.
+/// The dimension along which the coefficients of a tensor vary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Along {
-    /// One a column.
+    /// One per column.
     Column,
-    /// One a row.
+    /// One per row.
     Row,
-    /// One an element.
+    /// One per element.
     Element,
-    /// None: one for the whole tensor.
+    /// One for the whole tensor.
     Tensor,
 }
 
 /// Statistics of one source's coefficients in one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SourceStats {
-    /// Over all of them.
+    /// The mean.
     pub mean: f64,
-    /// The least of them.
+    /// The minimum.
     pub min: f64,
-    /// The most.
+    /// The maximum.
     pub max: f64,
-    /// Over all of them, of the population.
+    /// The population standard deviation.
     pub std: f64,
 }
 
-/// One tensor of an inspection.
+/// Statistics of one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TensorStats {
-    /// As in the checkpoint.
+    /// The name in the checkpoint.
     pub name: String,
     /// `linear`, `embedding`, `norm` or `bias`.
     pub kind: &'static str,
-    /// Whether the optimiser moves it.
+    /// Whether it is trained.
     pub trains: bool,
-    /// Each source by name.
+    /// The statistics of each source, by name.
     pub sources: Vec<(String, SourceStats)>,
-    /// What the coefficients differ along.
+    /// The dimension along which the coefficients vary.
     pub along: Along,
-    /// The columns or rows where sources differ most, each with the coefficient of every source; none where they do
-    /// not, and of elements.
+    /// The columns or rows in which sources differ most, each with the coefficient of every source. Empty if the
+    /// sources do not differ, or if every element has its own coefficient.
     pub columns: Vec<(usize, Vec<f64>)>,
 }
 
-/// What `inspect` gives: the coefficients `c`, before `f`.
+/// The result of `inspect`: the coefficients `c`, before `f`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
     /// In the order of computation.
     pub tensors: Vec<TensorStats>,
-    /// Of one tensor alone: its coefficients, column by source.
+    /// For a single tensor: its coefficients, column by source.
     #[serde(skip)]
     pub columns: Option<Figure>,
 }
 
 impl Inspection {
-    /// Of one tensor its coefficients, column by source; of several the mean of each, tensor by source.
+    /// Plots the coefficients of a single tensor, column by source, or the mean coefficient of several, tensor by
+    /// source.
     pub fn plot(&self) -> Figure {
         if let Some(columns) = &self.columns {
             return columns.clone();
@@ -76,7 +77,7 @@ impl Inspection {
         Figure::heatmap("coefficients, tensor by tensor", "source", "mean coefficient", rows, sources, values, neutral)
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Some(self.plot()).filter(|_| !self.tensors.is_empty())
     }
 
@@ -87,7 +88,7 @@ impl Inspection {
         let names = self.tensors.first().map(|t| t.sources.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default();
         let header = [vec!["tensor".to_owned()], names, vec!["range".to_owned()]].concat();
         let columns = if self.tensors.iter().all(|t| t.along == Along::Column) { " over columns" } else { "" };
-        let mut table = Table::new(format!("coefficients c: mean ± spread{columns}"), header);
+        let mut table = Table::new(format!("coefficients c: mean ± std{columns}"), header);
         for tensor in &self.tensors {
             let mut row = vec![short_name(&tensor.name).to_owned()];
             row.extend(tensor.sources.iter().map(|(_, s)| format!("{:.3} ± {:.3}", s.mean, s.std)));
@@ -100,13 +101,13 @@ impl Inspection {
     }
 }
 
-/// The name of a tensor without what all have.
+/// Returns the name of a tensor without the common prefix and suffix.
 pub(crate) fn short_name(name: &str) -> &str {
     name.trim_start_matches("model.").trim_end_matches(".weight")
 }
 
 fn one_tensor(tensor: &TensorStats) -> Table {
-    let header = [vec!["source".to_owned()], ["mean", "spread", "least", "most"].map(str::to_owned).to_vec()].concat();
+    let header = [vec!["source".to_owned()], ["mean", "std", "min", "max"].map(str::to_owned).to_vec()].concat();
     let what = if tensor.along == Along::Row { "row" } else { "column" };
     let columns: Vec<String> = tensor.columns.iter().map(|(j, _)| format!("{what} {j}")).collect();
     let mut table = Table::new(format!("{} ({})", tensor.name, tensor.kind), [header, columns].concat());
@@ -117,15 +118,15 @@ fn one_tensor(tensor: &TensorStats) -> Table {
         table.rows.push(row);
     }
     table.notes.push(match (tensor.along, tensor.columns.is_empty()) {
-        (Along::Element, _) => "every element has a coefficient of its own".into(),
-        (Along::Tensor, _) => "the whole tensor has one coefficient a source".into(),
+        (Along::Element, _) => "every element has its own coefficient".into(),
+        (Along::Tensor, _) => "the whole tensor has one coefficient per source".into(),
         (_, true) => format!("sources do not differ in any {what}"),
-        (_, false) => format!("{what}s are those where sources differ most"),
+        (_, false) => format!("shows the {what}s in which sources differ most"),
     });
     table
 }
 
-/// How far a merged tensor is from one source's.
+/// The distance of a merged tensor from a source's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Distance {
     /// `|M - W| / |W|`
@@ -137,15 +138,15 @@ pub struct Distance {
 /// One tensor of [`Distances`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TensorDistances {
-    /// As in the checkpoint.
+    /// The name in the checkpoint.
     pub name: String,
     /// `linear`, `embedding`, `norm` or `bias`.
     pub kind: &'static str,
-    /// Each source by name.
+    /// The distance from each source, by name.
     pub sources: Vec<(String, Distance)>,
 }
 
-/// What `inspect` gives of a merge that trains nothing: how far it is from each source.
+/// The result of `inspect` for a static merge: its distance from each source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Distances {
     /// The method's name.
@@ -155,7 +156,7 @@ pub struct Distances {
 }
 
 impl Distances {
-    /// The sources of all tensors: stacked layers come from different ones.
+    /// Returns the sources of all tensors; stacked layers have different ones.
     fn sources(&self) -> Vec<&String> {
         let mut names: Vec<&String> = Vec::new();
         for (name, _) in self.tensors.iter().flat_map(|t| &t.sources) {
@@ -166,7 +167,7 @@ impl Distances {
         names
     }
 
-    /// How far the merge is from each source, tensor by tensor.
+    /// Plots the distance of the merge from each source, tensor by tensor.
     pub fn plot(&self) -> Figure {
         let names = self.sources();
         let of = |t: &TensorDistances, name: &String| {
@@ -179,7 +180,7 @@ impl Distances {
         Figure::heatmap(title, "source", "relative distance", rows, columns, values, 0.0)
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Some(self.plot()).filter(|_| !self.tensors.is_empty())
     }
 

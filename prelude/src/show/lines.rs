@@ -1,26 +1,26 @@
-//! Text that models wrote, made fit for a terminal: without control characters, in lines of a width, in columns.
+//! Formats text for a terminal: removes control characters, wraps lines, and arranges columns.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// The fewest columns of a screen that text is read in.
+/// The minimum width of a column of text.
 const NARROWEST: usize = 18;
 
 /// Blanks between columns.
 const GAP: usize = 3;
 
-/// What ends a part of the name of a tensor or of a file.
+/// Separators in names of tensors and files.
 const PARTS: [char; 3] = ['.', '/', '_'];
 
-/// What stands where there is no text.
-const NOTHING: &str = "(nothing)";
+/// The placeholder for empty text.
+const NOTHING: &str = "(empty)";
 
-/// `text`, or what says that there is none.
+/// Returns `text`, or the placeholder if it is empty.
 pub(super) fn or_nothing(text: &str) -> &str {
     if text.trim().is_empty() { NOTHING } else { text }
 }
 
-/// `text` without control characters: names and answers come from files that nobody vouches for, and
-/// a terminal obeys what it is shown.
+/// Replaces control characters: names and answers come from untrusted files, and a terminal would obey control
+/// sequences.
 ///
 /// ```
 /// assert_eq!(dam_prelude::show::printable("a\x1b[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
@@ -29,9 +29,9 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Characters, each with a mark, in lines of at most `width` columns: broken at line ends, and where a line is too
-/// long after its last blank; or else where a name of several parts has an end of one; or else anywhere.
-pub(super) fn broken<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(char, T)>> {
+/// Wraps characters, each with a mark, into lines of at most `width` columns: at line ends, then after the last
+/// blank, then after a separator in a name, then anywhere.
+pub(super) fn wrap_cells<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(char, T)>> {
     let columns = |line: &[(char, T)]| line.iter().map(|(c, _)| c.width().unwrap_or(0)).sum::<usize>();
     let mut lines = Vec::new();
     for whole in cells.split(|(c, _)| *c == '\n') {
@@ -51,20 +51,20 @@ pub(super) fn broken<T: Copy>(cells: &[(char, T)], width: usize) -> Vec<Vec<(cha
     lines
 }
 
-/// The columns of the longest part of `text` that [`broken`] need not break.
+/// Returns the width of the longest part of `text` that [`wrap_cells`] does not break.
 pub(super) fn longest_piece(text: &str) -> usize {
     text.split_inclusive(PARTS).flat_map(|part| part.split([' ', '\n'])).map(UnicodeWidthStr::width).max().unwrap_or(0)
 }
 
-/// [`broken`] of plain text, control characters replaced.
+/// Wraps plain text like [`wrap_cells`], with control characters replaced.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let text = printable(text);
     let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
     let line = |line: Vec<(char, ())>| line.into_iter().map(|(c, ())| c).collect::<String>().trim_end().to_owned();
-    broken(&cells, width).into_iter().map(line).collect()
+    wrap_cells(&cells, width).into_iter().map(line).collect()
 }
 
-/// Texts with their headings: side by side where `width` columns are enough for that, else one after the other.
+/// Arranges texts with headings side by side if `width` columns are enough, else one after the other.
 pub(super) fn side_by_side(texts: &[(&str, &str)], width: usize) -> String {
     let names: Vec<String> = texts.iter().map(|(name, _)| printable(name)).collect();
     let texts: Vec<&str> = texts.iter().map(|(_, text)| or_nothing(text)).collect();
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_break_after_blanks_or_anywhere_and_keep_every_character() {
+    fn wrapping_keeps_every_character() {
         assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
         assert_eq!(wrapped("十二足す七は", 5), ["十二", "足す", "七は"]);
         assert_eq!(wrapped("a\n\nb\x1b", 5), ["a", "", "b\u{fffd}"]);
@@ -113,14 +113,14 @@ mod tests {
         for width in [1, 2, 3, 7] {
             let text = "十 abcdefghij 二三四 k";
             let cells: Vec<(char, ())> = text.chars().map(|c| (c, ())).collect();
-            let lines = broken(&cells, width);
+            let lines = wrap_cells(&cells, width);
             assert_eq!(lines.concat(), cells);
             assert!(lines.iter().all(|l| l.len() == 1 || l.iter().map(|(c, ())| c.width().unwrap()).sum::<usize>() <= width));
         }
     }
 
     #[test]
-    fn texts_stand_side_by_side_where_there_is_room() {
+    fn texts_are_side_by_side_if_they_fit() {
         let texts = [("a", "one"), ("model", "十二\nb")];
         assert_eq!(side_by_side(&texts, 40), "a     model\n───────────\none   十二\n      b");
         assert_eq!(side_by_side(&texts, 10), "a\n  one\nmodel\n  十二\n  b");

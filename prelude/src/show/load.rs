@@ -1,4 +1,4 @@
-//! What `load` gives: the table of sources.
+//! The result of `load`: the table of sources.
 
 use std::path::{Path, PathBuf};
 
@@ -6,52 +6,52 @@ use serde::Serialize;
 
 use super::Table;
 use super::numbers::{bytes, count};
-use crate::checkpoint::Lack;
+use crate::checkpoint::MissingTokens;
 
 shown_as_table!(Sources);
 
-/// A path as it is shown: names of files need not be Unicode.
-fn in_words<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+/// Serialises a path as displayed, because file names need not be Unicode.
+fn serialize_path<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
 }
 
 /// One loaded source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourceReport {
-    /// What the user calls it.
+    /// The name.
     pub name: String,
-    /// Its directory, or `builtin:NAME`.
-    #[serde(serialize_with = "in_words")]
+    /// The directory, or `builtin:NAME`.
+    #[serde(serialize_with = "serialize_path")]
     pub path: PathBuf,
-    /// Its family, as config.json names it.
+    /// The family, as in config.json.
     pub architecture: String,
-    /// Decoder layers; none where the family cannot be run here, so that only static methods merge it.
+    /// The number of decoder layers; `None` if the family cannot be run, so that only static methods can merge it.
     pub layers: Option<usize>,
-    /// Features of a hidden state.
+    /// The hidden size.
     pub width: Option<usize>,
     /// The number of weights.
     pub parameters: usize,
-    /// Of most of its weights.
+    /// The dtype of most weights.
     pub dtype: String,
-    /// The size of its weights.
+    /// The size of the weights in bytes.
     pub bytes: usize,
-    /// Tensors of the file that no layer uses.
+    /// Tensors in the file that no layer uses.
     pub unused: Vec<String>,
-    /// Tensors of whole numbers or truth values, which no method merges: those of the first source are taken.
+    /// Integer and boolean tensors, which are not merged: the merge copies those of the first source.
     pub copied: Vec<String>,
     /// Whether it is the base model.
     pub is_base: bool,
-    /// Why it cannot be run here, where it cannot.
+    /// The reason it cannot be run, if it cannot.
     pub obstacle: Option<String>,
-    /// What a reader should know of it: `no tokenizer: ...`.
+    /// Notes for the user, such as `no tokenizer: ...`.
     pub notes: Vec<String>,
-    /// Rows of the vocabulary that all sources are seen with.
+    /// The number of rows of the common vocabulary.
     pub vocabulary: usize,
-    /// What of it this source lacks and is given by others.
-    pub lack: Lack,
+    /// The part of the common vocabulary that this source lacks.
+    pub lack: MissingTokens,
 }
 
-/// What `load` gives: every source.
+/// The result of `load`: all sources.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sources(pub Vec<SourceReport>);
 
@@ -71,34 +71,34 @@ impl Sources {
                 s.path.display().to_string(),
             ]);
             if s.is_base {
-                table.notes.push(format!("{} is the base model: it is not merged itself unless wrap base=on", s.name));
+                table.notes.push(format!("{} is the base model: not merged unless you wrap with base=on", s.name));
             }
             if let Some(obstacle) = &s.obstacle {
-                table.notes.push(format!("{}: static methods only (merge linear), as {obstacle}", s.name));
+                table.notes.push(format!("{}: static methods only (such as merge linear), because {obstacle}", s.name));
             }
             if !s.copied.is_empty() {
                 let copied = s.copied.join(", ");
-                table.notes.push(format!("{}: not merged but copied from the first source: {copied}", s.name));
+                table.notes.push(format!("{}: copied from the first source, not merged: {copied}", s.name));
             }
             table.notes.extend(s.notes.iter().map(|note| format!("{}: {note}", s.name)));
-            if s.lack != Lack::default() {
+            if s.lack != MissingTokens::default() {
                 table.notes.push(lacks(s));
             }
             if !s.unused.is_empty() {
-                table.notes.push(format!("not used of {}: {}", s.name, s.unused.join(", ")));
+                table.notes.push(format!("unused tensors of {}: {}", s.name, s.unused.join(", ")));
             }
         }
         table
     }
 }
 
-/// What a source lacks of the vocabulary, in words.
+/// Describes the part of the vocabulary that a source lacks.
 fn lacks(source: &SourceReport) -> String {
-    let Lack { tokens, padding, examples, from } = &source.lack;
+    let MissingTokens { tokens, padding, examples, from } = &source.lack;
     let more = if *tokens > examples.len() { ", ..." } else { "" };
     let plural = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{} {what}s", count(n)) };
     let tokens = (*tokens > 0).then(|| format!("{} ({}{more})", plural(*tokens, "token"), examples.join(" ")));
     let padding = (*padding > 0).then(|| format!("{} of padding", plural(*padding, "row")));
     let what = [tokens, padding].into_iter().flatten().collect::<Vec<_>>().join(" and ");
-    format!("{} lacks {what}, given by {}; tokens are matched by their text", source.name, from.join(" and "))
+    format!("{} lacks {what}, present in {}; tokens are matched by their text", source.name, from.join(" and "))
 }

@@ -1,4 +1,4 @@
-//! What `merge`, `evolve` and `bake` give.
+//! The results of `merge`, `evolve` and `bake`.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -9,31 +9,31 @@ use crate::checkpoint::Written;
 
 shown_as_table!(MergeReport, EvolveReport, Written);
 
-/// What `merge` gives.
+/// The result of `merge`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MergeReport {
     /// The method's name.
     pub method: String,
-    /// What is merged, in the order of the weights.
+    /// The merged sources, in the order of their weights.
     pub sources: Vec<String>,
-    /// What they are measured from, where the method does that.
+    /// The base model, if the method uses task vectors.
     pub base: Option<String>,
-    /// Tensors of the merge.
+    /// The number of tensors of the merge.
     pub tensors: usize,
-    /// Weights of the merge.
+    /// The number of weights of the merge.
     pub parameters: usize,
-    /// Where it is, if it was written.
+    /// The output, if it was written.
     pub written: Option<Written>,
-    /// Tensors of whole numbers or truth values, copied from the first source.
+    /// Integer and boolean tensors, copied from the first source.
     pub copied: Vec<String>,
-    /// What a reader should know of it.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
 impl MergeReport {
     fn table(&self) -> Table {
         let sources = self.sources.join(" + ");
-        let from = self.base.as_ref().map(|base| format!(", measured from {base}")).unwrap_or_default();
+        let from = self.base.as_ref().map(|base| format!(", relative to {base}")).unwrap_or_default();
         let mut table = match &self.written {
             Some(written) => {
                 let mut table = written.table();
@@ -43,51 +43,51 @@ impl MergeReport {
             None => {
                 let mut table = Table::new("", ["merge of", "method", "tensors", "weights"]);
                 table.rows.push(vec![sources + &from, self.method.clone(), count(self.tensors), count(self.parameters)]);
-                table.notes.push("not written: eval, generate and inspect try it, bake DIR writes it".into());
+                table.notes.push("not written yet: try it with eval, generate and inspect; write it with bake DIR".into());
                 table
             }
         };
         if let (Some(first), false) = (self.sources.first(), self.copied.is_empty()) {
-            table.notes.push(format!("copied from {first}, as whole numbers do not merge: {}", self.copied.join(", ")));
+            table.notes.push(format!("copied from {first}, because integers cannot be merged: {}", self.copied.join(", ")));
         }
         table.notes.extend(self.notes.iter().cloned());
         table
     }
 }
 
-/// What `evolve` gives beside the merge.
+/// The report of `evolve`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EvolveReport {
-    /// What merged the candidates.
+    /// The merge method of the candidates.
     pub method: String,
-    /// Candidates that were tried.
+    /// The number of candidates tried.
     pub tried: usize,
-    /// Tokens that they ran.
+    /// The tokens run by all candidates.
     pub tokens: u64,
-    /// The loss where the search began, in nats, on the data that candidates were judged by.
+    /// The loss at the start of the search, in nats, on the tuning data.
     pub first: f64,
-    /// The least loss.
+    /// The lowest loss.
     pub best: f64,
-    /// Numbers that were searched over.
+    /// The number of search dimensions.
     pub dimensions: usize,
-    /// Whether it was stopped before its budget was spent.
+    /// Whether the search was stopped before its budget was used.
     pub stopped: bool,
 }
 
 impl EvolveReport {
     fn table(&self) -> Table {
-        let mut table = Table::new("", ["method", "numbers", "candidates", "first loss", "best loss", "tokens"]);
+        let mut table = Table::new("", ["method", "dimensions", "candidates", "first loss", "best loss", "tokens"]);
         let numbers = [self.dimensions.to_string(), self.tried.to_string(), number(self.first), number(self.best)];
         table.rows.push([vec![self.method.clone()], numbers.into(), vec![count(self.tokens as usize)]].concat());
         if self.stopped {
-            table.notes.push("stopped: this is the best so far".into());
+            table.notes.push("stopped: best merge so far".into());
         }
         table
     }
 }
 
 impl Written {
-    /// For a program; what there is nothing of is not there.
+    /// Returns the JSON form; empty parts are omitted.
     pub(crate) fn json(&self) -> Value {
         let mut json = json!({"path": self.path.display().to_string(), "files": self.files, "bytes": self.bytes});
         for (key, names) in [("copied", &self.copied), ("left_out", &self.left_out)] {
@@ -98,11 +98,12 @@ impl Written {
         if !self.notes.is_empty() {
             json["notes"] = json!(self.notes);
         }
-        if let Some(kept) = &self.kept {
-            let tensors = kept.tensors.iter().map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
-            let least = kept.least().map(|(name, share)| json!({"tensor": name, "share": share}));
+        if let Some(retained) = &self.retained {
+            let tensors =
+                retained.tensors.iter().map(|(name, rank, share)| json!({"tensor": name, "rank": rank, "share": share}));
+            let least = retained.lowest().map(|(name, share)| json!({"tensor": name, "share": share}));
             json["adapter"] = json!({
-                "rank": kept.rank, "share": kept.share, "least": least, "tensors": tensors.collect::<Vec<_>>(),
+                "rank": retained.rank, "share": retained.share, "least": least, "tensors": tensors.collect::<Vec<_>>(),
             });
         }
         json
@@ -112,9 +113,9 @@ impl Written {
         let mut table = Table::new("", ["written", "files", "size"]);
         table.rows.push(vec![self.path.display().to_string(), self.files.to_string(), bytes(self.bytes)]);
         table.notes.extend(self.notes.iter().cloned());
-        table.notes.extend(self.kept.iter().map(ToString::to_string));
+        table.notes.extend(self.retained.iter().map(ToString::to_string));
         if !self.copied.is_empty() {
-            table.notes.push(format!("copied beside the weights: {}", self.copied.join(", ")));
+            table.notes.push(format!("other files copied: {}", self.copied.join(", ")));
         }
         if !self.left_out.is_empty() {
             table.notes.push(format!("not copied: {}", self.left_out.join(", ")));

@@ -1,7 +1,6 @@
-//! Floor 6: what the primitives return, and how it shows itself: tables and pictures, as text for a terminal and as
-//! HTML in a notebook.
+//! Results of the primitives and their display: tables and figures, as text for a terminal and as HTML in a notebook.
 
-/// Gives reports that draw themselves as a table their `Display` and `evcxr_display`.
+/// Implements `Display` and `evcxr_display` for reports shown as a table.
 macro_rules! shown_as_table {
     ($($report:ty),*) => {$(
         impl std::fmt::Display for $report {
@@ -17,7 +16,7 @@ macro_rules! shown_as_table {
             }
         }
 
-        impl crate::show::Shown for $report {
+        impl crate::show::Render for $report {
             fn html(&self) -> String {
                 self.table().html()
             }
@@ -29,7 +28,7 @@ macro_rules! shown_as_table {
     )*};
 }
 
-/// The same for reports that have a picture too, which a cell shows below the table.
+/// The same for reports that also have a figure, which a cell shows below the table.
 macro_rules! shown_with_picture {
     ($($report:ty),*) => {$(
         impl std::fmt::Display for $report {
@@ -39,17 +38,17 @@ macro_rules! shown_with_picture {
         }
 
         impl $report {
-            /// Shows it as the result of an evcxr cell, with its picture.
+            /// Shows it as the result of an evcxr cell, with its figure.
             pub fn evcxr_display(&self) {
-                let (table, picture) = (self.table(), self.picture());
+                let (table, picture) = (self.table(), self.figure());
                 let (html, text) = picture.map(|p| (p.html(), format!("\n\n{p}"))).unwrap_or_default();
                 crate::show::cell(&format!("{}{html}", table.html()), &format!("{table}{text}"));
             }
         }
 
-        impl crate::show::Shown for $report {
+        impl crate::show::Render for $report {
             fn html(&self) -> String {
-                format!("{}{}", self.table().html(), self.picture().map(|p| p.html()).unwrap_or_default())
+                format!("{}{}", self.table().html(), self.figure().map(|p| p.html()).unwrap_or_default())
             }
 
             fn lines(&self, columns: Option<usize>) -> String {
@@ -60,7 +59,7 @@ macro_rules! shown_with_picture {
 }
 
 mod answers;
-mod asked;
+mod ask;
 mod comparison;
 mod difference;
 mod figure;
@@ -76,8 +75,8 @@ mod wrap;
 
 pub(crate) use answers::full;
 pub use answers::{Answer, Answers};
-pub use asked::{Asked, AskedSource, AskedToken};
-pub use comparison::{Comparison, Contender};
+pub use ask::{AnswerToken, AskReport, SourceAnswer};
+pub use comparison::{Comparison, MethodResult};
 pub use difference::{Difference, TensorDifference};
 pub use figure::{Bars, Curves, Figure, Heatmap, Histogram, Mark, Scale, Series, Spacing, Unit};
 pub(crate) use inspect::short_name;
@@ -93,16 +92,16 @@ pub(crate) use table::{escape, paragraph};
 pub use train::{LossReport, StepReport, TrainReport};
 pub use wrap::WrapReport;
 
-/// What has a form for a notebook, and one for a terminal.
-pub(crate) trait Shown {
-    /// As an HTML fragment.
+/// A report with a form for notebooks and one for terminals.
+pub(crate) trait Render {
+    /// Returns an HTML fragment.
     fn html(&self) -> String;
 
-    /// As text, for a terminal of so many columns if it is for one.
+    /// Returns text, for a terminal of `columns` columns if given.
     fn lines(&self, columns: Option<usize>) -> String;
 }
 
-impl Shown for Table {
+impl Render for Table {
     fn html(&self) -> String {
         Table::html(self)
     }
@@ -112,7 +111,7 @@ impl Shown for Table {
     }
 }
 
-impl Shown for Figure {
+impl Render for Figure {
     fn html(&self) -> String {
         Figure::html(self)
     }
@@ -122,10 +121,10 @@ impl Shown for Figure {
     }
 }
 
-/// Columns that text is set in where nothing says how many there are.
+/// The default width of text in columns.
 pub const COLUMNS: usize = 80;
 
-/// Shows something as an evcxr cell's result: HTML with its text twin.
+/// Shows a result of an evcxr cell: HTML with its text form.
 fn cell(html: &str, text: &str) {
     println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
     println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");

@@ -1,4 +1,4 @@
-//! Numbers as a person reads them.
+//! Formats numbers for display.
 
 pub(super) fn perplexity(x: f64) -> String {
     if x < 1e6 { format!("{x:.3}") } else { format!("{x:.1e}") }
@@ -8,12 +8,12 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
-/// Six significant digits, enough to compare and few enough to read.
+/// Formats six significant digits.
 pub(super) fn number(x: f64) -> String {
     if x != 0.0 && x.abs() < 1e-3 { format!("{x:.3e}") } else { format!("{x:.5}") }
 }
 
-/// Three significant digits, for pictures.
+/// Formats three significant digits, for figures.
 pub(super) fn brief(x: f64) -> String {
     let size = x.abs();
     match size {

@@ -1,4 +1,4 @@
-//! What `eval` gives.
+//! The results of `eval`.
 
 use std::collections::BTreeMap;
 
@@ -12,40 +12,40 @@ use crate::eval::Score;
 shown_as_table!(Scores);
 shown_with_picture!(Scoreboard);
 
-/// What `eval` gives: a score for each data set.
+/// The result of `eval`: a score for each data set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// By the name of the data.
+    /// The scores by name of the data set.
     pub data: BTreeMap<String, Score>,
-    /// Whether this is data the merge does not learn from.
+    /// Whether the data is disjoint from the training data.
     pub held_out: bool,
-    /// Columns that nothing was read from, by the name of the data that has them.
+    /// Columns of the data files that were not used, by name of the data set.
     #[serde(default)]
     pub unused: BTreeMap<String, Vec<String>>,
 }
 
-/// The note that `columns` of the data `name` were not read; of many, the first are named.
+/// Returns the note that `columns` of the data `name` were not used; only the first few are named.
 pub(crate) fn unused_columns(name: &str, columns: &[String]) -> String {
     const NAMED: usize = 8;
     let named: Vec<String> = columns.iter().take(NAMED).map(|column| format!("`{column}`")).collect();
     let more = if columns.len() > NAMED { format!(" and {} more", columns.len() - NAMED) } else { String::new() };
-    format!("not used of {name}: {}{more}", named.join(", "))
+    format!("unused columns of {name}: {}{more}", named.join(", "))
 }
 
 impl Scores {
-    /// What a reader should know of it.
+    /// Returns notes for the user.
     pub(super) fn notes(&self) -> Vec<String> {
         let learnt =
-            (!self.held_out).then(|| "this is the data that the merge learns from: name held-out files to be sure".into());
+            (!self.held_out).then(|| "these are scores on the training data: pass held-out files for a fair test".into());
         learnt.into_iter().chain(self.unused.iter().map(|(name, columns)| unused_columns(name, columns))).collect()
     }
 
-    /// The mean loss over data sets, in nats.
+    /// Returns the mean loss over data sets, in nats.
     pub fn mean_loss(&self) -> f64 {
         self.data.values().map(|s| s.loss).sum::<f64>() / self.data.len().max(1) as f64
     }
 
-    /// The mean accuracy over data sets that have questions, 0 to 1.
+    /// Returns the mean accuracy over data sets with questions, 0 to 1.
     pub fn mean_accuracy(&self) -> Option<f64> {
         let all: Vec<f64> = self.data.values().filter_map(Score::accuracy).collect();
         (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
@@ -66,26 +66,26 @@ impl Scores {
     }
 }
 
-/// The row of the sources' average in a [`Scoreboard`].
+/// The row name of the sources' average in a [`Scoreboard`].
 pub const AVERAGE: &str = "average";
 
-/// The row of the merge.
+/// The row name of the merge.
 pub const MERGED: &str = "DAM";
 
-/// Every source, their average and the merge on the same data.
+/// The scores of every source, their average and the merge on the same data.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scoreboard {
-    /// By the name of the source, [`AVERAGE`] or [`MERGED`].
+    /// Rows by name: a source, [`AVERAGE`] or [`MERGED`].
     pub rows: Vec<(String, Scores)>,
 }
 
 impl Scoreboard {
-    /// The scores of the row named `name`.
+    /// Returns the scores of the row `name`.
     pub fn row(&self, name: &str) -> Option<&Scores> {
         self.rows.iter().find(|(row, _)| row == name).map(|(_, scores)| scores)
     }
 
-    /// A bar for every model and data set: the exact match, or the loss where there is none.
+    /// Plots one bar per model and data set: exact match, or the loss if there is none.
     pub fn plot(&self) -> Figure {
         let data: Vec<String> = self.rows.first().map(|(_, s)| s.data.keys().cloned().collect()).unwrap_or_default();
         let exact = self.rows.iter().flat_map(|(_, s)| s.data.values()).any(|s| s.accuracy().is_some());
@@ -94,16 +94,16 @@ impl Scoreboard {
             let values = data.iter().map(|data| scores.data.get(data).map_or(f64::NAN, value)).collect();
             (name.clone(), values)
         };
-        // The base comes last, so that sources have the colours that they have in other pictures.
+        // The base is last, so that sources keep their colours from other figures.
         let (base, others): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(name, _)| name == BASE);
         let series = others.into_iter().chain(base).map(row).collect();
         match exact {
             true => Figure::bars("exact match", "", data, series).percent(),
-            false => Figure::bars("loss", "nats; less is better", data, series),
+            false => Figure::bars("loss", "nats; lower is better", data, series),
         }
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Some(self.plot()).filter(|_| !self.rows.is_empty())
     }
 

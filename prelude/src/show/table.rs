@@ -1,4 +1,4 @@
-//! A table that knows how to draw itself as text, as HTML and as Markdown.
+//! A table that displays itself as text, HTML and Markdown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,42 +9,42 @@ use unicode_width::UnicodeWidthStr;
 use super::cell;
 use super::lines::{longest_piece, wrapped};
 
-/// A line under the header, and no other.
+/// Draws a line under the header and no others.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// Blanks beside a column, and where there is little room.
+/// Blanks on each side of a column, and the same in a narrow terminal.
 const AIRY: u16 = 1;
 const CLOSE: u16 = 0;
 
-/// Rows under a header, a title above and notes below. All but the first column align right, and but for words.
+/// A table with a header, a title above and notes below. The first column and columns of text align left, the others
+/// right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// A line above; none if empty.
+    /// The title; may be empty.
     pub title: String,
     /// The names of the columns.
     pub header: Vec<String>,
-    /// Cells, as many a row as the header has.
+    /// The cells; every row has as many as the header.
     pub rows: Vec<Vec<String>>,
-    /// Lines below.
+    /// Notes below the table.
     pub notes: Vec<String>,
-    /// Cells, by row and column, that are the best of theirs: marked with a star, or bold.
+    /// The best cells by row and column, marked with a star or in bold.
     pub best: BTreeSet<(usize, usize)>,
-    /// Columns of words, which align left as the first does.
-    pub words: BTreeSet<usize>,
+    /// The columns of text, which align left.
+    pub text_columns: BTreeSet<usize>,
 }
 
 impl Table {
-    /// A table with a title and a header, and no rows yet.
+    /// Creates a table with a title and a header, without rows.
     pub fn new<S: Into<String>>(title: impl Into<String>, header: impl IntoIterator<Item = S>) -> Self {
         Self { title: title.into(), header: header.into_iter().map(Into::into).collect(), ..Default::default() }
     }
 
-    /// The table as an HTML fragment, all text escaped. It has no colours of its own: it takes those of the page,
-    /// light or dark.
+    /// Returns an HTML fragment with all text escaped. It takes the colours of the page, light or dark.
     pub fn html(&self) -> String {
         let cells = |tag: &str, row: &[String]| {
             let cell = |(i, text): (usize, &String)| {
-                let align = if i == 0 || self.words.contains(&i) { "left" } else { "right" };
+                let align = if i == 0 || self.text_columns.contains(&i) { "left" } else { "right" };
                 format!("<{tag} style=\"text-align:{align};white-space:pre-wrap\">{text}</{tag}>")
             };
             row.iter().enumerate().map(cell).collect::<String>()
@@ -64,21 +64,21 @@ impl Table {
         format!("<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}")
     }
 
-    /// The table in Markdown, its notes as paragraphs.
+    /// Returns Markdown, with the notes as paragraphs.
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let plain = |text: &str| text.replace('|', "\\|").replace('\n', " ");
         let header: Vec<String> = self.header.iter().map(|name| plain(name)).collect();
         let align: Vec<String> =
-            (0..header.len()).map(|i| if i == 0 || self.words.contains(&i) { "---" } else { "---:" }.to_owned()).collect();
+            (0..header.len()).map(|i| if i == 0 || self.text_columns.contains(&i) { "---" } else { "---:" }.to_owned()).collect();
         let rows: String = self.marked(plain, |text| format!("**{text}**")).iter().map(|row| line(row)).collect();
         let title = if self.title.is_empty() { String::new() } else { format!("{}\n\n", self.title) };
         let notes: String = self.notes.iter().map(|note| format!("\n{}\n", plain(note))).collect();
         format!("{title}{}{}{rows}{notes}", line(&header), line(&align))
     }
 
-    /// The table in lines of at most `columns`, where that is given: as it is where it fits; or else closer; or else
-    /// with columns of words broken; or else with rows and columns exchanged; or else with a line a cell.
+    /// Formats the table in lines of at most `columns` columns, if given. If it does not fit, tries less padding,
+    /// then wrapped text columns, then transposed, then one line per cell.
     pub fn lines(&self, columns: Option<usize>) -> String {
         let rows = self.marked(str::to_owned, |text| format!("{text}*"));
         let room = columns.unwrap_or(usize::MAX);
@@ -90,16 +90,17 @@ impl Table {
             Some(close)
                 .filter(fits)
                 .or_else(|| self.narrowed(&rows, less).map(|rows| self.grid(rows, CLOSE)))
-                .or_else(|| Some(self.exchanged(&rows)).filter(fits))
+                .or_else(|| Some(self.transposed(&rows)).filter(fits))
                 .unwrap_or_else(|| self.records(&rows, room))
         });
         let title = Some(&self.title).filter(|title| !title.is_empty());
         title.into_iter().chain(&body).chain(&self.notes).map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
-    /// Rows below each other under the header; with so many blanks on either side of a column, beside one between two.
+    /// Lays out rows under the header, with `blanks` blanks on each side of a column and at least one between two
+    /// columns.
     fn grid(&self, rows: Vec<Vec<String>>, blanks: u16) -> Vec<String> {
-        // A heading above nothing says nothing.
+        // A header without rows is omitted.
         if rows.is_empty() {
             return Vec::new();
         }
@@ -107,20 +108,20 @@ impl Table {
         table.load_style(STYLE).set_header(&self.header).add_rows(rows);
         for (i, column) in table.column_iter_mut().enumerate() {
             column.set_padding((blanks, blanks));
-            if i > 0 && !self.words.contains(&i) {
+            if i > 0 && !self.text_columns.contains(&i) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
         table.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
-    /// The rows with cells of words broken so that the table takes `less` columns; none where they cannot be.
+    /// Wraps text cells so that the table becomes `less` columns narrower; `None` if impossible.
     fn narrowed(&self, rows: &[Vec<String>], mut less: usize) -> Option<Vec<Vec<String>>> {
         let cells = |j: usize| rows.iter().filter_map(move |row| row.get(j));
         let widest = |j: usize| cells(j).map(|cell| cell.width()).max().unwrap_or(0);
         let least = |j: usize| cells(j).map(|cell| longest_piece(cell)).max().unwrap_or(0).max(self.header[j].width());
-        let words = || (0..self.header.len()).filter(|j| *j == 0 || self.words.contains(j));
-        let mut widths: BTreeMap<usize, (usize, usize)> = words().map(|j| (j, (widest(j), least(j)))).collect();
+        let text = || (0..self.header.len()).filter(|j| *j == 0 || self.text_columns.contains(j));
+        let mut widths: BTreeMap<usize, (usize, usize)> = text().map(|j| (j, (widest(j), least(j)))).collect();
         while less > 0 {
             let (width, _) = widths.values_mut().filter(|(width, least)| width > least).max()?;
             *width -= 1;
@@ -131,16 +132,16 @@ impl Table {
         Some(rows.iter().map(|row| row.iter().enumerate().map(cell).collect()).collect())
     }
 
-    /// Rows beside each other, with a line for every column.
-    fn exchanged(&self, rows: &[Vec<String>]) -> Vec<String> {
+    /// Transposes the table: one line per column.
+    fn transposed(&self, rows: &[Vec<String>]) -> Vec<String> {
         let column = |j: usize| rows.iter().filter_map(move |row| row.get(j).cloned());
         let line = |(j, name): (usize, &String)| [name.clone()].into_iter().chain(column(j)).collect::<Vec<_>>();
         let mut lines = self.header.iter().enumerate().map(line);
-        let exchanged = Self { header: lines.next().unwrap_or_default(), rows: lines.collect(), ..Self::default() };
-        exchanged.grid(exchanged.rows.clone(), AIRY)
+        let transposed = Self { header: lines.next().unwrap_or_default(), rows: lines.collect(), ..Self::default() };
+        transposed.grid(transposed.rows.clone(), AIRY)
     }
 
-    /// Rows as records: the first cell, and those of columns without a name, and below them a line for every other.
+    /// Formats rows as records: the first cell and those of unnamed columns, then one line per other cell.
     fn records(&self, rows: &[Vec<String>], columns: usize) -> Vec<String> {
         let named = self.header.iter().skip(1).map(|name| name.width()).max().unwrap_or(0);
         let indent = 2 + named + 2;
@@ -162,25 +163,25 @@ impl Table {
         lines
     }
 
-    /// The rows with every cell as `plain` gives it and the best as `mark` makes it.
+    /// Returns the rows with every cell transformed by `plain`, and the best also by `mark`.
     fn marked(&self, plain: impl Fn(&str) -> String, mark: impl Fn(String) -> String) -> Vec<Vec<String>> {
         let cell = |i, j, text: &String| if self.best.contains(&(i, j)) { mark(plain(text)) } else { plain(text) };
         let row = |(i, row): (usize, &Vec<String>)| row.iter().enumerate().map(|(j, text)| cell(i, j, text)).collect();
         self.rows.iter().enumerate().map(row).collect()
     }
 
-    /// Shows the table as an evcxr cell's result, HTML with its text twin.
+    /// Shows the table as the result of an evcxr cell, HTML with its text form.
     pub fn evcxr_display(&self) {
         cell(&self.html(), &self.to_string());
     }
 }
 
-/// A note below something, as HTML.
+/// Formats a note as an HTML paragraph.
 pub(crate) fn paragraph(note: &str) -> String {
     format!("<p style=\"margin:0.3em 0;opacity:0.8\">{}</p>", escape(note))
 }
 
-/// `text` as it is written in HTML.
+/// Escapes `text` for HTML.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -199,7 +200,7 @@ mod tests {
         let mut table = Table::new("", ["tensor", "", "mean", "what was done"]);
         table.rows.push(["layers.0.mlp.up_proj", ">", "0.25", "load ja=one math=two"].map(str::to_owned).to_vec());
         table.rows.push(["norm", "", "十二", "wrap"].map(str::to_owned).to_vec());
-        table.words = [1, 3].into();
+        table.text_columns = [1, 3].into();
         table
     }
 
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_as_wide_as_there_is_room() {
+    fn tables_fit_the_width() {
         assert_eq!(lines(200), table().to_string().lines().collect::<Vec<_>>());
         for columns in 24..80 {
             assert!(lines(columns).iter().all(|line| line.width() <= columns), "{columns}: {:#?}", lines(columns));
@@ -216,9 +217,9 @@ mod tests {
         assert_eq!(lines(50)[2..4], ["layers.0.mlp.up_proj > 0.25 load ja=one math=two", "norm                   十二 wrap"]);
         let mut numbers = Table::new("", ["source", "mean", "spread", "least", "most"]);
         numbers.rows.push(["ja", "0.25", "0.5", "0.1", "0.75"].map(str::to_owned).to_vec());
-        let exchanged =
+        let transposed =
             [" source     ja", "───────────────", " mean     0.25", " spread    0.5", " least     0.1", " most     0.75"];
-        assert_eq!(numbers.lines(Some(28)).lines().collect::<Vec<_>>(), exchanged);
+        assert_eq!(numbers.lines(Some(28)).lines().collect::<Vec<_>>(), transposed);
         assert_eq!(lines(44)[2..4], ["layers.0.mlp.up_ > 0.25 load ja=one", "proj                    math=two"]);
         let records = [
             "tensor",

@@ -1,4 +1,4 @@
-//! What `loss`, `step` and `train` give.
+//! The results of `loss`, `step` and `train`.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::train::History;
 shown_with_picture!(LossReport, StepReport, TrainReport);
 
 impl Figure {
-    /// The loss over steps, the total and each of its terms.
+    /// Plots the loss over steps: the total and each of its terms.
     pub fn losses(history: &History) -> Self {
         let series = |name: &str, values: &[(usize, f64)]| Series::new(name, values.iter().map(|(step, x)| (*step as f64, *x)));
         let mut all = vec![Series { is_main: true, ..series("total", &history.total) }];
@@ -17,7 +17,7 @@ impl Figure {
         Self::curve("loss before each step", "step", "loss", all)
     }
 
-    /// The terms of a loss, a bar each; none where there is one alone.
+    /// Plots the terms of a loss, one bar each; `None` for a single term.
     fn terms(terms: &[(String, f64)]) -> Option<Self> {
         let groups = terms.iter().map(|(name, _)| name.clone()).collect();
         let values = terms.iter().map(|(_, x)| *x).collect();
@@ -25,19 +25,19 @@ impl Figure {
     }
 }
 
-/// What `loss` gives: the objective on the batch that the next step will use.
+/// The result of `loss`: the objective on the batch of the next step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LossReport {
     /// The sum of all terms.
     pub total: f64,
-    /// Every term that is on, with its weight: `kl.NAME`, `cosine`, ...
+    /// Every active term with its weight applied: `kl.NAME`, `cosine`, ...
     pub terms: Vec<(String, f64)>,
-    /// What a reader should know of these numbers.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
 impl LossReport {
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Figure::terms(&self.terms)
     }
 
@@ -50,7 +50,7 @@ impl LossReport {
     }
 }
 
-/// What `step` gives.
+/// The result of `step`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StepReport {
     /// The number of the step, from 1.
@@ -66,7 +66,7 @@ pub struct StepReport {
 }
 
 impl StepReport {
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         Figure::terms(&self.terms)
     }
 
@@ -77,38 +77,38 @@ impl StepReport {
     }
 }
 
-/// What `train` gives.
+/// The result of `train`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrainReport {
     /// Steps made by this call.
     pub steps: usize,
-    /// The step reached.
+    /// The total number of steps so far.
     pub reached: usize,
-    /// The loss before the first and before the last step of this call.
+    /// The loss before the first step of this call.
     pub first: f64,
-    /// See `first`.
+    /// The loss before the last step of this call.
     pub last: f64,
     /// The learning rate of the last step.
     pub lr: f64,
-    /// How long it took.
+    /// Wall-clock time.
     pub seconds: f64,
-    /// Whether it was stopped before all steps were made.
+    /// Whether it was stopped early.
     pub stopped: bool,
     /// The loss before every step.
     pub losses: Vec<f64>,
-    /// Its terms, by name, with the numbers of the steps.
+    /// The terms by name, each with the numbers of the steps.
     pub terms: Vec<(String, Vec<(usize, f64)>)>,
 }
 
 impl TrainReport {
-    /// The loss over the steps of this call, the total and each of its terms.
+    /// Plots the loss over the steps of this call: the total and each of its terms.
     pub fn plot(&self) -> Figure {
         let first = (self.reached + 1).saturating_sub(self.losses.len());
         let total = self.losses.iter().enumerate().map(|(i, loss)| (first + i, *loss)).collect();
         Figure::losses(&History { total, terms: self.terms.clone() })
     }
 
-    /// Whether the last losses are above the first by more than batches differ.
+    /// Whether the last losses exceed the first by more than the variation between batches.
     fn has_risen(&self) -> bool {
         const FEW: usize = 10;
         let part = self.losses.len() / 3;
@@ -116,7 +116,7 @@ impl TrainReport {
         part >= FEW && mean(&self.losses[self.losses.len() - part..]) > 1.1 * mean(&self.losses[..part])
     }
 
-    fn picture(&self) -> Option<Figure> {
+    fn figure(&self) -> Option<Figure> {
         (self.losses.len() > 1).then(|| self.plot())
     }
 
@@ -126,7 +126,7 @@ impl TrainReport {
         table.rows.push([row.to_vec(), vec![format!("{:.1}", self.seconds)]].concat());
         if self.has_risen() {
             table.notes.push(
-                "the loss has risen: lower the learning rate (set lr=), or take more examples a step (set batch_size=)".into(),
+                "the loss has risen: lower the learning rate (set lr=), or use more examples per step (set batch_size=)".into(),
             );
         }
         if self.steps > 0 && self.lr == 0.0 {
@@ -135,7 +135,7 @@ impl TrainReport {
                 .push("the linear schedule has ended: the learning rate is 0 (set total_steps=, or schedule=constant)".into());
         }
         if self.stopped {
-            table.notes.push(format!("stopped after step {}: everything is kept, train goes on from there", self.reached));
+            table.notes.push(format!("stopped after step {}: all steps are kept; train continues from there", self.reached));
         }
         table
     }

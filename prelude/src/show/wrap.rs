@@ -1,32 +1,32 @@
-//! What `wrap` gives, what training will take, and what a scheme's check found.
+//! The results of `wrap` and `check_scheme`, and the forecast of training.
 
 use serde::Serialize;
 
 use super::Table;
 use super::numbers::{bytes, count};
-use crate::coefficients::Checked;
+use crate::coefficients::SchemeReport;
 use crate::train::Forecast;
 
-shown_as_table!(WrapReport, Checked);
+shown_as_table!(WrapReport, SchemeReport);
 
-/// What `wrap` gives.
+/// The result of `wrap`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WrapReport {
-    /// What is merged, in the order of the coefficients.
+    /// The merged sources, in the order of their coefficients.
     pub sources: Vec<String>,
-    /// Weights that have coefficients; biases are not counted.
+    /// The number of weights with coefficients, without biases.
     pub tensors: usize,
     /// The scheme's name and settings.
     pub scheme: String,
-    /// All numbers that make the coefficients, those of biases too: in columns the coefficients themselves.
+    /// The number of parameter values of the scheme, including biases; with columns, these are the coefficients.
     pub coefficients: usize,
-    /// Those that train.
+    /// The number of trainable values.
     pub trainable: usize,
-    /// Weights of one source.
+    /// The number of weights of one source.
     pub parameters: usize,
-    /// What training it will take.
+    /// The resource forecast of training.
     pub forecast: Forecast,
-    /// What a reader should know of this start.
+    /// Notes for the user about the start.
     pub notes: Vec<String>,
 }
 
@@ -47,34 +47,34 @@ impl WrapReport {
     }
 }
 
-/// What training will take, in words.
+/// Describes the resources that training needs.
 fn forecast(f: &Forecast) -> Vec<String> {
-    let assumed = if f.has_data { "" } else { ", assumed until there is data" };
+    let assumed = if f.has_data { "" } else { ", assumed without data" };
     let pace = match f.minutes {
-        Some(minutes) if minutes < 1.0 => format!("about {:.0} s a hundred steps", (60.0 * minutes).max(1.0)),
-        Some(minutes) => format!("about {minutes:.0} min a hundred steps"),
+        Some(minutes) if minutes < 1.0 => format!("about {:.0} s per 100 steps", (60.0 * minutes).max(1.0)),
+        Some(minutes) => format!("about {minutes:.0} min per 100 steps"),
         None => "on a GPU".into(),
     };
-    let again = if f.recompute { "; layers are computed again on the way down to save memory" } else { "" };
+    let again = if f.recompute { "; the backward pass recomputes layers to save memory" } else { "" };
     vec![
-        format!("training: {pace} ({} tokens a step{assumed}){again}", count(f.tokens)),
+        format!("training: {pace} ({} tokens per step{assumed}){again}", count(f.tokens)),
         format!(
-            "memory: {} to work in, up to {} for teachers' answers, sources of {} mapped; {} are free",
+            "memory: {} for training, up to {} for cached teacher outputs, {} of mapped sources; {} free",
             bytes(f.working_bytes),
             bytes(f.teacher_bytes),
             bytes(f.mapped_bytes),
             bytes(f.available_bytes),
         ),
-        format!("disk: {} when it is baked", bytes(f.disk_bytes)),
+        format!("disk: {} for the baked merge", bytes(f.disk_bytes)),
     ]
 }
 
-impl Checked {
+impl SchemeReport {
     fn table(&self) -> Table {
         let mut table = Table::new("", ["scheme", "tensors", "parameters", "gradients checked"]);
         let counts = [self.tensors, self.parameters, self.gradients].map(count);
         table.rows.push([vec![self.scheme.clone()], counts.to_vec()].concat());
-        table.notes.push("shapes and starts are right, and gradients agree with finite differences".into());
+        table.notes.push("shapes and initial values are valid, and gradients agree with finite differences".into());
         table
     }
 }

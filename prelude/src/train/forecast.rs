@@ -1,8 +1,8 @@
-//! What training will take, told before it is taken: memory, disk and time.
+//! The forecast of the resources that training needs: memory, disk and time.
 //!
-//! Memory is counted from shapes. A layer's merged weights and their gradients exist once, whatever the
-//! number of layers; what grows with the batch are the values that layers keep for the way down, or with
-//! `recompute` one hidden state a layer and token.
+//! Memory is computed from shapes. One layer's merged weights and gradients are in memory at a time, whatever the
+//! number of layers. What grows with the batch are the activations that layers keep for the backward pass, or with
+//! `recompute` one hidden state per layer and token.
 
 use std::time::Instant;
 
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use super::Settings;
 use crate::checkpoint::{Architecture, Kind, TensorSpec};
 use crate::error::{Error, Result};
-use crate::model::runs;
+use crate::model::chunks;
 
-/// Whether layers are computed again on the way down instead of being kept.
+/// Whether the backward pass recomputes layers instead of keeping their activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
-    /// Only where they would not fit.
+    /// Only if they would not fit into memory.
     #[default]
     Auto,
     /// Always: least memory, a quarter more time.
@@ -29,58 +29,58 @@ pub enum Recompute {
 
 /// The work of one step.
 #[derive(Clone, Debug)]
-pub struct Load {
-    /// What the merged model is.
+pub struct Workload {
+    /// The architecture of the merged model.
     pub architecture: Architecture,
-    /// The sources that are merged.
+    /// The number of merged sources.
     pub sources: usize,
-    /// Bytes of all sources' weights.
+    /// The bytes of all sources' weights.
     pub source_bytes: u64,
-    /// Tokens of all sources in one step: usually, and at most.
+    /// The tokens of all sources in one step: on average, and at most.
     pub tokens: (usize, usize),
-    /// Whether these are of data that is there.
+    /// Whether the token counts come from data, not from assumptions.
     pub has_data: bool,
-    /// Tokens of all examples, which teachers' answers are kept for.
+    /// The tokens of all examples, for which teacher outputs are cached.
     pub all_tokens: usize,
-    /// Bytes of a merged weight when it is baked.
+    /// The bytes of the baked merge.
     pub baked_bytes: u64,
 }
 
-/// What a merge will take.
+/// The resources that a merge needs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Forecast {
-    /// Main memory that training needs, without the mapped sources.
+    /// Main memory for training, without the memory-mapped sources.
     pub working_bytes: u64,
-    /// The sources' weights, mapped from their files: memory where there is some to spare.
+    /// The sources' weights, mapped from their files; cached in spare memory.
     pub mapped_bytes: u64,
-    /// Teachers' answers kept at most.
+    /// The maximum size of cached teacher outputs.
     pub teacher_bytes: u64,
-    /// The merge on disk.
+    /// The size of the merge on disk.
     pub disk_bytes: u64,
-    /// Minutes that a hundred steps take on this machine, teachers met for the first time; none on a GPU.
+    /// The minutes per 100 steps on this machine while the teachers run (first epoch); `None` on a GPU.
     pub minutes: Option<f64>,
-    /// Memory that is free now.
+    /// The memory free now.
     pub available_bytes: u64,
-    /// Tokens that a step of all sources usually has, of their data or assumed before there is any.
+    /// The average tokens per step over all sources, from their data or assumed.
     pub tokens: usize,
     /// Whether all sources have data.
     pub has_data: bool,
-    /// Whether layers will be computed again on the way down.
+    /// Whether the backward pass will recompute layers.
     pub recompute: bool,
 }
 
-/// Tells glibc to keep what training frees for the next step: mapping its pages anew costs a tenth of a
-/// step. Elsewhere nothing is told.
+/// Makes glibc keep freed memory for the next step, because mapping pages again costs a tenth of a step. Does nothing
+/// on other platforms.
 pub fn keep_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: these only set two thresholds of the allocator.
+    // SAFETY: these calls only set two thresholds of the allocator.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
 }
 
-/// Bytes of main memory that this process may still take.
+/// Returns the bytes of main memory available to this process.
 pub fn available_bytes() -> u64 {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
@@ -89,10 +89,11 @@ pub fn available_bytes() -> u64 {
 }
 
 impl Recompute {
-    /// Whether to recompute in steps of `tokens` on `device`, while `available` bytes of main memory are free.
+    /// Decides whether to recompute in steps of `tokens` tokens on `device` with `available` bytes of free main
+    /// memory.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] for what does not fit.
+    /// [`Error::TooLarge`] if the step does not fit.
     pub fn decide(self, architecture: &Architecture, tokens: usize, device: &Device, available: u64) -> Result<bool> {
         if !device.is_cpu() {
             return Ok(self == Recompute::On);
@@ -112,36 +113,36 @@ impl Recompute {
     }
 }
 
-/// Bytes of the merged weights and gradients that are in memory at once.
+/// Returns the bytes of the merged weights and gradients in memory at once.
 fn weights(a: &Architecture) -> u64 {
     let floats = |spec: &TensorSpec| spec.shape.iter().product::<usize>() as u64 * 4;
     let specs = a.tensors();
     let of = |wanted: &dyn Fn(&TensorSpec) -> bool| specs.iter().filter(|s| wanted(s)).map(floats).sum::<u64>();
     let layer = (0..a.layers).map(|layer| of(&|s| s.layer() == Some(layer))).max().unwrap_or(0);
     let output = of(&|s| s.name == a.output());
-    // The layer and its gradients; the output layer, its gradient, and a teacher's.
+    // One layer with gradients; the output layer with its gradient; a teacher's output layer.
     2 * layer + 3 * output
 }
 
-/// Bytes that a layer keeps for the way down, a token.
+/// Returns the bytes of activations kept per layer and token.
 fn kept(a: &Architecture) -> u64 {
     let (q, kv) = ((a.heads * a.head_dim) as u64, (a.key_value_heads * a.head_dim) as u64);
     let (hidden, intermediate) = (a.hidden as u64, a.intermediate as u64);
-    // Input and its copy, two norms, two sums, two outputs; projections before and after their rotation,
-    // attention; gate, up and their product.
+    // Input and its copy, two norms, two sums, two outputs; projections before and after rotation, attention; gate,
+    // up and their product.
     4 * (8 * hidden + 3 * q + 3 * kv + 3 * intermediate)
 }
 
-/// Bytes that a step of `tokens` works in.
+/// Returns the working memory of a step of `tokens` tokens in bytes.
 fn working(a: &Architecture, tokens: usize, recompute: bool) -> u64 {
     let (tokens, layers) = (tokens as u64, a.layers as u64);
     let states = if recompute { 4 * a.hidden as u64 * layers + kept(a) } else { kept(a) * layers };
-    let run = runs(tokens as usize, a.vocabulary).map(|r| r.len()).max().unwrap_or(0) as u64;
-    // On the way down a layer's gradients are about what it kept.
+    let run = chunks(tokens as usize, a.vocabulary).map(|r| r.len()).max().unwrap_or(0) as u64;
+    // In the backward pass, the gradients of a layer are about as large as its activations.
     weights(a) + tokens * (states + kept(a)) + 5 * 4 * run * a.vocabulary as u64
 }
 
-/// Floating point operations of a step: the teachers, and the merge up and down.
+/// Returns the floating-point operations of a step: the teachers, and the forward and backward pass of the merge.
 fn operations(a: &Architecture, tokens: usize, length: usize, recompute: bool) -> f64 {
     let counted = |s: &&TensorSpec| s.kind == Kind::Linear || s.name == a.output();
     let weights: usize = a.tensors().iter().filter(counted).map(|s| s.shape.iter().product::<usize>()).sum();
@@ -150,7 +151,7 @@ fn operations(a: &Architecture, tokens: usize, length: usize, recompute: bool) -
     2.0 * tokens as f64 * passes * (weights + attention) as f64
 }
 
-/// Operations a second of a product like those of training, on all threads.
+/// Measures floating-point operations per second for a matrix product typical of training, on all threads.
 fn speed() -> Result<f64> {
     let (rows, width) = (512, 768);
     let x = Tensor::zeros((rows, width), DType::F32, &Device::Cpu)?;
@@ -165,35 +166,35 @@ fn speed() -> Result<f64> {
 }
 
 impl Forecast {
-    /// Bytes of teachers' answers that are kept while `available` bytes are free.
+    /// Returns the limit in bytes of cached teacher outputs with `available` bytes free.
     pub fn teachers(available: u64) -> usize {
         usize::try_from(available / 4).unwrap_or(usize::MAX)
     }
 
-    /// What `load` will take with `settings` on `device`.
+    /// Forecasts the resources for `workload` with `settings` on `device`.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] for what cannot fit into main memory, however it is computed.
-    pub fn new(load: &Load, settings: &Settings, device: &Device) -> Result<Self> {
-        let (a, (usual, most)) = (&load.architecture, load.tokens);
+    /// [`Error::TooLarge`] if training cannot fit into main memory.
+    pub fn new(workload: &Workload, settings: &Settings, device: &Device) -> Result<Self> {
+        let (a, (usual, most)) = (&workload.architecture, workload.tokens);
         let available = available_bytes();
         let recompute = settings.recompute.decide(a, most, device, available)?;
         let working_bytes = if device.is_cpu() { working(a, most, recompute) } else { 0 };
-        let length = usual / load.sources.max(1) / settings.batch_size.max(1);
+        let length = usual / workload.sources.max(1) / settings.batch_size.max(1);
         let minutes = match device.is_cpu() {
             true => Some(operations(a, usual, length, recompute) / speed()? * 100.0 / 60.0),
             false => None,
         };
-        let answers = 4 * a.hidden as u64 * load.all_tokens as u64;
+        let answers = 4 * a.hidden as u64 * workload.all_tokens as u64;
         Ok(Self {
             working_bytes,
-            mapped_bytes: load.source_bytes,
+            mapped_bytes: workload.source_bytes,
             teacher_bytes: answers.min(Self::teachers(available) as u64),
-            disk_bytes: load.baked_bytes,
+            disk_bytes: workload.baked_bytes,
             minutes,
             available_bytes: available,
             tokens: usual,
-            has_data: load.has_data,
+            has_data: workload.has_data,
             recompute,
         })
     }

@@ -1,4 +1,4 @@
-//! Floor 5: optimisers, schedules, teachers, the pass up and down the merge, and what they will take.
+//! Optimisers, schedules, teachers, the forward and backward pass, and the resource forecast.
 
 mod forecast;
 mod history;
@@ -7,9 +7,9 @@ mod pass;
 mod settings;
 mod teacher;
 
-pub use forecast::{Forecast, Load, Recompute, available_bytes, keep_memory};
+pub use forecast::{Forecast, Recompute, Workload, available_bytes, keep_memory};
 pub use history::History;
 pub use optimizer::{MOFO_ALPHA, Moments, Optimizer, Update};
-pub use pass::{How, Pass, Taught};
-pub use settings::{KEYS, Schedule, Settings, Weights, about, choices, choose};
-pub use teacher::{Answers, Lesson, Teachers};
+pub use pass::{Gradients, Pass, PassOptions};
+pub use settings::{KEYS, Schedule, Settings, TermWeights, about, choices, choose};
+pub use teacher::{Outputs, TeacherRun, Teachers};

@@ -2,18 +2,18 @@
 //!
 //! `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
 //! `w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + lr decay w`.
-//! MoFO moves only the fraction alpha of each coefficient vector with the largest |m|.
+//! MoFO updates only the fraction alpha of each coefficient vector with the largest |m|.
 
 use serde::{Deserialize, Serialize};
 
-/// Which optimiser.
+/// The optimiser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimizer {
-    /// All coefficients move.
+    /// AdamW: updates all coefficients.
     #[default]
     AdamW,
-    /// AdamW that moves the [`MOFO_ALPHA`] of each vector with the largest momentum.
+    /// AdamW that updates only the fraction [`MOFO_ALPHA`] of each vector with the largest momentum.
     Mofo,
 }
 
@@ -21,34 +21,34 @@ const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 const EPS: f32 = 1e-8;
 
-/// The fraction of each coefficient vector that MoFO moves at a step, as published for DAM.
+/// The fraction of each coefficient vector that MoFO updates per step, as published for DAM.
 pub const MOFO_ALPHA: f64 = 0.3;
 
-/// One optimiser step.
+/// The parameters of one optimiser step.
 #[derive(Clone, Copy, Debug)]
 pub struct Update {
-    /// Which rule.
+    /// The optimiser.
     pub optimizer: Optimizer,
     /// The number of the step, from 1.
     pub step: usize,
-    /// Learning rate.
+    /// The learning rate.
     pub lr: f64,
-    /// Decoupled, per step and unit of learning rate.
+    /// Decoupled weight decay, per step and unit of learning rate.
     pub weight_decay: f64,
 }
 
-/// First and second moments of one tensor.
+/// First and second moments of one variable.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
-    /// Of the gradient.
+    /// The first moment of the gradient.
     pub m: Vec<f32>,
-    /// Of its square.
+    /// The second moment of the gradient.
     pub v: Vec<f32>,
 }
 
 impl Moments {
-    /// Moves `w` along `gradient`. `width` is the length of one coefficient vector; the slices hold
-    /// whole vectors.
+    /// Updates `w` by `gradient`. `width` is the length of one coefficient vector; the slices consist of whole
+    /// vectors.
     pub fn update(&mut self, update: Update, w: &mut [f32], gradient: &[f32], width: usize) {
         let Update { optimizer, step, lr, weight_decay } = update;
         self.m.resize(w.len(), 0.0);
@@ -75,7 +75,7 @@ impl Moments {
     }
 }
 
-/// The `k`-th largest magnitude of `m`, `k` from 1.
+/// Returns the `k`-th largest magnitude of `m`, with `k` from 1.
 fn kth_largest(m: &[f32], k: usize) -> f32 {
     let mut magnitudes: Vec<f32> = m.iter().map(|m| m.abs()).collect();
     let at = magnitudes.len() - k.min(magnitudes.len());

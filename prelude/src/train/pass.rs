@@ -1,9 +1,9 @@
-//! One pass of the merge over a batch: up through the layers, compared at the top, and down again.
+//! The forward and backward pass of the merge on a batch.
 //!
-//! A layer's merged weights, and their gradients, are in memory only while that layer runs; they are
-//! merged again on the way down, which costs little beside the layer itself. What a layer computed inside is
-//! kept for its way down, or with `recompute` computed again from its input: then memory grows by one
-//! hidden state a layer and token. A stop that is asked for is heeded before every layer, both ways.
+//! A layer's merged weights and their gradients are in memory only while that layer runs. The backward pass merges
+//! them again, which costs little compared with the layer. A layer's activations are kept for the backward pass, or
+//! with `recompute` computed again from its input; memory then grows by one hidden state per layer and token. Before
+//! every layer, in both directions, a stop request is checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -14,60 +14,60 @@ use crate::coefficients::{Merge, MergedPart, MergedTensor};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::model::{Decoder, Places, Weights};
+use crate::model::{Decoder, Positions, Weights};
 use crate::ops::send_down;
 
-/// How a pass is made.
+/// Options of a pass.
 #[derive(Clone, Copy, Debug)]
-pub struct How {
-    /// What the merged model computes in.
+pub struct PassOptions {
+    /// The dtype of the computation.
     pub dtype: DType,
-    /// Whether there will be a way down.
-    pub learn: bool,
-    /// Whether layers are computed again on it.
+    /// Whether a backward pass follows.
+    pub with_gradient: bool,
+    /// Whether the backward pass recomputes layers.
     pub recompute: bool,
 }
 
-/// What a loss has taught.
+/// The gradients of a loss.
 #[derive(Default)]
-pub struct Taught {
-    /// Its gradient by variables of the merge that it reached, by their places: f32, on the CPU.
-    pub gradients: BTreeMap<usize, Tensor>,
-    /// The tensors that it reached.
+pub struct Gradients {
+    /// The gradient by index of the merge's variable: f32, on the CPU.
+    pub by_variable: BTreeMap<usize, Tensor>,
+    /// The tensors that the gradient reached.
     pub tensors: BTreeSet<String>,
 }
 
-impl Taught {
-    /// Adds gradients by variables.
+impl Gradients {
+    /// Adds gradients by variable.
     ///
     /// # Errors
     /// Shapes that differ.
     pub fn add(&mut self, gradients: impl IntoIterator<Item = (usize, Tensor)>) -> Result<()> {
         for (variable, new) in gradients {
-            let total = match self.gradients.remove(&variable) {
+            let total = match self.by_variable.remove(&variable) {
                 Some(old) => (old + new)?,
                 None => new,
             };
-            self.gradients.insert(variable, total);
+            self.by_variable.insert(variable, total);
         }
         Ok(())
     }
 }
 
-/// A batch at the top of the merge.
+/// A batch after the forward pass through the layers.
 pub struct Pass<'a> {
     merge: &'a Merge,
-    how: How,
+    options: PassOptions,
     ids: Tensor,
-    places: Places,
+    positions: Positions,
     embedded: Tensor,
     layers: Vec<Layer>,
     top: MergedPart<'a>,
-    /// What the last layer gave: tokens x hidden.
+    /// The output of the last layer: tokens x hidden.
     states: Tensor,
-    /// Its gradient, run by run.
-    downward: Vec<Tensor>,
-    taught: Taught,
+    /// The gradient of `states`, chunk by chunk.
+    state_gradients: Vec<Tensor>,
+    gradients: Gradients,
 }
 
 struct Layer {
@@ -75,7 +75,7 @@ struct Layer {
     output: Option<Tensor>,
 }
 
-/// The embedding's rows, taken already.
+/// Embedding rows that are already looked up.
 struct Embedded<'a>(&'a Tensor);
 
 impl Weights for Embedded<'_> {
@@ -89,48 +89,59 @@ impl Weights for Embedded<'_> {
 }
 
 impl<'a> Pass<'a> {
-    /// Runs all layers of `merge` on `batch`.
+    /// Runs the forward pass through all layers of `merge` on `batch`.
     ///
     /// # Errors
-    /// Ids outside the vocabulary, a device that has no room, or [`Error::Interrupted`].
-    pub fn new(merge: &'a Merge, batch: &Batch, how: How) -> Result<Self> {
-        let (ids, places) = (batch.ids.clone(), Places::new(&merge.architecture, &batch.lengths, 0));
-        let embedded = merge.rows(merge.embedding()?, &ids)?.to_dtype(how.dtype)?;
-        let embedded = tracked(&embedded, how.learn)?;
+    /// Ids outside the vocabulary, out of memory on the device, or [`Error::Interrupted`].
+    pub fn new(merge: &'a Merge, batch: &Batch, options: PassOptions) -> Result<Self> {
+        let (ids, positions) = (batch.ids.clone(), Positions::new(&merge.architecture, &batch.lengths, 0));
+        let embedded = merge.rows(merge.embedding()?, &ids)?.to_dtype(options.dtype)?;
+        let embedded = tracked(&embedded, options.with_gradient)?;
         let mut x = Decoder::new(&merge.architecture, &Embedded(&embedded)).embed(&ids)?;
         let mut layers = Vec::new();
         for layer in 0..merge.architecture.layers {
-            let graph = how.learn && !how.recompute;
-            let weights = merge.part(Some(layer), how.dtype, graph)?;
+            let graph = options.with_gradient && !options.recompute;
+            let weights = merge.part(Some(layer), options.dtype, graph)?;
             let input = tracked(&x, graph)?;
-            let output = Decoder::new(&merge.architecture, &weights).layer(layer, &input, &places)?;
+            let output = Decoder::new(&merge.architecture, &weights).layer(layer, &input, &positions)?;
             x = output.detach();
-            if how.learn {
+            if options.with_gradient {
                 layers.push(Layer { input, output: graph.then_some(output) });
             }
         }
-        let top = merge.part(None, how.dtype, how.learn)?;
-        Ok(Self { merge, how, ids, places, embedded, layers, top, states: x, downward: Vec::new(), taught: Taught::default() })
+        let top = merge.part(None, options.dtype, options.with_gradient)?;
+        Ok(Self {
+            merge,
+            options,
+            ids,
+            positions,
+            embedded,
+            layers,
+            top,
+            states: x,
+            state_gradients: Vec::new(),
+            gradients: Gradients::default(),
+        })
     }
 
-    /// Calls `loss` with the logits of the next run of tokens, `rows` (in order, each run once), and gives
-    /// back its terms, each a scalar. Their sum goes down with the others.
+    /// Calls `loss` with the logits of the next chunk of tokens, `rows` (in order, each chunk once), and returns its
+    /// terms, each a scalar. The gradient of their sum enters the backward pass.
     ///
     /// # Errors
-    /// What `loss` returns, a device that has no room, or [`Error::Interrupted`].
+    /// The error of `loss`, out of memory on the device, or [`Error::Interrupted`].
     pub fn compare<N>(
         &mut self,
         rows: Range<usize>,
         loss: impl FnOnce(&Tensor) -> Result<Vec<(N, Tensor)>>,
     ) -> Result<Vec<(N, f64)>> {
-        let x = tracked(&self.states.narrow(0, rows.start, rows.len())?, self.how.learn)?;
+        let x = tracked(&self.states.narrow(0, rows.start, rows.len())?, self.options.with_gradient)?;
         let decoder = Decoder::new(&self.merge.architecture, &self.top);
         let terms = loss(&decoder.logits(&decoder.last_norm(&x)?)?)?;
-        if self.how.learn && !terms.is_empty() {
+        if self.options.with_gradient && !terms.is_empty() {
             let (_, first) = &terms[0];
             let sum = terms[1..].iter().try_fold(first.clone(), |sum, (_, term)| sum + term)?;
             let mut gradients = sum.backward()?;
-            self.downward.push(gradients.remove(&x).map_or_else(|| x.zeros_like(), Ok)?);
+            self.state_gradients.push(gradients.remove(&x).map_or_else(|| x.zeros_like(), Ok)?);
             for (tensor, gradient) in self.top.gradients(gradients) {
                 self.add(tensor, &gradient)?;
             }
@@ -139,29 +150,29 @@ impl<'a> Pass<'a> {
         terms.into_iter().map(value).collect()
     }
 
-    /// Goes down through all layers, once every token has been compared.
+    /// Runs the backward pass through all layers, after every token has been compared.
     ///
     /// # Errors
-    /// A device that has no room, or [`Error::Interrupted`].
-    pub fn backward(mut self) -> Result<Taught> {
-        if self.downward.is_empty() {
-            return Ok(self.taught);
+    /// Out of memory on the device, or [`Error::Interrupted`].
+    pub fn backward(mut self) -> Result<Gradients> {
+        if self.state_gradients.is_empty() {
+            return Ok(self.gradients);
         }
         for (tensor, gradient) in self.top.sums() {
             self.add(tensor, &gradient)?;
         }
-        let mut down = Tensor::cat(&std::mem::take(&mut self.downward), 0)?;
+        let mut upstream = Tensor::cat(&std::mem::take(&mut self.state_gradients), 0)?;
         while let Some(Layer { input, output }) = self.layers.pop() {
             interrupt::check()?;
             let layer = self.layers.len();
-            let weights = self.merge.part(Some(layer), self.how.dtype, true)?;
+            let weights = self.merge.part(Some(layer), self.options.dtype, true)?;
             let input = tracked(&input, true)?;
             let output = match output {
                 Some(output) => output,
-                None => Decoder::new(&self.merge.architecture, &weights).layer(layer, &input, &self.places)?,
+                None => Decoder::new(&self.merge.architecture, &weights).layer(layer, &input, &self.positions)?,
             };
-            let mut gradients = send_down(&output, &down)?.backward()?;
-            down = gradients.remove(&input).map_or_else(|| input.zeros_like(), Ok)?;
+            let mut gradients = send_down(&output, &upstream)?.backward()?;
+            upstream = gradients.remove(&input).map_or_else(|| input.zeros_like(), Ok)?;
             for (tensor, gradient) in weights.gradients(gradients).into_iter().chain(weights.sums()) {
                 self.add(tensor, &gradient)?;
             }
@@ -169,25 +180,25 @@ impl<'a> Pass<'a> {
         let embedding = self.merge.embedding()?;
         if embedding.trains {
             let x = Decoder::new(&self.merge.architecture, &Embedded(&self.embedded)).embed(&self.ids)?;
-            let gradients = send_down(&x, &down)?.backward()?;
+            let gradients = send_down(&x, &upstream)?.backward()?;
             if let Some(gradient) = gradients.get(&self.embedded) {
-                self.taught.add(self.merge.pull_back_rows(embedding, gradient, &self.ids)?)?;
-                self.taught.tensors.insert(embedding.spec.name.clone());
+                self.gradients.add(self.merge.pull_back_rows(embedding, gradient, &self.ids)?)?;
+                self.gradients.tensors.insert(embedding.spec.name.clone());
             }
         }
-        Ok(self.taught)
+        Ok(self.gradients)
     }
 
-    /// Takes the gradient by a merged weight on to what its coefficients are made of. Coefficients may be as many
-    /// as weights: their gradient is not kept.
+    /// Maps the gradient of a merged weight to its variables. The gradient of the coefficients may be as large as the
+    /// weight and is not kept.
     fn add(&mut self, tensor: &MergedTensor, gradient: &Tensor) -> Result<()> {
-        self.taught.add(self.merge.pull_back(tensor, gradient)?)?;
-        self.taught.tensors.insert(tensor.spec.name.clone());
+        self.gradients.add(self.merge.pull_back(tensor, gradient)?)?;
+        self.gradients.tensors.insert(tensor.spec.name.clone());
         Ok(())
     }
 }
 
-/// `x` apart from any graph; with `learn`, at the root of a new one.
-fn tracked(x: &Tensor, learn: bool) -> Result<Tensor> {
-    Ok(if learn && !x.is_variable() { Var::from_tensor(&x.detach())?.into_inner() } else { x.clone() })
+/// Detaches `x` from any graph; with `with_gradient`, makes it the root of a new one.
+fn tracked(x: &Tensor, with_gradient: bool) -> Result<Tensor> {
+    Ok(if with_gradient && !x.is_variable() { Var::from_tensor(&x.detach())?.into_inner() } else { x.clone() })
 }

@@ -1,4 +1,4 @@
-//! What can be set between two steps.
+//! The settings, which can be changed between steps.
 
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -7,21 +7,21 @@ use super::{Optimizer, Recompute};
 use crate::error::{Error, Result, first_line};
 use crate::objective::Reduction;
 
-/// How the learning rate goes.
+/// The learning rate schedule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// `lr` throughout.
+    /// A constant `lr`.
     #[default]
     Constant,
-    /// Down to 0 at `total_steps`.
+    /// Linear decay to 0 at `total_steps`.
     Linear,
 }
 
-/// Weights of the terms of the objective; 0 switches one off.
+/// The weights of the terms of the objective; 0 disables a term.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Weights {
-    /// KL divergence of the merge from each source on its own data ([`crate::objective::Distillation::kl`]).
+pub struct TermWeights {
+    /// KL divergence of the merge from each source on the source's data ([`crate::objective::Distillation::kl`]).
     pub kl: f64,
     /// Mean squared error between their logits ([`crate::objective::Distillation::mse`]).
     pub mse: f64,
@@ -33,61 +33,61 @@ pub struct Weights {
     pub l1: f64,
     /// L2 norms of the coefficients ([`crate::objective::l2`]).
     pub l2: f64,
-    /// What pairs of sources share of a column ([`crate::objective::overlap`]).
+    /// Overlap of source pairs in each column ([`crate::objective::overlap`]).
     pub overlap: f64,
-    /// The same, weighted by the angle of their task vectors ([`crate::objective::column_angles`]);
-    /// needs a base model.
+    /// The same, weighted by the angle between their task vectors ([`crate::objective::column_angles`]); needs a base
+    /// model.
     pub weighted_overlap: f64,
 }
 
-impl Weights {
-    /// Whether a term compares the merge's logits with a source's, so that sources teach.
+impl TermWeights {
+    /// Whether any term compares logits, so that the sources run as teachers.
     pub fn compares_logits(&self) -> bool {
         self.kl > 0.0 || self.mse > 0.0 || self.entropy > 0.0
     }
 }
 
-/// Everything `set` changes. The defaults are those of arXiv 2410.08371.
+/// All settings of the verb `set`. The defaults are those of arXiv 2410.08371.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Learning rate.
     pub lr: f64,
-    /// What moves the coefficients.
+    /// The optimiser of the coefficients.
     pub optimizer: Optimizer,
-    /// Decoupled, per step and unit of learning rate.
+    /// Decoupled weight decay, per step and unit of learning rate.
     pub weight_decay: f64,
-    /// How the learning rate goes after the warm-up.
+    /// The learning rate schedule after the warm-up.
     pub schedule: Schedule,
-    /// Steps over which the learning rate rises from 0.
+    /// The number of warm-up steps, over which the learning rate rises from 0.
     pub warmup: usize,
-    /// Where the linear schedule ends; 0: after one pass over the longest data.
+    /// The step at which the linear schedule ends; 0: after one epoch of the largest data set.
     pub total_steps: usize,
-    /// The largest gradient norm; 0: any.
+    /// The maximum gradient norm; 0 disables clipping.
     pub clip: f64,
-    /// Examples a source and step.
+    /// Examples per source per step.
     pub batch_size: usize,
-    /// Whether examples come in a seeded order, another in every epoch, or as in the file.
+    /// Whether examples are shuffled in every epoch, with the seed, or read in file order.
     pub shuffle: bool,
-    /// Tokens at which an example is cut.
+    /// The maximum number of tokens of an example; longer ones are truncated.
     pub max_length: usize,
-    /// What logits are divided by in the KL and entropy terms.
+    /// The temperature of the KL and entropy terms, which divides the logits.
     pub temperature: f64,
     /// How the KL term is averaged.
     pub reduction: Reduction,
-    /// The terms of the objective.
-    pub weights: Weights,
+    /// The weights of the objective's terms.
+    pub weights: TermWeights,
     /// Teacher logits kept per token; 0: the whole vocabulary.
     pub top_k: usize,
-    /// Seeds the order of examples, and a random start at `wrap`.
+    /// The seed of the order of examples and of a random start.
     pub seed: u64,
-    /// Whether layers are computed again on the way down, to save memory.
+    /// Whether the backward pass recomputes layers, to save memory.
     #[serde(default)]
     pub recompute: Recompute,
     /// `auto`, `cpu`, `cuda` or `metal`.
     pub device: String,
-    /// Threads; 0: one a core.
+    /// The number of threads; 0: one per core.
     pub threads: usize,
-    /// What the merged model computes in: `f32`, or on a GPU `bf16` or `f16`.
+    /// The dtype of the merged model: `f32`, or on a GPU `bf16` or `f16`.
     pub dtype: String,
 }
 
@@ -106,7 +106,7 @@ impl Default for Settings {
             max_length: 2048,
             temperature: 2.0,
             reduction: Reduction::Reference,
-            weights: Weights {
+            weights: TermWeights {
                 kl: 1.0,
                 mse: 0.0,
                 entropy: 0.0,
@@ -126,7 +126,7 @@ impl Default for Settings {
     }
 }
 
-/// The keys of `set`, in the order of the documentation.
+/// The keys of the verb `set`, in the order of the documentation.
 pub const KEYS: [&str; 26] = [
     "lr",
     "optimizer",
@@ -164,7 +164,7 @@ const RECOMPUTE: [(&str, Recompute); 3] = [("auto", Recompute::Auto), ("on", Rec
 const DEVICES: [(&str, &str); 4] = [("auto", "auto"), ("cpu", "cpu"), ("cuda", "cuda"), ("metal", "metal")];
 const DTYPES: [(&str, &str); 3] = [("f32", "f32"), ("bf16", "bf16"), ("f16", "f16")];
 
-/// The values that `key` may have, where there is a list of them; empty where it takes a number.
+/// Returns the allowed values of `key`; empty for a number.
 pub fn choices(key: &str) -> Vec<&'static str> {
     fn names<T>(choices: &[(&'static str, T)]) -> Vec<&'static str> {
         choices.iter().map(|(name, _)| *name).collect()
@@ -181,20 +181,20 @@ pub fn choices(key: &str) -> Vec<&'static str> {
     }
 }
 
-/// What `key` is, in a few words.
+/// Returns a short description of `key`.
 pub fn about(key: &str) -> &'static str {
     match key {
         "lr" => "learning rate",
-        "optimizer" => "what moves the coefficients",
+        "optimizer" => "optimiser of the coefficients",
         "weight_decay" => "decoupled, per step and unit of learning rate",
-        "schedule" => "how the learning rate goes after the warm-up",
-        "warmup" => "steps over which the learning rate rises from 0",
-        "total_steps" => "where the linear schedule ends; 0: after one pass over the longest data",
-        "clip" => "the largest gradient norm; 0: any",
-        "batch_size" => "examples a source and step",
-        "shuffle" => "whether examples come in a seeded order",
-        "max_length" => "tokens at which an example is cut",
-        "temperature" => "what logits are divided by in the KL and entropy terms",
+        "schedule" => "learning rate schedule after the warm-up",
+        "warmup" => "number of steps over which the learning rate rises from 0",
+        "total_steps" => "step at which the linear schedule ends; 0: after one epoch of the largest data set",
+        "clip" => "maximum gradient norm; 0: no clipping",
+        "batch_size" => "examples per source per step",
+        "shuffle" => "whether examples are shuffled in every epoch",
+        "max_length" => "maximum tokens of an example; longer ones are truncated",
+        "temperature" => "temperature of the KL and entropy terms",
         "reduction" => "how the KL term is averaged",
         "kl" => "weight of the KL divergence from each source on its own data",
         "mse" => "weight of the mean squared error between their logits",
@@ -202,35 +202,37 @@ pub fn about(key: &str) -> &'static str {
         "cosine" => "weight of the cosine similarity of the sources' coefficients",
         "l1" => "weight of the L1 norms of the coefficients",
         "l2" => "weight of the L2 norms of the coefficients",
-        "overlap" => "weight of what pairs of sources share of a column",
-        "weighted_overlap" => "the same by the angle of their task vectors; needs a base",
+        "overlap" => "weight of the overlap of source pairs in each column",
+        "weighted_overlap" => "overlap weighted by the angle between task vectors; needs a base",
         "top_k" => "teacher logits kept per token; 0: the whole vocabulary",
-        "seed" => "seeds the order of examples, and a random start at wrap",
-        "recompute" => "whether layers are computed again on the way down, to save memory",
-        "device" => "where it is computed",
-        "threads" => "threads; 0: one a core",
-        "dtype" => "what the merged model computes in; bf16 and f16 on a GPU",
+        "seed" => "seed of the order of examples and of a random start",
+        "recompute" => "whether the backward pass recomputes layers, to save memory",
+        "device" => "device of the computation",
+        "threads" => "number of threads; 0: one per core",
+        "dtype" => "dtype of the merged model; bf16 and f16 on a GPU",
         _ => "",
     }
 }
 
-/// More than anyone counts to.
+/// The limit above which an upper bound is not mentioned.
 const MANY: usize = 1 << 40;
 
 impl Settings {
-    /// Sets `key` to what `value` says.
+    /// Sets `key` to `value`.
     ///
     /// # Errors
-    /// An unknown key (with the nearest), or a value outside the key's range; nothing is changed.
+    /// An unknown key (the error names the nearest), or a value out of range. Nothing changes then.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let real = |low: f64, open: bool| {
             let x: Option<f64> = value.parse().ok().filter(|x: &f64| x.is_finite() && *x >= low && (!open || *x > low));
-            x.ok_or_else(|| Error::bad_value(key, value, format!("a number {} {low}", if open { "above" } else { "from" })))
+            x.ok_or_else(|| {
+                Error::bad_value(key, value, format!("a number {} {low}", if open { "above" } else { "of at least" }))
+            })
         };
         let within = |low: usize, high: usize| {
             let x: Option<usize> = value.parse().ok().filter(|x| (low..=high).contains(x));
-            let limit = if high < MANY { format!(" to {high}") } else { String::new() };
-            x.ok_or_else(|| Error::bad_value(key, value, format!("a whole number from {low}{limit}")))
+            let range = if high < MANY { format!("from {low} to {high}") } else { format!("of at least {low}") };
+            x.ok_or_else(|| Error::bad_value(key, value, format!("an integer {range}")))
         };
         let whole = |low: usize| within(low, MANY);
         match key {
@@ -254,10 +256,10 @@ impl Settings {
             "l2" => self.weights.l2 = real(0.0, false)?,
             "overlap" => self.weights.overlap = real(0.0, false)?,
             "weighted_overlap" => self.weights.weighted_overlap = real(0.0, false)?,
-            // Of one logit every distribution is the same.
-            "top_k" if value == "1" => return Err(Error::bad_value(key, value, "0, or a whole number from 2")),
+            // With a single logit, all distributions are equal.
+            "top_k" if value == "1" => return Err(Error::bad_value(key, value, "0, or an integer of at least 2")),
             "top_k" => self.top_k = whole(0)?,
-            "seed" => self.seed = value.parse().map_err(|_| Error::bad_value(key, value, "a whole number from 0"))?,
+            "seed" => self.seed = value.parse().map_err(|_| Error::bad_value(key, value, "an integer of at least 0"))?,
             "recompute" => self.recompute = choose(key, value, &RECOMPUTE)?,
             "device" => self.device = choose(key, value, &DEVICES)?.into(),
             "threads" => self.threads = within(0, 1024)?,
@@ -267,7 +269,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The value of `key`, as `set` takes it.
+    /// Returns the value of `key` in the form that `set` accepts.
     pub fn get(&self, key: &str) -> Option<String> {
         let json = serde_json::to_value(self).ok()?;
         let value = json.get(key).or_else(|| json["weights"].get(key))?;
@@ -279,16 +281,16 @@ impl Settings {
         })
     }
 
-    /// An error for the first key whose value [`Settings::set`] would not take.
+    /// Checks all values.
     ///
     /// # Errors
-    /// As said.
+    /// The first value that [`Settings::set`] would reject.
     pub fn check(&self) -> Result<()> {
         let mut copy = self.clone();
         KEYS.iter().try_for_each(|key| copy.set(key, &self.get(key).unwrap_or_default()))
     }
 
-    /// The learning rate of step `step` (from 0) of a run of `total` steps.
+    /// Returns the learning rate of step `step` (from 0) in a run of `total` steps.
     pub fn lr_at(&self, step: usize, total: usize) -> f64 {
         if step < self.warmup {
             return self.lr * (step + 1) as f64 / self.warmup as f64;
@@ -302,11 +304,11 @@ impl Settings {
         }
     }
 
-    /// The device that `device` names, and the dtype computed in there.
+    /// Returns the device and the dtype of the computation.
     ///
     /// # Errors
-    /// A device that this build or machine does not have, or a dtype it cannot compute in.
-    pub fn place(&self) -> Result<(Device, DType)> {
+    /// A device that is not available in this build or on this machine, or a dtype that it does not support.
+    pub fn device_and_dtype(&self) -> Result<(Device, DType)> {
         let missing = |reason: String| Error::Device { device: self.device.clone(), reason };
         let device = match self.device.as_str() {
             "cpu" => Device::Cpu,
@@ -320,13 +322,13 @@ impl Settings {
             _ => DType::F32,
         };
         if device.is_cpu() && dtype != DType::F32 {
-            return Err(Error::bad_value("dtype", &self.dtype, "f32 on the CPU; bf16 and f16 are for a GPU"));
+            return Err(Error::bad_value("dtype", &self.dtype, "f32 on the CPU; bf16 and f16 need a GPU"));
         }
         Ok((device, dtype))
     }
 }
 
-/// The choice named `value`.
+/// Returns the choice named `value`.
 pub fn choose<T: Clone>(key: &str, value: &str, choices: &[(&str, T)]) -> Result<T> {
     let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
     let found = choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| choice.clone());
@@ -338,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_can_be_read_and_set_to_what_it_is() {
+    fn keys_round_trip() {
         let mut settings = Settings::default();
         for key in KEYS {
             let value = settings.get(key).unwrap();
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_says_what_it_is_and_takes_every_choice() {
+    fn keys_have_descriptions_and_accept_all_choices() {
         for key in KEYS {
             assert!(!about(key).is_empty(), "{key}");
             for choice in choices(key) {
@@ -360,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn schedules_warm_up_and_fall() {
+    fn schedules_warm_up_and_decay() {
         let settings = Settings { lr: 1.0, warmup: 2, schedule: Schedule::Linear, ..Default::default() };
         let rates: Vec<f64> = (0..7).map(|step| settings.lr_at(step, 6)).collect();
         assert_eq!(rates, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]);

@@ -25,7 +25,7 @@ impl<'a> Arguments<'a> {
             if argument.starts_with("--") {
                 if !flags.contains(&argument.as_str()) {
                     if flags.is_empty() {
-                        return refuse(format!("unknown flag `{argument}`"), "this verb takes none");
+                        return refuse(format!("unknown flag `{argument}`"), "this verb has no flags");
                     }
                     return Err(Error::unknown("flag", argument, flags.iter().copied()));
                 }
@@ -56,8 +56,8 @@ impl<'a> Arguments<'a> {
     pub fn word(&self, usage: &str) -> Result<&'a str> {
         match self.words.as_slice() {
             [word] if !word.is_empty() => Ok(word),
-            [] | [_] => refuse("something is missing", format!("usage: {usage}")),
-            _ => refuse("there are too many words", format!("usage: {usage}")),
+            [] | [_] => refuse("an argument is missing", format!("usage: {usage}")),
+            _ => refuse("too many arguments", format!("usage: {usage}")),
         }
     }
 
@@ -106,10 +106,10 @@ impl<'a> Prompt<'a> {
             }
         }
         if let Some(flag) = found.flags.iter().find(|flag| !flags.contains(flag)) {
-            return refuse(format!("unknown flag `{flag}`"), format!("put a prompt into quotation marks; usage: {usage}"));
+            return refuse(format!("unknown flag `{flag}`"), format!("quote the prompt; usage: {usage}"));
         }
         match found.text.is_empty() {
-            true => refuse("there is no prompt", format!("usage: {usage}")),
+            true => refuse("the prompt is missing", format!("usage: {usage}")),
             false => Ok(found),
         }
     }
@@ -197,6 +197,6 @@ mod tests {
         assert_eq!(read(&["--all", "tokens=5"]), ok("tokens=5", 64, 1));
         assert!(read(&["git", "push", "--force"]).unwrap_err().contains("`--force`"));
         assert!(read(&["a", "tokens=0"]).unwrap_err().contains("`0`"));
-        assert!(read(&[]).unwrap_err().contains("no prompt") && read(&[""]).unwrap_err().contains("no prompt"));
+        assert!(read(&[]).unwrap_err().contains("prompt is missing") && read(&[""]).unwrap_err().contains("prompt is missing"));
     }
 }

@@ -9,12 +9,12 @@ use super::export::Code;
 use super::generate::by_name;
 use crate::Result;
 use crate::eval::Likelihood;
-use crate::show::{Asked, AskedToken};
+use crate::show::{AnswerToken, AskReport};
 
 pub const VERB: Verb = Verb {
     name: "ask",
     usage: "ask \"PROMPT\" [tokens=64]",
-    about: "answers of the merge and its sources, how likely each source finds the merge's, and which favours each token",
+    about: "answers of the merge and its sources, the likelihood each source gives the merge's answer, and which source favours each token",
     example: "ask \"What is 12 plus 7?\"",
     rust: Some(rust),
     run,
@@ -30,7 +30,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     Ok(Reply { ansi, ..Reply::shown(&asked, fields(&asked)) })
 }
 
-fn fields(asked: &Asked) -> Value {
+fn fields(asked: &AskReport) -> Value {
     let likelihood = |x: &Likelihood| {
         let (nats, perplexity) = (x.nats_per_token(), x.perplexity());
         json!({"tokens": x.tokens, "log_likelihood": x.log_likelihood, "nats_per_token": nats, "perplexity": perplexity})
@@ -38,7 +38,7 @@ fn fields(asked: &Asked) -> Value {
     let merge = (asked.model.clone(), asked.text.clone());
     let answers: Vec<_> = [merge].into_iter().chain(asked.sources.iter().map(|s| (s.name.clone(), s.answer.clone()))).collect();
     let sources: Map<_, _> = asked.sources.iter().map(|s| (s.name.clone(), likelihood(&s.likelihood))).collect();
-    let token = |token: &AskedToken| {
+    let token = |token: &AnswerToken| {
         let named = asked.sources.iter().zip(&token.log_probs);
         let log_probs: Map<_, _> = named.map(|(source, x)| (source.name.clone(), json!(x))).collect();
         let favours = token.favours.and_then(|i| asked.sources.get(i)).map(|source| &source.name);

@@ -10,7 +10,7 @@ use super::export::{Code, fields, path};
 pub const VERB: Verb = Verb {
     name: "bake",
     usage: "bake DIR|FILE.gguf [dtype=f32|f16|bf16|q8_0] [shard=5GB] [as=adapter] [rank=16] [--force]",
-    about: "write the merge as a Hugging Face checkpoint, as a LoRA adapter of its base, or as a GGUF file (which q8_0 is for); --force replaces one that is there",
+    about: "write the merge as a Hugging Face checkpoint, a LoRA adapter of its base, or a GGUF file (q8_0 is for GGUF); --force replaces an existing one",
     example: "bake merged",
     rust: Some(rust),
     run,
@@ -48,8 +48,8 @@ pub(super) fn check_options(place: &str, pairs: &[(&str, &str)]) -> Result<()> {
     let is_gguf = place.to_lowercase().ends_with(".gguf");
     let has = |key: &str| pairs.iter().find(|(known, _)| *known == key).map(|(_, value)| *value);
     match (is_gguf, has("shard"), has("dtype")) {
-        (true, Some(_), _) => refuse("`shard` is for directories, a GGUF file is one file", "leave it out"),
-        (false, _, Some("q8_0")) => refuse("`q8_0` is for a GGUF file", "name one: bake FILE.gguf dtype=q8_0"),
+        (true, Some(_), _) => refuse("`shard` applies to directories; a GGUF file is a single file", "leave it out"),
+        (false, _, Some("q8_0")) => refuse("`q8_0` needs a GGUF file", "name one: bake FILE.gguf dtype=q8_0"),
         _ => Ok(()),
     }
 }
@@ -77,14 +77,14 @@ pub(super) fn options(pairs: &[(&str, &str)], force: bool) -> Result<Bake> {
         options.dtype = Some(dtype.to_owned());
     }
     match given("shard") {
-        Some(_) if is_adapter => return refuse("`shard` is for checkpoints, and an adapter is one file", "leave shard away"),
+        Some(_) if is_adapter => return refuse("`shard` applies to checkpoints; an adapter is a single file", "leave it out"),
         Some(shard) => options.shard_bytes = bytes("shard", shard)?,
         None => {}
     }
     match given("rank") {
         Some(rank) if !is_adapter => {
             return refuse(
-                format!("`rank={rank}` is the rank of an adapter, and the merge is written as a whole checkpoint"),
+                format!("`rank={rank}` is the rank of an adapter, but the output is a checkpoint"),
                 format!("add as=adapter: bake DIR as=adapter rank={rank}"),
             );
         }

@@ -11,7 +11,7 @@ use crate::show::Table;
 pub const VERB: Verb = Verb {
     name: "branch",
     usage: "branch [NAME]",
-    about: "go on from here under another name, to try something; alone: all branches",
+    about: "start a branch here; alone: list branches",
     example: "branch cautious",
     rust: None,
     run,
@@ -22,7 +22,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     if let Some(name) = arguments.optional(VERB.usage)? {
         let before = context.timeline().branch().to_owned();
         context.begin_branch(name)?;
-        let text = format!("on branch {name} now; switch {before} goes back to the other");
+        let text = format!("now on branch {name}; switch {before} goes back");
         return Ok(Reply::new(text, json!({"branch": name, "state": context.timeline().here()})));
     }
     let timeline = context.timeline();

@@ -15,7 +15,7 @@ use super::export::{Code, fields, path, strings};
 pub const VERB: Verb = Verb {
     name: "compare",
     usage: "compare [METHOD...] [steps=150] [budget=200] [examples=48] [on=FILE,...] [TABLE.md|TABLE.html|TABLE.json]",
-    about: "a merge by every method, each tuned on the sources' own data, scored beside each other; with what each cost",
+    about: "merge with each method, tuned on the sources' own data, and compare scores and cost",
     example: "compare dam linear ties dare_ties evolve",
     rust: Some(rust),
     run,
@@ -27,7 +27,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let mut contest = Compare::default();
     let (tables, methods): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_table);
     if tables.len() > 1 {
-        return refuse("more than one table is named", format!("usage: {}", VERB.usage));
+        return refuse("only one table can be written", format!("usage: {}", VERB.usage));
     }
     let file = tables.first().map(|file| free(file)).transpose()?;
     if !methods.is_empty() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::timeline::Timeline;
 use crate::checkpoint::{Stamp, Written};
-use crate::show::{Figure, Shown, paragraph};
+use crate::show::{Figure, Render, paragraph};
 use crate::{Dam, Error, Merged, Models, Result};
 use serde_json::{Map, Value};
 
@@ -56,7 +56,7 @@ impl Reply {
     }
 
     /// The same of what has a form for a notebook too, and fits the terminal.
-    pub(super) fn shown(report: &impl Shown, json: Value) -> Self {
+    pub(super) fn shown(report: &impl Render, json: Value) -> Self {
         Self { html: Some(report.html()), ..Self::new(report.lines(columns()), json) }
     }
 
@@ -95,10 +95,7 @@ impl Context {
         self.loaded()?;
         match &self.dam {
             Some(dam) => Ok(dam),
-            None => refuse(
-                "the sources are not wrapped yet",
-                "give every column its coefficients: wrap; or merge them without training: merge linear",
-            ),
+            None => refuse("the sources are not wrapped yet", "run `wrap` first, or `merge linear`"),
         }
     }
 
@@ -126,7 +123,7 @@ impl Context {
     /// When nothing has been made yet.
     pub fn latest(&self) -> Result<Latest> {
         match &self.merged {
-            Some(merged) => Ok(Latest::Merged(merged.among(&self.current()))),
+            Some(merged) => Ok(Latest::Merged(merged.with_models(&self.current()))),
             None => Ok(Latest::Dam(self.dam()?.clone())),
         }
     }
@@ -161,7 +158,7 @@ impl Context {
     /// The models, where that can be told without waiting for what works on them.
     pub fn known(&self) -> Option<Models> {
         match &self.dam {
-            Some(dam) => Some(dam.glance()?.models),
+            Some(dam) => Some(dam.status()?.models),
             None => Some(self.models.clone()),
         }
     }

@@ -14,7 +14,7 @@ use super::export::{Code, path};
 pub const VERB: Verb = Verb {
     name: "data",
     usage: "data NAME=FILE...",
-    about: "give each source the data it was tuned on: JSON lines, CSV, parquet or text, local or hub:org/name",
+    about: "set each source's tuning data: JSON lines, CSV, parquet or text, local or hub:org/name",
     example: "data ja=japanese.jsonl math=builtin:math",
     rust: Some(rust),
     run,
@@ -22,7 +22,7 @@ pub const VERB: Verb = Verb {
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     if arguments.is_empty() {
-        return refuse("no data is named", format!("usage: {}", VERB.usage));
+        return refuse("no data given", format!("usage: {}", VERB.usage));
     }
     let mut models = context.current();
     let mut pairs = Vec::new();
@@ -30,7 +30,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         // The name of a source may itself hold a `=`.
         let known = models.names().find_map(|name| Some((name.to_owned(), argument.strip_prefix(name)?.strip_prefix('=')?)));
         let Some((name, file)) = known.or_else(|| argument.split_once('=').map(|(name, file)| (name.to_owned(), file))) else {
-            return refuse(format!("`{argument}` does not say whose data it is"), format!("usage: {}", VERB.usage));
+            return refuse(format!("`{argument}` does not name a source"), format!("usage: {}", VERB.usage));
         };
         pairs.push((name, at_home(file)));
     }

@@ -10,7 +10,7 @@ use crate::Result;
 pub const VERB: Verb = Verb {
     name: "diff",
     usage: "diff NAME|N",
-    about: "how far the coefficients of another branch or state are from these, tensor by tensor, and both scores",
+    about: "compare coefficients, tensor by tensor, and scores with another branch or state",
     example: "diff main",
     rust: None,
     run,

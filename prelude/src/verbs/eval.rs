@@ -12,7 +12,7 @@ use super::export::{Code, call, path};
 pub const VERB: Verb = Verb {
     name: "eval",
     usage: "eval [FILE...] [--all]",
-    about: "score the merge on files, or on held-out data of built-in models; --all: its sources and their average too",
+    about: "score the merge on files, or on the held-out data of built-in models; --all: also its sources and their average",
     example: "eval --all",
     rust: Some(rust),
     run,

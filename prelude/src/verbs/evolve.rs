@@ -14,7 +14,7 @@ use super::export::{Code, fields, path};
 pub const VERB: Verb = Verb {
     name: "evolve",
     usage: "evolve [METHOD] [budget=200] [groups=4] [examples=48] [RECIPE.yml]",
-    about: "search weights and densities by layers and sources (CMA-ES), judged on the sources' own data; Ctrl-C keeps the best",
+    about: "search weights and densities per source and group of layers (CMA-ES) on the sources' own data; Ctrl-C keeps the best",
     example: "evolve dare_ties budget=100 best.yml",
     rust: Some(rust),
     run,
@@ -30,7 +30,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         match *word {
             word if is_recipe(word) && file.is_none() => file = Some(free(word)?),
             word if search.method.is_empty() && !is_recipe(word) => search.method = word.into(),
-            _ => return refuse("there are too many words", format!("usage: {}", VERB.usage)),
+            _ => return refuse("too many arguments", format!("usage: {}", VERB.usage)),
         }
     }
     for (key, value) in &arguments.pairs {
@@ -54,7 +54,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         fields["path"] = json!(written.path.display().to_string());
         at = format!("written to {}", written.path.display());
     }
-    Ok(Reply::shown(report, fields).and(at).and("the best merge can be tried now: eval, generate, inspect, bake DIR"))
+    Ok(Reply::shown(report, fields).and(at).and("try the best merge: eval, generate, inspect, bake DIR"))
 }
 
 fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::show::full;
 pub const VERB: Verb = Verb {
     name: "generate",
     usage: "generate \"PROMPT\" [tokens=64] [--all]",
-    about: "the merge's likeliest answer to a prompt; --all: its sources' beside it",
+    about: "the merge's answer to a prompt (greedy); --all: also its sources' answers",
     example: "generate \"What is 12 plus 7?\" --all",
     rust: Some(rust),
     run,

@@ -12,7 +12,7 @@ use crate::Error;
 pub const VERB: Verb = Verb {
     name: "help",
     usage: "help [VERB|TOPIC]",
-    about: "all verbs, or one with an example; or a topic",
+    about: "list the verbs, or explain a verb or topic",
     example: "help train",
     rust: None,
     run,
@@ -20,13 +20,13 @@ pub const VERB: Verb = Verb {
 
 /// What verbs are for, each with the first of them; those after it in the table belong to it too.
 const CHAPTERS: [(&str, &str); 7] = [
-    ("load", "first: the sources, and what is learnt"),
+    ("load", "sources, data and settings"),
     ("loss", "train"),
-    ("inspect", "look"),
+    ("inspect", "inspect"),
     ("merge", "other ways to merge"),
-    ("bake", "take it home"),
-    ("undo", "change your mind"),
-    ("rust", "and"),
+    ("bake", "save and export"),
+    ("undo", "undo and branches"),
+    ("rust", "other"),
 ];
 
 fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {
@@ -49,7 +49,7 @@ fn run(_: &mut Context, arguments: &[String]) -> Result<Reply> {
 /// What to type first, verbs by chapters, and topics.
 fn overview() -> String {
     let first = VERBS.first().map_or("", |v| v.example);
-    let mut lines = vec![format!("`help VERB` has an example of each. To begin, type:\n  {first}")];
+    let mut lines = vec![format!("`help VERB` explains a verb, with an example. To begin:\n  {first}")];
     for verb in VERBS {
         if let Some((_, chapter)) = CHAPTERS.iter().find(|(first, _)| *first == verb.name) {
             lines.push(format!("\n{chapter}"));

@@ -13,7 +13,7 @@ use crate::show::Table;
 pub const VERB: Verb = Verb {
     name: "history",
     usage: "history",
-    about: "all states with what led to them and the loss at each; switch N goes to one",
+    about: "list all states, what led to each, and its loss; switch N goes to state N",
     example: "history",
     rust: None,
     run,
@@ -22,7 +22,7 @@ pub const VERB: Verb = Verb {
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     if !arguments.is_empty() {
         Arguments::read(arguments, &[], &[])?;
-        return refuse("history takes no words", "switch N goes to a state");
+        return refuse("history takes no arguments", "switch N goes to state N");
     }
     let timeline = context.timeline();
     let path = timeline.path(timeline.here());
@@ -43,19 +43,19 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         }));
     }
     if fields.is_empty() {
-        table.notes.push("nothing has been done yet".into());
+        table.notes.push("nothing done yet".into());
     }
     if timeline.here() == 0 && !fields.is_empty() {
-        table.notes.push("all is undone: redo goes forward again".into());
+        table.notes.push("everything is undone; redo restores it".into());
     }
-    table.words = [1, 2, 6].into();
+    table.text_columns = [1, 2, 6].into();
     Ok(Reply::shown(&table, json!({"here": timeline.here(), "branch": timeline.branch(), "states": fields})))
 }
 
 impl State {
     /// What was done, and after what if that is not the state before.
     fn what(&self, number: usize) -> String {
-        let done = self.done.as_ref().map_or_else(|| "(a cell of Rust)".into(), line);
+        let done = self.done.as_ref().map_or_else(|| "(a Rust cell)".into(), line);
         match self.parent {
             Some(parent) if parent + 1 != number => format!("{done}  (after {parent})"),
             _ => done,
@@ -92,7 +92,7 @@ impl Context {
         let what = match (here, &state.done) {
             (0, _) => "nothing is loaded".to_owned(),
             (_, Some(done)) => line(done),
-            (_, None) => "a cell of Rust".into(),
+            (_, None) => "a Rust cell".into(),
         };
         let loss = state.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
         let steps = if self.dam.is_some() { format!("; step {}{loss}", state.step) } else { String::new() };

@@ -13,7 +13,7 @@ use super::export::Code;
 pub const VERB: Verb = Verb {
     name: "inspect",
     usage: "inspect [TENSOR|GLOB]",
-    about: "coefficients of tensors and where sources differ most; of a merge without: how far it is from each source",
+    about: "coefficients of tensors, and where the sources differ most; for a static merge: its distance from each source",
     example: "inspect layers.0.mlp",
     rust: Some(rust),
     run,

@@ -170,7 +170,7 @@ impl Context {
         let loss = here.loss.map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
         let step = if here.in_file { format!("step {}{loss}, ", here.step) } else { String::new() };
         let now = step_of(&directory.join(NOW)).filter(|step| *step > here.step);
-        let under_way = now.map(|step| format!("; training was under way, at step {step}")).unwrap_or_default();
+        let under_way = now.map(|step| format!("; training was running, at step {step}")).unwrap_or_default();
         let changes = match (journal.states.len() - 1, done) {
             (0, _) => "nothing done yet".to_owned(),
             (1, Some(done)) => format!("1 change: {done}"),
@@ -224,18 +224,18 @@ impl Context {
         let mut notes: Vec<String> = context.go_near(here)?.into_iter().collect();
         let is_elsewhere = !notes.is_empty();
         let training = directory.join(NOW);
-        let step = step_of(&training);
+        let (found, step) = (training.is_file(), step_of(&training));
         let mut unused = None;
-        if training.is_file() && step.is_none_or(|step| step > context.timeline.states[here].step) {
-            // Opening reads all sources, and makes what is opened the latest.
-            let opened = (!is_elsewhere).then(|| Dam::open(&training)).transpose();
-            if let Ok(Some(dam)) = opened {
+        match Dam::open(&training) {
+            _ if !found || step.is_some_and(|step| step <= context.timeline.states[here].step) => {}
+            Ok(dam) if !is_elsewhere => {
                 (context.dam, context.merged) = (Some(dam), None);
                 context.record(Some(&statement(("train".into(), Vec::new()))))?;
-            } else {
+            }
+            opened => {
                 let at = step.map(|step| format!(", at step {step},")).unwrap_or_default();
                 let why = opened.err().map(|error| format!(": {error}")).unwrap_or_default();
-                notes.push(format!("the training that was under way{at} is not taken up{why}"));
+                notes.push(format!("the training that was running{at} could not be resumed{why}"));
                 unused = Some(training);
             }
         }
@@ -254,8 +254,8 @@ impl Context {
         let (lost, branch) = (self.timeline.states[state].done.as_ref().map_or_else(String::new, line), &self.timeline.branch);
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
         Ok(Some(format!(
-            "state {state} (`{lost}`) cannot be made again: {error}{hint}\nthis is state {near}, on the new branch `{branch}`; \
-             what came after it is still there: once that is mended, switch {left}"
+            "state {state} (`{lost}`) cannot be rebuilt: {error}{hint}\nthis is state {near}, on the new branch `{branch}`; \
+             the later states are kept: once this is fixed, switch {left}"
         )))
     }
 
@@ -305,17 +305,22 @@ impl Context {
             return Ok(());
         }
         let kept = states[state].kept.clone().unwrap_or_default();
-        let mut scratch = Context { models: kept.models, dam: kept.dam.map(|(dam, _)| dam), ..Self::default() };
         if let Some(recipe) = &states[by].recipe {
-            scratch.merged = Some(scratch.current().merge_yaml(recipe)?);
-        } else if let Some(done) = states[by].done.as_ref().filter(|done| done.verb == "merge") {
-            (find(&done.verb)?.run)(&mut scratch, &done.arguments)?;
-        } else {
-            return refuse(
-                format!("the merge of state {by} was made by a cell of Rust, and is not kept"),
-                "make it again; or go to another state: history",
-            );
+            let models = kept.dam.as_ref().map_or(kept.models, |(dam, _)| dam.models());
+            let merged = models.merge_yaml(recipe)?;
+            if let Some(kept) = &mut self.timeline.states[state].kept {
+                kept.merged = Some(merged);
+            }
+            return Ok(());
         }
+        let Some(done) = states[by].done.clone().filter(|done| done.verb == "merge") else {
+            return refuse(
+                format!("the merge of state {by} came from a Rust cell and was not saved"),
+                "make it again, or go to another state: history",
+            );
+        };
+        let mut scratch = Context { models: kept.models, dam: kept.dam.map(|(dam, _)| dam), ..Self::default() };
+        (find(&done.verb)?.run)(&mut scratch, &done.arguments)?;
         if let Some(kept) = &mut self.timeline.states[state].kept {
             kept.merged = scratch.merged;
         }
@@ -449,7 +454,7 @@ fn read(directory: &Path) -> Result<Journal> {
             }
             match (version, head) {
                 (Some(_), Some(head)) => Journal { head: Head { undone, ..head }, states, length: Some(length) },
-                _ => return Err(invalid("it was cut short before its first state was whole".into())),
+                _ => return Err(invalid("it is truncated before its first complete state".into())),
             }
         }
     };
@@ -462,6 +467,6 @@ fn read(directory: &Path) -> Result<Journal> {
     let named = branches.values().chain(undone.values().flatten());
     match known(here) && { named }.all(known) && states.iter().enumerate().all(sound) {
         true => Ok(journal),
-        false => Err(invalid("its states do not hold together".into())),
+        false => Err(invalid("its states are inconsistent".into())),
     }
 }

@@ -20,7 +20,7 @@ pub const VERB: Verb = Verb {
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     if arguments.words.is_empty() {
-        return refuse("no source is named", format!("usage: {}", VERB.usage));
+        return refuse("no source given", format!("usage: {}", VERB.usage));
     }
     context.models = context.current().and_load(arguments.words.iter().map(|spec| source_at_home(spec)))?;
     context.merged = None;

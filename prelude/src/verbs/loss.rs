@@ -11,7 +11,7 @@ use super::export::Code;
 pub const VERB: Verb = Verb {
     name: "loss",
     usage: "loss",
-    about: "every term of the objective on the next batch, per source",
+    about: "every loss term on the next batch, per source",
     example: "loss",
     rust: Some(rust),
     run,
@@ -19,7 +19,7 @@ pub const VERB: Verb = Verb {
 
 fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     if !Arguments::read(arguments, &[], &[])?.words.is_empty() {
-        return refuse("loss takes no words", "set KEY=VALUE changes what is computed");
+        return refuse("loss takes no arguments", "set KEY=VALUE changes what is computed");
     }
     let report = context.dam()?.loss()?;
     let terms: Map<_, _> = report.terms.iter().map(|(name, x)| (name.clone(), json!(x))).collect();

@@ -15,7 +15,7 @@ use super::export::{Code, call, path};
 pub const VERB: Verb = Verb {
     name: "merge",
     usage: "merge [METHOD|RECIPE.yml] [KEY=VALUE...] [DIR|FILE.gguf] [dtype=f32|f16|bf16|q8_0] [shard=5GB] [as=adapter] [rank=16] [--force]",
-    about: "merge the sources by a method that trains nothing, or as a mergekit recipe says, to try it, or into DIR or FILE.gguf; alone: all methods",
+    about: "merge the sources without training, by a method or a mergekit recipe, to try it or into DIR or FILE.gguf; alone: list methods",
     example: "merge ties density=0.5 weight=1,0.5,0.5",
     rust: Some(rust),
     run,
@@ -27,12 +27,12 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         [] if arguments.pairs.is_empty() => return Ok(list()),
         [name] => (*name, None),
         [name, directory] => (*name, Some(at_home(directory))),
-        [] => return refuse("no method is named", format!("usage: {}", VERB.usage)),
-        _ => return refuse("there are too many words", format!("usage: {}", VERB.usage)),
+        [] => return refuse("no method given", format!("usage: {}", VERB.usage)),
+        _ => return refuse("too many arguments", format!("usage: {}", VERB.usage)),
     };
     let (writing, parameters): (Vec<_>, Vec<_>) = arguments.pairs.iter().copied().partition(|(key, _)| KEYS.contains(key));
     if let (Some((key, _)), None) = (writing.first(), &directory) {
-        return refuse(format!("`{key}` says how a merge is written, and no directory is named"), "name one, or: bake DIR");
+        return refuse(format!("`{key}` needs an output directory"), "add a directory, or use: bake DIR");
     }
     if let Some(directory) = &directory {
         check_options(directory, &arguments.pairs)?;
@@ -40,7 +40,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let options = options(&writing, arguments.force())?;
     let merged = match is_recipe(name) {
         true if !parameters.is_empty() => {
-            return refuse(format!("`{}` is not for a recipe", parameters[0].0), "a recipe says its parameters itself");
+            return refuse(format!("`{}` is not for a recipe", parameters[0].0), "a recipe has its own parameters");
         }
         true => context.current().merge_recipe(at_home(name))?,
         false if name == GREEDY_SOUP => soup(context, &parameters)?,

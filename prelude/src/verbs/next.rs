@@ -30,17 +30,17 @@ pub fn next(context: &Context) -> String {
     if context.merged.is_some() {
         return written(String::new());
     }
-    let glance = match &context.dam {
-        Some(dam) => dam.glance(),
+    let status = match &context.dam {
+        Some(dam) => dam.status(),
         None => return loaded(&context.models),
     };
-    match glance {
+    match status {
         // What works on it does not say how far it is.
         None => String::new(),
-        Some(glance) => match lacks_data(&glance.models) {
+        Some(status) => match lacks_data(&status.models) {
             Some(data) => data,
-            None if glance.steps == 0 => format!("train {STEPS}"),
-            None if !glance.is_scored => "eval --all".into(),
+            None if status.steps == 0 => format!("train {STEPS}"),
+            None if !status.is_scored => "eval --all".into(),
             None => written(if context.timeline().lacks_saving() { format!("save {FILE}") } else { String::new() }),
         },
     }

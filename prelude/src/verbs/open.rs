@@ -14,7 +14,7 @@ use super::export::{Code, path};
 pub const VERB: Verb = Verb {
     name: "open",
     usage: "open FILE",
-    about: "go on with what save kept, exactly where it was",
+    about: "load a session that `save` wrote",
     example: "open merge.dam.safetensors",
     rust: Some(rust),
     run,

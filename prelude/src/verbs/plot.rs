@@ -12,7 +12,7 @@ use crate::show::Figure;
 pub const VERB: Verb = Verb {
     name: "plot",
     usage: "plot loss|coefficients|histogram|distances|lean [TENSOR] [FILE.svg|FILE.png]",
-    about: "a picture, here or in a file: losses, coefficients by layer or of a tensor, how far sources are apart, where it leans",
+    about: "draw losses, coefficients by layer or of one tensor, distances between sources, or each source's share; here or to a file",
     example: "plot coefficients layers.1.mlp.up_proj picture.svg",
     rust: Some(rust),
     run,
@@ -45,7 +45,7 @@ fn sorted(arguments: &[String]) -> Result<(Vec<&str>, Vec<&str>)> {
     let arguments = Arguments::read(arguments, &[], &[])?;
     let (files, words): (Vec<&str>, Vec<&str>) = arguments.words.iter().copied().partition(is_file);
     if words.is_empty() || files.len() > 1 {
-        return refuse("something is missing, or there are too many words", format!("usage: {}", VERB.usage));
+        return refuse("an argument is missing, or there are too many", format!("usage: {}", VERB.usage));
     }
     Ok((files, words))
 }

@@ -9,7 +9,7 @@ use super::context::{Context, Reply};
 pub const VERB: Verb = Verb {
     name: "redo",
     usage: "redo [N]",
-    about: "forward again, one change or N, the way undo came",
+    about: "redo the last undone change, or N changes",
     example: "redo",
     rust: None,
     run,

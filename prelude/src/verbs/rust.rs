@@ -7,7 +7,7 @@ use crate::Result;
 pub const VERB: Verb = Verb {
     name: "rust",
     usage: "rust",
-    about: "go on in Rust, where the merge is `dam`: to define a scheme, say; `back` returns with what it became",
+    about: "continue in Rust with the merge as `dam`, for example to define a scheme; `back` returns with the changed merge",
     example: "rust",
     rust: None,
     run,

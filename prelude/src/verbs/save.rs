@@ -10,7 +10,7 @@ use super::export::{Code, path};
 pub const VERB: Verb = Verb {
     name: "save",
     usage: "save FILE [--force]",
-    about: "keep coefficients, settings, optimiser state and where the sources are; again in the file that it was kept in last",
+    about: "save coefficients, settings, optimiser state and source locations to a file; the session's own file is replaced",
     example: "save merge.dam.safetensors",
     rust: Some(rust),
     run,
@@ -25,8 +25,8 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         _ if arguments.force() => dam.save(file)?,
         Some((path, stamp)) if path.exists() => {
             if stamp.check(path).is_err() {
-                let message = format!("something else has written `{}` since this session did", path.display());
-                return refuse(message, "save under another name; or replace it: save FILE --force");
+                let message = format!("`{}` was changed by another program since this session saved it", path.display());
+                return refuse(message, "use another name, or replace it: save FILE --force");
             }
             dam.save(file)?
         }

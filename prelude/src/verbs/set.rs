@@ -13,7 +13,7 @@ use super::export::{Code, fields};
 pub const VERB: Verb = Verb {
     name: "set",
     usage: "set [KEY=VALUE...] [KEY...]",
-    about: "change settings, or show them: all, or those named",
+    about: "change settings, or show all or the named ones",
     example: "set lr=1e-2 batch_size=4 schedule=linear warmup=10",
     rust: Some(rust),
     run,
@@ -35,7 +35,7 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
         }
         given.push(key.to_owned());
     }
-    settings.place()?;
+    settings.device_and_dtype()?;
     match &context.dam {
         Some(dam) => dam.set(settings.clone())?,
         None => context.models.settings = settings.clone(),
@@ -80,7 +80,7 @@ fn rust(code: &mut Code, arguments: &[String]) -> Result<()> {
         let mut all: Vec<(&str, String)> = others.into_iter().map(|key| (key, literal(key))).collect();
         if !weights.is_empty() {
             let weights: Vec<(&str, String)> = weights.into_iter().map(|key| (key, literal(key))).collect();
-            all.push(("weights", fields("train::Weights", &weights, Some("dam.settings().weights"))));
+            all.push(("weights", fields("train::TermWeights", &weights, Some("dam.settings().weights"))));
         }
         code.line(format!("dam.set({})?;", fields("Settings", &all, Some("dam.settings()"))));
         code.show_in_cell("dam.settings()");

@@ -12,7 +12,7 @@ use super::train::trained;
 pub const VERB: Verb = Verb {
     name: "step",
     usage: "step [N]",
-    about: "one optimiser step, or N of them; shows the loss before the last one",
+    about: "one optimiser step, or N; shows the loss before the last step",
     example: "step 5",
     rust: Some(rust),
     run,

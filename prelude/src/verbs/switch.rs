@@ -8,7 +8,7 @@ use crate::Result;
 pub const VERB: Verb = Verb {
     name: "switch",
     usage: "switch NAME|N",
-    about: "go to the end of a branch, or on this one to the state with a number of history",
+    about: "go to the end of a branch, or to state N",
     example: "switch main",
     rust: None,
     run,

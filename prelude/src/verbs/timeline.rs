@@ -283,7 +283,7 @@ impl Context {
     /// # Errors
     /// None on the CPU.
     pub fn note_cell(&mut self) -> Result<()> {
-        match self.dam.as_ref().is_none_or(|dam| dam.glance().is_some()) {
+        match self.dam.as_ref().is_none_or(|dam| dam.status().is_some()) {
             true => self.record(None).map(drop),
             false => Ok(()),
         }
@@ -304,15 +304,15 @@ impl Context {
         let dam = self.dam.clone().map(|dam| Ok::<_, Error>((dam.clone(), dam.snapshot()?))).transpose()?;
         // A merge that is left keeps no answers of its teachers, which are large.
         if let Some((left, _)) = kept.and_then(|kept| kept.dam.as_ref())
-            && dam.as_ref().is_none_or(|(dam, _)| !dam.is(left))
+            && dam.as_ref().is_none_or(|(dam, _)| !dam.is_same(left))
         {
-            left.rest();
+            left.free_caches();
         }
         let number = self.timeline.states.len();
         let (step, loss) = dam.as_ref().map_or((0, None), |(_, s)| (s.steps(), s.loss()));
         let merged_by = match (&self.merged, &merged_before) {
             (None, _) => None,
-            (Some(now), Some(then)) if now.is(then) => self.timeline.states[before].merged_by,
+            (Some(now), Some(then)) if now.is_same(then) => self.timeline.states[before].merged_by,
             _ => Some(number),
         };
         let recipe = self.merged.as_ref().filter(|_| merged_by == Some(number)).and_then(Merged::recipe).map(str::to_owned);
@@ -338,7 +338,7 @@ impl Context {
             && dam.state() == snapshot.state()
             && dam.scores().as_ref() != snapshot.scores()
         {
-            snapshot.scored(dam.scores());
+            snapshot.set_scores(dam.scores());
             state.scored = snapshot.scores().map(|scores| (scores.mean_accuracy(), scores.mean_loss()));
             self.timeline.touched.insert(here);
         }
@@ -356,8 +356,8 @@ impl Context {
             dam.restore(snapshot)?;
         }
         let dam = kept.dam.map(|(dam, _)| dam);
-        if let Some(left) = self.dam.as_ref().filter(|left| dam.as_ref().is_none_or(|dam| !dam.is(left))) {
-            left.rest();
+        if let Some(left) = self.dam.as_ref().filter(|left| dam.as_ref().is_none_or(|dam| !dam.is_same(left))) {
+            left.free_caches();
         }
         set_latest(dam.as_ref());
         (self.models, self.dam, self.merged) = (kept.models, dam, kept.merged);
@@ -379,7 +379,7 @@ impl Context {
         let Timeline { states, here, branch, .. } = &self.timeline;
         let way: Vec<usize> = std::iter::successors(Some(*here), |s| states[*s].parent).take(count.saturating_add(1)).collect();
         let (Some(to), branch) = (way.last().copied().filter(|to| to != here), branch.clone()) else {
-            return refuse("there is nothing to undo", "history shows all states, redo goes forward again");
+            return refuse("nothing to undo", "history lists all states; redo restores what was undone");
         };
         self.go(to)?;
         self.timeline.undone.entry(branch).or_default().extend(&way[..way.len() - 1]);
@@ -394,7 +394,7 @@ impl Context {
         let undone = self.timeline.undone.get(&self.timeline.branch).map_or(&[][..], Vec::as_slice);
         let left = undone.len().saturating_sub(count);
         let Some(to) = undone.get(left).copied() else {
-            return refuse("there is nothing to redo", "history shows all states, switch N goes to one");
+            return refuse("nothing to redo", "history lists all states; switch N goes to state N");
         };
         self.go(to)?;
         if let Some(undone) = self.timeline.undone.get_mut(&self.timeline.branch) {
@@ -410,7 +410,7 @@ impl Context {
     pub fn begin_branch(&mut self, name: &str) -> Result<()> {
         let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || !name.chars().all(plain) || name.parse::<usize>().is_ok() || name.len() > 64 {
-            return Err(Error::bad_value("branch", name, "a name of letters, digits, `-`, `_` and `.` that is no number"));
+            return Err(Error::bad_value("branch", name, "a name of letters, digits, `-`, `_` and `.` that is not a number"));
         }
         if self.timeline.branches.contains_key(name) {
             return refuse(format!("there is a branch `{name}` already"), format!("go there: switch {name}"));
@@ -469,7 +469,7 @@ impl Context {
         self.bring(state)?;
         match self.timeline.states[state].kept.as_ref().and_then(|kept| kept.dam.as_ref()) {
             Some((dam, snapshot)) => dam.fork_at(snapshot),
-            None => refuse(format!("nothing is wrapped in state {state}"), "history shows all states"),
+            None => refuse(format!("state {state} has no wrapped merge"), "history lists all states"),
         }
     }
 
@@ -483,10 +483,7 @@ impl Context {
         let mut all = states[0].looked.clone();
         for number in self.timeline.path(*here) {
             let Some(done) = states[number].done.clone() else {
-                return refuse(
-                    "a cell of Rust changed the merge, which no verb says",
-                    "keep the coefficients themselves: save FILE",
-                );
+                return refuse("a Rust cell changed the merge; it cannot be exported", "save the coefficients: save FILE");
             };
             all.push(done);
             all.extend(states[number].looked.iter().cloned());
@@ -499,12 +496,12 @@ impl Kept {
     /// Whether this is what `context` is.
     fn is(&self, context: &Context) -> bool {
         let same_dam = match (&self.dam, &context.dam) {
-            (Some((dam, snapshot)), Some(now)) => dam.is(now) && now.state() == snapshot.state(),
-            (None, None) => self.models.is(&context.models),
+            (Some((dam, snapshot)), Some(now)) => dam.is_same(now) && now.state() == snapshot.state(),
+            (None, None) => self.models.is_same(&context.models),
             _ => false,
         };
         let same_merged = match (&self.merged, &context.merged) {
-            (Some(merged), Some(now)) => merged.is(now),
+            (Some(merged), Some(now)) => merged.is_same(now),
             (merged, now) => merged.is_none() && now.is_none(),
         };
         same_dam && same_merged

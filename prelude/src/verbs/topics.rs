@@ -3,7 +3,7 @@
 
 use crate::checkpoint::Architecture;
 use crate::coefficients::{Nonlinearity, SCHEMES};
-use crate::data::{INPUTS, MORE, OUTPUTS, SYSTEMS, builtin_datasets};
+use crate::data::{EXTRA_INPUTS, INPUTS, OUTPUTS, SYSTEMS, builtin_datasets};
 use crate::methods::{GREEDY_SOUP, METHODS};
 use crate::train::{KEYS, Settings, about, choices};
 
@@ -27,13 +27,8 @@ pub const TOPICS: &[Topic] = &[
         text: sources,
         example: "load base=builtin:base ja=builtin:japanese math=builtin:math",
     },
-    Topic {
-        name: "data",
-        about: "what sources are taught on, and the forms it has",
-        text: data,
-        example: "data math=builtin:math",
-    },
-    Topic { name: "schemes", about: "what a coefficient is of", text: schemes, example: "wrap low_rank rank=2" },
+    Topic { name: "data", about: "tuning data and its formats", text: data, example: "data math=builtin:math" },
+    Topic { name: "schemes", about: "what each coefficient scales", text: schemes, example: "wrap low_rank rank=2" },
     Topic { name: "settings", about: "every key of set, with its default", text: settings, example: "set lr=1e-2 batch_size=4" },
     Topic {
         name: "penalties",
@@ -41,14 +36,9 @@ pub const TOPICS: &[Topic] = &[
         text: penalties,
         example: "set cosine=0.1 l1=1e-6",
     },
-    Topic {
-        name: "tensors",
-        about: "their names, and patterns of names",
-        text: tensors,
-        example: "inspect layers.*.mlp.up_proj.weight",
-    },
-    Topic { name: "methods", about: "ways to merge that train nothing", text: methods, example: "merge ties density=0.5" },
-    Topic { name: "undo", about: "going back, and branches", text: undo, example: "undo" },
+    Topic { name: "tensors", about: "tensor names and patterns", text: tensors, example: "inspect layers.*.mlp.up_proj.weight" },
+    Topic { name: "methods", about: "static merge methods", text: methods, example: "merge ties density=0.5" },
+    Topic { name: "undo", about: "undo, redo and branches", text: undo, example: "undo" },
 ];
 
 /// A name and what it means, under others of the kind.
@@ -70,43 +60,47 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 fn sources() -> String {
     [
-        "A source is a fine-tune of one base model, the same for all. `load [NAME=]SOURCE...` takes".into(),
-        line("DIR", "a directory as transformers saves it: config.json, safetensors (float8 too) or pytorch_model.bin, tokenizer"),
-        line("org/name", "a model of the Hugging Face hub, from its cache where it is there; @REVISION behind it"),
-        line("FILE.gguf", "a GGUF file, decoded as it is needed; org/name/FILE.gguf on the hub"),
-        line("builtin:NAME", "a small model that lives in the program: base, japanese, math or sql"),
-        line("SOURCE+ADAPTER", "any of them with an adapter of PEFT (LoRA, DoRA, PiSSA, OLoRA): a directory or org/name"),
-        "These families train and run:".into(),
+        "Sources are fine-tunes of one base model. `load [NAME=]SOURCE...` takes".into(),
+        line(
+            "DIR",
+            "a directory as transformers saves it: config.json, safetensors (float8 too) or pytorch_model.bin, tokenizer",
+        ),
+        line("org/name", "a repository on the Hugging Face hub, or its cached copy; @REVISION may follow"),
+        line("FILE.gguf", "a GGUF file, decoded on demand; org/name/FILE.gguf on the hub"),
+        line("builtin:NAME", "a small built-in model: base, japanese, math or sql"),
+        line("SOURCE+ADAPTER", "any of these with a PEFT adapter (LoRA, DoRA, PiSSA, OLoRA): a directory or org/name"),
+        "Families that train and run:".into(),
         listed(Architecture::families()),
-        "and the text of multimodal models:".into(),
+        "and the text decoders of multimodal models:".into(),
         listed(Architecture::multimodal()),
-        "What these have beside their text becomes what wrap rest= says. Others can be merged without running: merge linear DIR.".into(),
-        "A source is called as its directory is, or NAME. `base=` marks the base model: not merged unless wrap base=on asks for it,"
+        "wrap rest= decides what becomes of their other tensors. Other families can be merged statically: merge linear DIR."
             .into(),
-        "and needed by the scheme task and by the methods that measure from it.".into(),
+        "A source is named after its directory, or NAME. `base=` marks the base model, which is merged only with wrap base=on,"
+            .into(),
+        "and which the scheme `task` and methods on task vectors need.".into(),
     ]
     .join("\n")
 }
 
 fn data() -> String {
     [
-        "`data NAME=FILE...` gives source NAME what it was tuned on: it is taught there to answer as the source does. No labels are".to_owned(),
-        "compared, so that any text of the kind will do. Built-in models bring theirs. FILE is a path or hub:org/name, and holds".into(),
-        "JSON lines, a JSON list, parquet, CSV or TSV (with a header; a field that is not text holds JSON), a row per example; or".into(),
-        "NAME.txt, a line per example. A row is read as the first of these that its columns allow; a column that is null is missing:".into(),
-        line("input_ids", "tokens, without those that attention_mask leaves out"),
-        line("messages", "or conversations, conversation: {role, content, ...} or {from, value}, up to the assistant's last one"),
-        line("choices", "with an input and answer, answerKey or label: multiple choice, which eval decides by likelihood"),
-        line("prompt, completion", "texts as they are; or messages"),
-        line("input, output", "text, a number or messages: the first input and the first output that are there, of"),
+        "`data NAME=FILE...` sets the data that source NAME was tuned on; the merge learns to agree with the source there. Labels are".to_owned(),
+        "not used, so any text of the kind will do. Built-in models bring their own. FILE is a path or hub:org/name with".into(),
+        "JSON lines, a JSON list, parquet, CSV or TSV (with a header; fields other than text hold JSON), one row per example, or".into(),
+        "NAME.txt, one line per example. A row is read as the first of these that its columns allow; null counts as missing:".into(),
+        line("input_ids", "tokens, without those that attention_mask masks"),
+        line("messages", "or conversations, conversation: {role, content, ...} or {from, value}, up to the last assistant message"),
+        line("choices", "with an input and answer, answerKey or label: multiple choice, decided by likelihood in eval"),
+        line("prompt, completion", "plain texts, or messages"),
+        line("input, output", "text, a number or messages: the first input and the first output present, of"),
         line("", &INPUTS.join(", ")),
         line("", &OUTPUTS.join(", ")),
-        line("text", "all of it"),
-        format!("{} follows the input on a line of its own. `history`, [[question, answer], ...], comes before it.", either(&MORE)),
-        format!("{} is the system message. `tools` (and tool_calls of messages) are given to the chat template,", either(&SYSTEMS)),
-        "through which all but input_ids, text and texts prompt and completion go, as transformers does it; without a template a".into(),
-        "message is a line. What is learnt is the answer: the last message, or all of the output. Columns that are not read are named.".into(),
-        format!("Built in, as builtin:NAME: {}.", builtin_datasets().join(", ")),
+        line("text", "the whole text"),
+        format!("{} follows the input on a separate line. `history`, [[question, answer], ...], precedes it.", either(&EXTRA_INPUTS)),
+        format!("{} is the system message. `tools` (and tool_calls in messages) go to the chat template,", either(&SYSTEMS)),
+        "which renders everything except input_ids, text, and plain prompt and completion, as transformers does; without one,".into(),
+        "each message is a line. The loss is on the answer: the last message or the output. Unused columns are reported.".into(),
+        format!("Built-in data sets, as builtin:NAME: {}.", builtin_datasets().join(", ")),
     ]
     .join("\n")
 }
@@ -117,17 +111,17 @@ fn either(names: &[&str]) -> String {
 }
 
 fn schemes() -> String {
-    let mut lines = vec!["`wrap SCHEME` says what shares a coefficient. W = sum_i f(c_i) W_i, and c_i is".to_owned()];
+    let mut lines = vec!["`wrap SCHEME` chooses what shares a coefficient: W = sum_i f(c_i) W_i, where c_i is".to_owned()];
     lines.extend(SCHEMES.iter().map(|s| line(s.name, &format!("{} {}", s.about, s.usage)).trim_end().to_owned()));
     let f = Nonlinearity::ALL.map(Nonlinearity::name).join("|");
-    lines.push("All of them take".into());
+    lines.push("Options of all schemes:".into());
     let options = [
-        (format!("f={f}"), "what c goes through"),
+        (format!("f={f}"), "function applied to c"),
         ("train=linear,embedding,norm".into(), "the kinds of tensors that train"),
-        ("init=uniform|random|METHOD|RECIPE.yml".into(), "1/N, drawn, or nearest to a merge that trains nothing"),
-        ("bias=one|same".into(), "biases start at 1 each, or as weights do"),
+        ("init=uniform|random|METHOD|RECIPE.yml".into(), "1/N, random, or nearest to a static merge"),
+        ("bias=one|same".into(), "biases start at 1 each, or like weights"),
         ("base=off|on".into(), "whether the base is merged too"),
-        ("rest=average|base|first".into(), "what a multimodal model has beside its text decoder, which does not train"),
+        ("rest=average|base|first".into(), "tensors of a multimodal model other than its text decoder, which do not train"),
     ];
     lines.extend(options.iter().map(|(option, meaning)| format!("  {option:38} {meaning}")));
     lines.join("\n")
@@ -141,8 +135,8 @@ fn settings() -> String {
         let of = if choices.is_empty() { String::new() } else { format!(": {}", choices.join(", ")) };
         format!("  {given:22} {}{of}", about(key))
     };
-    let first = "`set KEY=VALUE...` changes them at any time; `set` alone shows them. With their defaults:".to_owned();
-    let last = "lr=1e-2 is right for the built-in models with batch_size=8, and too high for real ones; terms of the loss: help penalties";
+    let first = "`set KEY=VALUE...` changes settings at any time; `set` alone shows them. Defaults:".to_owned();
+    let last = "lr=1e-2 suits the built-in models with batch_size=8 and is too high for real ones. Loss terms: help penalties";
     std::iter::once(first).chain(KEYS.iter().map(one)).chain([last.to_owned()]).collect::<Vec<_>>().join("\n")
 }
 
@@ -150,12 +144,12 @@ fn settings() -> String {
 const TERMS: [(&str, &str); 8] = [
     ("kl", "T^2/(B n) sum over tokens of KL(softmax(z_i/T) || softmax(z/T)), on the data of source i"),
     ("mse", "1/n sum over tokens of the mean over the vocabulary of (z - z_i)^2"),
-    ("entropy", "T^2/n sum over tokens of H(softmax(z/T)): the merge is to be sure"),
-    ("cosine", "mean over pairs of cos(c_a, c_b): sources are to take different columns"),
-    ("l1", "sum_i |c_i|_1: few coefficients"),
+    ("entropy", "T^2/n sum over tokens of H(softmax(z/T)): rewards confident predictions"),
+    ("cosine", "mean over pairs of cos(c_a, c_b): encourages distinct columns"),
+    ("l1", "sum_i |c_i|_1: sparse coefficients"),
     ("l2", "sum_i |c_i|_2: small coefficients"),
-    ("overlap", "mean over pairs of sum_j min(|c_aj|, |c_bj|): no column is shared"),
-    ("weighted_overlap", "the same with sin^2(2 angle_j) of the task vectors before it; needs base="),
+    ("overlap", "mean over pairs of sum_j min(|c_aj|, |c_bj|): discourages shared columns"),
+    ("weighted_overlap", "the same, weighted by sin^2(2 angle_j) of the task vectors; needs base="),
 ];
 
 fn penalties() -> String {
@@ -166,34 +160,34 @@ fn penalties() -> String {
     };
     let (data, penalties) = TERMS.split_at(3);
     let mut lines =
-        vec!["The loss is the sum of its terms by their weights, keys of set, here with their defaults; 0 is off.".to_owned()];
+        vec!["The loss is a weighted sum of terms. The weights are keys of set, shown with their defaults; 0 is off.".to_owned()];
     lines.push(
-        "Of the data: z are the merge's logits, z_i the source's, T the temperature, B the batch size, n its tokens".into(),
+        "Data terms: z are the merge's logits, z_i the source's, T the temperature, B the batch size, n its number of tokens"
+            .into(),
     );
     lines.extend(data.iter().map(one));
-    lines.push("Penalties: of the coefficients c_i of source i, summed over all tensors that train but biases".into());
+    lines.push("Penalties on the coefficients c_i of source i, summed over all trainable tensors except biases".into());
     lines.extend(penalties.iter().map(one));
-    lines.push("At a uniform start all c_i are parallel: cosine then has no gradient until the data has moved them.".into());
+    lines.push("At a uniform start all c_i are parallel, so cosine has no gradient until the data terms move them.".into());
     lines.join("\n")
 }
 
 fn tensors() -> String {
     [
-        "Tensors are called as in the checkpoint, whatever the family: model.layers.0.mlp.up_proj.weight.".to_owned(),
+        "Tensors have their checkpoint names in every family: model.layers.0.mlp.up_proj.weight.".to_owned(),
         "`inspect PATTERN` takes".into(),
-        line("a whole name", "model.norm.weight"),
-        line("a piece of one", "layers.0.mlp, or q_proj: whatever has it"),
-        line("a glob", "layers.*.mlp.up_proj.weight: * is any text, ? a letter, [abc] one of them; from any part on"),
-        "`plot coefficients` and `plot histogram` take one name, which model. and .weight may be left out of.".into(),
-        "A tensor is of one kind: linear, embedding, norm or bias; wrap train= says which train.".into(),
+        line("a full name", "model.norm.weight"),
+        line("a part of a name", "layers.0.mlp, or q_proj: every tensor that contains it"),
+        line("a glob", "layers.*.mlp.up_proj.weight: * matches any text, ? one character, [abc] one of them; it may start at any part of the name"),
+        "`plot coefficients` and `plot histogram` take one name; model. and .weight may be omitted.".into(),
+        "Each tensor has a kind: linear, embedding, norm or bias; wrap train= chooses which kinds train.".into(),
     ]
     .join("\n")
 }
 
 fn methods() -> String {
     let mut lines = vec![
-        "`merge METHOD KEY=VALUE...`, here with all keys and their defaults; several values with commas are one a source:"
-            .to_owned(),
+        "`merge METHOD KEY=VALUE...`, with all keys and their defaults; a list with commas has one value per source:".to_owned(),
     ];
     for method in METHODS {
         lines.push(line(method.name, method.about));
@@ -201,21 +195,21 @@ fn methods() -> String {
     }
     lines.push(line(GREEDY_SOUP, "the average of sources that are added while the loss on their data does not rise"));
     lines.push(line("", "[data=FILE,...]"));
-    lines.push("`evolve METHOD` searches for weights and densities, `compare METHOD...` sets methods beside each other,".into());
-    lines.push("`wrap init=METHOD` trains on from one, and `merge RECIPE.yml` follows a recipe of mergekit.".into());
+    lines.push("`evolve METHOD` searches weights and densities, `compare METHOD...` compares methods,".into());
+    lines.push("`wrap init=METHOD` starts training from one, and `merge RECIPE.yml` follows a mergekit recipe.".into());
     lines.join("\n")
 }
 
 fn undo() -> String {
     [
-        "Everything that changes the merge can be taken back:".to_owned(),
-        line("undo, redo", "a change back, and forth again"),
-        line("history", "what was changed, with the loss at each"),
-        line("branch NAME", "go on under another name, to try something; what there was keeps its own"),
-        line("switch NAME", "to the end of a branch, or to the state with a number of history"),
+        "Every change to the merge can be undone:".to_owned(),
+        line("undo, redo", "undo the last change, and redo it"),
+        line("history", "all changes, with the loss at each"),
+        line("branch NAME", "start a branch; the current one stays as it is"),
+        line("switch NAME", "go to the end of a branch, or to a state by its number"),
         line("diff NAME", "which tensors differ there, by how much, and both scores"),
-        "Nothing that was tried is lost: history shows it all. A session in a terminal is kept as it goes, and offered".into(),
-        "again after a crash. `save FILE` keeps what there is now, `export NAME.dam` the way that led to it.".into(),
+        "history shows everything that was tried. A session in a terminal is saved automatically and offered".into(),
+        "again after a crash. `save FILE` stores the current state, `export NAME.dam` the steps that led to it.".into(),
     ]
     .join("\n")
 }

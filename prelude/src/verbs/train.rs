@@ -14,7 +14,7 @@ use super::export::Code;
 pub const VERB: Verb = Verb {
     name: "train",
     usage: "train N",
-    about: "N optimiser steps with a progress bar; Ctrl-C stops and keeps every step that was made",
+    about: "N optimiser steps with a progress bar; Ctrl-C stops and keeps every completed step",
     example: "train 200",
     rust: Some(rust),
     run,

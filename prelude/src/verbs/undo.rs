@@ -9,7 +9,7 @@ use super::context::{Context, Reply};
 pub const VERB: Verb = Verb {
     name: "undo",
     usage: "undo [N]",
-    about: "back to before the last change, or the last N; nothing is lost: redo goes forward again",
+    about: "undo the last change, or the last N; redo restores them",
     example: "undo",
     rust: None,
     run,

@@ -15,7 +15,7 @@ use super::export::{Code, fields, path};
 pub const VERB: Verb = Verb {
     name: "wrap",
     usage: "wrap [columns|rows|rows_columns|tensor|layer|heads|softmax|task|low_rank] [f=none|tanh|sigmoid|relu] [train=linear,embedding,norm] [init=uniform|random|METHOD|RECIPE.yml] [bias=one|same] [base=off|on] [rest=average|base|first] [rank=4 of low_rank]",
-    about: "give every weight column of every source its coefficient, or what else a scheme says",
+    about: "make coefficients: one per source and weight column, or as a scheme says",
     example: "wrap columns f=tanh train=linear,norm",
     rust: Some(rust),
     run,

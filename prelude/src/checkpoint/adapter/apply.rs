@@ -1,5 +1,5 @@
-//! Puts an adapter on a model, in the order in which PEFT does: layers are stacked anew, the base is changed as it was
-//! before training, stored tensors take their places, and then low-rank parts, magnitudes, biases and tokens act.
+//! Applies an adapter to a model in the same order as PEFT: layer replication, initial changes to the base, stored tensors,
+//! then low-rank parts, magnitudes, biases and trainable tokens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,32 +10,32 @@ use rayon::prelude::*;
 use super::super::view::View;
 use super::base::Base;
 use super::change::{Change, LowRank};
-use super::magnitude::{Gains, gains};
+use super::magnitude::{NormAxis, gains};
 use super::names::{mismatch, resolve};
 use super::parts::LowRankPart;
 use super::{Adapter, initial, replicate};
 use crate::error::{Error, Result};
 
-/// How a low-rank part acts on the stored weight.
+/// The layout of the stored weight.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// out x in.
     Linear,
-    /// in x out, as the layers of GPT-2 are.
+    /// in x out, as in GPT-2.
     Transposed,
     /// tokens x features.
     Embedding,
 }
 
-/// Families whose layers of these names are stored transposed (`Conv1D` of transformers), and only those.
+/// Families whose layers of the names below are stored transposed (`Conv1D` in transformers). Others are not.
 const TRANSPOSED_FAMILIES: [&str; 5] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"];
 const TRANSPOSED_LAYERS: [&str; 4] = ["c_attn", "c_fc", "c_proj", "q_attn"];
 
-/// The remedy where the file and its configuration do not belong together.
-pub(super) const SAVED_WITH: &str = "use the adapter_config.json that was saved with these weights";
+/// The hint for weights that do not match their configuration.
+pub(super) const MATCHING_CONFIG_HINT: &str = "use the adapter_config.json that was saved with these weights";
 
-/// A low-rank part, and the weight that it acts on.
-struct Placed<'a> {
+/// A low-rank part with the weight it applies to.
+struct LowRankTarget<'a> {
     module: &'a str,
     weight: String,
     part: &'a LowRankPart,
@@ -45,18 +45,18 @@ struct Placed<'a> {
 }
 
 impl Adapter {
-    /// Puts the adapter on `base`.
+    /// Applies the adapter to `base`.
     ///
     /// # Errors
-    /// What does not fit the model, or cannot be followed.
-    pub fn put_on(&self, base: &mut Base<'_>) -> Result<()> {
+    /// Tensors that do not fit the model, or unsupported keys.
+    pub fn apply_to(&self, base: &mut Base<'_>) -> Result<()> {
         replicate::replicate(self, base)?;
         let was_tied = base.is_tied;
         let (embedding, output) = (base.embedding.clone().unwrap_or_default(), base.output.clone());
         if was_tied && let Some(view) = base.tensors.get(&embedding).cloned() {
             base.tensors.insert(output.clone(), view);
         }
-        // What is done to the one tensor of a tied base is done to both its names.
+        // A tied base has one tensor under two names; changes to either name apply to both.
         let names = |weight: &str| match was_tied && (weight == embedding || weight == output) {
             true => vec![embedding.clone(), output.clone()],
             false => vec![weight.to_owned()],
@@ -66,9 +66,9 @@ impl Adapter {
         let mut replaced: BTreeMap<String, View> = BTreeMap::new();
         for (name, whole) in &self.parts.whole {
             let weight = self.find(base, name)?;
-            self.check_whole(base, &weight, &whole.view, [&embedding, &output].contains(&&weight))?;
+            self.check_shape(base, &weight, &whole.view, [&embedding, &output].contains(&&weight))?;
             for other in names(&weight).into_iter().filter(|other| *other == weight || whole.is_base) {
-                // One that is named goes before one that only shares.
+                // A full tensor under its own name takes precedence over a tied one.
                 if other == weight || !replaced.contains_key(&other) {
                     replaced.insert(other, whole.view.clone());
                 }
@@ -77,38 +77,39 @@ impl Adapter {
         let stored_bases = self.parts.whole.iter().filter(|(_, whole)| whole.is_base);
         let stored_bases = stored_bases.map(|(name, _)| self.find(base, name)).collect::<Result<Vec<_>>>()?;
         let mut left_out = Vec::new();
-        let mut placed = Vec::new();
+        let mut targets = Vec::new();
         for (module, part) in &self.parts.low_rank {
             match self.config.targets(module)? {
-                true => placed.push((module.as_str(), part, self.find(base, &format!("{module}.weight"))?)),
+                true => targets.push((module.as_str(), part, self.find(base, &format!("{module}.weight"))?)),
                 false => left_out.push(module.as_str()),
             }
         }
-        if let Some(first) = left_out.first().filter(|_| placed.is_empty()) {
-            let reason = format!("none of the modules of its file is among them, as `{first}`");
-            return Err(self.config.refused("target_modules", reason, SAVED_WITH));
+        if let Some(first) = left_out.first().filter(|_| targets.is_empty()) {
+            let reason = format!("it matches none of the modules in the weight file, for example `{first}`");
+            return Err(self.config.key_error("target_modules", reason, MATCHING_CONFIG_HINT));
         }
         let shape = |weight: &String| replaced.get(weight).unwrap_or(&base.tensors[weight]).shape.clone();
-        let placed = placed.into_iter().map(|(module, part, weight)| self.place(base, module, shape(&weight), weight, part));
-        let placed = placed.collect::<Result<Vec<_>>>()?;
+        let targets =
+            targets.into_iter().map(|(module, part, weight)| self.low_rank_target(base, module, shape(&weight), weight, part));
+        let targets = targets.collect::<Result<Vec<_>>>()?;
         // The base as it was before training.
         let changed = |weight: &String| names(weight).iter().all(|name| !stored_bases.contains(name));
-        let linear = placed.iter().filter(|placed| placed.layout != Layout::Embedding && changed(&placed.weight));
-        let jobs: Vec<initial::Job<'_>> = linear.map(|placed| (placed.module, placed.weight.clone(), placed.term.rank)).collect();
+        let linear = targets.iter().filter(|target| target.layout != Layout::Embedding && changed(&target.weight));
+        let jobs: Vec<initial::Job<'_>> = linear.map(|target| (target.module, target.weight.clone(), target.term.rank)).collect();
         for (weight, change) in initial::changes(self, base, &jobs, |weight| is_transposed(&base.family, weight))? {
             for name in names(&weight) {
                 base.tensors.entry(name).and_modify(|view| view.deltas.push(change.clone()));
             }
         }
         base.tensors.extend(replaced);
-        // Of a tied pair whose changes are the same, the embedding has them.
-        let follows = self.config.keeps_tied && was_tied && self.acts_on(base, &embedding);
-        let placed = placed.into_iter().filter(|placed| !follows || placed.weight != output);
-        let placed: Vec<Placed<'_>> = placed.collect();
-        let biases = placed.iter().map(|placed| self.bias(base, placed)).collect::<Result<Vec<_>>>()?;
-        let changes = placed.into_par_iter().map(|placed| {
-            let weight = placed.weight.clone();
-            Ok((weight.clone(), self.changes(&base.tensors[&weight], placed)?))
+        // If both tensors of a tied pair get the same changes, only the embedding needs them.
+        let follows = self.config.keeps_tied && was_tied && self.has_part_for(base, &embedding);
+        let targets = targets.into_iter().filter(|target| !follows || target.weight != output);
+        let targets: Vec<LowRankTarget<'_>> = targets.collect();
+        let biases = targets.iter().map(|target| self.bias(base, target)).collect::<Result<Vec<_>>>()?;
+        let changes = targets.into_par_iter().map(|target| {
+            let weight = target.weight.clone();
+            Ok((weight.clone(), self.changes(&base.tensors[&weight], target)?))
         });
         let changes: Vec<(String, Vec<Change>)> = changes.collect::<Result<_>>()?;
         for (weight, changes) in changes.into_iter().chain(biases.into_iter().flatten()) {
@@ -117,47 +118,47 @@ impl Adapter {
             }
         }
         self.put_tokens(base, was_tied)?;
-        self.say(base, &left_out, jobs.len());
+        self.add_notes(base, &left_out, jobs.len());
         if was_tied {
-            self.settle(base, untouched)?;
+            self.resolve_tying(base, untouched)?;
         }
-        self.grow(base, rows)
+        self.update_vocab_size(base, rows)
     }
 
-    /// The name of the base's tensor that `name` means.
+    /// The name of the base tensor that `name` refers to.
     pub(super) fn find(&self, base: &Base<'_>, name: &str) -> Result<String> {
         resolve(base.tensors, name).ok_or_else(|| match mismatch(base.tensors, name) {
             Some(reason) => {
-                let hint = format!("{}, or on a model whose names it has, as `{name}`", self.remedy());
+                let hint = format!("{}, or to a model with a tensor named `{name}`", self.base_hint());
                 Error::Adapter { path: self.path.clone(), reason: reason.into(), hint }
             }
             None => {
-                let reason = format!("the model that it is put on has no tensor `{name}`");
-                self.config.refused("target_modules", reason, self.remedy())
+                let reason = format!("the base model has no tensor `{name}`");
+                self.config.key_error("target_modules", reason, self.base_hint())
             }
         })
     }
 
-    /// The remedy where it does not fit the base.
-    pub(super) fn remedy(&self) -> String {
+    /// The hint for an adapter that does not fit the base.
+    pub(super) fn base_hint(&self) -> String {
         match &self.config.base {
-            Some(base) => format!("it was trained on `{base}`: put it on that"),
-            None => "put it on the model that it was trained on".into(),
+            Some(base) => format!("apply it to the model it was trained on, `{base}`"),
+            None => "apply it to the model it was trained on".into(),
         }
     }
 
-    pub(super) fn misfit(&self, reason: String, hint: String) -> Error {
+    pub(super) fn mismatch_error(&self, reason: String, hint: String) -> Error {
         Error::Adapter { path: self.path.clone(), reason, hint }
     }
 
-    /// Whether the file has a low-rank part for the weight `name` of `base`.
-    pub(super) fn acts_on(&self, base: &Base<'_>, name: &str) -> bool {
+    /// Whether the adapter has a low-rank part for the weight `name` of `base`.
+    pub(super) fn has_part_for(&self, base: &Base<'_>, name: &str) -> bool {
         let is = |module: &String| resolve(base.tensors, &format!("{module}.weight")).as_deref() == Some(name);
         self.parts.low_rank.keys().any(is)
     }
 
-    /// An error where a whole tensor is not of the base's shape, but for the rows of a vocabulary.
-    fn check_whole(&self, base: &Base<'_>, name: &str, view: &View, is_vocabulary: bool) -> Result<()> {
+    /// Returns an error if a full tensor does not have the base's shape. Vocabularies may differ in rows.
+    fn check_shape(&self, base: &Base<'_>, name: &str, view: &View, is_vocabulary: bool) -> Result<()> {
         let expected = &base.tensors[name].shape;
         let fits = match is_vocabulary {
             true => matches!((view.shape.as_slice(), expected.as_slice()), (&[rows, a], &[_, b]) if rows > 0 && a == b),
@@ -165,20 +166,22 @@ impl Adapter {
         };
         match fits {
             true => Ok(()),
-            false => Err(self
-                .misfit(format!("its tensor `{name}` has shape {:?}, and the base's {expected:?}", view.shape), self.remedy())),
+            false => Err(self.mismatch_error(
+                format!("its tensor `{name}` has shape {:?}, but the base's has {expected:?}", view.shape),
+                self.base_hint(),
+            )),
         }
     }
 
-    /// A low-rank part in its place, its factors checked.
-    fn place<'a>(
+    /// Checks the factors of a low-rank part and pairs it with its weight.
+    fn low_rank_target<'a>(
         &self,
         base: &Base<'_>,
         module: &'a str,
         found: Vec<usize>,
         weight: String,
         part: &'a LowRankPart,
-    ) -> Result<Placed<'a>> {
+    ) -> Result<LowRankTarget<'a>> {
         let file = &self.parts.file;
         let rank = part.rank(self)?;
         let missing = |kind: &str| Error::MissingTensor { file: file.clone(), tensor: format!("{module}.{kind}") };
@@ -204,91 +207,88 @@ impl Adapter {
         };
         let scale = self.config.scale(module, rank)?;
         let (a, b) = (floats(a)?, (floats(b)? * scale)?);
-        // The rows of an embedding are tokens, which A has; its columns come from B.
+        // For an embedding, the rows of the weight are tokens and come from A; the columns come from B.
         let (left, right) = if layout == Layout::Linear { (b, a) } else { (a.t()?, b.t()?) };
         let (rows, columns) = (left.dims2()?.0, right.dims2()?.1);
         if found != [rows, columns] {
-            let reason = format!("its part for `{module}` is for a weight of {rows} x {columns}, and the base's is {found:?}");
+            let reason = format!("its part for `{module}` needs a weight of {rows} x {columns}, but the base's is {found:?}");
             let is_vocabulary = Some(&weight) == base.embedding.as_ref() || weight == base.output;
             let hint = match is_vocabulary && found.get(1) == Some(&columns) {
                 true => format!(
-                    "its training resized the vocabulary to {rows} rows: save the adapter with its embedding \
+                    "training resized the vocabulary to {rows} rows: save the adapter with its embedding \
                      (save_pretrained(DIR, save_embedding_layers=True)), or resize and save the base first (resize_token_embeddings({rows}))"
                 ),
-                false => self.remedy(),
+                false => self.base_hint(),
             };
-            return Err(self.misfit(reason, hint));
+            return Err(self.mismatch_error(reason, hint));
         }
         let values = |t: Tensor| -> Result<Vec<f32>> { Ok(t.contiguous()?.flatten_all()?.to_vec1()?) };
         let term = LowRank { rank, columns, b: values(left)?, a: values(right)? };
-        Ok(Placed { module, weight, part, layout, term, scale })
+        Ok(LowRankTarget { module, weight, part, layout, term, scale })
     }
 
-    /// What `placed` does to its weight, which is `view` without it.
-    fn changes(&self, view: &View, placed: Placed<'_>) -> Result<Vec<Change>> {
-        let Some(magnitudes) = placed.part.magnitudes.as_ref().filter(|_| self.config.has_magnitudes) else {
-            if self.config.has_magnitudes || placed.part.magnitudes.is_some() {
+    /// The changes that `target` makes to its weight; `view` is the weight before them.
+    fn changes(&self, view: &View, target: LowRankTarget<'_>) -> Result<Vec<Change>> {
+        let Some(magnitudes) = target.part.magnitudes.as_ref().filter(|_| self.config.has_magnitudes) else {
+            if self.config.has_magnitudes || target.part.magnitudes.is_some() {
                 let reason = match self.config.has_magnitudes {
-                    true => format!("`{}` has no magnitudes in its file", placed.module),
-                    false => format!("`{}` has magnitudes in its file, which are of DoRA", placed.module),
+                    true => format!("the weight file has no magnitudes for `{}`", target.module),
+                    false => format!("the weight file has DoRA magnitudes for `{}`", target.module),
                 };
-                return Err(self.config.refused("use_dora", reason, SAVED_WITH));
+                return Err(self.config.key_error("use_dora", reason, MATCHING_CONFIG_HINT));
             }
-            return Ok(vec![Change::Add(placed.term)]);
+            return Ok(vec![Change::Add(target.term)]);
         };
-        let tensor = format!("{}.lora_magnitude_vector", placed.module);
+        let tensor = format!("{}.lora_magnitude_vector", target.module);
         magnitudes.check_finite(&tensor)?;
-        let along = if placed.layout == Layout::Linear { Gains::OfRows } else { Gains::OfColumns };
-        let expected = if along == Gains::OfRows { view.shape[0] } else { view.columns() };
+        let along = if target.layout == Layout::Linear { NormAxis::Rows } else { NormAxis::Columns };
+        let expected = if along == NormAxis::Rows { view.shape[0] } else { view.columns() };
         if magnitudes.shape.iter().product::<usize>() != expected {
             let (file, found) = (self.parts.file.clone(), magnitudes.shape.clone());
             return Err(Error::Shape { file, tensor, expected: vec![expected], found });
         }
         let magnitudes: Vec<f32> = floats(magnitudes)?.flatten_all()?.to_vec1()?;
-        let gains = gains(view, &placed.term, &magnitudes, along);
+        let gains = gains(view, &target.term, &magnitudes, along);
         if let Some(position) = gains.iter().position(|gain| !gain.is_finite()) {
             return Err(Error::NonFinite { file: self.parts.file.clone(), tensor, position, value: gains[position] });
         }
         let gain = match along {
-            Gains::OfRows => Change::GainOfRows(gains),
-            Gains::OfColumns => Change::GainOfColumns(gains),
+            NormAxis::Rows => Change::GainOfRows(gains),
+            NormAxis::Columns => Change::GainOfColumns(gains),
         };
-        Ok(vec![Change::Add(placed.term), gain])
+        Ok(vec![Change::Add(target.term), gain])
     }
 
-    /// What `placed` adds to the bias of its layer: `scale` times that of `B`.
-    fn bias(&self, base: &Base<'_>, placed: &Placed<'_>) -> Result<Option<(String, Vec<Change>)>> {
-        let Some(bias) = &placed.part.bias else { return Ok(None) };
+    /// What `target` adds to the bias of its layer: `scale` times the bias of `B`.
+    fn bias(&self, base: &Base<'_>, target: &LowRankTarget<'_>) -> Result<Option<(String, Vec<Change>)>> {
+        let Some(bias) = &target.part.bias else { return Ok(None) };
         if !self.config.has_biases {
-            let reason = format!("`{}` has a bias of `lora_B` in its file", placed.module);
-            return Err(self.config.refused("lora_bias", reason, SAVED_WITH));
+            let reason = format!("the weight file has a `lora_B` bias for `{}`", target.module);
+            return Err(self.config.key_error("lora_bias", reason, MATCHING_CONFIG_HINT));
         }
-        let name = placed.weight.strip_suffix("weight").map(|module| format!("{module}bias"));
+        let name = target.weight.strip_suffix("weight").map(|module| format!("{module}bias"));
         let found = name.and_then(|name| Some((base.tensors.get(&name)?.shape.clone(), name)));
         let Some((shape, name)) = found else {
-            let reason = format!(
-                "`{}` has a bias in the adapter, and none in the base, so that they have no weights together",
-                placed.module
-            );
-            return Err(self.config.refused(
+            let reason = format!("`{}` has a bias in the adapter but not in the base, so it cannot be merged", target.module);
+            return Err(self.config.key_error(
                 "lora_bias",
                 reason,
                 "use a base whose layers have biases, or train without lora_bias",
             ));
         };
         if bias.shape != shape {
-            let reason = format!("its bias for `{}` has shape {:?}, and the base's {shape:?}", placed.module, bias.shape);
-            return Err(self.misfit(reason, self.remedy()));
+            let reason = format!("its bias for `{}` has shape {:?}, but the base's has {shape:?}", target.module, bias.shape);
+            return Err(self.mismatch_error(reason, self.base_hint()));
         }
-        bias.check_finite(&format!("{}.lora_B.bias", placed.module))?;
-        let values: Vec<f32> = (floats(bias)? * placed.scale)?.to_vec1()?;
+        bias.check_finite(&format!("{}.lora_B.bias", target.module))?;
+        let values: Vec<f32> = (floats(bias)? * target.scale)?.to_vec1()?;
         let term = LowRank { rank: 1, columns: values.len(), b: vec![1.0], a: values };
         Ok(Some((name, vec![Change::Add(term)])))
     }
 }
 
 impl LowRankPart {
-    /// Its rank.
+    /// The rank of the part.
     fn rank(&self, adapter: &Adapter) -> Result<usize> {
         let file = || adapter.parts.file.clone();
         match self.a.as_ref().map(|a| a.shape.as_slice()) {
@@ -301,7 +301,7 @@ impl LowRankPart {
     }
 }
 
-/// Whether the layer of `weight` is stored in x out.
+/// Whether the layer of `weight` is stored as in x out.
 fn is_transposed(family: &str, weight: &str) -> bool {
     let layer = weight.rsplit('.').nth(1).unwrap_or_default();
     TRANSPOSED_FAMILIES.contains(&family) && TRANSPOSED_LAYERS.contains(&layer)

@@ -1,7 +1,7 @@
-//! The model that adapters are put on: its tensors and its configuration, before they become a source.
+//! The base model that adapters are applied to: tensors and configuration, before they become a source.
 //!
-//! A tied model has no output layer of its own: it is the embedding. Where one of its own is there, and differs, the
-//! model is untied: `tie_word_embeddings` becomes false, so that nothing that reads it passes the output layer over.
+//! In a tied model, the output layer is the embedding. If the checkpoint stores an output layer that differs from the
+//! embedding, the model is untied: `tie_word_embeddings` becomes false, so that readers do not ignore the output layer.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,44 +9,44 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::super::config::{Architecture, Kind, TensorSpec};
-use super::super::other::{OUTPUT, kind};
+use super::super::unsupported_family::{OUTPUT, kind};
 use super::super::view::View;
 use crate::error::{Error, Result};
 
-/// A model under change.
+/// A base model being modified.
 pub(in crate::checkpoint) struct Base<'a> {
     config_file: &'a Path,
-    /// config.json, as it is by now.
+    /// The current config.json.
     pub config: Vec<u8>,
-    /// Whether that is other than the file.
+    /// Whether the current config.json differs from the file.
     pub is_changed: bool,
     pub tensors: &'a mut BTreeMap<String, View>,
     pub family: String,
-    /// The name of its embedding.
+    /// The name of the embedding.
     pub embedding: Option<String>,
-    /// The name of its output layer, whether it has one of its own or not.
+    /// The name of the output layer, stored or tied.
     pub output: String,
     pub is_tied: bool,
-    /// What a reader should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
 impl<'a> Base<'a> {
-    /// The model of `config`, the bytes of `config_file`, and `tensors`; untied where it stores another output layer
-    /// than its embedding.
+    /// The model with `config` (the bytes of `config_file`) and `tensors`. It is untied if it stores an output layer that
+    /// differs from its embedding.
     ///
     /// # Errors
-    /// A configuration that is no JSON object.
+    /// A configuration that is not a JSON object.
     pub fn new(config_file: &'a Path, config: Vec<u8>, tensors: &'a mut BTreeMap<String, View>) -> Result<Self> {
         let family = Architecture::family_of(config_file, &config)?;
-        // Elsewhere than in the families that run, it is the largest that seems to be one.
+        // In unsupported families, the largest tensor that looks like an embedding.
         let seems = |(name, view): &(&String, &View)| kind(name, view.shape.len()) == Kind::Embedding;
         let embedding = match tensors.contains_key(TensorSpec::EMBEDDING) {
             true => Some(TensorSpec::EMBEDDING.to_owned()),
             false => tensors.iter().filter(seems).max_by_key(|(_, view)| view.shape[0]).map(|(name, _)| name.clone()),
         };
-        let stored = tensors.keys().find(|name| is_part(name, OUTPUT)).cloned();
-        // Within a multimodal model the output layer may stand beside the text model.
+        let stored = tensors.keys().find(|name| is_suffix(name, OUTPUT)).cloned();
+        // In a multimodal model, the output layer may be stored next to the text model.
         let inside = embedding.as_ref().is_some_and(|name| name.starts_with("language_model."));
         let output = stored.unwrap_or_else(|| if inside { format!("language_model.{OUTPUT}") } else { OUTPUT.into() });
         let mut base = Self {
@@ -60,15 +60,15 @@ impl<'a> Base<'a> {
             is_tied: false,
             notes: Vec::new(),
         };
-        base.is_tied = base.says_tied()?;
+        base.is_tied = base.config_ties()?;
         if base.is_tied && base.tensors.contains_key(&base.output) && !base.has_one_vocabulary_tensor()? {
-            base.untie("its checkpoint has an output layer that differs from the embedding which config.json ties it to")?;
+            base.untie("the checkpoint stores an output layer that differs from the embedding, although config.json ties them")?;
         }
         Ok(base)
     }
 
-    /// Whether the configuration ties the output layer to an embedding that is there.
-    fn says_tied(&self) -> Result<bool> {
+    /// Whether the configuration ties the output layer to an existing embedding.
+    fn config_ties(&self) -> Result<bool> {
         if self.embedding.is_none() {
             return Ok(false);
         }
@@ -81,7 +81,7 @@ impl<'a> Base<'a> {
         })
     }
 
-    /// Whether embedding and output layer are the same numbers.
+    /// Whether embedding and output layer have equal values.
     pub fn has_one_vocabulary_tensor(&self) -> Result<bool> {
         let embedding = self.embedding.as_ref().and_then(|name| self.tensors.get(name));
         match (embedding, self.tensors.get(&self.output)) {
@@ -90,20 +90,20 @@ impl<'a> Base<'a> {
         }
     }
 
-    /// The model has an output layer of its own from here on.
+    /// Gives the model an output layer of its own.
     ///
     /// # Errors
     /// As for [`Base::edit`].
     pub fn untie(&mut self, why: &str) -> Result<()> {
         self.is_tied = false;
-        self.notes.push(format!("untied, since {why}: `{}` is stored on its own", self.output));
+        self.notes.push(format!("untied, because {why}: `{}` is stored separately", self.output));
         self.edit(untied)
     }
 
-    /// Changes the configuration.
+    /// Edits the configuration.
     ///
     /// # Errors
-    /// A configuration that is no JSON object.
+    /// A configuration that is not a JSON object.
     pub fn edit(&mut self, change: impl FnOnce(&mut Map<String, Value>)) -> Result<()> {
         let mut map = self.map()?;
         change(&mut map);
@@ -112,10 +112,10 @@ impl<'a> Base<'a> {
         Ok(())
     }
 
-    /// The configuration, key by key.
+    /// Parses the configuration.
     ///
     /// # Errors
-    /// A configuration that is no JSON object.
+    /// A configuration that is not a JSON object.
     pub fn map(&self) -> Result<Map<String, Value>> {
         serde_json::from_slice(&self.config).map_err(|e| self.invalid(&e))
     }
@@ -125,16 +125,16 @@ impl<'a> Base<'a> {
     }
 }
 
-/// Says in a configuration that the output layer is not the embedding; in its text model's too, where it has one.
+/// Marks a configuration, and that of its text model if it has one, as untied.
 pub(in crate::checkpoint) fn untied(config: &mut Map<String, Value>) {
     set(config, "tie_word_embeddings", &json!(false));
 }
 
-/// Sets `key`, in the configuration of a text model inside too.
+/// Sets `key`, also in the configuration of a nested text model.
 pub(super) fn set(config: &mut Map<String, Value>, key: &str, value: &Value) {
     if let Some(Value::Object(text)) = config.get_mut("text_config") {
         text.insert(key.into(), value.clone());
-        // What a wrapper does not say of its text model, it is not to say now.
+        // Do not add a top-level key that a wrapper did not have.
         if key != "tie_word_embeddings" && !config.contains_key(key) {
             return;
         }
@@ -142,7 +142,7 @@ pub(super) fn set(config: &mut Map<String, Value>, key: &str, value: &Value) {
     config.insert(key.into(), value.clone());
 }
 
-/// Whether `name` is `end`, or ends with it after a dot.
-fn is_part(name: &str, end: &str) -> bool {
+/// Whether `name` equals `end`, or ends with it after a dot.
+fn is_suffix(name: &str, end: &str) -> bool {
     name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

@@ -1,15 +1,15 @@
-//! What an adapter does to one weight, as the weight is decoded: a low-rank term, a gain for each row or column, or
-//! rows in place of others.
+//! The changes an adapter makes to one weight as it is decoded: a low-rank term, a gain per row or column, or replaced
+//! rows.
 
-/// A change of a stored tensor, made to a piece of a row at a time.
+/// A change to a stored tensor, applied to a piece of a row at a time.
 pub(in crate::checkpoint) enum Change {
     /// `W + B A`
     Add(LowRank),
-    /// Row `i` times the gain `i`.
+    /// Multiplies row `i` by gain `i`.
     GainOfRows(Vec<f32>),
-    /// Column `j` times the gain `j`.
+    /// Multiplies column `j` by gain `j`.
     GainOfColumns(Vec<f32>),
-    /// Other rows.
+    /// Replaces rows.
     Rows(Rows),
 }
 
@@ -23,9 +23,9 @@ pub(in crate::checkpoint) struct LowRank {
     pub a: Vec<f32>,
 }
 
-/// Rows that take the place of others.
+/// Replacement rows.
 pub(in crate::checkpoint) struct Rows {
-    /// Which, ascending.
+    /// The row indices, in ascending order.
     pub numbers: Vec<u32>,
     pub columns: usize,
     /// numbers x columns.
@@ -33,7 +33,7 @@ pub(in crate::checkpoint) struct Rows {
 }
 
 impl Change {
-    /// Changes elements of row `row` from column `column` on.
+    /// Applies the change to elements of row `row`, starting at column `column`.
     #[inline(always)]
     pub fn apply(&self, row: usize, column: usize, elements: &mut [f32]) {
         match self {
@@ -48,7 +48,7 @@ impl Change {
         }
     }
 
-    /// Its numbers, for a fingerprint.
+    /// The numbers of the change, for a fingerprint.
     pub fn parts(&self) -> Box<dyn Iterator<Item = u32> + '_> {
         match self {
             Change::Add(term) => Box::new(term.b.iter().chain(&term.a).map(|x| x.to_bits())),
@@ -59,13 +59,13 @@ impl Change {
 }
 
 impl LowRank {
-    /// Adds elements of row `row` from column `column` on to `into`.
+    /// Adds the term to elements of row `row`, starting at column `column`.
     #[inline(always)]
     pub fn add(&self, row: usize, column: usize, into: &mut [f32]) {
         let b = &self.b[row * self.rank..][..self.rank];
         let n = into.len();
         let a = |r: usize| &self.a[r * self.columns + column..][..n];
-        // Four at a time, so that what is added to is read and written a quarter as often.
+        // Four rank components at a time, to read and write `into` a quarter as often.
         let (fours, rest) = b.as_chunks::<4>();
         for (i, b) in fours.iter().enumerate() {
             let a = [a(4 * i), a(4 * i + 1), a(4 * i + 2), a(4 * i + 3)];

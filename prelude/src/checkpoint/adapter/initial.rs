@@ -1,11 +1,11 @@
-//! How the base was before training, where an adapter is relative to that: PiSSA and OLoRA.
+//! Adapters that are relative to a changed base: PiSSA and OLoRA.
 //!
-//! PiSSA (arXiv 2404.02948) moves the principal part of a weight into the adapter: `W - top_r(W)` is left. OLoRA (arXiv
-//! 2406.01775) takes `W = Q R` and moves the first `r` columns of `Q` and rows of `R`: `W - s Q_r R_r` is left, `s` the
-//! adapter's scale. Both are low-rank terms, so that nothing but their factors is held. The base is taken as it is
-//! stored, in f32. `pissa_niter_N`, whose random decomposition PEFT draws anew whenever it loads, is computed exactly: on
-//! random matrices of 16 x 16 and 24 x 16 (rank 4, 4 iterations) two loads in PEFT, and PEFT and this, are up to 0.5
-//! apart, where the weights' spread is 0.3.
+//! PiSSA (arXiv 2404.02948) moves the principal part of a weight into the adapter and leaves `W - top_r(W)`. OLoRA (arXiv
+//! 2406.01775) takes `W = Q R`, moves the first `r` columns of `Q` and rows of `R`, and leaves `W - s Q_r R_r`, where `s` is
+//! the adapter's scale. Both are low-rank terms, so only their factors are kept in memory. The base is taken as stored, in
+//! f32. PEFT computes `pissa_niter_N` with a new random decomposition at each load; here it is exact. On random matrices of
+//! 16 x 16 and 24 x 16 (rank 4, 4 iterations) two loads in PEFT, and PEFT and this library, differ by up to 0.5, where the
+//! weights' spread is 0.3.
 
 use std::sync::Arc;
 
@@ -15,18 +15,18 @@ use super::super::view::View;
 use super::Adapter;
 use super::base::Base;
 use super::change::{Change, LowRank};
-use super::config::{Init, MERGE_IT};
+use super::config::{Init, MERGE_HINT};
 use crate::error::{Error, Result};
 use crate::factor::{Rows, leading_columns, principal};
 use crate::interrupt;
 
-/// A low-rank part whose weight may have been changed: its module, weight and rank.
+/// A low-rank part whose weight was changed before training: module, weight and rank.
 pub(super) type Job<'a> = (&'a str, String, usize);
 
-/// What training took out of the weights of `jobs`, by their names.
+/// The parts that training removed from the weights of `jobs`, by weight name.
 ///
 /// # Errors
-/// Weights that are not finite, layers that this is not defined for, or a wish to stop.
+/// Weights that are not finite, unsupported layers, or a stop.
 pub(super) fn changes(
     adapter: &Adapter,
     base: &Base<'_>,
@@ -42,22 +42,24 @@ pub(super) fn changes(
         view.check_finite(weight)?;
         let scale = match adapter.config.init {
             Init::LeadingColumns if is_transposed(weight) => {
-                let reason = format!("`olora` is not defined for `{module}`, which is stored transposed");
-                return Err(adapter.config.refused("init_lora_weights", reason, MERGE_IT));
+                let reason = format!("`olora` does not support `{module}`, which is stored transposed");
+                return Err(adapter.config.key_error("init_lora_weights", reason, MERGE_HINT));
             }
             Init::LeadingColumns => adapter.config.scale(module, *rank)?,
             _ => 1.0,
         };
-        let term = taken_out(view, adapter.config.init, *rank, scale as f32)
-            .ok_or_else(|| Error::BadTensor { tensor: weight.clone(), reason: "its singular values cannot be found".into() })?;
+        let term = removed_part(view, adapter.config.init, *rank, scale as f32).ok_or_else(|| Error::BadTensor {
+            tensor: weight.clone(),
+            reason: "its singular values could not be computed".into(),
+        })?;
         view.release();
         Ok((weight.clone(), Arc::new(Change::Add(term))))
     };
     jobs.par_iter().map(change).collect()
 }
 
-/// `-scale` times the part of `view` that was taken out.
-fn taken_out(view: &View, init: Init, rank: usize, scale: f32) -> Option<LowRank> {
+/// `-scale` times the part that was removed from `view`.
+fn removed_part(view: &View, init: Init, rank: usize, scale: f32) -> Option<LowRank> {
     let &[rows, columns] = view.shape.as_slice() else { return None };
     let arch = pulp::Arch::new();
     let read = |row: usize, into: &mut [f32]| arch.dispatch(|| view.read(row * columns, into));

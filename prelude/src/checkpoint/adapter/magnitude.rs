@@ -1,28 +1,28 @@
-//! DoRA (arXiv 2402.09353): `m (W + s B A) / ||W + s B A||`, row by row; the columns of embeddings and of layers that
-//! are stored transposed.
+//! DoRA (arXiv 2402.09353): `m (W + s B A) / ||W + s B A||`, by rows; by columns for embeddings and layers that are stored
+//! transposed.
 
 use rayon::prelude::*;
 
 use super::super::view::{TILE, View};
 use super::change::LowRank;
 
-/// Rows that are summed at a time, whatever the number of threads.
+/// Rows summed at a time, independent of the number of threads.
 const ROWS: usize = 512;
 
-/// What the norms are of.
+/// The axis of the norms.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gains {
-    OfRows,
-    OfColumns,
+pub(super) enum NormAxis {
+    Rows,
+    Columns,
 }
 
-/// `magnitudes` by the norms of the rows, or columns, of `view` and `term` together.
-pub(super) fn gains(view: &View, term: &LowRank, magnitudes: &[f32], along: Gains) -> Vec<f32> {
+/// `magnitudes` divided by the norms of the rows or columns of `view` plus `term`.
+pub(super) fn gains(view: &View, term: &LowRank, magnitudes: &[f32], along: NormAxis) -> Vec<f32> {
     let (rows, columns) = (view.shape[0], view.columns());
     let starts: Vec<usize> = (0..rows).step_by(ROWS).collect();
     let squares = starts.par_iter().map(|start| {
         let numbers = *start..rows.min(start + ROWS);
-        let mut sums = vec![0f64; if along == Gains::OfRows { numbers.len() } else { columns }];
+        let mut sums = vec![0f64; if along == NormAxis::Rows { numbers.len() } else { columns }];
         let mut buffer = [0f32; TILE];
         pulp::Arch::new().dispatch(|| {
             for row in numbers.clone() {
@@ -32,8 +32,8 @@ pub(super) fn gains(view: &View, term: &LowRank, magnitudes: &[f32], along: Gain
                     term.add(row, column, tile);
                     let squares = tile.iter().map(|x| f64::from(*x) * f64::from(*x));
                     match along {
-                        Gains::OfRows => sums[row - start] += squares.sum::<f64>(),
-                        Gains::OfColumns => sums[column..].iter_mut().zip(squares).for_each(|(sum, square)| *sum += square),
+                        NormAxis::Rows => sums[row - start] += squares.sum::<f64>(),
+                        NormAxis::Columns => sums[column..].iter_mut().zip(squares).for_each(|(sum, square)| *sum += square),
                     }
                 }
             }
@@ -43,8 +43,8 @@ pub(super) fn gains(view: &View, term: &LowRank, magnitudes: &[f32], along: Gain
     let parts: Vec<Vec<f64>> = squares.collect();
     view.release();
     let sums = match along {
-        Gains::OfRows => parts.concat(),
-        Gains::OfColumns => parts.into_iter().fold(vec![0f64; columns], |mut sums, part| {
+        NormAxis::Rows => parts.concat(),
+        NormAxis::Columns => parts.into_iter().fold(vec![0f64; columns], |mut sums, part| {
             sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
             sums
         }),

@@ -1,50 +1,50 @@
-//! LoRA adapters as PEFT means them: `W + s B A` (arXiv 2106.09685) and what belongs to it, applied as a weight is decoded.
+//! LoRA adapters with PEFT's semantics: `W + s B A` (arXiv 2106.09685) and its variants, applied as a weight is decoded.
 //!
 //! | what | where |
 //! | --- | --- |
-//! | the keys of adapter_config.json: followed, without effect, or refused by name | [`config`], [`pattern`] |
-//! | the tensors of the file, by modules | [`parts`], [`names`] |
-//! | putting them on a model, in PEFT's order | [`apply`], [`base`], [`settle`] |
-//! | PiSSA and OLoRA, which are relative to a changed base | [`initial`] |
-//! | DoRA's magnitudes | [`magnitude`] |
-//! | trainable tokens; stacked layers | [`tokens`], [`replicate`] |
-//! | the tokenizer and chat template beside it | [`beside`] |
-//! | what is done to a weight as it is decoded | [`change`] |
+//! | keys of adapter_config.json: supported, without effect, or unsupported | [`config`], [`pattern`] |
+//! | tensors of the weight file, by module | [`parts`], [`names`] |
+//! | applying them to a model, in PEFT's order | [`apply`], [`base`], [`finish`] |
+//! | PiSSA and OLoRA, relative to a changed base | [`initial`] |
+//! | DoRA magnitudes | [`magnitude`] |
+//! | trainable tokens; layer replication | [`tokens`], [`replicate`] |
+//! | the tokenizer and chat template stored with it | [`side_files`] |
+//! | changes to a weight as it is decoded | [`change`] |
 //!
-//! Where PEFT's merged weights and its model with the adapter on differ, which is so for adapters of one of a tied
-//! embedding and output layer (PEFT adds to both), it is the model, which is what was trained.
+//! PEFT's merged weights and its model with the adapter active differ for adapters of only one of a tied embedding and
+//! output layer: merging adds to both. This module reproduces the active model, which is what was trained.
 
 mod apply;
 mod base;
-mod beside;
 mod change;
 mod config;
+mod finish;
 mod initial;
 mod magnitude;
 mod names;
 mod parts;
 mod pattern;
 mod replicate;
-mod settle;
+mod side_files;
 mod tokens;
 
 use std::path::{Path, PathBuf};
 
 pub(super) use base::{Base, untied};
-pub(super) use beside::{Beside, FILES};
 pub(super) use change::Change;
 pub(super) use parts::WEIGHTS;
+pub(super) use side_files::{FILES, FileOverrides};
 
 use self::config::Config;
 use self::parts::Parts;
 use super::files::map;
-use super::hub::{Hub, Place, Wanted};
+use super::hub::{Hub, HubRef, SnapshotKind};
 use crate::error::{Error, Result};
 
-/// What makes a directory an adapter.
+/// The file that makes a directory an adapter.
 pub(super) const CONFIG: &str = "adapter_config.json";
 
-/// One adapter.
+/// An adapter.
 pub(super) struct Adapter {
     pub path: PathBuf,
     config: Config,
@@ -52,18 +52,18 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    /// Opens the directory of a PEFT adapter, or one on the hub.
+    /// Opens a PEFT adapter, a directory or a repository on the hub.
     ///
     /// # Errors
-    /// What is missing or damaged, and keys that cannot be followed.
+    /// Missing or corrupt files, and unsupported keys.
     pub fn open(directory: &Path) -> Result<Self> {
         let mut path = std::path::absolute(directory).map_err(|e| Error::io("read", directory, e))?;
         if !path.exists()
-            && let Some(place) = directory.to_str().and_then(|spec| Place::parse(spec, false))
+            && let Some(reference) = directory.to_str().and_then(|spec| HubRef::parse(spec, false))
         {
-            path = Hub::from_env()?.snapshot(&place, Wanted::Adapter)?.directory;
+            path = Hub::from_env()?.snapshot(&reference, SnapshotKind::Adapter)?.directory;
         }
-        // The weights, or the configuration, stand for their directory.
+        // A path to the weights or the configuration stands for their directory.
         if path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("adapter_")) {
             path.pop();
         }
@@ -77,7 +77,7 @@ impl Adapter {
         Ok(Self { path, config, parts })
     }
 
-    /// The adapter of a multimodal model, whose tensors have the names that `known` gives them here.
+    /// Renames the modules of an adapter for a multimodal model with `known`, which maps names to those used here.
     pub fn renamed(mut self, known: impl Fn(&str) -> String) -> Self {
         let module = |name: String| known(&format!("{name}.")).trim_end_matches('.').to_owned();
         let Parts { low_rank, tokens, whole, .. } = &mut self.parts;
@@ -87,44 +87,44 @@ impl Adapter {
         self
     }
 
-    /// What it is called: its directory.
+    /// The name of its directory.
     fn name(&self) -> String {
         self.path.file_name().map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// Puts the tokenizer and template beside it before `files`.
+    /// Adds the tokenizer and chat template stored with it; they override `files`.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn add_beside(&self, files: &mut Beside) -> Result<()> {
-        beside::add(&self.path, files)
+    pub fn add_side_files(&self, files: &mut FileOverrides) -> Result<()> {
+        side_files::add(&self.path, files)
     }
 }
 
-/// The error that there is no adapter at `path`.
+/// The error for a path without an adapter.
 fn not_adapter(path: PathBuf) -> Error {
     match path.join("config.json").exists() {
         true => Error::Adapter {
             path,
             reason: "it is a model, not an adapter".into(),
-            hint: "an adapter stands behind its base, BASE+ADAPTER; a model is a source of its own".into(),
+            hint: "write an adapter after its base, BASE+ADAPTER; load a model as a separate source".into(),
         },
         false => Error::Adapter {
             path,
             reason: format!("it has no `{CONFIG}`"),
-            hint: "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as PEFT saves it".into(),
+            hint: "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as saved by PEFT".into(),
         },
     }
 }
 
-/// The error that the adapter at `path`, whose configuration is `json`, was given as a model.
-pub(super) fn alone(path: &Path, json: &[u8]) -> Error {
+/// The error for an adapter at `path`, with configuration `json`, that was given as a model.
+pub(super) fn needs_base(path: &Path, json: &[u8]) -> Error {
     let json: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
     let base = json["base_model_name_or_path"].as_str().filter(|base| !base.is_empty());
-    let place = path.display();
+    let shown = path.display();
     let hint = match base {
-        Some(base) => format!("did you mean BASE+ADAPTER? It was trained on `{base}`: load {base}+{place}"),
-        None => format!("did you mean BASE+ADAPTER? Name the model that it was trained on: load BASE+{place}"),
+        Some(base) => format!("did you mean BASE+ADAPTER? It was trained on `{base}`: load {base}+{shown}"),
+        None => format!("did you mean BASE+ADAPTER? Name the model it was trained on: load BASE+{shown}"),
     };
     Error::Adapter { path: path.into(), reason: "it is an adapter, not a model".into(), hint }
 }

@@ -1,11 +1,11 @@
-//! The base's tensor that an adapter's name means.
+//! Maps an adapter's tensor names to the base's.
 
 use std::collections::BTreeMap;
 
 use super::super::view::View;
 
-/// Prefixes that versions of transformers, and checkpoints saved without their head, have in place of each other.
-const SAME: [(&str, &str); 8] = [
+/// Prefixes that differ between versions of transformers and checkpoints saved without their head.
+const EQUIVALENT_PREFIXES: [(&str, &str); 8] = [
     ("", "model."),
     ("model.", ""),
     ("", "transformer."),
@@ -16,24 +16,24 @@ const SAME: [(&str, &str); 8] = [
     ("lm_head", "language_model.lm_head"),
 ];
 
-/// Part of the names of a text model that belongs to a multimodal one.
-const INSIDE: &str = "language_model.";
+/// The part of a name that marks the text model of a multimodal model.
+const TEXT_MODEL: &str = "language_model.";
 
-/// The name among `tensors` that `name` means: itself, or with a prefix that says the same.
+/// The name in `tensors` that `name` refers to: itself, or with an equivalent prefix.
 pub(super) fn resolve(tensors: &BTreeMap<String, View>, name: &str) -> Option<String> {
     if tensors.contains_key(name) {
         return Some(name.to_owned());
     }
-    let others = SAME.iter().filter_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
+    let others = EQUIVALENT_PREFIXES.iter().filter_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
     others.into_iter().find(|other| tensors.contains_key(other))
 }
 
-/// What sets the names of an adapter apart from those of the base, where one of them is multimodal.
+/// How the adapter's names differ from the base's if only one of them is multimodal.
 pub(super) fn mismatch(tensors: &BTreeMap<String, View>, name: &str) -> Option<&'static str> {
-    let base = tensors.keys().any(|name| name.contains(INSIDE));
-    match (name.contains(INSIDE), base) {
-        (true, false) => Some("it was trained on a multimodal model, and the base is a text model"),
-        (false, true) => Some("it was trained on a text model, and the base is a multimodal one"),
+    let base = tensors.keys().any(|name| name.contains(TEXT_MODEL));
+    match (name.contains(TEXT_MODEL), base) {
+        (true, false) => Some("it was trained on a multimodal model, but the base is a text model"),
+        (false, true) => Some("it was trained on a text model, but the base is a multimodal model"),
         _ => None,
     }
 }

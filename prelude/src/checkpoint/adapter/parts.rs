@@ -1,7 +1,7 @@
-//! The tensors of an adapter's file, sorted by what they are parts of.
+//! Sorts the tensors of an adapter's weight file by module and part.
 //!
-//! PEFT names them `base_model.model.MODULE.PART`; wrappers of training (torch.compile, FSDP, data parallelism) and
-//! the adapter's own name may stand between.
+//! PEFT names them `base_model.model.MODULE.PART`. Training wrappers (torch.compile, FSDP, data parallelism) and the
+//! adapter's name may add further parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,25 +9,25 @@ use std::path::{Path, PathBuf};
 use super::super::archive::read_any;
 use super::super::files::map;
 use super::super::view::View;
-use super::pattern::is_end;
+use super::pattern::is_suffix;
 use crate::error::{Error, Result};
 
-/// Files of an adapter's weights, the better first.
+/// The names of an adapter's weight file, the preferred one first.
 pub(in crate::checkpoint) const WEIGHTS: [&str; 2] = [PLAIN, PICKLED];
 const PLAIN: &str = "adapter_model.safetensors";
 const PICKLED: &str = "adapter_model.bin";
 
-/// What an adapter's file has, by modules as its training named them.
+/// The contents of an adapter's weight file, with module names as in training.
 #[derive(Default)]
 pub(super) struct Parts {
     pub file: PathBuf,
     pub low_rank: BTreeMap<String, LowRankPart>,
-    /// Rows of tokens, by module.
+    /// Rows of trained tokens, by module.
     pub tokens: BTreeMap<String, View>,
-    /// Whole tensors, by name.
-    pub whole: BTreeMap<String, Whole>,
-    /// Prefixes that were taken off, other than PEFT's own.
-    pub taken_off: BTreeSet<&'static str>,
+    /// Full tensors, by name.
+    pub whole: BTreeMap<String, FullTensor>,
+    /// Prefixes of wrappers, other than PEFT's own, that were removed.
+    pub stripped_prefixes: BTreeSet<&'static str>,
 }
 
 /// The low-rank part of a module.
@@ -38,26 +38,26 @@ pub(super) struct LowRankPart {
     /// `B`: out x rank; of an embedding, features x rank.
     pub b: Option<View>,
     pub is_embedding: bool,
-    /// What is added to the module's bias.
+    /// Added to the module's bias.
     pub bias: Option<View>,
-    /// DoRA's magnitudes.
+    /// DoRA magnitudes.
     pub magnitudes: Option<View>,
 }
 
-/// A whole tensor.
-pub(super) struct Whole {
+/// A tensor that is stored in full.
+pub(super) struct FullTensor {
     pub view: View,
-    /// Whether it is the base's own tensor, as it was in training; else one that the adapter has in its place.
+    /// Whether it is a tensor of the base that was trained in place; otherwise the adapter replaces the base's.
     pub is_base: bool,
 }
 
-/// Wrappers whose names stand before or within those of modules.
+/// Prefixes that training wrappers add before or within module names.
 const WRAPPERS: [&str; 4] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module."];
 
-/// The tensors of the adapter at `directory`, and their file.
+/// The tensors of the adapter in `directory`, and their file.
 ///
 /// # Errors
-/// No weights that are read here, or a damaged file.
+/// No supported weight file, or a corrupt one.
 fn tensors(directory: &Path) -> Result<(PathBuf, BTreeMap<String, View>)> {
     for name in WEIGHTS {
         let file = directory.join(name);
@@ -73,15 +73,15 @@ fn tensors(directory: &Path) -> Result<(PathBuf, BTreeMap<String, View>)> {
     Err(Error::Adapter {
         path: directory.into(),
         reason: format!("it has no `{PLAIN}`"),
-        hint: "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as PEFT saves it".into(),
+        hint: "an adapter is a directory with adapter_config.json and adapter_model.safetensors, as saved by PEFT".into(),
     })
 }
 
 impl Parts {
-    /// Reads and sorts the tensors of the adapter at `directory`. `saved`: modules that it stores whole.
+    /// Reads and sorts the tensors of the adapter in `directory`. `saved` names the modules that are stored in full.
     ///
     /// # Errors
-    /// A damaged file, tensors of no known part, several adapters in one file.
+    /// A corrupt file, unknown parts, several adapters in one file.
     pub fn read(directory: &Path, saved: &[String]) -> Result<Self> {
         let (file, tensors) = tensors(directory)?;
         let mut parts = Self { file, ..Self::default() };
@@ -90,9 +90,9 @@ impl Parts {
             let name = parts.name(&key);
             if let Some((module, part)) = name.split_once(".lora_") {
                 let (kind, rest) = part.split_once('.').unwrap_or((part, ""));
-                let (adapter, end) = ends(rest, &["weight", "bias"]);
+                let (adapter, end) = split_end(rest, &["weight", "bias"]);
                 adapters.extend(adapter.map(str::to_owned));
-                // What training alone uses.
+                // Only used in training.
                 if kind.starts_with("monteclora") || kind.starts_with("velora") {
                     continue;
                 }
@@ -118,25 +118,25 @@ impl Parts {
                     _ => return Err(parts.unknown(directory, &key)),
                 }
             } else if name.contains(".original_module.") {
-                // The base's, which the saved one stands for.
+                // The base's own module, which the saved one replaces.
             } else if let Some((module, rest)) = name.split_once(".modules_to_save.") {
                 let (adapter, end) = rest.split_once('.').map_or((None, rest), |(adapter, end)| (Some(adapter), end));
                 adapters.extend(adapter.map(str::to_owned));
-                parts.whole.insert(format!("{module}.{end}"), Whole { view, is_base: false });
+                parts.whole.insert(format!("{module}.{end}"), FullTensor { view, is_base: false });
             } else {
                 let plain = name.replace(".token_adapter.base_layer.", ".").replace(".base_layer.", ".");
                 let module = plain.rsplit_once('.').map_or("", |(module, _)| module);
-                let has = |saved: &String| is_end(module, saved) || format!(".{module}.").contains(&format!(".{saved}."));
+                let has = |saved: &String| is_suffix(module, saved) || format!(".{module}.").contains(&format!(".{saved}."));
                 let is_base = plain != name || !saved.iter().any(has);
-                parts.whole.insert(plain, Whole { view, is_base });
+                parts.whole.insert(plain, FullTensor { view, is_base });
             }
         }
         if adapters.len() > 1 {
             let names = adapters.into_iter().collect::<Vec<_>>().join(", ");
             return Err(Error::Adapter {
                 path: directory.into(),
-                reason: format!("its file has several adapters: {names}"),
-                hint: "save one alone: model.save_pretrained(DIR, selected_adapters=[NAME])".into(),
+                reason: format!("its file contains several adapters: {names}"),
+                hint: "save a single one: model.save_pretrained(DIR, selected_adapters=[NAME])".into(),
             });
         }
         let is_empty = parts.low_rank.is_empty() && parts.tokens.is_empty() && parts.whole.is_empty();
@@ -146,21 +146,21 @@ impl Parts {
         }
     }
 
-    /// `key` without what PEFT and wrappers put before and between.
+    /// `key` without the prefixes of PEFT and training wrappers.
     fn name(&mut self, key: &str) -> String {
         let mut name = key;
         loop {
             let wrapper = WRAPPERS.into_iter().find(|wrapper| name.starts_with(wrapper));
             let prefix = ["base_model.model.", "base_model."].into_iter().find(|prefix| name.starts_with(prefix));
             let Some(prefix) = wrapper.or(prefix) else { break };
-            self.taken_off.extend(wrapper);
+            self.stripped_prefixes.extend(wrapper);
             name = &name[prefix.len()..];
         }
         let mut name = name.to_owned();
         for wrapper in &WRAPPERS[..3] {
             let between = format!(".{wrapper}");
             if name.contains(&between) {
-                self.taken_off.insert(wrapper);
+                self.stripped_prefixes.insert(wrapper);
                 name = name.replace(&between, ".");
             }
         }
@@ -170,14 +170,14 @@ impl Parts {
     fn unknown(&self, directory: &Path, key: &str) -> Error {
         Error::Adapter {
             path: directory.into(),
-            reason: format!("tensor `{key}` is of no known part of LoRA"),
-            hint: super::config::MERGE_IT.into(),
+            reason: format!("tensor `{key}` is not a known part of a LoRA adapter"),
+            hint: super::config::MERGE_HINT.into(),
         }
     }
 }
 
-/// `NAME.END` in two, where END is one of `known`; NAME may be missing.
-fn ends<'a>(rest: &'a str, known: &[&str]) -> (Option<&'a str>, &'a str) {
+/// Splits `NAME.END`, where END is one of `known`; NAME may be missing.
+fn split_end<'a>(rest: &'a str, known: &[&str]) -> (Option<&'a str>, &'a str) {
     match rest.rsplit_once('.') {
         Some((name, end)) if known.contains(&end) => (Some(name), end),
         None if known.contains(&rest) || rest.is_empty() => (None, rest),

@@ -1,5 +1,5 @@
-//! Which modules an `adapter_config.json` speaks of, by the rules of PEFT: names, ends of names and Python's regular
-//! expressions, tried in the order of the file.
+//! Matches modules against the patterns of adapter_config.json with PEFT's rules: names, suffixes of names and Python's
+//! regular expressions, tried in file order.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,13 +8,13 @@ use fancy_regex::{Regex, RegexBuilder};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
-/// Steps that the search for one match may take; a pattern for names needs a few hundred.
+/// The maximum number of steps per match; patterns for names need a few hundred.
 const STEPS: usize = 100_000;
 
-/// Bytes that a compiled pattern may take.
+/// The maximum size of a compiled pattern in bytes.
 const BYTES: usize = 1 << 20;
 
-/// `pattern`, to be found in a name; why not, where it is not understood.
+/// Compiles `pattern`; the error explains why it is invalid.
 pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
     let built = RegexBuilder::new(pattern).backtrack_limit(STEPS).delegate_size_limit(BYTES).build();
     built.map_err(|e| e.to_string())
@@ -24,11 +24,11 @@ fn found(regex: &Regex, name: &str) -> Result<bool, String> {
     regex.is_match(name).map_err(|e| e.to_string())
 }
 
-/// Values by patterns of modules, in the order of the file: `rank_pattern` and `alpha_pattern`.
+/// Values by module pattern in file order: `rank_pattern` and `alpha_pattern`.
 pub(super) struct ByPattern<T>(Vec<(Regex, T)>);
 
 impl<T: Copy> ByPattern<T> {
-    /// The value of the first pattern that fits `module`.
+    /// The value of the first pattern that matches `module`.
     pub fn get(&self, module: &str) -> Result<Option<T>, String> {
         for (regex, value) in &self.0 {
             if found(regex, module)? {
@@ -52,7 +52,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ByPattern<T> {
             type Value = ByPattern<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("values by patterns of modules")
+                f.write_str("values by module pattern")
             }
 
             fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -62,7 +62,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ByPattern<T> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries = Vec::new();
                 while let Some((key, value)) = map.next_entry::<String, T>()? {
-                    // The pattern is the name or its last parts.
+                    // The pattern matches the whole name or a suffix of its parts.
                     let regex = compile(&format!(r"^(?:.*\.)?(?:{key})$"));
                     entries.push((regex.map_err(|e| A::Error::custom(format!("`{key}`: {e}")))?, value));
                 }
@@ -73,7 +73,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ByPattern<T> {
     }
 }
 
-/// `target_modules`, `exclude_modules` and what else says which modules have a part of the adapter.
+/// The keys that select modules: `target_modules`, `exclude_modules` and others.
 #[derive(Default)]
 pub(super) struct Targets {
     wanted: Option<Names>,
@@ -89,10 +89,10 @@ enum Names {
 }
 
 impl Targets {
-    /// Reads the keys, each of which `value` gives.
+    /// Reads the keys; `value` returns the value of a key.
     ///
     /// # Errors
-    /// The key, and what is wrong with it.
+    /// The invalid key, and the reason.
     pub fn read<'a>(value: impl Fn(&str) -> Option<&'a Value>) -> Result<Self, (&'static str, String)> {
         let names = |key: &'static str| -> Result<Option<Names>, (&'static str, String)> {
             match value(key) {
@@ -114,7 +114,8 @@ impl Targets {
             Some(layers) => {
                 let one = layers.as_u64().map(|layer| vec![layer]);
                 let many = || layers.as_array().and_then(|all| all.iter().map(Value::as_u64).collect());
-                let found = one.or_else(many).ok_or_else(|| ("layers_to_transform", format!("`{layers}` is not numbers")))?;
+                let found =
+                    one.or_else(many).ok_or_else(|| ("layers_to_transform", format!("`{layers}` is not a list of numbers")))?;
                 found.into_iter().map(|layer| layer as usize).collect()
             }
         };
@@ -139,7 +140,7 @@ impl Targets {
         })
     }
 
-    /// Whether PEFT gives `module` a low-rank part.
+    /// Whether PEFT adds a low-rank part to `module`.
     pub fn has(&self, module: &str) -> Result<bool, String> {
         let is_excluded = self.excluded.as_ref().map_or(Ok(false), |names| names.has(module))?;
         let mut is_saved = false;
@@ -169,18 +170,18 @@ impl Targets {
 impl Names {
     fn has(&self, module: &str) -> Result<bool, String> {
         match self {
-            Names::List(list) => Ok(list.iter().any(|name| is_end(module, name))),
+            Names::List(list) => Ok(list.iter().any(|name| is_suffix(module, name))),
             Names::Pattern(regex) => found(regex, module),
         }
     }
 }
 
-/// Whether `name` is `module` or the last parts of it.
-pub(super) fn is_end(module: &str, name: &str) -> bool {
+/// Whether `name` is `module` or a suffix of its parts.
+pub(super) fn is_suffix(module: &str, name: &str) -> bool {
     module == name || module.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// A list of strings.
+/// A list of strings; `None` for anything else.
 pub(super) fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
 }
@@ -192,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_are_tried_in_the_order_of_the_file_as_python_matches_them() {
+    fn patterns_are_tried_in_file_order_and_match_as_in_python() {
         let read = |text: &str| serde_json::from_str::<ByPattern<usize>>(text);
         let ranks = read(r#"{"q_proj": 2, "layers\\.1\\..*": 3, "(k|v)_proj": 4, "(?!.*2)o_.*": 5, "n": 6}"#).unwrap();
         let expected = [
@@ -211,13 +212,13 @@ mod tests {
             assert_eq!(ranks.get(name), Ok(value), "{name}");
         }
         assert!(read(r#"{"(": 1}"#).is_err() && read(r#"{"a": "b"}"#).is_err());
-        // A pattern that would take for ever ends.
+        // A pattern with catastrophic backtracking ends with an error.
         let slow = read(r#"{"(?=x)(x+x+)+y": 1}"#).unwrap();
         assert!(slow.get(&"x".repeat(60)).is_err());
     }
 
     #[test]
-    fn modules_are_those_that_peft_targets() {
+    fn targeted_modules_match_peft() {
         let targets = |json: Value| {
             let keep = json.clone();
             Targets::read(move |key| Box::leak(Box::new(keep.clone())).get(key).filter(|v| !v.is_null())).unwrap()

@@ -1,4 +1,4 @@
-//! `layer_replication`: the base's layers stacked anew, some of them more than once, each with a part of its own.
+//! `layer_replication`: stacks the base's layers in a new order, some more than once, each copy with its own adapter part.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use crate::error::Result;
 const KEY: &str = "layer_replication";
 const LAYERS: &str = "model.layers.";
 
-/// Layers of the deepest model that is made.
-const MOST: usize = 4096;
+/// The maximum number of layers of the result.
+const MAX_LAYERS: usize = 4096;
 
-/// Stacks the layers of `base` as `adapter` says.
+/// Restacks the layers of `base` according to `adapter`.
 ///
 /// # Errors
-/// Layers that the base lacks, too many, or a family whose layers have other names.
+/// Layers that the base lacks, too many layers, or a family with other layer names.
 pub(super) fn replicate(adapter: &Adapter, base: &mut Base<'_>) -> Result<()> {
     if adapter.config.layers.is_empty() {
         return Ok(());
     }
-    let refused = |reason: String| adapter.config.refused(KEY, reason, adapter.remedy());
+    let key_error = |reason: String| adapter.config.key_error(KEY, reason, adapter.base_hint());
     let number = |name: &str| -> Option<(usize, String)> {
         let (number, rest) = name.strip_prefix(LAYERS)?.split_once('.')?;
         Some((number.parse().ok()?, rest.to_owned()))
@@ -32,11 +32,11 @@ pub(super) fn replicate(adapter: &Adapter, base: &mut Base<'_>) -> Result<()> {
     let count = base.tensors.keys().filter_map(|name| number(name)).map(|(layer, _)| layer + 1).max().unwrap_or(0);
     let bad = |(from, to): &&(usize, usize)| from >= to || *to > count;
     if let Some((from, to)) = adapter.config.layers.iter().find(bad) {
-        return Err(refused(format!("layers {from} to {to} are not among the base's {count} layers `{LAYERS}*`")));
+        return Err(key_error(format!("layers {from} to {to} are not among the base's {count} layers `{LAYERS}*`")));
     }
     let total: usize = adapter.config.layers.iter().map(|(from, to)| to - from).sum();
-    if total > MOST {
-        return Err(refused(format!("it makes {total} layers, more than {MOST}")));
+    if total > MAX_LAYERS {
+        return Err(key_error(format!("it would create {total} layers, more than {MAX_LAYERS}")));
     }
     let layers: Vec<usize> = adapter.config.layers.iter().flat_map(|(from, to)| *from..*to).collect();
     let old = std::mem::take(base.tensors);

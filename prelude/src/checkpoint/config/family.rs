@@ -1,66 +1,64 @@
-//! The families of decoders that can be run, as data: what sets each apart from llama, and what transformers
-//! takes where a key of config.json is missing.
+//! The supported decoder families as data: how each differs from llama, and the defaults of transformers for missing keys.
 
 use super::{Norms, Pairs, QkNorm};
 
-/// One family.
+/// A family.
 pub(super) struct Family {
     /// `model_type` of config.json.
     pub name: &'static str,
-    /// Where a nested configuration leaves them out: vocabulary, hidden, intermediate, layers, heads.
+    /// Defaults in nested configurations: vocabulary, hidden, intermediate, layers, heads.
     pub sizes: [usize; 5],
-    /// Key-value heads; none: as many as heads.
+    /// Key-value heads; `None`: as many as heads.
     pub key_value_heads: Option<usize>,
-    /// Features of a head; none: the width by the number of heads.
+    /// Features per head; `None`: the hidden size divided by the number of heads.
     pub head_dim: Option<usize>,
     pub norm_eps: f64,
     pub theta: f64,
-    /// The base of the rotary embedding of layers with a window, where they have their own and config.json
-    /// does not say it: [`Local`].
+    /// The rotary base of sliding-window layers if they have their own and config.json does not give it: [`Local`].
     pub local: Option<Local>,
     pub max_positions: usize,
     pub tied: bool,
-    /// Tokens that end an answer, where a nested configuration does not say it.
+    /// Default end-of-sequence tokens in nested configurations.
     pub eos: &'static [u32],
-    /// Norms of `1 + w`, an embedding scaled by the root of its width, a gate of gelu.
+    /// Whether norms use `1 + w`, embeddings are scaled by the root of the hidden size, and the activation is gelu.
     pub gemma: bool,
     pub norms: Norms,
     pub qk_norm: QkNorm,
-    /// Query, key and value projections are one weight.
+    /// Whether query, key and value projections are one weight.
     pub fused_qkv: bool,
-    /// Gate and up projections are one weight.
+    /// Whether gate and up projections are one weight.
     pub fused_gate_up: bool,
     pub biases: Biases,
-    /// Whether `mlp_bias` is known.
+    /// Whether `mlp_bias` is supported.
     pub mlp_bias: bool,
     pub pairs: Pairs,
-    /// The share of a head that turns, where that may be other than all of it.
-    pub partial: Option<f64>,
-    /// Whether longrope is the only stretching, under the names that it had before too.
+    /// The default fraction of a head that is rotated, if it may be partial_rotary.
+    pub partial_rotary: Option<f64>,
+    /// Whether longrope is the only scaling, also under its former names.
     pub longrope_only: bool,
-    /// Whether positions may be of time, height and width, which are the same for text.
+    /// Whether positions may have time, height and width, which are equal for text.
     pub mrope: bool,
     pub windows: Windows,
-    /// The window, where config.json has none.
+    /// The default window.
     pub window: Option<usize>,
-    /// Whether layers may be without rotary embedding.
-    pub bare: Bare,
+    /// Which layers have no rotary embedding.
+    pub no_rope: NoRope,
     /// Whether scores are scaled by `query_pre_attn_scalar`.
-    pub scalar: bool,
-    /// What `attn_logit_softcapping` is where it is missing; none: there is no such key.
+    pub query_scalar: bool,
+    /// The default of `attn_logit_softcapping`; `None`: the family does not have this key.
     pub attention_cap: Option<Option<f64>>,
-    /// The same for `final_logit_softcapping`.
+    /// The default of `final_logit_softcapping`; `None`: the family does not have this key.
     pub logit_cap: Option<Option<f64>>,
-    /// Whether embeddings, scores, residuals and logits have multipliers of their own.
+    /// Whether embeddings, scores, residuals and logits have their own multipliers.
     pub multipliers: bool,
 }
 
-/// Which key tells the base of the rotary embedding of layers with a window.
+/// The rotary base of sliding-window layers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Local {
     /// `rope_local_base_freq`, or 10000.
     OwnBase,
-    /// `rope_theta`, but not stretched.
+    /// `rope_theta`, without scaling.
     SameBase,
 }
 
@@ -69,40 +67,40 @@ pub(super) enum Local {
 pub(super) enum Biases {
     /// None.
     Never,
-    /// All of the attention's, where `attention_bias` asks for it.
-    Asked,
-    /// Of queries, keys and values, whatever `attention_bias` says.
-    Inputs,
-    /// Of queries, keys and values, unless `attention_bias` is false.
-    InputsUnlessOff,
-    /// All of attention and MLP, where `use_bias` asks for it.
-    Everywhere,
+    /// All of attention, if `attention_bias` is true.
+    Attention,
+    /// Queries, keys and values, regardless of `attention_bias`.
+    Qkv,
+    /// Queries, keys and values, unless `attention_bias` is false.
+    QkvUnlessDisabled,
+    /// All of attention and MLP, if `use_bias` is true.
+    All,
 }
 
-/// Which layers have a window.
+/// Which layers have a sliding window.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Windows {
     /// None.
     Never,
     /// All.
     All,
-    /// With `use_sliding_window`, those from `max_window_layers` (or this many) on.
-    Late(usize),
-    /// With `use_sliding_window`, those without rotary embedding.
-    Bare,
-    /// All but every so many-th, or of `sliding_window_pattern`.
+    /// With `use_sliding_window`: from layer `max_window_layers` (or this default) on.
+    FromLayer(usize),
+    /// With `use_sliding_window`: those without rotary embedding.
+    NoRopeLayers,
+    /// All but every n-th; `sliding_window_pattern` overrides n.
     Pattern(usize),
 }
 
 /// Which layers have no rotary embedding.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bare {
+pub(super) enum NoRope {
     /// None.
     Never,
-    /// Every fourth, or as `no_rope_layers` and `no_rope_layer_interval` say.
+    /// Every fourth, or according to `no_rope_layers` and `no_rope_layer_interval`.
     Listed,
-    /// Those without a window, where others have one.
-    Global,
+    /// Those without a window, if other layers have one.
+    FullAttention,
 }
 
 const BEFORE: Norms = Norms {
@@ -140,16 +138,16 @@ const LLAMA: Family = Family {
     qk_norm: QkNorm::None,
     fused_qkv: false,
     fused_gate_up: false,
-    biases: Biases::Asked,
+    biases: Biases::Attention,
     mlp_bias: true,
     pairs: Pairs::Halves,
-    partial: None,
+    partial_rotary: None,
     longrope_only: false,
     mrope: false,
     windows: Windows::Never,
     window: Some(4096),
-    bare: Bare::Never,
-    scalar: false,
+    no_rope: NoRope::Never,
+    query_scalar: false,
     attention_cap: None,
     logit_cap: None,
     multipliers: false,
@@ -170,12 +168,12 @@ const QWEN2: Family = Family {
     key_value_heads: Some(32),
     max_positions: 32_768,
     eos: &[],
-    biases: Biases::Inputs,
+    biases: Biases::Qkv,
     mlp_bias: false,
-    windows: Windows::Late(28),
+    windows: Windows::FromLayer(28),
     ..LLAMA
 };
-const QWEN3: Family = Family { name: "qwen3", head_dim: Some(128), biases: Biases::Asked, qk_norm: QkNorm::Heads, ..QWEN2 };
+const QWEN3: Family = Family { name: "qwen3", head_dim: Some(128), biases: Biases::Attention, qk_norm: QkNorm::Heads, ..QWEN2 };
 const GEMMA: Family = Family {
     name: "gemma",
     sizes: [256_000, 3072, 24_576, 28, 16],
@@ -194,7 +192,7 @@ const GEMMA2: Family = Family {
     key_value_heads: Some(4),
     norms: AROUND,
     windows: Windows::Pattern(2),
-    scalar: true,
+    query_scalar: true,
     attention_cap: Some(Some(50.0)),
     logit_cap: Some(Some(30.0)),
     ..GEMMA
@@ -221,7 +219,7 @@ const PHI3: Family = Family {
     fused_gate_up: true,
     biases: Biases::Never,
     mlp_bias: false,
-    partial: Some(1.0),
+    partial_rotary: Some(1.0),
     longrope_only: true,
     windows: Windows::All,
     window: None,
@@ -235,9 +233,9 @@ const SMOLLM3: Family = Family {
     max_positions: 32_768,
     tied: true,
     eos: &[128_001],
-    windows: Windows::Bare,
+    windows: Windows::NoRopeLayers,
     window: None,
-    bare: Bare::Listed,
+    no_rope: NoRope::Listed,
     ..LLAMA
 };
 const OLMO2: Family = Family {
@@ -262,7 +260,7 @@ const EXAONE4: Family = Family {
     biases: Biases::Never,
     mlp_bias: false,
     windows: Windows::Pattern(4),
-    bare: Bare::Global,
+    no_rope: NoRope::FullAttention,
     ..LLAMA
 };
 const GRANITE: Family = Family { name: "granite", multipliers: true, ..LLAMA };
@@ -275,10 +273,10 @@ const GLM: Family = Family {
     max_positions: 131_072,
     eos: &[151_329, 151_336, 151_338],
     fused_gate_up: true,
-    biases: Biases::InputsUnlessOff,
+    biases: Biases::QkvUnlessDisabled,
     mlp_bias: false,
     pairs: Pairs::Neighbours,
-    partial: Some(0.5),
+    partial_rotary: Some(0.5),
     ..LLAMA
 };
 const GLM4: Family = Family {
@@ -300,13 +298,13 @@ const ERNIE: Family = Family {
     theta: 500_000.0,
     max_positions: 131_072,
     tied: true,
-    biases: Biases::Everywhere,
+    biases: Biases::All,
     mlp_bias: false,
     pairs: Pairs::Neighbours,
     ..LLAMA
 };
 
-/// The families that are loaded by themselves or within a multimodal model.
+/// Families that are loaded on their own or within a multimodal model.
 pub(super) const FAMILIES: [Family; 16] =
     [LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, PHI3, SMOLLM3, OLMO2, OLMO3, EXAONE4, GRANITE, GLM, GLM4, ERNIE];
 
@@ -318,12 +316,12 @@ const QWEN2_VL: Family = Family {
     theta: 1_000_000.0,
     eos: &[151_645],
     mrope: true,
-    windows: Windows::Late(80),
+    windows: Windows::FromLayer(80),
     ..QWEN2
 };
 
-/// Families of the text within a multimodal model alone.
-pub(super) const WITHIN: [Family; 3] = [
+/// Families that occur only as the text model of a multimodal model.
+pub(super) const NESTED: [Family; 3] = [
     QWEN2_VL,
     Family { name: "qwen2_5_vl_text", ..QWEN2_VL },
     Family { name: "qwen3_vl_text", theta: 500_000.0, max_positions: 128_000, mrope: true, windows: Windows::Never, ..QWEN3 },

@@ -1,6 +1,6 @@
-//! Reads config.json: families by name, both spellings of transformers 4 and 5, every value checked.
+//! Reads config.json: families by name, the keys of transformers 4 and 5, every value checked.
 //!
-//! What would change the logits and is not done here is refused by its key, never passed over.
+//! Settings that would change the logits but are not supported are errors that name the key; they are never ignored.
 
 use std::path::Path;
 
@@ -12,27 +12,27 @@ use super::wrapper::{WRAPPERS, decoder};
 use super::{Activation, Architecture};
 use crate::error::{Error, Result};
 
-/// Layers of the deepest decoder that is read; the deepest known ones have fewer than 200.
-const MOST_LAYERS: usize = 4096;
+/// The maximum number of layers; the deepest known decoders have fewer than 200.
+const MAX_LAYERS: usize = 4096;
 
 impl Architecture {
-    /// The `model_type` of every family of text that can be run.
+    /// The `model_type` of each supported text family.
     pub fn families() -> impl Iterator<Item = &'static str> {
         FAMILIES.iter().map(|family| family.name)
     }
 
-    /// The `model_type` of every multimodal model whose text can be run.
+    /// The `model_type` of each multimodal model whose text decoder is supported.
     pub fn multimodal() -> impl Iterator<Item = &'static str> {
         WRAPPERS.iter().map(|(name, _)| *name)
     }
 
-    /// The error that `found` is none of them.
+    /// The error for the unsupported family `found`.
     pub(crate) fn unknown(file: &Path, found: &str) -> Error {
         let known = Self::families().chain(Self::multimodal()).collect::<Vec<_>>().join(", ");
         Error::UnknownFamily { file: file.into(), found: found.into(), known }
     }
 
-    /// The `model_type` of config.json, whether it can be run or not.
+    /// The `model_type` of config.json, supported or not.
     ///
     /// # Errors
     /// A file that is not a JSON object.
@@ -42,11 +42,11 @@ impl Architecture {
         Ok(map.get("model_type").and_then(Value::as_str).unwrap_or("unnamed").to_owned())
     }
 
-    /// Reads config.json. Defaults where a key is missing are those of transformers. Of a multimodal model, the
-    /// decoder of its text is read.
+    /// Reads config.json, with the defaults of transformers for missing keys. For a multimodal model, this reads its text
+    /// decoder.
     ///
     /// # Errors
-    /// Unknown families, and values that are missing, of the wrong type, or do not fit each other.
+    /// Unsupported families; values that are missing, of the wrong type or inconsistent.
     pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
         let json = |reason: String| Error::Json { file: file.into(), reason };
         let map: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| json(e.to_string()))?;
@@ -57,7 +57,7 @@ impl Architecture {
         let (hidden, heads) = (config.sized("hidden_size", hidden)?, config.sized("num_attention_heads", heads)?);
         let key_value_heads = match config.size("num_key_value_heads")? {
             Some(count) => count,
-            // Written as null it is as many as heads.
+            // An explicit null means as many as heads.
             None if config.map.contains_key("num_key_value_heads") => heads,
             None => family.key_value_heads.unwrap_or(heads),
         };
@@ -70,12 +70,12 @@ impl Architecture {
             None => return Err(config.bad("hidden_size", format!("`{hidden}` is not a multiple of `{heads}` heads"))),
         };
         let layers = config.sized("num_hidden_layers", layers)?;
-        if layers > MOST_LAYERS {
-            return Err(config.bad("num_hidden_layers", format!("`{layers}` is more than `{MOST_LAYERS}`")));
+        if layers > MAX_LAYERS {
+            return Err(config.bad("num_hidden_layers", format!("`{layers}` is more than `{MAX_LAYERS}`")));
         }
-        let (ropes, attends) = config.attention(family, layers, head_dim)?;
+        let (ropes, attention) = config.attention(family, layers, head_dim)?;
         let [qkv_bias, output_bias, mlp_bias] = config.biases(family)?;
-        let scalar = if family.scalar { config.number("query_pre_attn_scalar", 256.0)? } else { head_dim as f64 };
+        let query_scalar = if family.query_scalar { config.number("query_pre_attn_scalar", 256.0)? } else { head_dim as f64 };
         let multiplier = |key: &str| if family.multipliers { config.number(key, 1.0) } else { Ok(1.0) };
         Ok(Self {
             vocabulary: config.sized("vocab_size", vocabulary)?,
@@ -95,11 +95,11 @@ impl Architecture {
             activation: config.activation(family.gemma)?,
             fused_qkv: family.fused_qkv,
             fused_gate_up: family.fused_gate_up,
-            attention_scale: if family.multipliers { multiplier("attention_multiplier")? } else { scalar.sqrt().recip() },
+            attention_scale: if family.multipliers { multiplier("attention_multiplier")? } else { query_scalar.sqrt().recip() },
             attention_cap: config.cap("attn_logit_softcapping", family.attention_cap, family)?,
             logit_cap: config.cap("final_logit_softcapping", family.logit_cap, family)?,
             ropes,
-            attends,
+            attention,
             qkv_bias,
             output_bias,
             mlp_bias,
@@ -112,7 +112,7 @@ impl Architecture {
 }
 
 impl Config<'_> {
-    /// A size, which only a nested configuration leaves out.
+    /// A size that only nested configurations may omit.
     fn sized(&self, key: &str, default: usize) -> Result<usize> {
         match self.size(key)? {
             Some(size) => Ok(size),
@@ -121,13 +121,13 @@ impl Config<'_> {
         }
     }
 
-    /// The longest sequence that the model is made for.
+    /// The maximum sequence length.
     pub(super) fn max_positions(&self, family: &Family) -> Result<usize> {
         Ok(self.size("max_position_embeddings")?.unwrap_or(family.max_positions))
     }
 
-    /// Whether the output layer is the embedding. A multimodal model says it beside its text or in it: releases
-    /// of transformers differ in where they look, and either counts.
+    /// Whether the output layer is the embedding. In a multimodal model, the key may be at the top level or in the text
+    /// configuration: releases of transformers differ, and either counts.
     fn tied(&self, family: &Family) -> Result<bool> {
         const KEY: &str = "tie_word_embeddings";
         let own = self.value(KEY).map(|_| self.flag(KEY, false)).transpose()?;
@@ -137,7 +137,7 @@ impl Config<'_> {
         Ok([own, beside].into_iter().flatten().reduce(|a, b| a || b).unwrap_or(family.tied))
     }
 
-    /// Tokens that end an answer: of the text, or else of the whole model.
+    /// End-of-sequence tokens from the text configuration, or else from the top level.
     fn eos(&self, family: &Family) -> Result<Vec<u32>> {
         const KEY: &str = "eos_token_id";
         let own = self.ids(KEY)?;
@@ -146,37 +146,37 @@ impl Config<'_> {
         Ok(if beside.is_empty() { family.eos.to_vec() } else { beside })
     }
 
-    /// Which projections have biases: of queries, keys and values, of the attention's output, of the MLP.
+    /// Which projections have biases: queries, keys and values; the attention output; the MLP.
     fn biases(&self, family: &Family) -> Result<[bool; 3]> {
         let mlp = self.bias("mlp_bias", family, family.mlp_bias)?;
         let attention = || self.bias("attention_bias", family, family.biases != Biases::Never);
         Ok(match family.biases {
-            Biases::Never | Biases::Asked => {
-                let asked = attention()?;
-                [asked, asked, mlp]
+            Biases::Never | Biases::Attention => {
+                let bias = attention()?;
+                [bias, bias, mlp]
             }
-            Biases::Inputs => {
+            Biases::Qkv => {
                 attention()?;
                 [true, false, mlp]
             }
-            Biases::InputsUnlessOff => [self.flag("attention_bias", true)?, false, mlp],
-            Biases::Everywhere => [self.flag("use_bias", false)?; 3],
+            Biases::QkvUnlessDisabled => [self.flag("attention_bias", true)?, false, mlp],
+            Biases::All => [self.flag("use_bias", false)?; 3],
         })
     }
 
-    /// Whether `key` asks for biases, which not all families can have.
+    /// Whether `key` enables biases, which not all families support.
     fn bias(&self, key: &str, family: &Family, known: bool) -> Result<bool> {
         match self.flag(key, false)? {
-            true if !known => Err(self.bad(key, format!("no {} has it", family.name))),
+            true if !known => Err(self.bad(key, format!("`{}` does not support it", family.name))),
             bias => Ok(bias),
         }
     }
 
-    /// A cap that may be switched off with null; `default` is none where the family does not know `key`.
+    /// A soft cap that null disables; the default is `None` if the family does not support `key`.
     fn cap(&self, key: &str, default: Option<Option<f64>>, family: &Family) -> Result<Option<f64>> {
         match default {
             Some(default) => self.switchable(key, default),
-            None => self.value(key).map_or(Ok(None), |_| Err(self.bad(key, format!("no {} has it", family.name)))),
+            None => self.value(key).map_or(Ok(None), |_| Err(self.bad(key, format!("`{}` does not support it", family.name)))),
         }
     }
 
@@ -188,7 +188,7 @@ impl Config<'_> {
                 _ => Err(self.unknown_activation("hidden_act", "silu or gelu_pytorch_tanh")),
             };
         }
-        // The first gemma's `hidden_act: gelu` means the approximation, which `hidden_activation` names.
+        // In the first gemma, `hidden_act: gelu` means the tanh approximation, as named by `hidden_activation`.
         for (key, known) in
             [("hidden_activation", &["gelu_pytorch_tanh"][..]), ("hidden_act", &["gelu_pytorch_tanh", "gelu"][..])]
         {

@@ -1,21 +1,21 @@
-//! Rotary position embedding: frequencies, and how checkpoints stretch them.
+//! Rotary position embedding: frequencies and their scaling.
 
 use std::f64::consts::PI;
 
-/// Rotary position embedding: `theta` and how frequencies are stretched for long contexts.
+/// A rotary position embedding: `theta`, and how frequencies are scaled for long contexts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// The base of the frequencies.
     pub theta: f64,
-    /// Features of a head that turn, the first ones.
+    /// The number of leading features of a head that are rotated.
     pub dims: usize,
-    /// How they are stretched.
+    /// The frequency scaling.
     pub scaling: Scaling,
-    /// Which two features turn together.
+    /// Which features are rotated together.
     pub pairs: Pairs,
 }
 
-/// Which two of the `d` features that turn make a pair.
+/// How the `d` rotated features are paired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairs {
     /// `k` and `k + d/2`.
@@ -42,16 +42,15 @@ impl Rope {
         }
     }
 
-    /// What turns pair `k` of `dims / 2` by a position, in a sequence of `length` positions:
-    /// `theta^(-2k/d)`, stretched as the checkpoint says.
+    /// The rotation of pair `k` of `dims / 2` per position, in a sequence of `length` positions: `theta^(-2k/d)`, scaled.
     pub(crate) fn frequency(&self, k: usize, length: usize) -> f64 {
         let plain = self.theta.powf(-2.0 * k as f64 / self.dims as f64);
         match &self.scaling {
             Scaling::None => plain,
             Scaling::Linear { factor } => plain / factor,
             Scaling::Llama3 { factor, low, high, original } => {
-                let turns = original * plain / (2.0 * PI);
-                let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                let rotations = original * plain / (2.0 * PI);
+                let smooth = ((rotations - low) / (high - low)).clamp(0.0, 1.0);
                 plain * (smooth + (1.0 - smooth) / factor)
             }
             Scaling::Yarn { factor, low, high, .. } => {
@@ -65,7 +64,7 @@ impl Rope {
         }
     }
 
-    /// What cosines and sines are multiplied by.
+    /// The multiplier of cosines and sines.
     pub(crate) fn attention_factor(&self) -> f64 {
         match &self.scaling {
             Scaling::Yarn { attention, .. } | Scaling::Long { attention, .. } => *attention,
@@ -74,47 +73,47 @@ impl Rope {
     }
 }
 
-/// How rotary frequencies are stretched.
+/// How rotary frequencies are scaled.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scaling {
-    /// Not at all.
+    /// None.
     None,
     /// All frequencies divided by `factor`.
     Linear {
-        /// How much longer the context is.
+        /// The factor by which the context is extended.
         factor: f64,
     },
-    /// Llama 3.1's: only long wavelengths are divided.
+    /// Llama 3.1: only long wavelengths are scaled.
     Llama3 {
-        /// What long wavelengths are divided by.
+        /// The divisor for long wavelengths.
         factor: f64,
-        /// Turns over the original context up to which a wavelength is long.
+        /// Rotations over the original context below which a wavelength counts as long.
         low: f64,
-        /// Turns from which it is short.
+        /// Rotations above which a wavelength counts as short.
         high: f64,
-        /// The original context, in positions.
+        /// The original context length in positions.
         original: f64,
     },
-    /// Pairs up to `low` stay, those from `high` on are divided, those between in part (arXiv 2309.00071).
+    /// YaRN (arXiv 2309.00071): pairs up to `low` are kept, those from `high` are divided, those between are interpolated.
     Yarn {
-        /// What slow pairs are divided by.
+        /// The divisor for slow pairs.
         factor: f64,
-        /// The last pair that stays.
+        /// The last pair that is kept.
         low: f64,
-        /// The first pair that is divided in full.
+        /// The first pair that is fully divided.
         high: f64,
-        /// What cosines and sines are multiplied by.
+        /// The multiplier of cosines and sines.
         attention: f64,
     },
-    /// Phi-3's longrope: a factor for every frequency, others in long sequences (arXiv 2402.13753).
+    /// Phi-3's longrope: a divisor per frequency, with a second set for long sequences (arXiv 2402.13753).
     Long {
-        /// Up to `original` positions.
+        /// Divisors for sequences of up to `original` positions.
         short: Vec<f64>,
-        /// Beyond.
+        /// Divisors for longer sequences.
         long: Vec<f64>,
-        /// The original context, in positions.
+        /// The original context length in positions.
         original: usize,
-        /// What cosines and sines are multiplied by.
+        /// The multiplier of cosines and sines.
         attention: f64,
     },
 }
@@ -124,10 +123,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn llama3_stretches_long_wavelengths_only() {
+    fn llama3_scales_long_wavelengths_only() {
         let scaling = Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 };
         let rope = Rope { theta: 500_000.0, dims: 128, scaling, pairs: Pairs::Halves };
-        // Wavelengths below 2048 positions stay, those above 8192 are divided by 8.
+        // Wavelengths below 2048 positions are kept; those above 8192 are divided by 8.
         let plain = |k: f64| 500_000f64.powf(-2.0 * k / 128.0);
         assert_eq!(rope.frequency(0, 1), 1.0);
         assert!((rope.frequency(20, 1) - plain(20.0)).abs() < 1e-15);

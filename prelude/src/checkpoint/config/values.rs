@@ -1,4 +1,4 @@
-//! The values of config.json, each checked where it is read.
+//! The values of config.json, each checked when it is read.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// config.json or the part of it that tells of the decoder, and where it is.
+/// config.json, or the part of it that describes the decoder, with its path.
 #[derive(Clone, Copy)]
 pub(super) struct Config<'a> {
     pub file: &'a Path,
     pub map: &'a Map<String, Value>,
-    /// The whole, where `map` is its `text_config`.
+    /// The whole config.json if `map` is its `text_config`.
     pub within: Option<&'a Map<String, Value>>,
 }
 
@@ -21,12 +21,12 @@ impl<'a> Config<'a> {
         Error::Config { file: self.file.into(), key: format!("{part}{key}"), reason: reason.into() }
     }
 
-    /// What is there; null is nothing.
+    /// The value of `key`; null counts as missing.
     pub fn value(&self, key: &str) -> Option<&'a Value> {
         value_in(self.map, key)
     }
 
-    /// A count from 1.
+    /// A positive integer.
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
         self.size_in(self.map, key)
     }
@@ -42,7 +42,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// A whole number from 0.
+    /// A non-negative integer.
     pub fn whole(&self, key: &str, default: usize) -> Result<usize> {
         match self.value(key) {
             None => Ok(default),
@@ -68,7 +68,7 @@ impl<'a> Config<'a> {
         self.number_in(map, key)?.ok_or_else(|| self.bad(key, "it is missing"))
     }
 
-    /// A number that may be switched off with null.
+    /// A number that null disables.
     pub fn switchable(&self, key: &str, default: Option<f64>) -> Result<Option<f64>> {
         if self.map.contains_key(key) { self.number_in(self.map, key) } else { Ok(default) }
     }
@@ -84,7 +84,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// An object; an empty one says nothing.
+    /// An object; an empty one counts as missing.
     pub fn object(&self, key: &str) -> Result<Option<&'a Map<String, Value>>> {
         match self.value(key) {
             None => Ok(None),
@@ -93,7 +93,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// One token id or a list of them.
+    /// A token id or a list of token ids.
     pub fn ids(&self, key: &str) -> Result<Vec<u32>> {
         let Some(value) = self.value(key) else { return Ok(Vec::new()) };
         let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);

@@ -1,20 +1,19 @@
-//! Multimodal models around a text decoder: where config.json tells of the text, and how it is written back.
+//! Multimodal models around a text decoder: where config.json describes the decoder, and how it is written back.
 //!
-//! transformers nests the decoder's configuration as `text_config`; transformers 4 wrote that of Qwen's models
-//! beside the rest. Positions of text are the same in time, height and width, so that their rotary embedding is
-//! the plain one.
+//! transformers nests the decoder's configuration as `text_config`; transformers 4 wrote that of Qwen models at the top
+//! level. For text, positions in time, height and width are equal, so the rotary embedding is the plain one.
 
 use serde_json::{Map, Value};
 
 use super::Architecture;
-use super::family::{FAMILIES, Family, WITHIN};
+use super::family::{FAMILIES, Family, NESTED};
 use super::values::Config;
 use crate::error::Result;
 
 const TEXT: &str = "text_config";
 const TIED: &str = "tie_word_embeddings";
 
-/// The multimodal models whose text can be run, with the family of it where `text_config` does not say it.
+/// The supported multimodal models, with the family of their text decoder if `text_config` does not give it.
 pub(super) const WRAPPERS: [(&str, &str); 12] = [
     ("gemma3", "gemma3_text"),
     ("mistral3", "mistral"),
@@ -30,7 +29,7 @@ pub(super) const WRAPPERS: [(&str, &str); 12] = [
     ("qwen3_vl", "qwen3_vl_text"),
 ];
 
-/// Whether `model_type` is that of a multimodal model whose text can be run.
+/// Whether `model_type` is a supported multimodal model.
 pub(crate) fn is_wrapper(model_type: &str) -> bool {
     WRAPPERS.iter().any(|(name, _)| *name == model_type)
 }
@@ -45,17 +44,17 @@ pub(super) fn decoder<'a>(root: &Config<'a>, found: &str) -> Result<(Config<'a>,
     let text = match root.object(TEXT)? {
         Some(map) => Config { file: root.file, map, within: Some(root.map) },
         None if found.starts_with("qwen") => *root,
-        None => return Err(root.bad(TEXT, "it is missing, and nothing else tells of the decoder")),
+        None => return Err(root.bad(TEXT, "it is missing, and nothing else describes the decoder")),
     };
-    // Beside the rest, `model_type` is the whole model's.
+    // At the top level, `model_type` belongs to the whole model.
     let named = text.within.and_then(|_| text.value("model_type")).and_then(Value::as_str).unwrap_or(usual);
     let named = if named == found { usual } else { named };
-    let own = WITHIN.iter().filter(|family| family.name == *usual);
+    let own = NESTED.iter().filter(|family| family.name == *usual);
     let family = FAMILIES.iter().chain(own).find(|family| family.name == named);
-    Ok((text, family.ok_or_else(|| unknown(&format!("{found} around {named}")))?))
+    Ok((text, family.ok_or_else(|| unknown(&format!("{found} with {named}")))?))
 }
 
-/// Writes `value` under `key` of the decoder's configuration in `config`, and beside it where readers look too.
+/// Writes `key` to the decoder's configuration in `config`, and to the top level if readers look there too.
 pub(crate) fn set(config: &mut Map<String, Value>, key: &str, value: Value) {
     let nested = config.get_mut(TEXT).and_then(Value::as_object_mut).filter(|text| !text.is_empty());
     match nested {
@@ -69,7 +68,7 @@ pub(crate) fn set(config: &mut Map<String, Value>, key: &str, value: Value) {
     }
 }
 
-/// What `config` says of its decoder under `key`: in `text_config`, or else beside it.
+/// The value of `key` in the decoder's configuration: `text_config`, or else the top level.
 pub(crate) fn get<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     let nested = config.get(TEXT).and_then(|text| text.get(key)).filter(|value| !value.is_null());
     nested.or_else(|| config.get(key).filter(|value| !value.is_null()))

@@ -1,10 +1,10 @@
-//! What the headers of pages claim, before a page is read: the parquet crate makes room for whatever they say.
+//! Sums up the sizes that page headers claim before a page is read, because the parquet crate allocates whatever they claim.
 //!
-//! A header is a struct in Thrift's compact protocol, `PageHeader` of parquet.thrift. The crate takes fields by their numbers
-//! and does not look at the types that they say they have, so that a field of another type than is its own is refused here:
-//! what follows it would be read otherwise there.
+//! A header is a struct in Thrift's compact protocol, `PageHeader` of parquet.thrift. The crate reads fields by number and
+//! ignores their declared types. A field of an unexpected type is therefore an error here: the crate would read what
+//! follows it differently.
 
-/// Types of fields in the compact protocol; numbers are of 16, 32 and 64 bits.
+/// Field types of the compact protocol; integers have 16, 32 or 64 bits.
 const BOOLEANS: [u8; 2] = [1, 2];
 const BYTE: u8 = 3;
 const NUMBERS: [u8; 3] = [4, 5, 6];
@@ -13,19 +13,19 @@ const DOUBLE: u8 = 7;
 const BINARY: u8 = 8;
 const STRUCT: u8 = 12;
 
-/// Structs within each other that are looked into.
-const DEEPEST: usize = 8;
+/// The maximum nesting of structs.
+const MAX_DEPTH: usize = 8;
 
-/// What the pages of a column claim to have.
+/// The sizes that the pages of a column claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Claims {
-    /// Bytes when they are not compressed.
+    /// Uncompressed bytes.
     pub bytes: u64,
-    /// Entries of dictionaries.
+    /// Dictionary entries.
     pub entries: u64,
 }
 
-/// What the pages in `chunk` claim; none where it is not laid out as pages are.
+/// The sizes that the pages in `chunk` claim; `None` if it does not consist of pages.
 pub(super) fn claims(chunk: &[u8]) -> Option<Claims> {
     let (mut rest, mut claims) = (Compact(chunk), Claims::default());
     while !rest.0.is_empty() {
@@ -39,15 +39,15 @@ pub(super) fn claims(chunk: &[u8]) -> Option<Claims> {
 
 #[derive(Default)]
 struct Header {
-    /// Bytes of the page when it is not compressed.
+    /// Uncompressed bytes of the page.
     bytes: i32,
-    /// Bytes that it takes in the file.
+    /// Bytes of the page in the file.
     stored: i32,
-    /// Entries, where it is a dictionary.
+    /// Dictionary entries, if it is a dictionary page.
     entries: i32,
 }
 
-/// What is left of bytes in the compact protocol.
+/// A reader of the compact protocol: the bytes left.
 struct Compact<'a>(&'a [u8]);
 
 impl<'a> Compact<'a> {
@@ -59,18 +59,18 @@ impl<'a> Compact<'a> {
                 (2, NUMBER) => header.bytes = self.number()?,
                 (3, NUMBER) => header.stored = self.number()?,
                 (5, STRUCT) => drop(self.page(4, None)?),
-                (6, STRUCT) => self.skip(STRUCT, DEEPEST)?,
+                (6, STRUCT) => self.skip(STRUCT, MAX_DEPTH)?,
                 (7, STRUCT) => header.entries = self.page(2, Some(3))?,
                 (8, STRUCT) => drop(self.page(6, Some(7))?),
                 (1..=8, _) => return None,
-                _ => self.skip(kind, DEEPEST)?,
+                _ => self.skip(kind, MAX_DEPTH)?,
             }
         }
         Some(header)
     }
 
-    /// A struct whose fields up to `last` are numbers, and whose field `flag` is a boolean: the first number, which is how
-    /// many values a page has.
+    /// Reads a struct whose fields up to `last` are integers and whose field `flag` is a boolean. Returns the first integer,
+    /// the number of values of a page.
     fn page(&mut self, last: i16, flag: Option<i16>) -> Option<i32> {
         let (mut values, mut field) = (0, 0);
         while let Some(kind) = self.field(&mut field)? {
@@ -78,13 +78,13 @@ impl<'a> Compact<'a> {
                 NUMBER if field == 1 => values = self.number()?,
                 NUMBER if (1..=last).contains(&field) => drop(self.number()?),
                 _ if (1..=last).contains(&field) || (flag == Some(field) && !BOOLEANS.contains(&kind)) => return None,
-                _ => self.skip(kind, DEEPEST)?,
+                _ => self.skip(kind, MAX_DEPTH)?,
             }
         }
         Some(values)
     }
 
-    /// The type of the next field, whose number becomes `field`; none at the end of a struct.
+    /// The type of the next field, whose number is stored in `field`; `Some(None)` at the end of a struct.
     fn field(&mut self, field: &mut i16) -> Option<Option<u8>> {
         let first = self.byte()?;
         let (delta, kind) = (first >> 4, first & 15);
@@ -114,7 +114,7 @@ impl<'a> Compact<'a> {
             }
             kind if NUMBERS.contains(&kind) => drop(self.varint()?),
             kind if BOOLEANS.contains(&kind) => {}
-            // No page has a list or a map, and there is more than one reading of them.
+            // Pages contain no lists or maps, and readers disagree on how to parse them.
             _ => return None,
         }
         Some(())
@@ -152,9 +152,9 @@ impl<'a> Compact<'a> {
 mod tests {
     use super::*;
 
-    /// By hand: a dictionary of 3 entries in 2 bytes that claim to be 100, and a page of 1 byte that claims to be 7.
+    /// Hand-written: a dictionary page of 3 entries with 2 bytes that claims 100, and a page with 1 byte that claims 7.
     #[test]
-    fn claims_are_added_up() {
+    fn claims_are_summed() {
         let dictionary = [0x15, 4, 0x15, 200, 1, 0x15, 4, 0x4c, 0x15, 6, 0x15, 0, 0x11, 0, 0, b'a', b'b'];
         let statistics = [0x1c, 0x18, 1, b'x', 0x16, 2, 0];
         let page =
@@ -166,9 +166,9 @@ mod tests {
         }
     }
 
-    /// The parquet crate reads a number where one belongs, whatever its type: here one is hidden behind a boolean.
+    /// The parquet crate reads integers regardless of the declared type: here one is hidden behind a boolean.
     #[test]
-    fn fields_of_other_types_are_refused() {
+    fn fields_of_unexpected_types_are_errors() {
         for header in [
             &[0x15, 0, 0x11, 0x15, 14, 0][..],
             &[0x15, 0, 0x15, 14, 0x15, 0, 0x4c, 0x11, 6, 0, 0],

@@ -1,20 +1,20 @@
-//! `chat_template` of a recipe: `auto`, the name of a template, or one itself.
+//! `chat_template` of a recipe: `auto`, the name of a template, or the template itself.
 
 use serde_json::{Map, Value};
 
-use super::at::At;
+use super::location::Location;
 use crate::checkpoint::Source;
 use crate::error::Result;
 
-/// What a merge is to be talked to with.
+/// The chat template of a merge.
 pub(super) enum Template {
-    /// What most of the models have.
+    /// The most common template of the models.
     Auto,
-    /// This (Jinja).
+    /// This template (Jinja).
     Text(String),
 }
 
-/// Templates by mergekit's names, which render what mergekit's do.
+/// mergekit's named templates, in forms that render the same text.
 const NAMED: [(&str, &str); 5] = [
     ("alpaca", include_str!("chat/alpaca.jinja")),
     ("chatml", include_str!("chat/chatml.jinja")),
@@ -24,8 +24,8 @@ const NAMED: [(&str, &str); 5] = [
 ];
 
 impl Template {
-    /// What a recipe says.
-    pub fn read(at: &At<'_>, map: &Map<String, Value>) -> Result<Option<Self>> {
+    /// Reads the template of a recipe.
+    pub fn read(at: &Location<'_>, map: &Map<String, Value>) -> Result<Option<Self>> {
         const KEY: &str = "chat_template";
         let Some(text) = at.text(map, KEY)? else { return Ok(None) };
         if text == "auto" {
@@ -38,12 +38,12 @@ impl Template {
             None => {
                 let names = NAMED.map(|(name, _)| name).join(", ");
                 let hint = format!("write auto, one of {names}, or a template in Jinja");
-                Err(at.bad(KEY, format!("`{text}` is no template and not the name of one"), hint))
+                Err(at.bad(KEY, format!("`{text}` is neither a template nor the name of one"), hint))
             }
         }
     }
 
-    /// The template for a merge of `models`; none where none of them has one.
+    /// Returns the template for a merge of `models`; `None` if no model has one.
     pub fn of<'a>(&self, models: impl Iterator<Item = &'a Source>) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.clone()),
@@ -51,7 +51,7 @@ impl Template {
                 let all: Vec<&str> = models.filter_map(Source::chat_template).map(str::trim).filter(|t| !t.is_empty()).collect();
                 let count = |template: &str| all.iter().filter(|other| **other == template).count();
                 let most = all.iter().map(|template| count(template)).max()?;
-                // Of equally many, the first.
+                // Ties go to the first.
                 all.iter().find(|template| count(template) == most).map(|template| (*template).to_owned())
             }
         }
@@ -61,11 +61,11 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Talk, message, render};
+    use crate::data::{Conversation, message, render};
 
-    /// What transformers renders of mergekit's templates.
+    /// Expected texts: what transformers renders with mergekit's templates.
     #[test]
-    fn templates_render_what_those_of_mergekit_do() {
+    fn templates_render_like_mergekits() {
         let llama3 = "<s><|start_header_id|>system<|end_header_id|>\n\ns<|eot_id|>\n<|start_header_id|>user<|end_header_id|>\n\nhi\
                       <|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\nyo<|eot_id|>\n<|start_header_id|>user\
                       <|end_header_id|>\n\nq<|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\n";
@@ -81,7 +81,7 @@ mod tests {
         let expected = [alpaca, chatml, exaone.as_str(), llama3, mistral];
         let talk = [("system", " s "), ("user", " hi "), ("assistant", "yo"), ("user", "q"), ("assistant", "z")];
         let messages = talk.iter().map(|(role, content)| message(role, content)).collect();
-        let talk = Talk { messages, prompt: 4, tools: None };
+        let talk = Conversation { messages, prompt: 4, tools: None };
         let source = Source::open("builtin:math").unwrap().with_special_tokens("<s>", "</s>");
         for ((name, template), expected) in NAMED.iter().zip(expected) {
             let source = source.with_chat_template(template).unwrap();

@@ -1,5 +1,5 @@
-//! The recipes of one file. Each may use what another makes by its `name`; the one without a name, or else the last, is
-//! what the file makes. mergekit-multi.
+//! The recipes of one file, as in mergekit-multi. A recipe may use the merge of another by its `name`. The result of
+//! the file is the recipe without a name, or else the last.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::Recipe;
 use crate::checkpoint::read_file;
 use crate::error::{Error, Result};
 
-/// Bytes of the largest recipe that is read.
+/// The maximum size of a recipe in bytes.
 const MOST: u64 = 1 << 20;
 
 /// All recipes of a file.
@@ -23,12 +23,12 @@ impl Documents {
     /// Reads `file`.
     ///
     /// # Errors
-    /// A file that is missing, too large or no YAML, or that says what is not followed.
+    /// The file is missing, too large, or invalid YAML, or uses an unsupported feature.
     pub fn open(file: &Path) -> Result<Self> {
         let yaml = |reason: String| Error::Yaml { file: file.into(), reason };
         let bytes = match read_file(file, MOST) {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData => {
-                return Err(yaml("it is larger than a recipe can be".into()));
+                return Err(yaml("it is too large for a recipe".into()));
             }
             bytes => bytes?,
         };
@@ -36,14 +36,14 @@ impl Documents {
         Self::parse(file, text)
     }
 
-    /// Reads `text`, which `file` has.
+    /// Parses `text`, the content of `file`.
     ///
     /// # Errors
     /// As for [`Documents::open`].
     pub fn parse(file: &Path, text: String) -> Result<Self> {
         let yaml = |reason: String| Error::Yaml { file: file.into(), reason };
-        let values: Vec<Value> = documents(&text).map_err(|e| yaml(told(&e)))?;
-        // What is read as values has its keys in the order of their letters.
+        let values: Vec<Value> = documents(&text).map_err(|e| yaml(yaml_reason(&e)))?;
+        // Parsed maps are sorted by key, so the order of tokens is read separately.
         let orders: Vec<TokenOrder> = documents(&text).unwrap_or_default();
         if values.is_empty() {
             return Err(yaml("it is empty".into()));
@@ -57,15 +57,15 @@ impl Documents {
             let same = |other: &Recipe| other.name == recipe.name;
             if recipes[..i].iter().any(same) {
                 return match &recipe.name {
-                    Some(name) => bad(format!("two recipes are called `{name}`"), "give each a name of its own"),
-                    None => bad("two recipes have no name".into(), "name all but the one whose merge is wanted"),
+                    Some(name) => bad(format!("two recipes are called `{name}`"), "give each recipe a unique name"),
+                    None => bad("two recipes have no name".into(), "name all recipes except the one whose merge you want"),
                 };
             }
         }
         Ok(Self { recipes })
     }
 
-    /// The recipe whose merge is wanted, and the others.
+    /// Returns the recipe whose merge is the result, and the others.
     pub fn last(mut self) -> (Option<Recipe>, Vec<Recipe>) {
         let unnamed = self.recipes.iter().position(|recipe| recipe.name.is_none());
         let last = unnamed.or_else(|| self.recipes.len().checked_sub(1)).map(|at| self.recipes.remove(at));
@@ -74,30 +74,30 @@ impl Documents {
 }
 
 fn documents<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<Vec<T>, serde_saphyr::Error> {
-    // Few aliases, however they are nested, replace little text.
+    // A limited number of aliases prevents nested aliases from expanding without bound.
     let options = serde_saphyr::options! {
         with_snippet: false,
-        // A model may be called `y`.
+        // Strict booleans, so that a model may be called `y`.
         strict_booleans: true,
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000 },
     };
     serde_saphyr::from_multiple_with_options(text, options)
 }
 
-/// What is wrong with YAML, for people who write it.
-fn told(error: &serde_saphyr::Error) -> String {
+/// Describes a YAML error for users.
+fn yaml_reason(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
     match first.contains("from_") || first.contains("Options") || first.contains("::") {
         true => {
             let place = error.location().map(|at| format!(" at line {}", at.line())).unwrap_or_default();
-            format!("something is wrong{place}")
+            format!("invalid syntax{place}")
         }
         false => first.to_owned(),
     }
 }
 
-/// The keys of `tokenizer.tokens` as they follow each other.
+/// The keys of `tokenizer.tokens` in file order.
 #[derive(Deserialize, Default)]
 struct TokenOrder {
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! A mergekit recipe, a YAML file: models or slices with their parameters, a method, a base, dtypes, a tokenizer.
+//! mergekit recipes: YAML files with models or slices and their parameters, a method, a base, dtypes and a tokenizer.
 //!
 //! ```yaml
 //! merge_method: ties
@@ -12,14 +12,13 @@
 //! dtype: bfloat16
 //! ```
 //!
-//! A file may hold several recipes (`---` between them), each with a `name` by which the others use what it makes, as
-//! mergekit-multi has it. A key that mergekit has and that is not followed is refused; one that mergekit does not have
-//! either changes nothing, and a note says so. Numbers are computed in f32 whatever `dtype` says, and rounded once, when
-//! they are written.
+//! A file may contain several recipes (separated by `---`), each with a `name` by which the others use its merge, as
+//! in mergekit-multi. A mergekit key that is not supported is an error. A key that mergekit does not have changes
+//! nothing, and a note reports it. Values are computed in f32 whatever `dtype` says, and rounded once, when written.
 
-mod at;
 mod chat;
 mod documents;
+mod location;
 mod model;
 mod plan;
 mod read;
@@ -32,52 +31,52 @@ use std::path::{Path, PathBuf};
 
 use self::chat::Template;
 pub(crate) use self::documents::Documents;
-pub(crate) use self::plan::{Followed, configured};
+pub(crate) use self::plan::{PlannedRecipe, configured};
 use self::setting::Setting;
 use self::tokens::TokenizerKeys;
-use super::Entry;
+use super::MethodEntry;
 
 /// Parameters by name.
 type Settings = BTreeMap<String, Setting>;
 
-/// A recipe as it stands in its file.
+/// A parsed recipe.
 pub(crate) struct Recipe {
     file: PathBuf,
     text: String,
-    /// What others call what it makes.
+    /// The name by which other recipes use its merge.
     name: Option<String>,
-    method: &'static Entry,
-    /// One for `models`.
+    method: &'static MethodEntry,
+    /// One slice if the recipe has `models`.
     slices: Vec<Slice>,
-    /// Whether it names models, whole, not slices.
+    /// Whether it merges whole models, not slices.
     whole: bool,
     base: Option<String>,
-    /// What is written.
+    /// The output dtype.
     dtype: Option<&'static str>,
     tokenizer: Option<TokenizerKeys>,
     chat: Option<Template>,
-    /// What a slice does not say is what its module says, or else the recipe.
+    /// Defaults for slices, from the module or the recipe.
     parameters: [Settings; 2],
     notes: Vec<String>,
 }
 
-/// Layers that follow each other.
+/// Consecutive layers.
 struct Slice {
     inputs: Vec<Input>,
     base: Option<String>,
     parameters: Settings,
 }
 
-/// What a model gives to a slice.
+/// A model's part in a slice.
 struct Input {
     model: String,
-    /// None: all of them.
+    /// `None` means all layers.
     layers: Option<Range<usize>>,
     parameters: Settings,
 }
 
 impl Recipe {
-    /// What it calls its models, in the order of their naming, the base last.
+    /// Returns the names of its models in order of appearance, the base last.
     pub fn models(&self) -> Vec<&str> {
         let bases = self.slices.iter().filter_map(|slice| slice.base.as_deref()).chain(self.base.as_deref());
         let mut names: Vec<&str> = Vec::new();
@@ -89,17 +88,17 @@ impl Recipe {
         names
     }
 
-    /// What others call what it makes.
+    /// Returns the name by which other recipes use its merge.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// Where it is.
+    /// Returns the path of its file.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// Whether whole models are merged, so that all have the same tensors.
+    /// Whether it merges whole models, so that all have the same tensors.
     pub fn is_whole(&self) -> bool {
         self.whole
     }

@@ -1,29 +1,29 @@
-//! How a recipe names a model: `PATH`, `ORG/NAME@REVISION`, `MODEL+ADAPTER`, or the same as keys,
-//! `{model: {path, revision}, lora: ...}`. All become what `load` takes.
+//! References to models in a recipe: `PATH`, `ORG/NAME@REVISION`, `MODEL+ADAPTER`, or the same as keys,
+//! `{model: {path, revision}, lora: ...}`. All become specs that `load` accepts.
 
 use serde_json::{Map, Value};
 
-use super::at::At;
+use super::location::Location;
 use crate::error::Result;
 
-/// The model at `key` of `map`, where there is one.
-pub(super) fn reference(at: &At<'_>, map: &Map<String, Value>, key: &str) -> Result<Option<String>> {
+/// Returns the model at `key` of `map`, if the key exists.
+pub(super) fn reference(at: &Location<'_>, map: &Map<String, Value>, key: &str) -> Result<Option<String>> {
     match map.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => one(&at.inner(key), value).map(Some),
     }
 }
 
-/// The model that `value` names.
-pub(super) fn one(at: &At<'_>, value: &Value) -> Result<String> {
+/// Returns the model that `value` names.
+pub(super) fn one(at: &Location<'_>, value: &Value) -> Result<String> {
     let Value::Object(map) = value else { return path(at, value) };
-    // A path and revision alone are what the inner `model` of mergekit's longer form holds.
+    // A path and revision alone are the inner `model` of mergekit's longer form.
     if map.contains_key("path") && !map.contains_key("model") {
         return path(at, value);
     }
-    at.only(map, &["model", "lora", "override_architecture"])?;
+    at.check_keys(map, &["model", "lora", "override_architecture"])?;
     let Some(model) = map.get("model") else {
-        return Err(at.bad("model", "it is missing", "write model: PATH or model: {path: PATH}"));
+        return Err(at.bad("model", "it is missing", "add model: PATH or model: {path: PATH}"));
     };
     let model = path(&at.inner("model"), model)?;
     if map.get("override_architecture").is_some_and(|name| !name.is_null()) {
@@ -36,14 +36,14 @@ pub(super) fn one(at: &At<'_>, value: &Value) -> Result<String> {
 }
 
 /// `PATH`, `PATH@REVISION` or `{path: PATH, revision: REVISION}`.
-fn path(at: &At<'_>, value: &Value) -> Result<String> {
+fn path(at: &Location<'_>, value: &Value) -> Result<String> {
     let expected = || at.wrong("expected a model", "write a path, ORG/NAME, or {path: ..., revision: ...}");
     match value {
         Value::String(text) if !text.is_empty() => Ok(text.clone()),
-        // Numbers are names too: `model: 7`.
+        // Numbers are valid names: `model: 7`.
         Value::Number(number) => Ok(number.to_string()),
         Value::Object(map) => {
-            at.only(map, &["path", "revision"])?;
+            at.check_keys(map, &["path", "revision"])?;
             let path = at.text(map, "path")?.ok_or_else(expected)?;
             Ok(match at.text(map, "revision")? {
                 Some(revision) => format!("{path}@{revision}"),

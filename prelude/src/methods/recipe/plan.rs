@@ -1,8 +1,8 @@
-//! A recipe as a plan: which tensors of which models go into each merged tensor, and with which parameters.
+//! Converts a recipe to a plan: the tensors and parameters of each merged tensor.
 //!
-//! A parameter of a model is what its own entry says, or else the slice, or else the recipe; one of the whole
-//! merge is what the slice says, or else the recipe. `t` goes from 0 to 1 over the layers of a slice; it is 1
-//! in a slice of one layer, and 0 for what is in no layer.
+//! A model's parameter comes from the model's own entry, else the slice, else the recipe; a parameter of the whole
+//! merge from the slice, else the recipe. `t` increases from 0 to 1 over the layers of a slice. It is 1 in a slice of
+//! one layer, and 0 for tensors outside layers.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,41 +11,41 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::super::parameters::typed;
-use super::super::{Given, Key, Method, Operands, Origin, Passthrough, Plan, Planned, Scope};
+use super::super::{Key, Method, Operands, Origin, ParameterValues, Passthrough, Plan, Planned, Scope};
 use super::{Input, Recipe, Slice};
-use crate::checkpoint::{Buffer, Difference, Kind, Restacked, Source, Stack, Stacks, TensorSpec};
+use crate::checkpoint::{Buffer, ConfigDifference, Kind, Restacked, Source, Stack, Stacks, TensorSpec};
 use crate::error::{Error, Result};
 
-/// The models of a recipe, by what it calls them.
+/// The models of a recipe by reference.
 pub(crate) type Opened = Vec<(String, Source)>;
 
-/// A plan, and the models as the recipe sees them.
-pub(crate) struct Followed {
+/// A plan, and the models as renumbered by the recipe.
+pub(crate) struct PlannedRecipe {
     pub plan: Plan,
     pub opened: Opened,
 }
 
-/// Where a merged tensor comes from: a slice, and how far into it.
-struct Place<'a> {
+/// The origin of a merged tensor: a slice and the depth in it.
+struct SlicePosition<'a> {
     slice: &'a Slice,
-    /// The stack and how many layers into the slice; none: in no layer that is stacked.
+    /// The stack and the number of layers into the slice; `None` outside the stacked layers.
     layer: Option<(&'a Stack, usize)>,
     t: f64,
 }
 
-/// A merged tensor to be.
-struct Wanted<'a> {
+/// A planned merged tensor.
+struct TargetTensor<'a> {
     spec: TensorSpec,
-    place: Place<'a>,
+    place: SlicePosition<'a>,
 }
 
 impl Recipe {
-    /// The merge it describes, of the models that were `opened`, which fit together.
+    /// Plans the merge of the models `opened`, which must fit together.
     ///
     /// # Errors
-    /// Layers that are not there, parameters that are missing or do not fit, a base that is not named, a tokenizer or
-    /// template that no model has.
-    pub fn plan(mut self, opened: Opened) -> Result<Followed> {
+    /// Layers out of range, parameters that are missing or invalid, a missing base, a tokenizer or template that no
+    /// model has.
+    pub fn plan(mut self, opened: Opened) -> Result<PlannedRecipe> {
         let mut notes = std::mem::take(&mut self.notes);
         self.settle(&mut notes)?;
         let (opened, tokenizer) = self.with_tokenizer(opened, &mut notes)?;
@@ -81,7 +81,7 @@ impl Recipe {
             recipe: format!("```yaml\n{}\n```", self.text.trim_end()),
             notes,
         };
-        Ok(Followed { plan, opened })
+        Ok(PlannedRecipe { plan, opened })
     }
 
     pub(super) fn bad(&self, key: &str, reason: impl Into<String>, hint: impl Into<String>) -> Error {
@@ -92,10 +92,10 @@ impl Recipe {
         let found = opened.iter().find(|(known, _)| known == name);
         found
             .map(|(_, source)| source.clone())
-            .ok_or_else(|| self.bad("model", format!("`{name}` was not opened"), "name a source that is loaded, or a path"))
+            .ok_or_else(|| self.bad("model", format!("`{name}` was not opened"), "name a loaded source, or a path"))
     }
 
-    /// The models, talked to by the template that is asked for.
+    /// Sets the chat template of the models.
     fn with_chat(&self, opened: Opened, notes: &mut Vec<String>) -> Result<Opened> {
         let Some(asked) = &self.chat else { return Ok(opened) };
         let Some(template) = asked.of(opened.iter().map(|(_, source)| source)) else {
@@ -105,7 +105,7 @@ impl Recipe {
         opened.into_iter().map(|(name, source)| Ok((name, source.with_chat_template(&template)?))).collect()
     }
 
-    /// Adds the base to models that do not name it, puts slerp's first, and notes what has no effect.
+    /// Adds the base to slices that do not name it, moves slerp's first, and notes settings without effect.
     fn settle(&mut self, notes: &mut Vec<String>) -> Result<()> {
         let (whole, method) = (self.whole, self.method);
         for i in 0..self.slices.len() {
@@ -115,14 +115,14 @@ impl Recipe {
             let doubled = slice.inputs.iter().enumerate().find(|(i, input)| names(slice, &input.model) != Some(*i));
             if let Some((_, input)) = doubled {
                 let what = format!("`{}` is named twice", input.model);
-                let hint = "name every model once there, with the sum of its weights";
+                let hint = "name every model once, with the sum of its weights";
                 return Err(self.bad(if whole { "models" } else { "slices" }, what, hint));
             }
             let Some(base) = base else {
                 if method.origin == Origin::Always || method.name == "slerp" && slice.inputs.len() > 1 {
                     let hint =
-                        "write base_model: MODEL, the model that the others were tuned from; of slerp, the one it starts at";
-                    return Err(self.bad("base_model", format!("{} needs one", method.name), hint));
+                        "add base_model: MODEL, the model from which the others were tuned; for slerp, the start of the arc";
+                    return Err(self.bad("base_model", format!("{} needs a base model", method.name), hint));
                 }
                 continue;
             };
@@ -134,7 +134,7 @@ impl Recipe {
                 Some(at) if method.origin != Origin::Never => {
                     for key in slice.inputs[at].parameters.keys() {
                         notes.push(format!(
-                            "`{key}` of `{base}` has no effect: it is the base that {} measures from",
+                            "`{key}` of `{base}` has no effect: it is the base of the task vectors of {}",
                             method.name
                         ));
                     }
@@ -151,24 +151,24 @@ impl Recipe {
         Ok(())
     }
 
-    /// The tensors of a merge of whole models: those of the `first`.
-    fn whole_models<'a>(&'a self, first: &Source, stacks: &Stacks) -> Result<Vec<Wanted<'a>>> {
+    /// Plans the tensors of a merge of whole models: those of the `first`.
+    fn whole_models<'a>(&'a self, first: &Source, stacks: &Stacks) -> Result<Vec<TargetTensor<'a>>> {
         let slice = &self.slices[0];
         for input in &slice.inputs {
             let depth = stacks.main().map(|stack| stack.depth);
             if input.layers.as_ref().is_some_and(|layers| Some(layers.clone()) != depth.map(|depth| 0..depth)) {
-                let what = format!("`{}` has a `layer_range`, and `models` are merged whole", input.model);
-                return Err(self.bad("models", what, "write `slices` instead, with the models as `sources` of each"));
+                let what = format!("`{}` has a `layer_range`, but `models` merges whole models", input.model);
+                return Err(self.bad("models", what, "use `slices` instead, with the models as `sources` of each slice"));
             }
         }
         let wanted = |spec: &TensorSpec| {
             let t = stacks.layer_of(&spec.name).map_or(0.0, |(layer, depth)| spread(layer, depth));
-            Wanted { spec: spec.clone(), place: Place { slice, layer: None, t } }
+            TargetTensor { spec: spec.clone(), place: SlicePosition { slice, layer: None, t } }
         };
         Ok(first.tensors().iter().map(wanted).collect())
     }
 
-    /// The tensors of layers that are stacked, and the configuration of a stack that is not the donor's own.
+    /// Plans the tensors of stacked layers, and the configuration of a stack that differs from the donor's own.
     fn stacked<'a>(
         &'a self,
         opened: &Opened,
@@ -176,11 +176,11 @@ impl Recipe {
         donor: &Source,
         stacks: &'a Stacks,
         notes: &mut Vec<String>,
-    ) -> Result<(Vec<Wanted<'a>>, Option<Restacked>)> {
+    ) -> Result<(Vec<TargetTensor<'a>>, Option<Restacked>)> {
         let main = self.main(first, stacks)?;
         let ranges = self.ranges(opened, main)?;
         let mut layers: Vec<(Source, usize)> = Vec::new();
-        // The tensors of every layer of a model, by its name.
+        // The tensors of every layer, by model.
         let mut known: BTreeMap<String, Vec<Vec<(String, TensorSpec)>>> = BTreeMap::new();
         let mut stacked = Vec::new();
         for (slice, range) in self.slices.iter().zip(&ranges) {
@@ -189,8 +189,8 @@ impl Recipe {
             for (offset, layer) in range.clone().enumerate() {
                 for (rest, spec) in of_model.get(layer).into_iter().flatten() {
                     let spec = TensorSpec { name: main.join(layers.len(), rest), ..spec.clone() };
-                    let place = Place { slice, layer: Some((main, offset)), t: spread(offset, range.len()) };
-                    stacked.push(Wanted { spec, place });
+                    let place = SlicePosition { slice, layer: Some((main, offset)), t: spread(offset, range.len()) };
+                    stacked.push(TargetTensor { spec, place });
                 }
                 layers.push((source.clone(), layer));
             }
@@ -199,16 +199,16 @@ impl Recipe {
         for spec in first.tensors() {
             match main.split_any(&spec.name) {
                 Some((layer, _)) if layer < main.depth => wanted.extend(stacked.take().into_iter().flatten()),
-                // Layers that config.json does not count, whose numbers are those of others now.
+                // Layers beyond the number in config.json, whose numbers are now taken.
                 Some(_) => beyond += 1,
                 None => {
-                    let place = Place { slice: self.slice_outside(spec), layer: None, t: 0.0 };
-                    wanted.push(Wanted { spec: spec.clone(), place });
+                    let place = SlicePosition { slice: self.slice_outside(spec), layer: None, t: 0.0 };
+                    wanted.push(TargetTensor { spec: spec.clone(), place });
                 }
             }
         }
         if beyond > 0 {
-            notes.push(format!("{beyond} tensors of layers that config.json does not count are left out"));
+            notes.push(format!("{beyond} tensors of layers beyond the number in config.json are left out"));
         }
         let same = layers.iter().map(|(_, layer)| *layer).eq(0..self.depth(donor, main)?);
         let order: Vec<(&Source, usize)> = layers.iter().map(|(source, layer)| (source, *layer)).collect();
@@ -217,40 +217,44 @@ impl Recipe {
             notes.extend(restacked.notes.iter().cloned());
             let others: Vec<String> = stacks.all.iter().filter(|s| *s != main).map(|s| format!("`{}`", s.name())).collect();
             if !others.is_empty() {
-                notes.push(format!("the layers of `{}` are stacked; {} is of the first slice", main.name(), others.join(", ")));
+                notes.push(format!(
+                    "the layers of `{}` are stacked; {} comes from the first slice",
+                    main.name(),
+                    others.join(", ")
+                ));
             }
         }
         Ok((wanted, restacked))
     }
 
-    /// The stack whose layers slices are of.
+    /// Returns the stack that the slices refer to.
     fn main<'a>(&self, source: &Source, stacks: &'a Stacks) -> Result<&'a Stack> {
         stacks.main().ok_or_else(|| match stacks.all.is_empty() {
             true => {
-                let what = format!("the tensors of `{}` are in no numbered layers", source.name());
-                self.bad("slices", what, "write `models` instead: whole models are merged whatever their tensors are called")
+                let what = format!("`{}` has no numbered layers", source.name());
+                self.bad("slices", what, "use `models` instead, which merges whole models with any tensor names")
             }
             false => {
-                let what = format!("which layers of `{}` are meant is not clear: it has {}", source.name(), stacks.describe());
-                self.bad("slices", what, "write `models` instead, to merge whole models; stacking needs one stack of text layers")
+                let what = format!("the layers of `{}` are ambiguous: it has {}", source.name(), stacks.describe());
+                self.bad("slices", what, "use `models` to merge whole models; stacking needs a single stack of text layers")
             }
         })
     }
 
-    /// The layers of a model in its own stack, which is called as `main` is.
+    /// Returns the number of layers of a model in its own stack, whose name must equal that of `main`.
     fn depth(&self, source: &Source, main: &Stack) -> Result<usize> {
         let stacks = source.stacks()?;
         let own = self.main(source, &stacks)?;
         match own.name() == main.name() {
             true => Ok(own.depth),
             false => {
-                let what = format!("the layers of `{}` are called `{}`, others `{}`", source.name(), own.name(), main.name());
+                let what = format!("the layers of `{}` are named `{}`, others `{}`", source.name(), own.name(), main.name());
                 Err(self.bad("slices", what, "stack layers of models of one family"))
             }
         }
     }
 
-    /// The first model's layers in each slice.
+    /// Returns the first model's layers in each slice.
     fn ranges(&self, opened: &Opened, main: &Stack) -> Result<Vec<Range<usize>>> {
         let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
         for name in self.slices.iter().flat_map(|slice| &slice.inputs).map(|input| input.model.as_str()) {
@@ -264,15 +268,15 @@ impl Recipe {
                 let layers = input.layers.clone().unwrap_or(0..depth);
                 if layers.end > depth {
                     let what = format!("`{}` has {depth} layers, not {}", input.model, layers.end);
-                    return Err(self.bad("layer_range", what, format!("end it at {depth} or before")));
+                    return Err(self.bad("layer_range", what, format!("use an end of at most {depth}")));
                 }
                 Ok(layers)
             });
             let first = all.next().unwrap_or(Ok(0..0))?;
             for layers in all {
                 if layers?.len() != first.len() {
-                    let what = "the sources of a slice have as many layers each";
-                    return Err(self.bad("layer_range", what, "give them ranges of one length"));
+                    let what = "the sources of a slice have different numbers of layers";
+                    return Err(self.bad("layer_range", what, "give them ranges of equal length"));
                 }
             }
             Ok(first)
@@ -280,8 +284,8 @@ impl Recipe {
         self.slices.iter().map(one).collect()
     }
 
-    /// The slice that gives a tensor of no layer: the first gives what comes before layers, and parts that are not text,
-    /// the last what comes behind.
+    /// Returns the slice that provides a tensor outside the layers: the first slice for tensors before the layers and
+    /// for parts other than text, the last slice for tensors after the layers.
     pub(super) fn slice_outside(&self, spec: &TensorSpec) -> &Slice {
         let before = spec.kind == Kind::Embedding
             || spec.name.contains("embed")
@@ -289,7 +293,7 @@ impl Recipe {
         if before { &self.slices[0] } else { &self.slices[self.slices.len() - 1] }
     }
 
-    /// What is copied: the buffers of the `first` model; where its layers are stacked, each with its layer.
+    /// Returns the copied buffers of the `first` model; in a stack, each with its layer.
     fn buffers(&self, first: &Source, opened: &Opened, stacked: Option<&Stack>) -> Result<BTreeMap<String, Buffer>> {
         let Some(main) = stacked else { return Ok(first.buffers().clone()) };
         let outside = first.buffers().iter().filter(|(name, _)| main.split_any(name).is_none());
@@ -307,9 +311,9 @@ impl Recipe {
         Ok(all)
     }
 
-    /// What goes into a merged tensor, and how.
-    fn tensor(&self, wanted: Wanted<'_>, opened: &Opened) -> Result<Planned> {
-        let Wanted { spec, place } = wanted;
+    /// Plans the operands and parameters of a merged tensor.
+    fn tensor(&self, wanted: TargetTensor<'_>, opened: &Opened) -> Result<Planned> {
+        let TargetTensor { spec, place } = wanted;
         let base_name = place.slice.base.as_ref().or(self.base.as_ref());
         let measures = |input: &Input| self.method.origin != Origin::Never && base_name == Some(&input.model);
         let (mut names, mut views, mut inputs, mut base) = (Vec::new(), Vec::new(), Vec::new(), None);
@@ -322,9 +326,9 @@ impl Recipe {
             };
             let view = source.view(&stored)?.clone();
             if view.shape != spec.shape {
-                let difference = format!("tensor `{stored}` has shape {:?}, and {:?} there", view.shape, spec.shape);
+                let difference = format!("tensor `{stored}` has shape {:?}, but {:?} there", view.shape, spec.shape);
                 let first = place.slice.inputs.first().map_or_else(String::new, |input| input.model.clone());
-                return Err(Error::Differs { first, second: input.model.clone(), difference });
+                return Err(Error::Incompatible { first, second: input.model.clone(), difference });
             }
             if measures(input) {
                 base = Some((source.name().to_owned(), view));
@@ -332,12 +336,12 @@ impl Recipe {
             }
             names.push(source.name().to_owned());
             views.push(view);
-            // Filters are for names as they are stored.
+            // Filters match names as stored.
             inputs.push((input, source.stored_name(&stored)));
         }
         let alone = views.len() + usize::from(base.is_some()) == 1 && self.method.name != "passthrough";
         let method: Arc<dyn Method> = match (alone, self.method.name) {
-            // One model alone stays as it is, but for a weight that nothing divides by.
+            // A single model is passed through, apart from a weight that is not normalised.
             (true, "linear") => {
                 let given = self.given(&spec, &place, &inputs)?;
                 let scale = if given.switch("normalize")? { None } else { Some(given.number("weight")?) };
@@ -354,18 +358,18 @@ impl Recipe {
         if !method.counts().contains(&views.len()) {
             let (least, most) = (*method.counts().start(), *method.counts().end());
             let wanted = if least == most { format!("{least}") } else { format!("{least} or more") };
-            let apart = if base.is_some() { " beside the base" } else { "" };
+            let apart = if base.is_some() { " besides the base" } else { "" };
             let what = format!("{} merges {wanted} models{apart}, not {}", method.name(), views.len());
-            let hint = "name as many as it merges; merge alone lists what each method is for";
+            let hint = "change the number of models; `merge` without arguments lists the methods";
             return Err(self.bad(if self.whole { "models" } else { "slices" }, what, hint));
         }
         method.check(views.len())?;
         Ok(Planned { operands: Operands::new(spec, names, views, base.map(|(_, view)| view)), method })
     }
 
-    /// The parameters of one tensor.
-    fn given(&self, spec: &TensorSpec, place: &Place<'_>, inputs: &[(&Input, String)]) -> Result<Given> {
-        let mut given = Given::default();
+    /// Returns the parameters of one tensor.
+    fn given(&self, spec: &TensorSpec, place: &SlicePosition<'_>, inputs: &[(&Input, String)]) -> Result<ParameterValues> {
+        let mut given = ParameterValues::default();
         for key in self.method.keys {
             let shared = |name: &str| {
                 let [module, recipe] = &self.parameters;
@@ -391,25 +395,25 @@ impl Recipe {
         Ok(given)
     }
 
-    /// The default of `key`, or an error where a recipe must say it.
+    /// Returns the default of `key`, or an error if recipes must set it.
     fn default(&self, key: &Key, model: Option<&str>, tensor: &str) -> Result<Value> {
         match (key.scope, model) {
             (Scope::Needed | Scope::NeededWhole, _) => {
                 let whose = model.map(|model| format!(" of `{model}`")).unwrap_or_default();
-                let hint = format!("write parameters: {{{}: {}}}, at the model or for all", key.name, key.default);
-                Err(self.bad(key.name, format!("{} needs it, and none{whose} is for `{tensor}`", self.method.name), hint))
+                let hint = format!("add parameters: {{{}: {}}} to the model or the recipe", key.name, key.default);
+                Err(self.bad(key.name, format!("{} needs it, and no value{whose} applies to `{tensor}`", self.method.name), hint))
             }
             _ => Ok(typed(key, key.default)?.swap_remove(0)),
         }
     }
 }
 
-/// How far layer `layer` is among `count`, from 0 to 1.
+/// Returns the relative depth of `layer` among `count` layers, 0 to 1.
 fn spread(layer: usize, count: usize) -> f64 {
     if count > 1 { layer as f64 / (count - 1) as f64 } else { 1.0 }
 }
 
-/// The tensors of each layer of `source`, each with its name in the layer.
+/// Returns the tensors of each layer of `source`, each with its name within the layer.
 fn by_layer(source: &Source, main: &Stack) -> Vec<Vec<(String, TensorSpec)>> {
     let mut layers = Vec::new();
     for spec in source.tensors() {
@@ -421,21 +425,21 @@ fn by_layer(source: &Source, main: &Stack) -> Vec<Vec<(String, TensorSpec)>> {
     layers
 }
 
-/// What `others` say of themselves otherwise than `donor`, whose configuration the merge has.
+/// Returns notes on how the configurations of `others` differ from that of `donor`, which the merge uses.
 pub(crate) fn configured<'a>(donor: &Source, others: impl Iterator<Item = &'a Source>) -> Result<Vec<String>> {
     const MOST: usize = 4;
     let mut notes = Vec::new();
     for other in others {
-        let differences = donor.configured_otherwise(other)?;
-        let one = |d: &Difference| {
+        let differences = donor.config_differences(other)?;
+        let one = |d: &ConfigDifference| {
             format!("{} is {} in `{}` and {} in `{}`", d.key, d.values[0], donor.name(), d.values[1], other.name())
         };
-        let mut told: Vec<String> = differences.iter().take(MOST).map(one).collect();
+        let mut listed: Vec<String> = differences.iter().take(MOST).map(one).collect();
         if differences.len() > MOST {
-            told.push(format!("{} more keys differ", differences.len() - MOST));
+            listed.push(format!("{} more keys differ", differences.len() - MOST));
         }
-        if !told.is_empty() {
-            notes.push(format!("the merge has the configuration of `{}`: {}", donor.name(), told.join("; ")));
+        if !listed.is_empty() {
+            notes.push(format!("the merge uses the configuration of `{}`: {}", donor.name(), listed.join("; ")));
         }
     }
     Ok(notes)

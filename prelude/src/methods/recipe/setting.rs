@@ -1,23 +1,24 @@
-//! A parameter's value in a recipe: one for all tensors, a list to be interpolated over layers, or several for
-//! tensors whose names have a part in common.
+//! A parameter's value in a recipe: one for all tensors, a list interpolated over layers, or several with filters for
+//! tensor names.
 
 use serde_json::{Value, json};
 
 /// A value that may depend on the tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Setting {
-    /// The same for all.
+    /// The same for all tensors.
     One(Value),
-    /// Numbers, spread over the layers and interpolated.
+    /// Numbers, interpolated over the layers.
     Gradient(Vec<f64>),
     /// Switches, spread over the layers.
     Steps(Vec<Value>),
-    /// The first whose filter is part of the tensor's name; without a filter, or with `*`, for all.
+    /// The first entry whose filter is part of the tensor's name; an entry without a filter, or with `*`, matches
+    /// all.
     Filters(Vec<(Option<String>, Setting)>),
 }
 
 impl Setting {
-    /// Reads what a recipe says; an error is what is wrong with it.
+    /// Reads the value from a recipe, or returns what is wrong with it.
     pub fn read(value: &Value) -> Result<Self, String> {
         let scalar = |value: &Value| value.is_number() || value.is_boolean();
         let list: Option<Vec<Value>> = value.as_array().map(|all| all.iter().map(typed).collect());
@@ -30,12 +31,12 @@ impl Setting {
             Value::Array(all) if all.iter().all(scalar) => Ok(Self::Steps(all)),
             Value::Array(all) => all.iter().map(filter).collect::<Result<_, _>>().map(Self::Filters),
             Value::Object(_) => Ok(Self::Filters(vec![filter(value)?])),
-            Value::Null => Err("it has no value".into()),
+            Value::Null => Err("the value is missing".into()),
         }
     }
 
-    /// Its value for the tensor `name`, at `t`, 0 in the first layer and 1 in the last; none where no filter is
-    /// for that tensor.
+    /// Returns the value for the tensor `name` at `t` (0 in the first layer, 1 in the last); `None` if no filter
+    /// matches.
     pub fn at(&self, name: &str, t: f64) -> Option<Value> {
         match self {
             Self::One(value) => Some(value.clone()),
@@ -55,7 +56,7 @@ impl Setting {
     }
 }
 
-/// A value as mergekit reads it: text that is a number or a switch is one.
+/// Converts text that is a number or switch, as mergekit does.
 pub(super) fn typed(value: &Value) -> Value {
     let Some(text) = value.as_str() else { return value.clone() };
     match text.to_lowercase().as_str() {
@@ -70,12 +71,12 @@ fn filter(value: &Value) -> Result<(Option<String>, Setting), String> {
     let expected = "expected a number, a list of numbers, or a list of `value`s, each with a `filter`";
     let map = value.as_object().ok_or(expected)?;
     if let Some(key) = map.keys().find(|key| !["filter", "value"].contains(&key.as_str())) {
-        return Err(format!("`{key}` is not known beside `filter` and `value`"));
+        return Err(format!("unknown key `{key}`; expected `filter` and `value`"));
     }
     let part = match map.get("filter") {
         None | Some(Value::Null) => None,
         Some(Value::String(part)) => Some(part.clone()),
-        Some(other) => return Err(format!("the filter `{other}` is not a part of a name")),
+        Some(other) => return Err(format!("invalid filter `{other}`: expected part of a tensor name")),
     };
     match map.get("value") {
         Some(value) if value.as_array().is_none_or(|all| !all.iter().any(Value::is_object)) && !value.is_object() => {
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_a_number_or_a_switch_is_one() {
+    fn converts_text_to_numbers_and_switches() {
         assert_eq!(at(&json!("1e-3"), "x", 0.0), Some(1e-3));
         assert_eq!(at(&json!(["0", 1]), "x", 0.5), Some(0.5));
         assert_eq!(Setting::read(&json!("Yes")), Ok(Setting::One(json!(true))));
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_filter_that_fits_counts() {
+    fn the_first_matching_filter_applies() {
         let filters = json!([{"filter": "attn", "value": [0, 1]}, {"filter": "mlp", "value": 0.3}, {"value": 0.5}]);
         assert_eq!(at(&filters, "model.layers.1.self_attn.q", 0.25), Some(0.25));
         assert_eq!(at(&filters, "model.layers.1.mlp.up", 0.25), Some(0.3));
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_setting_is_refused() {
+    fn rejects_invalid_settings() {
         let bad = [json!([]), json!(null), json!([1, {}]), json!([[1]]), json!({"filter": 3, "value": 1})];
         let more = [json!({"filter": "x"}), json!({"value": 1, "when": 2}), json!({"value": [{"value": 1}]})];
         for value in bad.iter().chain(&more) {

@@ -1,10 +1,11 @@
-//! The tokenizer that a recipe asks for, and the rows of the vocabulary that follow from it, as in mergekit:
+//! The tokenizer that a recipe requests, and the resulting rows of the vocabulary, as in mergekit:
 //!
-//! * `source`: that of the base (or first) model, of a model, or the `union` of all: the base's with what others have
-//!   more, in the order of the models.
-//! * A model without a token of it is given a row: the one that `tokens` names; or else of the only model that has
-//!   it; or else the base's; or else the mean of those that have it. `force` gives it to all models.
-//! * There are as many rows as tokens, or the next multiple of `pad_to_multiple_of`, the mean of all rows for the rest.
+//! * `source`: the tokenizer of the base (or first) model, of a named model, or the `union` of all: the base's tokens,
+//!   then those of the other models, in the order of the models.
+//! * A model that lacks a token gets a row: the one that `tokens` names; else that of the only model that has it; else
+//!   the base's; else the mean over the models that have it. `force` gives it to all models.
+//! * There are as many rows as tokens, rounded up to a multiple of `pad_to_multiple_of`; extra rows are the mean of all
+//!   rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -16,30 +17,30 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::Recipe;
-use super::at::At;
+use super::location::Location;
 use super::model::one;
 use super::plan::Opened;
 use super::setting::typed;
-use crate::checkpoint::{Lack, NO_ROW, Numbering, Seen, Source, Text, View, extend};
+use crate::checkpoint::{BoundedTokenizer, MissingTokens, NO_ROW, Numbering, Renumbered, Source, View, extend};
 use crate::error::{Error, Result};
 
 /// `tokenizer_source`, or `tokenizer`.
 pub(super) struct TokenizerKeys {
     key: &'static str,
-    source: Whose,
+    source: TokenizerChoice,
     /// In the order of the recipe.
     tokens: Vec<(String, Rule)>,
     pad: Option<usize>,
 }
 
-/// Whose tokenizer.
-enum Whose {
+/// The owner of the tokenizer.
+enum TokenizerChoice {
     Union,
     Base,
     Model(String),
 }
 
-/// What the row of a token is.
+/// The rule for the row of a token.
 struct Rule {
     donor: Donor,
     force: bool,
@@ -48,52 +49,54 @@ struct Rule {
 enum Donor {
     Unsaid,
     Zero,
-    /// The row of the same token there.
+    /// The row of the same token in a model.
     Model(String),
-    /// The row of another token there.
+    /// The row of another token in a model.
     Id(String, u32),
     Token(String, String),
 }
 
-/// Where a row comes from that a model lacks.
+/// The origin of a row that a model lacks.
 #[derive(Clone)]
-enum Given {
+enum RowSource {
     Zero,
     Row(usize, u32),
     Mean(Vec<(usize, u32)>),
 }
 
 impl TokenizerKeys {
-    /// What a recipe says. `order` is that of `tokenizer.tokens`.
-    pub fn read(at: &At<'_>, map: &Map<String, Value>, order: &[String]) -> Result<Option<Self>> {
+    /// Reads the keys of a recipe. `order` is the order of `tokenizer.tokens`.
+    pub fn read(at: &Location<'_>, map: &Map<String, Value>, order: &[String]) -> Result<Option<Self>> {
         let given = |key: &str| map.get(key).filter(|value| !value.is_null());
         let (key, source) = match (given("tokenizer_source"), given("tokenizer")) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => {
-                return Err(at.bad(
-                    "tokenizer",
-                    "there is a `tokenizer_source` too",
-                    "keep one of them: tokenizer: {source: ...}",
-                ));
+                return Err(at.bad("tokenizer", "`tokenizer_source` is set too", "keep one of them: tokenizer: {source: ...}"));
             }
             (Some(source), None) => {
-                let source = Whose::read(&at.inner("tokenizer_source"), source)?;
+                let source = TokenizerChoice::read(&at.inner("tokenizer_source"), source)?;
                 return Ok(Some(Self { key: "tokenizer_source", source, tokens: Vec::new(), pad: None }));
             }
             (None, Some(value)) => ("tokenizer", value),
         };
         let at = at.inner(key);
         let map = at.map(source)?;
-        at.only(map, &["source", "tokens", "pad_to_multiple_of"])?;
+        at.check_keys(map, &["source", "tokens", "pad_to_multiple_of"])?;
         let source = match map.get("source").filter(|value| !value.is_null()) {
-            Some(value) => Whose::read(&at.inner("source"), value)?,
-            None => Whose::Union,
+            Some(value) => TokenizerChoice::read(&at.inner("source"), value)?,
+            None => TokenizerChoice::Union,
         };
         let pad = match map.get("pad_to_multiple_of").filter(|value| !value.is_null()) {
             None => None,
             Some(value) => match value.as_u64() {
                 Some(multiple @ 1..=1_048_576) => Some(multiple as usize),
-                _ => return Err(at.bad("pad_to_multiple_of", format!("`{value}` is no number of rows"), "write one such as 64")),
+                _ => {
+                    return Err(at.bad(
+                        "pad_to_multiple_of",
+                        format!("`{value}` is not a valid number of rows"),
+                        "write a positive integer such as 64",
+                    ));
+                }
             },
         };
         let tokens = match map.get("tokens").filter(|value| !value.is_null()) {
@@ -101,7 +104,7 @@ impl TokenizerKeys {
             Some(value) => {
                 let at = at.inner("tokens");
                 let map = at.map(value)?;
-                // All of them, those first whose order is known.
+                // All tokens, those of known order first.
                 let unordered = map.keys().filter(|token| !order.contains(token));
                 let all = order.iter().filter(|token| map.contains_key(*token)).chain(unordered);
                 all.map(|token| Ok((token.clone(), Rule::read(&at.inner(token), &map[token])?))).collect::<Result<_>>()?
@@ -111,8 +114,8 @@ impl TokenizerKeys {
     }
 }
 
-impl Whose {
-    fn read(at: &At<'_>, value: &Value) -> Result<Self> {
+impl TokenizerChoice {
+    fn read(at: &Location<'_>, value: &Value) -> Result<Self> {
         Ok(match value.as_str() {
             Some("union") => Self::Union,
             Some("base") => Self::Base,
@@ -122,13 +125,13 @@ impl Whose {
 }
 
 impl Rule {
-    fn read(at: &At<'_>, value: &Value) -> Result<Self> {
+    fn read(at: &Location<'_>, value: &Value) -> Result<Self> {
         let map = at.map(value)?;
-        at.only(map, &["source", "force"])?;
+        at.check_keys(map, &["source", "force"])?;
         let force = match map.get("force").map(typed) {
             None | Some(Value::Null) => false,
             Some(Value::Bool(force)) => force,
-            Some(other) => return Err(at.bad("force", format!("`{other}` is no switch"), "write true or false")),
+            Some(other) => return Err(at.bad("force", format!("`{other}` is not a boolean"), "write true or false")),
         };
         let donor = match map.get("source").filter(|value| !value.is_null()) {
             None => Donor::Unsaid,
@@ -139,16 +142,16 @@ impl Rule {
 }
 
 impl Donor {
-    fn read(at: &At<'_>, value: &Value) -> Result<Self> {
+    fn read(at: &Location<'_>, value: &Value) -> Result<Self> {
         let Some(map) = value.as_object().filter(|map| map.contains_key("kind")) else { return Ok(Self::Model(one(at, value)?)) };
         let hint = "write a model, {kind: zero}, or {kind: model_token, model: MODEL, token: TOKEN}";
         match map.get("kind").and_then(Value::as_str) {
             Some("zero") => {
-                at.only(map, &["kind"])?;
+                at.check_keys(map, &["kind"])?;
                 Ok(Self::Zero)
             }
             Some("model_token") => {
-                at.only(map, &["kind", "model", "token", "token_id"])?;
+                at.check_keys(map, &["kind", "model", "token", "token_id"])?;
                 let model = map.get("model").ok_or_else(|| at.bad("model", "it is missing", hint))?;
                 let model = one(&at.inner("model"), model)?;
                 let id = map.get("token_id").filter(|value| !value.is_null());
@@ -156,7 +159,7 @@ impl Donor {
                     (Some(token), None) => Ok(Self::Token(model, token)),
                     (None, Some(id)) => match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
                         Some(id) => Ok(Self::Id(model, id)),
-                        None => Err(at.bad("token_id", format!("`{id}` is no id of a token"), "write a whole number from 0")),
+                        None => Err(at.bad("token_id", format!("`{id}` is not a token id"), "write an integer of at least 0")),
                     },
                     _ => Err(at.wrong("expected either `token` or `token_id`", hint)),
                 }
@@ -166,55 +169,55 @@ impl Donor {
     }
 }
 
-/// The vocabulary of a merge, and where every model has it.
+/// The vocabulary of a merge, and the ids of each model in it.
 struct Vocabulary<'a> {
     recipe: &'a Recipe,
     keys: &'a TokenizerKeys,
     opened: &'a Opened,
     /// The models as they are on disk.
     sources: Vec<Source>,
-    /// Text by id.
+    /// The text of each id.
     tokens: BTreeMap<u32, String>,
     ids: HashMap<String, u32>,
     /// The row of each token, by model.
     rows: Vec<HashMap<u32, u32>>,
-    /// Without padding, and with it.
+    /// The number of rows without and with padding.
     used: usize,
     padded: usize,
 }
 
 impl Recipe {
-    /// The models that were `opened`, with the vocabulary of the tokenizer that is asked for; as they are where none
-    /// is. Also which of them has the tokenizer, the number of it.
+    /// Returns the models `opened` with the vocabulary of the requested tokenizer; unchanged if none is requested.
+    /// Also returns the index of the model with the tokenizer.
     ///
     /// # Errors
-    /// A tokenizer or a token that is not there.
+    /// A tokenizer or token that does not exist.
     pub(super) fn with_tokenizer(&self, opened: Opened, notes: &mut Vec<String>) -> Result<(Opened, Option<usize>)> {
         let Some(keys) = &self.tokenizer else { return Ok((opened, None)) };
-        let sources: Vec<Source> = opened.iter().map(|(_, source)| source.as_it_is().clone()).collect();
+        let sources: Vec<Source> = opened.iter().map(|(_, source)| source.original().clone()).collect();
         let base = self.base.as_ref().and_then(|base| opened.iter().position(|(name, _)| name == base)).unwrap_or(0);
         let bad = |reason: String, hint: &str| self.bad(keys.key, reason, hint);
         let reference = match &keys.source {
-            Whose::Union => base,
-            Whose::Base if self.base.is_none() => {
-                return Err(bad("no base_model is named".into(), "name one, or write union or one of the models"));
+            TokenizerChoice::Union => base,
+            TokenizerChoice::Base if self.base.is_none() => {
+                return Err(bad("`base_model` is missing".into(), "add it, or write union or the name of a model"));
             }
-            Whose::Base => base,
-            Whose::Model(name) => {
+            TokenizerChoice::Base => base,
+            TokenizerChoice::Model(name) => {
                 match opened.iter().position(|(known, _)| known == name || name.strip_prefix("model:") == Some(known)) {
                     Some(at) => at,
                     None => {
                         let known: Vec<&str> = opened.iter().map(|(name, _)| name.as_str()).collect();
                         let hint = format!("write base, union, or one of {}", known.join(", "));
-                        return Err(bad(format!("`{name}` is not one of the models that are merged"), &hint));
+                        return Err(bad(format!("`{name}` is not a merged model"), &hint));
                     }
                 }
             }
         };
         let name = |at: usize| opened[at].0.as_str();
         let none = |at: usize| {
-            let hint = "leave the key out, or put the tokenizer.json that the model was trained with beside it";
-            bad(format!("there is no tokenizer.json of `{}`", name(at)), hint)
+            let hint = "remove the key, or add the model's tokenizer.json next to its weights";
+            bad(format!("`{}` has no tokenizer.json", name(at)), hint)
         };
         let vocabulary = |source: &Source| source.tokenizer().map(|tokenizer| tokenizer.get_vocab(true));
         let of_base = vocabulary(&sources[base]);
@@ -240,7 +243,8 @@ impl Recipe {
         Ok((opened, Some(reference)))
     }
 
-    /// What goes behind the last token of `tokenizer`: of a union what other models have, then what `tokens` names.
+    /// Returns the tokens appended to `tokenizer`: for a union, those of the other models, then those that `tokens`
+    /// names.
     fn appended(
         &self,
         keys: &TokenizerKeys,
@@ -256,7 +260,7 @@ impl Recipe {
                 appended.push(token);
             }
         };
-        if matches!(keys.source, Whose::Union) {
+        if matches!(keys.source, TokenizerChoice::Union) {
             let others = || [base].into_iter().chain((0..sources.len()).filter(|i| *i != base));
             let added = |i: usize| sources[i].tokenizer().map(|t| t.get_added_tokens_decoder()).unwrap_or_default();
             for i in others() {
@@ -277,12 +281,12 @@ impl Recipe {
 }
 
 impl Vocabulary<'_> {
-    /// Every model in this vocabulary.
+    /// Returns every model in this vocabulary.
     fn seen(
         &self,
         reference: usize,
         own: &[HashMap<String, u32>],
-        extended: Option<(Arc<Text>, Vec<u8>)>,
+        extended: Option<(Arc<BoundedTokenizer>, Vec<u8>)>,
         notes: &mut Vec<String>,
     ) -> Result<Vec<Source>> {
         self.note(own, notes);
@@ -295,38 +299,38 @@ impl Vocabulary<'_> {
             }
         }
         let one = |(i, views): (usize, BTreeMap<String, View>)| {
-            let mut of_own = vec![NO_ROW; self.sources[i].vocabulary_rows()];
-            own[i].iter().for_each(|(token, row)| of_own[*row as usize] = self.ids.get(token).copied().unwrap_or(NO_ROW));
-            let lacking: Vec<u32> = (0..self.padded as u32).filter(|id| !self.rows[i].contains_key(id)).collect();
-            let missing = || lacking.iter().filter_map(|id| self.tokens.get(id));
-            let lack = Lack {
+            let mut row_map = vec![NO_ROW; self.sources[i].vocabulary_rows()];
+            own[i].iter().for_each(|(token, row)| row_map[*row as usize] = self.ids.get(token).copied().unwrap_or(NO_ROW));
+            let missing_rows: Vec<u32> = (0..self.padded as u32).filter(|id| !self.rows[i].contains_key(id)).collect();
+            let missing = || missing_rows.iter().filter_map(|id| self.tokens.get(id));
+            let missing_tokens = MissingTokens {
                 tokens: missing().count(),
                 padding: self.padded - self.used,
                 examples: missing().take(4).cloned().collect(),
                 from: vec!["the tokenizer of the recipe".into()],
             };
-            let numbering = Numbering { of_own, lacking, lack, is_reference: i == reference };
+            let numbering = Numbering { row_map, missing_rows, missing_tokens, is_reference: i == reference };
             let extended = extended.clone().filter(|_| i == reference);
-            self.sources[i].seen_as(Seen { numbering, rows: self.padded, views, extended })
+            self.sources[i].with_numbering(Renumbered { numbering, rows: self.padded, views, extended })
         };
         views.into_iter().enumerate().map(one).collect()
     }
 
-    /// Says how many rows there are, and what is left out.
+    /// Adds notes on the number of rows and on dropped tokens.
     fn note(&self, own: &[HashMap<String, u32>], notes: &mut Vec<String>) {
         let before: BTreeSet<usize> = self.sources.iter().map(Source::vocabulary_rows).collect();
         if before.iter().any(|rows| *rows != self.padded) {
             let rows = before.iter().map(usize::to_string).collect::<Vec<_>>().join(" and ");
             let Self { used, padded, keys, .. } = self;
-            notes.push(format!("the vocabulary has {padded} rows, not {rows}: {used} tokens, as `{}` asks", keys.key));
+            notes.push(format!("`{}` changes the vocabulary from {rows} to {padded} rows, for {used} tokens", keys.key));
         }
         let lost: BTreeSet<&String> = own.iter().flat_map(HashMap::keys).filter(|token| !self.ids.contains_key(*token)).collect();
         if let Some(first) = lost.first() {
-            notes.push(format!("{} tokens are left out, as `{}` asks: `{first}`, ...", lost.len(), self.keys.key));
+            notes.push(format!("{} tokens are dropped because of `{}`: `{first}`, ...", lost.len(), self.keys.key));
         }
     }
 
-    /// An error where models have other tensors of the vocabulary, or such as cannot be given other rows.
+    /// Checks that models have the same vocabulary tensors, and that these can be renumbered.
     fn check(&self, names: &[String]) -> Result<()> {
         for (source, (model, _)) in self.sources.iter().zip(self.opened) {
             let theirs = source.vocabulary_tensors();
@@ -336,14 +340,18 @@ impl Vocabulary<'_> {
                 source.tensors().iter().find(|t| t.shape.first() == Some(&rows) && output(&t.name) && !theirs.contains(&t.name));
             if let Some(tensor) = stuck.filter(|_| rows != self.padded) {
                 let reason =
-                    format!("tensor `{}` of `{model}` has {rows} rows, and cannot be given {}", tensor.name, self.padded);
-                return Err(self.bad("", reason, "leave the key out: then the vocabulary stays as it is"));
+                    format!("tensor `{}` of `{model}` has {rows} rows and cannot be resized to {}", tensor.name, self.padded);
+                return Err(self.bad("", reason, "remove the key to keep the vocabulary"));
             }
             if let Some(name) =
                 names.iter().find(|name| !theirs.contains(name)).or(theirs.iter().find(|name| !names.contains(name)))
             {
-                let difference = format!("not both have the vocabulary's tensor `{name}`");
-                return Err(Error::Differs { first: self.sources[0].name().into(), second: source.name().into(), difference });
+                let difference = format!("only one of them has the vocabulary tensor `{name}`");
+                return Err(Error::Incompatible {
+                    first: self.sources[0].name().into(),
+                    second: source.name().into(),
+                    difference,
+                });
             }
         }
         Ok(())
@@ -359,13 +367,13 @@ impl Vocabulary<'_> {
         found.ok_or_else(|| {
             let known: Vec<&str> = takes.iter().map(|at| self.opened[*at].0.as_str()).collect();
             let hint = format!("write one of {}, or {{kind: zero}}", known.join(", "));
-            self.bad(&format!("tokens.{token}.source"), format!("`{name}` gives nothing to the embedding"), hint)
+            self.bad(&format!("tokens.{token}.source"), format!("`{name}` is not merged into the embedding"), hint)
         })
     }
 
-    /// The row for the models that lack the token `id`; none where nobody does. `takes` are the models that are merged
-    /// there.
-    fn given(&self, id: u32, token: &str, takes: &[usize]) -> Result<Option<Given>> {
+    /// Returns the row for the models that lack the token `id`; `None` if no model lacks it. `takes` are the models
+    /// merged at the tensor.
+    fn given(&self, id: u32, token: &str, takes: &[usize]) -> Result<Option<RowSource>> {
         let row = |model: usize| self.rows[model].get(&id).copied();
         let having: Vec<(usize, u32)> = takes.iter().filter_map(|model| Some((*model, row(*model)?))).collect();
         let rule = self.keys.tokens.iter().find(|(known, _)| known == token).map(|(_, rule)| rule);
@@ -375,15 +383,16 @@ impl Vocabulary<'_> {
         let key = format!("tokens.{token}.source");
         if let Some(rule) = rule {
             return Ok(Some(match &rule.donor {
-                Donor::Zero => Given::Zero,
+                Donor::Zero => RowSource::Zero,
                 Donor::Unsaid => {
                     let hint = "name a model that has it, {kind: zero}, or {kind: model_token, model: MODEL, token: TOKEN}";
-                    return Err(self.bad(&key, "a model needs a row for it, and it does not say which", hint));
+                    return Err(self.bad(&key, "a model needs a row for it, but no source is given", hint));
                 }
                 Donor::Model(name) => {
                     let model = self.model(token, name, takes)?;
-                    let missing = || self.bad(&key, format!("`{name}` has no token `{token}`"), "name a model that has it");
-                    Given::Row(model, row(model).ok_or_else(missing)?)
+                    let missing =
+                        || self.bad(&key, format!("`{name}` has no token `{token}`"), "name a model that has the token");
+                    RowSource::Row(model, row(model).ok_or_else(missing)?)
                 }
                 Donor::Id(name, other) => {
                     let model = self.model(token, name, takes)?;
@@ -391,30 +400,30 @@ impl Vocabulary<'_> {
                     if *other as usize >= rows {
                         return Err(self.bad(
                             &key,
-                            format!("`{name}` has {rows} rows, and no row {other}"),
-                            "name a smaller token_id",
+                            format!("`{name}` has {rows} rows; row {other} is out of range"),
+                            "use a smaller token_id",
                         ));
                     }
-                    Given::Row(model, *other)
+                    RowSource::Row(model, *other)
                 }
                 Donor::Token(name, other) => {
                     let model = self.model(token, name, takes)?;
                     let id = self.sources[model].tokenizer().and_then(|tokenizer| tokenizer.token_to_id(other));
                     let id = id.filter(|id| (*id as usize) < self.sources[model].vocabulary_rows());
-                    let missing = || self.bad(&key, format!("`{name}` has no token `{other}`"), "name a token that it has");
-                    Given::Row(model, id.ok_or_else(missing)?)
+                    let missing = || self.bad(&key, format!("`{name}` has no token `{other}`"), "name a token of that model");
+                    RowSource::Row(model, id.ok_or_else(missing)?)
                 }
             }));
         }
         let base = self.recipe.base.as_ref().and_then(|base| having.iter().find(|(model, _)| self.opened[*model].0 == *base));
         Ok(Some(match (having.as_slice(), base) {
-            ([], _) => Given::Zero,
-            ([(model, row)], _) | (_, Some((model, row))) => Given::Row(*model, *row),
-            (several, None) => Given::Mean(several.to_vec()),
+            ([], _) => RowSource::Zero,
+            ([(model, row)], _) | (_, Some((model, row))) => RowSource::Row(*model, *row),
+            (several, None) => RowSource::Mean(several.to_vec()),
         }))
     }
 
-    /// The tensor `name` of every model, in this vocabulary.
+    /// Returns the tensor `name` of every model in this vocabulary.
     fn views(&self, name: &str) -> Result<Vec<View>> {
         let spec = self.sources[0].tensors().iter().find(|spec| spec.name == name);
         let slice = spec.map_or(&self.recipe.slices[0], |spec| self.recipe.slice_outside(spec));
@@ -422,7 +431,7 @@ impl Vocabulary<'_> {
         let takes: Vec<usize> = takes.collect();
         let stored = self.sources.iter().map(|source| source.view(name).cloned()).collect::<Result<Vec<_>>>()?;
         let columns = stored[0].columns();
-        // Rows that no model has: nothing, then the means.
+        // Extra rows: zeros, then the means.
         let mut made = vec![0f32; columns];
         let mut row = vec![0f32; columns];
         let extra = stored.len();
@@ -430,9 +439,9 @@ impl Vocabulary<'_> {
         for (id, token) in &self.tokens {
             let at = match self.given(*id, token, &takes)? {
                 None => continue,
-                Some(Given::Zero) => (extra, 0),
-                Some(Given::Row(model, row)) => (model, row),
-                Some(Given::Mean(rows)) => {
+                Some(RowSource::Zero) => (extra, 0),
+                Some(RowSource::Row(model, row)) => (model, row),
+                Some(RowSource::Mean(rows)) => {
                     let start = made.len();
                     made.resize(start + columns, 0.0);
                     for (model, at) in &rows {
@@ -455,7 +464,7 @@ impl Vocabulary<'_> {
         let one = |model: usize| {
             let from = (0..self.used as u32).map(|id| {
                 let own = self.rows[model].get(&id).filter(|_| !forced.contains(&id)).map(|row| (model, *row));
-                // A model that is not merged here has nothing to say of it.
+                // A model that is not merged here is skipped.
                 own.or_else(|| given.get(&id).copied()).unwrap_or((extra, 0))
             });
             let mut from: Vec<(usize, u32)> = from.collect();
@@ -470,13 +479,13 @@ impl Vocabulary<'_> {
     }
 }
 
-/// Rows that were made here.
+/// Returns a view of computed rows.
 fn owned(values: Vec<f32>, columns: usize) -> View {
     let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     View::owned(PathBuf::new(), bytes, DType::F32, &[values.len() / columns, columns])
 }
 
-/// The mean of the `rows` of `view`.
+/// Returns the mean of the `rows` of `view`.
 fn mean(view: &View, rows: usize) -> Vec<f32> {
     const ROWS: usize = 1024;
     let columns = view.columns();

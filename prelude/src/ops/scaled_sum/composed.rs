@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::Form;
 
-/// `sum_i s_i * W_i` of weights as rows x columns; `scales` is sources x R x C.
+/// Returns `sum_i s_i * W_i` for weights as rows x columns; `scales` is sources x R x C.
 pub(super) fn forward(weights: &[Tensor], scales: &Tensor) -> Result<Tensor> {
     let scaled = |i: usize, w: &Tensor| w.to_dtype(scales.dtype())?.broadcast_mul(&scales.get(i)?);
     let mut all = weights.iter().enumerate();
@@ -12,7 +12,7 @@ pub(super) fn forward(weights: &[Tensor], scales: &Tensor) -> Result<Tensor> {
     all.try_fold(scaled(i, first)?, |sum, (i, w)| sum + scaled(i, w)?)
 }
 
-/// The gradient by the scales in `form`, sources x R x C, for that of the sum, rows x columns.
+/// Maps the gradient of the sum (rows x columns) to that of the scales in `form`, sources x R x C.
 pub(super) fn backward(weights: &[Tensor], gradient: &Tensor, form: Form) -> Result<Tensor> {
     let one = |w: &Tensor| {
         let each = (gradient * w.to_dtype(gradient.dtype())?)?;

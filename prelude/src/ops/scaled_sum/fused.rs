@@ -1,4 +1,4 @@
-//! The scaled sum and its gradient over mapped sources, a tile of a row at a time, on all cores.
+//! The scaled sum and its gradient over memory-mapped sources, a tile of a row at a time, on all cores.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,25 @@ use super::Form;
 use crate::checkpoint::{TILE, View};
 use crate::ops::{LANES, Real, for_rows, for_rows_of};
 
-/// Rows that one task sums before partial sums are added up, in order, so that the result does not
-/// depend on the number of threads.
+/// Rows summed per task; partial sums are added in order, so the result does not depend on the number of threads.
 const BLOCK: usize = 64;
 
 /// One weight of every source, and the form of its scales.
 #[derive(Clone, Copy)]
 pub(super) struct Fused<'a> {
     pub(super) views: &'a [View],
-    /// Of the weight.
+    /// The dimensions of the weight.
     pub(super) columns: usize,
     pub(super) form: Form,
 }
 
-/// A stored element, as it is computed with.
+/// A stored element and its conversion for computation.
 #[inline(always)]
 fn real<T: Real>(w: &f32) -> T {
     T::from_f64(f64::from(*w))
 }
 
-/// Adds scaled elements to `out`; the first source's replace what was there. One scale, or one each.
+/// Adds scaled elements to `out`, or overwrites it for the first source. There is one scale, or one per element.
 #[inline(always)]
 fn add_scaled<T: Real>(out: &mut [T], scales: &[T], w: &[f32], first: bool) {
     match scales {
@@ -40,7 +39,7 @@ fn add_scaled<T: Real>(out: &mut [T], scales: &[T], w: &[f32], first: bool) {
     }
 }
 
-/// `sum_j g[j] w[j]`
+/// Computes `sum_j g[j] w[j]`.
 #[inline(always)]
 fn dot<T: Real>(g: &[T], w: &[f32]) -> T {
     let ((g, g_rest), (w, w_rest)) = (g.as_chunks::<LANES>(), w.as_chunks::<LANES>());
@@ -69,7 +68,7 @@ fn add_products<T: Real>(sums: &mut [T], start: usize, g: &[T], w: &[f32]) {
 }
 
 impl Fused<'_> {
-    /// The scales of columns `start..end` in row `row` of source `i`: one for all, or one each.
+    /// Returns the scales of columns `start..end` in row `row` of source `i`: one for all, or one each.
     #[inline(always)]
     fn scales<'s, T>(&self, scales: &'s [T], i: usize, row: usize, start: usize, end: usize) -> &'s [T] {
         let Form { rows, columns } = self.form;
@@ -93,7 +92,7 @@ impl Fused<'_> {
         });
     }
 
-    /// Elements of the sum from `start` on, which need not begin or end with a row.
+    /// Computes elements of the sum from `start` on; neither end needs to be at a row boundary.
     #[inline(always)]
     pub(super) fn piece(&self, scales: &[f32], start: usize, out: &mut [f32]) {
         let (n, mut buffer, mut done) = (self.columns, [0f32; TILE], 0);
@@ -109,7 +108,7 @@ impl Fused<'_> {
         }
     }
 
-    /// The gradient by the scales for that of the sum, or of its rows `ids`.
+    /// Maps the gradient of the sum, or of its rows `ids`, to that of the scales.
     pub(super) fn backward<T: Real>(&self, gradient: &[T], ids: Option<&[u32]>) -> Vec<T> {
         if self.form.rows == 1 {
             return self.backward_summed(gradient, |row| ids.map_or(row, |ids| ids[row] as usize));
@@ -122,7 +121,7 @@ impl Fused<'_> {
         self.backward_by_row(gradient, places.as_ref())
     }
 
-    /// Where all rows share their scales: their products are summed.
+    /// If all rows share their scales, their products are summed.
     fn backward_summed<T: Real>(&self, gradient: &[T], source_row: impl Fn(usize) -> usize + Sync) -> Vec<T> {
         let (n, scales, sources) = (self.columns, self.form.columns, self.views.len());
         let arch = pulp::Arch::new();
@@ -154,7 +153,7 @@ impl Fused<'_> {
         total
     }
 
-    /// Where every row has scales of its own. `places`: where in the gradient a row is; none: where it is.
+    /// If every row has its own scales. `places` maps rows to rows of the gradient; `None` is the identity.
     fn backward_by_row<T: Real>(&self, gradient: &[T], places: Option<&BTreeMap<usize, Vec<usize>>>) -> Vec<T> {
         let (n, Form { rows, columns }) = (self.columns, self.form);
         let mut sums = vec![T::zero(); self.views.len() * rows * columns];

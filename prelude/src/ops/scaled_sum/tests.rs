@@ -13,10 +13,10 @@ fn both(shape: &[usize], columns: usize, dtype: DType) -> [ScaledSum; 2] {
     [ScaledSum::new(views, columns, &Device::Cpu).unwrap(), ScaledSum::resident(tensors, columns).unwrap()]
 }
 
-/// A weight of more columns than a tile and more rows than a block, a norm, a bias.
+/// A weight with more columns than a tile and more rows than a block, a norm, a bias.
 const CASES: [(&[usize], usize); 4] = [(&[150, 700], 700), (&[3, 5], 5), (&[7], 7), (&[6], 1)];
 
-/// Every form of scales that a weight of `shape` may have.
+/// Every form of scales for a weight of `shape`.
 fn forms(shape: &[usize], columns: usize) -> Vec<Form> {
     let rows = shape.iter().product::<usize>() / columns;
     let all = [(1, columns), (rows, 1), (1, 1), (rows, columns)];
@@ -42,7 +42,7 @@ fn kernels_agree_with_candle_in_every_form_and_dtype() {
                 merge.forward_into(&c, &into).unwrap();
                 agrees(into.as_tensor(), merged.as_tensor());
             }
-            // In pieces that begin and end within rows, as in one.
+            // In pieces with boundaries inside rows, the same result as in one piece.
             let narrow = c.to_dtype(DType::F32).unwrap();
             for merge in [&fused, &composed] {
                 let whole: Vec<f32> = merge.forward(&narrow).unwrap().flatten_all().unwrap().to_vec1().unwrap();
@@ -59,7 +59,7 @@ fn kernels_agree_with_candle_in_every_form_and_dtype() {
                 agrees(&merge.forward_rows(&c, &ids).unwrap(), &selected);
                 agrees(&merge.backward_rows(&g, &ids, form).unwrap(), &fused.backward_rows(&g, &ids, form).unwrap());
             }
-            // A row's gradient counts as often as it was asked for.
+            // The gradient of a row counts once per request.
             let mut whole = vec![0f64; rows * columns];
             for (id, g) in [rows - 1, 0, rows - 1].into_iter().zip(values(&g).chunks(columns)) {
                 whole[id * columns..].iter_mut().zip(g).for_each(|(w, g)| *w += g);
@@ -68,7 +68,7 @@ fn kernels_agree_with_candle_in_every_form_and_dtype() {
             agrees(&fused.backward_rows(&g, &ids, form).unwrap(), &fused.backward(&whole, form).unwrap());
             let g = random(shape, 2);
             agrees(&fused.backward(&g, form).unwrap(), &composed.backward(&g, form).unwrap());
-            // In f32 to its precision.
+            // In f32, to its precision.
             let narrow = |x: &Tensor| x.to_dtype(DType::F32).unwrap();
             let (wide, short) = (fused.backward(&g, form).unwrap(), fused.backward(&narrow(&g), form).unwrap());
             assert!(values(&(narrow(&wide) - short).unwrap()).iter().all(|d| d.abs() < 1e-3));
@@ -81,7 +81,7 @@ fn a_sum_by_hand() {
     let views = [[1f32, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]].map(|w| View::of(encoded(&w, DType::F32), DType::F32, &[2, 2]));
     let sum = ScaledSum::new(views.to_vec(), 2, &Device::Cpu).unwrap();
     let gradient = Tensor::new(&[[1f32, 0.0], [0.0, 2.0]], &Device::Cpu).unwrap();
-    // Rows and columns of scales, the scales, the sum, the gradient by the scales.
+    // Rows and columns of scales, the scales, the sum, the gradient of the scales.
     let cases = [
         (1, 2, &[1f32, 2.0, 0.1, 0.2][..], [2f32, 8.0, 6.0, 16.0], &[1f32, 8.0, 10.0, 80.0][..]),
         (2, 1, &[1.0, 2.0, 0.1, 0.2], [2.0, 4.0, 12.0, 16.0], &[1.0, 8.0, 10.0, 80.0]),

@@ -1,4 +1,5 @@
-//! The files of an adapter: adapter_model.safetensors, adapter_config.json, the tokenizer, licences, and a model card.
+//! Writes the files of an adapter: adapter_model.safetensors, adapter_config.json, the tokenizer, licences, and a
+//! model card.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,11 +7,11 @@ use std::path::Path;
 use candle_core::DType;
 use serde_json::{Value, json};
 
-use super::super::beside::Chosens;
-use super::super::output::{Output, last, write_beside};
+use super::super::output::{Output, last, write_side_file};
+use super::super::side_files::SideFiles;
 use crate::checkpoint::{
-    Checkpoint, Content, Entry, Group, Kept, Kind, Place, Source, TensorSpec, Values, Written, map, record, replace_directory,
-    write_file,
+    Checkpoint, Content, Entry, Group, HubRef, Kind, RetainedShare, Source, TensorSpec, Values, Written, map, record,
+    replace_directory, write_file,
 };
 use crate::error::{Error, Result};
 use crate::ops::Truncated;
@@ -18,29 +19,29 @@ use crate::ops::Truncated;
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// What an adapter does to one tensor.
-pub(super) struct Part {
-    /// The module that it belongs to.
+/// The change of one tensor.
+pub(super) struct TensorChange {
+    /// The module that owns the tensor.
     pub module: String,
     pub spec: TensorSpec,
-    /// The sum of squares of the difference to the base.
-    pub apart: f64,
+    /// The sum of squares of the difference from the base.
+    pub difference_squares: f64,
     pub change: Change,
 }
 
-/// How it does that.
+/// How a tensor changes.
 pub(super) enum Change {
-    /// By factors.
+    /// By low-rank factors.
     LowRank { factors: Truncated, embedding: bool },
-    /// By its own values, those of the merge's tensor `of`.
+    /// By the values of the merge's tensor `of`.
     Whole { of: String },
 }
 
-impl Part {
-    /// A tensor kept as it is.
-    pub fn whole(spec: &TensorSpec, apart: f64) -> Self {
+impl TensorChange {
+    /// A tensor stored whole.
+    pub fn whole(spec: &TensorSpec, difference_squares: f64) -> Self {
         let module = spec.name.rsplit_once('.').map_or(spec.name.as_str(), |(module, _)| module);
-        Self { module: module.into(), spec: spec.clone(), apart, change: Change::Whole { of: spec.name.clone() } }
+        Self { module: module.into(), spec: spec.clone(), difference_squares, change: Change::Whole { of: spec.name.clone() } }
     }
 
     fn is_low_rank(&self) -> bool {
@@ -48,65 +49,65 @@ impl Part {
     }
 }
 
-/// A tensor of the file: its name, its shape, and how it is made.
+/// A tensor of the file: its name, its shape and its values.
 struct Stored<'a> {
     name: String,
     shape: Vec<usize>,
-    made: Made<'a>,
+    made: StoredValues<'a>,
 }
 
-enum Made<'a> {
-    /// Of these values.
+enum StoredValues<'a> {
+    /// These values.
     Of(Vec<f32>),
-    /// The merge's tensor.
+    /// The merge's tensor of this name.
     Merged(&'a str),
 }
 
-/// Writes the adapter that `parts` make of `base` to the new directory `directory`.
+/// Writes the adapter of `base` that consists of `parts` to the new directory `directory`.
 pub(super) fn write<'s>(
     output: &Output<'_>,
     directory: &Path,
     base: &Source,
-    parts: Vec<Part>,
-    kept: Kept,
+    parts: Vec<TensorChange>,
+    kept: RetainedShare,
     dtype: DType,
     values: &(impl Fn(&str) -> Result<Values<'s>> + ?Sized),
 ) -> Result<Written> {
     output.check_target(directory)?;
-    // Norms and tied layers are modules that are saved whole; a bias beside a matrix is only itself.
+    // PEFT saves norms and tied layers as whole modules; the bias of a linear layer is saved alone.
     let matrices: Vec<&str> = base.tensors().iter().filter(|t| t.shape.len() == 2).filter_map(|t| module(&t.name)).collect();
-    let is_bias = |part: &Part| part.spec.name.ends_with(".bias") && matrices.contains(&part.module.as_str());
+    let is_bias = |part: &TensorChange| part.spec.name.ends_with(".bias") && matrices.contains(&part.module.as_str());
     let saved: Vec<&str> = unique(parts.iter().filter(|p| !p.is_low_rank() && !is_bias(p)).map(|p| p.module.as_str()));
-    let lowered: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
-    if lowered.is_empty() {
+    let factored: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
+    if factored.is_empty() {
         let what = match parts.is_empty() {
-            true => "the merge does not differ from its base: there is nothing for an adapter to do",
-            false => "the merge differs from its base in norms and biases alone, and an adapter has at least one matrix",
+            true => "the merge equals its base, so the adapter would be empty",
+            false => "the merge differs from its base in norms and biases only, and an adapter needs at least one matrix",
         };
-        return Err(Error::Sources { what: what.into(), hint: "write the merge as a whole checkpoint: bake without as=adapter" });
+        return Err(Error::Sources { what: what.into(), hint: "write a full checkpoint: bake without as=adapter" });
     }
     let config = config(output, base, &parts, &kept, &saved, is_bias);
-    let stored: Vec<Stored<'_>> = parts.iter().flat_map(|part| stored(part, &lowered, is_bias(part))).collect();
+    let stored: Vec<Stored<'_>> = parts.iter().flat_map(|part| stored(part, &factored, is_bias(part))).collect();
     let by_name: BTreeMap<&str, &Stored<'_>> = stored.iter().map(|s| (s.name.as_str(), s)).collect();
     let entry = |s: &Stored<'_>| {
         Entry::new(&TensorSpec { name: s.name.clone(), kind: Kind::Linear, shape: s.shape.clone() }, s.name.clone(), dtype)
     };
     let checkpoint = Checkpoint { tensors: stored.iter().map(entry).collect(), shard_bytes: u64::MAX };
-    let Chosens { files, left_out } = output.beside(|group| matches!(group, Group::Tokenizer | Group::Licence));
+    let SideFiles { files, left_out } = output.side_files(|group| matches!(group, Group::Tokenizer | Group::Licence));
     let from: Vec<(String, String)> = files.iter().map(|f| (f.source.name().to_owned(), f.name.clone())).collect();
-    // Values of the merge are made anew where they are written.
+    // The values of the merge are computed again while they are written.
     let merged: BTreeMap<&str, Values<'_>> = stored
         .iter()
         .filter_map(|s| match s.made {
-            Made::Merged(name) => Some(values(name).map(|values| (s.name.as_str(), values))),
-            Made::Of(_) => None,
+            StoredValues::Merged(name) => Some(values(name).map(|values| (s.name.as_str(), values))),
+            StoredValues::Of(_) => None,
         })
         .collect::<Result<_>>()?;
     let written = replace_directory(directory, output.options.force, |new| {
         checkpoint.write_one(&new.join(WEIGHTS), |entry| {
             let values: Values<'_> = match (merged.get(entry.name.as_str()), by_name.get(entry.name.as_str()).map(|s| &s.made)) {
                 (Some(values), _) => Box::new(move |start, out: &mut [f32]| values(start, out)),
-                (None, Some(Made::Of(values))) => {
+                (None, Some(StoredValues::Of(values))) => {
                     Box::new(move |start, out: &mut [f32]| out.copy_from_slice(&values[start..start + out.len()]))
                 }
                 (None, _) => return Err(Error::NoMatch { pattern: entry.name.clone() }),
@@ -115,24 +116,24 @@ pub(super) fn write<'s>(
         })?;
         write_file(&new.join(CONFIG), format!("{config:#}").as_bytes())?;
         for file in &files {
-            write_beside(new, &file.name, &file.bytes()?)?;
+            write_side_file(new, &file.name, &file.bytes()?)?;
         }
         write_file(&new.join("README.md"), card(output, base, &kept, &from).as_bytes())
     })?;
     let copied = files.iter().map(|file| file.name.clone()).collect();
-    Ok(Written { copied, left_out, kept: Some(kept), ..written })
+    Ok(Written { copied, left_out, retained: Some(kept), ..written })
 }
 
-/// What is stored of `part`; `lowered` are the modules that have factors.
-fn stored<'a>(part: &'a Part, lowered: &[&str], is_bias: bool) -> Vec<Stored<'a>> {
+/// Returns the stored tensors of `part`; `factored` lists the modules with factors.
+fn stored<'a>(part: &'a TensorChange, factored: &[&str], is_bias: bool) -> Vec<Stored<'a>> {
     let module = format!("base_model.model.{}", part.module);
     match &part.change {
         Change::Whole { of } => {
-            // PEFT puts a layer with factors around the layer itself.
-            let inner = if is_bias && lowered.contains(&part.module.as_str()) { ".base_layer" } else { "" };
+            // PEFT wraps a layer that has factors and names the original `base_layer`.
+            let inner = if is_bias && factored.contains(&part.module.as_str()) { ".base_layer" } else { "" };
             let kind = part.spec.name.rsplit_once('.').map_or("", |(_, kind)| kind);
             let name = format!("{module}{inner}.{kind}");
-            vec![Stored { name, shape: part.spec.shape.clone(), made: Made::Merged(of) }]
+            vec![Stored { name, shape: part.spec.shape.clone(), made: StoredValues::Merged(of) }]
         }
         Change::LowRank { factors, embedding } => {
             let Truncated { rank, left, right, values, .. } = factors;
@@ -145,14 +146,14 @@ fn stored<'a>(part: &'a Part, lowered: &[&str], is_bias: bool) -> Vec<Stored<'a>
             let store = |kind: &str, shape: [usize; 2], values| Stored {
                 name: format!("{module}.{kind}"),
                 shape: shape.to_vec(),
-                made: Made::Of(values),
+                made: StoredValues::Of(values),
             };
             match embedding {
                 false => {
                     let a = store("lora_A.weight", [*rank, columns], right);
                     vec![a, store("lora_B.weight", [rows, *rank], left)]
                 }
-                // A row is a token: its rows come from A, its columns from B.
+                // A row is a token: rows come from A, columns from B.
                 true => {
                     let a = store("lora_embedding_A", [*rank, rows], transposed(&left, *rank));
                     vec![a, store("lora_embedding_B", [columns, *rank], transposed(&right, columns))]
@@ -162,20 +163,20 @@ fn stored<'a>(part: &'a Part, lowered: &[&str], is_bias: bool) -> Vec<Stored<'a>
     }
 }
 
-/// A matrix of so many columns, transposed.
+/// Transposes a matrix with `columns` columns.
 fn transposed(matrix: &[f32], columns: usize) -> Vec<f32> {
     let rows = matrix.len() / columns.max(1);
     (0..matrix.len()).map(|i| matrix[i % rows * columns + i / rows]).collect()
 }
 
-/// adapter_config.json.
+/// Returns the contents of adapter_config.json.
 fn config(
     output: &Output<'_>,
     base: &Source,
-    parts: &[Part],
-    kept: &Kept,
+    parts: &[TensorChange],
+    kept: &RetainedShare,
     saved: &[&str],
-    is_bias: impl Fn(&Part) -> bool,
+    is_bias: impl Fn(&TensorChange) -> bool,
 ) -> Value {
     let mut ranks = BTreeMap::new();
     for part in parts {
@@ -210,7 +211,7 @@ fn config(
     })
 }
 
-/// What PEFT calls what the base does.
+/// Returns PEFT's task type for the base model.
 fn task(base: &Source) -> Value {
     let config = base.side_file("config.json").ok().flatten();
     let config: Value = config.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
@@ -219,20 +220,20 @@ fn task(base: &Source) -> Value {
     tasks.iter().find(|(end, _)| class.ends_with(end)).map_or(Value::Null, |(_, task)| json!(task))
 }
 
-/// What the base is called, and its revision: as the sources' own adapters call it where they agree on a name of the
-/// hub, else where it was loaded from.
+/// Returns the name and revision of the base: the Hub name that the sources' own adapters agree on, or else the path
+/// it was loaded from.
 fn base_name(output: &Output<'_>, base: &Source) -> (String, Option<String>) {
-    if let Some(place) = base.hub_place() {
+    if let Some(place) = base.hub_ref() {
         return (place.repo, Some(place.revision).filter(|revision| revision != "main"));
     }
     let named = |directory: &str| {
         let bytes = map(&Path::new(directory).join(CONFIG)).ok()?;
         let config: Value = serde_json::from_slice(&bytes).ok()?;
         let name = config["base_model_name_or_path"].as_str()?.to_owned();
-        Place::parse(&name, false).filter(|place| place.file.is_none() && !Path::new(&name).exists())?;
+        HubRef::parse(&name, false).filter(|place| place.file.is_none() && !Path::new(&name).exists())?;
         Some(name)
     };
-    let of_base = output.merged.iter().map(Source::place_and_adapters).filter(|(place, _)| *place == base.spec());
+    let of_base = output.merged.iter().map(Source::base_and_adapters).filter(|(place, _)| *place == base.spec());
     let names: Vec<Option<String>> = of_base.flat_map(|(_, adapters)| adapters).map(named).collect();
     match names.as_slice() {
         [Some(first), rest @ ..] if rest.iter().all(|name| name.as_ref() == Some(first)) => (first.clone(), None),
@@ -240,14 +241,14 @@ fn base_name(output: &Output<'_>, base: &Source) -> (String, Option<String>) {
     }
 }
 
-/// The modules that have factors: by the last part of their names where all that end so have factors.
-fn targets(base: &Source, parts: &[Part]) -> Vec<String> {
-    let lowered: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
+/// Returns the modules that have factors: by the last part of their names if every module of that name has factors.
+fn targets(base: &Source, parts: &[TensorChange]) -> Vec<String> {
+    let factored: Vec<&str> = parts.iter().filter(|part| part.is_low_rank()).map(|part| part.module.as_str()).collect();
     let others = base.tensors().iter().map(|t| t.name.as_str()).chain(base.unused().iter().map(String::as_str));
-    let others: Vec<&str> = unique(others.filter_map(module).filter(|module| !lowered.contains(module)));
+    let others: Vec<&str> = unique(others.filter_map(module).filter(|module| !factored.contains(module)));
     let end = |module: &str| module.rsplit('.').next().unwrap_or_default().to_owned();
     let spared: Vec<String> = others.into_iter().map(end).collect();
-    let names = lowered.into_iter().map(|module| if spared.contains(&end(module)) { module.to_owned() } else { end(module) });
+    let names = factored.into_iter().map(|module| if spared.contains(&end(module)) { module.to_owned() } else { end(module) });
     let mut names: Vec<String> = names.collect();
     names.sort();
     names.dedup();
@@ -258,7 +259,7 @@ fn module(name: &str) -> Option<&str> {
     name.rsplit_once('.').map(|(module, _)| module)
 }
 
-/// Each once, in order.
+/// Returns each string once, in order.
 fn unique<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut found = Vec::new();
     all.for_each(|name| {
@@ -269,9 +270,9 @@ fn unique<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     found
 }
 
-/// The model card of the merge, with what is said of the adapter.
-fn card(output: &Output<'_>, base: &Source, kept: &Kept, copied: &[(String, String)]) -> String {
-    let of = base.hub_place().map(|place| format!("\nbase_model: {}", place.repo)).unwrap_or_default();
+/// Returns the model card of the merge with a section about the adapter.
+fn card(output: &Output<'_>, base: &Source, kept: &RetainedShare, copied: &[(String, String)]) -> String {
+    let of = base.hub_ref().map(|place| format!("\nbase_model: {}", place.repo)).unwrap_or_default();
     let card = output.card.replacen("library_name: transformers", &format!("library_name: peft{of}"), 1);
     format!("{card}\n## Adapter\n\nA LoRA adapter of `{}`: {kept}.\n{}", last(base.spec()), record(copied))
 }

@@ -1,9 +1,9 @@
-//! From values to places, and the values that are written along an axis.
+//! Axes: maps values to positions, and chooses the labelled values.
 
 use super::curves::Spacing;
 use super::numbers::brief;
 
-/// The values that an axis shows: finite, `low < high`, and on a logarithmic one positive.
+/// The range of an axis: finite, `low < high`, and positive if logarithmic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Axis {
     pub low: f64,
@@ -11,14 +11,14 @@ pub(super) struct Axis {
     pub spacing: Spacing,
 }
 
-/// Decades that a logarithmic axis shows at most.
+/// The maximum number of decades of a logarithmic axis.
 const DECADES: f64 = 6.0;
 
-/// What is the largest that is drawn: beyond it, sums overflow.
+/// The largest value drawn; sums of larger ones overflow.
 const MOST: f64 = 1e300;
 
 impl Axis {
-    /// Around all finite `values`; none where there are none.
+    /// Returns the axis that covers all finite `values`; `None` without any.
     pub fn around(values: impl IntoIterator<Item = f64>, spacing: Spacing) -> Option<Self> {
         let shown = |x: &f64| x.is_finite() && (spacing == Spacing::Linear || *x > 0.0);
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -37,7 +37,7 @@ impl Axis {
         Some(Self { low: low - pad, high: high + pad, spacing })
     }
 
-    /// The same with a little room beyond the values, but none below 0 where no value is.
+    /// Adds a margin, but not below 0 unless a value is negative.
     pub fn padded(self) -> Self {
         if self.spacing == Spacing::Log {
             return self;
@@ -47,7 +47,7 @@ impl Axis {
         Self { low, high: self.high + room, ..self }
     }
 
-    /// Where `x` is from `low`, 0, to `high`, 1.
+    /// Maps `x` to 0 (`low`) .. 1 (`high`).
     pub fn place(&self, x: f64) -> f64 {
         let share = match self.spacing {
             Spacing::Linear => (x.clamp(-MOST, MOST) - self.low) / (self.high - self.low),
@@ -56,7 +56,7 @@ impl Axis {
         if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
     }
 
-    /// About `most` round values, or fewer.
+    /// Returns at most about `most` round values.
     pub fn ticks(&self, most: usize) -> Vec<f64> {
         let within = |x: &f64| (self.low..=self.high).contains(x);
         if self.spacing == Spacing::Log {
@@ -71,26 +71,26 @@ impl Axis {
         }
         let step = round_step((self.high - self.low) / most.max(1) as f64);
         let first = (self.low / step).ceil();
-        // What is left of a sum that should be 0 is 0.
+        // Removes the rounding error of values that should be 0.
         let tick = |i: usize| (first + i as f64) * step;
         let ticks: Vec<f64> = (0..=most + 1).map(tick).map(|x| if x.abs() < step * 1e-9 { 0.0 } else { x }).collect();
         ticks.into_iter().filter(|x| *x <= self.high + step * 1e-9).collect()
     }
 
-    /// [`Axis::ticks`], written out.
+    /// Formats [`Axis::ticks`].
     pub fn labels(&self, most: usize, write: impl Fn(f64) -> String) -> Vec<(f64, String)> {
         self.ticks(most).into_iter().map(|x| (x, write(x))).collect()
     }
 }
 
-/// 1, 2 or 5 times a power of ten, at least `least`.
+/// Returns 1, 2 or 5 times a power of ten, at least `least`.
 pub(super) fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|s| s * power).find(|s| *s >= least * (1.0 - 1e-9));
     step.filter(|s| s.is_finite() && *s > 0.0).unwrap_or(1.0)
 }
 
-/// Whole numbers as such, others in three digits or fewer.
+/// Formats integers as such and other numbers with up to three digits.
 pub(super) fn written(x: f64) -> String {
     if x.fract() == 0.0 && x.abs() < 1e7 {
         return format!("{x:.0}");

@@ -1,47 +1,47 @@
-//! Curves: a line of points for each series.
+//! Curves: one line per series.
 
 use super::axis::{Axis, written};
 use super::scene::{Anchor, Colour, SMALL, Scene, WIDTH, series_colour, width};
 use super::{Figure, Unit};
 
-/// Lines of points over one axis.
+/// Lines over a common axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curves {
-    /// In the order of the legend.
+    /// In legend order.
     pub series: Vec<Series>,
-    /// How values are spaced upward.
+    /// The spacing of the y axis.
     pub spacing: Spacing,
 }
 
 /// One line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
-    /// What it is.
+    /// The name in the legend.
     pub name: String,
-    /// `(x, y)`, in the order of x.
+    /// `(x, y)`, ordered by x.
     pub points: Vec<(f64, f64)>,
-    /// Whether it is the one that others are parts of: drawn in the colour of text, and in a terminal large.
+    /// Whether it is the total of the other series: drawn in the text colour, and large in a terminal.
     pub is_main: bool,
 }
 
-/// How an axis spaces values.
+/// The spacing of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spacing {
-    /// Evenly.
+    /// Linear.
     Linear,
-    /// By their logarithm; values that are not positive are left out.
+    /// Logarithmic; non-positive values are omitted.
     Log,
 }
 
 impl Series {
-    /// A line of `points`, `(x, y)`.
+    /// Creates a line of `points`, `(x, y)`.
     pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         Self { name: name.into(), points: points.into_iter().collect(), is_main: false }
     }
 }
 
 impl Curves {
-    /// Logarithmic where values, all finite ones but zeros being positive, span more than a decade.
+    /// Chooses a logarithmic axis if the non-zero finite values are positive and span more than a decade.
     pub fn new(series: Vec<Series>) -> Self {
         let values = series.iter().flat_map(|s| &s.points).map(|(_, y)| *y).filter(|y| y.is_finite() && *y != 0.0);
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
@@ -49,20 +49,20 @@ impl Curves {
         Self { series, spacing }
     }
 
-    /// The points of a series that can be drawn.
+    /// Returns the points of a series that can be drawn.
     pub(super) fn shown(&self, series: &Series) -> Vec<(f64, f64)> {
         let shows = |y: f64| y.is_finite() && (self.spacing == Spacing::Linear || y > 0.0);
         series.points.iter().copied().filter(|(x, y)| x.is_finite() && shows(*y)).collect()
     }
 
-    /// The axes along and up; none where there is nothing to draw.
+    /// Returns the x and y axes; `None` if there is nothing to draw.
     pub(super) fn axes(&self) -> Option<(Axis, Axis)> {
         let points: Vec<(f64, f64)> = self.series.iter().flat_map(|s| self.shown(s)).collect();
         let x = Axis::around(points.iter().map(|(x, _)| *x), Spacing::Linear)?;
         Some((x, Axis::around(points.iter().map(|(_, y)| *y), self.spacing)?.padded()))
     }
 
-    /// What the legend says of a series: its name, and why it is not seen.
+    /// Returns the legend of a series: its name, and the reason if it cannot be drawn.
     pub(super) fn label(&self, series: &Series) -> String {
         match self.shown(series).is_empty() {
             false => series.name.clone(),
@@ -79,9 +79,9 @@ impl Curves {
                 coloured += 1;
                 coloured - 1
             });
-            lines.push(Line { name: self.label(series), points: self.shown(series), sign });
+            lines.push(PlotLine { name: self.label(series), points: self.shown(series), sign });
         }
-        // A main line lies over the others.
+        // The main line is drawn on top.
         lines.sort_by_key(|line| line.sign.is_none());
         match self.axes() {
             Some((x, y)) => Plot { figure, x, y, unit: Unit::Number }.draw(scene, top, &lines),
@@ -90,28 +90,28 @@ impl Curves {
     }
 }
 
-/// Says that there is nothing to draw.
+/// Writes that there is nothing to draw.
 pub(super) fn nothing(scene: &mut Scene, top: f64) -> f64 {
-    scene.words((8.0, top + 14.0), NOTHING, Anchor::Left, Colour::Ink);
+    scene.text((8.0, top + 14.0), NOTHING, Anchor::Left, Colour::Ink);
     top + 30.0
 }
 
-/// What is said where there is nothing.
+/// The text of an empty figure.
 pub(super) const NOTHING: &str = "nothing to draw yet";
 
-/// A line to draw: its place among colours and markers, or none for the colour of text.
-pub(super) struct Line {
+/// A line to draw. `sign` is its index among colours and markers, or `None` for the text colour.
+pub(super) struct PlotLine {
     pub name: String,
     pub points: Vec<(f64, f64)>,
     pub sign: Option<usize>,
 }
 
-/// A frame that lines are drawn in.
+/// The frame of a line plot.
 pub(super) struct Plot<'a> {
     pub figure: &'a Figure,
     pub x: Axis,
     pub y: Axis,
-    /// Of values upward.
+    /// The unit of the y axis.
     pub unit: Unit,
 }
 
@@ -119,8 +119,8 @@ impl Plot<'_> {
     const HEIGHT: f64 = 250.0;
     const MARKERS: usize = 7;
 
-    /// Draws axes and lines from `top` on; gives where they end.
-    pub fn draw(&self, scene: &mut Scene, top: f64, lines: &[Line]) -> f64 {
+    /// Draws axes and lines below `top`. Returns the lower edge.
+    pub fn draw(&self, scene: &mut Scene, top: f64, lines: &[PlotLine]) -> f64 {
         let write = |v: f64| match self.unit {
             Unit::Percent => self.unit.write(v).replace(".0%", "%"),
             Unit::Number => written(v),
@@ -129,7 +129,7 @@ impl Plot<'_> {
         let widest = ticks.iter().map(|(_, label)| width(label, SMALL)).fold(0.0, f64::max);
         let left = if self.figure.y.is_empty() { 16.0 } else { 30.0 } + widest;
         let right = WIDTH - 20.0;
-        let entry = |line: &Line| (line.name.clone(), line.sign.map_or(Colour::Ink, series_colour), line.sign);
+        let entry = |line: &PlotLine| (line.name.clone(), line.sign.map_or(Colour::Ink, series_colour), line.sign);
         let mut entries: Vec<_> = lines.iter().map(entry).collect();
         entries.sort_by_key(|(.., sign)| *sign);
         let top = if lines.len() > 1 { scene.legend(left, top, &entries) } else { top } + 4.0;
@@ -139,20 +139,20 @@ impl Plot<'_> {
         for (value, label) in ticks {
             let (_, y) = at((self.x.low, value));
             scene.line(vec![(left, y), (right, y)], 1.0, Colour::Faint);
-            scene.words((left - 6.0, y), label, Anchor::Right, Colour::Ink);
+            scene.text((left - 6.0, y), label, Anchor::Right, Colour::Ink);
         }
         for (value, label) in self.x.labels(8, written) {
             let (x, _) = at((value, self.y.low));
             scene.line(vec![(x, bottom), (x, bottom + 4.0)], 1.0, Colour::Ink);
-            scene.words((x, bottom + 12.0), label, Anchor::Middle, Colour::Ink);
+            scene.text((x, bottom + 12.0), label, Anchor::Middle, Colour::Ink);
         }
         scene.line(vec![(left, bottom), (right, bottom)], 1.0, Colour::Ink);
         if !self.figure.y.is_empty() {
-            scene.turned((12.0, (top + bottom) / 2.0), &self.figure.y);
+            scene.rotated_text((12.0, (top + bottom) / 2.0), &self.figure.y);
         }
         let mut end = bottom + 22.0;
         if !self.figure.x.is_empty() {
-            scene.words(((left + right) / 2.0, end + 6.0), self.figure.x.clone(), Anchor::Middle, Colour::Ink);
+            scene.text(((left + right) / 2.0, end + 6.0), self.figure.x.clone(), Anchor::Middle, Colour::Ink);
             end += 14.0;
         }
 
@@ -160,7 +160,7 @@ impl Plot<'_> {
             let colour = line.sign.map_or(Colour::Ink, series_colour);
             let path = thinned(line.points.iter().map(|p| at(*p)));
             scene.line(path.clone(), if line.sign.is_none() { 2.5 } else { 1.75 }, colour);
-            // Markers of different lines stand at different places.
+            // Markers of different lines are offset.
             let (Some(sign), Some(last)) = (line.sign, path.len().checked_sub(1)) else {
                 if let (Some(point), true) = (path.first(), path.len() == 1) {
                     scene.marker(0, *point, colour);
@@ -178,7 +178,7 @@ impl Plot<'_> {
     }
 }
 
-/// A path of at most four points to a pixel along: the first, the highest, the lowest and the last.
+/// Reduces a path to at most four points per pixel column: first, highest, lowest and last.
 fn thinned(path: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
     let mut out: Vec<(f64, f64)> = Vec::new();
     let mut group: Vec<(f64, f64)> = Vec::new();

@@ -1,34 +1,34 @@
-//! Histograms: the share of a series' values in each bin, as an outline.
+//! Histograms: the fraction of each series' values per bin, as an outline.
 
 use super::axis::Axis;
-use super::curves::{Line, Plot, Spacing, nothing};
+use super::curves::{Plot, PlotLine, Spacing, nothing};
 use super::scene::Scene;
 use super::{Figure, Unit};
 
 /// Counts in bins of equal width.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
-    /// Where the first bin begins.
+    /// The lower edge of the first bin.
     pub from: f64,
-    /// Where the last bin ends.
+    /// The upper edge of the last bin.
     pub to: f64,
-    /// Name and counts of each series.
+    /// The name and counts of each series.
     pub series: Vec<(String, Vec<u64>)>,
 }
 
 impl Histogram {
-    /// The bins of the series that has most.
+    /// Returns the largest number of bins of any series.
     pub(super) fn bins(&self) -> usize {
         self.series.iter().map(|(_, counts)| counts.len()).max().unwrap_or(0)
     }
 
-    /// The share of a series in each bin.
+    /// Returns the fraction of a series in each bin.
     pub(super) fn shares(counts: &[u64]) -> Vec<f64> {
         let total = counts.iter().map(|n| *n as f64).sum::<f64>().max(1.0);
         counts.iter().map(|n| *n as f64 / total).collect()
     }
 
-    /// The highest share, at least a little; none where there is nothing to draw.
+    /// Returns the largest fraction, above 0; `None` if there is nothing to draw.
     pub(super) fn most(&self) -> Option<f64> {
         let most = self.series.iter().flat_map(|(_, counts)| Self::shares(counts)).fold(0.0, f64::max);
         (most > 0.0 && self.from.is_finite() && self.to.is_finite()).then_some(most)
@@ -46,9 +46,9 @@ impl Histogram {
             let mut points: Vec<(f64, f64)> = steps.flat_map(|(i, share)| [(edge(i), share), (edge(i + 1), share)]).collect();
             points.insert(0, (self.from, 0.0));
             points.push((self.to, 0.0));
-            Line { name: name.clone(), points, sign: Some(sign) }
+            PlotLine { name: name.clone(), points, sign: Some(sign) }
         };
-        let lines: Vec<Line> = self.series.iter().enumerate().map(line).collect();
+        let lines: Vec<PlotLine> = self.series.iter().enumerate().map(line).collect();
         Plot { figure, x, y, unit: Unit::Percent }.draw(scene, top, &lines)
     }
 }

@@ -1,8 +1,8 @@
-//! One model of a picture, drawn by plotters as SVG and PNG, and as text for a terminal.
+//! Figures: drawn by plotters as SVG and PNG, and as text for a terminal.
 //!
-//! A [`Figure`] is plain data: a title, axes and one kind of [`Mark`]. `scene.rs` lays it out as lines, boxes and words,
-//! `paint.rs` gives those to plotters; `text/` draws the same data with characters. Text, axes and grid take the colour
-//! of the text around them, data has colours that the colour-blind tell apart (Okabe and Ito) and a marker of its own.
+//! A [`Figure`] is plain data: a title, axes and one kind of [`Mark`]. `scene.rs` lays it out as lines, boxes and
+//! text, and `paint.rs` renders that with plotters; `text/` draws the same data with characters. Text, axes and grid
+//! take the surrounding text colour; each series has a marker and a colour safe for the colour-blind (Okabe and Ito).
 
 mod axis;
 mod bars;
@@ -28,7 +28,7 @@ use super::{COLUMNS, cell, escape, numbers};
 use crate::checkpoint::{Written, replace_file};
 use crate::error::{Error, Result};
 
-/// A picture: what is drawn, and what is written around it.
+/// A figure.
 ///
 /// ```
 /// use dam_prelude::show::{Figure, Series};
@@ -40,45 +40,45 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// A line above; none if empty.
+    /// The title; may be empty.
     pub title: String,
-    /// What is along; none if empty.
+    /// The label of the x axis; may be empty.
     pub x: String,
-    /// What is up, or of a heatmap what its cells are; none if empty.
+    /// The label of the y axis, or of a heatmap's cells; may be empty.
     pub y: String,
-    /// How values are written.
+    /// The unit of the values.
     pub unit: Unit,
-    /// What is drawn.
+    /// The data.
     pub mark: Mark,
-    /// Lines below.
+    /// Notes below the figure.
     pub notes: Vec<String>,
 }
 
-/// What is drawn. Values that are not finite are left out.
+/// The kind of a figure with its data. Values that are not finite are omitted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mark {
-    /// Lines of points.
+    /// Curves.
     Curves(Curves),
-    /// A grid of cells.
+    /// A heatmap.
     Heatmap(Heatmap),
-    /// How often values fall where.
+    /// A histogram.
     Histogram(Histogram),
-    /// Lengths beside each other.
+    /// Bars.
     Bars(Bars),
 }
 
-/// How values are written.
+/// The unit of values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unit {
-    /// As they are.
+    /// Plain numbers.
     #[default]
     Number,
-    /// Shares of 1, as a percentage.
+    /// Fractions of 1, written as percentages.
     Percent,
 }
 
 impl Unit {
-    /// A value in about three digits.
+    /// Formats a value with about three digits.
     fn write(self, x: f64) -> String {
         match self {
             Unit::Percent => format!("{:.1}%", 100.0 * x),
@@ -92,13 +92,13 @@ impl Figure {
         Self { title: title.into(), x: x.into(), y: y.into(), unit: Unit::Number, mark, notes: Vec::new() }
     }
 
-    /// Curves of `y` over `x`; logarithmic where all values are positive and span more than a decade.
+    /// Creates curves of `y` over `x`; logarithmic if all values are positive and span more than a decade.
     pub fn curve(title: impl Into<String>, x: &str, y: &str, series: Vec<Series>) -> Self {
         Self::of(title, x, y, Mark::Curves(Curves::new(series)))
     }
 
-    /// A grid of `values`, row by row, coloured by how far they are above or below `neutral`. `x` is what the columns
-    /// are, `what` the values.
+    /// Creates a heatmap of `values`, row by row, coloured by their difference from `neutral`. `x` labels the columns
+    /// and `what` the values.
     pub fn heatmap(
         title: impl Into<String>,
         x: &str,
@@ -112,17 +112,18 @@ impl Figure {
         Self::of(title, x, what, Mark::Heatmap(Heatmap { rows, columns, values, scales: vec![scale] }))
     }
 
-    /// Counts in bins of equal width between `from` and `to`: the same number of bins in every series.
+    /// Creates a histogram of counts in bins of equal width between `from` and `to`. All series have the same number
+    /// of bins.
     pub fn histogram(title: impl Into<String>, x: &str, from: f64, to: f64, series: Vec<(String, Vec<u64>)>) -> Self {
-        Self::of(title, x, "share", Mark::Histogram(Histogram { from, to, series })).percent()
+        Self::of(title, x, "fraction", Mark::Histogram(Histogram { from, to, series })).percent()
     }
 
-    /// Bars of `what`: for every group one of each series; NaN where there is none.
+    /// Creates bars of `what`: in every group one per series; NaN for none.
     pub fn bars(title: impl Into<String>, what: &str, groups: Vec<String>, series: Vec<(String, Vec<f64>)>) -> Self {
         Self::of(title, what, "", Mark::Bars(Bars { groups, series }))
     }
 
-    /// The same with values written as percentages.
+    /// Returns the figure with values written as percentages.
     pub fn percent(mut self) -> Self {
         self.unit = Unit::Percent;
         if let Mark::Heatmap(heatmap) = &mut self.mark {
@@ -131,13 +132,13 @@ impl Figure {
         self
     }
 
-    /// The same with a line below.
+    /// Returns the figure with another note.
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
         self
     }
 
-    /// The picture laid out.
+    /// Lays out the figure.
     fn scene(&self) -> Scene {
         let mut scene = Scene::new();
         let top = scene.title(&self.title);
@@ -151,13 +152,13 @@ impl Figure {
         scene
     }
 
-    /// The picture as an SVG file's text, 640 units wide, on white so that it can be read on a page of any colour.
+    /// Returns an SVG file, 640 units wide, on white so that it is legible on any background.
     pub fn svg(&self) -> String {
         paint::svg_file(&self.scene(), &self.title)
     }
 
-    /// The picture as an element for a page that is kept: an image with the SVG file inside. Jupyter takes any other SVG
-    /// out of a notebook that comes from elsewhere, and leaves its words.
+    /// Returns an HTML element for a saved page: an image that embeds the SVG file. Jupyter strips any other SVG from
+    /// untrusted notebooks and leaves its text.
     pub fn html(&self) -> String {
         let scene = self.scene();
         let data = base64::engine::general_purpose::STANDARD.encode(paint::svg_file(&scene, &self.title));
@@ -168,55 +169,54 @@ impl Figure {
         )
     }
 
-    /// The picture as an SVG element for a page that changes while one looks: no background, text and axes in the page's
-    /// text colour.
+    /// Returns an SVG element for a live page: no background, text and axes in the page's text colour.
     pub fn inline(&self) -> String {
         paint::svg_inline(&self.scene(), &self.title)
     }
 
-    /// The picture as a PNG file's bytes, 1280 pixels wide, on white. Letters that its font lacks, such as Japanese,
-    /// are boxes: an SVG takes them from the reader's fonts.
+    /// Returns a PNG file, 1280 pixels wide, on white. Letters missing from the font, such as Japanese, become boxes;
+    /// an SVG uses the viewer's fonts.
     ///
     /// # Errors
-    /// None that is known: what plotters or the encoder may report.
+    /// None known; plotters or the encoder may fail.
     pub fn png(&self) -> Result<Vec<u8>> {
         paint::png(&self.scene())
     }
 
-    /// The picture drawn with characters, in lines of at most `width` columns; with `ascii` of plain ASCII alone.
+    /// Returns the figure as text in lines of at most `width` columns; with `ascii`, in plain ASCII.
     pub fn text(&self, width: usize, ascii: bool) -> String {
         text::draw(self, width, ascii)
     }
 
-    /// What a picture can be written as, by the end of its name.
+    /// The file formats of figures, by suffix.
     pub const FORMATS: [&str; 2] = [".svg", ".png"];
 
-    /// Writes the picture, by a temporary sibling, as the end of its name says: `.svg` or `.png`. A picture that is
-    /// there is replaced.
+    /// Writes the figure as `.svg` or `.png`, depending on the suffix, and replaces an existing figure. The file is
+    /// written to a temporary sibling first.
     ///
     /// # Errors
-    /// Another ending, something there that is no picture, or a place that has no room or may not be written.
+    /// Another suffix, an existing file that is not a figure, a full disk, or a path that is not writable.
     pub fn save(&self, file: impl AsRef<Path>) -> Result<Written> {
         let file = file.as_ref();
         let end = file.extension().and_then(|end| end.to_str()).unwrap_or_default().to_lowercase();
         let bytes = match end.as_str() {
             "svg" => self.svg().into_bytes(),
             "png" => self.png()?,
-            _ => return Err(Error::bad_value("picture", &file.display().to_string(), "a name that ends in .svg or .png")),
+            _ => return Err(Error::bad_value("figure", &file.display().to_string(), "a name that ends in .svg or .png")),
         };
         if file.symlink_metadata().is_ok() && !paint::is_picture(file) {
-            return Err(Error::NotReplaced { path: file.into(), what: "a picture" });
+            return Err(Error::NotReplaced { path: file.into(), what: "a figure" });
         }
         replace_file(file, &bytes)
     }
 
-    /// Shows the picture as the result of an evcxr cell, with its text twin.
+    /// Shows the figure as the result of an evcxr cell, with its text form.
     pub fn evcxr_display(&self) {
         cell(&self.html(), &self.to_string());
     }
 }
 
-/// The colour that series `i` of every picture has, as red, green and blue.
+/// Returns the colour of series `i` in every figure: red, green and blue.
 pub(super) fn palette(i: usize) -> [u8; 3] {
     match series_colour(i) {
         Colour::Rgb(r, g, b) => [r, g, b],

@@ -1,7 +1,7 @@
-//! plotters' part: a scene as SVG, and as PNG.
+//! Renders a scene as SVG and PNG with plotters.
 //!
-//! Both are painted four times as large as they are shown: plotters counts in whole pixels. An SVG's view box undoes it; a
-//! bitmap is averaged down to twice its size, which smooths its edges.
+//! plotters counts in whole pixels, so both are painted at four times their size. The SVG's view box scales it back;
+//! the bitmap is averaged down to twice the size, which smooths edges.
 
 use std::io::Read;
 use std::path::Path;
@@ -17,33 +17,33 @@ use super::scene::{Anchor, Colour, Scene, Shape, Style};
 use crate::checkpoint::open_file;
 use crate::error::{Error, Result};
 
-/// Painted pixels to one of the scene.
+/// Painted pixels per scene pixel.
 const FINE: f64 = 4.0;
 
-/// Pixels of a PNG to one of the scene.
+/// PNG pixels per scene pixel.
 const SHARP: usize = 2;
 
-/// What text is painted in, to be replaced in an SVG by what it is there.
+/// The placeholder colour of text; an SVG replaces it with its own colour.
 const INK: (u8, u8, u8) = (1, 2, 3);
 const INK_IN_SVG: &str = "\"#010203\"";
 
 /// Text on white.
 const DARK: (u8, u8, u8) = (34, 34, 34);
 
-/// What `font-size` must be multiplied by for plotters to write it.
+/// The factor between `font-size` and the size plotters expects.
 const POINTS: f64 = 1.24;
 
 fn size(scene: &Scene) -> (u32, u32) {
     ((WIDTH * FINE) as u32, (scene.height * FINE) as u32)
 }
 
-/// What differs between the two.
-struct Hand {
-    /// What text is painted in.
+/// The differences between the two formats.
+struct Format {
+    /// The colour of text.
     ink: (u8, u8, u8),
-    /// How much lower words are set, to their size: in a bitmap their middle is too high.
+    /// How far text is lowered, relative to its size: plotters centres it too high in bitmaps.
     lower: f64,
-    /// Whether a line is painted piece by piece: in a bitmap sharp corners would become spikes.
+    /// Whether a line is painted segment by segment: in a bitmap, sharp corners would become spikes.
     pieces: bool,
 }
 
@@ -51,7 +51,7 @@ struct Hand {
 fn paint<B: DrawingBackend>(
     backend: &mut B,
     scene: &Scene,
-    Hand { ink, lower, pieces }: Hand,
+    Format { ink, lower, pieces }: Format,
 ) -> std::result::Result<(), DrawingErrorKind<B::ErrorType>> {
     let at = |(x, y): (f64, f64)| ((x * FINE).round() as i32, (y * FINE).round() as i32);
     let colour = |colour: Colour| match colour {
@@ -80,7 +80,7 @@ fn paint<B: DrawingBackend>(
             Shape::Polygon { points, colour: c } => {
                 backend.fill_polygon(points.iter().map(|p| at(*p)), &colour(*c).filled())?;
             }
-            Shape::Words { at: place, text, size, anchor, colour: c, style } => {
+            Shape::Text { at: place, text, size, anchor, colour: c, style } => {
                 let across = match anchor {
                     Anchor::Left => HPos::Left,
                     Anchor::Middle => HPos::Center,
@@ -90,10 +90,10 @@ fn paint<B: DrawingBackend>(
                 let font = match style {
                     Style::Plain => font,
                     Style::Bold => font.style(FontStyle::Bold),
-                    Style::Turned => font.transform(FontTransform::Rotate270),
+                    Style::Rotated => font.transform(FontTransform::Rotate270),
                 };
                 let (c, (x, y)) = (colour(*c), *place);
-                let place = if *style == Style::Turned { (x + lower * size, y) } else { (x, y + lower * size) };
+                let place = if *style == Style::Rotated { (x + lower * size, y) } else { (x, y + lower * size) };
                 let style = TextStyle::from(font).color(&c).pos(Pos::new(across, VPos::Center));
                 backend.draw_text(text, &style, at(place))?;
             }
@@ -102,13 +102,14 @@ fn paint<B: DrawingBackend>(
     backend.present()
 }
 
-/// An SVG element; `ink` and `background` are what they are there, `label` is read to the blind.
+/// Returns an SVG element with the colours `ink` and `background`; `label` is its text for screen readers.
 fn svg(scene: &Scene, label: &str, ink: &str, how: &str, background: &str) -> String {
     let (mut text, size) = (String::new(), size(scene));
-    let painted = paint(&mut SVGBackend::with_string(&mut text, size), scene, Hand { ink: INK, lower: 0.0, pieces: false });
+    let painted = paint(&mut SVGBackend::with_string(&mut text, size), scene, Format { ink: INK, lower: 0.0, pieces: false });
     debug_assert!(painted.is_ok(), "writing to a string");
     let body = text.split_once('>').map_or("", |(_, body)| body);
-    // A quotation mark of a name is escaped: what has one is an attribute. Two of them say what is so anyway.
+    // plotters escapes quotation marks in text, so a bare one always delimits an attribute; the replaced pair cannot
+    // occur in text.
     let body = body.replace(INK_IN_SVG, &format!("\"{ink}\"")).replace(" opacity=\"1\"", "").replace(" stroke=\"none\"", "");
     let label = super::super::table::escape(label);
     let head = format!(
@@ -122,18 +123,18 @@ fn svg(scene: &Scene, label: &str, ink: &str, how: &str, background: &str) -> St
     )
 }
 
-/// For a page: in the colour of its text, and no wider than there is room.
+/// Returns an SVG for a page: in the page's text colour, and no wider than the page.
 pub(super) fn svg_inline(scene: &Scene, label: &str) -> String {
     svg(scene, label, "currentColor", " style=\"max-width:100%;height:auto\"", "")
 }
 
-/// For a file: dark on white.
+/// Returns an SVG file: dark on white.
 pub(super) fn svg_file(scene: &Scene, label: &str) -> String {
     let ink = format!("#{:02x}{:02x}{:02x}", DARK.0, DARK.1, DARK.2);
     svg(scene, label, &ink, "", "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n")
 }
 
-/// A PNG, dark on white.
+/// Returns a PNG file, dark on white.
 pub(super) fn png(scene: &Scene) -> Result<Vec<u8>> {
     static FONT: OnceLock<bool> = OnceLock::new();
     let failed = |reason: String| Error::Picture { reason };
@@ -144,7 +145,7 @@ pub(super) fn png(scene: &Scene) -> Result<Vec<u8>> {
     let (width, height) = size(scene);
     let mut fine = vec![255u8; width as usize * height as usize * 3];
     let backend = BitMapBackend::<plotters::backend::RGBPixel>::with_buffer_and_format(&mut fine, (width, height));
-    paint(&mut backend.map_err(|e| failed(e.to_string()))?, scene, Hand { ink: DARK, lower: 0.22, pieces: true })
+    paint(&mut backend.map_err(|e| failed(e.to_string()))?, scene, Format { ink: DARK, lower: 0.22, pieces: true })
         .map_err(|e| failed(e.to_string()))?;
     let (pixels, width, height) = averaged(&fine, width as usize);
     let mut bytes = Vec::new();
@@ -157,7 +158,7 @@ pub(super) fn png(scene: &Scene) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Squares of pixels as their mean, with the width and height that are left.
+/// Averages squares of pixels. Returns the pixels with the new width and height.
 fn averaged(fine: &[u8], width: usize) -> (Vec<u8>, usize, usize) {
     const SQUARE: usize = FINE as usize / SHARP;
     let (columns, rows) = (width / SQUARE, fine.len() / 3 / width / SQUARE);
@@ -172,7 +173,7 @@ fn averaged(fine: &[u8], width: usize) -> (Vec<u8>, usize, usize) {
     (pixels, columns, rows)
 }
 
-/// Whether `file` begins as a PNG or an SVG does.
+/// Whether `file` starts like a PNG or SVG file.
 pub(super) fn is_picture(file: &Path) -> bool {
     let mut start = Vec::new();
     let read = open_file(file).is_ok_and(|file| file.take(1024).read_to_end(&mut start).is_ok());

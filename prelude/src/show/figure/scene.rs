@@ -1,27 +1,27 @@
-//! A picture as lines, boxes and words in pixels, from the upper left: what is left for plotters to paint.
+//! A figure laid out as lines, boxes and text, in pixels from the upper left, for plotters to paint.
 
-/// The width of every picture, in pixels.
+/// The width of every figure in pixels.
 pub(super) const WIDTH: f64 = 640.0;
 
-/// The size of most words, in pixels.
+/// The size of most text in pixels.
 pub(super) const SMALL: f64 = 11.0;
 const TITLE: f64 = 14.0;
 const MARGIN: f64 = 8.0;
 
-/// What something is painted in.
+/// A colour.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Colour {
-    /// That of text.
+    /// The text colour.
     Ink,
-    /// That of text, hardly seen: grids.
+    /// A faint text colour, for grids.
     Faint,
-    /// One of its own.
+    /// A fixed colour.
     Rgb(u8, u8, u8),
 }
 
-/// How a series is told from others: by colour and by marker.
+/// Returns the colour of a series; series also differ by marker.
 pub(super) fn series_colour(i: usize) -> Colour {
-    // Okabe and Ito without black and yellow, which one of the two themes hides.
+    // Okabe and Ito without black and yellow, which are invisible on one of the two themes.
     const COLOURS: [Colour; 7] = [
         Colour::Rgb(0, 114, 178),
         Colour::Rgb(230, 159, 0),
@@ -34,7 +34,7 @@ pub(super) fn series_colour(i: usize) -> Colour {
     COLOURS[i % COLOURS.len()]
 }
 
-/// Where words stand by their point.
+/// The position of text relative to its point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Anchor {
     Left,
@@ -42,25 +42,25 @@ pub(super) enum Anchor {
     Right,
 }
 
-/// Something to paint.
+/// A shape to paint.
 #[derive(Clone, Debug)]
 pub(super) enum Shape {
     Line { points: Vec<(f64, f64)>, width: f64, colour: Colour },
     Box { from: (f64, f64), to: (f64, f64), colour: Colour },
     Polygon { points: Vec<(f64, f64)>, colour: Colour },
-    Words { at: (f64, f64), text: String, size: f64, anchor: Anchor, colour: Colour, style: Style },
+    Text { at: (f64, f64), text: String, size: f64, anchor: Anchor, colour: Colour, style: Style },
 }
 
-/// How words are set.
+/// The style of text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Style {
     Plain,
     Bold,
-    /// Turned to the left, from below.
-    Turned,
+    /// Rotated, read from bottom to top.
+    Rotated,
 }
 
-/// All that is to be painted.
+/// All shapes of a figure.
 #[derive(Debug)]
 pub(super) struct Scene {
     pub height: f64,
@@ -72,35 +72,35 @@ impl Scene {
         Self { height: 0.0, shapes: Vec::new() }
     }
 
-    /// Writes the title; gives where the picture begins.
+    /// Adds the title. Returns the top of the figure.
     pub fn title(&mut self, title: &str) -> f64 {
         let mut y = MARGIN;
         for line in wrapped(title, TITLE, WIDTH - 2.0 * MARGIN) {
             y += TITLE + 4.0;
             let style = Style::Bold;
             let at = (MARGIN, y - TITLE / 2.0);
-            self.shapes.push(Shape::Words { at, text: line, size: TITLE, anchor: Anchor::Left, colour: Colour::Ink, style });
+            self.shapes.push(Shape::Text { at, text: line, size: TITLE, anchor: Anchor::Left, colour: Colour::Ink, style });
         }
         y + 6.0
     }
 
-    /// Writes `notes` below the picture, which ends at `bottom`.
+    /// Adds `notes` below the figure, which ends at `bottom`.
     pub fn finish(&mut self, bottom: f64, notes: &[String]) {
         let mut y = bottom;
         for line in notes.iter().flat_map(|note| wrapped(note, SMALL, WIDTH - 2.0 * MARGIN)) {
             y += SMALL + 4.0;
-            self.words((MARGIN, y - SMALL / 2.0), line, Anchor::Left, Colour::Ink);
+            self.text((MARGIN, y - SMALL / 2.0), line, Anchor::Left, Colour::Ink);
         }
         self.height = (y + MARGIN).ceil();
     }
 
-    pub fn words(&mut self, at: (f64, f64), text: impl Into<String>, anchor: Anchor, colour: Colour) {
-        self.shapes.push(Shape::Words { at, text: text.into(), size: SMALL, anchor, colour, style: Style::Plain });
+    pub fn text(&mut self, at: (f64, f64), text: impl Into<String>, anchor: Anchor, colour: Colour) {
+        self.shapes.push(Shape::Text { at, text: text.into(), size: SMALL, anchor, colour, style: Style::Plain });
     }
 
-    pub fn turned(&mut self, at: (f64, f64), text: &str) {
-        let (text, anchor, style) = (text.to_owned(), Anchor::Middle, Style::Turned);
-        self.shapes.push(Shape::Words { at, text, size: SMALL, anchor, colour: Colour::Ink, style });
+    pub fn rotated_text(&mut self, at: (f64, f64), text: &str) {
+        let (text, anchor, style) = (text.to_owned(), Anchor::Middle, Style::Rotated);
+        self.shapes.push(Shape::Text { at, text, size: SMALL, anchor, colour: Colour::Ink, style });
     }
 
     pub fn line(&mut self, points: Vec<(f64, f64)>, width: f64, colour: Colour) {
@@ -111,14 +111,14 @@ impl Scene {
         self.shapes.push(Shape::Box { from, to, colour });
     }
 
-    /// The marker of series `i` at a point.
+    /// Draws the marker of series `i` at a point.
     pub fn marker(&mut self, i: usize, (x, y): (f64, f64), colour: Colour) {
         const R: f64 = 4.0;
         let mut polygon = |points: &[(f64, f64)]| {
             let points = points.iter().map(|(dx, dy)| (x + R * dx, y + R * dy)).collect();
             self.shapes.push(Shape::Polygon { points, colour });
         };
-        // A colour that comes again has another marker.
+        // When colours repeat, markers differ.
         match (i + i / 7) % 7 {
             0 => polygon(&std::array::from_fn::<_, 16, _>(|k| {
                 let (sin, cos) = (std::f64::consts::TAU * k as f64 / 16.0).sin_cos();
@@ -140,7 +140,7 @@ impl Scene {
         }
     }
 
-    /// The names of series with their signs, from `left` on and as many lines as they take; gives where they end.
+    /// Adds a legend from `left` on, in as many lines as needed. Returns its lower edge.
     pub fn legend(&mut self, left: f64, top: f64, entries: &[(String, Colour, Option<usize>)]) -> f64 {
         const SIGN: f64 = 26.0;
         const GAP: f64 = 14.0;
@@ -156,14 +156,14 @@ impl Scene {
             if let Some(i) = marker {
                 self.marker(*i, (x + 10.0, middle), *colour);
             }
-            self.words((x + SIGN, middle), name, Anchor::Left, Colour::Ink);
+            self.text((x + SIGN, middle), name, Anchor::Left, Colour::Ink);
             x += wide + GAP;
         }
         y + SMALL + 9.0
     }
 }
 
-/// About how wide `text` is, in pixels: readers' fonts differ.
+/// Returns the approximate width of `text` in pixels; viewers' fonts differ.
 pub(super) fn width(text: &str, size: f64) -> f64 {
     let one = |c: char| match c {
         'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | '(' | ')' | '[' | ']' | ' ' => 0.34,
@@ -176,7 +176,7 @@ pub(super) fn width(text: &str, size: f64) -> f64 {
     text.chars().map(one).sum::<f64>() * size
 }
 
-/// `text` in `room` pixels: the end of a long one, which tells names of tensors apart.
+/// Shortens `text` to `room` pixels and keeps its end, which distinguishes names of tensors.
 pub(super) fn shortened(text: &str, size: f64, room: f64) -> String {
     if width(text, size) <= room {
         return text.to_owned();
@@ -186,7 +186,7 @@ pub(super) fn shortened(text: &str, size: f64, room: f64) -> String {
     format!("…{}", fits.unwrap_or_default())
 }
 
-/// `text` in lines of at most `room` pixels, broken between words.
+/// Wraps `text` between words into lines of at most `room` pixels.
 fn wrapped(text: &str, size: f64, room: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {

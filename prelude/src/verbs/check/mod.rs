@@ -80,10 +80,9 @@ fn of_statement(context: &Context, words: &[Word], line: &str, is_first: bool) -
         }
     }
     let open = words.iter().filter_map(|word| word.open);
-    found.extend(open.map(|(at, mark)| Problem {
-        range: at..at + mark.len_utf8(),
-        message: format!("a quotation mark {mark} is not closed"),
-    }));
+    found.extend(
+        open.map(|(at, mark)| Problem { range: at..at + mark.len_utf8(), message: format!("unclosed quotation mark {mark}") }),
+    );
     found
 }
 
@@ -225,7 +224,7 @@ impl Checked<'_> {
                 let names: Vec<&str> = known.names().collect();
                 let is_known = names.iter().any(|name| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
                 match is_known || names.is_empty() || !self.is_first {
-                    true => builtin("data set", value, builtin_data()).map_or(Ok(()), Err),
+                    true => builtin("dataset", value, builtin_data()).map_or(Ok(()), Err),
                     false => Err(Fault::new(format!("unknown source `{key}`"), key, [] as [&str; 0])),
                 }
             }
@@ -252,7 +251,7 @@ impl Checked<'_> {
     /// What is wrong with a word that no item that is left takes.
     fn unfit(&self, left: &[&Item], word: &str) -> Option<Fault> {
         let Some(item) = left.first() else {
-            return Some(Fault::new("there are too many words", word, [] as [&str; 0]));
+            return Some(Fault::new("too many arguments", word, [] as [&str; 0]));
         };
         let known = item.choices.iter().filter_map(|choice| if let Choice::Word(word) = choice { Some(*word) } else { None });
         let known: Vec<&str> = known.collect();
@@ -262,7 +261,7 @@ impl Checked<'_> {
             (false, false) => Some(Fault::new(format!("unknown word `{word}`"), word, known)),
             (false, true) if self.words.is_empty() => Some(Fault::new(format!("unknown word `{word}`"), word, known)),
             (true, false) => Some(Fault::new(format!("`{word}` is not a whole number"), word, [""])),
-            _ => Some(Fault::new(format!("`{word}` does not fit here"), word, [word])),
+            _ => Some(Fault::new(format!("`{word}` is not expected here"), word, [word])),
         }
     }
 }

@@ -167,7 +167,7 @@ impl Code {
             Some((merged, true)) => Ok(merged),
             Some((merged, false)) => {
                 let models = self.models();
-                self.let_merged(&format!("{merged}.among(&{models})"));
+                self.let_merged(&format!("{merged}.with_models(&{models})"));
                 Ok("merged")
             }
         }

@@ -26,7 +26,7 @@ pub(super) use code::{call, fields, path, strings};
 pub const VERB: Verb = Verb {
     name: "export",
     usage: "export NAME.ipynb|NAME.dam|NAME.rs [--force]",
-    about: "write what was done as a notebook, a script or a Rust program that does it again; --force replaces a file",
+    about: "write the session as a notebook, a script or a Rust program that repeats it; --force replaces a file",
     example: "export merge.ipynb",
     rust: None,
     run,
@@ -45,13 +45,13 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<Reply> {
     let end = file.extension().map(|end| end.to_string_lossy().to_lowercase());
     let Some((_, write)) = FORMS.iter().find(|(known, _)| end.as_deref() == Some(known)) else {
         return refuse(
-            format!("`{}` is not the name of a notebook, a script or a program", file.display()),
-            "its end says which it is: NAME.ipynb, NAME.dam or NAME.rs",
+            format!("`{}` is not a notebook, script or program", file.display()),
+            "use NAME.ipynb, NAME.dam or NAME.rs",
         );
     };
     let done = context.done()?;
     if done.is_empty() {
-        return refuse("nothing has been done that could be exported", "load ja=builtin:japanese math=builtin:math");
+        return refuse("nothing to export yet", "load ja=builtin:japanese math=builtin:math");
     }
     let names: Vec<String> = context.current().names().map(str::to_owned).collect();
     let text = write(&done, &names)?;

@@ -1,4 +1,4 @@
-//! A grid of dots: eight to a character in Braille, one in ASCII.
+//! A grid of dots: eight per Braille character, or one per ASCII character.
 
 /// Dots, each on or off.
 pub(super) struct Canvas {
@@ -9,7 +9,7 @@ pub(super) struct Canvas {
 }
 
 impl Canvas {
-    /// Of `columns` x `rows` characters.
+    /// Creates a canvas of `columns` x `rows` characters.
     pub fn new(columns: usize, rows: usize, ascii: bool) -> Self {
         let mut canvas = Self { columns, rows, ascii, dots: Vec::new() };
         canvas.dots = vec![false; canvas.wide() * canvas.high()];
@@ -24,13 +24,13 @@ impl Canvas {
         self.rows * if self.ascii { 1 } else { 4 }
     }
 
-    /// The dot at a place, both from 0 to 1, from the lower left.
+    /// Returns the dot at a position, both coordinates from 0 to 1, from the lower left.
     fn dot(&self, (x, y): (f64, f64)) -> (i64, i64) {
         let along = |share: f64, count: usize| (share.clamp(0.0, 1.0) * (count.max(1) - 1) as f64).round() as i64;
         (along(x, self.wide()), along(1.0 - y, self.high()))
     }
 
-    /// Draws a line between two places.
+    /// Draws a line between two positions.
     pub fn line(&mut self, from: (f64, f64), to: (f64, f64)) {
         let ((x0, y0), (x1, y1)) = (self.dot(from), self.dot(to));
         let steps = (x1 - x0).abs().max((y1 - y0).abs()).max(1);
@@ -43,11 +43,11 @@ impl Canvas {
         }
     }
 
-    /// The characters, row by row from above.
+    /// Returns the characters, row by row from the top.
     pub fn lines(&self) -> Vec<String> {
         let on = |x: usize, y: usize| self.dots.get(y * self.wide() + x).copied().unwrap_or(false);
         let braille = |row: usize, column: usize| {
-            // The bits of a Braille character's dots, two a line.
+            // The bits of a Braille character's dots, two per row.
             const BITS: [[u32; 2]; 4] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
             let bit = |(dy, dx): (usize, usize)| if on(2 * column + dx, 4 * row + dy) { BITS[dy][dx] } else { 0 };
             let bits: u32 = (0..4).flat_map(|dy| [(dy, 0), (dy, 1)]).map(bit).sum();

@@ -1,4 +1,4 @@
-//! Pictures made of characters: Braille dots and blocks, or plain ASCII; no colours.
+//! Figures as text: Braille dots and blocks, or plain ASCII; no colours.
 
 mod bars;
 mod canvas;
@@ -9,33 +9,33 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::{Figure, Mark};
 
-/// What a picture has to be drawn in.
+/// The space available for a figure.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
+pub(super) struct TextArea {
     /// Columns.
     pub width: usize,
-    /// ASCII alone.
+    /// Whether only ASCII is allowed.
     pub ascii: bool,
 }
 
-/// The whole picture: title, marks and notes.
+/// Draws the whole figure: title, marks and notes.
 pub(super) fn draw(figure: &Figure, width: usize, ascii: bool) -> String {
-    // A picture in less is none: what is too long is cut.
-    let room = Room { width: width.max(24), ascii };
-    let mut lines = wrapped(&figure.title, room.width);
+    // Below a minimum width, lines are cut.
+    let area = TextArea { width: width.max(24), ascii };
+    let mut lines = wrapped(&figure.title, area.width);
     lines.extend(match &figure.mark {
-        Mark::Curves(curves) => curves::draw(figure, curves, room),
-        Mark::Histogram(histogram) => curves::histogram(figure, histogram, room),
-        Mark::Heatmap(heatmap) => heatmap::draw(figure, heatmap, room),
-        Mark::Bars(bars) => bars::draw(figure, bars, room),
+        Mark::Curves(curves) => curves::draw(figure, curves, area),
+        Mark::Histogram(histogram) => curves::histogram(figure, histogram, area),
+        Mark::Heatmap(heatmap) => heatmap::draw(figure, heatmap, area),
+        Mark::Bars(bars) => bars::draw(figure, bars, area),
     });
-    lines.extend(figure.notes.iter().flat_map(|note| wrapped(note, room.width)));
+    lines.extend(figure.notes.iter().flat_map(|note| wrapped(note, area.width)));
     let plain = |line: String| if ascii { line.replace('…', ".").replace(|c: char| !c.is_ascii(), "?") } else { line };
     let lines: Vec<String> = lines.into_iter().map(|line| cut(plain(line).trim_end(), width)).collect();
     lines.join("\n")
 }
 
-/// A level from 0 to 1 as a character: a block that fills its cell so far, or a darker letter.
+/// Maps a level from 0 to 1 to a character: a partly filled block, or a darker letter.
 fn block(share: f64, ascii: bool) -> char {
     const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     const LETTERS: [char; 9] = [' ', '_', '.', ':', '-', '=', '+', '*', '#'];
@@ -43,7 +43,7 @@ fn block(share: f64, ascii: bool) -> char {
     if ascii { LETTERS[level] } else { BLOCKS[level] }
 }
 
-/// `values` as one of each of `count` groups, by the mean of the finite ones; NaN where there is none.
+/// Averages the finite `values` in each of `count` groups; NaN for an empty group.
 fn grouped(values: &[f64], count: usize) -> Vec<f64> {
     let count = count.max(1);
     let mean = |k: usize| {
@@ -54,20 +54,20 @@ fn grouped(values: &[f64], count: usize) -> Vec<f64> {
     (0..count).map(mean).collect()
 }
 
-/// `text` in exactly `width` columns, at the left of them; the end of a longer one.
+/// Pads `text` on the right to exactly `width` columns; a longer text keeps its end.
 fn left(text: &str, width: usize) -> String {
     let text = ending(text, width);
     let pad = width.saturating_sub(text.width());
     text + &" ".repeat(pad)
 }
 
-/// `text` in exactly `width` columns, at the right of them.
+/// Pads `text` on the left to exactly `width` columns.
 fn right(text: &str, width: usize) -> String {
     let text = ending(text, width);
     " ".repeat(width.saturating_sub(text.width())) + &text
 }
 
-/// `text`, or its end after a `…`, in at most `width` columns.
+/// Returns `text`, or `…` and its end, in at most `width` columns.
 fn ending(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -77,7 +77,7 @@ fn ending(text: &str, width: usize) -> String {
     cut(&format!("…{}", fits.unwrap_or_default()), width)
 }
 
-/// What of `line` is in the first `width` columns.
+/// Returns the first `width` columns of `line`.
 fn cut(line: &str, width: usize) -> String {
     let mut used = 0;
     let fits = |c: &char| {
@@ -87,7 +87,7 @@ fn cut(line: &str, width: usize) -> String {
     line.chars().filter(|c| !c.is_control()).take_while(fits).collect()
 }
 
-/// `text` in lines of at most `width` columns, broken between words.
+/// Wraps `text` between words into lines of at most `width` columns.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -102,8 +102,8 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// The widest of `names`, but no more than a share of the room.
-fn column<'a>(names: impl Iterator<Item = &'a str>, room: Room, share: f64) -> usize {
+/// Returns the width of the widest of `names`, limited to a fraction of the room.
+fn column<'a>(names: impl Iterator<Item = &'a str>, area: TextArea, share: f64) -> usize {
     let widest = names.map(UnicodeWidthStr::width).max().unwrap_or(0);
-    widest.min((room.width as f64 * share) as usize).max(1)
+    widest.min((area.width as f64 * share) as usize).max(1)
 }

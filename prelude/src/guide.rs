@@ -1,0 +1,25 @@
+//! The guide, one page per module.
+
+#[doc = include_str!("../guide/prompt.md")]
+pub mod prompt {}
+
+#[doc = include_str!("../guide/verbs.md")]
+pub mod verbs {}
+
+#[doc = include_str!("../guide/notebooks.md")]
+pub mod notebooks {}
+
+#[doc = include_str!("../guide/models.md")]
+pub mod models {}
+
+#[doc = include_str!("../guide/methods.md")]
+pub mod methods {}
+
+#[doc = include_str!("../guide/schemes.md")]
+pub mod schemes {}
+
+#[doc = include_str!("../guide/results.md")]
+pub mod results {}
+
+#[doc = include_str!("../guide/architecture.md")]
+pub mod architecture {}
