@@ -37,11 +37,10 @@ mod linux {
 
     /// Steps of training that are timed, and of `step` one by one.
     const TRAINED: usize = 60;
+    const STEPS: usize = 30;
 
     /// Seconds of a step of three 7B models.
     const REAL: f64 = 42.0;
-
-    const STEPS: usize = 30;
 
     fn write_source(dir: &Path) {
         std::fs::create_dir_all(dir).unwrap();

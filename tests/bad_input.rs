@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use common::{copy_checkpoint, golden, json, verbs};
+use common::{copy_checkpoint, golden, json, names, verbs};
 use dam_prelude::candle_core::{Device, Tensor};
 use dam_prelude::{Columns, Dam, Error, Models, Settings, load};
 use serde_json::{Value, json};
@@ -470,13 +470,6 @@ fn edit_text(file: &Path, copy: &Path, from: &str, to: &str) {
     assert!(header.contains(from), "{header:.2000}");
     let header = header.replacen(from, to, 1);
     fs::write(copy, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 #[test]

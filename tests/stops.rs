@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::{data, golden};
+use common::{data, golden, names};
 use dam_prelude::train::Recompute;
 use dam_prelude::verbs::{Context, statements};
 use dam_prelude::{Columns, Dam, Error, Evolve, Models, Parameter, Scheme, Settings, Site, Tensor, interrupt, load};
@@ -241,21 +241,19 @@ fn an_interrupted_candidate_is_not_counted() {
     assert!(losses.contains(&report.best), "{losses:?}");
 }
 
-/// The names in `directory`.
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
+/// A directory with one model that is slow to load, and one that is slow to run and to write.
+fn large_models() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    large::checkpoint(&directory.path().join("huge"), 32, 8192, 65536);
+    large::checkpoint(&directory.path().join("deep"), 128, 512, 2048);
+    directory
 }
 
 /// The program, with models for which each verb takes longer than the limit for a stop.
 #[test]
 fn ctrl_c_stops_the_verb_and_leaves_no_output() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = large_models();
     let directory = directory.path();
-    large::checkpoint(&directory.join("huge"), 32, 8192, 65536);
-    large::checkpoint(&directory.join("deep"), 128, 512, 2048);
     let ids = |i: usize| (0..256).map(|at| (7 * i + at) % VOCABULARY).collect::<Vec<_>>();
     let line = |i: usize| format!("{{\"input_ids\": {:?}}}\n", ids(i));
     fs::write(directory.join("ids.jsonl"), (0..64).map(line).collect::<String>()).unwrap();
@@ -289,10 +287,8 @@ fn ctrl_c_stops_the_verb_and_leaves_no_output() {
 /// Without a progress bar, lines appear at intervals. The program is paused in between, so that less work is enough.
 #[test]
 fn long_reads_and_writes_report_progress_lines() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = large_models();
     let directory = directory.path();
-    large::checkpoint(&directory.join("huge"), 32, 8192, 65536);
-    large::checkpoint(&directory.join("deep"), 128, 512, 2048);
     for (verbs, task, out) in [
         ("load huge", "load", None),
         ("load a=deep b=deep; merge linear merged", "write", Some("merged")),

@@ -30,6 +30,14 @@ pub fn copy_checkpoint(name: &str, to: &Path) {
     }
 }
 
+/// The names in `directory`, sorted.
+pub fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 /// The content of every file under `directory`, by relative path.
 pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();

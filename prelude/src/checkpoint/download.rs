@@ -36,7 +36,9 @@ const MAX_RESPONSE_TIME: Duration = Duration::from_secs(300);
 const MIN_BYTES_PER_SECOND: u64 = 1024;
 
 /// The message for a download below that speed.
-const TOO_SLOW: &str = "the speed fell below 1024 bytes per second";
+fn too_slow() -> String {
+    format!("the speed fell below {MIN_BYTES_PER_SECOND} bytes per second")
+}
 
 /// An attempt made progress if it received this many bytes, or a hundredth of the file.
 const PROGRESS_BYTES: u64 = 16 << 20;
@@ -240,7 +242,7 @@ impl Client {
             self.check()?;
             bytes.extend_from_slice(&buffer[..read]);
             if pace.is_slow(bytes.len() as u64) {
-                return Err(self.unreachable(format!("while receiving the response, {TOO_SLOW}")));
+                return Err(self.unreachable(format!("while receiving the response, {}", too_slow())));
             }
             if begun.elapsed() > limit {
                 return Err(self.unreachable(format!("the response took longer than {} s", limit.as_secs())));
@@ -492,7 +494,7 @@ impl Server<'_> {
             self.client.check()?;
             work.reach(part.have.min(size))?;
             if pace.is_slow(part.have) {
-                return Ok(Some(TOO_SLOW.into()));
+                return Ok(Some(too_slow()));
             }
         }
         Ok(None)

@@ -224,15 +224,15 @@ impl Context {
         let mut notes: Vec<String> = context.go_near(here)?.into_iter().collect();
         let is_elsewhere = !notes.is_empty();
         let training = directory.join(NOW);
-        let (found, step) = (training.is_file(), step_of(&training));
+        let step = step_of(&training);
         let mut unused = None;
-        match Dam::open(&training) {
-            _ if !found || step.is_some_and(|step| step <= context.timeline.states[here].step) => {}
-            Ok(dam) if !is_elsewhere => {
+        if training.is_file() && step.is_none_or(|step| step > context.timeline.states[here].step) {
+            // Opening reads all sources, and makes what is opened the latest.
+            let opened = (!is_elsewhere).then(|| Dam::open(&training)).transpose();
+            if let Ok(Some(dam)) = opened {
                 (context.dam, context.merged) = (Some(dam), None);
                 context.record(Some(&statement(("train".into(), Vec::new()))))?;
-            }
-            opened => {
+            } else {
                 let at = step.map(|step| format!(", at step {step},")).unwrap_or_default();
                 let why = opened.err().map(|error| format!(": {error}")).unwrap_or_default();
                 notes.push(format!("the training that was running{at} could not be resumed{why}"));
@@ -305,22 +305,17 @@ impl Context {
             return Ok(());
         }
         let kept = states[state].kept.clone().unwrap_or_default();
+        let mut scratch = Context { models: kept.models, dam: kept.dam.map(|(dam, _)| dam), ..Self::default() };
         if let Some(recipe) = &states[by].recipe {
-            let models = kept.dam.as_ref().map_or(kept.models, |(dam, _)| dam.models());
-            let merged = models.merge_yaml(recipe)?;
-            if let Some(kept) = &mut self.timeline.states[state].kept {
-                kept.merged = Some(merged);
-            }
-            return Ok(());
-        }
-        let Some(done) = states[by].done.clone().filter(|done| done.verb == "merge") else {
+            scratch.merged = Some(scratch.current().merge_yaml(recipe)?);
+        } else if let Some(done) = states[by].done.as_ref().filter(|done| done.verb == "merge") {
+            (find(&done.verb)?.run)(&mut scratch, &done.arguments)?;
+        } else {
             return refuse(
                 format!("the merge of state {by} came from a Rust cell and was not saved"),
                 "make it again, or go to another state: history",
             );
-        };
-        let mut scratch = Context { models: kept.models, dam: kept.dam.map(|(dam, _)| dam), ..Self::default() };
-        (find(&done.verb)?.run)(&mut scratch, &done.arguments)?;
+        }
         if let Some(kept) = &mut self.timeline.states[state].kept {
             kept.merged = scratch.merged;
         }
